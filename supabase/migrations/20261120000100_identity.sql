@@ -1,0 +1,483 @@
+-- Identity and tenancy: who calls, in which organisation, and what that lets them do. Every later chapter stands on
+-- private.current_user_org().
+
+-- Closed by default: nothing made by a later statement is open to anybody until a grant beside it says so.
+alter default privileges in schema public revoke all on tables from anon, authenticated, service_role;
+alter default privileges in schema public revoke all on sequences from anon, authenticated, service_role;
+alter default privileges in schema public revoke all on functions from anon, authenticated, service_role;
+alter default privileges revoke execute on functions from public;
+revoke create on schema public from public;
+
+create schema private;
+comment on schema private is 'Helpers of policies, triggers and functions. Not exposed by the API.';
+grant usage on schema private to authenticated, service_role, supabase_auth_admin;
+
+-- Types ---------------------------------------------------------------------------------------------------------------
+
+create type "UserRole" as enum ('SUPER_ADMIN', 'ADMIN', 'MODERATOR', 'USER');
+comment on type "UserRole" is 'Role on the whole platform; ADMIN and SUPER_ADMIN administer it.';
+-- Strongest first: `role <= 'ADMIN'` reads "at least ADMIN".
+create type "OrgRole" as enum ('OWNER', 'ADMIN', 'MEMBER', 'VIEWER');
+comment on type "OrgRole" is 'Role in one organisation, strongest first.';
+create type "SubscriptionTier" as enum ('FREE', 'STARTER', 'GROWTH', 'ELITE', 'ENTERPRISE');
+comment on type "SubscriptionTier" is 'What an organisation has bought; limits stand in plans.';
+create type "SubscriptionStatus" as enum ('TRIAL', 'ACTIVE', 'PAST_DUE', 'INACTIVE', 'CANCELLED');
+comment on type "SubscriptionStatus" is 'State of what an organisation has bought.';
+
+-- Tables --------------------------------------------------------------------------------------------------------------
+-- Checks are named as sentences: the name is what a client is shown when one fails.
+
+create table public.users (
+  id uuid primary key references auth.users (id) on delete cascade,
+  email text not null,
+  name text constraint "name is at most 255 characters" check (length(name) <= 255),
+  avatar_url text constraint "avatar_url is at most 500 characters" check (length(avatar_url) <= 500),
+  global_role "UserRole" not null default 'USER',
+  is_active boolean not null default true,
+  last_login_at timestamptz,
+  suspended_at timestamptz,
+  suspended_until timestamptz,
+  suspended_reason text
+    constraint "suspended_reason is 1 to 500 characters" check (length(suspended_reason) between 1 and 500),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "suspended_until is after suspended_at" check (suspended_until > suspended_at)
+);
+comment on table public.users is 'Everyone who can sign in; kept in step with auth.users.';
+comment on column public.users.global_role is 'Role on the platform, not in an organisation.';
+comment on column public.users.is_active is 'False: the account may do nothing.';
+comment on column public.users.suspended_until is 'Null while suspended: until reactivated by hand.';
+create index users_email_idx on public.users (lower(email));
+create index users_created_at_idx on public.users (created_at desc);
+create index users_last_login_at_idx on public.users (last_login_at desc);
+
+create table public.organizations (
+  id uuid primary key default gen_random_uuid(),
+  name text not null constraint "organization name is 2 to 100 characters" check (length(name) between 2 and 100),
+  slug text not null unique
+    constraint "slug is lower-case words joined by hyphens" check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'),
+  website text constraint "website is an http(s) address of at most 500 characters"
+    check (website ~* '^https?://[^[:space:]]+$' and length(website) <= 500),
+  description text constraint "description is at most 500 characters" check (length(description) <= 500),
+  settings jsonb not null default '{}' constraint "settings is an object" check (jsonb_typeof(settings) = 'object'),
+  subscription_tier "SubscriptionTier" not null default 'FREE',
+  subscription_status "SubscriptionStatus" not null default 'TRIAL',
+  billing_email text,
+  stripe_customer_id text unique,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table public.organizations is 'A tenant. Everything a customer owns hangs on one.';
+comment on column public.organizations.subscription_tier is 'Follows the live subscription; never written by clients.';
+create index organizations_created_at_idx on public.organizations (created_at desc);
+
+create table public.organization_members (
+  user_id uuid not null references public.users (id) on delete cascade,
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  role "OrgRole" not null default 'MEMBER',
+  permissions text[] not null default '{}',
+  joined_at timestamptz not null default now(),
+  primary key (user_id, organization_id)
+);
+comment on table public.organization_members is 'Who belongs to which organisation, as what.';
+comment on column public.organization_members.permissions is 'Extra permissions; widgets and metrics ask for them.';
+create index organization_members_organization_idx on public.organization_members (organization_id, joined_at desc);
+
+create table public.organization_invitations (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  email text not null constraint "email has an @ between two parts" check (email ~ '^[^@[:space:]]+@[^@[:space:]]+$'),
+  role "OrgRole" not null default 'MEMBER',
+  token_hash text not null unique,
+  invited_by uuid not null references public.users (id) on delete cascade,
+  expires_at timestamptz not null default now() + interval '7 days',
+  accepted_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "expires_at is after created_at" check (expires_at > created_at)
+);
+comment on table public.organization_invitations is 'Open and accepted invitations by e-mail address.';
+comment on column public.organization_invitations.token_hash is 'SHA-256 (hex) of the token that was handed out once.';
+create index organization_invitations_organization_idx
+  on public.organization_invitations (organization_id, created_at desc);
+create index organization_invitations_invited_by_idx on public.organization_invitations (invited_by);
+create unique index organization_invitations_open_idx
+  on public.organization_invitations (organization_id, lower(email)) where accepted_at is null;
+
+-- Who calls -----------------------------------------------------------------------------------------------------------
+-- Policies compare a column with `(select private.f())`: evaluated once per statement, and the only form which keeps
+-- the ordered index scan of a tenant's list. plpgsql costs half of SQL here. SECURITY DEFINER, since policies on the
+-- tables these functions read would otherwise recurse.
+
+create function private.current_user_id() returns uuid
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (
+    select u.id from public.users u
+    where u.id = auth.uid() and u.is_active and (u.suspended_at is null or u.suspended_until <= now())
+  );
+end $$;
+comment on function private.current_user_id() is 'The caller, or null when unknown, inactive or suspended.';
+
+create function private.requested_org() returns uuid
+language plpgsql stable set search_path = '' as $$
+declare
+  named text := nullif(nullif(current_setting('request.headers', true), '')::json ->> 'x-org-id', '');
+begin
+  if named is null then
+    named := nullif(auth.jwt() #>> '{app_metadata,org_id}', '');
+  end if;
+  if named !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then
+    raise exception 'x-org-id is not an organisation id' using
+      errcode = 'PT400', detail = format('Found %L.', left(named, 100)),
+      hint = 'Send the id of an organisation you belong to, or leave the header out.';
+  end if;
+  return named::uuid;
+end $$;
+comment on function private.requested_org() is 'The organisation the request names: header x-org-id, else the token.';
+
+create function private.current_user_org(minimum_role "OrgRole" default 'VIEWER') returns uuid
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  me uuid := private.current_user_id();
+  named uuid;
+  found_org uuid;
+  found_role public."OrgRole";
+begin
+  if me is null then
+    return null;
+  end if;
+  named := private.requested_org();
+  if named is null then
+    select m.organization_id, m.role into found_org, found_role from public.organization_members m
+    where m.user_id = me order by m.joined_at, m.organization_id limit 1;
+  else
+    select m.organization_id, m.role into found_org, found_role from public.organization_members m
+    where m.user_id = me and m.organization_id = named;
+    -- A platform admin reads the organisation it names, and writes only where it is a member.
+    if found_org is null and minimum_role = 'VIEWER' and private.is_admin() then
+      return named;
+    end if;
+  end if;
+  -- The role decides after the organisation is chosen: a weak role in one never falls through to another.
+  return case when found_role <= minimum_role then found_org end;
+end $$;
+comment on function private.current_user_org("OrgRole") is
+  'The one organisation this request acts in, if the caller has at least the role there now; else null.';
+
+create function private.is_admin() returns boolean
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return exists (
+    select from public.users u
+    where u.id = private.current_user_id() and u.global_role in ('ADMIN', 'SUPER_ADMIN')
+  );
+end $$;
+comment on function private.is_admin() is 'Whether the caller administers the platform.';
+
+create function private.is_super_admin() returns boolean
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return exists (
+    select from public.users u where u.id = private.current_user_id() and u.global_role = 'SUPER_ADMIN'
+  );
+end $$;
+comment on function private.is_super_admin() is 'Whether the caller may act as other users.';
+
+create function private.is_org_owner() returns boolean
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return private.current_user_org('OWNER') is not null;
+end $$;
+comment on function private.is_org_owner() is 'Whether the caller owns the organisation the request acts in.';
+
+create function private.visible_users() returns uuid[]
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return array(
+    select m.user_id from public.organization_members m where m.organization_id = private.current_user_org()
+    union select private.current_user_id()
+  );
+end $$;
+comment on function private.visible_users() is 'The caller and everyone in the organisation the request acts in.';
+
+grant execute on function private.current_user_id(), private.requested_org(), private.current_user_org("OrgRole"),
+  private.is_admin(), private.is_super_admin(), private.is_org_owner(), private.visible_users()
+  to authenticated, service_role;
+
+-- Triggers ------------------------------------------------------------------------------------------------------------
+
+create function private.touch_updated_at() returns trigger language plpgsql set search_path = '' as $$
+begin
+  new.updated_at := now();
+  return new;
+end $$;
+comment on function private.touch_updated_at() is 'Keeps updated_at; one trigger function for all tables.';
+
+create trigger touch before update on public.users for each row execute function private.touch_updated_at();
+create trigger touch before update on public.organizations for each row execute function private.touch_updated_at();
+create trigger touch before update on public.organization_invitations
+  for each row execute function private.touch_updated_at();
+
+-- Somebody without an e-mail address (an anonymous sign-in) is nobody here until there is one.
+create function private.follow_auth_user() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if new.email is not null then
+    insert into public.users as u (id, email, name, avatar_url, last_login_at)
+    values (
+      new.id, new.email, left(new.raw_user_meta_data ->> 'name', 255),
+      case when length(new.raw_user_meta_data ->> 'avatar_url') <= 500 then new.raw_user_meta_data ->> 'avatar_url' end,
+      new.last_sign_in_at
+    )
+    on conflict (id) do update set email = excluded.email,
+      last_login_at = coalesce(excluded.last_login_at, u.last_login_at)
+    where u.email is distinct from excluded.email or u.last_login_at is distinct from excluded.last_login_at;
+  end if;
+  return null;
+end $$;
+comment on function private.follow_auth_user() is 'Keeps public.users in step with auth.users.';
+create trigger follow_auth_user after insert or update of email, last_sign_in_at on auth.users
+  for each row execute function private.follow_auth_user();
+
+-- An organisation always has an owner. Whoever takes the last one away waits in line on the organisation's row, so two
+-- owners leaving at once cannot both succeed. When the organisation itself is going, its row is already gone.
+create function private.keep_an_owner() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if old.role <> 'OWNER' or (tg_op = 'UPDATE' and new.role = 'OWNER') then
+    return null;
+  end if;
+  perform from public.organizations o where o.id = old.organization_id for update;
+  if found and not exists (
+    select from public.organization_members m where m.organization_id = old.organization_id and m.role = 'OWNER'
+  ) then
+    raise exception 'An organisation must keep at least one owner' using
+      errcode = 'PT409', detail = 'This is its last owner.', hint = 'Make another member OWNER first.';
+  end if;
+  return null;
+end $$;
+comment on function private.keep_an_owner() is 'Refuses to remove or demote the last OWNER.';
+create trigger keep_an_owner after update of role or delete on public.organization_members
+  for each row execute function private.keep_an_owner();
+
+-- row_security_active(): the rule is for those whom policies bind, not for our own definer functions.
+create function private.guard_membership() returns trigger language plpgsql set search_path = '' as $$
+declare
+  mine public."OrgRole";
+begin
+  if not row_security_active(tg_relid) then
+    return coalesce(new, old);
+  end if;
+  select m.role into mine from public.organization_members m
+  where m.user_id = (select auth.uid()) and m.organization_id = old.organization_id;
+  if tg_op = 'UPDATE' and (new.user_id, new.organization_id) is distinct from (old.user_id, old.organization_id) then
+    raise exception 'A membership cannot be moved to another user or organisation' using
+      errcode = '42501', hint = 'Remove this member and invite the other.';
+  end if;
+  if old.user_id <> (select auth.uid()) and old.role < mine then
+    raise exception 'You cannot change a member whose role is above yours' using
+      errcode = '42501', detail = format('You are %s, the member is %s.', mine, old.role),
+      hint = 'Ask an owner.';
+  end if;
+  if tg_op = 'UPDATE' and new.role < mine then
+    raise exception 'You cannot grant a role above your own' using
+      errcode = '42501', detail = format('You are %s and tried to grant %s.', mine, new.role), hint = 'Ask an owner.';
+  end if;
+  return coalesce(new, old);
+end $$;
+comment on function private.guard_membership() is 'No one grants a role above their own or touches those above them.';
+create trigger guard_membership before update or delete on public.organization_members
+  for each row execute function private.guard_membership();
+
+create function private.guard_organization() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if row_security_active(tg_relid) and new.billing_email is distinct from old.billing_email
+    and not private.is_org_owner() then
+    raise exception 'Only an owner changes the billing address' using errcode = '42501', hint = 'Ask an owner.';
+  end if;
+  return new;
+end $$;
+comment on function private.guard_organization() is 'Billing belongs to owners.';
+create trigger guard_organization before update on public.organizations
+  for each row execute function private.guard_organization();
+
+create function private.guard_invitation() returns trigger language plpgsql set search_path = '' as $$
+begin
+  new.email := lower(trim(new.email));
+  if not row_security_active(tg_relid) then
+    return new;
+  end if;
+  new.invited_by := (select auth.uid());
+  if private.current_user_org(new.role) is null then
+    raise exception 'You cannot invite to a role above your own' using
+      errcode = '42501', detail = format('Tried to invite as %s.', new.role), hint = 'Ask an owner.';
+  end if;
+  return new;
+end $$;
+comment on function private.guard_invitation() is 'Stamps the inviter and refuses roles above theirs.';
+create trigger guard_invitation before insert on public.organization_invitations
+  for each row execute function private.guard_invitation();
+
+grant execute on function private.touch_updated_at(), private.guard_membership(), private.guard_organization(),
+  private.guard_invitation() to authenticated, service_role;
+
+-- Policies ------------------------------------------------------------------------------------------------------------
+
+alter table public.users enable row level security;
+create policy "people see themselves and their organisation" on public.users for select to authenticated
+  using (id = any ((select private.visible_users())::uuid[]));
+create policy "people change themselves" on public.users for update to authenticated
+  using (id = (select private.current_user_id())) with check (id = (select private.current_user_id()));
+grant select, update (name, avatar_url) on public.users to authenticated;
+grant all on public.users to service_role;
+
+alter table public.organizations enable row level security;
+create policy "members see their organisation" on public.organizations for select to authenticated
+  using (id = (select private.current_user_org()));
+create policy "admins change their organisation" on public.organizations for update to authenticated
+  using (id = (select private.current_user_org('ADMIN'))) with check (id = (select private.current_user_org('ADMIN')));
+grant select, update (name, slug, website, description, settings, billing_email) on public.organizations to authenticated;
+grant all on public.organizations to service_role;
+
+alter table public.organization_members enable row level security;
+create policy "members see each other" on public.organization_members for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+create policy "admins change members" on public.organization_members for update to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')))
+  with check (organization_id = (select private.current_user_org('ADMIN')));
+create policy "admins remove members, everyone may leave" on public.organization_members for delete to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')) or user_id = (select private.current_user_id()));
+grant select, update (role, permissions), delete on public.organization_members to authenticated;
+grant all on public.organization_members to service_role;
+
+alter table public.organization_invitations enable row level security;
+create policy "admins see invitations" on public.organization_invitations for select to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+create policy "admins invite" on public.organization_invitations for insert to authenticated
+  with check (organization_id = (select private.current_user_org('ADMIN')));
+create policy "admins withdraw invitations" on public.organization_invitations for delete to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+grant select, delete on public.organization_invitations to authenticated;
+grant insert (organization_id, email, role, token_hash, expires_at) on public.organization_invitations to authenticated;
+grant all on public.organization_invitations to service_role;
+
+-- Operations ----------------------------------------------------------------------------------------------------------
+
+create function private.my_organizations() returns table (
+  id uuid, name text, slug text, role "OrgRole", subscription_tier "SubscriptionTier", is_current boolean
+) language sql stable security definer set search_path = '' as $$
+  select o.id, o.name, o.slug, m.role, o.subscription_tier, o.id is not distinct from private.current_user_org()
+  from public.organization_members m join public.organizations o on o.id = m.organization_id
+  where m.user_id = private.current_user_id()
+  order by m.joined_at, o.id
+$$;
+
+create function public.my_organizations() returns table (
+  id uuid, name text, slug text, role "OrgRole", subscription_tier "SubscriptionTier", is_current boolean
+) language sql stable set search_path = '' as 'select * from private.my_organizations()';
+comment on function public.my_organizations() is 'The organisations the caller belongs to; name one in x-org-id to act in it.';
+
+create function public.create_invitation(email text, role "OrgRole" default 'MEMBER') returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  token text := rtrim(translate(encode(extensions.gen_random_bytes(32), 'base64'), '+/', '-_'), '=');
+  org uuid := private.current_user_org('ADMIN');
+  made public.organization_invitations;
+begin
+  if org is null then
+    raise exception 'Only admins invite' using errcode = '42501', hint = 'Ask an owner or admin of the organisation.';
+  end if;
+  insert into public.organization_invitations (organization_id, email, role, token_hash)
+  values (org, create_invitation.email, create_invitation.role, encode(sha256(convert_to(token, 'UTF8')), 'hex'))
+  returning * into made;
+  return jsonb_build_object('id', made.id, 'email', made.email, 'role', made.role, 'expires_at', made.expires_at, 'token', token);
+exception when unique_violation then
+  raise exception 'This address is already invited' using
+    errcode = 'PT409', detail = format('An open invitation for %s exists.', create_invitation.email),
+    hint = 'Withdraw it first: delete it from organization_invitations.';
+end $$;
+comment on function public.create_invitation(text, "OrgRole") is
+  'Invites an address to the current organisation; the token is returned this once and kept only as a hash.';
+
+create function private.accept_invitation(token text) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  me public.users;
+  invitation public.organization_invitations;
+  inviter public."OrgRole";
+  seats bigint;
+begin
+  select u.* into me from public.users u where u.id = private.current_user_id();
+  -- The row lock lets one of several simultaneous attempts through; the others then read what it did.
+  select i.* into invitation from public.organization_invitations i
+  where i.token_hash = encode(sha256(convert_to(token, 'UTF8')), 'hex') for update;
+  if me.id is null or invitation.id is null or lower(me.email) <> lower(invitation.email) then
+    raise exception 'There is no such invitation for you' using
+      errcode = 'PT404', hint = 'Sign in with the address that was invited, and use the whole token.';
+  end if;
+  if invitation.accepted_at is not null then
+    raise exception 'This invitation was used already' using errcode = 'PT409', hint = 'Ask for a new one.';
+  end if;
+  select m.role into inviter from public.organization_members m
+  where m.organization_id = invitation.organization_id and m.user_id = invitation.invited_by;
+  if invitation.expires_at <= now() or inviter is null or inviter > 'ADMIN' or invitation.role < inviter then
+    raise exception 'This invitation is no longer valid' using
+      errcode = 'PT410', detail = 'It expired, or who sent it may not invite any more.', hint = 'Ask for a new one.';
+  end if;
+  -- Seats are counted under the organisation's row lock: at the limit, two acceptances cannot both fit.
+  perform from public.organizations o where o.id = invitation.organization_id for update;
+  seats := private.plan_limit(invitation.organization_id, 'members');
+  if seats <= (select count(*) from public.organization_members m where m.organization_id = invitation.organization_id) then
+    raise exception 'The organisation has no seat left' using
+      errcode = 'PT402', detail = format('Its plan allows %s members.', seats),
+      hint = 'An owner can choose a larger plan or remove a member.';
+  end if;
+  insert into public.organization_members (user_id, organization_id, role)
+  values (me.id, invitation.organization_id, invitation.role);
+  update public.organization_invitations set accepted_at = now() where id = invitation.id;
+  return jsonb_build_object('organization_id', invitation.organization_id, 'role', invitation.role);
+exception when unique_violation then
+  raise exception 'You already belong to this organisation' using errcode = 'PT409';
+end $$;
+
+create function public.accept_invitation(token text) returns jsonb
+language sql set search_path = '' as 'select private.accept_invitation(token)';
+comment on function public.accept_invitation(text) is 'Joins the organisation that invited the caller''s address.';
+
+grant execute on function public.my_organizations(), public.create_invitation(text, "OrgRole"),
+  public.accept_invitation(text), private.my_organizations(), private.accept_invitation(text)
+  to authenticated, service_role;
+
+-- Tokens --------------------------------------------------------------------------------------------------------------
+
+-- Called by the auth service for every token it signs. The organisation it writes is a default: whether the caller still
+-- belongs to it is looked up at every request.
+create function private.custom_access_token_hook(event jsonb) returns jsonb
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  who uuid := (event ->> 'user_id')::uuid;
+  claims jsonb := event -> 'claims';
+  org uuid;
+begin
+  if exists (
+    select from public.users u where u.id = who
+    and (not u.is_active or (u.suspended_at is not null and (u.suspended_until is null or u.suspended_until > now())))
+  ) then
+    return jsonb_build_object('error', jsonb_build_object('http_code', 403, 'message', 'This account is suspended'));
+  end if;
+  select m.organization_id into org from public.organization_members m where m.user_id = who
+  order by (m.organization_id::text = claims #>> '{app_metadata,org_id}') desc nulls last, m.joined_at, m.organization_id
+  limit 1;
+  if jsonb_typeof(claims -> 'app_metadata') is distinct from 'object' then
+    claims := jsonb_set(claims, '{app_metadata}', '{}');
+  end if;
+  claims := claims #- '{app_metadata,org_id}';
+  if org is not null then
+    claims := jsonb_set(claims, '{app_metadata,org_id}', to_jsonb(org));
+  end if;
+  return jsonb_build_object('claims', claims);
+end $$;
+comment on function private.custom_access_token_hook(jsonb) is
+  'Access token hook: writes the default organisation, refuses suspended users.';
+grant execute on function private.custom_access_token_hook(jsonb) to supabase_auth_admin;
