@@ -11,12 +11,14 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 import psutil
 import psycopg
 
 from local import ROOT, StackError
+from local.processes import alive, launch, stop, tail
 
 SUPERUSER = "supabase_admin"
 
@@ -66,8 +68,22 @@ class Cluster:
             locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         try:
             made = subprocess.run(
-                [*_unprivileged(), _binary("initdb"), "-D", self.data, "-U", SUPERUSER, "-A", "scram-sha-256"]
-                + [f"--pwfile={secret}", "-E", "UTF8", *locale, "--no-sync", "--no-instructions"],
+                [
+                    *_unprivileged(),
+                    _binary("initdb"),
+                    "-D",
+                    self.data,
+                    "-U",
+                    SUPERUSER,
+                    "-A",
+                    "scram-sha-256",
+                    f"--pwfile={secret}",
+                    "-E",
+                    "UTF8",
+                    *locale,
+                    "--no-sync",
+                    "--no-instructions",
+                ],
                 capture_output=True,
                 text=True,
                 cwd="/",
@@ -76,31 +92,27 @@ class Cluster:
         finally:
             secret.unlink()
         if made.returncode:
-            raise StackError(f"Postgres could not make its data directory {self.data}:\n{made.stderr.strip()}", _space(self.data))
+            raise StackError(
+                f"Postgres could not make its data directory {self.data}:\n{made.stderr.strip()}",
+                _space(self.data),
+            )
 
     def start(self, timeout: float = 60) -> int:
         """Start, or recover after a crash, and return the process id once queries are answered."""
         self._clear_stale_pid()
         settings = SETTINGS | ({} if self.durable else UNSAFE_BUT_FAST) | {"port": str(self.port)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [*_unprivileged(), _binary("postgres"), "-D", self.data, *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                start_new_session=True,
-            )
+        words: list[str | Path] = [*_unprivileged(), _binary("postgres"), "-D", self.data, *options]
+        process = launch(words, log=self.log)
         deadline = time.monotonic() + timeout
         while True:
             try:
                 self.connect(SUPERUSER).close()
             except psycopg.OperationalError:
-                if process.poll() is not None:
+                if not alive(process):
                     raise StackError(f"Postgres stopped while starting.\n{tail(self.log)}", _space(self.data)) from None
                 if time.monotonic() > deadline:
-                    process.terminate()
+                    stop(process)
                     raise StackError(f"Postgres did not answer within {timeout:.0f} s.\n{tail(self.log)}") from None
                 time.sleep(0.02)
             else:
@@ -109,18 +121,13 @@ class Cluster:
     def stop(self, timeout: float = 30) -> None:
         """Stop at once but cleanly; connections are ended, nothing committed is lost."""
         if process := self.process():
-            process.send_signal(2)  # SIGINT: "fast shutdown"
-            try:
-                process.wait(timeout)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait(5)
+            stop(process, SIGINT, timeout)  # "fast shutdown"
 
     def process(self) -> psutil.Process | None:
         """The running postmaster of this data directory."""
         try:
             process = psutil.Process(int((self.data / "postmaster.pid").read_text().split("\n", 1)[0]))
-            mine = str(self.data) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+            mine = alive(process) and str(self.data) in process.cmdline()
         except (OSError, ValueError, psutil.Error):
             return None
         return process if mine else None
@@ -131,21 +138,8 @@ class Cluster:
         if self.process():
             raise StackError(f"Postgres already runs on {self.data}.", "Stop it with: strive stop")
         for orphan in _backends_in(self.data):
-            orphan.terminate()
-            try:
-                orphan.wait(5)
-            except psutil.TimeoutExpired:
-                orphan.kill()
+            stop(orphan, timeout=5)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
-
-
-def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log, to show in an error."""
-    try:
-        text = log.read_text(errors="replace").strip().split("\n")[-lines:]
-    except OSError:
-        return ""
-    return "\n".join([f"The end of {log}:", *("  " + line for line in text)])
 
 
 def _backends_in(data: Path) -> list[psutil.Process]:

@@ -4,7 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any, cast
 
 import psycopg
 from psycopg import sql
@@ -30,7 +30,7 @@ def create_schemas(connection: Connection) -> None:
         connection.execute(_own("schemas.sql"))
         for service, statements in service_schemas().items():
             connection.execute(sql.SQL("set local role {}").format(sql.Identifier(f"supabase_{service}_admin")))
-            connection.execute(cast("LiteralString", statements))
+            connection.execute(statements)
         connection.execute("reset role")
 
 
@@ -38,7 +38,9 @@ def service_schemas() -> dict[str, str]:
     """DDL of the tables that the auth and storage services bring along."""
     printed = subprocess.run([NODE, ROOT / "local/api/schema.mjs"], capture_output=True, text=True, check=False)
     if printed.returncode:
-        raise StackError(f"The API's own schema could not be read:\n{printed.stderr}", "Install again with: make install")
+        raise StackError(
+            f"The API's own schema could not be read:\n{printed.stderr}", "Install again with: make install"
+        )
     return cast("dict[str, str]", json.loads(printed.stdout))
 
 
@@ -56,7 +58,7 @@ def migrate(connection: Connection, applied: Callable[[str], None] = lambda _nam
         text = path.read_text()
         try:
             with connection.transaction():
-                connection.execute(cast("LiteralString", text))
+                connection.execute(text)
                 connection.execute(
                     "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
                     [version, [text], name],
@@ -83,13 +85,13 @@ def seed(connection: Connection) -> None:
     text = SEED.read_text()
     try:
         with connection.transaction():
-            connection.execute(cast("LiteralString", text))
+            connection.execute(text)
     except psycopg.Error as error:
         raise StackError(f"supabase/seed.sql failed: {_explain(error, text)}") from error
 
 
-def _own(file: str) -> LiteralString:
-    return cast("LiteralString", (HERE / file).read_text())
+def _own(file: str) -> str:
+    return (HERE / file).read_text()
 
 
 def _explain(error: psycopg.Error, text: str) -> str:

@@ -1,0 +1,64 @@
+"""Processes that outlive the command which started them, found again by pid and start time."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from signal import SIGTERM
+
+import psutil
+
+
+def launch(
+    words: Sequence[str | Path], *, log: Path, cwd: Path | str = "/", env: Mapping[str, str] | None = None
+) -> psutil.Process:
+    """Start detached: a session of its own, so that Ctrl-C here does not reach it; its output goes to the log."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+    started = psutil.Process(process.pid)
+    process.returncode = 0  # it is not waited for here; without this Popen warns when it is collected
+    return started
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def stop(process: psutil.Process, signal: int = SIGTERM, timeout: float = 10) -> None:
+    """Ask, wait, insist."""
+    try:
+        process.send_signal(signal)
+        process.wait(timeout)
+    except psutil.NoSuchProcess:
+        pass
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(5)
+
+
+def find(pid: int, started: float) -> psutil.Process | None:
+    """The process that was noted, unless it is gone and the number given to another."""
+    try:
+        process = psutil.Process(pid)
+        return process if abs(process.create_time() - started) < 1 and alive(process) else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """The end of a log, to show in an error."""
+    try:
+        text = log.read_text(errors="replace").strip().split("\n")[-lines:]
+    except OSError:
+        return ""
+    return "\n".join([f"The end of {log}:", *("  " + line for line in text)])

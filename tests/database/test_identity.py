@@ -1,0 +1,57 @@
+"""Who calls, in which organisation, and what that lets them do."""
+
+import psycopg
+import pytest
+
+from tests.world import ACME, GLOBEX, PEOPLE, Database, claims_of
+
+
+def current_org(database: Database, person: str, minimum: str = "VIEWER", **request: object) -> object:
+    with database.acting_as(person, **request) as cursor:  # type: ignore[arg-type]
+        row = cursor.execute("select private.current_user_org(%s) as org", [minimum]).fetchone()
+        assert row
+        return row["org"]
+
+
+def test_a_member_acts_in_the_only_organisation_they_have(database: Database) -> None:
+    token = claims_of("member", app_metadata={})
+    assert current_org(database, "member", claims=token) == ACME
+
+
+@pytest.mark.parametrize("person", ["outsider", "removed", "suspended", "globex_owner"])
+def test_naming_an_organisation_one_does_not_belong_to_gives_none(database: Database, person: str) -> None:
+    assert current_org(database, person, org=ACME) is None
+
+
+def test_a_role_too_weak_gives_no_organisation(database: Database) -> None:
+    assert current_org(database, "viewer", "MEMBER") is None
+    assert current_org(database, "member", "MEMBER") == ACME
+
+
+def test_a_platform_admin_reads_the_organisation_it_names_but_does_not_write_there(
+    database: Database,
+) -> None:
+    assert current_org(database, "platform_admin", org=GLOBEX) == GLOBEX
+    assert current_org(database, "platform_admin", "MEMBER", org=GLOBEX) is None
+
+
+def test_a_malformed_organisation_id_is_a_clear_400(database: Database) -> None:
+    with pytest.raises(psycopg.Error, match="x-org-id is not an organisation id") as caught:
+        current_org(database, "member", org="acme'; drop table users")
+    assert caught.value.sqlstate == "PT400"
+
+
+@pytest.mark.parametrize("column", ["global_role = 'ADMIN'", "is_active = true", "email = 'x@y.z'"])
+def test_attack_change_ones_own_authority_columns(database: Database, column: str) -> None:
+    with database.acting_as("member") as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        cursor.execute(f"update public.users set {column} where id = %s", [PEOPLE["member"]])
+
+
+def test_attack_an_admin_makes_itself_owner(database: Database) -> None:
+    with database.acting_as("admin") as cursor, pytest.raises(psycopg.Error, match="above your own"):
+        cursor.execute("update public.organization_members set role = 'OWNER' where user_id = %s", [PEOPLE["admin"]])
+
+
+def test_attack_remove_the_last_owner(database: Database) -> None:
+    with database.acting_as("owner") as cursor, pytest.raises(psycopg.Error, match="at least one owner"):
+        cursor.execute("delete from public.organization_members where user_id = %s", [PEOPLE["owner"]])

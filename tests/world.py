@@ -1,0 +1,126 @@
+"""The people and organisations every database test finds: one world, the same ids everywhere."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from local.postgres import Cluster
+
+Row = dict[str, Any]
+Connection = psycopg.Connection[Any]
+
+
+def fixed_id(name: str) -> UUID:
+    return uuid5(NAMESPACE_URL, f"strive:{name}")
+
+
+ACME = fixed_id("acme")
+GLOBEX = fixed_id("globex")
+
+# name → (organisation, role there); `removed` was a member of Acme once, `suspended` still is one.
+MEMBERS: dict[str, tuple[UUID, str] | None] = {
+    "owner": (ACME, "OWNER"),
+    "admin": (ACME, "ADMIN"),
+    "member": (ACME, "MEMBER"),
+    "viewer": (ACME, "VIEWER"),
+    "suspended": (ACME, "MEMBER"),
+    "globex_owner": (GLOBEX, "OWNER"),
+    "globex_member": (GLOBEX, "MEMBER"),
+    "removed": None,
+    "outsider": None,
+    "platform_admin": None,
+    "super_admin": None,
+}
+PEOPLE = {name: fixed_id(name) for name in MEMBERS}
+
+
+def populate(connection: Connection) -> None:
+    """Fill a database that has only been migrated; `connection` is that of `postgres`."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany(
+            "insert into auth.users (id, email, email_confirmed_at) values (%s, %s, now())",
+            [(who, f"{name}@strive.test") for name, who in PEOPLE.items()],
+        )
+        cursor.executemany(
+            "insert into public.organizations (id, name, slug, subscription_tier, subscription_status)"
+            " values (%s, %s, %s, 'GROWTH', 'ACTIVE')",
+            [(ACME, "Acme", "acme"), (GLOBEX, "Globex", "globex")],
+        )
+        cursor.executemany(
+            "insert into public.organization_members (user_id, organization_id, role) values (%s, %s, %s)",
+            [(PEOPLE[name], *place) for name, place in MEMBERS.items() if place],
+        )
+        cursor.execute("update public.users set suspended_at = now() where id = %s", [PEOPLE["suspended"]])
+        cursor.execute("update public.users set global_role = 'ADMIN' where id = %s", [PEOPLE["platform_admin"]])
+        cursor.execute("update public.users set global_role = 'SUPER_ADMIN' where id = %s", [PEOPLE["super_admin"]])
+
+
+def claims_of(name: str, **more: Any) -> dict[str, Any]:
+    """The claims of this person's access token, as the auth service would sign them."""
+    place = MEMBERS[name] or ((ACME, "") if name == "removed" else None)
+    metadata = {"org_id": str(place[0])} if place else {}
+    return {
+        "sub": str(PEOPLE[name]),
+        "role": "authenticated",
+        "aud": "authenticated",
+        "email": f"{name}@strive.test",
+        "app_metadata": metadata,
+        "user_metadata": {},
+        **more,
+    }
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of a cluster, migrated and populated."""
+
+    cluster: Cluster
+    name: str
+
+    def url(self, user: str = "postgres") -> str:
+        return self.cluster.url(user, self.name)
+
+    def connect(self, user: str = "postgres") -> Connection:
+        return self.cluster.connect(user, self.name)
+
+    @contextmanager
+    def acting_as(
+        self,
+        person: str | None,
+        *,
+        org: UUID | str | None = None,
+        claims: dict[str, Any] | None = None,
+        role: str | None = None,
+        commit: bool = False,
+    ) -> Iterator[psycopg.Cursor[Row]]:
+        """A cursor in one transaction as the API would open it for this person (None: anonymous), rolled back after.
+
+        `org` is sent as x-org-id; `claims` replaces the token; `role` the database role (e.g. service_role).
+        """
+        token = claims if claims is not None else claims_of(person) if person else {"role": "anon"}
+        headers = {"x-org-id": str(org)} if org else {}
+        with self.connect("authenticator") as connection:
+            connection.autocommit = False
+            become(connection, role or str(token.get("role", "anon")), token, headers)
+            with connection.cursor(row_factory=dict_row) as cursor:
+                yield cursor
+            if commit:
+                connection.commit()
+            else:
+                connection.rollback()
+
+
+def become(connection: Connection, role: str, token: dict[str, Any], headers: dict[str, str]) -> None:
+    """What PostgREST does at the start of each transaction."""
+    connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
+    connection.execute(
+        "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)",
+        [json.dumps(token), json.dumps(headers)],
+    )
