@@ -1,9 +1,10 @@
 """Processes that outlive the command which started them, found again by pid and start time."""
 
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 
 import psutil
 
@@ -36,14 +37,19 @@ def alive(process: psutil.Process) -> bool:
 
 def stop(process: psutil.Process, signal: int = SIGTERM, timeout: float = 10) -> None:
     """Ask, wait, insist."""
-    try:
-        process.send_signal(signal)
-        process.wait(timeout)
-    except psutil.NoSuchProcess:
-        pass
-    except psutil.TimeoutExpired:
-        process.kill()
-        process.wait(5)
+    for each, patience in ((signal, timeout), (SIGKILL, 5)):
+        try:
+            process.send_signal(each)
+        except psutil.NoSuchProcess:
+            return
+        # Not process.wait(): where nobody reaps orphans (a container without init) the dead stay in the table.
+        deadline = time.monotonic() + patience
+        while alive(process):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        else:
+            return
 
 
 def find(pid: int, started: float) -> psutil.Process | None:

@@ -1,0 +1,31 @@
+-- Demo data: two organisations to look at, in every domain. Password of everyone: strive-demo-1
+-- Applied by `strive start` to a new database and by `supabase db reset`; never to a hosted project by itself.
+
+create temporary table demo_people (email text primary key, name text, id uuid) on commit drop;
+insert into demo_people values
+  ('admin@strive.test', 'Ada Platform', '00000000-0000-4000-a000-000000000001'),
+  ('owner@acme.test', 'Olivia Owner', '00000000-0000-4000-a000-000000000011'),
+  ('admin@acme.test', 'Andrew Admin', '00000000-0000-4000-a000-000000000012'),
+  ('member@acme.test', 'Maria Member', '00000000-0000-4000-a000-000000000013'),
+  ('viewer@acme.test', 'Victor Viewer', '00000000-0000-4000-a000-000000000014'),
+  ('owner@globex.test', 'Oscar Owner', '00000000-0000-4000-a000-000000000021'),
+  ('member@globex.test', 'Mina Member', '00000000-0000-4000-a000-000000000022');
+
+insert into auth.users (
+  id, aud, role, email, encrypted_password, email_confirmed_at, raw_app_meta_data, raw_user_meta_data, created_at, updated_at
+)
+select id, 'authenticated', 'authenticated', email, extensions.crypt('strive-demo-1', extensions.gen_salt('bf', 6)), now(),
+  '{"provider": "email", "providers": ["email"]}', jsonb_build_object('name', name), now(), now()
+from demo_people;
+insert into auth.identities (id, provider, provider_id, user_id, identity_data, last_sign_in_at, created_at, updated_at)
+select gen_random_uuid(), 'email', id::text, id, jsonb_build_object('sub', id, 'email', email, 'email_verified', true),
+  now(), now(), now()
+from demo_people;
+update public.users set global_role = 'SUPER_ADMIN' where email = 'admin@strive.test';
+
+insert into public.organizations (id, name, slug, website, description, subscription_tier, subscription_status) values
+  ('00000000-0000-4000-b000-000000000001', 'Acme Realty', 'acme', 'https://acme.test', 'Homes in the hills.', 'GROWTH', 'ACTIVE'),
+  ('00000000-0000-4000-b000-000000000002', 'Globex Estates', 'globex', 'https://globex.test', 'Offices downtown.', 'FREE', 'TRIAL');
+insert into public.organization_members (user_id, organization_id, role)
+select p.id, o.id, upper(split_part(p.email, '@', 1))::public."OrgRole"
+from demo_people p join public.organizations o on o.slug = split_part(split_part(p.email, '@', 2), '.', 1);

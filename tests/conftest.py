@@ -1,14 +1,17 @@
 """Every test worker has a Postgres cluster of its own on free ports, with template databases to clone from."""
 
+import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from itertools import count
 
 import pytest
 
 from local import database as setup
 from local.postgres import SUPERUSER, Cluster
+from local.stack import Stack
 from tests.world import Database, populate
 
 _serial = count(1)
@@ -62,3 +65,33 @@ def database(cluster: Cluster) -> Iterator[Database]:
 def fresh_database(cluster: Cluster) -> Iterator[Database]:
     """A database for one test, to do anything with."""
     yield from clone(cluster)
+
+
+@dataclass(frozen=True)
+class Strive:
+    """A running Strive, as a client needs to know it; named as `strive status -o env` and `supabase status` do."""
+
+    api_url: str
+    db_url: str
+    functions_url: str
+    publishable_key: str
+    secret_key: str
+    jwks_url: str
+
+
+def _known_to_clients(values: Mapping[str, str]) -> Strive:
+    return Strive(**{field.name: values[field.name.upper()] for field in fields(Strive)})
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strive]:
+    """The whole stack with demo data: this worker's own, or the one whose addresses are in the environment."""
+    if "API_URL" in os.environ:
+        yield _known_to_clients(os.environ)
+        return
+    own = Stack(tmp_path_factory.mktemp("stack"), durable=False)
+    own.start(api_port=0, db_port=0)
+    try:
+        yield _known_to_clients(own.values())
+    finally:
+        own.stop()

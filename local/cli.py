@@ -1,0 +1,106 @@
+"""The `strive` command, with the names and habits of the Supabase CLI."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from local import ROOT, StackError
+from local.dev import dev
+from local.stack import API_PORT, DB_PORT, Stack
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    began = time.monotonic()
+    stack = Stack(
+        options.workdir, say=lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr)
+    )
+    try:
+        return int(options.run(stack, options) or 0)
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def start(stack: Stack, options: argparse.Namespace) -> int:
+    if stack.running():
+        print("Strive is already running.\n")
+    stack.start(options.api_port, options.db_port)
+    return status(stack, options)
+
+
+def stop(stack: Stack, _options: argparse.Namespace) -> int:
+    print("Stopped." if stack.stop() else "Strive was not running.")
+    return 0
+
+
+def reset(stack: Stack, _options: argparse.Namespace) -> int:
+    stack.reset()
+    print("The database is made anew from supabase/migrations and supabase/seed.sql.")
+    return 0
+
+
+def status(stack: Stack, options: argparse.Namespace) -> int:
+    processes = stack.processes()
+    missing = [name for name, process in processes.items() if not process]
+    if missing:
+        what = "Strive is not running" if len(missing) == len(processes) else f"{' and '.join(missing)} stopped"
+        raise StackError(f"{what} (workdir {stack.workdir}).", "Start it with: strive start")
+    values = stack.values()
+    match getattr(options, "output", "pretty"):
+        case "env":
+            print("\n".join(f'{name}="{value}"' for name, value in values.items()))
+        case "json":
+            print(json.dumps(values, indent=2))
+        case _:
+            width = max(map(len, values))
+            print("\n".join(f"{name:>{width}}  {value}" for name, value in values.items()))
+            sizes = [f"{name} {process.memory_info().rss >> 20} MB" for name, process in processes.items() if process]
+            print(f"\n{'Memory':>{width}}  {', '.join(sizes)}\n{'Look at':>{width}}  {values['API_URL']}/")
+    return 0
+
+
+def _dev(stack: Stack, options: argparse.Namespace) -> int:
+    dev(stack, options.api_port, options.db_port)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="strive", description="Strive on this machine: no Docker needed.")
+    parser.add_argument(
+        "--workdir", type=Path, default=ROOT / ".strive", metavar="DIR", help="where its data lives (default .strive)"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Stack, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        # Also accepted after the command; SUPPRESS keeps a value given before it.
+        added.add_argument("--workdir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=argparse.SUPPRESS)
+        return added
+
+    starters = [
+        command("start", start, "start in the background; returns when all of it answers"),
+        command("dev", _dev, "run in the foreground: logs, functions reload on change, new migrations applied"),
+    ]
+    for starter in starters:
+        starter.add_argument("--api-port", type=_port, metavar="PORT", help=f"default {API_PORT}; 0 for any free port")
+        starter.add_argument("--db-port", type=_port, metavar="PORT", help=f"default {DB_PORT}; 0 for any free port")
+    command("stop", stop, "stop all of it; data stays")
+    command("reset", reset, "make the database again from migrations and seed; its data is gone")
+    shown = command("status", status, "addresses and keys; exit 1 when not running")
+    shown.add_argument("-o", "--output", choices=["pretty", "env", "json"], default="pretty")
+    return parser
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and int(text) < 65536:  # noqa: PLR2004
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port; a port is a number from 0 (any free one) to 65535")

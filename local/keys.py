@@ -1,0 +1,47 @@
+"""The secrets of one workdir: made once, readable by their owner only, never printed but by `strive status`."""
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+
+@dataclass(frozen=True)
+class Keys:
+    publishable_key: str
+    secret_key: str
+    jwt_secret: str
+    database_password: str
+    jwk: dict[str, Any]
+
+
+def load_keys(file: Path) -> Keys:
+    try:
+        return Keys(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        keys = _generate()
+    # Written aside and renamed: whoever is interrupted here leaves no half-written file behind.
+    aside = file.with_suffix(".new")
+    aside.unlink(missing_ok=True)
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+        json.dump(asdict(keys), output, indent=2)
+    aside.rename(file)
+    return keys
+
+
+def _generate() -> Keys:
+    # Only here: importing cryptography costs more than the rest of a warm start.
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from jwt.algorithms import ECAlgorithm  # noqa: PLC0415
+
+    private = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True)
+    return Keys(
+        publishable_key=f"sb_publishable_{secrets.token_urlsafe(24)}",
+        secret_key=f"sb_secret_{secrets.token_urlsafe(24)}",
+        jwt_secret=secrets.token_urlsafe(48),
+        database_password=secrets.token_urlsafe(18),
+        jwk={**private, "kid": str(uuid4()), "alg": "ES256", "use": "sig"},
+    )

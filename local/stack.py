@@ -1,0 +1,309 @@
+"""The whole stack of one workdir: Postgres, the API in front of it, the functions behind that."""
+
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from psycopg import sql
+
+from local import NODE, ROOT, StackError, database
+from local.keys import Keys, load_keys
+from local.postgres import SUPERUSER, Cluster
+from local.processes import find, launch, stop, tail
+
+API_PORT, DB_PORT = 54321, 54322
+SERVICES = ("api", "functions")
+
+
+@dataclass(frozen=True)
+class Ports:
+    api: int
+    database: int
+    functions: int
+
+
+class Stack:
+    """All operations are safe to repeat: each looks at what is there and does what is missing."""
+
+    def __init__(self, workdir: Path, *, durable: bool = True, say: Callable[[str], None] = lambda _text: None) -> None:
+        self.workdir = workdir.resolve()
+        self.durable = durable
+        self.say = say
+        self.logs = self.workdir / "logs"
+
+    # What there is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def keys(self) -> Keys:
+        return load_keys(self.workdir / "keys.json")
+
+    @property
+    def ports(self) -> Ports | None:
+        """The ports of the last start."""
+        state = self._state()
+        return Ports(**state["ports"]) if "ports" in state else None
+
+    @property
+    def cluster(self) -> Cluster:
+        ports = self.ports
+        return Cluster(
+            self.workdir / "postgres",
+            ports.database if ports else DB_PORT,
+            self.keys.database_password,
+            self.log("postgres"),
+            durable=self.durable,
+        )
+
+    def log(self, service: str) -> Path:
+        return self.logs / f"{service}.log"
+
+    def processes(self) -> dict[str, psutil.Process | None]:
+        noted = self._state().get("processes", {})
+        found = {name: find(*noted[name]) if name in noted else None for name in SERVICES}
+        return {"postgres": self.cluster.process(), **found}
+
+    def running(self) -> bool:
+        return self.ports is not None and all(self.processes().values())
+
+    def values(self) -> dict[str, str]:
+        """What a client needs, named as `supabase status -o env` names it."""
+        ports, keys = self.ports, self.keys
+        if not ports:
+            raise StackError("Strive has not been started here.", "Start it with: strive start")
+        api = f"http://127.0.0.1:{ports.api}"
+        return {
+            "API_URL": api,
+            "DB_URL": self.cluster.url(),
+            "FUNCTIONS_URL": f"{api}/functions/v1",
+            "PUBLISHABLE_KEY": keys.publishable_key,
+            "SECRET_KEY": keys.secret_key,
+            "JWKS_URL": f"{api}/auth/v1/.well-known/jwks.json",
+        }
+
+    # What it can do ---------------------------------------------------------------------------------------------------
+
+    def start(self, api_port: int | None = None, db_port: int | None = None, *, seed: bool = True) -> None:
+        """Start what does not run; the first time, make the database. A start that fails leaves nothing running."""
+        with self._locked():
+            if self.running():
+                return
+            # A stack that lost a part, or half of one, is started anew as a whole.
+            self._stop()
+            self._choose_ports(api_port, db_port)
+            try:
+                self._start_postgres(seed=seed)
+                self.say("API and functions")
+                self._start_service("api")
+                self._start_service("functions")
+                self._await("api", "/health")
+                self._await("functions", "/healthz")
+            except BaseException:
+                self._stop()
+                raise
+
+    def stop(self) -> bool:
+        """Stop all of it; False when nothing ran."""
+        with self._locked():
+            return self._stop()
+
+    def reset(self) -> None:
+        """The database again from migrations and demo data; accounts, rows and files of before are gone."""
+        ports, ran = self.ports, self.running()
+        with self._locked():
+            self._stop()
+            shutil.rmtree(self.workdir / "postgres", ignore_errors=True)
+            shutil.rmtree(self.workdir / "storage", ignore_errors=True)
+        self.start(*(ports.api, ports.database) if ports else ())
+        if not ran:
+            self.stop()
+
+    def restart(self, service: str) -> None:
+        """Stop and start one service, on the same port."""
+        with self._locked():
+            if process := self.processes()[service]:
+                stop(process)
+            self._start_service(service)
+            self._await(service, "/health" if service == "api" else "/healthz")
+
+    def migrate(self) -> None:
+        with self.cluster.connect() as connection:
+            database.migrate(connection, lambda name: self.say(f"migration {name}"))
+            for name in database.edited(connection):
+                self.say(f"note: {name} was edited after it was applied; `strive reset` applies it again")
+
+    # How --------------------------------------------------------------------------------------------------------------
+
+    def _start_postgres(self, *, seed: bool) -> None:
+        cluster, ready = self.cluster, self.workdir / "postgres" / "ready"
+        if not ready.exists():
+            self.say("Postgres: making a new database")
+            cluster.initialise()
+        else:
+            self.say("Postgres")
+        cluster.start()
+        if not ready.exists():
+            database.create_roles(cluster)
+            with cluster.connect(SUPERUSER) as connection:
+                database.create_schemas(connection)
+        self.migrate()
+        with cluster.connect() as connection:
+            # The migration makes this login without a password: hosted, people set it; here it is the workdir's.
+            password = sql.Literal(self.keys.database_password)
+            connection.execute(sql.SQL("alter role strive_functions password {}").format(password))
+            if not ready.exists() and seed:
+                self.say("demo data")
+                database.seed(connection)
+        # Only now is the data directory worth keeping: a start that finds no mark makes it again.
+        ready.touch()
+
+    def _start_service(self, service: str) -> None:
+        words, environment = self._command(service)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
+        process = launch(words, log=self.log(service), cwd=ROOT, env=inherited | environment)
+        state = self._state()
+        state.setdefault("processes", {})[service] = [process.pid, process.create_time()]
+        self._save(state)
+
+    def _command(self, service: str) -> tuple[list[str | Path], dict[str, str]]:
+        values, keys, ports = self.values(), self.keys, self.ports
+        assert ports  # noqa: S101 - values() would have raised
+        if service == "api":
+            return [NODE, ROOT / "local/api/server.mjs"], {
+                "HOST": "127.0.0.1",
+                "PORT": str(ports.api),
+                "API_URL": values["API_URL"],
+                "DB_URL": self.cluster.url("authenticator"),
+                "FUNCTIONS_URL": f"http://127.0.0.1:{ports.functions}",
+                "KEYS_FILE": str(self.workdir / "keys.json"),
+                "STORAGE_DIR": str(self.workdir / "storage"),
+            }
+        return [sys.executable, "-m", "functions"], {
+            "HOST": "127.0.0.1",
+            "PORT": str(ports.functions),
+            "SUPABASE_URL": values["API_URL"],
+            "SUPABASE_PUBLISHABLE_KEYS": json.dumps({"default": keys.publishable_key}),
+            "SUPABASE_SECRET_KEYS": json.dumps({"default": keys.secret_key}),
+            "SUPABASE_JWKS_URL": values["JWKS_URL"],
+            "SUPABASE_DB_URL": self.cluster.url("strive_functions"),
+        }
+
+    def _await(self, service: str, path: str, timeout: float = 30) -> None:
+        ports, deadline = self.ports, time.monotonic() + timeout
+        assert ports  # noqa: S101 - chosen before anything starts
+        port = getattr(ports, service)
+        while not _answers(port, path):
+            process = self.processes()[service]
+            if not process or time.monotonic() > deadline:
+                what = "did not answer" if process else "stopped while starting"
+                raise StackError(f"The {service} process {what}.\n{tail(self.log(service))}")
+            time.sleep(0.02)
+
+    def _stop(self) -> bool:
+        processes = self.processes()
+        for service in SERVICES:
+            if process := processes[service]:
+                stop(process)
+        self.cluster.stop()
+        state = self._state()
+        if state.pop("processes", None):
+            self._save(state)
+        return any(processes.values())
+
+    def _choose_ports(self, api: int | None, db: int | None) -> None:
+        last = self.ports
+        wanted = {
+            "api": API_PORT if api is None else api,
+            "database": DB_PORT if db is None else db,
+            "functions": 0,
+        }
+        if last and api is None:
+            wanted["api"] = last.api
+        if last and db is None:
+            wanted["database"] = last.database
+        flags = {"api": "--api-port", "database": "--db-port"}
+        chosen = {name: _free_port() if port == 0 else _own_port(port, flags[name]) for name, port in wanted.items()}
+        self._save(self._state() | {"ports": chosen})
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads((self.workdir / "state.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return state
+
+    def _save(self, state: dict[str, Any]) -> None:
+        aside = self.workdir / "state.new"
+        aside.write_text(json.dumps(state))
+        aside.rename(self.workdir / "state.json")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One command at a time changes this workdir; the others wait."""
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            (self.workdir / ".gitignore").write_text("*\n")
+        except OSError as error:
+            raise StackError(
+                f"The workdir {self.workdir} cannot be written: {error.strerror}.", "See --workdir"
+            ) from None
+        with (self.workdir / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.say("waiting for another strive command on this workdir")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status < 500  # noqa: PLR2004
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _own_port(port: int, flag: str) -> int:
+    with socket.socket() as probe:
+        # As the servers themselves do: a connection that just closed does not count as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StackError(
+                f"Port {port} is not free: {_holder(port) or error.strerror}.",
+                f"Choose another with {flag} PORT; {flag} 0 takes any free one.",
+            ) from None
+    return port
+
+
+def _holder(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
+            if listens and connection.pid:
+                holder = psutil.Process(connection.pid)
+                return f"{holder.name()} (pid {holder.pid}: {' '.join(holder.cmdline())[:100]}) listens there"
+    except psutil.Error:
+        pass  # macOS lets only root ask
+    return ""
