@@ -19,17 +19,19 @@ class Keys:
 
 
 def load_keys(file: Path) -> Keys:
-    try:
-        return Keys(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
-        keys = _generate()
+    return Keys(**json.loads(file.read_text()))
+
+
+def ensure_keys(file: Path) -> None:
+    """Make the keys if there are none; the caller holds the workdir's lock."""
+    if file.exists():
+        return
     # Written aside and renamed: whoever is interrupted here leaves no half-written file behind.
     aside = file.with_suffix(".new")
     aside.unlink(missing_ok=True)
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
-        json.dump(asdict(keys), output, indent=2)
+        json.dump(asdict(_generate()), output, indent=2)
     aside.rename(file)
-    return keys
 
 
 def _generate() -> Keys:

@@ -18,7 +18,7 @@ import psutil
 from psycopg import sql
 
 from local import NODE, ROOT, StackError, database
-from local.keys import Keys, load_keys
+from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
 from local.processes import find, launch, stop, tail
 
@@ -69,6 +69,8 @@ class Stack:
         return self.logs / f"{service}.log"
 
     def processes(self) -> dict[str, psutil.Process | None]:
+        if not self.ports:  # never started: there is nothing, not even keys
+            return dict.fromkeys(("postgres", *SERVICES))
         noted = self._state().get("processes", {})
         found = {name: find(*noted[name]) if name in noted else None for name in SERVICES}
         return {"postgres": self.cluster.process(), **found}
@@ -100,6 +102,7 @@ class Stack:
                 return
             # A stack that lost a part, or half of one, is started anew as a whole.
             self._stop()
+            ensure_keys(self.workdir / "keys.json")
             self._choose_ports(api_port, db_port)
             try:
                 self._start_postgres(seed=seed)
@@ -214,7 +217,8 @@ class Stack:
         for service in SERVICES:
             if process := processes[service]:
                 stop(process)
-        self.cluster.stop()
+        if processes["postgres"]:
+            self.cluster.stop()
         state = self._state()
         if state.pop("processes", None):
             self._save(state)

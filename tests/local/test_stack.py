@@ -1,0 +1,333 @@
+"""`strive` keeps its promises: it starts from anything, loses nothing, leaves nothing behind, says why."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local import ROOT, StackError, database
+from local.keys import ensure_keys, load_keys
+from local.stack import Stack
+
+VALUES = {"API_URL", "DB_URL", "FUNCTIONS_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "JWKS_URL"}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Stack]:
+    stack = Stack(tmp_path / "own")
+    yield stack
+    stack.stop()
+
+
+def strive(*words: str, workdir: Path, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command(root), *words, "--workdir", str(workdir)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
+
+
+def command(root: Path = ROOT) -> list[str]:
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {str(root)!r}); from local.cli import main; sys.exit(main())",
+    ]
+
+
+def note(stack: Stack, text: str) -> None:
+    with stack.cluster.connect() as connection:
+        connection.execute("create table if not exists public.notes (text text)")
+        connection.execute("insert into public.notes values (%s)", [text])
+
+
+def notes(stack: Stack) -> list[str]:
+    with stack.cluster.connect() as connection:
+        return [text for (text,) in connection.execute("select text from public.notes")]
+
+
+def pids(stack: Stack) -> dict[str, int]:
+    return {name: process.pid for name, process in stack.processes().items() if process}
+
+
+def until(true: Callable[[], object], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def test_start_status_and_stop_as_a_person_types_them(tmp_path: Path) -> None:
+    workdir = tmp_path / "work"
+    idle = strive("status", workdir=workdir)
+    assert idle.returncode == 1
+    assert "strive start" in idle.stderr
+
+    started = strive("start", "--api-port", "0", "--db-port", "0", workdir=workdir)
+    assert started.returncode == 0, started.stderr
+    try:
+        shown = strive("status", "-o", "env", workdir=workdir).stdout
+        environment = dict(line.split("=", 1) for line in shown.splitlines())
+        assert set(environment) >= VALUES
+        assert all(value.startswith('"') and value.endswith('"') for value in environment.values())
+        values = json.loads(strive("status", "-o", "json", workdir=workdir).stdout)
+        assert {name: json.loads(value) for name, value in environment.items()} == values
+        assert "already running" in strive("start", workdir=workdir).stdout
+    finally:
+        stopped = strive("stop", workdir=workdir)
+    assert stopped.returncode == 0
+    assert strive("status", workdir=workdir).returncode == 1
+
+
+def test_keys_are_the_workdirs_own_and_closed_to_others(tmp_path: Path) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        ensure_keys(file)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    first, second = map(load_keys, files)
+    assert first.secret_key != second.secret_key
+    assert first.jwk["x"] != second.jwk["x"]
+    assert first.database_password != second.database_password
+    ensure_keys(files[0])
+    assert load_keys(files[0]) == first
+
+
+def test_two_stacks_run_side_by_side_and_know_nothing_of_each_other(own: Stack, tmp_path: Path) -> None:
+    other = Stack(tmp_path / "other", durable=False)
+    own.start(0, 0)
+    try:
+        other.start(0, 0)
+        note(own, "mine")
+        with other.cluster.connect() as connection:
+            there = connection.execute("select to_regclass('public.notes')").fetchone()
+        assert there == (None,)
+        other.stop()
+        assert own.running()
+    finally:
+        other.stop()
+
+
+def test_what_was_committed_survives_kill_9_of_every_process(own: Stack) -> None:
+    own.start(0, 0)
+    note(own, "before the crash")
+    for process in own.processes().values():
+        assert process
+        process.kill()
+    until(lambda: not any(own.processes().values()), "all processes are gone")
+    own.start()
+    assert notes(own) == ["before the crash"]
+
+
+@pytest.mark.parametrize("lost", ["postgres", "api", "functions"])
+def test_start_mends_a_stack_that_lost_one_process(own: Stack, lost: str) -> None:
+    own.start(0, 0)
+    note(own, "kept")
+    process = own.processes()[lost]
+    assert process
+    process.kill()
+    until(lambda: not own.processes()[lost], f"{lost} is gone")
+    assert not own.running()
+    own.start()
+    assert own.running()
+    assert notes(own) == ["kept"]
+
+
+def test_a_half_made_data_directory_is_made_again(own: Stack) -> None:
+    half = own.workdir / "postgres" / "data"
+    (half / "base").mkdir(parents=True)
+    (half / "PG_VERSION").write_text("17\n")
+    own.start(0, 0)
+    assert own.running()
+
+
+def test_a_pid_file_that_names_a_stranger_is_no_obstacle(own: Stack) -> None:
+    own.start(0, 0)
+    note(own, "kept")
+    pid_file = own.cluster.data / "postmaster.pid"
+    lines = pid_file.read_text().splitlines()
+    own.stop()
+    # As after a restart of the machine: the file stayed, its number is somebody else's now.
+    pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
+    own.start()
+    assert notes(own) == ["kept"]
+
+
+@pytest.mark.parametrize(("flag", "position"), [("--api-port", 0), ("--db-port", 1)])
+def test_a_taken_port_is_named_with_its_holder_and_the_flag_to_change_it(own: Stack, flag: str, position: int) -> None:
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        wanted = [0, 0]
+        wanted[position] = squatter.getsockname()[1]
+        with pytest.raises(StackError, match=f"Port {wanted[position]} is not free") as caught:
+            own.start(*wanted)
+        assert flag in caught.value.hint
+        if sys.platform == "linux":
+            assert f"pid {os.getpid()}" in str(caught.value)
+    assert not any(own.processes().values())
+
+
+def test_a_failing_migration_is_explained_and_leaves_nothing_running(
+    own: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = shutil.copytree(database.MIGRATIONS, tmp_path / "migrations")
+    (broken / "20991231000000_broken.sql").write_text("select 1;\nselect * from nowhere;\n")
+    monkeypatch.setattr(database, "MIGRATIONS", broken)
+    with pytest.raises(StackError, match=r'20991231000000_broken.sql failed: relation "nowhere"') as caught:
+        own.start(0, 0)
+    assert "line 2" in str(caught.value)
+    assert not any(own.processes().values())
+    # Once mended, the same start succeeds: the failed one left no half-made database behind.
+    (broken / "20991231000000_broken.sql").write_text("select 1;\n")
+    own.start()
+    assert own.running()
+
+
+def test_a_service_that_cannot_start_shows_the_end_of_its_log(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stack, "_command", lambda *_: ([sys.executable, "-c", "raise SystemExit('no such luck')"], {}))
+    with pytest.raises(StackError, match="no such luck"):
+        own.start(0, 0)
+    assert not any(own.processes().values())
+
+
+def test_reset_brings_back_the_demo_data_and_nothing_else(own: Stack) -> None:
+    own.start(0, 0)
+    keys, ports = own.keys, own.ports
+    note(own, "gone after")
+    with own.cluster.connect() as connection:
+        connection.execute("update public.organizations set name = name || name")
+    (own.workdir / "storage" / "attachments").mkdir(parents=True, exist_ok=True)
+    own.reset()
+    with own.cluster.connect() as connection:
+        assert connection.execute("select to_regclass('public.notes')").fetchone() == (None,)
+        names = connection.execute("select array_agg(name order by name) from public.organizations").fetchone()
+    assert names == (["Acme Realty", "Globex Estates"],)
+    assert not (own.workdir / "storage" / "attachments").exists()
+    assert own.keys == keys
+    assert own.ports and ports
+    assert (own.ports.api, own.ports.database) == (ports.api, ports.database)
+    assert own.running()
+
+
+def test_many_starts_at_once_make_one_stack(tmp_path: Path) -> None:
+    workdir = tmp_path / "work"
+    words = [*command(), "start", "--api-port", "0", "--db-port", "0", "--workdir", str(workdir)]
+    attempts = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(3)]
+    try:
+        assert [attempt.wait(60) for attempt in attempts] == [0, 0, 0]
+        running = pids(Stack(workdir))
+        assert set(running) == {"postgres", "api", "functions"}
+        # The starts that came second started nothing of their own.
+        mine = [p for p in psutil.process_iter(["cmdline"]) if str(workdir) in " ".join(p.info["cmdline"] or [])]
+        assert {p.pid for p in mine if p.ppid() != running["postgres"]} == {running["postgres"]}
+    finally:
+        Stack(workdir).stop()
+
+
+# `strive dev` watches its own checkout, so these run in a copy.
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    copy = tmp_path / "checkout"
+    for name in ("functions", "shared", "local", "supabase"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "node_modules").symlink_to(ROOT / "node_modules")
+    return copy
+
+
+@pytest.fixture
+def in_foreground(checkout: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Stack, Path]]:
+    shown = tmp_path / "shown"
+    stack = Stack(tmp_path / "work", durable=False)
+    with shown.open("wb") as output:
+        process = subprocess.Popen(
+            [*command(checkout), "dev", "--api-port", "0", "--db-port", "0", "--workdir", str(stack.workdir)],
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"PYTHONPATH": str(checkout)},
+        )
+    try:
+        until(lambda: b"Strive runs at" in shown.read_bytes() or process.poll() is not None, "strive dev is ready")
+        assert process.poll() is None, shown.read_text()
+        yield process, stack, shown
+    finally:
+        process.kill()
+        process.wait()
+        stack.stop()
+
+
+Foreground = tuple[subprocess.Popen[bytes], Stack, Path]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ending_dev_leaves_no_process_behind(in_foreground: Foreground, ending: signal.Signals) -> None:
+    process, stack, _ = in_foreground
+    running = pids(stack)
+    process.send_signal(ending)
+    assert process.wait(20) == 0
+    assert not [pid for pid in running.values() if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+
+
+def test_ctrl_c_while_starting_leaves_no_process_behind(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "work", durable=False)
+    process = subprocess.Popen(
+        [*command(), "dev", "--api-port", "0", "--db-port", "0", "--workdir", str(stack.workdir)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until(lambda: "postgres" in pids(stack), "Postgres is being started")
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    assert not any(stack.processes().values())
+
+
+def test_dev_restarts_the_functions_when_their_code_changes(in_foreground: Foreground, checkout: Path) -> None:
+    _, stack, _ = in_foreground
+    before = pids(stack)["functions"]
+    (checkout / "functions" / "touched.py").write_text("# changed\n")
+    until(lambda: pids(stack).get("functions", before) != before, "functions have a new process")
+    until(stack.running, "all of it answers again")
+
+
+def test_dev_says_why_changed_code_does_not_start_and_recovers_with_the_next_change(
+    in_foreground: Foreground, checkout: Path
+) -> None:
+    _, stack, shown = in_foreground
+    entry = checkout / "functions" / "__main__.py"
+    good = entry.read_text()
+    entry.write_text("raise SystemExit('a typo of mine')\n")
+    until(lambda: b"a typo of mine" in shown.read_bytes(), "the error is shown")
+    entry.write_text(good)
+    until(stack.running, "all of it answers again")
+
+
+def test_dev_applies_a_new_migration(in_foreground: Foreground, checkout: Path) -> None:
+    _, stack, shown = in_foreground
+    (checkout / "supabase/migrations/20991231000000_new.sql").write_text("create table public.arrived ();\n")
+    until(lambda: b"20991231000000_new.sql" in shown.read_bytes(), "the migration is announced")
+    with stack.cluster.connect() as connection:
+        assert connection.execute("select to_regclass('public.arrived') is not null").fetchone() == (True,)
+
+
+def test_dev_replaces_a_process_that_died(in_foreground: Foreground) -> None:
+    _, stack, _ = in_foreground
+    for name in ("api", "postgres"):
+        process = stack.processes()[name]
+        assert process
+        process.kill()
+        until(lambda: pids(stack).get(name, process.pid) != process.pid, f"{name} is replaced")  # noqa: B023
+    until(stack.running, "all of it runs")
