@@ -236,7 +236,7 @@ class Stack:
         if last and db is None:
             wanted["database"] = last.database
         flags = {"api": "--api-port", "database": "--db-port"}
-        chosen = {name: _free_port() if port == 0 else _own_port(port, flags[name]) for name, port in wanted.items()}
+        chosen = {name: free_port() if port == 0 else _own_port(port, flags[name]) for name, port in wanted.items()}
         self._save(self._state() | {"ports": chosen})
 
     def _state(self) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def _answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import count
@@ -11,16 +10,10 @@ import pytest
 
 from local import database as setup
 from local.postgres import SUPERUSER, Cluster
-from local.stack import Stack
+from local.stack import Stack, free_port
 from tests.world import Database, populate
 
 _serial = count(1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -217,7 +217,8 @@ def test_reset_brings_back_the_demo_data_and_nothing_else(own: Stack) -> None:
     assert names == (["Acme Realty", "Globex Estates"],)
     assert not (own.workdir / "storage" / "attachments").exists()
     assert own.keys == keys
-    assert own.ports and ports
+    assert own.ports
+    assert ports
     assert (own.ports.api, own.ports.database) == (ports.api, ports.database)
     assert own.running()
 
