@@ -1,0 +1,419 @@
+-- Onboarding and billing: what is sold, what an organisation has bought, how it gets there, what Stripe told us.
+
+-- Types ---------------------------------------------------------------------------------------------------------------
+
+create type "BillingCycle" as enum ('MONTHLY', 'YEARLY');
+comment on type "BillingCycle" is 'How often a subscription is paid.';
+create type "PaymentStatus" as enum ('PENDING', 'PROCESSING', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'REQUIRES_ACTION');
+comment on type "PaymentStatus" is 'State of the payment of an onboarding session, as Stripe reports it.';
+create type "StripeEventStatus" as enum ('RECEIVED', 'APPLIED', 'IGNORED', 'PARKED', 'QUARANTINED');
+comment on type "StripeEventStatus" is
+  'RECEIVED: to be applied. IGNORED: nothing to do. PARKED: waits for a customer or price we do not know yet. '
+  'QUARANTINED: must not be applied (test event in live mode or the reverse).';
+
+-- Plans ---------------------------------------------------------------------------------------------------------------
+
+create function private.are_plan_limits(limits jsonb) returns boolean language sql immutable set search_path = '' as $$
+  select jsonb_typeof(limits) = 'object'
+    and limits ?& array['members', 'storage_bytes', 'api_calls', 'orders_per_month', 'templates', 'blueprints']
+    and (
+      select count(*) = 6 and bool_and(
+        jsonb_typeof(e.value) = 'null' or (jsonb_typeof(e.value) = 'number' and e.value::text ~ '^[0-9]{1,18}$')
+      )
+      from jsonb_each(case when jsonb_typeof(limits) = 'object' then limits else '{}' end) e
+    )
+$$;
+comment on function private.are_plan_limits(jsonb) is 'Whether all limits are named, each a whole number or null.';
+
+create table public.plans (
+  id uuid primary key default gen_random_uuid(),
+  tier "SubscriptionTier" not null,
+  billing_cycle "BillingCycle" not null,
+  stripe_price_id text unique,
+  amount_cents bigint not null constraint "amount_cents is not negative" check (amount_cents >= 0),
+  currency text not null default 'usd'
+    constraint "currency is three lower-case letters" check (currency ~ '^[a-z]{3}$'),
+  limits jsonb not null constraint "limits has every limit, as a whole number or null"
+    check (private.are_plan_limits(limits)),
+  is_active boolean not null default true,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "only a FREE plan, or one that is not on sale, costs nothing"
+    check (amount_cents > 0 or tier = 'FREE' or not is_active)
+);
+comment on table public.plans is 'What is sold, at which price, with which limits. The only place where these stand.';
+comment on column public.plans.amount_cents is 'Price of one billing cycle.';
+comment on column public.plans.limits is
+  'Null is unlimited. api_calls and orders_per_month count in a calendar month (UTC), the others are totals.';
+comment on column public.plans.is_active is 'On sale. Off: kept for those who have it (ENTERPRISE is by agreement).';
+create unique index plans_on_sale_idx on public.plans (tier, billing_cycle) where is_active;
+create trigger touch before update on public.plans for each row execute function private.touch_updated_at();
+
+insert into public.plans (tier, billing_cycle, amount_cents, limits, is_active)
+select p.tier::public."SubscriptionTier", c.cycle::public."BillingCycle",
+  case c.cycle when 'MONTHLY' then p.monthly else p.yearly end,
+  jsonb_build_object('members', p.members, 'storage_bytes', p.storage_gib << 30, 'api_calls', p.api_calls,
+    'orders_per_month', p.orders, 'templates', p.templates, 'blueprints', p.blueprints),
+  p.tier <> 'ENTERPRISE'
+from (values
+  ('FREE',            0,       0,    1,    1::bigint,     1000, 0,    0,    0),
+  ('STARTER',     29900,  299000,    5,   10,            10000, 0,    0,    0),
+  ('GROWTH',      69900,  699000,   25,  100,           100000, 3,    10,   5),
+  ('ELITE',      199900, 1999000,  100, 1024,          1000000, null, null, null),
+  ('ENTERPRISE',      0,       0, null, null,             null, null, null, null)
+) p (tier, monthly, yearly, members, storage_gib, api_calls, orders, templates, blueprints)
+cross join (values ('MONTHLY'), ('YEARLY')) c (cycle);
+
+-- Subscriptions -------------------------------------------------------------------------------------------------------
+
+create table public.subscriptions (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  stripe_subscription_id text unique,
+  stripe_customer_id text,
+  status "SubscriptionStatus" not null,
+  tier "SubscriptionTier" not null,
+  billing_cycle "BillingCycle" not null,
+  amount_cents bigint not null constraint "amount_cents is not negative" check (amount_cents >= 0),
+  current_period_start timestamptz not null default now(),
+  current_period_end timestamptz not null,
+  cancel_at_period_end boolean not null default false,
+  cancelled_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "current_period_end is after current_period_start" check (current_period_end > current_period_start),
+  constraint "cancelled_at is set when status is CANCELLED" check (status <> 'CANCELLED' or cancelled_at is not null)
+);
+comment on table public.subscriptions is 'What organisations buy and have bought; written only on Stripe''s word.';
+comment on column public.subscriptions.amount_cents is 'Paid per billing cycle; may differ from the plan.';
+comment on column public.subscriptions.status is
+  'TRIAL, ACTIVE and PAST_DUE are live: the organisation has the tier. PAST_DUE is the grace while Stripe retries.';
+create unique index subscriptions_live_idx on public.subscriptions (organization_id)
+  where status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
+comment on index public.subscriptions_live_idx is 'At most one live subscription per organisation.';
+create index subscriptions_organization_idx on public.subscriptions (organization_id, created_at desc);
+create index subscriptions_customer_idx on public.subscriptions (stripe_customer_id);
+create index subscriptions_cancelled_at_idx on public.subscriptions (cancelled_at);
+create trigger touch before update on public.subscriptions for each row execute function private.touch_updated_at();
+
+-- The organisation's row is locked before its subscriptions are read: of two changes at once the later one sees both.
+create function private.follow_subscription() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  org uuid;
+begin
+  for org in
+    select distinct o.id from (values (case when tg_op <> 'INSERT' then old.organization_id end),
+      (case when tg_op <> 'DELETE' then new.organization_id end)) o (id) where o.id is not null order by 1
+  loop
+    perform from public.organizations o where o.id = org for no key update;
+    update public.organizations o
+    set subscription_tier = now_has.tier, subscription_status = now_has.status
+    from (
+      -- No row left: nothing was ever bought, or all of it is forgotten.
+      select coalesce(max(case when s.is_live then s.tier end), 'FREE') as tier,
+        coalesce(max(s.status), 'INACTIVE') as status
+      from (
+        select s.tier, s.status, s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') as is_live
+        from public.subscriptions s where s.organization_id = org
+        order by is_live desc, s.created_at desc, s.id desc limit 1
+      ) s
+    ) now_has
+    where o.id = org
+      and (o.subscription_tier, o.subscription_status) is distinct from (now_has.tier, now_has.status);
+  end loop;
+  return null;
+end $$;
+comment on function private.follow_subscription() is
+  'An organisation has the tier of its live subscription; without one it is FREE and shows how the latest ended.';
+create trigger follow_subscription
+  after insert or delete or update of organization_id, status, tier on public.subscriptions
+  for each row execute function private.follow_subscription();
+
+create function private.current_tier() returns "SubscriptionTier"
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select o.subscription_tier from public.organizations o where o.id = private.current_user_org());
+end $$;
+comment on function private.current_tier() is 'Tier of the organisation the request acts in; null without one.';
+
+create function private.plan_limit(organization_id uuid, what text) returns bigint
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  limits jsonb;
+begin
+  -- The plan of the cycle that is paid for; the one on sale before its predecessors.
+  select p.limits into limits
+  from public.organizations o
+  join public.plans p on p.tier = o.subscription_tier
+  left join public.subscriptions s
+    on s.organization_id = o.id and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
+  where o.id = plan_limit.organization_id
+  order by p.billing_cycle = coalesce(s.billing_cycle, 'MONTHLY') desc, p.is_active desc, p.created_at desc, p.id
+  limit 1;
+  if limits is null then
+    return 0;
+  end if;
+  if not limits ? what or what is null then
+    raise exception 'There is no such limit' using errcode = '22023', detail = format('Found %L.', what),
+      hint = format('Limits are: %s.', (select string_agg(k, ', ' order by k) from jsonb_object_keys(limits) k));
+  end if;
+  return (limits ->> what)::bigint;
+end $$;
+comment on function private.plan_limit(uuid, text) is
+  'What the plan of an organisation allows: null is unlimited, 0 nothing (also without organisation or plan).';
+
+grant execute on function private.current_tier(), private.plan_limit(uuid, text), private.are_plan_limits(jsonb)
+  to authenticated, service_role;
+
+-- Onboarding ----------------------------------------------------------------------------------------------------------
+
+create table public.onboarding_sessions (
+  id uuid primary key default gen_random_uuid(),
+  token_hash text not null unique constraint "token_hash is a SHA-256 in hex" check (token_hash ~ '^[0-9a-f]{64}$'),
+  current_step integer not null default 1,
+  total_steps integer not null default 4 constraint "total_steps is 4" check (total_steps = 4),
+  org_name text constraint "organization name is 2 to 100 characters" check (length(org_name) between 2 and 100),
+  org_website text constraint "website is an http(s) address of at most 500 characters"
+    check (org_website ~* '^https?://[^[:space:]]+$' and length(org_website) <= 500),
+  org_description text
+    constraint "description is at most 500 characters" check (length(org_description) <= 500),
+  selected_tier "SubscriptionTier"
+    constraint "ENTERPRISE is by agreement, not by onboarding" check (selected_tier <> 'ENTERPRISE'),
+  billing_cycle "BillingCycle",
+  stripe_customer_id text,
+  stripe_subscription_id text unique,
+  stripe_payment_intent_id text unique,
+  payment_attempt integer not null default 0
+    constraint "payment_attempt is not negative" check (payment_attempt >= 0),
+  payment_status "PaymentStatus" not null default 'PENDING',
+  is_completed boolean not null default false,
+  completed_at timestamptz,
+  expires_at timestamptz not null default now() + interval '24 hours',
+  user_id uuid references public.users (id) on delete set null,
+  organization_id uuid unique references public.organizations (id) on delete set null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "current_step is between 1 and total_steps" check (current_step between 1 and total_steps),
+  constraint "step 2 and later need the organization name" check (current_step < 2 or org_name is not null),
+  constraint "step 3 and later need a tier and a billing cycle"
+    check (current_step < 3 or (selected_tier is not null and billing_cycle is not null)),
+  constraint "step 3 is the payment, and FREE has none" check (current_step <> 3 or selected_tier <> 'FREE'),
+  constraint "step 4 needs a payment that succeeded, unless the plan is FREE"
+    check (current_step < 4 or selected_tier = 'FREE' or payment_status = 'SUCCEEDED'),
+  constraint "a completed session is at its last step" check (not is_completed or current_step = total_steps),
+  constraint "completed_at is set exactly when is_completed" check (is_completed = (completed_at is not null)),
+  constraint "a session lasts 24 hours" check (expires_at <= created_at + interval '24 hours')
+);
+comment on table public.onboarding_sessions is
+  'A new customer on the way from a name to a paid organisation. Reached by its token, or by the user it belongs to.';
+comment on column public.onboarding_sessions.token_hash is 'SHA-256 (hex) of the token that was handed out once.';
+comment on column public.onboarding_sessions.current_step is
+  'The step to be done next: 1 organisation, 2 plan, 3 payment, 4 completion.';
+comment on column public.onboarding_sessions.payment_attempt is
+  'Counts payments that were started; part of the idempotency keys sent to Stripe.';
+comment on column public.onboarding_sessions.payment_status is 'Written only on Stripe''s word (webhook or retrieval).';
+comment on column public.onboarding_sessions.user_id is 'Null until somebody takes it, at the latest on completion.';
+comment on column public.onboarding_sessions.organization_id is 'The organisation it made; no two made the same.';
+create index onboarding_sessions_user_idx on public.onboarding_sessions (user_id, created_at desc);
+create index onboarding_sessions_payment_status_idx on public.onboarding_sessions (payment_status);
+create index onboarding_sessions_expires_at_idx on public.onboarding_sessions (expires_at) where not is_completed;
+create index onboarding_sessions_customer_idx on public.onboarding_sessions (stripe_customer_id);
+create trigger touch before update on public.onboarding_sessions
+  for each row execute function private.touch_updated_at();
+
+create table private.onboarding_steps (
+  from_step integer not null,
+  to_step integer not null,
+  meaning text not null,
+  primary key (from_step, to_step)
+);
+comment on table private.onboarding_steps is 'Every move an onboarding session may make between its steps.';
+insert into private.onboarding_steps (from_step, to_step, meaning) values
+  (1, 2, 'organisation named'),
+  (2, 3, 'paid plan chosen'),
+  (2, 4, 'FREE chosen, nothing to pay'),
+  (3, 4, 'payment succeeded'),
+  (2, 1, 'back to the organisation'),
+  (3, 1, 'back to the organisation'),
+  (3, 2, 'back to the plan'),
+  (4, 1, 'back to the organisation (FREE only: what is paid stays)'),
+  (4, 2, 'back to the plan (FREE only: what is paid stays)');
+
+create table private.payment_moves (
+  from_status "PaymentStatus" not null,
+  to_status "PaymentStatus" not null,
+  needs_new_attempt boolean not null default false,
+  primary key (from_status, to_status)
+);
+comment on table private.payment_moves is
+  'Every move the payment of an onboarding session may make; SUCCEEDED and CANCELLED have none.';
+comment on column private.payment_moves.needs_new_attempt is 'Only together with a higher payment_attempt.';
+insert into private.payment_moves (from_status, to_status, needs_new_attempt) values
+  ('PENDING', 'PROCESSING', false),
+  ('PENDING', 'REQUIRES_ACTION', false),
+  ('PENDING', 'SUCCEEDED', false),
+  ('PENDING', 'FAILED', false),
+  ('PENDING', 'CANCELLED', false),
+  ('REQUIRES_ACTION', 'PROCESSING', false),
+  ('REQUIRES_ACTION', 'SUCCEEDED', false),
+  ('REQUIRES_ACTION', 'FAILED', false),
+  ('REQUIRES_ACTION', 'CANCELLED', false),
+  ('REQUIRES_ACTION', 'PENDING', true),
+  ('PROCESSING', 'REQUIRES_ACTION', false),
+  ('PROCESSING', 'SUCCEEDED', false),
+  ('PROCESSING', 'FAILED', false),
+  ('PROCESSING', 'CANCELLED', false),
+  ('FAILED', 'PROCESSING', false),
+  ('FAILED', 'REQUIRES_ACTION', false),
+  ('FAILED', 'SUCCEEDED', false),
+  ('FAILED', 'CANCELLED', false),
+  ('FAILED', 'PENDING', true);
+
+-- Binds everybody, the service role too. Only a deleted user or organisation is always let go of (the keys set null),
+-- and what Stripe says about a payment is written down at any time: money that came too late must not be overlooked.
+create function private.guard_onboarding() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  paid boolean := new.payment_status = 'SUCCEEDED';
+  -- What the customer decides.
+  decided boolean := (new.org_name, new.org_website, new.org_description, new.selected_tier, new.billing_cycle)
+    is distinct from (old.org_name, old.org_website, old.org_description, old.selected_tier, old.billing_cycle);
+begin
+  if (new.id, new.token_hash, new.created_at) is distinct from (old.id, old.token_hash, old.created_at) then
+    raise exception 'The token of an onboarding session cannot be changed' using
+      errcode = 'PT422', hint = 'Start a new session.';
+  end if;
+  if new.user_id <> old.user_id then
+    raise exception 'This onboarding session belongs to somebody else' using errcode = '42501';
+  end if;
+  if old.is_completed and (
+    decided or new.user_id is distinct from old.user_id and new.user_id is not null
+    or new.organization_id is distinct from old.organization_id and new.organization_id is not null
+    or (new.current_step, new.is_completed, new.completed_at, new.payment_status, new.payment_attempt)
+      is distinct from (old.current_step, old.is_completed, old.completed_at, old.payment_status, old.payment_attempt)
+  ) then
+    raise exception 'This onboarding session is completed' using
+      errcode = 'PT409', hint = 'Change the organisation or its subscription itself.';
+  end if;
+  if old.expires_at <= now() and not paid and (
+    decided or new.current_step <> old.current_step or new.is_completed or new.payment_attempt <> old.payment_attempt
+    or new.user_id is distinct from old.user_id and new.user_id is not null
+  ) then
+    raise exception 'This onboarding session has expired' using
+      errcode = 'PT410', detail = format('It ended at %s.', old.expires_at),
+      hint = 'Start a new one.';
+  end if;
+  if new.expires_at > old.expires_at then
+    raise exception 'An onboarding session cannot be prolonged' using errcode = 'PT422', hint = 'Start a new one.';
+  end if;
+  if new.current_step <> old.current_step then
+    if not exists (
+      select from private.onboarding_steps s where s.from_step = old.current_step and s.to_step = new.current_step
+    ) then
+      raise exception 'An onboarding session cannot go from step % to step %', old.current_step, new.current_step using
+        errcode = 'PT409', hint = (
+          select format('From step %s it can go to: %s.', old.current_step,
+            string_agg(s.to_step::text, ', ' order by s.to_step))
+          from private.onboarding_steps s where s.from_step = old.current_step
+        );
+    end if;
+    if new.current_step < old.current_step and new.payment_status in ('PROCESSING', 'SUCCEEDED') then
+      raise exception 'An onboarding session cannot go back while its payment is under way or done' using
+        errcode = 'PT409', detail = format('The payment is %s.', new.payment_status),
+        hint = 'Wait for the payment to end, or finish and change the plan afterwards.';
+    end if;
+  end if;
+  if (new.selected_tier, new.billing_cycle) is distinct from (old.selected_tier, old.billing_cycle) and (
+    old.payment_status = 'SUCCEEDED' or new.stripe_subscription_id = old.stripe_subscription_id
+  ) then
+    raise exception 'The plan cannot change under a payment that was started for another' using
+      errcode = 'PT409', detail = format('The payment is %s.', old.payment_status),
+      hint = 'Cancel the started payment and let go of it in the same change; what is paid is changed afterwards.';
+  end if;
+  if new.payment_attempt < old.payment_attempt then
+    raise exception 'payment_attempt only grows' using
+      errcode = 'PT422', detail = format('Found %s after %s.', new.payment_attempt, old.payment_attempt);
+  end if;
+  if new.payment_status <> old.payment_status and not exists (
+    select from private.payment_moves m
+    where m.from_status = old.payment_status and m.to_status = new.payment_status
+      and (not m.needs_new_attempt or new.payment_attempt > old.payment_attempt)
+  ) then
+    raise exception 'A payment cannot go from % to %', old.payment_status, new.payment_status using
+      errcode = 'PT409', hint = coalesce((
+        select format('From %s it can go to %s.', old.payment_status, string_agg(
+          m.to_status || case when m.needs_new_attempt then ' (with a higher payment_attempt)' else '' end, ', '
+          order by m.to_status
+        ))
+        from private.payment_moves m where m.from_status = old.payment_status having count(*) > 0
+      ), format('%s is final.', old.payment_status));
+  end if;
+  return new;
+end $$;
+comment on function private.guard_onboarding() is
+  'Steps and payments move only as their tables say; nothing is decided after expiry, completion or payment.';
+create trigger guard_onboarding before update on public.onboarding_sessions
+  for each row execute function private.guard_onboarding();
+
+-- What Stripe told us -------------------------------------------------------------------------------------------------
+
+create table public.stripe_events (
+  id text primary key constraint "id is that of a Stripe event" check (id ~ '^evt_[A-Za-z0-9_]{1,250}$'),
+  type text not null,
+  object_id text,
+  created timestamptz not null,
+  api_version text,
+  livemode boolean not null,
+  payload jsonb constraint "payload is an object" check (jsonb_typeof(payload) = 'object'),
+  status "StripeEventStatus" not null default 'RECEIVED',
+  attempts integer not null default 0 constraint "attempts is not negative" check (attempts >= 0),
+  error text,
+  applied_at timestamptz,
+  redacted_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "payload is there until redacted" check ((payload is null) = (redacted_at is not null)),
+  constraint "applied_at is set exactly when status is APPLIED" check ((status = 'APPLIED') = (applied_at is not null))
+);
+comment on table public.stripe_events is
+  'Inbox: every event Stripe delivered, once. The state of an object is the fold of its events, in whatever order.';
+comment on column public.stripe_events.created is 'When it happened at Stripe, in whole seconds.';
+comment on column public.stripe_events.created_at is 'When it was first delivered to us.';
+comment on column public.stripe_events.object_id is 'The object the event is about (data.object.id).';
+comment on column public.stripe_events.api_version is 'Decides the shape of the payload.';
+comment on column public.stripe_events.payload is 'The whole event; null once redacted, 90 days after delivery.';
+comment on column public.stripe_events.error is 'Why it is PARKED or QUARANTINED, or what went wrong last.';
+create index stripe_events_object_idx on public.stripe_events (object_id, created);
+create index stripe_events_created_idx on public.stripe_events (created);
+create index stripe_events_open_idx on public.stripe_events (status, created_at)
+  where status in ('RECEIVED', 'PARKED', 'QUARANTINED');
+create index stripe_events_to_redact_idx on public.stripe_events (created_at) where redacted_at is null;
+create trigger touch before update on public.stripe_events for each row execute function private.touch_updated_at();
+
+-- Policies ------------------------------------------------------------------------------------------------------------
+-- Nobody writes here through the API; the functions do, as service_role or through definer functions.
+
+alter table public.plans enable row level security;
+create policy "everyone signed in sees what is on sale and what they have" on public.plans for select to authenticated
+  using (is_active or tier = (select private.current_tier()) or (select private.is_admin()));
+grant select on public.plans to authenticated;
+grant all on public.plans to service_role;
+
+alter table public.subscriptions enable row level security;
+create policy "members see the subscription of their organisation" on public.subscriptions for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+grant select on public.subscriptions to authenticated;
+grant all on public.subscriptions to service_role;
+
+alter table public.onboarding_sessions enable row level security;
+create policy "people see the onboarding sessions that are theirs" on public.onboarding_sessions
+  for select to authenticated using (user_id = (select private.current_user_id()));
+grant select on public.onboarding_sessions to authenticated;
+grant all on public.onboarding_sessions to service_role;
+
+alter table public.stripe_events enable row level security;
+create policy "platform admins see what Stripe told us" on public.stripe_events for select to authenticated
+  using ((select private.is_admin()));
+grant select on public.stripe_events to authenticated;
+grant all on public.stripe_events to service_role;
