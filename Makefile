@@ -17,7 +17,7 @@ help:
 	@echo 'make clean    forget .venv, node_modules and local data'
 
 dev: install
-	@$(BIN)/strive dev
+	@$(BIN)/strive dev $(ARGS)
 
 test: install
 	@$(BIN)/pytest -n $${STRIVE_TEST_WORKERS:-2} $(ARGS)
@@ -35,15 +35,17 @@ install: .venv/installed node_modules/installed
 .venv/installed: requirements-dev.lock pyproject.toml
 	@echo '→ Python packages into .venv'
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Strive needs Python 3.11 or newer; {sys.executable} is {v.major}.{v.minor}. Choose another: make PYTHON=/path/to/python3.12 …")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo 'Python could not make .venv. On Debian and Ubuntu: apt install python3-venv'; rm -rf .venv; exit 1; }
-	@command -v uv >/dev/null || test -x $(BIN)/uv || { awk '/^[a-z]/ { uv = /^uv==/ } uv' requirements-dev.lock > .venv/uv.lock && $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock; }
+	@test -x $(BIN)/python || if command -v uv >/dev/null; then uv venv --quiet --python $(PYTHON) .venv; else $(PYTHON) -m venv .venv; fi || { \
+	  rm -rf .venv; echo 'Python could not make .venv (see above). On Debian and Ubuntu it needs: apt install python3-venv'; exit 1; }
+	@command -v uv >/dev/null || test -x $(BIN)/uv || { awk '/^[a-z]/ { uv = /^uv==/ } uv' requirements-dev.lock > .venv/uv.lock && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock; }
 	@VIRTUAL_ENV=.venv $(UV) pip sync --quiet --require-hashes requirements-dev.lock
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 node_modules/installed: package-lock.json .venv/installed
 	@echo '→ Postgres and the API into node_modules'
-	@$(NPM) ci --ignore-scripts --no-fund --no-audit --loglevel=error
+	@$(NPM) ci --ignore-scripts --no-fund --no-audit --no-update-notifier --loglevel=error
 	@touch $@
 
 # Universal (every platform and Python ≥ 3.11), hashed, and without a download address.

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -75,7 +76,11 @@ def _dev(stack: Stack, options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="strive", description="Strive on this machine: no Docker needed.")
     parser.add_argument(
-        "--workdir", type=Path, default=ROOT / ".strive", metavar="DIR", help="where its data lives (default .strive)"
+        "--workdir",
+        type=Path,
+        default=os.environ.get("STRIVE_WORKDIR") or ROOT / ".strive",
+        metavar="DIR",
+        help="where its data lives (default $STRIVE_WORKDIR, else .strive)",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -88,3 +88,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strive]:
         yield _known_to_clients(own.values())
     finally:
         own.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses a Postgres or a stack of its own is about the embedded one; what uses `stack` runs against any."""
+    for item in items:
+        if "stack" not in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.embedded)

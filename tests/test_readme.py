@@ -1,0 +1,125 @@
+"""Every command of the README does what the README says, typed as it stands there."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local import NODE, ROOT
+from local.stack import Stack
+from tests.local.test_stack import until
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+# What cannot run inside a test run, and what stands for it.
+MAKE = {"make dev", "make test", "make check"}
+
+
+def blocks(language: str) -> list[str]:
+    return [text.strip() for kind, text in BLOCKS if kind == language]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """`make dev`, on free ports and in a workdir of its own."""
+    stack = Stack(tmp_path_factory.mktemp("readme") / "work")
+    environment = os.environ | {"STRIVE_WORKDIR": str(stack.workdir), "ARGS": "--api-port 0 --db-port 0"}
+    process = subprocess.Popen(["make", "dev"], cwd=ROOT, env=environment, start_new_session=True)
+    try:
+        until(lambda: stack.running() or process.poll() is not None, "make dev is ready", 60)
+        assert process.poll() is None
+        yield stack
+    finally:
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal
+        process.wait(30)
+    assert not any(stack.processes().values())
+
+
+def run(words: list[str | Path], stack: Stack, text: str | None = None) -> str:
+    done = subprocess.run(
+        words,
+        input=text,
+        cwd=ROOT,
+        env=os.environ | stack.values() | {"STRIVE_WORKDIR": str(stack.workdir)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_block_is_known_to_these_tests() -> None:
+    kinds = {"make": 0, "docker": 0, "curl": 0, "strive": 0}
+    for text in blocks("sh"):
+        kind = (
+            "make" if text in MAKE
+            else "docker" if text.startswith("# needs Docker")
+            else "curl" if "curl" in text
+            else "strive"
+        )  # fmt: skip
+        kinds[kind] += 1
+    assert kinds == {"make": 3, "docker": 1, "curl": 1, "strive": 1}
+    assert {kind for kind, _ in BLOCKS} == {"sh", "python", "js"}
+
+
+def test_the_curl_walk_reads_ones_own_organisation_and_records_once(made: Stack) -> None:
+    (walk,) = [text for text in blocks("sh") if "curl" in text]
+    first = run(["bash", "-euo", "pipefail", "-c", walk], made)
+    assert '"Acme Realty"' in first
+    assert "Globex" not in first
+    assert '"feed_id"' in first
+    run(["bash", "-euo", "pipefail", "-c", walk], made)
+    with made.cluster.connect() as connection:
+        counted = connection.execute("select count(*) from public.activity_feeds where title = 'Read the README'")
+        assert counted.fetchone() == (1,)
+
+
+def test_the_python_example_prints_the_feed(made: Stack) -> None:
+    (example,) = blocks("python")
+    assert run([sys.executable, "-c", example], made).strip()
+
+
+def test_the_javascript_example_prints_the_members_and_their_names(made: Stack) -> None:
+    (example,) = blocks("js")
+    printed = run([NODE, "--input-type=module", "-"], made, example)
+    assert "Oscar Owner" in printed
+    assert "Olivia" not in printed
+
+
+def test_the_strive_commands_run_a_second_stack_beside_the_first(made: Stack) -> None:
+    (commands,) = [text for text in blocks("sh") if ".strive/second" in text]
+    try:
+        printed = run(["bash", "-euo", "pipefail", "-c", commands], made)
+    finally:
+        Stack(ROOT / ".strive/second").stop()
+        shutil.rmtree(ROOT / ".strive/second", ignore_errors=True)
+    assert '"API_URL"' in printed
+    assert "Stopped." in printed
+    assert made.running()
+
+
+def test_ci_reaches_these_tests_through_make_test() -> None:
+    assert "make check" in (ROOT / ".ci/run").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^check: .*\n\t@\$\(MAKE\) .*test$", makefile, re.MULTILINE)
+    assert re.search(r"^test: install\n\t@\$\(BIN\)/pytest", makefile, re.MULTILINE)
+
+
+def test_the_docker_lane_of_the_readme_is_what_ci_runs() -> None:
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    (lane,) = [text for text in blocks("sh") if text.startswith("# needs Docker")]
+    assert "node_modules/.bin/supabase start" in lane
+    assert "node_modules/.bin/supabase start" in workflow
+    assert "bash .github/beside-supabase.sh" in lane
+    assert "bash .github/beside-supabase.sh" in workflow
+    test = lane.splitlines()[-1]
+    assert f"run: {test}" in workflow
