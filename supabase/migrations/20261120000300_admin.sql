@@ -1,0 +1,806 @@
+-- Administration of the platform: what its admins did, how it does, which features are on for whom, and what everybody
+-- is told.
+
+-- Types ---------------------------------------------------------------------------------------------------------------
+
+create type "AdminAction" as enum (
+  'USER_CREATE', 'USER_UPDATE', 'USER_SUSPEND', 'USER_DELETE', 'USER_IMPERSONATE',
+  'ORG_CREATE', 'ORG_UPDATE', 'ORG_SUSPEND', 'ORG_DELETE',
+  'SUBSCRIPTION_CREATE', 'SUBSCRIPTION_UPDATE', 'SUBSCRIPTION_CANCEL',
+  'FEATURE_FLAG_UPDATE', 'SYSTEM_CONFIG_UPDATE', 'DATA_EXPORT', 'BULK_ACTION'
+);
+comment on type "AdminAction" is 'What a platform admin did.';
+create type "Environment" as enum ('DEVELOPMENT', 'STAGING', 'PRODUCTION');
+comment on type "Environment" is 'Where a feature flag holds.';
+create type "AlertLevel" as enum ('INFO', 'WARNING', 'ERROR', 'SUCCESS');
+comment on type "AlertLevel" is 'How a system alert is shown.';
+create type "AlertCategory" as enum ('SYSTEM', 'MAINTENANCE', 'FEATURE', 'SECURITY', 'BILLING', 'MARKETING');
+comment on type "AlertCategory" is 'What a system alert is about.';
+
+-- The audit log -------------------------------------------------------------------------------------------------------
+
+-- admin_id has no foreign key. When the admin's account goes, a key could delete the row, empty the column or refuse:
+-- the log would change, or the account could not go. So the bare id stays behind, as a pseudonym.
+create table public.admin_action_logs (
+  id uuid primary key default gen_random_uuid(),
+  action "AdminAction" not null,
+  description text not null,
+  target_type text not null,
+  target_id text not null,
+  metadata jsonb constraint "metadata is an object" check (jsonb_typeof(metadata) = 'object'),
+  ip_address text,
+  user_agent text,
+  success boolean not null default true,
+  error text,
+  created_at timestamptz not null default now(),
+  admin_id uuid not null,
+  acting_as_id uuid,
+  constraint "error is only there without success" check (not success or error is null)
+);
+comment on table public.admin_action_logs is 'Every administrative action, successful or not. Append-only for all.';
+comment on column public.admin_action_logs.target_type is 'Such as user, organization, subscription, feature_flag.';
+comment on column public.admin_action_logs.admin_id is
+  'Who did it; all zeros for the platform itself (jobs, the Supabase dashboard). Stays when the account is deleted.';
+comment on column public.admin_action_logs.acting_as_id is 'The user the admin was impersonating, if any.';
+create index admin_action_logs_admin_idx on public.admin_action_logs (admin_id, created_at desc);
+create index admin_action_logs_action_idx on public.admin_action_logs (action, created_at desc);
+create index admin_action_logs_target_idx on public.admin_action_logs (target_type, target_id, created_at desc);
+create index admin_action_logs_created_at_idx on public.admin_action_logs (created_at desc);
+
+create function private.keep_history() returns trigger language plpgsql set search_path = '' as $$
+begin
+  raise exception '% is append-only', tg_table_name using
+    errcode = '42501', detail = format('%s is refused to everyone.', tg_op),
+    hint = 'Write another entry that corrects the first.';
+end $$;
+comment on function private.keep_history() is 'Refuses every change of an append-only table.';
+create trigger keep_history before update or delete or truncate on public.admin_action_logs
+  for each statement execute function private.keep_history();
+-- Also where triggers are switched off for a replication session.
+alter table public.admin_action_logs enable always trigger keep_history;
+
+create function private.request_header(name text) returns text language sql stable set search_path = '' as $$
+  select left(nullif(trim(nullif(current_setting('request.headers', true), '')::json ->> name), ''), 500)
+$$;
+comment on function private.request_header(text) is 'A header of the request (name in lower case), or null.';
+
+create function private.append_admin_action(
+  action "AdminAction", description text, target_type text, target_id text,
+  metadata jsonb, success boolean, error text, admin_id uuid
+) returns uuid language sql security definer set search_path = '' as $$
+  insert into public.admin_action_logs (
+    action, description, target_type, target_id, metadata, success, error, admin_id, acting_as_id, ip_address,
+    user_agent
+  ) values (
+    action, description, target_type, target_id, metadata, success, error,
+    -- An impersonation token speaks as the user (sub) and names the admin behind it (act).
+    coalesce((auth.jwt() #>> '{act,sub}')::uuid, auth.uid(), admin_id, '00000000-0000-0000-0000-000000000000'),
+    case when auth.jwt() #>> '{act,sub}' is not null then auth.uid() end,
+    coalesce(
+      private.request_header('cf-connecting-ip'),
+      trim(split_part(private.request_header('x-forwarded-for'), ',', 1)),
+      private.request_header('x-real-ip')
+    ),
+    private.request_header('user-agent')
+  )
+  returning id
+$$;
+comment on function private.append_admin_action("AdminAction", text, text, text, jsonb, boolean, text, uuid) is
+  'Writes an entry for whoever the request comes from. Granted to nobody: for triggers and log_admin_action().';
+
+create function private.log_admin_action(
+  action "AdminAction", description text, target_type text, target_id text,
+  metadata jsonb default null, success boolean default true, error text default null, admin_id uuid default null
+) returns uuid language plpgsql security definer set search_path = '' as $$
+declare
+  actor uuid := coalesce((auth.jwt() #>> '{act,sub}')::uuid, auth.uid());
+begin
+  -- Without a user's token the caller is the server itself, which names the admin it works for.
+  if (actor is not null or auth.role() = 'anon') and not exists (
+    select from public.users u where u.id = actor and u.global_role in ('ADMIN', 'SUPER_ADMIN')
+  ) then
+    raise exception 'Only platform admins write to their log' using errcode = '42501';
+  end if;
+  return private.append_admin_action(action, description, target_type, target_id, metadata, success, error, admin_id);
+end $$;
+comment on function private.log_admin_action("AdminAction", text, text, text, jsonb, boolean, text, uuid) is
+  'Logs what the calling admin did or failed to do. admin_id counts only when the request carries no user.';
+grant execute on function private.log_admin_action("AdminAction", text, text, text, jsonb, boolean, text, uuid)
+  to authenticated, service_role;
+
+-- Arguments: the action, what the row is called, the column that names it.
+create function private.audit_change() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+  after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  changed text;
+begin
+  if tg_op = 'UPDATE' then
+    select string_agg(a.key, ', ' order by a.key) into changed from jsonb_each(after) a
+    where a.value is distinct from before -> a.key and a.key not in ('updated_at', 'version');
+    if changed is null then
+      return null;
+    end if;
+  end if;
+  perform private.append_admin_action(
+    tg_argv[0]::public."AdminAction",
+    format('%s %s %s', initcap(replace(tg_argv[1], '_', ' ')), coalesce(after, before) ->> tg_argv[2],
+      case tg_op when 'INSERT' then 'created' when 'DELETE' then 'deleted' else 'changed: ' || changed end),
+    tg_argv[1], coalesce(after, before) ->> 'id',
+    jsonb_build_object('before', before, 'after', after), true, null, null
+  );
+  return null;
+end $$;
+comment on function private.audit_change() is 'Logs a changed row with what it was before and after.';
+
+-- Platform metrics ----------------------------------------------------------------------------------------------------
+
+create table public.platform_metrics (
+  id uuid primary key default gen_random_uuid(),
+  date date not null unique default (now() at time zone 'UTC')::date,
+  total_users integer not null default 0,
+  active_users integer not null default 0,
+  new_users integer not null default 0,
+  total_orgs integer not null default 0,
+  active_orgs integer not null default 0,
+  new_orgs integer not null default 0,
+  mrr_cents bigint not null default 0,
+  arr_cents bigint not null default 0,
+  churn_rate double precision not null default 0,
+  free_count integer not null default 0,
+  starter_count integer not null default 0,
+  growth_count integer not null default 0,
+  elite_count integer not null default 0,
+  enterprise_count integer not null default 0,
+  total_storage bigint not null default 0,
+  api_calls integer not null default 0,
+  created_at timestamptz not null default now(),
+  constraint "metrics are not negative" check (
+    least(total_users, active_users, new_users, total_orgs, active_orgs, new_orgs, mrr_cents, arr_cents, churn_rate,
+      free_count, starter_count, growth_count, elite_count, enterprise_count, total_storage, api_calls) >= 0
+  )
+);
+comment on table public.platform_metrics is 'How the platform does, one row per UTC day.';
+comment on column public.platform_metrics.active_users is 'Signed in within the last 30 days.';
+comment on column public.platform_metrics.mrr_cents is 'Live paid subscriptions, yearly ones divided by 12.';
+comment on column public.platform_metrics.churn_rate is
+  'Cancelled in the last 30 days per live at their start: 0.05 is 5 %.';
+comment on column public.platform_metrics.total_storage is 'Bytes.';
+comment on column public.platform_metrics.api_calls is 'Of this day.';
+
+-- Feature flags: what may be written ----------------------------------------------------------------------------------
+-- A flag that cannot be evaluated is refused here, whoever writes it. Each function answers null, or what is wrong.
+
+create function private.is_regular_expression(pattern text) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+  -- What Postgres compiles and Python does not: ***, other options, looking back by no fixed width, other escapes.
+  if length(pattern) > 1000 or pattern ~ '^\*\*\*' or pattern ~ '\(\?(?!([imsx]+\))|[:=!]|<[=!])'
+    or pattern ~ '\(\?<[=!][^)]*[*+?{|]'
+    or regexp_replace(pattern, '\\\\', '', 'g') ~ '\\(?![AbBdDsSwWZafnrtvxu])[A-Za-z]' then
+    return false;
+  end if;
+  perform '' ~ pattern;
+  return true;
+exception when invalid_regular_expression then
+  return false;
+end $$;
+comment on function private.is_regular_expression(text) is
+  'Whether a pattern is one for Python, judged by what Postgres and Python have in common.';
+
+create function private.condition_value_error(value jsonb, place text, depth integer) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+  operator text;
+  operand jsonb;
+  kind text;
+  expected text;
+  deeper text;
+begin
+  if depth > 20 then
+    return format('%s is nested deeper than 20 levels', place);
+  end if;
+  if jsonb_typeof(value) <> 'object'
+    or not exists (select from jsonb_object_keys(value) k where starts_with(k, '$')) then
+    -- A plain value is compared as a whole, so an operator further in would never be seen.
+    if value::text ~ '"\$[A-Za-z]+":' then
+      return format('%s holds operators inside a plain value; write the path to it as one name, such as "a.b"', place);
+    end if;
+    return null;
+  end if;
+  for operator, operand in select * from jsonb_each(value) loop
+    kind := jsonb_typeof(operand);
+    deeper := null;
+    expected := case
+      when operator in ('$eq', '$ne') then null
+      when operator in ('$gt', '$gte', '$lt', '$lte') then
+        case when kind not in ('number', 'string') then 'a number or a string' end
+      when operator in ('$veq', '$vne', '$vgt', '$vgte', '$vlt', '$vlte') then
+        case when kind not in ('number', 'string') then 'a version such as "1.2.3"' end
+      when operator in ('$in', '$nin', '$ini', '$nini', '$all', '$alli') then
+        case when kind <> 'array' then 'a list' end
+      when operator = '$exists' then
+        case when kind <> 'boolean' then 'true or false' end
+      when operator = '$type' then
+        case when operand #>> '{}' in ('string', 'number', 'boolean', 'array', 'object', 'null', 'undefined')
+          is not true then 'string, number, boolean, array, object, null or undefined' end
+      when operator in ('$regex', '$regexi', '$notRegex', '$notRegexi') then
+        case when kind <> 'string' or not private.is_regular_expression(operand #>> '{}')
+          then 'a regular expression of at most 1000 characters' end
+      when operator = '$size' then
+        case when kind not in ('number', 'object') then 'a number or operators' end
+      when operator = '$elemMatch' then
+        case when kind <> 'object' then 'a condition or operators' end
+      when operator = '$not' then null
+      when starts_with(operator, '$') then 'one of $eq, $ne, $gt, $gte, $lt, $lte, $veq, $vne, $vgt, $vgte, $vlt,'
+        ' $vlte, $in, $nin, $ini, $nini, $all, $alli, $exists, $type, $regex, $regexi, $notRegex, $notRegexi, $size,'
+        ' $elemMatch, $not'
+      else 'only operators beside an operator'
+    end;
+    if expected is not null then
+      return format('%s.%s: found %s, expected %s', place, operator, left(operand::text, 100), expected);
+    end if;
+    if operator = '$not' or (operator = '$size' and kind = 'object')
+      or (operator = '$elemMatch' and exists (select from jsonb_object_keys(operand) k where starts_with(k, '$'))) then
+      deeper := private.condition_value_error(operand, place || '.' || operator, depth + 1);
+    elsif operator = '$elemMatch' then
+      deeper := private.condition_error(operand, place || '.' || operator, depth + 1);
+    end if;
+    if deeper is not null then
+      return deeper;
+    end if;
+  end loop;
+  return null;
+end $$;
+comment on function private.condition_value_error(jsonb, text, integer) is
+  'What is wrong with what a condition asks of one attribute, or null.';
+
+create function private.condition_error(condition jsonb, place text default 'conditions', depth integer default 1)
+returns text language plpgsql immutable set search_path = '' as $$
+declare
+  key text;
+  value jsonb;
+  wrong text;
+begin
+  if depth > 20 then
+    return format('%s is nested deeper than 20 levels', place);
+  elsif jsonb_typeof(condition) <> 'object' then
+    return format('%s: found %s, expected an object', place, left(condition::text, 100));
+  end if;
+  for key, value in select * from jsonb_each(condition) loop
+    if key in ('$or', '$and', '$nor') then
+      if jsonb_typeof(value) <> 'array' then
+        return format('%s.%s: found %s, expected a list of conditions', place, key, left(value::text, 100));
+      end if;
+      select e.wrong into wrong from (
+        select private.condition_error(i.item, format('%s.%s[%s]', place, key, i.n - 1), depth + 1) as wrong
+        from jsonb_array_elements(value) with ordinality i (item, n)
+      ) e where e.wrong is not null limit 1;
+    elsif key = '$not' then
+      wrong := private.condition_error(value, place || '.$not', depth + 1);
+    elsif starts_with(key, '$') or key = '' then
+      wrong := format('%s: found %s, expected an attribute, $or, $and, $nor or $not', place, to_jsonb(key));
+    else
+      wrong := private.condition_value_error(value, place || '.' || key, depth + 1);
+    end if;
+    if wrong is not null then
+      return wrong;
+    end if;
+  end loop;
+  return null;
+end $$;
+comment on function private.condition_error(jsonb, text, integer) is
+  'What is wrong with a condition in GrowthBook''s syntax and where, or null.';
+
+create function private.variants_error(variants jsonb) returns text language sql immutable set search_path = '' as $$
+  select case
+    when jsonb_typeof(variants) <> 'array' then 'variants: expected a list'
+    when jsonb_array_length(variants) not between 2 and 20 then
+      format('variants: found %s, expected 2 to 20', jsonb_array_length(variants))
+    else (
+      select case
+        when bool_or(case when jsonb_typeof(v) = 'object' then
+            not v ?& array['name', 'weight'] or v - array['name', 'weight', 'value'] <> '{}' else true end)
+          then 'variants: expected objects with name, weight and, if wanted, value'
+        when bool_or(jsonb_typeof(v -> 'name') <> 'string' or v ->> 'name' !~ '^[A-Za-z0-9._-]{1,100}$')
+          then 'variants: expected names of 1 to 100 letters, digits, dots, hyphens and underscores'
+        when count(distinct v ->> 'name') < count(*) then 'variants: expected every name once'
+        when bool_or(case when jsonb_typeof(v -> 'weight') = 'number'
+          then (v ->> 'weight')::numeric not between 0 and 1000000 else true end)
+          then 'variants: expected weights from 0 to 1000000'
+        when not bool_or(case when jsonb_typeof(v -> 'weight') = 'number' then (v ->> 'weight')::numeric > 0 end)
+          then 'variants: expected at least one weight above 0'
+        when count(distinct coalesce(jsonb_typeof(v -> 'value'), '')) > 1
+          then 'variants: expected a value of the same type for every variant, or for none'
+      end
+      from jsonb_array_elements(variants) v
+    )
+  end
+$$;
+comment on function private.variants_error(jsonb) is 'What is wrong with the variants of a flag, or null.';
+
+grant execute on function private.is_regular_expression(text), private.condition_value_error(jsonb, text, integer),
+  private.condition_error(jsonb, text, integer), private.variants_error(jsonb) to authenticated, service_role;
+
+-- Feature flags -------------------------------------------------------------------------------------------------------
+
+create table public.feature_flags (
+  id uuid primary key default gen_random_uuid(),
+  name text not null unique
+    constraint "name is 1 to 100 of a-z, 0-9, dot, underscore and hyphen" check (name ~ '^[a-z0-9._-]{1,100}$'),
+  description text,
+  is_enabled boolean not null default false,
+  rollout_percent double precision not null default 0
+    constraint "rollout_percent is between 0 and 100" check (rollout_percent between 0 and 100),
+  target_tiers "SubscriptionTier"[] not null default '{}'
+    constraint "target_tiers has no null" check (array_position(target_tiers, null) is null),
+  target_orgs uuid[] not null default '{}'
+    constraint "target_orgs has no null" check (array_position(target_orgs, null) is null),
+  target_users uuid[] not null default '{}'
+    constraint "target_users has no null" check (array_position(target_users, null) is null),
+  conditions jsonb,
+  environment "Environment" not null default 'PRODUCTION',
+  category text,
+  seed uuid not null default gen_random_uuid(),
+  bucket_by text not null default 'user'
+    constraint "bucket_by is user or org" check (bucket_by in ('user', 'org')),
+  variants jsonb,
+  starts_at timestamptz,
+  ends_at timestamptz,
+  prerequisites text[] constraint "prerequisites are at most 20 other flags"
+    check (cardinality(prerequisites) <= 20 and array_position(prerequisites, name) is null),
+  version bigint not null default 0,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  created_by uuid not null default auth.uid() references public.users (id) on delete cascade,
+  constraint "ends_at is after starts_at" check (ends_at > starts_at)
+);
+comment on table public.feature_flags is 'Which features are on, for whom. Only platform admins see the rules.';
+comment on column public.feature_flags.rollout_percent is 'Of those the other rules let through; sticky.';
+comment on column public.feature_flags.target_tiers is 'Empty: every tier. Else the other tiers are off.';
+comment on column public.feature_flags.target_orgs is 'Always on, whatever tier, conditions and percentage say.';
+comment on column public.feature_flags.target_users is 'Always on, whatever tier, conditions and percentage say.';
+comment on column public.feature_flags.conditions is 'GrowthBook''s condition syntax; null: everybody.';
+comment on column public.feature_flags.seed is 'What the percentage is hashed with, so that a rename moves nobody.';
+comment on column public.feature_flags.bucket_by is 'Whether users or whole organisations are drawn.';
+comment on column public.feature_flags.variants is
+  'List of {"name", "weight", "value"?} in a fixed order; weights are relative. Null: plain on or off.';
+comment on column public.feature_flags.prerequisites is 'Names of flags of the same environment that must be on.';
+comment on column public.feature_flags.version is 'Version of the environment at which this row last changed.';
+comment on column public.feature_flags.created_by is
+  'Deleting this account hands the flag to another admin; only without one does the flag go too.';
+create index feature_flags_is_enabled_idx on public.feature_flags (is_enabled);
+create index feature_flags_environment_idx on public.feature_flags (environment);
+create index feature_flags_created_by_idx on public.feature_flags (created_by);
+create trigger touch before update on public.feature_flags for each row execute function private.touch_updated_at();
+
+create table private.feature_flag_versions (
+  environment "Environment" primary key,
+  version bigint not null default 0,
+  changed_at timestamptz not null default now()
+);
+comment on table private.feature_flag_versions is 'Grows with every committed change of an environment''s flags.';
+insert into private.feature_flag_versions (environment)
+  select unnest(enum_range(null::"Environment"));
+
+-- Writers of flags stand in line from the start of the statement until they commit. So versions commit in the order
+-- they were given: whoever has seen version 7 has seen every change up to it. Locking before the first row also rules
+-- out deadlocks between writers, and circles of prerequisites closed by two of them at once.
+create function private.lock_feature_flags() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform from private.feature_flag_versions order by environment for update;
+  return null;
+end $$;
+comment on function private.lock_feature_flags() is 'One writer of feature flags at a time.';
+create trigger lock_feature_flags before insert or update or delete on public.feature_flags
+  for each statement execute function private.lock_feature_flags();
+
+create function private.guard_feature_flag() returns trigger language plpgsql set search_path = '' as $$
+declare
+  wrong text := coalesce(
+    case when length(new.conditions::text) > 65536 then 'conditions: expected at most 64 kB' end,
+    private.condition_error(new.conditions), private.variants_error(new.variants)
+  );
+  warning text;
+begin
+  if wrong is not null then
+    raise exception 'This feature flag could not be evaluated' using
+      errcode = 'PT400', detail = wrong, hint = 'Conditions follow GrowthBook''s syntax.';
+  end if;
+  if tg_op = 'UPDATE'
+    and cardinality(old.target_users) + cardinality(old.target_orgs) + cardinality(old.target_tiers) > 0
+    and cardinality(new.target_users) + cardinality(new.target_orgs) + cardinality(new.target_tiers) = 0 then
+    warning := format('%s targets nobody in particular any more: it is on for %s %% of everybody', new.name,
+      case when new.is_enabled then new.rollout_percent else 0 end);
+    raise warning '%', warning;
+    -- PostgREST sends this to the client as a response header.
+    perform set_config('response.headers', (
+      coalesce(nullif(current_setting('response.headers', true), '')::jsonb, '[]')
+      || jsonb_build_object('Warning', format('199 - "%s"', warning))
+    )::text, true);
+  end if;
+  return new;
+end $$;
+comment on function private.guard_feature_flag() is
+  'Refuses a flag that could not be evaluated; warns when its last target list is emptied.';
+create trigger guard_feature_flag before insert or update on public.feature_flags
+  for each row execute function private.guard_feature_flag();
+
+create function private.version_feature_flag() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  changed record;
+begin
+  if tg_op = 'UPDATE' and to_jsonb(new) - 'updated_at' = to_jsonb(old) - 'updated_at' then
+    return new;
+  end if;
+  for changed in
+    update private.feature_flag_versions v set version = v.version + 1, changed_at = clock_timestamp()
+    where v.environment in (
+      case when tg_op <> 'INSERT' then old.environment end, case when tg_op <> 'DELETE' then new.environment end
+    )
+    returning v.environment, v.version
+  loop
+    perform pg_notify('feature_flags', jsonb_build_object(
+      'environment', changed.environment, 'version', changed.version)::text);
+    if tg_op <> 'DELETE' and changed.environment = new.environment then
+      new.version := changed.version;
+    end if;
+  end loop;
+  return coalesce(new, old);
+end $$;
+comment on function private.version_feature_flag() is
+  'Counts a change of an environment''s flags in the transaction that makes it; tells who listens on feature_flags.';
+create trigger version_feature_flag before insert or update or delete on public.feature_flags
+  for each row execute function private.version_feature_flag();
+
+create function private.guard_prerequisites() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  found_names text;
+begin
+  if tg_op <> 'DELETE' then
+    select string_agg(p.name, ', ' order by p.name) into found_names from unnest(new.prerequisites) p (name)
+    where not exists (
+      select from public.feature_flags f where f.name = p.name and f.environment = new.environment
+    );
+    if found_names is not null then
+      raise exception 'A prerequisite of % does not exist', new.name using
+        errcode = 'PT422', detail = format('There is no flag %s in %s.', found_names, new.environment),
+        hint = 'Prerequisites are names of flags of the same environment.';
+    end if;
+    if exists (
+      with recursive needed (name) as (
+        select unnest(new.prerequisites)
+        union
+        select unnest(f.prerequisites) from needed n join public.feature_flags f on f.name = n.name
+      )
+      select from needed n where n.name = new.name
+    ) then
+      raise exception 'Feature flag % would be its own prerequisite', new.name using
+        errcode = 'PT422', detail = 'Its prerequisites lead back to it.', hint = 'Break the circle.';
+    end if;
+  end if;
+  if tg_op <> 'INSERT' and not exists (
+    select from public.feature_flags f where f.name = old.name and f.environment = old.environment
+  ) then
+    select string_agg(f.name, ', ' order by f.name) into found_names from public.feature_flags f
+    where f.environment = old.environment and old.name = any (f.prerequisites);
+    if found_names is not null then
+      raise exception 'Other flags need feature flag %', old.name using
+        errcode = 'PT409', detail = format('It is a prerequisite of %s.', found_names),
+        hint = 'Take it out of their prerequisites first.';
+    end if;
+  end if;
+  return null;
+end $$;
+comment on function private.guard_prerequisites() is 'Prerequisites exist, without a circle, and stay while needed.';
+create trigger guard_prerequisites after insert or delete or update of name, environment, prerequisites
+  on public.feature_flags for each row execute function private.guard_prerequisites();
+
+create trigger audit_change after insert or update or delete on public.feature_flags
+  for each row execute function private.audit_change('FEATURE_FLAG_UPDATE', 'feature_flag', 'name');
+
+-- System alerts -------------------------------------------------------------------------------------------------------
+
+create table public.system_alerts (
+  id uuid primary key default gen_random_uuid(),
+  title text not null constraint "title is 1 to 255 characters" check (length(title) between 1 and 255),
+  message text not null constraint "message is 1 to 5000 characters" check (length(message) between 1 and 5000),
+  level "AlertLevel" not null default 'INFO',
+  category "AlertCategory" not null,
+  is_global boolean not null default false,
+  target_roles "UserRole"[] not null default '{}'
+    constraint "target_roles has no null" check (array_position(target_roles, null) is null),
+  target_tiers "SubscriptionTier"[] not null default '{}'
+    constraint "target_tiers has no null" check (array_position(target_tiers, null) is null),
+  target_orgs uuid[] not null default '{}'
+    constraint "target_orgs has no null" check (array_position(target_orgs, null) is null),
+  target_users uuid[] not null default '{}'
+    constraint "target_users has no null" check (array_position(target_users, null) is null),
+  is_dismissible boolean not null default true,
+  auto_hide_after integer constraint "auto_hide_after is more than 0 seconds" check (auto_hide_after > 0),
+  starts_at timestamptz not null default now(),
+  ends_at timestamptz,
+  view_count integer not null default 0 constraint "view_count is not negative" check (view_count >= 0),
+  dismiss_count integer not null default 0 constraint "dismiss_count is not negative" check (dismiss_count >= 0),
+  is_active boolean not null default true,
+  is_archived boolean not null default false,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  created_by uuid not null default auth.uid() references public.users (id) on delete cascade,
+  constraint "ends_at is after starts_at" check (ends_at > starts_at)
+);
+comment on table public.system_alerts is 'What the platform tells its users, or some of them.';
+comment on column public.system_alerts.is_global is 'For everyone; otherwise for whom any of the target lists names.';
+comment on column public.system_alerts.auto_hide_after is 'Seconds after which a client hides it.';
+comment on column public.system_alerts.view_count is 'Users who saw it, rolled up from private.system_alert_tallies.';
+comment on column public.system_alerts.dismiss_count is 'Users who dismissed it, rolled up as view_count is.';
+create index system_alerts_is_active_idx on public.system_alerts (is_active);
+create index system_alerts_category_idx on public.system_alerts (category);
+create index system_alerts_time_idx on public.system_alerts (starts_at, ends_at);
+create index system_alerts_created_by_idx on public.system_alerts (created_by);
+-- The counters are left out: rolling them up is no change anybody made.
+create trigger touch before update of title, message, level, category, is_global, target_roles, target_tiers,
+  target_orgs, target_users, is_dismissible, auto_hide_after, starts_at, ends_at, is_active, is_archived, created_by
+  on public.system_alerts for each row execute function private.touch_updated_at();
+create trigger audit_change after insert or delete or update of title, message, level, category, is_global,
+  target_roles, target_tiers, target_orgs, target_users, is_dismissible, auto_hide_after, starts_at, ends_at, is_active,
+  is_archived, created_by
+  on public.system_alerts for each row
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'system_alert', 'title');
+
+create table public.system_alert_dismissals (
+  alert_id uuid not null references public.system_alerts (id) on delete cascade,
+  user_id uuid not null default auth.uid() references public.users (id) on delete cascade,
+  created_at timestamptz not null default now(),
+  primary key (alert_id, user_id)
+);
+comment on table public.system_alert_dismissals is 'Who dismissed which alert.';
+create index system_alert_dismissals_user_idx on public.system_alert_dismissals (user_id);
+
+create table public.system_alert_views (
+  alert_id uuid not null references public.system_alerts (id) on delete cascade,
+  user_id uuid not null default auth.uid() references public.users (id) on delete cascade,
+  created_at timestamptz not null default now(),
+  primary key (alert_id, user_id)
+);
+comment on table public.system_alert_views is 'Who saw which alert.';
+create index system_alert_views_user_idx on public.system_alert_views (user_id);
+
+create table private.system_alert_tallies (
+  id bigint generated always as identity primary key,
+  alert_id uuid not null,
+  views integer not null,
+  dismissals integer not null
+);
+comment on table private.system_alert_tallies is 'Views and dismissals not yet added to their alert.';
+create index system_alert_tallies_alert_idx on private.system_alert_tallies (alert_id);
+
+-- Counting appends. Whoever finds nobody rolling up an alert does so in passing; nobody waits for another, so what is
+-- appended meanwhile waits for the next view, dismissal or run of the job. A tally is deleted by the very statement
+-- that adds it: none is lost or counted twice.
+create function private.roll_up_alert_counts(only_alert uuid default null) returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  alert uuid;
+  rolled bigint := 0;
+  now_rolled bigint;
+begin
+  for alert in
+    select distinct t.alert_id from private.system_alert_tallies t
+    where only_alert is null or t.alert_id = only_alert order by 1
+  loop
+    continue when not pg_try_advisory_xact_lock(hashtextextended('system_alert_tallies:' || alert, 0));
+    with counted as (
+      delete from private.system_alert_tallies t where t.alert_id = alert returning t.views, t.dismissals
+    ), total as (
+      select count(*) as tallies, coalesce(sum(c.views), 0) as views, coalesce(sum(c.dismissals), 0) as dismissals
+      from counted c
+    ), added as (
+      update public.system_alerts a
+      set view_count = a.view_count + t.views, dismiss_count = a.dismiss_count + t.dismissals
+      from total t where a.id = alert and t.tallies > 0
+    )
+    select t.tallies into now_rolled from total t;
+    rolled := rolled + now_rolled;
+  end loop;
+  return rolled;
+end $$;
+comment on function private.roll_up_alert_counts(uuid) is
+  'Adds the tallies to the counters of their alerts; safe to run at once. Returns how many were added.';
+grant execute on function private.roll_up_alert_counts(uuid) to service_role;
+
+create function private.tally_alert() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into private.system_alert_tallies (alert_id, views, dismissals)
+  values (new.alert_id, (tg_argv[0] = 'view')::integer, (tg_argv[0] = 'dismissal')::integer);
+  perform private.roll_up_alert_counts(new.alert_id);
+  return null;
+end $$;
+comment on function private.tally_alert() is 'Counts a view or a dismissal.';
+create trigger tally_alert after insert on public.system_alert_dismissals
+  for each row execute function private.tally_alert('dismissal');
+create trigger tally_alert after insert on public.system_alert_views
+  for each row execute function private.tally_alert('view');
+
+create function private.current_global_role() returns "UserRole"
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select u.global_role from public.users u where u.id = private.current_user_id());
+end $$;
+comment on function private.current_global_role() is 'Role of the caller on the platform; null when nobody.';
+grant execute on function private.current_global_role() to authenticated, service_role;
+
+-- Flags and alerts go with the account that made them, and admins leave. A kill switch must not vanish like that.
+create function private.hand_over_platform() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  heir uuid := (
+    select u.id from public.users u
+    where u.global_role in ('ADMIN', 'SUPER_ADMIN') and u.is_active and u.id <> old.id
+    order by u.global_role = 'SUPER_ADMIN' desc, u.created_at, u.id limit 1
+  );
+begin
+  -- Asked first: an update stands in line for the flags even when it changes none.
+  if heir is not null and exists (select from public.feature_flags f where f.created_by = old.id) then
+    update public.feature_flags set created_by = heir where created_by = old.id;
+  end if;
+  if heir is not null then
+    update public.system_alerts set created_by = heir where created_by = old.id;
+  end if;
+  return old;
+end $$;
+comment on function private.hand_over_platform() is
+  'Before an account is deleted, its flags and alerts become those of the longest-standing admin.';
+create trigger hand_over_platform before delete on public.users
+  for each row execute function private.hand_over_platform();
+
+-- Policies ------------------------------------------------------------------------------------------------------------
+
+alter table public.admin_action_logs enable row level security;
+create policy "platform admins read the log" on public.admin_action_logs for select to authenticated
+  using ((select private.is_admin()));
+grant select on public.admin_action_logs to authenticated;
+-- Entries are written through private.log_admin_action(): nobody signs with another's name.
+grant select on public.admin_action_logs to service_role;
+
+alter table public.platform_metrics enable row level security;
+create policy "platform admins read the metrics" on public.platform_metrics for select to authenticated
+  using ((select private.is_admin()));
+grant select on public.platform_metrics to authenticated;
+grant all on public.platform_metrics to service_role;
+
+alter table public.feature_flags enable row level security;
+create policy "platform admins read flags" on public.feature_flags for select to authenticated
+  using ((select private.is_admin()));
+create policy "platform admins make flags" on public.feature_flags for insert to authenticated
+  with check ((select private.is_admin()));
+create policy "platform admins change flags" on public.feature_flags for update to authenticated
+  using ((select private.is_admin())) with check ((select private.is_admin()));
+create policy "platform admins delete flags" on public.feature_flags for delete to authenticated
+  using ((select private.is_admin()));
+grant select, delete on public.feature_flags to authenticated;
+grant
+  insert (name, description, is_enabled, rollout_percent, target_tiers, target_orgs, target_users, conditions,
+    environment, category, bucket_by, variants, starts_at, ends_at, prerequisites),
+  update (name, description, is_enabled, rollout_percent, target_tiers, target_orgs, target_users, conditions,
+    environment, category, bucket_by, variants, starts_at, ends_at, prerequisites)
+  on public.feature_flags to authenticated;
+-- No truncate: it would pass by the version and the log.
+grant select, insert, update, delete on public.feature_flags to service_role;
+
+-- What is known of the caller is asked once per statement. active_alerts() repeats the test, since admins see all here.
+alter table public.system_alerts enable row level security;
+create policy "people see the alerts meant for them, admins all" on public.system_alerts for select to authenticated
+  using (
+    (select private.is_admin())
+    or (
+      is_active and not is_archived and starts_at <= now() and (ends_at is null or ends_at > now())
+      and (
+        (is_global and (select private.current_user_id()) is not null)
+        or (select private.current_user_id()) = any (target_users)
+        or (select private.current_global_role()) = any (target_roles)
+        or (select private.current_tier()) = any (target_tiers)
+        or (select private.current_user_org()) = any (target_orgs)
+      )
+    )
+  );
+create policy "platform admins make alerts" on public.system_alerts for insert to authenticated
+  with check ((select private.is_admin()));
+create policy "platform admins change alerts" on public.system_alerts for update to authenticated
+  using ((select private.is_admin())) with check ((select private.is_admin()));
+create policy "platform admins delete alerts" on public.system_alerts for delete to authenticated
+  using ((select private.is_admin()));
+grant select, delete on public.system_alerts to authenticated;
+grant
+  insert (title, message, level, category, is_global, target_roles, target_tiers, target_orgs, target_users,
+    is_dismissible, auto_hide_after, starts_at, ends_at, is_active, is_archived),
+  update (title, message, level, category, is_global, target_roles, target_tiers, target_orgs, target_users,
+    is_dismissible, auto_hide_after, starts_at, ends_at, is_active, is_archived)
+  on public.system_alerts to authenticated;
+grant select, insert, update, delete on public.system_alerts to service_role;
+
+alter table public.system_alert_dismissals enable row level security;
+create policy "people see what they dismissed" on public.system_alert_dismissals for select to authenticated
+  using (user_id = (select private.current_user_id()));
+create policy "people dismiss what they see and may" on public.system_alert_dismissals for insert to authenticated
+  with check (
+    user_id = (select private.current_user_id())
+    and exists (select from public.system_alerts a where a.id = alert_id and a.is_dismissible)
+  );
+grant select, insert (alert_id) on public.system_alert_dismissals to authenticated;
+grant select, insert, update, delete on public.system_alert_dismissals to service_role;
+
+alter table public.system_alert_views enable row level security;
+create policy "people see what they saw" on public.system_alert_views for select to authenticated
+  using (user_id = (select private.current_user_id()));
+create policy "people mark what they see" on public.system_alert_views for insert to authenticated
+  with check (
+    user_id = (select private.current_user_id()) and exists (select from public.system_alerts a where a.id = alert_id)
+  );
+grant select, insert (alert_id) on public.system_alert_views to authenticated;
+grant select, insert, update, delete on public.system_alert_views to service_role;
+
+-- Operations ----------------------------------------------------------------------------------------------------------
+
+create function public.active_alerts() returns table (
+  id uuid, title text, message text, level "AlertLevel", category "AlertCategory", is_dismissible boolean,
+  auto_hide_after integer, starts_at timestamptz, ends_at timestamptz, created_at timestamptz, is_viewed boolean
+) language sql stable set search_path = '' as $$
+  select a.id, a.title, a.message, a.level, a.category, a.is_dismissible, a.auto_hide_after, a.starts_at, a.ends_at,
+    a.created_at, exists (
+      select from public.system_alert_views v
+      where v.alert_id = a.id and v.user_id = (select private.current_user_id())
+    )
+  from public.system_alerts a
+  where a.is_active and not a.is_archived and a.starts_at <= now() and (a.ends_at is null or a.ends_at > now())
+    and (
+      a.is_global
+      or (select private.current_user_id()) = any (a.target_users)
+      or (select private.current_global_role()) = any (a.target_roles)
+      or (select private.current_tier()) = any (a.target_tiers)
+      or (select private.current_user_org()) = any (a.target_orgs)
+    )
+    and not (a.is_dismissible and exists (
+      select from public.system_alert_dismissals d
+      where d.alert_id = a.id and d.user_id = (select private.current_user_id())
+    ))
+  order by a.starts_at desc, a.id
+$$;
+comment on function public.active_alerts() is
+  'The alerts the caller should see now, newest first, without those they dismissed.';
+
+create function public.dismiss_alert(alert_id uuid) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  dismissible boolean;
+begin
+  select a.is_dismissible into dismissible from public.system_alerts a where a.id = dismiss_alert.alert_id;
+  if dismissible is null then
+    raise exception 'There is no such alert for you' using errcode = 'PT404';
+  elsif not dismissible then
+    raise exception 'This alert cannot be dismissed' using
+      errcode = 'PT422', hint = 'It goes away when it ends.';
+  end if;
+  insert into public.system_alert_dismissals (alert_id) values (dismiss_alert.alert_id) on conflict do nothing;
+  return found;
+end $$;
+comment on function public.dismiss_alert(uuid) is 'Hides an alert from the caller for good; false when it already was.';
+
+create function public.mark_alert_viewed(alert_id uuid) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  if not exists (select from public.system_alerts a where a.id = mark_alert_viewed.alert_id) then
+    raise exception 'There is no such alert for you' using errcode = 'PT404';
+  end if;
+  insert into public.system_alert_views (alert_id) values (mark_alert_viewed.alert_id) on conflict do nothing;
+  return found;
+end $$;
+comment on function public.mark_alert_viewed(uuid) is 'Counts that the caller saw an alert; false when counted before.';
+
+grant execute on function public.active_alerts(), public.dismiss_alert(uuid), public.mark_alert_viewed(uuid)
+  to authenticated, service_role;
