@@ -1,0 +1,717 @@
+-- Workspace: customers, projects, tasks and appointments; content and attachments; notifications; the tenant's audit and
+-- usage; AI tools and conversations.
+
+-- Types ---------------------------------------------------------------------------------------------------------------
+
+create type "CustomerStatus" as enum ('LEAD', 'PROSPECT', 'ACTIVE', 'CHURNED');
+comment on type "CustomerStatus" is 'How far somebody is a customer.';
+create type "CustomerSource" as enum ('WEBSITE', 'REFERRAL', 'SOCIAL', 'EMAIL', 'OTHER');
+comment on type "CustomerSource" is 'Where a customer came from.';
+create type "ProjectStatus" as enum ('PLANNING', 'ACTIVE', 'ON_HOLD', 'COMPLETED', 'CANCELLED');
+comment on type "ProjectStatus" is 'State of a project.';
+create type "TaskStatus" as enum ('TODO', 'IN_PROGRESS', 'REVIEW', 'DONE', 'CANCELLED');
+comment on type "TaskStatus" is 'State of a task.';
+create type "Priority" as enum ('LOW', 'MEDIUM', 'HIGH', 'CRITICAL');
+comment on type "Priority" is 'Priority of a project or task.';
+create type "AppointmentStatus" as enum ('SCHEDULED', 'CONFIRMED', 'COMPLETED', 'CANCELLED', 'NO_SHOW');
+comment on type "AppointmentStatus" is 'State of an appointment.';
+create type "AppointmentType" as enum ('MEETING', 'CALL', 'SHOWING', 'OPEN_HOUSE', 'FOLLOW_UP', 'OTHER');
+comment on type "AppointmentType" is 'Kind of an appointment.';
+create type "NotificationType" as enum ('INFO', 'SUCCESS', 'WARNING', 'ERROR');
+comment on type "NotificationType" is 'Colour of a notification.';
+create type "ContentType" as enum ('PAGE', 'BLOG_POST', 'DOCUMENTATION', 'TEMPLATE');
+comment on type "ContentType" is 'Kind of content.';
+create type "ContentStatus" as enum ('DRAFT', 'PUBLISHED', 'ARCHIVED');
+comment on type "ContentStatus" is 'PUBLISHED content is readable by anyone.';
+create type "ResourceType" as enum ('AI_TOKENS', 'API_CALLS', 'STORAGE', 'SEATS');
+comment on type "ResourceType" is 'What usage is counted of.';
+
+-- Work ----------------------------------------------------------------------------------------------------------------
+-- Whoever is in charge refers to the membership: a stranger cannot be named, and who leaves is taken off.
+
+create table public.customers (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  name text not null constraint "name is 1 to 255 characters" check (length(name) between 1 and 255),
+  email text constraint "email has an @ between two parts, in at most 255 characters"
+    check (email ~ '^[^@[:space:]]+@[^@[:space:]]+$' and length(email) <= 255),
+  phone text constraint "phone is at most 50 characters" check (length(phone) <= 50),
+  company text constraint "company is at most 255 characters" check (length(company) <= 255),
+  status "CustomerStatus" not null default 'LEAD',
+  source "CustomerSource" not null default 'WEBSITE',
+  tags text[] not null default '{}',
+  custom_fields jsonb constraint "custom_fields is an object" check (jsonb_typeof(custom_fields) = 'object'),
+  assigned_to uuid,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  unique (organization_id, id),
+  foreign key (assigned_to, organization_id) references public.organization_members (user_id, organization_id)
+    on delete set null (assigned_to)
+);
+comment on table public.customers is 'The customers of an organisation.';
+create index customers_organization_idx on public.customers (organization_id, created_at desc);
+create index customers_assigned_to_idx on public.customers (assigned_to, organization_id, created_at desc);
+create index customers_email_idx on public.customers (organization_id, lower(email));
+
+create table public.projects (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  customer_id uuid,
+  name text not null constraint "name is 1 to 255 characters" check (length(name) between 1 and 255),
+  description text,
+  status "ProjectStatus" not null default 'PLANNING',
+  priority "Priority" not null default 'MEDIUM',
+  start_date timestamptz,
+  due_date timestamptz,
+  completion_date timestamptz,
+  budget numeric(12, 2) constraint "budget is not negative" check (budget >= 0),
+  progress_percentage integer not null default 0
+    constraint "progress_percentage is 0 to 100" check (progress_percentage between 0 and 100),
+  project_manager_id uuid,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  unique (organization_id, id),
+  foreign key (organization_id, customer_id) references public.customers (organization_id, id)
+    on delete set null (customer_id),
+  foreign key (project_manager_id, organization_id) references public.organization_members (user_id, organization_id)
+    on delete set null (project_manager_id),
+  constraint "due_date is not before start_date" check (due_date >= start_date),
+  constraint "completion_date is not before start_date" check (completion_date >= start_date)
+);
+comment on table public.projects is 'What an organisation does for its customers or itself.';
+comment on column public.projects.project_manager_id is 'Whoever created it unless given; null once that member has left.';
+comment on column public.projects.completion_date is 'Written when the status becomes COMPLETED, unless given.';
+create index projects_organization_idx on public.projects (organization_id, created_at desc);
+create index projects_customer_idx on public.projects (organization_id, customer_id);
+create index projects_manager_idx on public.projects (project_manager_id, organization_id, created_at desc);
+create index projects_active_idx on public.projects (organization_id, created_at desc) where status = 'ACTIVE';
+
+create table public.tasks (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  project_id uuid not null,
+  parent_task_id uuid,
+  title text not null constraint "title is 1 to 255 characters" check (length(title) between 1 and 255),
+  description text,
+  status "TaskStatus" not null default 'TODO',
+  priority "Priority" not null default 'MEDIUM',
+  assigned_to uuid,
+  created_by uuid references public.users (id) on delete set null,
+  due_date timestamptz,
+  estimated_hours numeric(8, 2) constraint "estimated_hours is not negative" check (estimated_hours >= 0),
+  actual_hours numeric(8, 2) constraint "actual_hours is not negative" check (actual_hours >= 0),
+  tags text[] not null default '{}',
+  position integer not null default 0,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  unique (organization_id, project_id, id),
+  foreign key (organization_id, project_id) references public.projects (organization_id, id) on delete cascade,
+  constraint "parent_task_id is a task of the same project" foreign key (organization_id, project_id, parent_task_id)
+    references public.tasks (organization_id, project_id, id) on delete cascade,
+  foreign key (assigned_to, organization_id) references public.organization_members (user_id, organization_id)
+    on delete set null (assigned_to),
+  constraint "a task is not its own parent" check (parent_task_id <> id)
+);
+comment on table public.tasks is 'Steps of a project, which may have steps of their own.';
+comment on column public.tasks.created_by is 'Null once the account is gone.';
+comment on column public.tasks.position is 'Place among its siblings, for drag and drop.';
+create index tasks_organization_idx on public.tasks (organization_id, created_at desc);
+create index tasks_project_idx on public.tasks (organization_id, project_id, position);
+create index tasks_parent_idx on public.tasks (organization_id, project_id, parent_task_id);
+create index tasks_assigned_to_idx on public.tasks (assigned_to, organization_id, created_at desc);
+create index tasks_created_by_idx on public.tasks (created_by);
+create index tasks_due_date_idx on public.tasks (organization_id, due_date) where status in ('TODO', 'IN_PROGRESS', 'REVIEW');
+-- A client's `status = …` is not leakproof, so it can only choose an index by proving its predicate.
+create index tasks_todo_idx on public.tasks (organization_id, created_at desc) where status = 'TODO';
+create index tasks_in_progress_idx on public.tasks (organization_id, created_at desc) where status = 'IN_PROGRESS';
+create index tasks_review_idx on public.tasks (organization_id, created_at desc) where status = 'REVIEW';
+
+create table public.appointments (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  title text not null constraint "title is 1 to 255 characters" check (length(title) between 1 and 255),
+  description text,
+  type "AppointmentType" not null default 'MEETING',
+  status "AppointmentStatus" not null default 'SCHEDULED',
+  start_time timestamptz not null,
+  end_time timestamptz not null,
+  location text constraint "location is at most 500 characters" check (length(location) <= 500),
+  meeting_url text constraint "meeting_url is an http(s) address of at most 500 characters"
+    check (meeting_url ~* '^https?://[^[:space:]]+$' and length(meeting_url) <= 500),
+  assigned_to uuid,
+  customer_id uuid,
+  lead_id uuid,
+  contact_id uuid,
+  deal_id uuid,
+  listing_id uuid,
+  reminders_sent jsonb,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  foreign key (assigned_to, organization_id) references public.organization_members (user_id, organization_id)
+    on delete set null (assigned_to),
+  foreign key (organization_id, customer_id) references public.customers (organization_id, id)
+    on delete set null (customer_id),
+  foreign key (organization_id, lead_id) references public.leads (organization_id, id) on delete set null (lead_id),
+  foreign key (organization_id, contact_id) references public.contacts (organization_id, id)
+    on delete set null (contact_id),
+  foreign key (organization_id, deal_id) references public.deals (organization_id, id) on delete set null (deal_id),
+  foreign key (organization_id, listing_id) references public.listings (organization_id, id)
+    on delete set null (listing_id),
+  constraint "end_time is after start_time" check (end_time > start_time)
+);
+comment on table public.appointments is 'The calendar of an organisation.';
+comment on column public.appointments.assigned_to is 'Whoever created it unless given; null once that member has left.';
+comment on column public.appointments.reminders_sent is 'Which reminders went out when; written by the server.';
+create index appointments_organization_idx on public.appointments (organization_id, created_at desc);
+create index appointments_start_time_idx on public.appointments (organization_id, start_time);
+create index appointments_assigned_to_idx on public.appointments (assigned_to, organization_id, start_time);
+create index appointments_customer_idx on public.appointments (organization_id, customer_id);
+create index appointments_lead_idx on public.appointments (organization_id, lead_id);
+create index appointments_contact_idx on public.appointments (organization_id, contact_id);
+create index appointments_deal_idx on public.appointments (organization_id, deal_id);
+create index appointments_listing_idx on public.appointments (organization_id, listing_id);
+
+-- Content and files ---------------------------------------------------------------------------------------------------
+
+create table public.content (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  title text not null constraint "title is 1 to 255 characters" check (length(title) between 1 and 255),
+  slug text not null constraint "slug is lower-case words joined by hyphens, in at most 255 characters"
+    check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' and length(slug) <= 255),
+  content_type "ContentType" not null default 'PAGE',
+  content text not null,
+  excerpt text constraint "excerpt is at most 500 characters" check (length(excerpt) <= 500),
+  status "ContentStatus" not null default 'DRAFT',
+  author_id uuid references public.users (id) on delete set null,
+  published_at timestamptz,
+  seo_meta jsonb constraint "seo_meta is an object" check (jsonb_typeof(seo_meta) = 'object'),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "slug is unique in the organization" unique (organization_id, slug),
+  constraint "published content has its published_at" check (status <> 'PUBLISHED' or published_at is not null)
+);
+comment on table public.content is 'Pages, posts and documents; anyone reads what is PUBLISHED.';
+comment on column public.content.author_id is 'Null once the account is gone.';
+comment on column public.content.published_at is 'When it was last published.';
+-- The list of everybody's published and one's own content, newest first: see agent_templates for the form.
+create index content_audience_idx on public.content
+  (created_at desc, (case when status = 'PUBLISHED' then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end));
+create index content_organization_idx on public.content (organization_id, created_at desc);
+create index content_author_idx on public.content (author_id);
+create index content_published_idx on public.content (created_at desc) where status = 'PUBLISHED';
+create index content_published_slug_idx on public.content (slug) where status = 'PUBLISHED';
+
+create table public.attachments (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  entity_type text not null
+    constraint "entity_type is lower-case words joined by underscores" check (entity_type ~ '^[a-z]+(_[a-z]+)*$'),
+  entity_id uuid not null,
+  file_name text not null constraint "file_name is 1 to 255 characters without slashes"
+    check (length(file_name) between 1 and 255 and file_name !~ '[/\\]'),
+  file_size bigint not null
+    constraint "file_size is at most 50 MB" check (file_size between 0 and 50 * 1024 * 1024),
+  mime_type text not null constraint "mime_type is a type and a subtype" check (mime_type ~ '^[^/[:space:]]+/[^/[:space:]]+$'),
+  file_path text not null unique,
+  uploaded_by_id uuid references public.users (id) on delete set null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "file_path is organization/entity_type/entity_id/file" check (
+    starts_with(file_path, organization_id || '/' || entity_type || '/' || entity_id || '/')
+    and file_path ~ '^[^/]+/[^/]+/[^/]+/[^/]+$'
+  )
+);
+comment on table public.attachments is 'Files in the bucket `attachments`, each at something of the organisation.';
+comment on column public.attachments.entity_type is 'Table of what it is attached to.';
+comment on column public.attachments.uploaded_by_id is 'Null once the account is gone.';
+create index attachments_organization_idx on public.attachments (organization_id, created_at desc);
+create index attachments_entity_idx on public.attachments (organization_id, entity_type, entity_id, created_at desc);
+create index attachments_uploaded_by_idx on public.attachments (uploaded_by_id);
+
+-- What the server writes ----------------------------------------------------------------------------------------------
+
+create table public.notifications (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  user_id uuid not null,
+  type "NotificationType" not null default 'INFO',
+  title text not null constraint "title is 1 to 100 characters" check (length(title) between 1 and 100),
+  message text not null constraint "message is 1 to 500 characters" check (length(message) between 1 and 500),
+  action_url text constraint "action_url is at most 500 characters" check (length(action_url) <= 500),
+  entity_type text constraint "entity_type is at most 50 characters" check (length(entity_type) <= 50),
+  entity_id uuid,
+  read boolean not null default false,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  foreign key (user_id, organization_id) references public.organization_members (user_id, organization_id)
+    on delete cascade
+);
+comment on table public.notifications is 'Messages to one member, created only by the server (private.notify()).';
+create index notifications_organization_idx on public.notifications (organization_id, created_at desc);
+create index notifications_user_idx on public.notifications (user_id, organization_id, created_at desc);
+create index notifications_unread_idx on public.notifications (user_id, organization_id, created_at desc) where not read;
+
+create table public.activity_logs (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  user_id uuid references public.users (id) on delete set null,
+  impersonated_by uuid,
+  action text not null constraint "action is 1 to 100 characters" check (length(action) between 1 and 100),
+  resource_type text not null
+    constraint "resource_type is 1 to 100 characters" check (length(resource_type) between 1 and 100),
+  resource_id uuid,
+  old_data jsonb,
+  new_data jsonb,
+  ip_address text,
+  user_agent text,
+  created_at timestamptz not null default now()
+);
+comment on table public.activity_logs is 'Who changed what in an organisation. Append-only for everyone.';
+comment on column public.activity_logs.user_id is 'Null: the server, or an account that is gone.';
+comment on column public.activity_logs.impersonated_by is 'The platform admin who acted as this user.';
+comment on column public.activity_logs.old_data is 'The row before; of an update only what changed.';
+comment on column public.activity_logs.new_data is 'The row after; of an update only what changed.';
+create index activity_logs_organization_idx on public.activity_logs (organization_id, created_at desc);
+create index activity_logs_resource_idx on public.activity_logs (organization_id, resource_type, resource_id, created_at desc);
+create index activity_logs_user_idx on public.activity_logs (user_id);
+
+create table public.usage_tracking (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  user_id uuid references public.users (id) on delete set null,
+  resource_type "ResourceType" not null,
+  resource_name text not null
+    constraint "resource_name is 1 to 100 characters" check (length(resource_name) between 1 and 100),
+  usage_amount bigint not null constraint "usage_amount is not negative" check (usage_amount >= 0),
+  billing_period text not null default to_char(now() at time zone 'UTC', 'YYYY-MM')
+    constraint "billing_period is a month like 2026-11" check (billing_period ~ '^[0-9]{4}-(0[1-9]|1[0-2])$'),
+  metadata jsonb constraint "metadata is an object" check (jsonb_typeof(metadata) = 'object'),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table public.usage_tracking is 'What an organisation used in a month (UTC), appended by the server.';
+create index usage_tracking_organization_idx on public.usage_tracking (organization_id, created_at desc);
+create index usage_tracking_period_idx on public.usage_tracking (organization_id, billing_period, resource_type);
+create index usage_tracking_user_idx on public.usage_tracking (user_id);
+
+-- AI ------------------------------------------------------------------------------------------------------------------
+
+create table public.ai_tools (
+  id uuid primary key default gen_random_uuid(),
+  name text not null unique constraint "name is 1 to 100 characters" check (length(name) between 1 and 100),
+  description text,
+  tool_type text not null constraint "tool_type is 1 to 50 characters" check (length(tool_type) between 1 and 50),
+  required_tier "SubscriptionTier" not null default 'FREE',
+  configuration jsonb constraint "configuration is an object" check (jsonb_typeof(configuration) = 'object'),
+  is_active boolean not null default true,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table public.ai_tools is 'The AI tools of the platform: everybody sees the active ones, platform admins write.';
+comment on column public.ai_tools.configuration is 'Readable by everybody who is signed in: never a secret.';
+comment on column public.ai_tools.required_tier is 'The smallest plan that may use it.';
+
+create table public.ai_conversations (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  user_id uuid not null references public.users (id) on delete cascade,
+  title text constraint "title is at most 255 characters" check (length(title) <= 255),
+  context_type text not null default 'general'
+    constraint "context_type is 1 to 50 characters" check (length(context_type) between 1 and 50),
+  context_id uuid,
+  ai_model text not null constraint "ai_model is 1 to 100 characters" check (length(ai_model) between 1 and 100),
+  conversation_data jsonb not null default '[]'
+    constraint "conversation_data is a list or an object" check (jsonb_typeof(conversation_data) in ('array', 'object')),
+  usage_tokens integer not null default 0 constraint "usage_tokens is not negative" check (usage_tokens >= 0),
+  is_archived boolean not null default false,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table public.ai_conversations is 'Talks of a member with a model; nobody else in the organisation reads them.';
+comment on column public.ai_conversations.usage_tokens is 'Counted by the server.';
+create index ai_conversations_organization_idx on public.ai_conversations (organization_id, created_at desc);
+create index ai_conversations_user_idx on public.ai_conversations (user_id, organization_id, created_at desc);
+
+-- Triggers ------------------------------------------------------------------------------------------------------------
+
+create trigger touch before update on public.customers for each row execute function private.touch_updated_at();
+create trigger touch before update on public.projects for each row execute function private.touch_updated_at();
+create trigger touch before update on public.tasks for each row execute function private.touch_updated_at();
+create trigger touch before update on public.appointments for each row execute function private.touch_updated_at();
+create trigger touch before update on public.content for each row execute function private.touch_updated_at();
+create trigger touch before update on public.attachments for each row execute function private.touch_updated_at();
+create trigger touch before update on public.notifications for each row execute function private.touch_updated_at();
+create trigger touch before update on public.usage_tracking for each row execute function private.touch_updated_at();
+create trigger touch before update on public.ai_tools for each row execute function private.touch_updated_at();
+create trigger touch before update on public.ai_conversations
+  for each row execute function private.touch_updated_at();
+
+create trigger stamp_author before insert on public.tasks
+  for each row execute function private.stamp_author('created_by');
+create trigger stamp_author before insert on public.content
+  for each row execute function private.stamp_author('author_id');
+create trigger stamp_author before insert on public.attachments
+  for each row execute function private.stamp_author('uploaded_by_id');
+create trigger stamp_author before insert on public.ai_conversations
+  for each row execute function private.stamp_author('user_id');
+
+create function private.complete_project() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if tg_op = 'INSERT' and new.project_manager_id is null and row_security_active(tg_relid) then
+    new.project_manager_id := (select auth.uid());
+  end if;
+  if new.status = 'COMPLETED' then
+    new.completion_date := coalesce(new.completion_date, greatest(now(), new.start_date));
+  elsif tg_op = 'UPDATE' and old.status = 'COMPLETED' then
+    new.completion_date := null;
+  end if;
+  return new;
+end $$;
+comment on function private.complete_project() is 'A project has a manager from the start, and its completion date while COMPLETED.';
+create trigger complete_project before insert or update of status on public.projects
+  for each row execute function private.complete_project();
+
+create function private.guard_task_parent() returns trigger language plpgsql set search_path = '' as $$
+declare
+  ancestor uuid := new.parent_task_id;
+begin
+  while ancestor is not null loop
+    if ancestor = new.id then
+      raise exception 'A task cannot be below itself' using
+        errcode = 'PT422', detail = format('Task %s is already below %s.', new.parent_task_id, new.id),
+        hint = 'Choose a parent outside of its own subtasks.';
+    end if;
+    select t.parent_task_id into ancestor from public.tasks t
+    where t.organization_id = new.organization_id and t.project_id = new.project_id and t.id = ancestor;
+  end loop;
+  return new;
+end $$;
+comment on function private.guard_task_parent() is 'Tasks are a tree.';
+create trigger guard_parent before update of parent_task_id on public.tasks
+  for each row when (new.parent_task_id is not null) execute function private.guard_task_parent();
+
+create function private.default_assignee() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if new.assigned_to is null and row_security_active(tg_relid) then
+    new.assigned_to := (select auth.uid());
+  end if;
+  return new;
+end $$;
+comment on function private.default_assignee() is 'An appointment is its creator''s unless given to somebody.';
+create trigger default_assignee before insert on public.appointments
+  for each row execute function private.default_assignee();
+
+create function private.record_appointment() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  who uuid := coalesce(auth.uid(), new.assigned_to);
+begin
+  if who is not null then
+    insert into public.activities
+      (organization_id, type, title, description, lead_id, contact_id, deal_id, listing_id, created_by_id)
+    values (
+      new.organization_id,
+      case new.type when 'OTHER' then 'NOTE' else new.type::text end::public."ActivityType",
+      left(case tg_op when 'INSERT' then 'Appointment: ' else 'Appointment ' || lower(new.status::text) || ': ' end || new.title, 255),
+      format('%s to %s (UTC)', to_char(new.start_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
+        to_char(new.end_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI')),
+      new.lead_id, new.contact_id, new.deal_id, new.listing_id, who
+    );
+  end if;
+  return null;
+end $$;
+comment on function private.record_appointment() is 'New appointments and changes of their status are activities.';
+create trigger record_appointment after insert on public.appointments
+  for each row execute function private.record_appointment();
+create trigger record_appointment_status after update of status on public.appointments
+  for each row when (old.status <> new.status) execute function private.record_appointment();
+
+create function private.publish_content() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if new.status = 'PUBLISHED' and (tg_op = 'INSERT' or old.status <> 'PUBLISHED') then
+    new.published_at := now();
+  end if;
+  return new;
+end $$;
+comment on function private.publish_content() is 'Stamps published_at.';
+create trigger publish before insert or update of status on public.content
+  for each row execute function private.publish_content();
+
+-- Of the headers only the last X-Forwarded-For address was written by our own edge; what stands before it is the client's word.
+create function private.audit() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  headers jsonb := nullif(current_setting('request.headers', true), '')::jsonb;
+  was jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+  now_is jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+  whose jsonb := coalesce(now_is, was);
+begin
+  if tg_op = 'UPDATE' then
+    select jsonb_object_agg(n.key, was -> n.key), jsonb_object_agg(n.key, n.value) into was, now_is
+    from jsonb_each(now_is) n where n.value is distinct from was -> n.key and n.key <> 'updated_at';
+    if now_is is null then
+      return null;
+    end if;
+  end if;
+  -- Rows that go with their organisation leave no trace: neither does it.
+  insert into public.activity_logs (
+    organization_id, user_id, impersonated_by, action, resource_type, resource_id, old_data, new_data, ip_address, user_agent
+  )
+  select o.id, (select u.id from public.users u where u.id = auth.uid()), (auth.jwt() #>> '{act,sub}')::uuid,
+    case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
+    tg_table_name, (whose ->> tg_argv[0])::uuid, was, now_is,
+    left(trim(regexp_replace(headers ->> 'x-forwarded-for', '^.*,', '')), 45), left(headers ->> 'user-agent', 500)
+  from public.organizations o where o.id = (whose ->> 'organization_id')::uuid;
+  return null;
+end $$;
+comment on function private.audit() is 'Writes what changed into activity_logs; its argument is the column that names the row.';
+create trigger audit after insert or update or delete on public.customers for each row execute function private.audit('id');
+create trigger audit after insert or update or delete on public.projects for each row execute function private.audit('id');
+create trigger audit after insert or update or delete on public.tasks for each row execute function private.audit('id');
+create trigger audit after insert or update or delete on public.appointments
+  for each row execute function private.audit('id');
+create trigger audit after insert or update or delete on public.content for each row execute function private.audit('id');
+create trigger audit after insert or update or delete on public.attachments for each row execute function private.audit('id');
+create trigger audit after insert or update or delete on public.organization_members
+  for each row execute function private.audit('user_id');
+
+-- A row goes only with its organisation, and forgets only an account that is gone.
+create function private.keep_activity_logs() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if tg_op = 'DELETE' and not exists (select from public.organizations o where o.id = old.organization_id) then
+    return old;
+  end if;
+  if tg_op = 'UPDATE' and to_jsonb(new) = jsonb_set(to_jsonb(old), '{user_id}', 'null')
+    and not exists (select from public.users u where u.id = old.user_id) then
+    return new;
+  end if;
+  raise exception 'The activity log is append-only' using errcode = '42501', detail = format('Tried to %s.', lower(tg_op));
+end $$;
+comment on function private.keep_activity_logs() is 'Refuses to change or remove what was logged, to everyone.';
+create trigger keep before update or delete on public.activity_logs
+  for each row execute function private.keep_activity_logs();
+create trigger keep_all before truncate on public.activity_logs
+  for each statement execute function private.keep_activity_logs();
+
+-- Policies ------------------------------------------------------------------------------------------------------------
+
+alter table public.customers enable row level security;
+create policy "members see customers" on public.customers for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+create policy "members add customers" on public.customers for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "members change customers" on public.customers for update to authenticated
+  using (organization_id = (select private.current_user_org('MEMBER')))
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "admins delete customers" on public.customers for delete to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+grant select, delete,
+  insert (organization_id, name, email, phone, company, status, source, tags, custom_fields, assigned_to),
+  update (name, email, phone, company, status, source, tags, custom_fields, assigned_to)
+  on public.customers to authenticated;
+grant all on public.customers to service_role;
+
+alter table public.projects enable row level security;
+create policy "members see projects" on public.projects for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+create policy "members add projects" on public.projects for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "members change projects" on public.projects for update to authenticated
+  using (organization_id = (select private.current_user_org('MEMBER')))
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "admins delete projects" on public.projects for delete to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+grant select, delete,
+  insert (organization_id, customer_id, name, description, status, priority, start_date, due_date, completion_date, budget,
+    progress_percentage, project_manager_id),
+  update (customer_id, name, description, status, priority, start_date, due_date, completion_date, budget,
+    progress_percentage, project_manager_id)
+  on public.projects to authenticated;
+grant all on public.projects to service_role;
+
+alter table public.tasks enable row level security;
+create policy "members see tasks" on public.tasks for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+create policy "members add tasks" on public.tasks for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "members change tasks" on public.tasks for update to authenticated
+  using (organization_id = (select private.current_user_org('MEMBER')))
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "admins delete tasks" on public.tasks for delete to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+grant select, delete,
+  insert (organization_id, project_id, parent_task_id, title, description, status, priority, assigned_to, due_date,
+    estimated_hours, actual_hours, tags, position),
+  update (project_id, parent_task_id, title, description, status, priority, assigned_to, due_date, estimated_hours,
+    actual_hours, tags, position)
+  on public.tasks to authenticated;
+grant all on public.tasks to service_role;
+
+alter table public.appointments enable row level security;
+create policy "members see appointments" on public.appointments for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+create policy "members make appointments" on public.appointments for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "members change appointments" on public.appointments for update to authenticated
+  using (organization_id = (select private.current_user_org('MEMBER')))
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "admins delete appointments" on public.appointments for delete to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+grant select, delete,
+  insert (organization_id, title, description, type, status, start_time, end_time, location, meeting_url, assigned_to,
+    customer_id, lead_id, contact_id, deal_id, listing_id),
+  update (title, description, type, status, start_time, end_time, location, meeting_url, assigned_to, customer_id, lead_id,
+    contact_id, deal_id, listing_id)
+  on public.appointments to authenticated;
+grant all on public.appointments to service_role;
+
+alter table public.content enable row level security;
+create policy "anyone reads published content" on public.content for select to anon using (status = 'PUBLISHED');
+create policy "everyone signed in sees published and their own content" on public.content for select to authenticated
+  using (
+    (case when status = 'PUBLISHED' then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end)
+      = any (array['00000000-0000-0000-0000-000000000000'::uuid, (select private.current_user_org())])
+  );
+create policy "members write content" on public.content for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "members change their content" on public.content for update to authenticated
+  using (organization_id = (select private.current_user_org('MEMBER')))
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "admins delete their content" on public.content for delete to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+grant select on public.content to anon;
+grant select, delete, insert (organization_id, title, slug, content_type, content, excerpt, status, seo_meta),
+  update (title, slug, content_type, content, excerpt, status, seo_meta) on public.content to authenticated;
+grant all on public.content to service_role;
+
+alter table public.attachments enable row level security;
+create policy "members see attachments" on public.attachments for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+create policy "members attach" on public.attachments for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "uploaders and admins delete attachments" on public.attachments for delete to authenticated
+  using (
+    organization_id = (select private.current_user_org('MEMBER'))
+    and (uploaded_by_id = (select auth.uid()) or organization_id = (select private.current_user_org('ADMIN')))
+  );
+grant select, delete,
+  insert (organization_id, entity_type, entity_id, file_name, file_size, mime_type, file_path)
+  on public.attachments to authenticated;
+grant all on public.attachments to service_role;
+
+alter table public.notifications enable row level security;
+create policy "people see their notifications" on public.notifications for select to authenticated
+  using (user_id = (select auth.uid()) and organization_id = (select private.current_user_org()));
+create policy "people mark their notifications" on public.notifications for update to authenticated
+  using (user_id = (select auth.uid()) and organization_id = (select private.current_user_org()))
+  with check (user_id = (select auth.uid()) and organization_id = (select private.current_user_org()));
+create policy "people delete their notifications" on public.notifications for delete to authenticated
+  using (user_id = (select auth.uid()) and organization_id = (select private.current_user_org()));
+grant select, delete, update (read) on public.notifications to authenticated;
+grant all on public.notifications to service_role;
+
+alter table public.activity_logs enable row level security;
+create policy "admins read the activity log" on public.activity_logs for select to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+grant select on public.activity_logs to authenticated;
+grant select, insert on public.activity_logs to service_role;
+
+alter table public.usage_tracking enable row level security;
+create policy "members see usage" on public.usage_tracking for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+grant select on public.usage_tracking to authenticated;
+grant all on public.usage_tracking to service_role;
+
+alter table public.ai_tools enable row level security;
+create policy "everyone sees active tools, platform admins all" on public.ai_tools for select to authenticated
+  using ((is_active and (select private.current_user_id()) is not null) or (select private.is_admin()));
+create policy "platform admins add tools" on public.ai_tools for insert to authenticated
+  with check ((select private.is_admin()));
+create policy "platform admins change tools" on public.ai_tools for update to authenticated
+  using ((select private.is_admin())) with check ((select private.is_admin()));
+create policy "platform admins delete tools" on public.ai_tools for delete to authenticated
+  using ((select private.is_admin()));
+grant select, delete, insert (name, description, tool_type, required_tier, configuration, is_active),
+  update (name, description, tool_type, required_tier, configuration, is_active) on public.ai_tools to authenticated;
+grant all on public.ai_tools to service_role;
+
+alter table public.ai_conversations enable row level security;
+create policy "people see their conversations" on public.ai_conversations for select to authenticated
+  using (user_id = (select auth.uid()) and organization_id = (select private.current_user_org()));
+create policy "members start conversations" on public.ai_conversations for insert to authenticated
+  with check (user_id = (select auth.uid()) and organization_id = (select private.current_user_org('MEMBER')));
+create policy "members change their conversations" on public.ai_conversations for update to authenticated
+  using (user_id = (select auth.uid()) and organization_id = (select private.current_user_org('MEMBER')))
+  with check (user_id = (select auth.uid()) and organization_id = (select private.current_user_org('MEMBER')));
+create policy "people delete their conversations" on public.ai_conversations for delete to authenticated
+  using (user_id = (select auth.uid()) and organization_id = (select private.current_user_org()));
+grant select, delete, insert (organization_id, title, context_type, context_id, ai_model, conversation_data, is_archived),
+  update (title, context_type, context_id, conversation_data, is_archived) on public.ai_conversations to authenticated;
+grant all on public.ai_conversations to service_role;
+
+-- Operations ----------------------------------------------------------------------------------------------------------
+
+create function private.notify(
+  organization_id uuid, recipients uuid[], type "NotificationType", title text, message text,
+  action_url text default null, entity_type text default null, entity_id uuid default null
+) returns bigint language plpgsql security definer set search_path = '' as $$
+declare
+  sent bigint;
+begin
+  insert into public.notifications (organization_id, user_id, type, title, message, action_url, entity_type, entity_id)
+  select m.organization_id, m.user_id, notify.type, notify.title, notify.message, notify.action_url, notify.entity_type,
+    notify.entity_id
+  from public.organization_members m
+  where m.organization_id = notify.organization_id and (recipients is null or m.user_id = any (recipients));
+  get diagnostics sent = row_count;
+  return sent;
+end $$;
+comment on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid) is
+  'Notifies these members of an organisation, or with null all; who is no member is left out. Returns how many.';
+grant execute on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid) to service_role;
+
+create function public.mark_notifications_read(ids uuid[]) returns bigint
+language plpgsql set search_path = '' as $$
+declare
+  wanted uuid[] := array(select distinct i from unnest(ids) i where i is not null);
+  marked bigint;
+begin
+  if cardinality(ids) not between 1 and 100 or ids is null then
+    raise exception 'Mark 1 to 100 notifications at a time' using
+      errcode = 'PT400', detail = format('Found %s.', coalesce(cardinality(ids), 0)),
+      hint = 'Send several calls, or mark_all_notifications_read.';
+  end if;
+  update public.notifications n set read = true where n.id = any (wanted);
+  get diagnostics marked = row_count;
+  if marked <> cardinality(wanted) then
+    raise exception 'Some of these notifications do not exist' using
+      errcode = 'PT404', detail = format('Found %s of %s; none was marked.', marked, cardinality(wanted)),
+      hint = 'Read the list again.';
+  end if;
+  return marked;
+end $$;
+comment on function public.mark_notifications_read(uuid[]) is 'Marks up to 100 of one''s notifications, all or none.';
+
+create function public.mark_all_notifications_read() returns bigint
+language plpgsql set search_path = '' as $$
+declare
+  marked bigint;
+begin
+  update public.notifications n set read = true where not n.read;
+  get diagnostics marked = row_count;
+  return marked;
+end $$;
+comment on function public.mark_all_notifications_read() is
+  'Marks all of one''s notifications in the current organisation; returns how many were unread.';
+
+create function public.unread_notification_count() returns bigint
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select count(*) from public.notifications n where not n.read);
+end $$;
+comment on function public.unread_notification_count() is 'How many of one''s notifications in the current organisation are unread.';
+
+grant execute on function public.mark_notifications_read(uuid[]), public.mark_all_notifications_read(),
+  public.unread_notification_count() to authenticated, service_role;
