@@ -1,0 +1,288 @@
+-- Runtime: how the HTTP functions work in the database. One statement per request says who calls, runs one operation
+-- under that caller's policies, and answers a retried request with what the first one got.
+
+-- The login of the functions. It bypasses nothing: what it may do, `authenticated` may do. Its password is set by hand
+-- (alter role strive_functions password '…') and never stands in a file. The limits hang on the role, because a pooler
+-- in transaction mode passes on no session settings.
+do $$ begin
+  if not exists (select from pg_roles where rolname = 'strive_functions') then
+    create role strive_functions login inherit nobypassrls;
+  end if;
+end $$;
+grant authenticated to strive_functions;
+alter role strive_functions set statement_timeout = '8s';
+alter role strive_functions set lock_timeout = '5s';
+alter role strive_functions set idle_in_transaction_session_timeout = '10s';
+
+-- Who calls -----------------------------------------------------------------------------------------------------------
+-- What takes claims as an argument believes them: whoever may execute it can be anybody. Only strive_functions may, and
+-- only after it has verified the token itself.
+
+create function private.is_suspended() returns boolean
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return private.current_user_id() is null and exists (select from public.users u where u.id = auth.uid());
+end $$;
+comment on function private.is_suspended() is 'Whether the caller has an account that may do nothing at present.';
+
+create function private.enter(claims text, headers text) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  perform set_config('request.jwt.claims', claims, true), set_config('request.headers', headers, true);
+  if private.is_suspended() then
+    raise exception 'This account is suspended' using
+      errcode = 'ST403', hint = 'Ask the administrator of the platform.';
+  end if;
+  return true;
+end $$;
+comment on function private.enter(text, text) is
+  'Begins a request of the functions: sets the verified claims for this transaction and refuses suspended users.';
+
+create function private.require_org(minimum_role "OrgRole") returns uuid
+language plpgsql stable set search_path = '' as $$
+declare
+  org uuid := private.current_user_org(minimum_role);
+begin
+  if org is null then
+    raise exception 'You may not do this in this organisation' using
+      errcode = '42501',
+      detail = format('It takes the role %s or above in %s.', minimum_role,
+        coalesce('organisation ' || private.requested_org(), 'an organisation; you belong to none')),
+      hint = 'Name an organisation you belong to in the header x-org-id, or ask its owner for the role.';
+  end if;
+  return org;
+end $$;
+comment on function private.require_org("OrgRole") is
+  'The organisation this request acts in; 42501 if the caller lacks the role there.';
+grant execute on function private.require_org("OrgRole") to authenticated, service_role;
+
+-- Once ----------------------------------------------------------------------------------------------------------------
+
+create table private.idempotency_keys (
+  owner text not null,
+  operation text not null,
+  key text not null constraint "Idempotency-Key is 1 to 255 characters" check (length(key) between 1 and 255),
+  fingerprint bytea not null,
+  answer jsonb not null,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz not null default now() + interval '24 hours',
+  primary key (owner, operation, key)
+);
+comment on table private.idempotency_keys is
+  'Answers already given to requests with an Idempotency-Key; written with the effect, in one transaction.';
+comment on column private.idempotency_keys.owner is 'User id, or the role of a caller without one.';
+comment on column private.idempotency_keys.fingerprint is 'SHA-256 of the organisation asked for and the body.';
+create index idempotency_keys_expires_at_idx on private.idempotency_keys (expires_at);
+alter table private.idempotency_keys enable row level security;
+
+create function private.caller() returns text
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce(auth.jwt() ->> 'sub', auth.jwt() ->> 'role');
+end $$;
+comment on function private.caller() is 'To whom an Idempotency-Key belongs.';
+
+create function private.enter_once(claims text, headers text, operation text, key text, fingerprint bytea)
+returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  seen private.idempotency_keys;
+begin
+  perform private.enter(claims, headers);
+  -- A second request with this key waits here until the first one has committed or failed, then reads what is there.
+  perform pg_advisory_xact_lock(
+    hashtextextended(concat_ws(chr(31), private.caller(), enter_once.operation, enter_once.key), 0)
+  );
+  select * into seen from private.idempotency_keys i
+  where i.owner = private.caller() and i.operation = enter_once.operation and i.key = enter_once.key
+    and i.expires_at > now();
+  if seen.fingerprint <> enter_once.fingerprint then
+    raise exception 'This Idempotency-Key was used for another request' using
+      errcode = 'PT422', detail = format('It was first used at %s.', to_json(seen.created_at) #>> '{}'),
+      hint = 'Send a new key for a new request; repeat a key only with the same body and x-org-id.';
+  end if;
+  return seen.answer;
+end $$;
+comment on function private.enter_once(text, text, text, text, bytea) is
+  'Like enter(); answers what the key''s first request got, null for the first one.';
+
+create function private.remember(operation text, key text, fingerprint bytea, answer jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into private.idempotency_keys as i (owner, operation, key, fingerprint, answer)
+  values (private.caller(), remember.operation, remember.key, remember.fingerprint, remember.answer)
+  -- Only an expired row can stand here: enter_once() holds the lock.
+  on conflict on constraint idempotency_keys_pkey do update set
+    fingerprint = excluded.fingerprint, answer = excluded.answer,
+    created_at = excluded.created_at, expires_at = excluded.expires_at;
+  return remember.answer;
+end $$;
+comment on function private.remember(text, text, bytea, jsonb) is 'Keeps the answer under its key and returns it.';
+
+create function private.forget_expired_keys() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  gone bigint;
+begin
+  delete from private.idempotency_keys where expires_at <= now();
+  get diagnostics gone = row_count;
+  return gone;
+end $$;
+comment on function private.forget_expired_keys() is 'Deletes expired keys; for a schedule, safe to run at any time.';
+grant execute on function private.forget_expired_keys() to service_role;
+
+-- Readiness -----------------------------------------------------------------------------------------------------------
+
+create function private.migration_version() returns text
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  if to_regclass('supabase_migrations.schema_migrations') is null then
+    return null;
+  end if;
+  return (select max(m.version) from supabase_migrations.schema_migrations m);
+end $$;
+comment on function private.migration_version() is 'The newest migration applied here.';
+
+grant execute on function private.is_suspended(), private.enter(text, text), private.caller(),
+  private.enter_once(text, text, text, text, bytea), private.remember(text, text, bytea, jsonb),
+  private.migration_version()
+  to strive_functions;
+
+-- record_activity -----------------------------------------------------------------------------------------------------
+
+create function private.expect_fields(item jsonb, known text[]) returns void
+language plpgsql immutable set search_path = '' as $$
+begin
+  if jsonb_typeof(item) <> 'object' then
+    raise exception 'An activity is an object' using
+      errcode = 'PT400', detail = format('Found %s.', jsonb_typeof(item));
+  end if;
+  if item - known <> '{}' then
+    raise exception 'An activity has no such field' using
+      errcode = 'PT400', detail = format('Found %s.', (select string_agg(quote_ident(k), ', ') from jsonb_object_keys(item - known) k)),
+      hint = format('Known are %s.', array_to_string(known, ', '));
+  end if;
+end $$;
+comment on function private.expect_fields(jsonb, text[]) is 'Refuses fields nobody would read.';
+
+create function private.record_feed_entry(org uuid, entry jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  feed uuid := gen_random_uuid();
+begin
+  perform private.expect_fields(
+    entry, '{type,title,description,entity_type,entity_id,action,metadata,severity}');
+  insert into public.activity_feeds
+    (id, organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata, severity)
+  values (
+    feed, org, auth.uid(), (entry ->> 'type')::public."DashboardActivityType", entry ->> 'title',
+    entry ->> 'description', entry ->> 'entity_type', entry ->> 'entity_id', entry ->> 'action',
+    entry -> 'metadata', coalesce(entry ->> 'severity', 'INFO')::public."ActivitySeverity"
+  );
+  return jsonb_build_object('activity_id', null, 'feed_id', feed, 'organization_id', org, 'created_at', now());
+end $$;
+comment on function private.record_feed_entry(uuid, jsonb) is 'Records a plain entry of the feed.';
+
+create function private.record_crm_activity(org uuid, item jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  activity uuid := gen_random_uuid();
+  feed uuid := gen_random_uuid();
+  kind public."ActivityType" := (item ->> 'type')::public."ActivityType";
+  done timestamptz := (item ->> 'completed_at')::timestamptz;
+  -- Notes and tasks are work on somebody, the others are contact with them.
+  contacted timestamptz := case when kind not in ('NOTE', 'TASK') then least(coalesce(done, now()), now()) end;
+  about text[] := array_remove(array[
+    case when item ->> 'lead_id' is not null then 'lead' end,
+    case when item ->> 'contact_id' is not null then 'contact' end,
+    case when item ->> 'deal_id' is not null then 'deal' end,
+    case when item ->> 'listing_id' is not null then 'listing' end
+  ], null);
+  entity text;
+  entity_id uuid;
+begin
+  perform private.expect_fields(
+    item, '{type,title,description,outcome,duration_minutes,completed_at,lead_id,contact_id,deal_id,listing_id}');
+  if about = '{}' then
+    raise exception 'An activity is about something' using
+      errcode = 'PT422', detail = 'None of lead_id, contact_id, deal_id and listing_id is given.',
+      hint = 'Name at least one of them; for a plain entry of the feed send entity_type, entity_id and action.';
+  end if;
+  foreach entity in array about loop
+    entity_id := (item ->> (entity || '_id'))::uuid;
+    case entity
+      when 'lead' then
+        update public.leads l set last_contact_at = greatest(l.last_contact_at, contacted)
+        where l.organization_id = org and l.id = entity_id;
+      when 'contact' then
+        update public.contacts c set last_contact_at = greatest(c.last_contact_at, contacted)
+        where c.organization_id = org and c.id = entity_id;
+      when 'deal' then
+        perform from public.deals d where d.organization_id = org and d.id = entity_id;
+      when 'listing' then
+        perform from public.listings l where l.organization_id = org and l.id = entity_id;
+    end case;
+    if not found then
+      raise exception 'There is no such %', entity using
+        errcode = 'PT404', detail = format('Found no %s %s in this organisation.', entity, entity_id);
+    end if;
+  end loop;
+  insert into public.activities (
+    id, organization_id, created_by_id, type, title, description, outcome, duration_minutes, completed_at,
+    lead_id, contact_id, deal_id, listing_id
+  ) values (
+    activity, org, auth.uid(), kind, item ->> 'title', item ->> 'description', item ->> 'outcome',
+    (item ->> 'duration_minutes')::integer, done, (item ->> 'lead_id')::uuid, (item ->> 'contact_id')::uuid,
+    (item ->> 'deal_id')::uuid, (item ->> 'listing_id')::uuid
+  );
+  insert into public.activity_feeds
+    (id, organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata)
+  values (
+    feed, org, auth.uid(), 'USER_ACTION', item ->> 'title', item ->> 'description', about[1],
+    item ->> (about[1] || '_id'), lower(kind::text), jsonb_build_object('activity_id', activity)
+  );
+  return jsonb_build_object('activity_id', activity, 'feed_id', feed, 'organization_id', org, 'created_at', now());
+end $$;
+comment on function private.record_crm_activity(uuid, jsonb) is
+  'Records an activity on a lead, contact, deal or listing, its feed entry, and that they were contacted.';
+
+create function private.record_one(org uuid, item jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  if item ? 'entity_type' then
+    return private.record_feed_entry(org, item);
+  end if;
+  return private.record_crm_activity(org, item);
+end $$;
+comment on function private.record_one(uuid, jsonb) is 'What names an entity_type is a plain feed entry.';
+
+create function public.record_activity(activity jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  org uuid := private.require_org('MEMBER');
+  item jsonb;
+  recorded jsonb[] := '{}';
+begin
+  if jsonb_typeof(activity) <> 'array' then
+    return private.record_one(org, activity);
+  end if;
+  if jsonb_array_length(activity) not between 1 and 500 then
+    raise exception 'One call records 1 to 500 activities' using
+      errcode = 'PT422', detail = format('Found %s.', jsonb_array_length(activity)), hint = 'Send them in several calls.';
+  end if;
+  -- In one order, so that two calls about the same people wait for each other instead of deadlocking.
+  perform from public.leads l where l.organization_id = org
+    and l.id::text in (select i ->> 'lead_id' from jsonb_array_elements(activity) i) order by l.id for no key update;
+  perform from public.contacts c where c.organization_id = org
+    and c.id::text in (select i ->> 'contact_id' from jsonb_array_elements(activity) i) order by c.id for no key update;
+  for item in select i from jsonb_array_elements(activity) i loop
+    recorded := recorded || private.record_one(org, item);
+  end loop;
+  return to_jsonb(recorded);
+end $$;
+comment on function public.record_activity(jsonb) is
+  'Records an activity or feed entry, or an array of up to 500 of them, all or none.';
+
+grant execute on function private.expect_fields(jsonb, text[]), private.record_feed_entry(uuid, jsonb),
+  private.record_crm_activity(uuid, jsonb), private.record_one(uuid, jsonb), public.record_activity(jsonb)
+  to authenticated;
