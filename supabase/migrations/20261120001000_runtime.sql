@@ -260,28 +260,30 @@ create function public.record_activity(activity jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   org uuid := private.require_org('MEMBER');
+  items jsonb := activity -> 'activities';
   item jsonb;
   recorded jsonb[] := '{}';
 begin
-  if jsonb_typeof(activity) <> 'array' then
+  if items is null then
     return private.record_one(org, activity);
   end if;
-  if jsonb_array_length(activity) not between 1 and 500 then
+  perform private.expect_fields(activity, '{activities}');
+  if jsonb_typeof(items) <> 'array' or jsonb_array_length(items) not between 1 and 500 then
     raise exception 'One call records 1 to 500 activities' using
-      errcode = 'PT422', detail = format('Found %s.', jsonb_array_length(activity)), hint = 'Send them in several calls.';
+      errcode = 'PT422', hint = 'Send an array, and longer ones in several calls.';
   end if;
   -- In one order, so that two calls about the same people wait for each other instead of deadlocking.
   perform from public.leads l where l.organization_id = org
-    and l.id::text in (select i ->> 'lead_id' from jsonb_array_elements(activity) i) order by l.id for no key update;
+    and l.id::text in (select i ->> 'lead_id' from jsonb_array_elements(items) i) order by l.id for no key update;
   perform from public.contacts c where c.organization_id = org
-    and c.id::text in (select i ->> 'contact_id' from jsonb_array_elements(activity) i) order by c.id for no key update;
-  for item in select i from jsonb_array_elements(activity) i loop
+    and c.id::text in (select i ->> 'contact_id' from jsonb_array_elements(items) i) order by c.id for no key update;
+  for item in select i from jsonb_array_elements(items) i loop
     recorded := recorded || private.record_one(org, item);
   end loop;
-  return to_jsonb(recorded);
+  return jsonb_build_object('activities', to_jsonb(recorded));
 end $$;
 comment on function public.record_activity(jsonb) is
-  'Records an activity or feed entry, or an array of up to 500 of them, all or none.';
+  'Records an activity or a feed entry; {"activities": […]} records up to 500 of them, all or none.';
 
 grant execute on function private.expect_fields(jsonb, text[]), private.record_feed_entry(uuid, jsonb),
   private.record_crm_activity(uuid, jsonb), private.record_one(uuid, jsonb), public.record_activity(jsonb)

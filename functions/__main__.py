@@ -1,0 +1,20 @@
+"""`python -m functions`: serve on $HOST:$PORT until SIGTERM, with limits a server on the open network needs."""
+
+import os
+import sys
+
+from functions_framework.aio import create_asgi_app_from_module
+
+from functions import main
+from shared.server import serve
+
+
+def port() -> int:
+    text = os.environ.get("PORT") or "8080"
+    if not text.isdecimal() or int(text) > 65535:
+        sys.exit(f"The functions cannot start. PORT: found {text!r}; expected a number up to 65535.")
+    return int(text)
+
+
+app = create_asgi_app_from_module(main.target, main.__file__, "http", main, main.__spec__)
+serve(app, main.runtime, os.environ.get("HOST") or "127.0.0.1", port())

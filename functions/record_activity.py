@@ -1,0 +1,84 @@
+from typing import Annotated, Any, Literal, Union
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from shared.function import Answered, Call, function
+
+Title = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CrmActivity(Strict):
+    """Something done with a lead, contact, deal or listing; at least one of the four is named."""
+
+    type: Literal["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"]
+    title: Title
+    description: str | None = None
+    outcome: str | None = None
+    duration_minutes: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    completed_at: AwareDatetime | None = None
+    lead_id: UUID | None = None
+    contact_id: UUID | None = None
+    deal_id: UUID | None = None
+    listing_id: UUID | None = None
+
+
+class FeedEntry(Strict):
+    """A plain entry of the organisation's feed."""
+
+    type: Literal[
+        "USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"
+    ]
+    title: Title
+    description: str | None = None
+    entity_type: Annotated[str, Field(min_length=1, max_length=100)]
+    entity_id: Annotated[str, Field(min_length=1)]
+    action: Annotated[str, Field(min_length=1, max_length=100)]
+    metadata: dict[str, Any] | None = None
+    severity: Literal["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+
+
+def _kind(item: Any) -> str:
+    found = item if isinstance(item, dict) else getattr(item, "__dict__", {})
+    return "many" if "activities" in found else "feed" if "entity_type" in found else "activity"
+
+
+Item = Annotated[
+    Annotated[CrmActivity, Tag("activity")] | Annotated[FeedEntry, Tag("feed")], Discriminator(_kind)
+]
+
+
+class Many(Strict):
+    """All are recorded, or none."""
+
+    activities: Annotated[list[Item], Field(min_length=1, max_length=500)]
+
+
+class Recorded(BaseModel):
+    activity_id: UUID | None
+    feed_id: UUID
+    organization_id: UUID
+    created_at: AwareDatetime
+
+
+class RecordedMany(BaseModel):
+    activities: list[Recorded]
+
+
+RecordActivity = Annotated[
+    Union[Annotated[CrmActivity, Tag("activity")], Annotated[FeedEntry, Tag("feed")], Annotated[Many, Tag("many")]],
+    Discriminator(_kind),
+]
+
+
+@function("user", status=201, idempotent=True, errors={404: "A lead, contact, deal or listing does not exist here."})
+async def record_activity(call: Call[RecordActivity]) -> Answered[Recorded | RecordedMany]:
+    """Record what happened.
+
+    A CRM activity on a lead, contact, deal or listing, with its entry in the feed, or a plain entry of the feed.
+    """
+    return await call.run("public.record_activity", call.body)

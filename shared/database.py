@@ -1,0 +1,122 @@
+"""The connection pool, and the one statement with which a request enters the database, works, and leaves."""
+
+import asyncio
+import select
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from psycopg import AsyncConnection, OperationalError
+from psycopg_pool import AsyncConnectionPool
+
+from shared.settings import Settings
+
+MIGRATIONS = Path(__file__).parent.parent / "supabase" / "migrations"
+CHECKOUT_SECONDS = 2.0
+WAITING_REQUESTS = 256
+# The role's statement_timeout ends a slow statement; this ends the wait for a server that no longer says anything.
+ANSWER_SECONDS = 10.0
+
+Connection = AsyncConnection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What makes a repeated request known: its key, and what it asked for."""
+
+    key: str
+    fingerprint: bytes
+
+
+class Database:
+    """One pool per process, opened in the loop that serves (after any fork)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._pool = AsyncConnectionPool(
+            settings.database_url,
+            connection_class=AsyncConnection,
+            kwargs={
+                "autocommit": True,
+                # A pooler in transaction mode gives every statement another session: none may be prepared.
+                "prepare_threshold": None,
+                "connect_timeout": 5,
+                "tcp_user_timeout": 10_000,
+                "application_name": "strive-functions",
+            },
+            min_size=1,
+            max_size=settings.database_connections,
+            timeout=CHECKOUT_SECONDS,
+            max_waiting=WAITING_REQUESTS,
+            # A short patience with a server that is away: the next request asks again at once.
+            reconnect_timeout=2.0,
+            check=_still_quiet,
+            open=False,
+        )
+
+    async def open(self) -> None:
+        await self._pool.open()
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def run(
+        self, operation: str, payload: str, *, claims: str, headers: str, once: Once | None = None
+    ) -> tuple[str, bool]:
+        """Run `operation(jsonb)` under the caller's policies: its answer, and whether it had been given before."""
+        if once is None:
+            (answer,) = await self._one(_run(operation), (payload, claims, headers))
+            return answer, False
+        answer, replayed = await self._one(
+            _run_once(operation),
+            {
+                "payload": payload, "claims": claims, "headers": headers,
+                "operation": operation, "key": once.key, "fingerprint": once.fingerprint,
+            },
+        )
+        return answer, replayed
+
+    async def migration_version(self) -> str | None:
+        (version,) = await self._one("select private.migration_version()", ())
+        return str(version) if version else None
+
+    async def _one(self, statement: str, values: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            connection = await self._pool.getconn()
+            try:
+                cursor = await connection.execute(statement, values)
+                row = await cursor.fetchone()
+            finally:
+                await self._pool.putconn(connection)
+        if row is None:
+            raise LookupError(f"No row from: {statement}")
+        return row
+
+
+def expected_migration() -> str:
+    """The newest migration this code was written for."""
+    return max(path.name.partition("_")[0] for path in MIGRATIONS.glob("*.sql"))
+
+
+async def _still_quiet(connection: Connection) -> None:
+    """An idle server says nothing: what can be read is its farewell. Costs no round trip, unlike asking."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise OperationalError("the server closed the connection")
+
+
+# A function in FROM runs before the select list: first the claims are set, then the operation is called.
+@cache
+def _run(operation: str) -> str:
+    return f"select {operation}(%s::jsonb)::text from private.enter(%s, %s)"
+
+
+@cache
+def _run_once(operation: str) -> str:
+    return f"""
+        select coalesce(known, private.remember(%(operation)s, %(key)s, %(fingerprint)s, {operation}(%(payload)s::jsonb)))::text,
+          known is not null
+        from private.enter_once(%(claims)s, %(headers)s, %(operation)s, %(key)s, %(fingerprint)s) as known
+    """

@@ -1,0 +1,119 @@
+"""Every error becomes one answer: a status and {code, message, details, hint}. Nobody else builds error bodies."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from pydantic import ValidationError
+
+RETRY = {"retry-after": "1"}
+STATUSES = {str(status.value) for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST}
+
+
+class ApiError(Exception):
+    """An error with an answer of its own; `code` is for programs, the other words for people."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        details: Any = None,
+        hint: str | None = None,
+        headers: Mapping[str, str] = {},
+    ) -> None:
+        super().__init__(message)
+        self.problem = Problem(status, code, message, details, hint, headers)
+
+
+@dataclass(frozen=True)
+class Problem:
+    status: int
+    code: str
+    message: str
+    details: Any = None
+    hint: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        words = {"code": self.code, "message": self.message, "details": self.details, "hint": self.hint}
+        return json.dumps(words, ensure_ascii=False).encode()
+
+
+INTERNAL = Problem(500, "internal_error", "Something went wrong on our side")
+BUSY = Problem(503, "database_busy", "The database is busy", hint="Try again in a moment.", headers=RETRY)
+AWAY = Problem(503, "database_away", "The database cannot be reached", hint="Try again in a moment.", headers=RETRY)
+
+# What a SQLSTATE means: a status for the caller's faults, a whole answer where the database's words are not for them.
+# The longest entry that the state begins with decides; PTnnn is status nnn, as PostgREST has it.
+MEANING: dict[str, int | Problem] = {
+    "08": AWAY,
+    "22": 400,
+    "23": 400,
+    "23503": 409,
+    "23505": 409,
+    "23P01": 409,
+    "25006": BUSY,  # a standby or a restore: read-only for now
+    "40": BUSY,  # serialization failure or deadlock: nothing was done
+    "42501": 403,
+    "53": BUSY,
+    "55P03": BUSY,
+    "57014": BUSY,
+    "57P": AWAY,
+    "P0001": 400,
+    "ST403": 403,
+}
+CODES = {"ST403": "user_suspended"}
+
+
+def problem_of(error: BaseException) -> Problem:
+    """The answer to an exception; INTERNAL means that somebody has to look into it."""
+    match error:
+        case ApiError():
+            return error.problem
+        case ValidationError():
+            return _invalid(error)
+        case PoolTimeout() | TooManyRequests() | TimeoutError():
+            return BUSY
+        case PoolClosed():
+            return AWAY
+        case psycopg.Error() if error.sqlstate:
+            return _refused(error, error.sqlstate)
+        case psycopg.OperationalError() | psycopg.InterfaceError():
+            return AWAY  # the connection broke before any answer came
+    return INTERNAL
+
+
+def _refused(error: psycopg.Error, state: str) -> Problem:
+    status = state[2:] if state.startswith("PT") else ""
+    meaning: int | Problem = int(status) if status in STATUSES else INTERNAL
+    for length in (2, 3, 5):
+        meaning = MEANING.get(state[:length], meaning)
+    if isinstance(meaning, Problem):
+        return meaning
+    said = error.diag
+    # "Failing row contains (…)" would show columns the caller may not see.
+    details = None if state in {"23502", "23514"} else said.message_detail
+    return Problem(
+        meaning,
+        CODES.get(state, state),
+        said.message_primary or "The database refused",
+        details,
+        said.message_hint,
+        RETRY if meaning == HTTPStatus.SERVICE_UNAVAILABLE else {},
+    )
+
+
+def _invalid(error: ValidationError) -> Problem:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        return Problem(400, "malformed_json", "The body is not JSON", found[0]["msg"].removeprefix("Invalid JSON: "))
+    fields = [
+        {"field": ".".join(map(str, each["loc"])), "problem": each["msg"], "type": each["type"]} for each in found[:100]
+    ]
+    return Problem(422, "invalid_body", "The body has invalid fields", fields)

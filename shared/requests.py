@@ -1,0 +1,109 @@
+"""What a request may look like before anybody looks inside: headers given once, a body of a bounded size and time."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from http import HTTPStatus
+from typing import Any
+
+from shared.errors import ApiError
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+BODY_BYTES = 1 << 20
+BODY_SECONDS = 10.0
+# A body over the limit is still read up to here, so that its sender sees the answer instead of a broken connection.
+DRAINED_BYTES = 8 * BODY_BYTES
+
+# Two different values would let a proxy in front of us act on one and us on the other.
+GIVEN_ONCE = {b"authorization", b"apikey", b"content-type", b"idempotency-key", b"x-org-id"}
+ORGANISATION = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
+REQUEST_ID = re.compile(rb"[\w.:-]{8,64}", re.ASCII)
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    headers: dict[bytes, bytes] = {}
+    for name, value in raw:
+        if name in headers and name in GIVEN_ONCE:
+            raise ApiError(400, "repeated_header", f"The header {name.decode()} was sent more than once")
+        headers[name] = value
+    return headers
+
+
+def check_headers(headers: Mapping[bytes, bytes]) -> None:
+    if (org := headers.get(b"x-org-id")) is not None and not ORGANISATION.fullmatch(org):
+        raise ApiError(
+            400,
+            "malformed_header",
+            "x-org-id is not an organisation id",
+            hint="Send the id of an organisation you belong to, or leave the header out.",
+        )
+    if (key := headers.get(b"idempotency-key")) is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        raise ApiError(
+            400,
+            "malformed_header",
+            "Idempotency-Key is not 1 to 255 visible ASCII characters",
+            hint="Send a new UUID for every new request.",
+        )
+
+
+def check_json(headers: Mapping[bytes, bytes]) -> None:
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind != b"application/json":
+        raise ApiError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "The body has to be JSON",
+            details=f"Content-Type is {kind.decode('latin-1')!r}." if kind else "Content-Type is missing.",
+            hint="Send `Content-Type: application/json`.",
+        )
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise ApiError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_encoding",
+            "The body has to be sent as it is",
+            hint="Leave Content-Encoding out.",
+        )
+
+
+async def read_body(receive: Receive, limit: int = BODY_BYTES) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read(receive, limit)
+    except TimeoutError:
+        raise ApiError(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "body_too_slow",
+            f"The body did not arrive within {BODY_SECONDS:.0f} seconds",
+            headers={"connection": "close"},
+        ) from None
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message["body"]
+    if not message["more_body"] and len(body) <= limit:
+        return body
+    chunks, size = [body], len(body)
+    while message["more_body"] and size <= DRAINED_BYTES:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        size += len(message["body"])
+        if size <= limit:
+            chunks.append(message["body"])
+    if size > limit:
+        raise ApiError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "body_too_large",
+            f"The body is larger than {limit:,} bytes",
+            headers={"connection": "close"} if message["more_body"] else {},
+        )
+    return b"".join(chunks)

@@ -1,0 +1,208 @@
+"""From a request to its answer: find the function, know the caller, parse, run, answer. The same for all of them."""
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from starlette.requests import Request
+
+from shared.answers import PREFLIGHT, Answer, problem_answer
+from shared.callers import Caller, Callers
+from shared.database import Database, Once, expected_migration
+from shared.errors import INTERNAL, ApiError, problem_of
+from shared.function import Answered, Call, Function
+from shared.logs import log
+from shared.requests import REQUEST_ID, ClientGone, check_headers, check_json, read_body, read_headers
+from shared.settings import Settings, SettingsError
+
+BASE = "/functions/v1"
+# What the database is told of the request; nothing secret, nothing long.
+PASSED_ON = (b"x-org-id", b"user-agent", b"x-forwarded-for")
+PASSED_CHARACTERS = 500
+# A mistake of the programmer is explained in the log; the words of any other exception may hold somebody's data.
+EXPLAINED = (TypeError, AttributeError, NameError, ImportError)
+
+Page = Callable[[], Awaitable[Answer]]
+
+
+class Runtime:
+    """Serves one function or many; made when the process starts, opened in the loop that serves."""
+
+    def __init__(self, settings: Settings, functions: Sequence[Function]) -> None:
+        for function in functions:
+            _check_possible(settings, function)
+        self._settings = settings
+        self._callers = Callers(settings)
+        self._database = Database(settings)
+        self._opening = asyncio.Lock()
+        self._open = False
+        self._functions = {f"{BASE}/{function.name}": function for function in functions}
+        if len(functions) == 1:
+            self._functions["/"] = functions[0]  # deployed alone, it has an address of its own
+        self._pages: dict[str, Page] = {
+            "/healthz": self._alive,
+            "/readyz": self._ready,
+            f"{BASE}/openapi.json": self._openapi,
+            f"{BASE}/docs": self._reference,
+        }
+
+    async def open(self) -> None:
+        async with self._opening:
+            if not self._open:
+                await self._database.open()
+                self._open = True
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def answer(self, request: Request) -> Answer:
+        started = time.perf_counter()
+        scope = request.scope
+        function = self._functions.get(scope["path"])
+        call_id = _request_id(scope["headers"])
+        mode = None
+        try:
+            headers = read_headers(scope["headers"])
+            if scope["method"] == "OPTIONS":
+                answer = Answer(204, headers=PREFLIGHT)
+            elif function is None:
+                answer = await self._page(scope["path"], scope["method"])
+            elif scope["method"] != "POST":
+                raise _wrong_method("POST, OPTIONS")
+            else:
+                caller, body = await self._admit(function, headers, request)
+                mode = caller.mode
+                answer = await self._run(function, headers, caller, body, call_id)
+        except ClientGone:
+            answer = Answer(499, code="client_gone")
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
+            answer = problem_answer(problem_of(error))
+            if answer.code == INTERNAL.code:
+                _explain(error, call_id)
+        answer.request_id = call_id
+        log(
+            "INFO" if answer.status < 500 else "ERROR",
+            "request",
+            request_id=call_id.decode(),
+            function=function and function.name,
+            method=scope["method"],
+            status=answer.status,
+            code=answer.code,
+            caller=mode,
+            milliseconds=round((time.perf_counter() - started) * 1000, 2),
+        )
+        return answer
+
+    async def _admit(self, function: Function, headers: Mapping[bytes, bytes], request: Request) -> tuple[Caller, bytes]:
+        check_headers(headers)
+        if function.signature:
+            body = await read_body(request.receive)
+            function.signature(self._settings, headers, body)
+            return Caller("webhook", '{"role":"service_role"}'), body
+        caller = await self._callers.identify(headers, function.auth)
+        check_json(headers)
+        return caller, await read_body(request.receive)
+
+    async def _run(
+        self, function: Function, headers: Mapping[bytes, bytes], caller: Caller, body: bytes, call_id: bytes
+    ) -> Answer:
+        parsed = function.request.validate_json(body)
+        once = None
+        if function.idempotent and (key := headers.get(b"idempotency-key")):
+            asked = hashlib.sha256(headers.get(b"x-org-id", b"").lower() + b"\n" + body)
+            once = Once(key.decode(), asked.digest())
+        told = _passed_on(headers)
+        if not self._open:
+            await self.open()
+
+        async def run(operation: str, payload: Any) -> Answered[Any]:
+            text = function.request.dump_json(payload, exclude_unset=True).decode()
+            return Answered(*await self._database.run(operation, text, claims=caller.claims, headers=told, once=once))
+
+        answered = await function.work(Call(parsed, caller, call_id.decode(), self._settings, run))
+        replayed = {"idempotency-replayed": "true"} if answered.replayed else {}
+        return Answer(function.status, answered.json.encode(), replayed)
+
+    async def _page(self, path: str, method: str) -> Answer:
+        if (page := self._pages.get(path)) is None:
+            raise ApiError(
+                404, "unknown_function", "There is no such function", hint=f"{BASE}/openapi.json lists what there is."
+            )
+        if method not in {"GET", "HEAD"}:
+            raise _wrong_method("GET, HEAD, OPTIONS")
+        return await page()
+
+    async def _alive(self) -> Answer:
+        return Answer(200, b'{"status":"alive"}')
+
+    async def _ready(self) -> Answer:
+        await self.open()
+        expected, found = expected_migration(), await self._database.migration_version()
+        if found is None or found < expected:
+            raise ApiError(
+                503,
+                "migrations_missing",
+                "The database is not at the version these functions need",
+                details=f"Found migration {found}, need {expected}.",
+                hint="Apply supabase/migrations, then ask again.",
+                headers={"retry-after": "5"},
+            )
+        return Answer(200, json.dumps({"status": "ready", "migration": found}).encode())
+
+    async def _openapi(self) -> Answer:
+        from shared.openapi import document  # noqa: PLC0415 - only for those who read it
+
+        return Answer(200, json.dumps(document(self._settings.url, self._functions.values())).encode())
+
+    async def _reference(self) -> Answer:
+        from shared.reference import page  # noqa: PLC0415 - only for those who read it
+
+        return page()
+
+
+def _request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(12).encode()
+
+
+def _passed_on(headers: Mapping[bytes, bytes]) -> str:
+    return json.dumps(
+        {name.decode(): headers[name].decode("latin-1")[:PASSED_CHARACTERS] for name in PASSED_ON if name in headers}
+    )
+
+
+def _wrong_method(allow: str) -> ApiError:
+    return ApiError(405, "method_not_allowed", "This address does not take that method", headers={"allow": allow})
+
+
+def _explain(error: BaseException, call_id: bytes) -> None:
+    why = str(error) if isinstance(error, EXPLAINED) else None
+    if isinstance(error, psycopg.Error):
+        why = f"{error.sqlstate}: {error.diag.message_primary}"
+    log(
+        "ERROR",
+        "unexpected exception",
+        request_id=call_id.decode(),
+        exception=type(error).__qualname__,
+        why=why,
+        where=[f"{at.filename}:{at.lineno} {at.name}" for at in traceback.extract_tb(error.__traceback__)],
+    )
+
+
+def _check_possible(settings: Settings, function: Function) -> None:
+    """A function nobody could call is a mistake in the deployment: say so now."""
+    kinds = {mode.partition(":")[0] for mode in function.auth}
+    for kind, keys, variable in (
+        ("publishable", settings.publishable_keys, "SUPABASE_PUBLISHABLE_KEYS"),
+        ("secret", settings.secret_keys, "SUPABASE_SECRET_KEYS"),
+    ):
+        if kinds == {kind} and not keys:
+            raise SettingsError(variable, "nothing", f"the keys with which {function.name} is called")

@@ -1,0 +1,163 @@
+"""What the environment says, read and checked once, before the process serves anything."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+Value = TypeVar("Value")
+
+# Members that make a JSON Web Key of each type; one with `d` would be a private key.
+JWK_MEMBERS = {"EC": {"crv", "x", "y"}, "RSA": {"n", "e"}}
+JWT_SECRET_BYTES = 32
+KEY_CHARACTERS = 24
+
+
+class SettingsError(Exception):
+    def __init__(self, variable: str, found: str, expected: str) -> None:
+        super().__init__(f"{variable}: found {found}; expected {expected}.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Secrets stay out of the repr, so that no traceback or log line can show them."""
+
+    url: str
+    jwks_url: str
+    jwks: tuple[Mapping[str, Any], ...] = field(repr=False)
+    jwt_secret: str | None = field(repr=False)
+    publishable_keys: Mapping[str, str] = field(repr=False)
+    secret_keys: Mapping[str, str] = field(repr=False)
+    database_url: str = field(repr=False)
+    database_connections: int
+    stripe_secret_key: str | None = field(repr=False)
+    stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
+
+    @property
+    def issuer(self) -> str:
+        return f"{self.url}/auth/v1"
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> "Settings":
+        def optional(name: str, parse: Callable[[str], Value], default: Value, expected: str) -> Value:
+            if not (text := environment.get(name, "").strip()):
+                return default
+            try:
+                return parse(text)
+            except ValueError as problem:
+                raise SettingsError(name, str(problem), expected) from None
+
+        def required(name: str, parse: Callable[[str], str], expected: str) -> str:
+            if not (value := optional(name, parse, "", expected)):
+                raise SettingsError(name, "nothing", expected)
+            return value
+
+        def api_keys(name: str, prefix: str) -> Mapping[str, str]:
+            """The plural is an object of named keys and wins over the singular, as on Supabase."""
+            one = f"a key that begins with {prefix}"
+            several = f'a JSON object of names and keys, e.g. {{"default": "{prefix}…"}}'
+            default = optional(name, lambda text: {"default": _api_key(text, prefix)}, {}, one)
+            return optional(f"{name}S", lambda text: _named_keys(text, prefix), default, several)
+
+        url = required("SUPABASE_URL", _origin, "the project's address, e.g. https://abc.supabase.co")
+        return cls(
+            url=url,
+            jwks_url=optional(
+                "SUPABASE_JWKS_URL", _web_address, f"{url}/auth/v1/.well-known/jwks.json", "an http(s) address"
+            ),
+            jwks=optional("SUPABASE_JWKS", jwks, (), 'a JSON Web Key Set of public keys: {"keys": […]}'),
+            jwt_secret=optional("SUPABASE_JWT_SECRET", _jwt_secret, None, f"at least {JWT_SECRET_BYTES} bytes"),
+            publishable_keys=api_keys("SUPABASE_PUBLISHABLE_KEY", "sb_publishable_"),
+            secret_keys=api_keys("SUPABASE_SECRET_KEY", "sb_secret_"),
+            database_url=required(
+                "SUPABASE_DB_URL", _database_url, "postgresql://strive_functions:<password>@<host>:<port>/postgres"
+            ),
+            database_connections=optional("DATABASE_CONNECTIONS", _connections, 16, "a number from 1 to 100"),
+            stripe_secret_key=optional(
+                "STRIPE_SECRET_KEY", _stripe_key, None, "a key that begins with sk_test_, sk_live_, rk_test_ or rk_live_"
+            ),
+            stripe_webhook_secrets=optional(
+                "STRIPE_WEBHOOK_SECRETS", _webhook_secrets, (), "secrets that begin with whsec_, separated by commas"
+            ),
+        )
+
+
+def jwks(text: str) -> tuple[Mapping[str, Any], ...]:
+    """The keys of a set that can verify; raises ValueError saying what was found instead."""
+    found = json.loads(text)
+    keys = found.get("keys") if isinstance(found, dict) else found
+    if not isinstance(keys, list) or not keys:
+        raise ValueError("no keys")
+    for key in keys:
+        if not isinstance(key, dict) or key.get("kty") not in JWK_MEMBERS:
+            raise ValueError("a key whose kty is not EC or RSA")
+        if missing := JWK_MEMBERS[key["kty"]] - key.keys():
+            raise ValueError(f"a key without {', '.join(sorted(missing))}")
+        if "d" in key:
+            raise ValueError("a private key")
+    return tuple(keys)
+
+
+def _origin(text: str) -> str:
+    address = urlsplit(_web_address(text))
+    if address.path not in {"", "/"} or address.query or address.fragment:
+        raise ValueError(f"{text!r}, which has a path")
+    return text.rstrip("/")
+
+
+def _web_address(text: str) -> str:
+    address = urlsplit(text)
+    if address.scheme not in {"http", "https"} or not address.hostname or address.username:
+        raise ValueError(repr(text))
+    return text
+
+
+def _database_url(text: str) -> str:
+    address = urlsplit(text)
+    if address.scheme not in {"postgresql", "postgres"}:
+        raise ValueError(f"the scheme {address.scheme!r}" if address.scheme else "no scheme")
+    if not address.username or not address.hostname:
+        raise ValueError(f"no {'host' if address.username else 'user'} in it")
+    return text
+
+
+def _api_key(text: str, prefix: str) -> str:
+    if not text.startswith(prefix):
+        raise ValueError("a key that begins otherwise")
+    if len(text) < KEY_CHARACTERS or not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError(f"a key of {len(text)} characters")
+    return text
+
+
+def _named_keys(text: str, prefix: str) -> Mapping[str, str]:
+    found = json.loads(text)
+    if not isinstance(found, dict) or not found or not all(isinstance(key, str) for key in found.values()):
+        raise ValueError("no object of texts")
+    return {name: _api_key(key, prefix) for name, key in found.items()}
+
+
+def _jwt_secret(text: str) -> str:
+    if (length := len(text.encode())) < JWT_SECRET_BYTES:
+        raise ValueError(f"{length} bytes")
+    return text
+
+
+def _connections(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]?|100", text):
+        raise ValueError(repr(text))
+    return int(text)
+
+
+def _stripe_key(text: str) -> str:
+    if not re.fullmatch(r"(sk|rk)_(test|live)_\w+", text):
+        raise ValueError("a key that begins otherwise")
+    return text
+
+
+def _webhook_secrets(text: str) -> tuple[str, ...]:
+    secrets = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(r"whsec_\S+", secret) for secret in secrets):
+        raise ValueError("one that begins otherwise")
+    return secrets
