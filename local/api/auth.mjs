@@ -1,0 +1,1 @@
+export class Auth { async handle() {} failure(e) { return e } }

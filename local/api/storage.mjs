@@ -1,0 +1,1 @@
+export class Storage { async handle() {} failure(e) { return e } }
