@@ -13,7 +13,7 @@ export class Database {
     const pool = (user, max) => {
       const made = new pg.Pool({
         connectionString: as(user, databaseUrl), max, types,
-        connectionTimeoutMillis: 5000, idleTimeoutMillis: 5000, application_name: `api (${user})`,
+        options: '-c timezone=UTC', connectionTimeoutMillis: 5000, idleTimeoutMillis: 5000, application_name: `api (${user})`,
       });
       // An idle connection that breaks is simply not used again.
       made.on('error', () => {});

@@ -15,7 +15,7 @@ export function restError(status, code, message, details = null, hint = null, he
 }
 
 export function authError(status, error_code, msg, more = {}) {
-  return new HttpError(status, { code: status, error_code, msg, ...more });
+  return new HttpError(status, { code: status, error_code, msg, ...more }, { 'x-sb-error-code': error_code });
 }
 
 /** Storage puts the status in the body and says 400 on the wire, except for its own failures; clients read the body. */

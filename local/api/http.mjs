@@ -6,13 +6,16 @@ const JSON_LIMIT = 10 * 1024 * 1024;
 export async function readBody(request, limit = JSON_LIMIT) {
   const chunks = [];
   let size = 0;
-  for await (const chunk of request) {
+  for await (const chunk of kept(request)) {
     size += chunk.length;
     if (size > limit) throw restError(413, 'body_too_large', `The request body is larger than ${limit} bytes.`);
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
 }
+
+/** Its chunks; stopping early leaves the connection open, so that the sender can still read why. */
+export const kept = (request) => request.iterator({ destroyOnReturn: false });
 
 /** The body as a JSON object; `refused` makes the error in the service's own words. */
 export async function readObject(request, refused) {

@@ -271,7 +271,7 @@ function finalSelect({ before, source, total, key = [], scalar, single, silent }
 
 /** A row's text form is CSV but for the brackets around it. */
 function csv() {
-  const header = '(select string_agg(name, ',') from (select json_object_keys(row_to_json("line".*)) as name '
+  const header = `(select string_agg(name, ',') from (select json_object_keys(row_to_json("line".*)) as name `
     + 'from (select * from "source" limit 1) as "line") as names)';
   const lines = `string_agg(substring("row".*::text from 2 for length("row".*::text) - 2), e'\\n')`;
   return `coalesce(${header} || e'\\n' || ${lines}, '')`;

@@ -21,13 +21,14 @@ async function start(settings) {
   const tokens = await Tokens.of(settings.keys);
   const callers = new Callers(tokens, settings.keys);
   const functions = new Functions(settings);
+  const auth = new Auth(database, tokens, callers, settings);
   const services = {
+    auth,
     rest: new Rest(database, catalog),
-    auth: new Auth(database, tokens, callers, settings),
-    storage: new Storage(database, tokens, callers, settings),
+    storage: new Storage(database, tokens, settings),
     functions,
   };
-  const landing = new Landing(settings);
+  const landing = new Landing(database, auth.mail, settings);
   await catalog.read();
   await database.listen('pgrst', (payload) => {
     if (payload === '' || payload.startsWith('reload')) catalog.read().catch(() => {});
@@ -62,6 +63,7 @@ async function answer(request, response, { services, callers, landing, database 
     allowOrigins(response);
     if (request.method === 'OPTIONS') return answerPreflight(request, response);
     if (url.pathname === '/') return await landing.handle(request, response);
+    if (url.pathname === '/mail') return landing.showMail(response);
     if (url.pathname === '/health') return await health(response, database);
     if (['realtime', 'graphql', 'pg'].includes(name)) throw notBuiltIn(`/${name}`);
     service = version === 'v1' && Object.hasOwn(services, name) ? services[name] : null;

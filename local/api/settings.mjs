@@ -34,6 +34,7 @@ export function readSettings(env) {
     redirectUrls: (env.REDIRECT_URLS ?? '').split(',').map((text) => text.trim()).filter(Boolean),
     accessTokenHook: hook(env.ACCESS_TOKEN_HOOK),
     jwtExpiry: number('JWT_EXPIRY', 3600),
+    passwordLength: number('PASSWORD_MIN_LENGTH', 6),
     keys: readKeys(required('KEYS_FILE')),
   };
 }
