@@ -43,7 +43,7 @@ install: .venv/installed node_modules/installed
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-node_modules/installed: package-lock.json .venv/installed
+node_modules/installed: package-lock.json | .venv/installed
 	@echo '→ Postgres and the API into node_modules'
 	@$(NPM) ci --ignore-scripts --no-fund --no-audit --no-update-notifier --loglevel=error
 	@touch $@
