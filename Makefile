@@ -20,7 +20,7 @@ dev: install
 	@$(BIN)/strive dev $(ARGS)
 
 test: install
-	@$(BIN)/pytest -n $${STRIVE_TEST_WORKERS:-2} $(ARGS)
+	@$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 check: lint
 	@$(MAKE) --no-print-directory test

@@ -47,9 +47,7 @@ def _kind(item: Any) -> str:
     return "many" if "activities" in found else "feed" if "entity_type" in found else "activity"
 
 
-Item = Annotated[
-    Annotated[CrmActivity, Tag("activity")] | Annotated[FeedEntry, Tag("feed")], Discriminator(_kind)
-]
+Item = Annotated[Annotated[CrmActivity, Tag("activity")] | Annotated[FeedEntry, Tag("feed")], Discriminator(_kind)]
 
 
 class Many(Strict):

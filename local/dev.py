@@ -4,7 +4,8 @@ import fcntl
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from local.stack import SERVICES, Stack
 
 SOURCES = [ROOT / "functions", ROOT / "shared"]
 TICK_MS = 200
+PATIENCE_S = 5
 
 
 def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
@@ -26,13 +28,18 @@ def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
             stack.start(api_port, db_port)
             stack.say(f"Strive runs at {stack.values()['API_URL']}/  (Ctrl-C stops it)")
             # Every tick yields, with changes or without: one loop shows logs, follows changes, notices losses.
-            ticks = watch(*SOURCES, MIGRATIONS, stop_event=told, rust_timeout=TICK_MS, yield_on_timeout=True)
-            broken = False  # what cannot start is tried again at the next change, not five times a second
-            for changes in ticks:
+            failed, again_at = "", 0.0
+            for changes in watch(*SOURCES, MIGRATIONS, stop_event=told, rust_timeout=TICK_MS, yield_on_timeout=True):
                 logs.show()
-                paths = [Path(path) for _, path in changes]
-                if paths or not broken:
-                    broken = not _tried(stack, lambda paths=paths: _follow(stack, paths))  # type: ignore[misc]
+                if not changes and time.monotonic() < again_at:
+                    continue
+                try:
+                    _follow(stack, [Path(path) for _, path in changes])
+                    failed = ""
+                except StackError as error:
+                    if str(error) != failed:
+                        stack.say(f"error: {error}\n          waiting for the next change")
+                    failed, again_at = str(error), time.monotonic() + PATIENCE_S
         except KeyboardInterrupt:
             pass  # the usual way to end
         finally:
@@ -56,15 +63,6 @@ def _follow(stack: Stack, changed: list[Path]) -> None:
         elif service == "functions" and reload:
             stack.say("functions: reload")
             stack.restart(service)
-
-
-def _tried(stack: Stack, work: Callable[[], None]) -> bool:
-    try:
-        work()
-    except StackError as error:
-        stack.say(f"error: {error}\n          waiting for the next change")
-        return False
-    return True
 
 
 class Logs:

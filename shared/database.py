@@ -71,8 +71,12 @@ class Database:
         answer, replayed = await self._one(
             _run_once(operation),
             {
-                "payload": payload, "claims": claims, "headers": headers,
-                "operation": operation, "key": once.key, "fingerprint": once.fingerprint,
+                "payload": payload,
+                "claims": claims,
+                "headers": headers,
+                "operation": operation,
+                "key": once.key,
+                "fingerprint": once.fingerprint,
             },
         )
         return answer, replayed

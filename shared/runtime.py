@@ -99,7 +99,9 @@ class Runtime:
         )
         return answer
 
-    async def _admit(self, function: Function, headers: Mapping[bytes, bytes], request: Request) -> tuple[Caller, bytes]:
+    async def _admit(
+        self, function: Function, headers: Mapping[bytes, bytes], request: Request
+    ) -> tuple[Caller, bytes]:
         check_headers(headers)
         if function.signature:
             body = await read_body(request.receive)

@@ -76,7 +76,10 @@ class Settings:
             ),
             database_connections=optional("DATABASE_CONNECTIONS", _connections, 16, "a number from 1 to 100"),
             stripe_secret_key=optional(
-                "STRIPE_SECRET_KEY", _stripe_key, None, "a key that begins with sk_test_, sk_live_, rk_test_ or rk_live_"
+                "STRIPE_SECRET_KEY",
+                _stripe_key,
+                None,
+                "a key that begins with sk_test_, sk_live_, rk_test_ or rk_live_",
             ),
             stripe_webhook_secrets=optional(
                 "STRIPE_WEBHOOK_SECRETS", _webhook_secrets, (), "secrets that begin with whsec_, separated by commas"

@@ -121,6 +121,4 @@ class Tokens:
 
 
 def _usable(keys: tuple[Mapping[str, Any], ...]) -> dict[Any, tuple[Any, str]]:
-    return {
-        key.get("kid"): (jwt.PyJWK(dict(key), ALGORITHMS[key["kty"]]).key, ALGORITHMS[key["kty"]]) for key in keys
-    }
+    return {key.get("kid"): (jwt.PyJWK(dict(key), ALGORITHMS[key["kty"]]).key, ALGORITHMS[key["kty"]]) for key in keys}
