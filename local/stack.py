@@ -18,6 +18,7 @@ import psutil
 from psycopg import sql
 
 from local import NODE, ROOT, StackError, database
+from local.config import api_environment
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
 from local.processes import find, launch, stop, tail
@@ -190,6 +191,7 @@ class Stack:
                 "FUNCTIONS_URL": f"http://127.0.0.1:{ports.functions}",
                 "KEYS_FILE": str(self.workdir / "keys.json"),
                 "STORAGE_DIR": str(self.workdir / "storage"),
+                **api_environment(),
             }
         return [sys.executable, "-m", "functions"], {
             "HOST": "127.0.0.1",

@@ -1,5 +1,6 @@
 // What the environment says, read once; a missing or malformed value stops the process with its name.
 import { readFileSync } from 'node:fs';
+import { bytesOf } from './storage/sizes.mjs';
 
 export function readSettings(env) {
   const required = (name) => {
@@ -9,6 +10,11 @@ export function readSettings(env) {
   const number = (name, otherwise) => {
     const value = Number(env[name] ?? otherwise);
     if (!Number.isInteger(value) || value < 0) throw new Error(`${name} is '${env[name]}', not a whole number.`);
+    return value;
+  };
+  const size = (name, otherwise) => {
+    const value = bytesOf(env[name] ?? otherwise);
+    if (value === undefined) throw new Error(`${name} is '${env[name]}', not a size such as 50MiB.`);
     return value;
   };
   const url = (name, otherwise) => {
@@ -27,7 +33,7 @@ export function readSettings(env) {
     poolSize: number('DB_POOL_SIZE', 10),
     functionsUrl: url('FUNCTIONS_URL'),
     storageDirectory: required('STORAGE_DIR'),
-    fileSizeLimit: number('STORAGE_FILE_SIZE_LIMIT', 50 * 1024 * 1024),
+    fileSizeLimit: size('STORAGE_FILE_SIZE_LIMIT', '50MiB'),
     schemas: (env.DB_SCHEMAS ?? 'public').split(',').map((name) => name.trim()),
     maxRows: number('DB_MAX_ROWS', 1000),
     siteUrl: url('SITE_URL', 'http://127.0.0.1:3000'),

@@ -1,15 +1,13 @@
 """What hosted Supabase has in a new database; then migrations and demo data, as the Supabase CLI would apply them."""
 
-import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from local import NODE, ROOT, StackError
+from local import ROOT, StackError
 from local.postgres import SUPERUSER, Cluster
 
 HERE = Path(__file__).parent
@@ -28,20 +26,10 @@ def create_schemas(connection: Connection) -> None:
     """Make a new, empty database look like that of a hosted project; `connection` is the superuser's."""
     with connection.transaction():
         connection.execute(_own("schemas.sql"))
-        for service, statements in service_schemas().items():
+        for service in ("auth", "storage"):
             connection.execute(sql.SQL("set local role {}").format(sql.Identifier(f"supabase_{service}_admin")))
-            connection.execute(statements)
+            connection.execute(_own(f"{service}.sql"))
         connection.execute("reset role")
-
-
-def service_schemas() -> dict[str, str]:
-    """DDL of the tables that the auth and storage services bring along."""
-    printed = subprocess.run([NODE, ROOT / "local/api/schema.mjs"], capture_output=True, text=True, check=False)
-    if printed.returncode:
-        raise StackError(
-            f"The API's own schema could not be read:\n{printed.stderr}", "Install again with: make install"
-        )
-    return cast("dict[str, str]", json.loads(printed.stdout))
 
 
 def migrate(connection: Connection, applied: Callable[[str], None] = lambda _name: None) -> None:

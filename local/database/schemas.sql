@@ -6,7 +6,7 @@ do $$ begin
 end $$;
 
 create schema extensions authorization postgres;
-grant usage on schema extensions to anon, authenticated, service_role, dashboard_user;
+grant usage on schema extensions to anon, authenticated, service_role, dashboard_user, supabase_auth_admin;
 create extension pgcrypto with schema extensions;
 create extension "uuid-ossp" with schema extensions;
 create extension if not exists pg_stat_statements with schema extensions;
@@ -36,6 +36,20 @@ alter function auth.jwt() owner to supabase_auth_admin;
 alter function auth.uid() owner to supabase_auth_admin;
 alter function auth.role() owner to supabase_auth_admin;
 alter function auth.email() owner to supabase_auth_admin;
+
+-- Hosted, the data API hears of every change of the schema; migrations need not tell it.
+create function extensions.pgrst_watch() returns event_trigger language plpgsql as $$
+begin
+  notify pgrst, 'reload schema';
+end $$;
+create event trigger pgrst_ddl_watch on ddl_command_end
+  when tag in (
+    'CREATE SCHEMA', 'ALTER SCHEMA', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE FOREIGN TABLE',
+    'ALTER FOREIGN TABLE', 'CREATE VIEW', 'ALTER VIEW', 'CREATE MATERIALIZED VIEW', 'ALTER MATERIALIZED VIEW',
+    'CREATE FUNCTION', 'ALTER FUNCTION', 'CREATE TRIGGER', 'CREATE TYPE', 'ALTER TYPE', 'CREATE RULE', 'COMMENT'
+  )
+  execute function extensions.pgrst_watch();
+create event trigger pgrst_drop_watch on sql_drop execute function extensions.pgrst_watch();
 
 -- Realtime does not run here; its table, topic and publication stand so that our policies on them apply and can be tested.
 create publication supabase_realtime;

@@ -90,7 +90,7 @@ export class Sessions {
 
   async #claims(query, user, session, method) {
     const amr = await query(
-      `select authentication_method as method, extract(epoch from updated_at)::bigint::int as timestamp
+      `select authentication_method as method, floor(extract(epoch from updated_at))::int as timestamp
        from auth.mfa_amr_claims where session_id = $1 order by updated_at desc`,
       [session],
     );

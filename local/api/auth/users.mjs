@@ -4,7 +4,8 @@ import { authError } from '../errors.mjs';
 
 const LONGEST_PASSWORD = 72; // bcrypt reads no further
 const TIMES = ['email_confirmed_at', 'phone_confirmed_at', 'confirmed_at', 'invited_at', 'confirmation_sent_at',
-  'recovery_sent_at', 'email_change_sent_at', 'last_sign_in_at', 'banned_until', 'deleted_at', 'created_at', 'updated_at'];
+  'recovery_sent_at', 'email_change_sent_at', 'last_sign_in_at', 'banned_until', 'deleted_at'];
+const NEVER = '0001-01-01T00:00:00Z';
 
 export async function userBy(query, column, value) {
   const [user] = await query(`select * from auth.users where ${column} = $1 and not is_sso_user`, [value]);
@@ -64,6 +65,8 @@ export async function createUser(query, { id = randomUUID(), email = null, confi
     raw_user_meta_data: JSON.stringify(email ? { ...given.user_metadata, ...claimed(id, email, confirmed) } : given.user_metadata ?? {}),
     is_anonymous: given.anonymous ?? false,
     invited_at: given.invited ? 'now' : null,
+    created_at: 'now',
+    updated_at: 'now',
   };
   const [user] = await query(insertOf('auth.users', row), Object.values(row));
   if (email) await createIdentity(query, id, email, confirmed);
@@ -135,6 +138,8 @@ export function presented(user, identities) {
     email: user.email ?? '',
     phone: user.phone ?? '',
     ...Object.fromEntries(times),
+    created_at: iso(user.created_at) ?? NEVER,
+    updated_at: iso(user.updated_at) ?? NEVER,
     ...(user.email_change ? { new_email: user.email_change } : {}),
     app_metadata: user.raw_app_meta_data ?? {},
     user_metadata: user.raw_user_meta_data ?? {},
@@ -145,8 +150,8 @@ export function presented(user, identities) {
       identity_data: each.identity_data,
       provider: each.provider,
       last_sign_in_at: iso(each.last_sign_in_at),
-      created_at: iso(each.created_at),
-      updated_at: iso(each.updated_at),
+      created_at: iso(each.created_at) ?? NEVER,
+      updated_at: iso(each.updated_at) ?? NEVER,
       email: each.email,
     })),
     is_anonymous: user.is_anonymous,

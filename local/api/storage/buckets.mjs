@@ -2,8 +2,8 @@
 import { storageError } from '../errors.mjs';
 import { readObject, sendJson } from '../http.mjs';
 import { checkedBucket } from './names.mjs';
+import { bytesOf } from './sizes.mjs';
 
-const UNITS = { '': 1, b: 1, kb: 1e3, mb: 1e6, gb: 1e9, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30 };
 const SORTABLE = ['id', 'name', 'created_at', 'updated_at'];
 const COLUMNS = `id, name, coalesce(owner_id, '') as owner, public, file_size_limit::float8 as file_size_limit,
   to_json(allowed_mime_types) as allowed_mime_types, to_json(created_at) as created_at, to_json(updated_at) as updated_at`;
@@ -107,10 +107,9 @@ export function whole(given, otherwise) {
 
 function bytes(given) {
   if (given === null || given === undefined || given === '') return null;
-  const [, count, unit] = /^(\d+(?:\.\d+)?)\s*([kmg]?i?b?)$/i.exec(String(given)) ?? [];
-  const factor = UNITS[unit?.toLowerCase()];
-  if (factor === undefined) throw storageError(400, 'InvalidRequest', `file_size_limit is '${given}', not a size such as 5242880 or 5MB`);
-  return Math.floor(Number(count) * factor);
+  const size = bytesOf(given);
+  if (size === undefined) throw storageError(400, 'InvalidRequest', `file_size_limit is '${given}', not a size such as 5242880 or 5MB`);
+  return size;
 }
 
 function mimeTypes(given) {
