@@ -28,10 +28,8 @@ export const notBuiltIn = (what) =>
     'Run against `supabase start` or a hosted project for it.');
 
 export function isUnavailable(error) {
-  return error.databaseGone === true
-    || ['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ENOTFOUND', 'ETIMEDOUT'].includes(error.code)
-    || ['57P01', '57P02', '57P03'].includes(error.code)
-    || (typeof error.code === 'string' && error.code.startsWith('08'));
+  return error.databaseGone === true || ['57P01', '57P02', '57P03'].includes(error.code)
+    || ['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ENOTFOUND', 'ETIMEDOUT'].includes(error.code);
 }
 
 export const unavailable = () =>

@@ -133,8 +133,8 @@ export function presented(user, identities) {
   const times = TIMES.filter((name) => user[name]).map((name) => [name, iso(user[name])]);
   return {
     id: user.id,
-    aud: user.aud,
-    role: user.role,
+    aud: user.aud ?? 'authenticated',
+    role: user.role ?? 'authenticated',
     email: user.email ?? '',
     phone: user.phone ?? '',
     ...Object.fromEntries(times),

@@ -16,8 +16,7 @@ function isTarget(link, target) {
 
 function isHint(link, hint) {
   if (link.junction) return link.junction.relation.name === hint;
-  return link.constraint === hint || column(link) === hint || link.to.name !== link.from.name && link.on.length === 1
-    && link.on[0][1] === hint;
+  return link.constraint === hint || (link.on.length === 1 && link.on[0].includes(hint));
 }
 
 const column = ({ on }) => on?.length === 1 ? on[0][0] : undefined;

@@ -267,9 +267,9 @@ export class Statement {
   }
 
   /** `select * from f(…)` with its arguments taken from a JSON object, or one body handed over whole. */
-  call(fn, { body, whole, given }) {
+  call(fn, { body, whole, names }) {
     const alias = quote(fn.name);
-    const args = fn.parameters.filter(({ name }) => given.has(name));
+    const args = fn.parameters.filter(({ name }) => names?.has(name));
     let from = `${qualified(fn)}()`;
     if (whole) {
       from = `${qualified(fn)}(${this.value(body)}::${fn.parameters[0].type})`;

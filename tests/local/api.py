@@ -1,0 +1,133 @@
+"""The API alone, in front of one database of the worker's cluster: what its tests talk to."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+from supabase import Client, ClientOptions, create_client
+
+from local import NODE, ROOT
+from local.keys import Keys, ensure_keys, load_keys
+from tests.conftest import free_port
+from tests.world import Database
+
+PASSWORD = "correct-horse-1"
+HOOK = "pg-functions://postgres/private/custom_access_token_hook"
+
+_serial = count(1)
+
+
+@dataclass
+class Api:
+    url: str
+    database: Database
+    keys: Keys
+    home: Path
+    process: subprocess.Popen[bytes]
+    clients: list[httpx.Client] = field(default_factory=list)
+
+    @property
+    def log(self) -> str:
+        return (self.home / "api.log").read_text()
+
+    def http(self, key: str | None = None, token: str | None = None, **headers: str) -> httpx.Client:
+        """A bare HTTP client with this API key (the publishable one unless said otherwise) and token."""
+        sent = {"apikey": key or self.keys.publishable_key} | ({"authorization": f"Bearer {token}"} if token else {})
+        client = httpx.Client(base_url=self.url, headers=sent | headers, timeout=30)
+        self.clients.append(client)
+        return client
+
+    def admin(self, **headers: str) -> httpx.Client:
+        return self.http(self.keys.secret_key, **headers)
+
+    def supabase(self, key: str | None = None) -> Client:
+        http = httpx.Client(timeout=30)
+        self.clients.append(http)
+        options = ClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
+        return create_client(self.url, key or self.keys.publishable_key, options=options)
+
+    def sql(self, statements: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run as `postgres`, who applies migrations."""
+        with self.database.connect() as connection:
+            cursor = connection.execute(statements, values or None)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+    def sign_up(self, name: str = "reader", /, **data: Any) -> dict[str, Any]:
+        """A new account's session."""
+        email = f"{name}-{next(_serial)}@api.test"
+        answer = self.http().post("/auth/v1/signup", json={"email": email, "password": PASSWORD, "data": data})
+        assert answer.status_code == 200, answer.text
+        session: dict[str, Any] = answer.json()
+        return session
+
+    def mint(self, **claims: Any) -> str:
+        """An access token signed with the project's key, saying whatever the test wants."""
+        now = int(time.time())
+        payload = {"iat": now, "exp": now + 3600, "role": "authenticated", "aud": "authenticated"} | claims
+        key = jwt.PyJWK(self.keys.jwk)
+        return jwt.encode(payload, key.key, "ES256", headers={"kid": self.keys.jwk["kid"]})
+
+    def stop(self) -> int:
+        for client in self.clients:
+            client.close()
+        self.process.terminate()
+        return self.process.wait(20)
+
+
+@contextmanager
+def running(database: Database, home: Path, **environment: str) -> Iterator[Api]:
+    home.mkdir(exist_ok=True)
+    ensure_keys(home / "keys.json")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = {
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "API_URL": url,
+        "DB_URL": database.url("authenticator"),
+        "KEYS_FILE": str(home / "keys.json"),
+        "STORAGE_DIR": str(home / "storage"),
+        "ACCESS_TOKEN_HOOK": HOOK,
+        "PASSWORD_MIN_LENGTH": "8",
+    }
+    with (home / "api.log").open("wb") as log:
+        process = subprocess.Popen(
+            [NODE, ROOT / "local/api/server.mjs"],
+            env=os.environ | settings | environment,
+            stdout=log,
+            stderr=log,
+        )
+    api = Api(url, database, load_keys(home / "keys.json"), home, process)
+    try:
+        await_answer(api)
+        yield api
+    finally:
+        api.stop()
+
+
+def await_answer(api: Api) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and api.process.poll() is None:
+        try:
+            if httpx.get(f"{api.url}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.01)
+    raise AssertionError(f"The API did not answer.\n{api.log}")
+
+
+def decoded(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json().get("code")
