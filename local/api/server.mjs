@@ -14,6 +14,7 @@ import { Storage } from './storage.mjs';
 import { TokenError, Tokens } from './tokens.mjs';
 
 const HEADER_LIMIT = 64 * 1024;
+const PATIENCE_MS = 8000; // for requests in flight when told to stop
 
 async function start(settings) {
   const database = new Database(settings);
@@ -72,9 +73,15 @@ async function answer(request, response, { services, callers, landing, database 
     return await service.handle(request, response, url, caller);
   } catch (error) {
     const failure = described(error, service, caller);
-    request.resume();
+    drain(request);
     return sendError(response, failure);
   }
+}
+
+/** What is left of a request nobody wants: unread, it would keep its sender from reading the answer. */
+function drain(request) {
+  request.removeAllListeners('readable');
+  request.resume();
 }
 
 function described(error, service, caller) {
@@ -110,6 +117,7 @@ function stopOnSignal(server, close) {
       process.exit(0);
     });
     server.closeIdleConnections();
+    setTimeout(() => server.closeAllConnections(), PATIENCE_MS).unref();
   };
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);

@@ -27,13 +27,13 @@ export class Storage {
     const [what, ...steps] = stepsOf(request);
     if (what === 'status') return sendJson(response, 200, {});
     if (what === 'bucket' && await this.buckets.handle(request, response, url, caller, steps)) return undefined;
-    if (what === 'object') {
-      const answered = await this.objects.handle(request, response, url, caller, steps);
-      if (answered !== undefined || response.headersSent) return answered;
-    }
     if (ELSEWHERE.includes(what) || (what === 'object' && steps[0] === 'list-v2')) {
       throw storageError(501, 'not_built_in',
         `/storage/v1/${what} is not part of this stack; run against \`supabase start\` or a hosted project for it.`);
+    }
+    if (what === 'object') {
+      const answered = await this.objects.handle(request, response, url, caller, steps);
+      if (answered !== undefined || response.headersSent) return answered;
     }
     throw storageError(404, 'not_found', `${request.method} /storage/v1/${[what, ...steps].join('/')} is not known here`);
   }

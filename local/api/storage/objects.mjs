@@ -1,4 +1,5 @@
 // /storage/v1/object: files. What the caller may do is decided by the policies on storage.objects, nowhere else.
+import { randomUUID } from 'node:crypto';
 import { pipeline } from 'node:stream/promises';
 import { storageError } from '../errors.mjs';
 import { kept, readObject, send, sendJson } from '../http.mjs';
@@ -331,24 +332,30 @@ async function route(request) {
 }
 
 function seconds({ expiresIn }) {
-  if (Number.isInteger(expiresIn) && expiresIn > 0 && expiresIn < 2 ** 31) return expiresIn;
+  // supabase-py sends it as text.
+  const count = /^\d+$/.test(expiresIn) ? Number(expiresIn) : 0;
+  if (count > 0 && count < 2 ** 31) return count;
   throw refused(`expiresIn is ${JSON.stringify(expiresIn)}, not a number of seconds`);
 }
 
+/** A new row asks for no more than permission to insert: reading it back would need permission to select. */
 async function keep(query, { bucket, name, owner, upsert, replace }, { version, metadata, userMetadata }) {
+  const id = randomUUID();
   const values = [bucket, name, version, JSON.stringify(metadata), JSON.stringify(userMetadata), owner ?? null];
   const ownerId = "case when $6 ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then $6::uuid end";
   const changed = `version = $3, metadata = $4, user_metadata = $5, owner_id = $6::text, owner = ${ownerId}, updated_at = now()`;
-  const [stored] = replace
-    ? await query(`update storage.objects set ${changed} where bucket_id = $1 and name = $2 returning id`, values)
-    : await query(
-      `insert into storage.objects (bucket_id, name, version, metadata, user_metadata, owner_id, owner)
-       values ($1, $2, $3, $4, $5, $6::text, ${ownerId})
-       ${upsert ? `on conflict (bucket_id, name) do update set ${changed}` : ''} returning id`,
-      values,
-    );
-  if (!stored) throw noObject();
-  return stored;
+  if (replace) {
+    const [stored] = await query(`update storage.objects set ${changed} where bucket_id = $1 and name = $2 returning id`, values);
+    if (!stored) throw noObject();
+    return stored;
+  }
+  const [stored] = await query(
+    `insert into storage.objects (bucket_id, name, version, metadata, user_metadata, owner_id, owner, id)
+     values ($1, $2, $3, $4, $5, $6::text, ${ownerId}, $7)
+     ${upsert ? `on conflict (bucket_id, name) do update set ${changed} returning id` : ''}`,
+    [...values, id],
+  );
+  return stored ?? { id };
 }
 
 /** The file of the request, in either form clients send it: alone, or in a form with what is to be known of it. */
