@@ -44,13 +44,13 @@ class FeedEntry(Strict):
 
 def _kind(item: Any) -> str:
     found = item if isinstance(item, dict) else getattr(item, "__dict__", {})
-    return "many" if "activities" in found else "feed" if "entity_type" in found else "activity"
+    return "activities" if "activities" in found else "feed" if "entity_type" in found else "activity"
 
 
 Item = Annotated[Annotated[CrmActivity, Tag("activity")] | Annotated[FeedEntry, Tag("feed")], Discriminator(_kind)]
 
 
-class Many(Strict):
+class Activities(Strict):
     """All are recorded, or none."""
 
     activities: Annotated[list[Item], Field(min_length=1, max_length=500)]
@@ -68,7 +68,7 @@ class RecordedMany(BaseModel):
 
 
 RecordActivity = Annotated[
-    Union[Annotated[CrmActivity, Tag("activity")], Annotated[FeedEntry, Tag("feed")], Annotated[Many, Tag("many")]],
+    Union[Annotated[CrmActivity, Tag("activity")], Annotated[FeedEntry, Tag("feed")], Annotated[Activities, Tag("activities")]],
     Discriminator(_kind),
 ]
 

@@ -39,8 +39,6 @@ class Database:
             connection_class=AsyncConnection,
             kwargs={
                 "autocommit": True,
-                # A pooler in transaction mode gives every statement another session: none may be prepared.
-                "prepare_threshold": None,
                 "connect_timeout": 5,
                 "tcp_user_timeout": 10_000,
                 "application_name": "strive-functions",
@@ -52,6 +50,7 @@ class Database:
             # A short patience with a server that is away: the next request asks again at once.
             reconnect_timeout=2.0,
             check=_still_quiet,
+            configure=_prepare_if_direct,
             open=False,
         )
 
@@ -101,6 +100,16 @@ class Database:
 def expected_migration() -> str:
     """The newest migration this code was written for."""
     return max(path.name.partition("_")[0] for path in MIGRATIONS.glob("*.sql"))
+
+
+async def _prepare_if_direct(connection: Connection) -> None:
+    """A pooler in transaction mode gives every statement another session: then none may be prepared.
+
+    It cannot hide: the process it names is not the one that answers.
+    """
+    cursor = await connection.execute("select pg_backend_pid()")
+    if await cursor.fetchone() != (connection.info.backend_pid,):
+        connection.prepare_threshold = None
 
 
 async def _still_quiet(connection: Connection) -> None:

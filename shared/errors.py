@@ -66,9 +66,8 @@ MEANING: dict[str, int | Problem] = {
     "57014": BUSY,
     "57P": AWAY,
     "P0001": 400,
-    "ST403": 403,
 }
-CODES = {"ST403": "user_suspended"}
+CODES = {"PT403": "user_suspended"}
 
 
 def problem_of(error: BaseException) -> Problem:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import secrets
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from shared.database import Database, Once, expected_migration
 from shared.errors import INTERNAL, ApiError, problem_of
 from shared.function import Answered, Call, Function
 from shared.logs import log
-from shared.requests import REQUEST_ID, ClientGone, check_headers, check_json, read_body, read_headers
+from shared.requests import ClientGone, check_headers, check_json, read_body, read_headers, request_id
 from shared.settings import Settings, SettingsError
 
 BASE = "/functions/v1"
@@ -65,7 +64,7 @@ class Runtime:
         started = time.perf_counter()
         scope = request.scope
         function = self._functions.get(scope["path"])
-        call_id = _request_id(scope["headers"])
+        call_id = request_id(scope["headers"])
         mode = None
         try:
             headers = read_headers(scope["headers"])
@@ -165,14 +164,7 @@ class Runtime:
     async def _reference(self) -> Answer:
         from shared.reference import page  # noqa: PLC0415 - only for those who read it
 
-        return page()
-
-
-def _request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    for name, value in headers:
-        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
-            return value
-    return secrets.token_hex(12).encode()
+        return page(self._settings)
 
 
 def _passed_on(headers: Mapping[bytes, bytes]) -> str:

@@ -3,8 +3,6 @@
 import asyncio
 import gc
 import json
-import secrets
-import sys
 from asyncio import TimerHandle
 from typing import Any
 
@@ -13,69 +11,85 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.answers import ALWAYS
 from shared.errors import Problem
+from shared.requests import request_id
 from shared.runtime import Runtime
 
 HEADER_BYTES = 32 * 1024
-HEADER_SECONDS = 10.0
+# For a whole request to arrive, headers and body.
+REQUEST_SECONDS = 15.0
 IDLE_SECONDS = 75
 GRACE_SECONDS = 9  # Cloud Run kills ten seconds after SIGTERM
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """httptools reads headers of any size for any time; here they are bounded, and refusals are JSON like all errors."""
+    """httptools waits for a request of any size for any time; here both are bounded, and refusals are JSON too."""
 
+    _answers: "_OneWrite"
     _deadline: TimerHandle | None = None
     _header_bytes = 0
-    _reading_headers = True
+    _in_headers = True
+    _arriving = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self._refuse_slow)
+        self.transport = self._answers = _OneWrite(transport)  # type: ignore[assignment]
+        self._deadline = self.loop.call_later(REQUEST_SECONDS, self._refuse_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._settle()
+        self._arrived()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._reading_headers:
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(HEADER_SECONDS, self._refuse_slow)
+        super().data_received(data)
+        if not self._arriving:
+            return
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_SECONDS, self._refuse_slow)
+        if self._in_headers:
             self._header_bytes += len(data)
-            super().data_received(data)
-            if self._reading_headers and self._header_bytes > HEADER_BYTES:
+            if self._header_bytes > HEADER_BYTES:
                 self._refuse(Problem(431, "headers_too_large", f"The headers are larger than {HEADER_BYTES:,} bytes"))
-        else:
-            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._arriving = self._in_headers = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._settle()
-        self._reading_headers = False
+        self._in_headers = False
+        self._header_bytes = 0
+        self.headers.append((b"function-execution-id", request_id(self.headers)))
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        self._arrived()
         super().on_message_complete()
-        self._reading_headers = True
-        self._header_bytes = 0
+
+    def on_response_complete(self) -> None:
+        self._answers.flush()  # an answer to HEAD has no body
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(Problem(400, "malformed_request", msg))
 
-    def _settle(self) -> None:
+    def _arrived(self) -> None:
+        self._arriving = False
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def _refuse_slow(self) -> None:
-        self._refuse(Problem(408, "headers_too_slow", f"No request arrived within {HEADER_SECONDS:.0f} seconds"))
+        self._refuse(
+            Problem(408, "request_too_slow", f"The request did not arrive within {REQUEST_SECONDS:.0f} seconds")
+        )
 
     def _refuse(self, problem: Problem) -> None:
-        self._settle()
+        self._arrived()
         if self.transport.is_closing():
             return
         body = problem.body()
         headers = [
             *ALWAYS,
-            (b"x-request-id", secrets.token_hex(12).encode()),
+            (b"x-request-id", request_id(())),
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
@@ -83,6 +97,33 @@ class BoundedProtocol(HttpToolsProtocol):
         lines = [b"HTTP/1.1 %d %s" % (problem.status, problem.code.encode()), *(b"%s: %s" % pair for pair in headers)]
         self.transport.write(b"\r\n".join([*lines, b"", body]))
         self.transport.close()
+
+
+class _OneWrite:
+    """uvicorn writes the head of an answer and its body apart: a system call and a packet each. Here they leave together."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100 "):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class _Server(uvicorn.Server):
@@ -95,7 +136,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process; no later collection looks at it again
-        gc.enable()
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         print(json.dumps({"severity": "INFO", "message": "ready", "address": f"http://{host}:{port}"}), flush=True)
 

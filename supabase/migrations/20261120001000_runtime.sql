@@ -18,25 +18,24 @@ alter role strive_functions set idle_in_transaction_session_timeout = '10s';
 -- What takes claims as an argument believes them: whoever may execute it can be anybody. Only strive_functions may, and
 -- only after it has verified the token itself.
 
-create function private.is_suspended() returns boolean
-language plpgsql stable security definer set search_path = '' as $$
-begin
-  return private.current_user_id() is null and exists (select from public.users u where u.id = auth.uid());
-end $$;
-comment on function private.is_suspended() is 'Whether the caller has an account that may do nothing at present.';
-
 create function private.enter(claims text, headers text) returns boolean
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 begin
   perform set_config('request.jwt.claims', claims, true), set_config('request.headers', headers, true);
-  if private.is_suspended() then
-    raise exception 'This account is suspended' using
-      errcode = 'ST403', hint = 'Ask the administrator of the platform.';
-  end if;
   return true;
 end $$;
 comment on function private.enter(text, text) is
-  'Begins a request of the functions: sets the verified claims for this transaction and refuses suspended users.';
+  'Begins a request of the functions: sets the verified claims, for this transaction only.';
+
+create function private.refuse_suspended() returns void
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  if private.current_user_id() is null and exists (select from public.users u where u.id = auth.uid()) then
+    raise exception 'This account is suspended' using
+      errcode = 'PT403', hint = 'Ask the administrators of the platform.';
+  end if;
+end $$;
+comment on function private.refuse_suspended() is 'PT403 if the caller has an account that may do nothing at present.';
 
 create function private.require_org(minimum_role "OrgRole") returns uuid
 language plpgsql stable set search_path = '' as $$
@@ -44,6 +43,7 @@ declare
   org uuid := private.current_user_org(minimum_role);
 begin
   if org is null then
+    perform private.refuse_suspended();
     raise exception 'You may not do this in this organisation' using
       errcode = '42501',
       detail = format('It takes the role %s or above in %s.', minimum_role,
@@ -53,8 +53,8 @@ begin
   return org;
 end $$;
 comment on function private.require_org("OrgRole") is
-  'The organisation this request acts in; 42501 if the caller lacks the role there.';
-grant execute on function private.require_org("OrgRole") to authenticated, service_role;
+  'The organisation this request acts in; PT403 if the caller is suspended, 42501 if they lack the role there.';
+grant execute on function private.refuse_suspended(), private.require_org("OrgRole") to authenticated, service_role;
 
 -- Once ----------------------------------------------------------------------------------------------------------------
 
@@ -101,6 +101,9 @@ begin
       errcode = 'PT422', detail = format('It was first used at %s.', to_json(seen.created_at) #>> '{}'),
       hint = 'Send a new key for a new request; repeat a key only with the same body and x-org-id.';
   end if;
+  if seen.answer is not null then
+    perform private.refuse_suspended();
+  end if;
   return seen.answer;
 end $$;
 comment on function private.enter_once(text, text, text, text, bytea) is
@@ -143,7 +146,7 @@ begin
 end $$;
 comment on function private.migration_version() is 'The newest migration applied here.';
 
-grant execute on function private.is_suspended(), private.enter(text, text), private.caller(),
+grant execute on function private.enter(text, text), private.caller(),
   private.enter_once(text, text, text, text, bytea), private.remember(text, text, bytea, jsonb),
   private.migration_version()
   to strive_functions;
@@ -246,16 +249,6 @@ end $$;
 comment on function private.record_crm_activity(uuid, jsonb) is
   'Records an activity on a lead, contact, deal or listing, its feed entry, and that they were contacted.';
 
-create function private.record_one(org uuid, item jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
-begin
-  if item ? 'entity_type' then
-    return private.record_feed_entry(org, item);
-  end if;
-  return private.record_crm_activity(org, item);
-end $$;
-comment on function private.record_one(uuid, jsonb) is 'What names an entity_type is a plain feed entry.';
-
 create function public.record_activity(activity jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -264,8 +257,10 @@ declare
   item jsonb;
   recorded jsonb[] := '{}';
 begin
-  if items is null then
-    return private.record_one(org, activity);
+  if activity ? 'entity_type' then
+    return private.record_feed_entry(org, activity);
+  elsif items is null then
+    return private.record_crm_activity(org, activity);
   end if;
   perform private.expect_fields(activity, '{activities}');
   if jsonb_typeof(items) <> 'array' or jsonb_array_length(items) not between 1 and 500 then
@@ -278,7 +273,8 @@ begin
   perform from public.contacts c where c.organization_id = org
     and c.id::text in (select i ->> 'contact_id' from jsonb_array_elements(items) i) order by c.id for no key update;
   for item in select i from jsonb_array_elements(items) i loop
-    recorded := recorded || private.record_one(org, item);
+    recorded := recorded || case when item ? 'entity_type'
+      then private.record_feed_entry(org, item) else private.record_crm_activity(org, item) end;
   end loop;
   return jsonb_build_object('activities', to_jsonb(recorded));
 end $$;
@@ -286,5 +282,5 @@ comment on function public.record_activity(jsonb) is
   'Records an activity or a feed entry; {"activities": […]} records up to 500 of them, all or none.';
 
 grant execute on function private.expect_fields(jsonb, text[]), private.record_feed_entry(uuid, jsonb),
-  private.record_crm_activity(uuid, jsonb), private.record_one(uuid, jsonb), public.record_activity(jsonb)
+  private.record_crm_activity(uuid, jsonb), public.record_activity(jsonb)
   to authenticated;
