@@ -1,4 +1,4 @@
-"""The functions. Each module here is one, and the only place it is named: it is found, routed and documented by itself."""
+"""The functions. Each module here is one, named as its URL; it is found, routed and documented by being here."""
 
 import importlib
 import pkgutil

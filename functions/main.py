@@ -11,11 +11,11 @@ from starlette.requests import Request
 if (root := str(Path(__file__).resolve().parent.parent)) not in sys.path:
     sys.path.append(root)
 
-from functions import ALL, load  # noqa: E402 - needs the path
-from shared import logs  # noqa: E402
-from shared.answers import Answer  # noqa: E402
-from shared.runtime import Runtime  # noqa: E402
-from shared.settings import Settings, SettingsError  # noqa: E402
+from functions import ALL, load
+from shared import logs
+from shared.answers import Answer
+from shared.runtime import Runtime
+from shared.settings import Settings, SettingsError
 
 logs.begin()
 target = os.environ.get("FUNCTION_TARGET") or ALL
@@ -30,4 +30,4 @@ async def serve(request: Request) -> Answer:
 
 
 serve.__name__ = target
-globals()[target] = functions_framework.aio.http(serve)
+globals()[target] = functions_framework.aio.http(serve)  # type: ignore[arg-type]  # any ASGI response will do

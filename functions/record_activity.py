@@ -1,4 +1,4 @@
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -68,7 +68,9 @@ class RecordedMany(BaseModel):
 
 
 RecordActivity = Annotated[
-    Union[Annotated[CrmActivity, Tag("activity")], Annotated[FeedEntry, Tag("feed")], Annotated[Activities, Tag("activities")]],
+    Annotated[CrmActivity, Tag("activity")]
+    | Annotated[FeedEntry, Tag("feed")]
+    | Annotated[Activities, Tag("activities")],
     Discriminator(_kind),
 ]
 

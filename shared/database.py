@@ -89,7 +89,7 @@ class Database:
             connection = await self._pool.getconn()
             try:
                 cursor = await connection.execute(statement, values)
-                row = await cursor.fetchone()
+                row: tuple[Any, ...] | None = await cursor.fetchone()
             finally:
                 await self._pool.putconn(connection)
         if row is None:
@@ -120,16 +120,17 @@ async def _still_quiet(connection: Connection) -> None:
         raise OperationalError("the server closed the connection")
 
 
-# A function in FROM runs before the select list: first the claims are set, then the operation is called.
+# Operations are named in code, never by a caller. A function in FROM runs before the select list: first the claims are
+# set, then the operation is called.
 @cache
 def _run(operation: str) -> str:
-    return f"select {operation}(%s::jsonb)::text from private.enter(%s, %s)"
+    return f"select {operation}(%s::jsonb)::text from private.enter(%s, %s)"  # noqa: S608
 
 
 @cache
 def _run_once(operation: str) -> str:
-    return f"""
-        select coalesce(known, private.remember(%(operation)s, %(key)s, %(fingerprint)s, {operation}(%(payload)s::jsonb)))::text,
-          known is not null
-        from private.enter_once(%(claims)s, %(headers)s, %(operation)s, %(key)s, %(fingerprint)s) as known
-    """
+    done = f"private.remember(%(operation)s, %(key)s, %(fingerprint)s, {operation}(%(payload)s::jsonb))"
+    return (
+        f"select coalesce(known, {done})::text, known is not null"  # noqa: S608
+        " from private.enter_once(%(claims)s, %(headers)s, %(operation)s, %(key)s, %(fingerprint)s) as known"
+    )

@@ -70,7 +70,7 @@ MEANING: dict[str, int | Problem] = {
 CODES = {"PT403": "user_suspended"}
 
 
-def problem_of(error: BaseException) -> Problem:
+def problem_of(error: BaseException) -> Problem:  # noqa: PLR0911 - a table, one row a return
     """The answer to an exception; INTERNAL means that somebody has to look into it."""
     match error:
         case ApiError():

@@ -25,19 +25,17 @@ class Answered(Generic[Shape]):
 class Call(Generic[Body]):
     """One request, after it was parsed and its caller is known."""
 
-    __slots__ = ("body", "caller", "request_id", "settings", "_run")
+    __slots__ = ("_run", "body", "caller", "settings")
 
     def __init__(
         self,
         body: Body,
         caller: Caller,
-        request_id: str,
         settings: Settings,
         run: Callable[[str, Any], Awaitable[Answered[Any]]],
     ) -> None:
         self.body = body
         self.caller = caller
-        self.request_id = request_id
         self.settings = settings
         self._run = run
 

@@ -21,7 +21,6 @@ COMMON = {
     503: "The database is busy or away; `Retry-After` says when to try again.",
 }
 UNAUTHORIZED = "The access token or API key is missing or not valid."
-SECURITY = {"user": {"user": []}, "publishable": {"publishable": []}, "secret": {"secret": []}}
 SCHEMES = {
     "user": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A user's access token."},
     "publishable": {"type": "apiKey", "in": "header", "name": "apikey", "description": "A publishable key."},
@@ -64,7 +63,8 @@ ONCE = {
 def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
     functions = list({function.name: function for function in functions}.values())
     schemas, definitions = TypeAdapter.json_schemas(
-        [(f.name, "validation", f.request) for f in functions] + [(f.name, "serialization", f.response) for f in functions],
+        [(f.name, "validation", f.request) for f in functions]
+        + [(f.name, "serialization", f.response) for f in functions],
         ref_template="#/components/schemas/{model}",
     )
     return {
@@ -72,7 +72,7 @@ def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
         "info": {
             "title": "Strive functions",
             "version": "1",
-            "description": "What a client must not be trusted to do by itself. Tables are read and written at `/rest/v1`.",
+            "description": "What a client must not be trusted to do by itself. Tables are at `/rest/v1`.",
         },
         "servers": [{"url": f"{url}/functions/v1"}],
         "paths": {
@@ -97,7 +97,7 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
         "operationId": function.name,
         "summary": function.summary,
         "description": function.description,
-        "security": [SECURITY[kind] for kind in dict.fromkeys(kinds)],
+        "security": [{kind: []} for kind in dict.fromkeys(kinds)],
         "parameters": [*([ORGANISATION] if "user" in kinds else []), *([ONCE] if function.idempotent else [])],
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
         "responses": {

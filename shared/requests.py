@@ -26,15 +26,12 @@ _PROCESS = secrets.token_hex(6)
 _serial = count(1)
 
 
-class ClientGone(Exception):
+class ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The caller's own id if it sent one that can be trusted in a log, else one of ours.
-
-    functions-framework has another name for the same thing and makes one, at some cost, unless it finds it.
-    """
+    """The caller's own id if it sent one that may stand in a log, else functions-framework's, else a new one."""
     for name, value in headers:
         if name in {b"x-request-id", b"function-execution-id"} and REQUEST_ID.fullmatch(value):
             return value
@@ -89,7 +86,7 @@ def check_json(headers: Mapping[bytes, bytes]) -> None:
 async def read_body(receive: Receive, limit: int = BODY_BYTES) -> bytes:
     message = await receive()
     if message["type"] == "http.disconnect":
-        raise ClientGone
+        raise ClientGoneError
     body: bytes = message["body"]
     if not message["more_body"] and len(body) <= limit:
         return body
@@ -97,7 +94,7 @@ async def read_body(receive: Receive, limit: int = BODY_BYTES) -> bytes:
     while message["more_body"] and size <= DRAINED_BYTES:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientGoneError
         size += len(message["body"])
         if size <= limit:
             chunks.append(message["body"])

@@ -6,7 +6,8 @@ import json
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from starlette.requests import Request
@@ -17,17 +18,19 @@ from shared.database import Database, Once, expected_migration
 from shared.errors import INTERNAL, ApiError, problem_of
 from shared.function import Answered, Call, Function
 from shared.logs import log
-from shared.requests import ClientGone, check_headers, check_json, read_body, read_headers, request_id
+from shared.requests import ClientGoneError, check_headers, check_json, read_body, read_headers, request_id
 from shared.settings import Settings, SettingsError
 
+if TYPE_CHECKING:
+    from shared.telemetry import Telemetry
+
 BASE = "/functions/v1"
-# What the database is told of the request; nothing secret, nothing long.
+# What the database is told of the request, as PostgREST tells it; nothing secret, nothing long.
 PASSED_ON = (b"x-org-id", b"user-agent", b"x-forwarded-for")
 PASSED_CHARACTERS = 500
 # A mistake of the programmer is explained in the log; the words of any other exception may hold somebody's data.
 EXPLAINED = (TypeError, AttributeError, NameError, ImportError)
-
-Page = Callable[[], Awaitable[Answer]]
+WEBHOOK = Caller("webhook", '{"role":"service_role"}')
 
 
 class Runtime:
@@ -35,16 +38,17 @@ class Runtime:
 
     def __init__(self, settings: Settings, functions: Sequence[Function]) -> None:
         for function in functions:
-            _check_possible(settings, function)
+            _check_callable(settings, function)
         self._settings = settings
         self._callers = Callers(settings)
         self._database = Database(settings)
+        self._telemetry: Telemetry | None = None
         self._opening = asyncio.Lock()
         self._open = False
         self._functions = {f"{BASE}/{function.name}": function for function in functions}
         if len(functions) == 1:
             self._functions["/"] = functions[0]  # deployed alone, it has an address of its own
-        self._pages: dict[str, Page] = {
+        self._pages: dict[str, Callable[[], Awaitable[Answer]]] = {
             "/healthz": self._alive,
             "/readyz": self._ready,
             f"{BASE}/openapi.json": self._openapi,
@@ -52,81 +56,97 @@ class Runtime:
         }
 
     async def open(self) -> None:
+        """functions-framework tells nobody that its loop has started: there the first request opens."""
         async with self._opening:
-            if not self._open:
-                await self._database.open()
-                self._open = True
+            if self._open:
+                return
+            await self._database.open()
+            if self._settings.telemetry:
+                from shared.telemetry import Telemetry  # noqa: PLC0415 - a large library, wanted by few
+
+                self._telemetry = Telemetry()
+            self._open = True
 
     async def close(self) -> None:
         await self._database.close()
+        if self._telemetry:
+            await asyncio.to_thread(self._telemetry.close)
 
     async def answer(self, request: Request) -> Answer:
+        """The answer to any request: whatever happens on the way, it is one of ours."""
+        if not self._open:
+            await self.open()
+        if self._telemetry is None:
+            return await self._answer(request)
+        path, method = request.scope["path"], request.scope["method"]
+        route = path if path in self._functions or path in self._pages else ""
+        return await self._telemetry.request(route, method, dict(request.scope["headers"]), self._answer(request))
+
+    async def _answer(self, request: Request) -> Answer:
         started = time.perf_counter()
         scope = request.scope
         function = self._functions.get(scope["path"])
-        call_id = request_id(scope["headers"])
-        mode = None
+        caller: Caller | None = None
         try:
             headers = read_headers(scope["headers"])
             if scope["method"] == "OPTIONS":
-                answer = Answer(204, headers=PREFLIGHT)
+                answer = Answer(HTTPStatus.NO_CONTENT, headers=PREFLIGHT)
             elif function is None:
                 answer = await self._page(scope["path"], scope["method"])
-            elif scope["method"] != "POST":
-                raise _wrong_method("POST, OPTIONS")
             else:
-                caller, body = await self._admit(function, headers, request)
-                mode = caller.mode
-                answer = await self._run(function, headers, caller, body, call_id)
-        except ClientGone:
+                caller, body = await self._admit(function, scope["method"], headers, request)
+                answer = await self._run(function, headers, caller, body)
+        except ClientGoneError:
             answer = Answer(499, code="client_gone")
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
-            answer = problem_answer(problem_of(error))
-            if answer.code == INTERNAL.code:
-                _explain(error, call_id)
-        answer.request_id = call_id
+            problem = problem_of(error)
+            if problem is INTERNAL:
+                _explain(error, request_id(scope["headers"]))
+            answer = problem_answer(problem)
+        answer.request_id = request_id(scope["headers"])
         log(
-            "INFO" if answer.status < 500 else "ERROR",
+            "INFO" if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR else "ERROR",
             "request",
-            request_id=call_id.decode(),
+            request_id=answer.request_id.decode(),
             function=function and function.name,
             method=scope["method"],
             status=answer.status,
             code=answer.code,
-            caller=mode,
+            caller=caller and caller.mode,
             milliseconds=round((time.perf_counter() - started) * 1000, 2),
         )
         return answer
 
     async def _admit(
-        self, function: Function, headers: Mapping[bytes, bytes], request: Request
+        self, function: Function, method: str, headers: Mapping[bytes, bytes], request: Request
     ) -> tuple[Caller, bytes]:
+        """Who calls and what they sent; whoever may not call is told before the body is read."""
+        if method != "POST":
+            raise _wrong_method("POST, OPTIONS")
         check_headers(headers)
         if function.signature:
+            check_json(headers)
             body = await read_body(request.receive)
             function.signature(self._settings, headers, body)
-            return Caller("webhook", '{"role":"service_role"}'), body
+            return WEBHOOK, body
         caller = await self._callers.identify(headers, function.auth)
         check_json(headers)
         return caller, await read_body(request.receive)
 
-    async def _run(
-        self, function: Function, headers: Mapping[bytes, bytes], caller: Caller, body: bytes, call_id: bytes
-    ) -> Answer:
+    async def _run(self, function: Function, headers: Mapping[bytes, bytes], caller: Caller, body: bytes) -> Answer:
         parsed = function.request.validate_json(body)
         once = None
         if function.idempotent and (key := headers.get(b"idempotency-key")):
-            asked = hashlib.sha256(headers.get(b"x-org-id", b"").lower() + b"\n" + body)
-            once = Once(key.decode(), asked.digest())
+            asked = headers.get(b"x-org-id", b"").lower() + b"\n" + body
+            once = Once(key.decode(), hashlib.sha256(asked).digest())
         told = _passed_on(headers)
-        if not self._open:
-            await self.open()
 
         async def run(operation: str, payload: Any) -> Answered[Any]:
             text = function.request.dump_json(payload, exclude_unset=True).decode()
-            return Answered(*await self._database.run(operation, text, claims=caller.claims, headers=told, once=once))
+            running = self._database.run(operation, text, claims=caller.claims, headers=told, once=once)
+            return Answered(*await (self._telemetry.statement(operation, running) if self._telemetry else running))
 
-        answered = await function.work(Call(parsed, caller, call_id.decode(), self._settings, run))
+        answered = await function.work(Call(parsed, caller, self._settings, run))
         replayed = {"idempotency-replayed": "true"} if answered.replayed else {}
         return Answer(function.status, answered.json.encode(), replayed)
 
@@ -140,10 +160,9 @@ class Runtime:
         return await page()
 
     async def _alive(self) -> Answer:
-        return Answer(200, b'{"status":"alive"}')
+        return Answer(200, b'{"status": "alive"}')
 
     async def _ready(self) -> Answer:
-        await self.open()
         expected, found = expected_migration(), await self._database.migration_version()
         if found is None or found < expected:
             raise ApiError(
@@ -177,21 +196,21 @@ def _wrong_method(allow: str) -> ApiError:
     return ApiError(405, "method_not_allowed", "This address does not take that method", headers={"allow": allow})
 
 
-def _explain(error: BaseException, call_id: bytes) -> None:
+def _explain(error: BaseException, call: bytes) -> None:
     why = str(error) if isinstance(error, EXPLAINED) else None
     if isinstance(error, psycopg.Error):
         why = f"{error.sqlstate}: {error.diag.message_primary}"
     log(
         "ERROR",
         "unexpected exception",
-        request_id=call_id.decode(),
+        request_id=call.decode(),
         exception=type(error).__qualname__,
         why=why,
         where=[f"{at.filename}:{at.lineno} {at.name}" for at in traceback.extract_tb(error.__traceback__)],
     )
 
 
-def _check_possible(settings: Settings, function: Function) -> None:
+def _check_callable(settings: Settings, function: Function) -> None:
     """A function nobody could call is a mistake in the deployment: say so now."""
     kinds = {mode.partition(":")[0] for mode in function.auth}
     for kind, keys, variable in (

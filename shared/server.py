@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 from asyncio import TimerHandle
 from typing import Any
 
@@ -11,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.answers import ALWAYS
 from shared.errors import Problem
+from shared.logs import log
 from shared.requests import request_id
 from shared.runtime import Runtime
 
@@ -57,6 +57,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_headers = False
         self._header_bytes = 0
+        # functions-framework's name for the same thing; it makes one, at some cost, unless it finds it.
         self.headers.append((b"function-execution-id", request_id(self.headers)))
         super().on_headers_complete()
 
@@ -100,7 +101,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _OneWrite:
-    """uvicorn writes the head of an answer and its body apart: a system call and a packet each. Here they leave together."""
+    """uvicorn writes the head and the body of an answer apart, a system call and a packet each. Here they are one."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -137,7 +138,7 @@ class _Server(uvicorn.Server):
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process; no later collection looks at it again
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        print(json.dumps({"severity": "INFO", "message": "ready", "address": f"http://{host}:{port}"}), flush=True)
+        log("INFO", "ready", address=f"http://{host}:{port}")
 
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ class Settings:
     """Secrets stay out of the repr, so that no traceback or log line can show them."""
 
     url: str
-    jwks_url: str
+    jwks_url: str | None
     jwks: tuple[Mapping[str, Any], ...] = field(repr=False)
     jwt_secret: str | None = field(repr=False)
     publishable_keys: Mapping[str, str] = field(repr=False)
@@ -34,6 +35,7 @@ class Settings:
     database_connections: int
     stripe_secret_key: str | None = field(repr=False)
     stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
+    telemetry: bool
 
     @property
     def issuer(self) -> str:
@@ -58,16 +60,20 @@ class Settings:
             """The plural is an object of named keys and wins over the singular, as on Supabase."""
             one = f"a key that begins with {prefix}"
             several = f'a JSON object of names and keys, e.g. {{"default": "{prefix}…"}}'
-            default = optional(name, lambda text: {"default": _api_key(text, prefix)}, {}, one)
+            none: Mapping[str, str] = {}
+            default = optional(name, lambda text: {"default": _api_key(text, prefix)}, none, one)
             return optional(f"{name}S", lambda text: _named_keys(text, prefix), default, several)
 
         url = required("SUPABASE_URL", _origin, "the project's address, e.g. https://abc.supabase.co")
+        none: tuple[Mapping[str, Any], ...] = ()
+        keys = optional("SUPABASE_JWKS", jwks, none, 'a JSON Web Key Set of public keys: {"keys": […]}')
+        # Keys given here are the only ones, unless an address to look for newer ones is given too.
+        usual = None if keys else f"{url}/auth/v1/.well-known/jwks.json"
+        jwks_url = optional("SUPABASE_JWKS_URL", _web_address, usual, "an http(s) address")
         return cls(
             url=url,
-            jwks_url=optional(
-                "SUPABASE_JWKS_URL", _web_address, f"{url}/auth/v1/.well-known/jwks.json", "an http(s) address"
-            ),
-            jwks=optional("SUPABASE_JWKS", jwks, (), 'a JSON Web Key Set of public keys: {"keys": […]}'),
+            jwks_url=jwks_url,
+            jwks=keys,
             jwt_secret=optional("SUPABASE_JWT_SECRET", _jwt_secret, None, f"at least {JWT_SECRET_BYTES} bytes"),
             publishable_keys=api_keys("SUPABASE_PUBLISHABLE_KEY", "sb_publishable_"),
             secret_keys=api_keys("SUPABASE_SECRET_KEY", "sb_secret_"),
@@ -84,7 +90,24 @@ class Settings:
             stripe_webhook_secrets=optional(
                 "STRIPE_WEBHOOK_SECRETS", _webhook_secrets, (), "secrets that begin with whsec_, separated by commas"
             ),
+            telemetry=_telemetry(environment),
         )
+
+
+def _telemetry(environment: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables name somewhere to send to."""
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    for name in (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    ):
+        if environment.get(name):
+            if not find_spec("opentelemetry"):
+                raise SettingsError(name, "no OpenTelemetry installed", "it installed: pip install 'strive[otel]'")
+            return True
+    return False
 
 
 def jwks(text: str) -> tuple[Mapping[str, Any], ...]:
@@ -96,6 +119,8 @@ def jwks(text: str) -> tuple[Mapping[str, Any], ...]:
     for key in keys:
         if not isinstance(key, dict) or key.get("kty") not in JWK_MEMBERS:
             raise ValueError("a key whose kty is not EC or RSA")
+        if key["kty"] == "EC" and key.get("crv") != "P-256":
+            raise ValueError("an EC key whose crv is not P-256")
         if missing := JWK_MEMBERS[key["kty"]] - key.keys():
             raise ValueError(f"a key without {', '.join(sorted(missing))}")
         if "d" in key:

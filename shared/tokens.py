@@ -12,8 +12,10 @@ import jwt
 
 from shared.callers import Caller
 from shared.errors import RETRY, ApiError
+from shared.logs import log
 from shared.settings import Settings, jwks
 
+Keys = dict[Any, tuple[Any, str]]
 ALGORITHMS = {"EC": "ES256", "RSA": "RS256"}
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # The database reads the claims several times a statement. These are checked here, or are the user's own words.
@@ -42,9 +44,9 @@ class Tokens:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._keys = _usable(settings.jwks)
+        self._keys = _parse(settings.jwks)
         self._fetched = self._tried = -float("inf")
-        self._fetching = asyncio.Lock()
+        self._fetching: asyncio.Task[None] | None = None
         self._verified: dict[bytes, tuple[float, Caller]] = {}
 
     async def caller(self, token: str) -> Caller:
@@ -88,26 +90,32 @@ class Tokens:
             if not (secret := self._settings.jwt_secret):
                 raise _refused("Tokens signed with HS256 are not accepted here")
             return secret, "HS256"
-        if (found := (await self._current_keys(header.get("kid"))).get(header.get("kid"))) is None:
+        name = header.get("kid")
+        keys = await self._usable_keys(name)
+        if name not in keys:
             raise _refused("It was signed with an unknown key")
-        if found[1] != header.get("alg"):
-            raise _refused(f"Its key is for {found[1]}")
-        return found
+        key, algorithm = keys[name]
+        if algorithm != header.get("alg"):
+            raise _refused(f"Its key is for {algorithm}")
+        return key, algorithm
 
-    async def _current_keys(self, wanted: Any) -> dict[Any, tuple[Any, str]]:
-        if self._settings.jwks_url is None:
-            return self._keys
-        async with self._fetching:
-            now = time.monotonic()
-            stale = now - self._fetched > REFRESH_SECONDS
-            if (wanted not in self._keys or stale) and now - self._tried > FETCH_EVERY_SECONDS:
-                self._tried = now
-                await self._fetch(self._settings.jwks_url)
+    async def _usable_keys(self, wanted: Any) -> Keys:
+        """Known keys serve at once, and are looked at again in the background; an unknown one is worth a wait."""
+        stale = time.monotonic() - self._fetched > REFRESH_SECONDS
+        if self._settings.jwks_url and (stale or wanted not in self._keys):
+            if self._fetching is None and time.monotonic() - self._tried > FETCH_EVERY_SECONDS:
+                self._tried = time.monotonic()
+                self._fetching = asyncio.create_task(self._fetch(self._settings.jwks_url))
+            if self._fetching and wanted not in self._keys:
+                await asyncio.shield(self._fetching)
         if not self._keys:
             raise ApiError(
-                503, "keys_unavailable", "Access tokens cannot be verified at present",
-                hint="Try again in a moment.", headers=RETRY,
-            )  # fmt: skip
+                503,
+                "keys_unavailable",
+                "Access tokens cannot be verified at present",
+                hint="Try again in a moment.",
+                headers=RETRY,
+            )
         return self._keys
 
     async def _fetch(self, url: str) -> None:
@@ -117,11 +125,14 @@ class Tokens:
             async with httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS) as client:
                 answer = await client.get(url)
             answer.raise_for_status()
-            self._keys = _usable(jwks(answer.text))
+            self._keys = _parse(jwks(answer.text))
             self._fetched = time.monotonic()
-        except (httpx.HTTPError, ValueError):
-            return  # the keys we have stay good; without any, the caller is told to come back
+        except (httpx.HTTPError, jwt.PyJWTError, ValueError) as problem:
+            # The keys we have stay good; without any, the caller is told to come back.
+            log("WARNING", "the signing keys could not be fetched", exception=type(problem).__qualname__)
+        finally:
+            self._fetching = None
 
 
-def _usable(keys: tuple[Mapping[str, Any], ...]) -> dict[Any, tuple[Any, str]]:
+def _parse(keys: tuple[Mapping[str, Any], ...]) -> Keys:
     return {key.get("kid"): (jwt.PyJWK(dict(key), ALGORITHMS[key["kty"]]).key, ALGORITHMS[key["kty"]]) for key in keys}

@@ -27,11 +27,11 @@ def page(settings: Settings) -> Answer:
             "frame-ancestors 'none'",
         ]
     )
-    return Answer(
-        200, html.encode(), {"content-security-policy": policy}, content_type=b"text/html; charset=utf-8"
-    )
+    return Answer(200, html.encode(), {"content-security-policy": policy}, content_type=b"text/html; charset=utf-8")
 
 
 def _hashes(tag: str, html: str) -> str:
     blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()}'" for block in blocks)
+    return " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()}'" for block in blocks
+    )

@@ -191,63 +191,56 @@ language plpgsql set search_path = '' as $$
 declare
   activity uuid := gen_random_uuid();
   feed uuid := gen_random_uuid();
-  kind public."ActivityType" := (item ->> 'type')::public."ActivityType";
-  done timestamptz := (item ->> 'completed_at')::timestamptz;
-  -- Notes and tasks are work on somebody, the others are contact with them.
-  contacted timestamptz := case when kind not in ('NOTE', 'TASK') then least(coalesce(done, now()), now()) end;
-  about text[] := array_remove(array[
-    case when item ->> 'lead_id' is not null then 'lead' end,
-    case when item ->> 'contact_id' is not null then 'contact' end,
-    case when item ->> 'deal_id' is not null then 'deal' end,
-    case when item ->> 'listing_id' is not null then 'listing' end
-  ], null);
-  entity text;
-  entity_id uuid;
+  lead uuid := item ->> 'lead_id';
+  contact uuid := item ->> 'contact_id';
+  deal uuid := item ->> 'deal_id';
+  listing uuid := item ->> 'listing_id';
+  entity text := case when lead is not null then 'lead' when contact is not null then 'contact'
+    when deal is not null then 'deal' when listing is not null then 'listing' end;
+  missing text;
 begin
   perform private.expect_fields(
     item, '{type,title,description,outcome,duration_minutes,completed_at,lead_id,contact_id,deal_id,listing_id}');
-  if about = '{}' then
+  if entity is null then
     raise exception 'An activity is about something' using
       errcode = 'PT422', detail = 'None of lead_id, contact_id, deal_id and listing_id is given.',
       hint = 'Name at least one of them; for a plain entry of the feed send entity_type, entity_id and action.';
   end if;
-  foreach entity in array about loop
-    entity_id := (item ->> (entity || '_id'))::uuid;
-    case entity
-      when 'lead' then
-        update public.leads l set last_contact_at = greatest(l.last_contact_at, contacted)
-        where l.organization_id = org and l.id = entity_id;
-      when 'contact' then
-        update public.contacts c set last_contact_at = greatest(c.last_contact_at, contacted)
-        where c.organization_id = org and c.id = entity_id;
-      when 'deal' then
-        perform from public.deals d where d.organization_id = org and d.id = entity_id;
-      when 'listing' then
-        perform from public.listings l where l.organization_id = org and l.id = entity_id;
-    end case;
-    if not found then
-      raise exception 'There is no such %', entity using
-        errcode = 'PT404', detail = format('Found no %s %s in this organisation.', entity, entity_id);
-    end if;
-  end loop;
+  missing := case
+    when lead is not null and not exists (select from public.leads l where l.organization_id = org and l.id = lead)
+      then 'lead ' || lead
+    when contact is not null
+      and not exists (select from public.contacts c where c.organization_id = org and c.id = contact)
+      then 'contact ' || contact
+    when deal is not null and not exists (select from public.deals d where d.organization_id = org and d.id = deal)
+      then 'deal ' || deal
+    when listing is not null
+      and not exists (select from public.listings l where l.organization_id = org and l.id = listing)
+      then 'listing ' || listing
+  end;
+  if missing is not null then
+    raise exception 'What the activity is about does not exist' using
+      errcode = 'PT404', detail = format('There is no %s in this organisation.', missing);
+  end if;
+  -- Its trigger keeps last_contact_at.
   insert into public.activities (
     id, organization_id, created_by_id, type, title, description, outcome, duration_minutes, completed_at,
     lead_id, contact_id, deal_id, listing_id
   ) values (
-    activity, org, auth.uid(), kind, item ->> 'title', item ->> 'description', item ->> 'outcome',
-    (item ->> 'duration_minutes')::integer, done, (item ->> 'lead_id')::uuid, (item ->> 'contact_id')::uuid,
-    (item ->> 'deal_id')::uuid, (item ->> 'listing_id')::uuid
+    activity, org, auth.uid(), (item ->> 'type')::public."ActivityType", item ->> 'title', item ->> 'description',
+    item ->> 'outcome', (item ->> 'duration_minutes')::integer, (item ->> 'completed_at')::timestamptz,
+    lead, contact, deal, listing
   );
   insert into public.activity_feeds
     (id, organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata)
   values (
-    feed, org, auth.uid(), 'USER_ACTION', item ->> 'title', item ->> 'description', about[1],
-    item ->> (about[1] || '_id'), lower(kind::text), jsonb_build_object('activity_id', activity)
+    feed, org, auth.uid(), 'USER_ACTION', item ->> 'title', item ->> 'description', entity,
+    coalesce(lead, contact, deal, listing)::text, lower(item ->> 'type'), jsonb_build_object('activity_id', activity)
   );
   return jsonb_build_object('activity_id', activity, 'feed_id', feed, 'organization_id', org, 'created_at', now());
 end $$;
 comment on function private.record_crm_activity(uuid, jsonb) is
-  'Records an activity on a lead, contact, deal or listing, its feed entry, and that they were contacted.';
+  'Records an activity on a lead, contact, deal or listing, and its entry in the feed.';
 
 create function public.record_activity(activity jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
