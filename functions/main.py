@@ -20,7 +20,7 @@ from shared.settings import Settings, SettingsError
 logs.begin()
 target = os.environ.get("FUNCTION_TARGET") or ALL
 try:
-    runtime = Runtime(Settings.read(os.environ), list(load(target)))
+    runtime = Runtime(Settings.read(os.environ), list(load(target)), alone=target != ALL)
 except SettingsError as error:
     sys.exit(f"The functions cannot start. {error}")
 

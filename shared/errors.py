@@ -1,7 +1,7 @@
 """Every error becomes one answer: a status and {code, message, details, hint}. Nobody else builds error bodies."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -9,8 +9,10 @@ from typing import Any
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 RETRY = {"retry-after": "1"}
+REPORTED_FIELDS = 100
 STATUSES = {str(status.value) for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST}
 
 
@@ -70,13 +72,11 @@ MEANING: dict[str, int | Problem] = {
 CODES = {"PT403": "user_suspended"}
 
 
-def problem_of(error: BaseException) -> Problem:  # noqa: PLR0911 - a table, one row a return
+def problem_of(error: BaseException) -> Problem:
     """The answer to an exception; INTERNAL means that somebody has to look into it."""
     match error:
         case ApiError():
             return error.problem
-        case ValidationError():
-            return _invalid(error)
         case PoolTimeout() | TooManyRequests() | TimeoutError():
             return BUSY
         case PoolClosed():
@@ -108,11 +108,25 @@ def _refused(error: psycopg.Error, state: str) -> Problem:
     )
 
 
-def _invalid(error: ValidationError) -> Problem:
+def invalid_body(error: ValidationError, body: bytes) -> ApiError:
+    """What is wrong with a body, field by field."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["type"] == "json_invalid":
-        return Problem(400, "malformed_json", "The body is not JSON", found[0]["msg"].removeprefix("Invalid JSON: "))
+        return ApiError(400, "malformed_json", "The body is not JSON", details=found[0]["msg"])
+    sent = from_json(body)
     fields = [
-        {"field": ".".join(map(str, each["loc"])), "problem": each["msg"], "type": each["type"]} for each in found[:100]
+        {"field": _place(each["loc"], sent), "problem": each["msg"], "type": each["type"]}
+        for each in found[:REPORTED_FIELDS]
     ]
-    return Problem(422, "invalid_body", "The body has invalid fields", fields)
+    return ApiError(422, "invalid_body", "The body has invalid fields", details=fields)
+
+
+def _place(location: Sequence[str | int], sent: Any) -> str:
+    """Where in what was sent. Which of several forms was tried stands in the location too, but in no body."""
+    place = []
+    for step in location:
+        here = isinstance(sent, dict) and step in sent or isinstance(sent, list) and isinstance(step, int)
+        if here or step == location[-1]:
+            place.append(str(step))
+            sent = sent[step] if here else None
+    return ".".join(place)

@@ -10,12 +10,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from pydantic import ValidationError
 from starlette.requests import Request
 
 from shared.answers import PREFLIGHT, Answer, problem_answer
 from shared.callers import Caller, Callers
 from shared.database import Database, Once, expected_migration
-from shared.errors import INTERNAL, ApiError, problem_of
+from shared.errors import INTERNAL, ApiError, invalid_body, problem_of
 from shared.function import Answered, Call, Function
 from shared.logs import log
 from shared.requests import ClientGoneError, check_headers, check_json, read_body, read_headers, request_id
@@ -36,7 +37,7 @@ WEBHOOK = Caller("webhook", '{"role":"service_role"}')
 class Runtime:
     """Serves one function or many; made when the process starts, opened in the loop that serves."""
 
-    def __init__(self, settings: Settings, functions: Sequence[Function]) -> None:
+    def __init__(self, settings: Settings, functions: Sequence[Function], *, alone: bool = False) -> None:
         for function in functions:
             _check_callable(settings, function)
         self._settings = settings
@@ -46,8 +47,8 @@ class Runtime:
         self._opening = asyncio.Lock()
         self._open = False
         self._functions = {f"{BASE}/{function.name}": function for function in functions}
-        if len(functions) == 1:
-            self._functions["/"] = functions[0]  # deployed alone, it has an address of its own
+        if alone:
+            self._functions["/"] = functions[0]  # it has an address of its own
         self._pages: dict[str, Callable[[], Awaitable[Answer]]] = {
             "/healthz": self._alive,
             "/readyz": self._ready,
@@ -134,7 +135,10 @@ class Runtime:
         return caller, await read_body(request.receive)
 
     async def _run(self, function: Function, headers: Mapping[bytes, bytes], caller: Caller, body: bytes) -> Answer:
-        parsed = function.request.validate_json(body)
+        try:
+            parsed = function.request.validate_json(body)
+        except ValidationError as error:
+            raise invalid_body(error, body) from None
         once = None
         if function.idempotent and (key := headers.get(b"idempotency-key")):
             asked = headers.get(b"x-org-id", b"").lower() + b"\n" + body

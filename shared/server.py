@@ -16,7 +16,7 @@ from shared.runtime import Runtime
 
 HEADER_BYTES = 32 * 1024
 # For a whole request to arrive, headers and body.
-REQUEST_SECONDS = 15.0
+REQUEST_SECONDS = 10.0
 IDLE_SECONDS = 75
 GRACE_SECONDS = 9  # Cloud Run kills ten seconds after SIGTERM
 

@@ -1,0 +1,28 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local.postgres import Cluster
+from tests.functions.serving import Serving, environment, serving
+from tests.world import Database
+
+
+@pytest.fixture(scope="session")
+def functions_login(cluster: Cluster) -> str:
+    """The login of the functions, with the password that people set by hand where they deploy."""
+    with cluster.connect("supabase_admin", "template1") as connection:
+        connection.execute(f"alter role strive_functions password '{cluster.password}'")
+    return "strive_functions"
+
+
+@pytest.fixture(scope="module")
+def database_url(database: Database, functions_login: str) -> str:
+    return database.url(functions_login)
+
+
+@pytest.fixture(scope="module")
+def functions(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Iterator[Serving]:
+    """All functions, served as they are in production, on the module's database."""
+    with serving(tmp_path_factory.mktemp("functions"), environment(database_url)) as running:
+        yield running

@@ -1,0 +1,195 @@
+"""Who may call. Each test that names an attack sends what an attacker would."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from pathlib import Path
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.functions.serving import (
+    ENTRY,
+    PROJECT,
+    PUBLISHABLE_KEY,
+    RECORD,
+    SECRET_KEY,
+    SIGNING_KEY,
+    Serving,
+    environment,
+    public_jwk,
+    serving,
+    token,
+)
+from tests.functions.test_contract import refused
+from tests.world import ACME, GLOBEX, PEOPLE, claims_of
+
+
+def call(functions: Serving, **headers: str) -> httpx.Response:
+    with functions.client(None) as client:
+        return client.post(RECORD, json=ENTRY, headers=headers)
+
+
+def bearer(functions: Serving, value: str, **headers: str) -> httpx.Response:
+    return call(functions, authorization=f"Bearer {value}", **headers)
+
+
+def test_a_signed_in_member_is_let_in_with_or_without_the_publishable_key(functions: Serving) -> None:
+    assert bearer(functions, token()).status_code == 201
+    assert bearer(functions, token(), apikey=PUBLISHABLE_KEY).status_code == 201
+
+
+def test_nobody_is_asked_to_say_who_they_are(functions: Serving) -> None:
+    answer = refused(call(functions), 401, "missing_credentials")
+    assert "access token" in answer.json()["hint"]
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_key_alone_is_no_user(functions: Serving) -> None:
+    for key in (PUBLISHABLE_KEY, SECRET_KEY):
+        refused(call(functions, apikey=key), 401, "missing_credentials")
+        # What the client libraries send while nobody is signed in.
+        refused(bearer(functions, key, apikey=key), 401, "missing_credentials")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": f"Bearer {SECRET_KEY}"},
+        {"authorization": f"Bearer {SECRET_KEY}", "apikey": PUBLISHABLE_KEY},
+        {"apikey": token()},
+        {"apikey": "sb_secret_of_somebody_else_0000"},
+        {"apikey": ""},
+        {"apikey": "sb_secret_\xff\xfe"},
+        {"authorization": f"Basic {base64.b64encode(b'a:b').decode()}"},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer a.b.c"},
+        {"authorization": "Bearer " + "e30." * 3000 + "e30"},
+        {"authorization": "Bearer \xff\xfe.\xff.\xff"},
+    ],
+)
+def test_attack_a_credential_in_the_wrong_header_or_form(functions: Serving, headers: dict[str, str]) -> None:
+    with functions.client(None) as client:
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        answer = client.post(RECORD, json=ENTRY, headers=raw)
+    assert answer.status_code == 401, answer.text
+    assert answer.json()["code"] in {"invalid_token", "invalid_api_key", "malformed_authorization"}
+
+
+def test_attack_a_wrong_key_beside_a_good_token(functions: Serving) -> None:
+    refused(bearer(functions, token(), apikey="sb_publishable_of_nobody_000000"), 401, "invalid_api_key")
+
+
+def test_attack_no_signature_at_all(functions: Serving) -> None:
+    unsigned = jwt.encode(claims_of("owner", iss=f"{PROJECT}/auth/v1", exp=int(time.time()) + 60), None, "none")
+    refused(bearer(functions, unsigned), 401, "invalid_token")
+    head, body, _ = token().split(".")
+    refused(bearer(functions, f"{head}.{body}."), 401, "invalid_token")
+
+
+def test_attack_the_public_key_used_as_an_hs256_secret(functions: Serving) -> None:
+    pem = SIGNING_KEY.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    for secret in (pem, json.dumps(public_jwk()).encode()):
+        head, body, _ = token().split(".")
+        head = base64.urlsafe_b64encode(json.dumps({"alg": "HS256", "kid": "of-the-tests"}).encode()).rstrip(b"=").decode()
+        signature = hmac.digest(secret, f"{head}.{body}".encode(), hashlib.sha256)
+        forged = f"{head}.{body}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+        refused(bearer(functions, forged), 401, "invalid_token")
+
+
+def test_attack_a_key_of_ones_own_under_a_known_name_or_inside_the_token(functions: Serving) -> None:
+    own = ec.generate_private_key(ec.SECP256R1())
+    refused(bearer(functions, token(key=own)), 401, "invalid_token")
+    now = int(time.time())
+    claims = claims_of("owner", iss=f"{PROJECT}/auth/v1", exp=now + 60)
+    brought = jwt.encode(claims, own, "ES256", {"kid": "mine", "jwk": public_jwk(own, "mine")})
+    refused(bearer(functions, brought), 401, "invalid_token")
+
+
+def test_attack_change_what_the_token_says(functions: Serving) -> None:
+    head, body, signature = token("viewer").split(".")
+    claims = json.loads(base64.urlsafe_b64decode(body + "=="))
+    claims["sub"] = str(PEOPLE["owner"])
+    changed = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    refused(bearer(functions, f"{head}.{changed}.{signature}"), 401, "invalid_token")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": int(time.time()) - 60},
+        {"exp": None},
+        {"exp": "soon"},
+        {"nbf": int(time.time()) + 3600},
+        {"iat": int(time.time()) + 3600},
+        {"iss": "https://somewhere.else/auth/v1"},
+        {"iss": None},
+        {"aud": "anon"},
+        {"aud": None},
+        {"sub": None},
+        {"sub": "owner"},
+        {"sub": 7},
+        {"role": "service_role"},
+        {"role": "anon"},
+        {"role": None},
+    ],
+    ids=str,
+)
+def test_attack_a_signed_token_that_is_not_an_access_token_now(functions: Serving, claims: dict[str, object]) -> None:
+    refused(bearer(functions, token(**claims)), 401, "invalid_token")
+
+
+def test_a_clock_a_little_off_is_forgiven(functions: Serving) -> None:
+    assert bearer(functions, token(exp=int(time.time()) - 3, iat=int(time.time()) + 3)).status_code == 201
+
+
+def test_a_token_is_not_believed_after_it_expires_however_often_it_was_before(functions: Serving) -> None:
+    short = token(exp=int(time.time()) - 8)  # two seconds of leeway are left
+    assert bearer(functions, short).status_code == 201
+    deadline = time.monotonic() + 10
+    while bearer(functions, short).status_code == 201:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    refused(bearer(functions, short), 401, "invalid_token")
+
+
+def test_a_suspended_user_is_refused_at_once_whatever_their_token_says(functions: Serving) -> None:
+    answer = refused(functions.record(person="suspended"), 403, "user_suspended")
+    assert "suspended" in answer.json()["message"]
+
+
+def test_who_lacks_the_role_is_told_which_one_it_takes(functions: Serving) -> None:
+    answer = refused(functions.record(person="viewer"), 403, "42501")
+    assert "MEMBER" in answer.json()["details"]
+    refused(functions.record(person="outsider"), 403, "42501")
+    refused(functions.record(person="removed"), 403, "42501")
+
+
+def test_attack_name_an_organisation_one_does_not_belong_to(functions: Serving) -> None:
+    refused(functions.record(**{"x-org-id": str(GLOBEX)}), 403, "42501")
+    assert functions.record(**{"x-org-id": str(ACME)}).json()["organization_id"] == str(ACME)
+
+
+def test_the_callers_claims_are_gone_when_the_request_is(functions: Serving) -> None:
+    """The pool's connections serve one caller after the other."""
+    for _ in range(20):
+        assert functions.record(person="member").json()["organization_id"] == str(ACME)
+        assert functions.record(person="globex_member").json()["organization_id"] == str(GLOBEX)
+        refused(functions.record(person="outsider"), 403, "42501")
+
+
+SECRET = "a legacy secret, long enough for every hash: 64 bytes, and a few more"
+
+
+def test_the_legacy_secret_is_accepted_where_it_is_set(tmp_path: Path, database_url: str) -> None:
+    with serving(tmp_path, environment(database_url, SUPABASE_JWT_SECRET=SECRET)) as functions:
+        assert bearer(functions, token(key=SECRET, algorithm="HS256")).status_code == 201
+        refused(bearer(functions, token(key=SECRET + "?", algorithm="HS256")), 401, "invalid_token")
+        refused(bearer(functions, token(key=SECRET, algorithm="HS512")), 401, "invalid_token")

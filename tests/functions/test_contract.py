@@ -1,0 +1,126 @@
+"""What holds for every function and every answer."""
+
+import json
+import time
+
+import httpx
+import pytest
+
+from tests.functions.serving import ENTRY, PUBLISHABLE_KEY, RECORD, Serving, token
+
+WORDS = {"code", "message", "details", "hint"}
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> httpx.Response:
+    """An error as all errors are: its four words, and what every answer carries."""
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert answer.json().keys() == WORDS
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["x-request-id"]
+    return answer
+
+
+def test_a_preflight_is_answered_before_anybody_is_asked_who_they_are(functions: Serving) -> None:
+    with functions.client(None) as client:
+        answer = client.options(RECORD, headers={"origin": "https://app.test", "access-control-request-method": "POST"})
+    assert answer.status_code == 204
+    assert answer.content == b""
+    allowed = {name.strip() for name in answer.headers["access-control-allow-headers"].split(",")}
+    assert {"authorization", "apikey", "x-client-info", "content-type", "idempotency-key", "x-org-id"} <= allowed
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+def test_an_unknown_function_is_404(functions: Serving) -> None:
+    with functions.client() as client:
+        refused(client.post("/functions/v1/no-such-function", json={}), 404, "unknown_function")
+        refused(client.get("/"), 404, "unknown_function")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_another_method_is_405_and_says_which_are_allowed(functions: Serving, method: str) -> None:
+    with functions.client() as client:
+        answer = refused(client.request(method, RECORD), 405, "method_not_allowed")
+    assert answer.headers["allow"] == "POST, OPTIONS"
+
+
+def test_a_page_takes_no_post(functions: Serving) -> None:
+    with functions.client() as client:
+        answer = refused(client.post("/functions/v1/openapi.json"), 405, "method_not_allowed")
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+def test_a_body_that_is_not_json_by_its_type_is_415(functions: Serving) -> None:
+    with functions.client() as client:
+        answer = refused(client.post(RECORD, content=b"{}"), 415, "unsupported_media_type")
+        assert "missing" in answer.json()["details"]
+        refused(client.post(RECORD, data={"a": "b"}), 415, "unsupported_media_type")
+        zipped = {"content-type": "application/json", "content-encoding": "gzip"}
+        refused(client.post(RECORD, content=b"{}", headers=zipped), 415, "unsupported_encoding")
+
+
+def test_a_type_with_parameters_is_json_too(functions: Serving) -> None:
+    with functions.client() as client:
+        kind = {"content-type": "Application/JSON; charset=utf-8"}
+        assert client.post(RECORD, content=json.dumps(ENTRY), headers=kind).status_code == 201
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1,]", b"nothing", b'{"title": "\xff\xfe"}', b'{"a": "\\ud800"}', b"\x00"])
+def test_a_body_that_is_not_json_is_400(functions: Serving, body: bytes) -> None:
+    with functions.client() as client:
+        refused(client.post(RECORD, content=body, headers={"content-type": "application/json"}), 400, "malformed_json")
+
+
+def test_invalid_fields_are_422_each_with_its_name(functions: Serving) -> None:
+    answer = refused(functions.record(ENTRY | {"title": "", "severity": "LOUD", "extra": 1}), 422, "invalid_body")
+    assert {field["field"] for field in answer.json()["details"]} == {"title", "severity", "extra"}
+
+
+def test_a_field_of_one_of_many_is_named_with_its_place(functions: Serving) -> None:
+    answer = refused(functions.record({"activities": [ENTRY, ENTRY | {"title": ""}]}), 422, "invalid_body")
+    assert [field["field"] for field in answer.json()["details"]] == ["activities.1.title"]
+
+
+def test_a_request_id_is_kept_if_it_may_stand_in_a_log_and_made_otherwise(functions: Serving) -> None:
+    assert functions.record(**{"x-request-id": "trace-1234:5"}).headers["x-request-id"] == "trace-1234:5"
+    made = functions.record(**{"x-request-id": 'quote" and space'}).headers["x-request-id"]
+    assert made
+    assert "quote" not in made
+    assert functions.record().headers["x-request-id"] != made
+
+
+def test_a_line_in_the_log_tells_of_each_request_and_nothing_of_who_or_what(functions: Serving) -> None:
+    functions.record(ENTRY | {"title": "a title nobody else reads"}, **{"x-request-id": "look-for-me", "apikey": PUBLISHABLE_KEY})
+    deadline = time.monotonic() + 5
+    while not (told := [line for line in functions.lines() if line.get("request_id") == "look-for-me"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (line,) = told
+    assert line["function"] == "record-activity"
+    assert (line["severity"], line["status"], line["caller"]) == ("INFO", 201, "user")
+    everything = functions.log.read_text()
+    for secret in (token()[:40], PUBLISHABLE_KEY, "a title nobody else reads", "member@strive.test"):
+        assert secret not in everything
+
+
+def test_a_malformed_organisation_or_key_is_400(functions: Serving) -> None:
+    refused(functions.record(**{"x-org-id": "acme"}), 400, "malformed_header")
+    refused(functions.record(**{"idempotency-key": "k" * 256}), 400, "malformed_header")
+    refused(functions.record(**{"idempotency-key": "with blank"}), 400, "malformed_header")
+
+
+def test_attack_send_a_header_twice_so_that_two_readers_disagree(functions: Serving) -> None:
+    with functions.client() as client:
+        twice = [("authorization", f"Bearer {token('owner')}"), ("content-type", "application/json")]
+        answer = client.post(RECORD, content=json.dumps(ENTRY), headers=[*client.headers.multi_items(), *twice])
+    refused(answer, 400, "repeated_header")
+
+
+def test_alive_and_ready(functions: Serving) -> None:
+    with functions.client(None) as client:
+        assert client.get("/healthz").json() == {"status": "alive"}
+        ready = client.get("/readyz")
+        assert ready.status_code == 200
+        assert ready.json()["status"] == "ready"
+        head = client.head("/healthz")
+        assert (head.status_code, head.content) == (200, b"")

@@ -1,0 +1,115 @@
+"""One key, one effect, one answer."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from tests.functions.serving import ENTRY, Serving
+from tests.functions.test_contract import refused
+from tests.world import ACME, PEOPLE, Database
+
+
+def recorded(database: Database, title: str) -> int:
+    with database.connect() as connection:
+        row = connection.execute("select count(*) from public.activity_feeds where title = %s", [title]).fetchone()
+        assert row
+        return int(row[0])
+
+
+def test_the_same_request_again_gets_the_same_answer_and_does_nothing(functions: Serving, database: Database) -> None:
+    first = functions.record(ENTRY | {"title": "again"}, **{"idempotency-key": "again"})
+    second = functions.record(ENTRY | {"title": "again"}, **{"idempotency-key": "again"})
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.content == second.content
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers["idempotency-replayed"] == "true"
+    assert recorded(database, "again") == 1
+
+
+def test_the_same_key_with_another_request_is_422(functions: Serving, database: Database) -> None:
+    functions.record(ENTRY | {"title": "one"}, **{"idempotency-key": "two bodies".replace(" ", "-")})
+    other = functions.record(ENTRY | {"title": "other"}, **{"idempotency-key": "two-bodies"})
+    refused(other, 422, "PT422")
+    elsewhere = functions.record(ENTRY | {"title": "one"}, **{"idempotency-key": "two-bodies", "x-org-id": str(ACME)})
+    refused(elsewhere, 422, "PT422")
+    assert recorded(database, "other") == 0
+
+
+def test_without_a_key_every_request_counts(functions: Serving, database: Database) -> None:
+    for _ in range(2):
+        functions.record(ENTRY | {"title": "every time"})
+    assert recorded(database, "every time") == 2
+
+
+def test_many_at_once_with_one_key_have_one_effect(functions: Serving, database: Database) -> None:
+    def attempt(_: int) -> bytes:
+        answer = functions.record(ENTRY | {"title": "at once"}, **{"idempotency-key": "at-once"})
+        assert answer.status_code == 201, answer.text
+        return answer.content
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = set(pool.map(attempt, range(24)))
+    assert len(answers) == 1
+    assert recorded(database, "at once") == 1
+
+
+def test_a_refused_request_leaves_its_key_unused(functions: Serving, database: Database) -> None:
+    gone = {"type": "CALL", "title": "nobody", "lead_id": "00000000-0000-4000-8000-000000000000"}
+    refused(functions.record(gone, **{"idempotency-key": "refused"}), 404, "PT404")
+    refused(functions.record(gone, **{"idempotency-key": "refused"}), 404, "PT404")
+    assert functions.record(ENTRY | {"title": "after"}, **{"idempotency-key": "refused"}).status_code == 201
+    assert recorded(database, "after") == 1
+
+
+def test_attack_use_somebody_elses_key_to_read_their_answer(functions: Serving) -> None:
+    theirs = functions.record(person="member", **{"idempotency-key": "shared"})
+    mine = functions.record(person="owner", **{"idempotency-key": "shared"})
+    assert mine.status_code == 201
+    assert mine.json()["feed_id"] != theirs.json()["feed_id"]
+
+
+def test_a_key_can_be_used_again_after_it_expired(functions: Serving, database: Database) -> None:
+    functions.record(ENTRY | {"title": "old"}, **{"idempotency-key": "expires"})
+    with database.connect() as connection:
+        connection.execute("update private.idempotency_keys set expires_at = now() where key = 'expires'")
+    assert functions.record(ENTRY | {"title": "new"}, **{"idempotency-key": "expires"}).status_code == 201
+    assert recorded(database, "new") == 1
+    with database.connect() as connection:
+        assert connection.execute("select private.forget_expired_keys()").fetchone() == (0,)
+        connection.execute("update private.idempotency_keys set expires_at = now() where key = 'expires'")
+        assert connection.execute("select private.forget_expired_keys()").fetchone() == (1,)
+
+
+def test_who_was_suspended_meanwhile_gets_no_answer_either(functions: Serving, database: Database) -> None:
+    functions.record(person="admin", **{"idempotency-key": "suspended-later"})
+    with database.connect() as connection:
+        connection.execute("update public.users set suspended_at = now() where id = %s", [PEOPLE["admin"]])
+        try:
+            answer = functions.record(person="admin", **{"idempotency-key": "suspended-later"})
+        finally:
+            connection.execute("update public.users set suspended_at = null where id = %s", [PEOPLE["admin"]])
+    refused(answer, 403, "user_suspended")
+
+
+@pytest.mark.parametrize("role", ["authenticated", "anon", "service_role", "authenticator"])
+def test_attack_call_what_believes_any_claims(database: Database, role: str) -> None:
+    """Only the login of the functions may name the caller; through the API nobody may."""
+    for call in (
+        "private.enter('{}', '{}')",
+        "private.enter_once('{}', '{}', 'a', 'b', '')",
+        "private.remember('a', 'b', '', '{}')",
+    ):
+        with database.connect("authenticator") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(f"set role {role}")
+            connection.execute(f"select {call}")
+
+
+def test_the_login_of_the_functions_bypasses_nothing(database: Database) -> None:
+    with database.connect() as connection:
+        row = connection.execute(
+            "select rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication,"
+            " array(select r::regrole::text from pg_auth_members m, lateral (select m.roleid as r) x where m.member = o.oid)"
+            " from pg_roles o where rolname = 'strive_functions'"
+        ).fetchone()
+    assert row == (False, False, False, False, False, ["authenticated"])
