@@ -6,7 +6,8 @@
 create type "ComplexityLevel" as enum ('SIMPLE', 'MODERATE', 'COMPLEX', 'ENTERPRISE');
 comment on type "ComplexityLevel" is 'Size of a build: up to 8, 24, 72 hours, or more.';
 create type "OrderStatus" as enum (
-  'DRAFT', 'SUBMITTED', 'IN_REVIEW', 'APPROVED', 'IN_PROGRESS', 'TESTING', 'COMPLETED', 'DELIVERED', 'CANCELLED', 'REJECTED'
+  'DRAFT', 'SUBMITTED', 'IN_REVIEW', 'APPROVED', 'IN_PROGRESS', 'TESTING', 'COMPLETED', 'DELIVERED', 'CANCELLED',
+  'REJECTED'
 );
 comment on type "OrderStatus" is 'State of an order; private.order_moves says what may follow what.';
 create type "OrderPriority" as enum ('LOW', 'NORMAL', 'HIGH', 'URGENT');
@@ -33,11 +34,12 @@ $$;
 comment on function private.are_requirements(jsonb) is
   'Whether this is an object in which the keys that an estimate reads have the right types; others are free.';
 
--- Components and connections are lists, or objects by id. A connection names its ends as source and target (or from, to).
+-- Components and connections are lists, or objects by id; a connection has a source and a target (or from and to).
 create function private.is_graph(components jsonb, connections jsonb) returns boolean
 language plpgsql immutable set search_path = '' as $$
 declare
   ids text[];
+  each_connection jsonpath := case jsonb_typeof(connections) when 'array' then '$[*]' else '$.*' end;
 begin
   if jsonb_typeof(components) not in ('array', 'object') or jsonb_typeof(connections) not in ('array', 'object') then
     return false;
@@ -52,7 +54,7 @@ begin
     return false;
   end if;
   return not exists (
-    select from jsonb_path_query(connections, case jsonb_typeof(connections) when 'array' then '$[*]' else '$.*' end::jsonpath) c
+    select from jsonb_path_query(connections, each_connection) c
     where not coalesce(coalesce(c ->> 'source', c ->> 'from') = any (ids), false)
       or not coalesce(coalesce(c ->> 'target', c ->> 'to') = any (ids), false)
   );
@@ -60,7 +62,8 @@ end $$;
 comment on function private.is_graph(jsonb, jsonb) is
   'Whether every component has an id of its own and every connection joins two components that exist.';
 
-grant execute on function private.are_requirements(jsonb), private.is_graph(jsonb, jsonb) to authenticated, service_role;
+grant execute on function private.are_requirements(jsonb), private.is_graph(jsonb, jsonb)
+  to authenticated, service_role;
 
 -- Orders --------------------------------------------------------------------------------------------------------------
 
@@ -68,7 +71,7 @@ create table public.custom_agent_orders (
   id uuid primary key default gen_random_uuid(),
   title text not null constraint "title is 1 to 100 characters" check (length(title) between 1 and 100),
   description text not null,
-  requirements jsonb not null constraint "requirements is an object: integrations a list, custom_ui, multi_model and advanced_memory true or false"
+  requirements jsonb not null constraint "requirements has a list of integrations and three yes or no"
     check (private.are_requirements(requirements)),
   use_case text not null constraint "use_case is at most 200 characters" check (length(use_case) <= 200),
   complexity "ComplexityLevel" not null,
@@ -94,16 +97,20 @@ create table public.custom_agent_orders (
   updated_at timestamptz not null default now(),
   unique (organization_id, id)
 );
-comment on table public.custom_agent_orders is 'Agents that organisations have built. Its status moves only by advance_order().';
+comment on table public.custom_agent_orders is
+  'Agents that organisations have built. Its status moves only by advance_order().';
 comment on column public.custom_agent_orders.requirements is
   'Free, but integrations (list), custom_ui, multi_model and advanced_memory (booleans) decide the estimate.';
 comment on column public.custom_agent_orders.estimated_hours is 'Computed from complexity and requirements.';
 comment on column public.custom_agent_orders.estimated_cost is 'US dollars; computed from the hours.';
 comment on column public.custom_agent_orders.status_reason is 'Why it was rejected or cancelled.';
-comment on column public.custom_agent_orders.progress is 'Share of completed milestones, unless somebody set it by hand.';
-comment on column public.custom_agent_orders.progress_is_manual is 'True once set by hand; set it to false to follow milestones again.';
+comment on column public.custom_agent_orders.progress is
+  'Share of completed milestones, unless somebody set it by hand.';
+comment on column public.custom_agent_orders.progress_is_manual is
+  'True once set by hand; set it to false to follow milestones again.';
 comment on column public.custom_agent_orders.current_stage is 'Stage of the first milestone that is not completed.';
-comment on column public.custom_agent_orders.assigned_to_id is 'The builder: a member of the organisation or a platform admin.';
+comment on column public.custom_agent_orders.assigned_to_id is
+  'The builder: a member of the organisation or a platform admin.';
 create index custom_agent_orders_organization_idx on public.custom_agent_orders (organization_id, created_at desc);
 create index custom_agent_orders_created_by_idx on public.custom_agent_orders (created_by_id);
 create index custom_agent_orders_assigned_to_idx on public.custom_agent_orders (assigned_to_id, created_at desc);
@@ -158,7 +165,8 @@ create table public.build_logs (
   created_at timestamptz not null default now(),
   foreign key (organization_id, order_id) references public.custom_agent_orders (organization_id, id) on delete cascade
 );
-comment on table public.build_logs is 'What happened while an order was built. Append-only for everyone; gone only with its order.';
+comment on table public.build_logs is
+  'What happened while an order was built. Append-only for everyone; gone only with its order.';
 comment on column public.build_logs.stage is '`status_change` and `builder` are written by the database alone.';
 create index build_logs_organization_idx on public.build_logs (organization_id, created_at desc);
 create index build_logs_order_idx on public.build_logs (organization_id, order_id, created_at desc, id desc);
@@ -168,11 +176,11 @@ create index build_logs_log_level_warn_idx
   on public.build_logs (organization_id, created_at desc) where log_level = 'WARN';
 
 -- Templates, blueprints, showcases ------------------------------------------------------------------------------------
--- Public rows and one's own are read in one list, newest first. `is_public or organization_id = …` makes Postgres gather
--- and sort all that matches. The audience of a row (the nil uuid: everybody) compared with a short array stays one
--- ordered index scan that skips strangers' rows inside the index, however few rows are public; measured with 2,000
--- organisations. It needs the array literal (its nil uuid is estimated from statistics), this one index, and no other on
--- the same expression, else the planner may gather and sort after all.
+-- Public rows and one's own are read in one list, newest first. `is_public or organization_id = …` makes Postgres
+-- gather and sort all that matches. The audience of a row (the nil uuid: everybody) compared with a short array stays
+-- one ordered index scan that skips strangers' rows inside the index, however few rows are public; measured with 2,000
+-- organisations. It needs the array literal (its nil uuid is estimated from statistics), this one index, and no other
+-- on the same expression, else the planner may gather and sort after all.
 
 create table public.agent_templates (
   id uuid primary key default gen_random_uuid(),
@@ -196,14 +204,17 @@ create table public.agent_templates (
   created_by_id uuid references public.users (id) on delete set null,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  constraint "a system template belongs to no organization, any other to one" check (is_system = (organization_id is null))
+  constraint "only a system template belongs to no organization" check (is_system = (organization_id is null))
 );
-comment on table public.agent_templates is 'Presets of agents: an organisation''s own, public ones, and those of the platform.';
+comment on table public.agent_templates is
+  'Presets of agents: an organisation''s own, public ones, and those of the platform.';
 comment on column public.agent_templates.rating is 'Mean of the reviews; null without any.';
 comment on column public.agent_templates.usage_count is 'Kept by use_template().';
 comment on column public.agent_templates.is_system is 'Of the platform: everybody reads, only platform admins write.';
 create index agent_templates_audience_idx on public.agent_templates
-  (created_at desc, (case when is_public or is_system then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end));
+  (created_at desc, (
+    case when is_public or is_system then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end
+  ));
 create index agent_templates_organization_idx on public.agent_templates (organization_id, created_at desc);
 create index agent_templates_created_by_idx on public.agent_templates (created_by_id);
 create index agent_templates_category_idx on public.agent_templates (category, created_at desc);
@@ -222,9 +233,10 @@ create table public.template_reviews (
   updated_at timestamptz not null default now(),
   constraint "one review per template and reviewer" unique (template_id, reviewer_id)
 );
-comment on table public.template_reviews is 'What people think of a template; read within the reviewer''s organisation.';
+comment on table public.template_reviews is
+  'What people think of a template; read within the reviewer''s organisation.';
 comment on column public.template_reviews.template_id is
-  'May be another organisation''s, when public: the key carries no tenant, a trigger asks whether the reviewer sees it.';
+  'May be another organisation''s, when public: the key carries no tenant, a trigger asks if the reviewer sees it.';
 create index template_reviews_template_idx on public.template_reviews (template_id) include (rating);
 create index template_reviews_organization_idx on public.template_reviews (organization_id, created_at desc);
 create index template_reviews_reviewer_idx on public.template_reviews (reviewer_id);
@@ -237,8 +249,9 @@ create table public.tool_blueprints (
   components jsonb not null,
   connections jsonb not null,
   configuration jsonb not null,
-  version text not null default '1.0.0' constraint "version is semantic, like 1.0.0, in at most 20 characters"
-    check (version ~ '^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$' and length(version) <= 20),
+  version text not null default '1.0.0' constraint "version is semantic, like 1.0.0, in at most 20 characters" check (
+    version ~ '^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$' and length(version) <= 20
+  ),
   tags text[] not null default '{}',
   complexity "ComplexityLevel" not null,
   usage_count integer not null default 0,
@@ -247,7 +260,7 @@ create table public.tool_blueprints (
   created_by_id uuid not null references public.users (id) on delete cascade,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  constraint "components have ids of their own, and connections join (source, target) components that exist"
+  constraint "connections join (source, target) components with unique ids"
     check (private.is_graph(components, connections))
 );
 comment on table public.tool_blueprints is 'Tools drawn as graphs; public ones can be cloned by others.';
@@ -335,7 +348,7 @@ begin
 end $$;
 comment on function private.fold_tallies(text, uuid) is 'Moves what was counted into the count of the row.';
 
--- Exact without queueing for a row: everyone appends under a shared lock which lasts until they commit. The first becomes
+-- Exact without queueing for a row: everyone appends under a shared lock which lasts until they commit. The first is
 -- the folder of the batch, and waits for the rest of it by taking that lock exclusively; then it sees them all and adds
 -- them up in one update. Whoever finds a folder at work leaves, since it cannot finish before they have committed.
 create function private.tally(counter text, subject uuid, change integer) returns void
@@ -401,8 +414,8 @@ create trigger stamp_author before insert on public.tool_blueprints
 create trigger stamp_author before insert on public.project_showcases
   for each row execute function private.stamp_author('created_by_id');
 
--- Counted under the organisation's row lock: at the limit, two at once cannot both fit. FOR NO KEY UPDATE lets others go on
--- inserting rows that refer to the organisation.
+-- Counted under the organisation's row lock: at the limit, two at once cannot both fit. FOR NO KEY UPDATE lets others
+-- go on inserting rows that refer to the organisation.
 create function private.require_room(organization_id uuid, what text) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -476,6 +489,17 @@ create trigger touch before update on public.tool_blueprints
 create trigger touch before update on public.project_showcases
   for each row when (old.views = new.views and old.likes = new.likes) execute function private.touch_updated_at();
 
+create trigger audit_new_system_template after insert on public.agent_templates
+  for each row when (new.is_system)
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
+create trigger audit_system_template after update of name, description, category, avatar, personality_config,
+  model_config, tools_config, memory_config, tags, features, use_cases, is_public on public.agent_templates
+  for each row when (new.is_system)
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
+create trigger audit_old_system_template after delete on public.agent_templates
+  for each row when (old.is_system)
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
+
 -- Estimates -----------------------------------------------------------------------------------------------------------
 
 create function public.estimate_order(complexity "ComplexityLevel", requirements jsonb default '{}') returns jsonb
@@ -529,8 +553,8 @@ create table private.order_moves (
   primary key (from_status, to_status)
 );
 comment on table private.order_moves is
-  'Every move an order can make, and who may make it: at least this role in its organisation; also, where true, the member '
-  'who created it, the builder it is assigned to, a platform admin.';
+  'Every move an order can make, and who may make it: at least this role in its organisation; also, where true, the '
+  'member who created it, the builder it is assigned to, a platform admin.';
 insert into private.order_moves values
   ('DRAFT',       'SUBMITTED',   'MEMBER', false, false, false, false),
   ('SUBMITTED',   'IN_REVIEW',   'ADMIN',  false, false, true,  false),
@@ -562,7 +586,8 @@ begin
       or (move.by_builder and agent_order.assigned_to_id is not distinct from me)
     );
 end $$;
-comment on function private.may_move(public.custom_agent_orders, private.order_moves) is 'Whether the caller may make this move.';
+comment on function private.may_move(public.custom_agent_orders, private.order_moves) is
+  'Whether the caller may make this move.';
 
 -- Below every function and grant: whoever updates the column, the table of moves holds.
 create function private.move_order() returns trigger
@@ -614,17 +639,29 @@ begin
     from unnest(array['design', 'development', 'testing', 'deployment']) with ordinality s (stage, place)
     where not exists (select from public.order_milestones m where m.order_id = new.id);
   end if;
+  insert into public.activity_feeds (
+    organization_id, user_id, title, description, type, entity_type, entity_id, action, severity
+  ) values (
+    new.organization_id, (select u.id from public.users u where u.id = auth.uid()),
+    left(format('Order %s: %s', lower(replace(new.status::text, '_', ' ')), new.title), 255), reason, 'WORKFLOW_UPDATE',
+    'custom_agent_orders', new.id, lower(new.status::text),
+    case when reason is null then 'INFO' else 'WARNING' end::public."ActivitySeverity"
+  );
   perform private.notify(
     new.organization_id, array[new.created_by_id],
-    case when new.status in ('REJECTED', 'CANCELLED') then 'WARNING'
-      when new.status in ('APPROVED', 'COMPLETED', 'DELIVERED') then 'SUCCESS' else 'INFO' end::public."NotificationType",
+    case
+      when new.status in ('REJECTED', 'CANCELLED') then 'WARNING'
+      when new.status in ('APPROVED', 'COMPLETED', 'DELIVERED') then 'SUCCESS'
+      else 'INFO'
+    end::public."NotificationType",
     'Order ' || lower(replace(new.status::text, '_', ' ')),
     left(format('%s is now %s', new.title, new.status) || coalesce(': ' || reason, ''), 500),
     null, 'custom_agent_orders', new.id
   );
   return null;
 end $$;
-comment on function private.record_move() is 'Each change of status: a build log, milestones at the first submission, word to the creator.';
+comment on function private.record_move() is
+  'Each change of status: a build log, a feed entry, word to the creator; milestones at the first submission.';
 create trigger record_move after update of status on public.custom_agent_orders
   for each row when (old.status <> new.status) execute function private.record_move();
 
@@ -651,7 +688,8 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.guard_order() is 'What clients may no longer change, and that a progress they set is theirs.';
+comment on function private.guard_order() is
+  'What clients may no longer change, and that a progress they set is theirs.';
 create trigger guard_order before update on public.custom_agent_orders
   for each row execute function private.guard_order();
 
@@ -727,7 +765,9 @@ begin
     ) as stage
   ) now_has
   where o.id = which.order_id and o.status not in ('COMPLETED', 'DELIVERED', 'CANCELLED')
-    and ((not o.progress_is_manual and o.progress <> now_has.progress) or o.current_stage is distinct from now_has.stage);
+    and (
+      o.current_stage is distinct from now_has.stage or (not o.progress_is_manual and o.progress <> now_has.progress)
+    );
   return null;
 end $$;
 comment on function private.follow_milestones() is 'Progress and stage of an order follow its milestones.';
@@ -800,7 +840,8 @@ create policy "members change their orders" on public.custom_agent_orders for up
 create policy "admins delete orders" on public.custom_agent_orders for delete to authenticated
   using (organization_id = (select private.current_user_org('ADMIN')));
 grant select, delete,
-  insert (organization_id, title, description, requirements, use_case, complexity, priority, agent_config, tools_config),
+  insert (organization_id, title, description, requirements, use_case, complexity, priority, agent_config,
+    tools_config),
   update (title, description, requirements, use_case, complexity, priority, agent_config, tools_config, progress,
     progress_is_manual)
   on public.custom_agent_orders to authenticated;
@@ -827,11 +868,13 @@ create policy "members add build logs" on public.build_logs for insert to authen
   with check (
     organization_id = (select private.current_user_org('MEMBER')) and stage not in ('status_change', 'builder')
   );
-grant select, insert (organization_id, order_id, stage, message, details, log_level) on public.build_logs to authenticated;
+grant select, insert (organization_id, order_id, stage, message, details, log_level)
+  on public.build_logs to authenticated;
 grant select, insert on public.build_logs to service_role;
 
 alter table public.agent_templates enable row level security;
-create policy "everyone sees public, system and their own templates" on public.agent_templates for select to authenticated
+create policy "everyone sees public, system and their own templates" on public.agent_templates
+  for select to authenticated
   using (
     (case when is_public or is_system then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end)
       = any (array['00000000-0000-0000-0000-000000000000'::uuid, (select private.current_user_org())])
@@ -899,8 +942,8 @@ create policy "members change their blueprints" on public.tool_blueprints for up
 create policy "admins delete their blueprints" on public.tool_blueprints for delete to authenticated
   using (organization_id = (select private.current_user_org('ADMIN')));
 grant select, delete,
-  insert (organization_id, name, description, category, components, connections, configuration, version, tags, complexity,
-    is_public),
+  insert (organization_id, name, description, category, components, connections, configuration, version, tags,
+    complexity, is_public),
   update (name, description, category, components, connections, configuration, version, tags, complexity, is_public)
   on public.tool_blueprints to authenticated;
 grant all on public.tool_blueprints to service_role;
@@ -942,11 +985,25 @@ begin
   where o.id = visible_order.order_id and (o.organization_id = private.current_user_org() or private.is_admin())
   for no key update;
   if found_order.id is null then
-    raise exception 'There is no such order' using errcode = 'PT404', detail = format('Found %s.', visible_order.order_id);
+    raise exception 'There is no such order' using
+      errcode = 'PT404', detail = format('Found %s.', visible_order.order_id);
   end if;
   return found_order;
 end $$;
 comment on function private.visible_order(uuid) is 'The order, locked, if the caller can see it.';
+
+create function private.log_platform_act(what text, agent_order public.custom_agent_orders) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if private.is_admin() then
+    perform private.log_admin_action(
+      'ORG_UPDATE', what, 'custom_agent_order', agent_order.id::text,
+      jsonb_build_object('organization_id', agent_order.organization_id)
+    );
+  end if;
+end $$;
+comment on function private.log_platform_act(text, public.custom_agent_orders) is
+  'Logs what a platform admin did to an organisation''s order.';
 
 create function private.advance_order(order_id uuid, to_status "OrderStatus", reason text)
 returns public.custom_agent_orders language plpgsql security definer set search_path = '' as $$
@@ -973,8 +1030,10 @@ begin
   where o.id = agent_order.id and o.status <> advance_order.to_status
   returning o.* into agent_order;
   if not found then
-    raise exception 'The order is % already', to_status using errcode = 'PT409';
+    raise exception 'The order is % already', to_status using
+      errcode = 'PT409', detail = 'Somebody moved it before.', hint = 'Read it again.';
   end if;
+  perform private.log_platform_act('Order moved to ' || to_status, agent_order);
   return agent_order;
 end $$;
 
@@ -995,7 +1054,8 @@ comment on function public.cancel_order(uuid, text) is 'Ends an order that is no
 
 create function public.reject_order(order_id uuid, reason text) returns public.custom_agent_orders
 language sql set search_path = '' as $$ select * from private.advance_order(order_id, 'REJECTED', reason) $$;
-comment on function public.reject_order(uuid, text) is 'Refuses an order in review, saying why; it can become a draft again.';
+comment on function public.reject_order(uuid, text) is
+  'Refuses an order in review, saying why; it can become a draft again.';
 
 create function private.order_moves(order_id uuid) returns table (to_status "OrderStatus", needs_reason boolean)
 language plpgsql security definer set search_path = '' as $$
@@ -1037,6 +1097,7 @@ begin
       'You build ' || agent_order.title, null, 'custom_agent_orders', agent_order.id
     );
   end if;
+  perform private.log_platform_act('Builder assigned', agent_order);
   return agent_order;
 end $$;
 
@@ -1115,11 +1176,13 @@ begin
   end
   where b.id = blueprint_id returning * into bumped;
   if bumped.id is null then
-    raise exception 'There is no such blueprint of yours' using errcode = 'PT404', detail = format('Found %s.', blueprint_id);
+    raise exception 'There is no such blueprint of yours' using
+      errcode = 'PT404', detail = format('Found %s.', blueprint_id);
   end if;
   return bumped;
 end $$;
-comment on function public.bump_blueprint(uuid, text) is 'Raises the major, minor or patch number of a blueprint''s version.';
+comment on function public.bump_blueprint(uuid, text) is
+  'Raises the major, minor or patch number of a blueprint''s version.';
 
 create function private.visible_showcase(showcase_id uuid) returns public.project_showcases
 language plpgsql stable security definer set search_path = '' as $$
@@ -1183,14 +1246,21 @@ begin
   update public.project_showcases s set is_featured = featured
   where s.id = showcase_id and (s.is_public or not featured) returning s.* into changed;
   if changed.id is null then
-    raise exception 'There is no such public showcase' using errcode = 'PT404', detail = format('Found %s.', showcase_id);
+    raise exception 'There is no such public showcase' using
+      errcode = 'PT404', detail = format('Found %s.', showcase_id);
   end if;
+  perform private.log_admin_action(
+    'SYSTEM_CONFIG_UPDATE', case when featured then 'Showcase featured' else 'Showcase no longer featured' end,
+    'project_showcase', showcase_id::text
+  );
   return changed;
 end $$;
 
-create function public.feature_showcase(showcase_id uuid, featured boolean default true) returns public.project_showcases
-language sql set search_path = '' as 'select * from private.feature_showcase(showcase_id, featured)';
-comment on function public.feature_showcase(uuid, boolean) is 'Puts a public showcase on the featured list, or takes it off.';
+create function public.feature_showcase(showcase_id uuid, featured boolean default true)
+returns public.project_showcases language sql set search_path = '' as
+  'select * from private.feature_showcase(showcase_id, featured)';
+comment on function public.feature_showcase(uuid, boolean) is
+  'Puts a public showcase on the featured list, or takes it off.';
 
 grant execute on function
   public.estimate_order("ComplexityLevel", jsonb),

@@ -1,5 +1,5 @@
--- Workspace: customers, projects, tasks and appointments; content and attachments; notifications; the tenant's audit and
--- usage; AI tools and conversations.
+-- Workspace: customers, projects, tasks and appointments; content and attachments; notifications; the tenant's audit
+-- and usage; AI tools and conversations.
 
 -- Types ---------------------------------------------------------------------------------------------------------------
 
@@ -79,7 +79,8 @@ create table public.projects (
   constraint "completion_date is not before start_date" check (completion_date >= start_date)
 );
 comment on table public.projects is 'What an organisation does for its customers or itself.';
-comment on column public.projects.project_manager_id is 'Whoever created it unless given; null once that member has left.';
+comment on column public.projects.project_manager_id is
+  'Whoever created it unless given; null once that member has left.';
 comment on column public.projects.completion_date is 'Written when the status becomes COMPLETED, unless given.';
 create index projects_organization_idx on public.projects (organization_id, created_at desc);
 create index projects_customer_idx on public.projects (organization_id, customer_id);
@@ -120,7 +121,8 @@ create index tasks_project_idx on public.tasks (organization_id, project_id, pos
 create index tasks_parent_idx on public.tasks (organization_id, project_id, parent_task_id);
 create index tasks_assigned_to_idx on public.tasks (assigned_to, organization_id, created_at desc);
 create index tasks_created_by_idx on public.tasks (created_by);
-create index tasks_due_date_idx on public.tasks (organization_id, due_date) where status in ('TODO', 'IN_PROGRESS', 'REVIEW');
+create index tasks_due_date_idx
+  on public.tasks (organization_id, due_date) where status in ('TODO', 'IN_PROGRESS', 'REVIEW');
 -- A client's `status = …` is not leakproof, so it can only choose an index by proving its predicate.
 create index tasks_todo_idx on public.tasks (organization_id, created_at desc) where status = 'TODO';
 create index tasks_in_progress_idx on public.tasks (organization_id, created_at desc) where status = 'IN_PROGRESS';
@@ -177,7 +179,7 @@ create table public.content (
   id uuid primary key default gen_random_uuid(),
   organization_id uuid not null references public.organizations (id) on delete cascade,
   title text not null constraint "title is 1 to 255 characters" check (length(title) between 1 and 255),
-  slug text not null constraint "slug is lower-case words joined by hyphens, in at most 255 characters"
+  slug text not null constraint "slug is lower-case words joined by hyphens"
     check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' and length(slug) <= 255),
   content_type "ContentType" not null default 'PAGE',
   content text not null,
@@ -196,7 +198,9 @@ comment on column public.content.author_id is 'Null once the account is gone.';
 comment on column public.content.published_at is 'When it was last published.';
 -- The list of everybody's published and one's own content, newest first: see agent_templates for the form.
 create index content_audience_idx on public.content
-  (created_at desc, (case when status = 'PUBLISHED' then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end));
+  (created_at desc, (
+    case when status = 'PUBLISHED' then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end
+  ));
 create index content_organization_idx on public.content (organization_id, created_at desc);
 create index content_author_idx on public.content (author_id);
 create index content_published_idx on public.content (created_at desc) where status = 'PUBLISHED';
@@ -212,7 +216,8 @@ create table public.attachments (
     check (length(file_name) between 1 and 255 and file_name !~ '[/\\]'),
   file_size bigint not null
     constraint "file_size is at most 50 MB" check (file_size between 0 and 50 * 1024 * 1024),
-  mime_type text not null constraint "mime_type is a type and a subtype" check (mime_type ~ '^[^/[:space:]]+/[^/[:space:]]+$'),
+  mime_type text not null
+    constraint "mime_type is a type and a subtype" check (mime_type ~ '^[^/[:space:]]+/[^/[:space:]]+$'),
   file_path text not null unique,
   uploaded_by_id uuid references public.users (id) on delete set null,
   created_at timestamptz not null default now(),
@@ -250,7 +255,8 @@ create table public.notifications (
 comment on table public.notifications is 'Messages to one member, created only by the server (private.notify()).';
 create index notifications_organization_idx on public.notifications (organization_id, created_at desc);
 create index notifications_user_idx on public.notifications (user_id, organization_id, created_at desc);
-create index notifications_unread_idx on public.notifications (user_id, organization_id, created_at desc) where not read;
+create index notifications_unread_idx
+  on public.notifications (user_id, organization_id, created_at desc) where not read;
 
 create table public.activity_logs (
   id uuid primary key default gen_random_uuid(),
@@ -273,7 +279,8 @@ comment on column public.activity_logs.impersonated_by is 'The platform admin wh
 comment on column public.activity_logs.old_data is 'The row before; of an update only what changed.';
 comment on column public.activity_logs.new_data is 'The row after; of an update only what changed.';
 create index activity_logs_organization_idx on public.activity_logs (organization_id, created_at desc);
-create index activity_logs_resource_idx on public.activity_logs (organization_id, resource_type, resource_id, created_at desc);
+create index activity_logs_resource_idx
+  on public.activity_logs (organization_id, resource_type, resource_id, created_at desc);
 create index activity_logs_user_idx on public.activity_logs (user_id);
 
 create table public.usage_tracking (
@@ -308,7 +315,8 @@ create table public.ai_tools (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.ai_tools is 'The AI tools of the platform: everybody sees the active ones, platform admins write.';
+comment on table public.ai_tools is
+  'The AI tools of the platform: everybody sees the active ones, platform admins write.';
 comment on column public.ai_tools.configuration is 'Readable by everybody who is signed in: never a secret.';
 comment on column public.ai_tools.required_tier is 'The smallest plan that may use it.';
 
@@ -322,13 +330,15 @@ create table public.ai_conversations (
   context_id uuid,
   ai_model text not null constraint "ai_model is 1 to 100 characters" check (length(ai_model) between 1 and 100),
   conversation_data jsonb not null default '[]'
-    constraint "conversation_data is a list or an object" check (jsonb_typeof(conversation_data) in ('array', 'object')),
+    constraint "conversation_data is a list or an object"
+    check (jsonb_typeof(conversation_data) in ('array', 'object')),
   usage_tokens integer not null default 0 constraint "usage_tokens is not negative" check (usage_tokens >= 0),
   is_archived boolean not null default false,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.ai_conversations is 'Talks of a member with a model; nobody else in the organisation reads them.';
+comment on table public.ai_conversations is
+  'Talks of a member with a model; nobody else in the organisation reads them.';
 comment on column public.ai_conversations.usage_tokens is 'Counted by the server.';
 create index ai_conversations_organization_idx on public.ai_conversations (organization_id, created_at desc);
 create index ai_conversations_user_idx on public.ai_conversations (user_id, organization_id, created_at desc);
@@ -356,6 +366,9 @@ create trigger stamp_author before insert on public.attachments
 create trigger stamp_author before insert on public.ai_conversations
   for each row execute function private.stamp_author('user_id');
 
+create trigger audit_change after insert or update or delete on public.ai_tools
+  for each row execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'ai_tool', 'name');
+
 create function private.complete_project() returns trigger language plpgsql set search_path = '' as $$
 begin
   if tg_op = 'INSERT' and new.project_manager_id is null and row_security_active(tg_relid) then
@@ -368,7 +381,8 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.complete_project() is 'A project has a manager from the start, and its completion date while COMPLETED.';
+comment on function private.complete_project() is
+  'A project has a manager from the start, and its completion date while COMPLETED.';
 create trigger complete_project before insert or update of status on public.projects
   for each row execute function private.complete_project();
 
@@ -413,7 +427,9 @@ begin
     values (
       new.organization_id,
       case new.type when 'OTHER' then 'NOTE' else new.type::text end::public."ActivityType",
-      left(case tg_op when 'INSERT' then 'Appointment: ' else 'Appointment ' || lower(new.status::text) || ': ' end || new.title, 255),
+      left(
+        concat('Appointment', case tg_op when 'UPDATE' then ' ' || lower(new.status::text) end, ': ', new.title), 255
+      ),
       format('%s to %s (UTC)', to_char(new.start_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
         to_char(new.end_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI')),
       new.lead_id, new.contact_id, new.deal_id, new.listing_id, who
@@ -438,11 +454,9 @@ comment on function private.publish_content() is 'Stamps published_at.';
 create trigger publish before insert or update of status on public.content
   for each row execute function private.publish_content();
 
--- Of the headers only the last X-Forwarded-For address was written by our own edge; what stands before it is the client's word.
 create function private.audit() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
-  headers jsonb := nullif(current_setting('request.headers', true), '')::jsonb;
   was jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
   now_is jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
   whose jsonb := coalesce(now_is, was);
@@ -456,23 +470,34 @@ begin
   end if;
   -- Rows that go with their organisation leave no trace: neither does it.
   insert into public.activity_logs (
-    organization_id, user_id, impersonated_by, action, resource_type, resource_id, old_data, new_data, ip_address, user_agent
+    organization_id, user_id, impersonated_by, action, resource_type, resource_id, old_data, new_data, ip_address,
+    user_agent
   )
   select o.id, (select u.id from public.users u where u.id = auth.uid()), (auth.jwt() #>> '{act,sub}')::uuid,
     case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
     tg_table_name, (whose ->> tg_argv[0])::uuid, was, now_is,
-    left(trim(regexp_replace(headers ->> 'x-forwarded-for', '^.*,', '')), 45), left(headers ->> 'user-agent', 500)
+    coalesce(
+      private.request_header('cf-connecting-ip'),
+      trim(split_part(private.request_header('x-forwarded-for'), ',', 1)),
+      private.request_header('x-real-ip')
+    ),
+    private.request_header('user-agent')
   from public.organizations o where o.id = (whose ->> 'organization_id')::uuid;
   return null;
 end $$;
-comment on function private.audit() is 'Writes what changed into activity_logs; its argument is the column that names the row.';
-create trigger audit after insert or update or delete on public.customers for each row execute function private.audit('id');
-create trigger audit after insert or update or delete on public.projects for each row execute function private.audit('id');
+comment on function private.audit() is
+  'Writes what changed into activity_logs; its argument is the column that names the row.';
+create trigger audit after insert or update or delete on public.customers
+  for each row execute function private.audit('id');
+create trigger audit after insert or update or delete on public.projects
+  for each row execute function private.audit('id');
 create trigger audit after insert or update or delete on public.tasks for each row execute function private.audit('id');
 create trigger audit after insert or update or delete on public.appointments
   for each row execute function private.audit('id');
-create trigger audit after insert or update or delete on public.content for each row execute function private.audit('id');
-create trigger audit after insert or update or delete on public.attachments for each row execute function private.audit('id');
+create trigger audit after insert or update or delete on public.content
+  for each row execute function private.audit('id');
+create trigger audit after insert or update or delete on public.attachments
+  for each row execute function private.audit('id');
 create trigger audit after insert or update or delete on public.organization_members
   for each row execute function private.audit('user_id');
 
@@ -487,7 +512,8 @@ begin
     and not exists (select from public.users u where u.id = old.user_id) then
     return new;
   end if;
-  raise exception 'The activity log is append-only' using errcode = '42501', detail = format('Tried to %s.', lower(tg_op));
+  raise exception 'The activity log is append-only' using
+    errcode = '42501', detail = format('Tried to %s.', lower(tg_op));
 end $$;
 comment on function private.keep_activity_logs() is 'Refuses to change or remove what was logged, to everyone.';
 create trigger keep before update or delete on public.activity_logs
@@ -524,8 +550,8 @@ create policy "members change projects" on public.projects for update to authent
 create policy "admins delete projects" on public.projects for delete to authenticated
   using (organization_id = (select private.current_user_org('ADMIN')));
 grant select, delete,
-  insert (organization_id, customer_id, name, description, status, priority, start_date, due_date, completion_date, budget,
-    progress_percentage, project_manager_id),
+  insert (organization_id, customer_id, name, description, status, priority, start_date, due_date, completion_date,
+    budget, progress_percentage, project_manager_id),
   update (customer_id, name, description, status, priority, start_date, due_date, completion_date, budget,
     progress_percentage, project_manager_id)
   on public.projects to authenticated;
@@ -562,8 +588,8 @@ create policy "admins delete appointments" on public.appointments for delete to 
 grant select, delete,
   insert (organization_id, title, description, type, status, start_time, end_time, location, meeting_url, assigned_to,
     customer_id, lead_id, contact_id, deal_id, listing_id),
-  update (title, description, type, status, start_time, end_time, location, meeting_url, assigned_to, customer_id, lead_id,
-    contact_id, deal_id, listing_id)
+  update (title, description, type, status, start_time, end_time, location, meeting_url, assigned_to, customer_id,
+    lead_id, contact_id, deal_id, listing_id)
   on public.appointments to authenticated;
 grant all on public.appointments to service_role;
 
@@ -647,7 +673,8 @@ create policy "members change their conversations" on public.ai_conversations fo
   with check (user_id = (select auth.uid()) and organization_id = (select private.current_user_org('MEMBER')));
 create policy "people delete their conversations" on public.ai_conversations for delete to authenticated
   using (user_id = (select auth.uid()) and organization_id = (select private.current_user_org()));
-grant select, delete, insert (organization_id, title, context_type, context_id, ai_model, conversation_data, is_archived),
+grant select, delete,
+  insert (organization_id, title, context_type, context_id, ai_model, conversation_data, is_archived),
   update (title, context_type, context_id, conversation_data, is_archived) on public.ai_conversations to authenticated;
 grant all on public.ai_conversations to service_role;
 
@@ -670,7 +697,8 @@ begin
 end $$;
 comment on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid) is
   'Notifies these members of an organisation, or with null all; who is no member is left out. Returns how many.';
-grant execute on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid) to service_role;
+grant execute on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid)
+  to service_role;
 
 create function public.mark_notifications_read(ids uuid[]) returns bigint
 language plpgsql set search_path = '' as $$
@@ -711,7 +739,8 @@ language plpgsql stable set search_path = '' as $$
 begin
   return (select count(*) from public.notifications n where not n.read);
 end $$;
-comment on function public.unread_notification_count() is 'How many of one''s notifications in the current organisation are unread.';
+comment on function public.unread_notification_count() is
+  'How many of one''s notifications in the current organisation are unread.';
 
 grant execute on function public.mark_notifications_read(uuid[]), public.mark_all_notifications_read(),
   public.unread_notification_count() to authenticated, service_role;
