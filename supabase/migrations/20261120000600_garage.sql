@@ -419,12 +419,12 @@ create trigger stamp_author before insert on public.project_showcases
 create function private.require_room(organization_id uuid, what text) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
-  tier public."SubscriptionTier";
+  has_tier public."SubscriptionTier";
   allowed bigint;
   used bigint;
   larger text;
 begin
-  select o.subscription_tier into tier from public.organizations o
+  select o.subscription_tier into has_tier from public.organizations o
   where o.id = require_room.organization_id for no key update;
   allowed := private.plan_limit(require_room.organization_id, what);
   if allowed is null then
@@ -445,10 +445,10 @@ begin
   end if;
   select format('%s allows %s.', p.tier, coalesce(p.limits ->> what, 'any number')) into larger
   from public.plans p
-  where p.tier > require_room.tier and coalesce((p.limits ->> what)::bigint > allowed, true)
+  where p.tier > has_tier and coalesce((p.limits ->> what)::bigint > allowed, true)
   order by p.tier, p.is_active desc limit 1;
   raise exception 'Your plan allows no more %', replace(what, '_per_month', ' this month') using
-    errcode = 'PT402', detail = format('%s allows %s, and %s are used.', tier, allowed, used),
+    errcode = 'PT402', detail = format('%s allows %s, and %s are used.', has_tier, allowed, used),
     hint = coalesce(larger || ' An owner can choose it.', 'Ask us for a larger plan.');
 end $$;
 comment on function private.require_room(uuid, text) is 'Refuses what would exceed a limit of the plan.';
