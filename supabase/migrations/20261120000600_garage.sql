@@ -316,6 +316,7 @@ create index showcase_likes_user_idx on public.showcase_likes (user_id, created_
 -- Counting ------------------------------------------------------------------------------------------------------------
 
 create table private.tallies (
+  id bigint generated always as identity primary key,
   counter text not null check (counter in ('template_uses', 'blueprint_uses', 'showcase_views', 'showcase_likes')),
   subject_id uuid not null,
   change integer not null
@@ -461,6 +462,8 @@ begin
     perform private.require_room(organization_id, what);
   end if;
 end $$;
+
+comment on function private.claim_room(uuid, text) is 'require_room() for clients, in their own organisation only.';
 
 create function private.guard_plan() returns trigger language plpgsql set search_path = '' as $$
 begin
@@ -880,13 +883,13 @@ create policy "everyone sees public, system and their own templates" on public.a
       = any (array['00000000-0000-0000-0000-000000000000'::uuid, (select private.current_user_org())])
     and (select private.current_user_id()) is not null
   );
-create policy "members make templates, platform admins system templates" on public.agent_templates
+create policy "members make templates, platform admins system ones" on public.agent_templates
   for insert to authenticated
   with check (
     (organization_id = (select private.current_user_org('MEMBER')) and not is_system)
     or (is_system and (select private.is_admin()))
   );
-create policy "members change their templates, platform admins system templates" on public.agent_templates
+create policy "members change their templates, platform admins system ones" on public.agent_templates
   for update to authenticated
   using (
     (organization_id = (select private.current_user_org('MEMBER')) and not is_system)
@@ -896,7 +899,7 @@ create policy "members change their templates, platform admins system templates"
     (organization_id = (select private.current_user_org('MEMBER')) and not is_system)
     or (is_system and (select private.is_admin()))
   );
-create policy "admins delete their templates, platform admins system templates" on public.agent_templates
+create policy "admins delete their templates, platform admins system ones" on public.agent_templates
   for delete to authenticated
   using (
     (organization_id = (select private.current_user_org('ADMIN')) and not is_system)
@@ -1036,6 +1039,8 @@ begin
   perform private.log_platform_act('Order moved to ' || to_status, agent_order);
   return agent_order;
 end $$;
+comment on function private.advance_order(uuid, "OrderStatus", text) is
+  'Does the work of public.advance_order(), which policies cannot express: who may make which move.';
 
 create function public.advance_order(order_id uuid, to_status "OrderStatus", reason text default null)
 returns public.custom_agent_orders language sql set search_path = '' as
@@ -1065,6 +1070,8 @@ begin
   return query select m.to_status, m.needs_reason from private.order_moves m
     where m.from_status = agent_order.status and private.may_move(agent_order, m) order by m.to_status;
 end $$;
+comment on function private.order_moves(uuid) is
+  'Does the work of public.order_moves(): reads the table of moves.';
 
 create function public.order_moves(order_id uuid) returns table (to_status "OrderStatus", needs_reason boolean)
 language sql set search_path = '' as 'select * from private.order_moves(order_id)';
@@ -1100,6 +1107,8 @@ begin
   perform private.log_platform_act('Builder assigned', agent_order);
   return agent_order;
 end $$;
+comment on function private.assign_builder(uuid, uuid) is
+  'Does the work of public.assign_builder(): clients cannot write the column.';
 
 create function public.assign_builder(order_id uuid, builder_id uuid) returns public.custom_agent_orders
 language sql set search_path = '' as 'select * from private.assign_builder(order_id, builder_id)';
@@ -1120,6 +1129,8 @@ begin
   perform private.tally('template_uses', template_id, 1);
   return used;
 end $$;
+comment on function private.use_template(uuid) is
+  'Does the work of public.use_template(): counts on rows the caller may only read.';
 
 create function public.use_template(template_id uuid) returns public.agent_templates
 language sql set search_path = '' as 'select * from private.use_template(template_id)';
@@ -1150,6 +1161,8 @@ begin
   perform private.tally('blueprint_uses', blueprint_id, 1);
   return copy;
 end $$;
+comment on function private.clone_blueprint(uuid) is
+  'Does the work of public.clone_blueprint(): counts on rows the caller may only read.';
 
 create function public.clone_blueprint(blueprint_id uuid) returns public.tool_blueprints
 language sql set search_path = '' as 'select * from private.clone_blueprint(blueprint_id)';
@@ -1208,6 +1221,8 @@ begin
   select s.* into seen from public.project_showcases s where s.id = seen.id;
   return seen;
 end $$;
+comment on function private.view_showcase(uuid) is
+  'Does the work of public.view_showcase(): counts on rows the caller may only read.';
 
 create function public.view_showcase(showcase_id uuid) returns public.project_showcases
 language sql set search_path = '' as 'select * from private.view_showcase(showcase_id)';
@@ -1227,6 +1242,8 @@ begin
     select coalesce(sum(t.change), 0) from private.tallies t where t.counter = 'showcase_likes' and t.subject_id = s.id
   ) from public.project_showcases s where s.id = target.id;
 end $$;
+comment on function private.set_like(uuid, boolean) is
+  'Does the work of like_showcase() and unlike_showcase().';
 
 create function public.like_showcase(showcase_id uuid) returns integer
 language sql set search_path = '' as 'select private.set_like(showcase_id, true)';
@@ -1255,6 +1272,8 @@ begin
   );
   return changed;
 end $$;
+comment on function private.feature_showcase(uuid, boolean) is
+  'Does the work of public.feature_showcase(): platform admins write no rows of tenants.';
 
 create function public.feature_showcase(showcase_id uuid, featured boolean default true)
 returns public.project_showcases language sql set search_path = '' as

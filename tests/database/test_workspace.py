@@ -497,7 +497,7 @@ def test_the_newest_of_everybodys_public_and_ones_own_rows_are_one_ordered_index
         "agent_templates": f"'n', 'SALES', '{{}}', '{{}}', '{{}}', '{{}}', {rare}",
         "tool_blueprints": f"'n', 'API', '[]', '[]', '{{}}', 'SIMPLE', {author}, {rare}",
         "project_showcases": f"'n', 'WORKFLOW', {author}, {rare}",
-        "content": f"'n', 's-' || g, now(), case when {rare} then 'PUBLISHED' else 'DRAFT' end::public.\"ContentStatus\"",
+        "content": f"'n', 's-' || g, now(), (array['DRAFT', 'PUBLISHED'])[({rare})::int + 1]::public.\"ContentStatus\"",
     }[table]
     text = "content" if table == "content" else "description"
     with fresh_database.connect() as connection:
