@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.world import Row
+from tests.world import Database, Row
 
 Cursor = psycopg.Cursor[Row]
 
@@ -32,6 +32,17 @@ def refused(sqlstate: str, match: str | None = None) -> Iterator[pytest.Exceptio
     with pytest.raises(psycopg.Error, match=match) as caught:
         yield caught
     assert caught.value.sqlstate == sqlstate, caught.value
+
+
+def meanwhile(database: Database, first: Cursor, work: Callable[[], None]) -> None:
+    """Commit the transaction of `first` at the moment at which `work`, begun after it, waits for one of its locks."""
+    with ThreadPoolExecutor(1) as pool, database.connect() as watch:
+        waiter = pool.submit(work)
+        waits = "select exists (select from pg_locks where not granted and pid <> pg_backend_pid())"
+        while not waiter.done() and watch.execute(waits).fetchone() == (False,):
+            pass
+        first.connection.commit()
+        waiter.result()
 
 
 def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:

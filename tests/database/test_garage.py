@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from tests.database.statements import Cursor, at_once, insert, one, refused
+from tests.database.statements import Cursor, at_once, insert, meanwhile, one, refused
 from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 STATUSES = [
@@ -251,6 +251,19 @@ def test_rejecting_and_cancelling_need_a_reason_which_is_kept(database: Database
         log = one(cursor, "select message, log_level from public.build_logs where order_id = %s", order)
         assert log["message"].endswith(": too vague")
         assert log["log_level"] == "WARN"
+
+
+def test_attack_cancel_an_order_as_its_creator_while_it_is_approved(fresh_database: Database) -> None:
+    """Who may move is asked of the state the order has when the move is made, not when it was asked for."""
+    order = in_status(fresh_database, "IN_REVIEW")
+
+    def cancel() -> None:
+        with fresh_database.acting_as("member", commit=True) as cursor, refused("42501"):
+            advance(cursor, order, "CANCELLED", "too slow")
+
+    with fresh_database.acting_as("admin") as cursor:
+        advance(cursor, order, "APPROVED")
+        meanwhile(fresh_database, cursor, cancel)
 
 
 @pytest.mark.parametrize("person", ["globex_owner", "removed", "outsider", "suspended"])

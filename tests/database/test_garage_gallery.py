@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.database.statements import Cursor, at_once, insert, one, refused
+from tests.database.statements import Cursor, at_once, insert, meanwhile, one, refused
 from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 
@@ -129,19 +129,19 @@ def test_the_rating_is_the_mean_of_the_reviews_one_per_reviewer(database: Databa
         assert one(cursor, read, row)["rating"] is None
 
 
-def test_reviews_at_once_all_count(fresh_database: Database) -> None:
+def test_a_review_counts_that_another_committed_while_it_waited(fresh_database: Database) -> None:
     with fresh_database.acting_as("owner", commit=True) as cursor:
         row = template(cursor, is_public=True)["id"]
-    people = [("owner", ACME, 1), ("admin", ACME, 2), ("member", ACME, 3), ("globex_owner", GLOBEX, 5)]
 
-    def review(index: int) -> None:
-        person, org, stars = people[index]
-        with fresh_database.acting_as(person, commit=True) as cursor:
-            insert(cursor, "template_reviews", organization_id=org, template_id=row, rating=stars)
+    def second() -> None:
+        with fresh_database.acting_as("globex_owner", commit=True) as cursor:
+            insert(cursor, "template_reviews", organization_id=GLOBEX, template_id=row, rating=2)
 
-    at_once(4, review)
     with fresh_database.acting_as("owner") as cursor:
-        assert one(cursor, "select rating from public.agent_templates where id = %s", row)["rating"] == Decimal("2.75")
+        insert(cursor, "template_reviews", organization_id=ACME, template_id=row, rating=5)
+        meanwhile(fresh_database, cursor, second)
+    with fresh_database.acting_as("owner") as cursor:
+        assert one(cursor, "select rating from public.agent_templates where id = %s", row)["rating"] == Decimal("3.50")
 
 
 def test_attack_learn_from_a_review_whether_a_private_template_exists(database: Database) -> None:
