@@ -105,7 +105,8 @@ comment on table public.activity_feeds is 'What happened in an organisation, for
 comment on column public.activity_feeds.user_id is 'Who did it: the caller; null for the system.';
 comment on column public.activity_feeds.entity_id is 'Text, since not everything that happens is about a row of ours.';
 comment on column public.activity_feeds.is_read is 'Settled for everyone; what one person has read is in activity_feed_reads.';
--- The feed's page is `not is_archived`, newest first; the plain list is newest first over everything.
+-- The feed's page is `not is_archived`, newest first; the plain list is newest first over everything. Time over all
+-- tenants has BRIN: an ordered index would be chosen to look for a tenant's newest rows among everybody's.
 create index activity_feeds_organization_idx on public.activity_feeds (organization_id, created_at desc, id desc);
 create index activity_feeds_organization_archived_idx
   on public.activity_feeds (organization_id, is_archived, created_at desc, id desc);
@@ -117,7 +118,7 @@ create index activity_feeds_critical_idx
 create index activity_feeds_user_idx on public.activity_feeds (user_id);
 create index activity_feeds_type_idx on public.activity_feeds (type);
 create index activity_feeds_severity_idx on public.activity_feeds (severity);
-create index activity_feeds_created_at_idx on public.activity_feeds (created_at);
+create index activity_feeds_created_at_idx on public.activity_feeds using brin (created_at);
 create index activity_feeds_is_archived_idx on public.activity_feeds (is_archived);
 
 create table public.activity_feed_reads (

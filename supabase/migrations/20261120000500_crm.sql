@@ -63,7 +63,8 @@ grant select on private.lead_scores, private.deal_stages to authenticated, servi
 
 -- Tables --------------------------------------------------------------------------------------------------------------
 -- Keys between these tables carry the organisation, so that no row can point into another tenant nor ask whether an id
--- exists there. An assignee is a member: who leaves the organisation leaves its rows unassigned.
+-- exists there. An assignee is a member: who leaves the organisation leaves its rows unassigned. No ordered index starts
+-- with a date: a tenant's newest rows would be looked for among everybody's. Time over all tenants has BRIN.
 
 create table public.contacts (
   id uuid primary key default gen_random_uuid(),
@@ -101,7 +102,7 @@ create index contacts_organization_type_idx on public.contacts (organization_id,
 create index contacts_assigned_to_idx on public.contacts (assigned_to_id, organization_id);
 create index contacts_type_idx on public.contacts (type);
 create index contacts_status_idx on public.contacts (status);
-create index contacts_created_at_idx on public.contacts (created_at);
+create index contacts_created_at_idx on public.contacts using brin (created_at);
 
 create table public.leads (
   id uuid primary key default gen_random_uuid(),
@@ -145,7 +146,7 @@ create index leads_converted_contact_idx on public.leads (organization_id, conve
 create index leads_status_idx on public.leads (status);
 create index leads_source_idx on public.leads (source);
 create index leads_score_idx on public.leads (score);
-create index leads_created_at_idx on public.leads (created_at);
+create index leads_created_at_idx on public.leads using brin (created_at);
 
 create table public.listings (
   id uuid primary key default gen_random_uuid(),
@@ -197,7 +198,7 @@ create index listings_status_idx on public.listings (status);
 create index listings_city_idx on public.listings (city);
 create index listings_state_idx on public.listings (state);
 create index listings_property_type_idx on public.listings (property_type);
-create index listings_created_at_idx on public.listings (created_at);
+create index listings_created_at_idx on public.listings using brin (created_at);
 
 create table public.deals (
   id uuid primary key default gen_random_uuid(),
@@ -253,8 +254,8 @@ create index deals_listing_idx on public.deals (organization_id, listing_id);
 create index deals_due_idx on public.deals (organization_id, expected_close_date) where status = 'ACTIVE';
 create index deals_stage_idx on public.deals (stage);
 create index deals_status_idx on public.deals (status);
-create index deals_expected_close_date_idx on public.deals (expected_close_date);
-create index deals_created_at_idx on public.deals (created_at);
+create index deals_expected_close_date_idx on public.deals (organization_id, expected_close_date);
+create index deals_created_at_idx on public.deals using brin (created_at);
 
 create table public.activities (
   id uuid primary key default gen_random_uuid(),
@@ -289,7 +290,7 @@ create index activities_deal_idx on public.activities (organization_id, deal_id,
 create index activities_listing_idx on public.activities (organization_id, listing_id, created_at desc);
 create index activities_created_by_idx on public.activities (created_by_id);
 create index activities_type_idx on public.activities (type);
-create index activities_created_at_idx on public.activities (created_at);
+create index activities_created_at_idx on public.activities using brin (created_at);
 
 -- Comparing enums is not leakproof: under policies "won deals, newest first" cannot search an index for the value. An
 -- index whose predicate names the value needs no comparison. One per value; together they weigh as one index.
