@@ -34,7 +34,7 @@ create table public.dashboard_widgets (
   type "WidgetType" not null,
   config jsonb not null constraint "config is an object" check (jsonb_typeof(config) = 'object'),
   position jsonb not null
-    constraint "position has whole numbers x and y of at least 0, w and h of at least 1"
+    constraint "position has whole numbers x, y from 0 and w, h from 1"
     check (coalesce(jsonb_path_match(
       position,
       '$.type() == "object" && $.x.type() == "number" && $.y.type() == "number" && $.w.type() == "number"

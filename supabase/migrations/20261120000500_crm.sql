@@ -174,7 +174,7 @@ create table public.listings (
   listing_date timestamptz,
   expiration_date timestamptz,
   images text[] not null default '{}',
-  virtual_tour_url text constraint "virtual_tour_url is an http(s) address of at most 500 characters"
+  virtual_tour_url text constraint "virtual_tour_url is an http(s) address of up to 500 characters"
     check (virtual_tour_url ~* '^https?://[^[:space:]]+$' and length(virtual_tour_url) <= 500),
   features text[] not null default '{}',
   notes text,
@@ -443,9 +443,6 @@ declare
   contact uuid := gen_random_uuid();
   deal uuid;
 begin
-  if org is null then
-    perform private.refuse('lead', convert_lead.lead_id);
-  end if;
   -- The row lock lets one of several simultaneous attempts through; the others then read what it did.
   select l.* into lead from public.leads l where l.id = convert_lead.lead_id and l.organization_id = org for update;
   if not found then
@@ -495,7 +492,7 @@ declare
   moved boolean := tg_op = 'INSERT' or new.stage <> old.stage;
   closed boolean;
   -- What status says when it was not written.
-  silent public."DealStatus" := case when tg_op = 'INSERT' then 'ACTIVE' when moved then old.status end;
+  untold public."DealStatus" := case when tg_op = 'INSERT' then 'ACTIVE' when moved then old.status end;
 begin
   select s.* into goal from private.deal_stages s where s.stage = new.stage;
   closed := goal.status <> 'ACTIVE';
@@ -509,7 +506,7 @@ begin
         errcode = 'PT409', detail = format('From %s it may go to %s.', old.stage, array_to_string(here.moves_to, ', '));
     end if;
   end if;
-  if new.status is distinct from silent and new.status <> goal.status
+  if new.status is distinct from untold and new.status <> goal.status
     and not (goal.status = 'LOST' and new.status = 'ABANDONED') then
     raise exception 'The status of a deal follows its stage' using
       errcode = 'PT422', detail = format('%s cannot be %s.', new.stage, new.status),
@@ -531,6 +528,8 @@ begin
     new.actual_close_date := coalesce(new.actual_close_date, now());
   elsif tg_op = 'UPDATE' and here.status <> 'ACTIVE' then
     new.actual_close_date := null;
+  end if;
+  if new.stage <> 'CLOSED_LOST' then
     new.lost_reason := null;
   end if;
   return new;
