@@ -508,20 +508,21 @@ def test_no_sequence_of_calls_and_writes_brings_a_deal_where_it_must_not_be(
 
 @pytest.mark.parametrize("here", STAGES)
 def test_a_written_stage_obeys_the_rule_like_a_called_one(database: Database, here: str) -> None:
+    lost = {"lost_reason": "Too dear"}
     with scene(database) as cursor:
         turn(cursor, "member")
         for there in STAGES:
-            rows = [make(cursor, "deals", stage=here, lost_reason="Too dear") for _ in range(2)]
+            rows = [make(cursor, "deals", stage=here, **lost) for _ in range(2)]
             if here == there or may_move(here, there):
-                written = change(cursor, "deals", rows[0], stage=there)
-                called = call(cursor, "move_deal", deal_id=rows[1]["id"], stage=there)
+                written = change(cursor, "deals", rows[0], stage=there, **lost)
+                called = call(cursor, "move_deal", deal_id=rows[1]["id"], stage=there, **lost)
                 assert written
                 assert written["stage"] == called["stage"] == there
             else:
                 with refused(cursor, "PT409", "cannot go|does not move"):
-                    change(cursor, "deals", rows[0], stage=there)
+                    change(cursor, "deals", rows[0], stage=there, **lost)
                 with refused(cursor, "PT409", "cannot go|does not move"):
-                    call(cursor, "move_deal", deal_id=rows[1]["id"], stage=there)
+                    call(cursor, "move_deal", deal_id=rows[1]["id"], stage=there, **lost)
 
 
 def test_not_even_the_server_goes_back_two_stages(database: Database) -> None:

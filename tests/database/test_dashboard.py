@@ -259,6 +259,9 @@ def test_a_layout_belongs_to_one_person(database: Database) -> None:
             assert seen(cursor, "user_dashboards", mine) is None
             assert change(cursor, "user_dashboards", mine, theme="DARK") is None
             assert not remove(cursor, "user_dashboards", mine)
+            # Without a condition, too: then the policy of reading has no say.
+            assert cursor.execute("update public.user_dashboards set theme = 'DARK'").rowcount == 0
+            assert cursor.execute("delete from public.user_dashboards").rowcount == 0
         turn(cursor, "viewer")
         assert change(cursor, "user_dashboards", mine, theme="DARK")
         assert remove(cursor, "user_dashboards", mine)
@@ -267,11 +270,14 @@ def test_a_layout_belongs_to_one_person(database: Database) -> None:
 def test_attack_make_or_give_away_a_layout_in_anothers_name(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
+        # Without an answer only the policy of the insert itself looks at the row.
         with refused(cursor, "42501", "row-level security"):
-            add(cursor, "user_dashboards", layout="{}", user_id=PEOPLE["owner"])
+            cursor.execute("insert into public.user_dashboards (layout, user_id) values ('{}', %s)", [PEOPLE["owner"]])
         mine = add(cursor, "user_dashboards", layout="{}")
         with refused(cursor, "42501", "row-level security"):
             change(cursor, "user_dashboards", mine, user_id=PEOPLE["owner"])
+        with refused(cursor, "42501", "row-level security"):
+            cursor.execute("update public.user_dashboards set user_id = %s", [PEOPLE["owner"]])
         with refused(cursor, "23505", "user_dashboards_user_id_key"):
             add(cursor, "user_dashboards", layout="{}")
 
