@@ -394,8 +394,9 @@ begin
   return null;
 end $$;
 comment on function private.lock_feature_flags() is 'One writer of feature flags at a time.';
+-- Not below another trigger: whenever any account is deleted, the foreign key looks for flags to delete with it.
 create trigger lock_feature_flags before insert or update or delete on public.feature_flags
-  for each statement execute function private.lock_feature_flags();
+  for each statement when (pg_trigger_depth() = 0) execute function private.lock_feature_flags();
 
 create function private.guard_feature_flag() returns trigger language plpgsql set search_path = '' as $$
 declare
@@ -645,11 +646,8 @@ declare
     order by u.global_role = 'SUPER_ADMIN' desc, u.created_at, u.id limit 1
   );
 begin
-  -- Asked first: an update stands in line for the flags even when it changes none.
-  if heir is not null and exists (select from public.feature_flags f where f.created_by = old.id) then
-    update public.feature_flags set created_by = heir where created_by = old.id;
-  end if;
   if heir is not null then
+    update public.feature_flags set created_by = heir where created_by = old.id;
     update public.system_alerts set created_by = heir where created_by = old.id;
   end if;
   return old;

@@ -1,0 +1,398 @@
+"""Flags are written by platform admins, refused when they could not be evaluated, versioned and logged."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.database.acting import Cursor, now_as, server, value
+from tests.world import PEOPLE, Database
+
+ADMIN = PEOPLE["platform_admin"]
+SOUND: list[dict[str, Any]] = [
+    {},
+    {"seats": {"$gte": 10}, "country": {"$in": ["US"]}},
+    {"country": "US", "age": 3, "beta": True, "gone": None, "address": {"city": "Graz"}, "tags": ["a"]},
+    {"$or": [], "$and": [{"a": 1}], "$nor": [{"a.b.c": {"$ne": "x"}}], "$not": {"a": {"$exists": False}}},
+    {"a": {"$eq": {"$gt": 1}, "$lt": 2, "$lte": "b", "$gt": 0}},
+    {"v": {"$veq": "1.2", "$vne": "2", "$vgt": "1.0.0-beta", "$vgte": "1", "$vlt": "9", "$vlte": 8}},
+    {"a": {"$in": [], "$nin": [1], "$ini": ["A"], "$nini": ["b"], "$all": [1], "$alli": ["c"]}},
+    {"a": {"$type": "array", "$size": 2}, "b": {"$size": {"$gt": 1}}, "c": {"$not": {"$size": 0}}},
+    {"a": {"$elemMatch": {"$gt": 1}}, "b": {"$elemMatch": {"name": {"$regex": "^x"}}}},
+    {
+        "a": {"$regex": r"^(foo|bar)+?\d{2,3}(?=x)[^\]a-z]\.(?:y)\1$"},
+        "b": {"$regexi": "(?i)a"},
+        "c": {"$notRegex": "b"},
+    },
+    {"a": {"$not": "US"}, "b": {"$notRegexi": r"(?<!a)b\\n"}},
+]
+UNSOUND: list[tuple[Any, str]] = [
+    ([], "conditions: found [], expected an object"),
+    ("US", "conditions: found"),
+    ({"a": {"$gtx": 1}}, "conditions.a.$gtx: found 1, expected one of $eq"),
+    ({"a": {"$inGroup": "beta"}}, "conditions.a.$inGroup"),
+    ({"$not": {"a": {"$gtx": 1}}}, "conditions.$not.a.$gtx"),
+    ({"a": {"$not": {"$gtx": 1}}}, "conditions.a.$not.$gtx"),
+    ({"$or": [{"a": 1}, {"b": {"$in": "US"}}]}, 'conditions.$or[1].b.$in: found "US", expected a list'),
+    ({"$or": {"a": 1}}, "conditions.$or: found"),
+    ({"$xor": []}, 'conditions: found "$xor"'),
+    ({"": 1}, 'conditions: found ""'),
+    ({"a": {"$gt": 1, "b": 2}}, "conditions.a.b: found 2, expected only operators"),
+    ({"a": {"b": {"$gt": 1}}}, "operators inside a plain value"),
+    ({"a": {"$gt": None}}, "conditions.a.$gt: found null, expected a number or a string"),
+    ({"a": {"$vgt": ["1"]}}, "expected a version"),
+    ({"a": {"$exists": 1}}, "expected true or false"),
+    ({"a": {"$type": "int"}}, 'conditions.a.$type: found "int", expected string'),
+    ({"a": {"$size": "2"}}, "expected a number or operators"),
+    ({"a": {"$size": {"$gt": []}}}, "conditions.a.$size.$gt"),
+    ({"a": {"$elemMatch": 1}}, "expected a condition or operators"),
+    ({"a": {"$elemMatch": {"b": {"$no": 1}}}}, "conditions.a.$elemMatch.b.$no"),
+]
+NO_PATTERNS = [
+    "(",
+    "[a",
+    "*a",
+    "a**",
+    "[z-a]",
+    "a{3,1}",
+    "(?P<x>a)",
+    r"\y",
+    "***:a",
+    r"(a)\2",
+    "(?<=a+)b",
+    "a\\",
+    "x" * 1001,
+]
+SOUND_VARIANTS: list[Any] = [
+    [{"name": "control", "weight": 50}, {"name": "treatment", "weight": 50}],
+    [{"name": "a", "weight": 0, "value": 1}, {"name": "b", "weight": 0.5, "value": 2.5}],
+]
+UNSOUND_VARIANTS: list[tuple[Any, str]] = [
+    ({"a": 1}, "expected a list"),
+    ([{"name": "a", "weight": 1}], "found 1, expected 2 to 20"),
+    ([1, []], "objects with name, weight"),
+    ([{"name": "a", "weight": 1}, {"name": "b"}], "objects with name, weight"),
+    ([{"name": "a", "weight": 1}, {"name": "b", "weight": 1, "colour": "red"}], "objects with name, weight"),
+    ([{"name": "a", "weight": 1}, {"name": "", "weight": 1}], "expected names"),
+    ([{"name": "a", "weight": 1}, {"name": "a", "weight": 1}], "every name once"),
+    ([{"name": "a", "weight": 1}, {"name": "b", "weight": -1}], "weights from 0"),
+    ([{"name": "a", "weight": 1}, {"name": "b", "weight": "1"}], "weights from 0"),
+    ([{"name": "a", "weight": 0}, {"name": "b", "weight": 0}], "at least one weight above 0"),
+    ([{"name": "a", "weight": 1, "value": 1}, {"name": "b", "weight": 1, "value": "x"}], "value of the same type"),
+    ([{"name": "a", "weight": 1, "value": 1}, {"name": "b", "weight": 1}], "value of the same type"),
+]
+
+
+@pytest.fixture
+def cursor(database: Database) -> Iterator[Cursor]:
+    """A platform admin's."""
+    with server(database) as cursor:
+        yield now_as(cursor, "platform_admin")
+
+
+def make(cursor: Cursor, name: str = "new-ui", **columns: Any) -> Any:
+    columns = {"name": name, **columns}
+    return value(
+        cursor,
+        f"insert into public.feature_flags ({', '.join(columns)})"
+        f" values ({', '.join(['%s'] * len(columns))}) returning id",
+        [*columns.values()],
+    )
+
+
+def change(cursor: Cursor, flag: str = "new-ui", **columns: Any) -> None:
+    assignments = ", ".join(f"{column} = %s" for column in columns)
+    cursor.execute(f"update public.feature_flags set {assignments} where name = %s", [*columns.values(), flag])
+
+
+# Who
+
+
+@pytest.mark.parametrize("person", ["owner", "member", "outsider"])
+def test_attack_a_customer_reads_or_writes_flags(cursor: Cursor, person: str) -> None:
+    make(cursor)
+    assert now_as(cursor, person).execute("select from public.feature_flags").rowcount == 0
+    change(cursor, is_enabled=True)
+    assert cursor.rowcount == 0
+    assert cursor.execute("delete from public.feature_flags").rowcount == 0
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+        make(cursor, "mine")
+
+
+def test_nobody_reads_flags_without_signing_in(database: Database) -> None:
+    with database.acting_as(None) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        cursor.execute("select from public.feature_flags")
+
+
+@pytest.mark.parametrize("column", ["seed", "version", "created_by"])
+def test_attack_an_admin_writes_what_the_database_decides(cursor: Cursor, column: str) -> None:
+    make(cursor)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        cursor.execute(f"update public.feature_flags set {column} = {column}")
+
+
+def test_a_new_flag_is_off_and_signed(cursor: Cursor) -> None:
+    make(cursor)
+    row = cursor.execute(
+        "select is_enabled, rollout_percent, environment, bucket_by, created_by from public.feature_flags"
+    ).fetchone()
+    assert row == {
+        "is_enabled": False,
+        "rollout_percent": 0,
+        "environment": "PRODUCTION",
+        "bucket_by": "user",
+        "created_by": ADMIN,
+    }
+
+
+def test_a_rename_keeps_the_seed(cursor: Cursor) -> None:
+    make(cursor)
+    before = value(cursor, "select seed from public.feature_flags")
+    change(cursor, name="newer-ui")
+    assert value(cursor, "select seed from public.feature_flags where name = 'newer-ui'") == before
+
+
+# What
+
+
+@pytest.mark.parametrize("name", ["", "New", "a b", "ü", "a" * 101, "a/b", "a\n"])
+def test_names_that_no_client_could_ask_for_are_refused(cursor: Cursor, name: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match="name is 1 to 100"):
+        make(cursor, name)
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"rollout_percent": -0.01}, "between 0 and 100"),
+        ({"rollout_percent": 100.01}, "between 0 and 100"),
+        ({"rollout_percent": "NaN"}, "between 0 and 100"),
+        ({"starts_at": "2026-01-02", "ends_at": "2026-01-02"}, "ends_at is after starts_at"),
+        ({"bucket_by": "device"}, "bucket_by is user or org"),
+        ({"target_users": [None]}, "target_users has no null"),
+        ({"prerequisites": ["new-ui"]}, "other flags"),
+    ],
+)
+def test_values_out_of_range_are_refused(cursor: Cursor, columns: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match=sentence):
+        make(cursor, **columns)
+
+
+@pytest.mark.parametrize("conditions", SOUND, ids=json.dumps)
+def test_conditions_that_can_be_evaluated_are_stored(cursor: Cursor, conditions: Any) -> None:
+    make(cursor, conditions=json.dumps(conditions))
+    assert value(cursor, "select conditions from public.feature_flags") == conditions
+
+
+@pytest.mark.parametrize(("conditions", "sentence"), UNSOUND, ids=[json.dumps(found) for found, _ in UNSOUND])
+def test_conditions_that_cannot_are_refused_with_the_place(cursor: Cursor, conditions: Any, sentence: str) -> None:
+    with pytest.raises(psycopg.Error, match="could not be evaluated") as caught:
+        make(cursor, conditions=json.dumps(conditions))
+    assert caught.value.sqlstate == "PT400"
+    assert sentence in str(caught.value.diag.message_detail)
+
+
+@pytest.mark.parametrize("pattern", NO_PATTERNS)
+def test_patterns_that_do_not_compile_are_refused(cursor: Cursor, pattern: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        make(cursor, conditions=json.dumps({"a": {"$regex": pattern}}))
+    assert "expected a regular expression" in str(caught.value.diag.message_detail)
+
+
+def test_attack_conditions_too_deep_or_too_large(cursor: Cursor) -> None:
+    deep: dict[str, Any] = {"a": 1}
+    for _ in range(20):
+        deep = {"$not": deep}
+    for conditions, sentence in ((deep, "deeper than 20"), ({"a": "x" * 70_000}, "64 kB")):
+        with pytest.raises(psycopg.Error) as caught, cursor.connection.transaction():
+            make(cursor, conditions=json.dumps(conditions))
+        assert sentence in str(caught.value.diag.message_detail)
+
+
+@pytest.mark.parametrize("variants", SOUND_VARIANTS, ids=json.dumps)
+def test_variants_keep_their_order(cursor: Cursor, variants: Any) -> None:
+    make(cursor, variants=json.dumps(variants))
+    assert value(cursor, "select variants from public.feature_flags") == variants
+
+
+@pytest.mark.parametrize(("variants", "sentence"), UNSOUND_VARIANTS, ids=[json.dumps(v) for v, _ in UNSOUND_VARIANTS])
+def test_variants_that_cannot_be_drawn_are_refused(cursor: Cursor, variants: Any, sentence: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        make(cursor, variants=json.dumps(variants))
+    assert sentence in str(caught.value.diag.message_detail)
+
+
+def test_a_change_for_the_worse_is_refused_too_even_the_servers(cursor: Cursor) -> None:
+    make(cursor)
+    now_as(cursor, None)
+    with pytest.raises(psycopg.Error, match="could not be evaluated"):
+        change(cursor, conditions='{"a": {"$gtx": 1}}')
+
+
+def test_prerequisites_exist_in_the_same_environment(cursor: Cursor) -> None:
+    make(cursor, "staged", environment="STAGING")
+    for missing in ("nowhere", "staged"):
+        with pytest.raises(psycopg.Error, match="does not exist") as caught, cursor.connection.transaction():
+            make(cursor, prerequisites=[missing])
+        assert (caught.value.sqlstate, caught.value.diag.message_detail) == (
+            "PT422",
+            f"There is no flag {missing} in PRODUCTION.",
+        )
+
+
+def test_a_circle_of_prerequisites_is_refused(cursor: Cursor) -> None:
+    make(cursor, "a")
+    make(cursor, "b", prerequisites=["a"])
+    make(cursor, "c", prerequisites=["b"])
+    with pytest.raises(psycopg.Error, match="own prerequisite"):
+        change(cursor, "a", prerequisites=["c"])
+
+
+def test_attack_two_admins_close_a_circle_at_once(fresh_database: Database) -> None:
+    with fresh_database.acting_as("platform_admin", commit=True) as cursor:
+        make(cursor, "a")
+        make(cursor, "b")
+    with fresh_database.acting_as("platform_admin", commit=True) as one, ThreadPoolExecutor(1) as pool:
+        change(one, "a", prerequisites=["b"])
+
+        def other() -> None:
+            with fresh_database.acting_as("super_admin", commit=True) as two:
+                change(two, "b", prerequisites=["a"])
+
+        closing = pool.submit(other)
+        one.connection.commit()
+        with pytest.raises(psycopg.Error, match="own prerequisite"):
+            closing.result(10)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "delete from public.feature_flags where name = 'a'",
+        "update public.feature_flags set name = 'z' where name = 'a'",
+        "update public.feature_flags set environment = 'STAGING' where name = 'a'",
+    ],
+)
+def test_a_flag_others_need_stays(cursor: Cursor, statement: str) -> None:
+    make(cursor, "a")
+    make(cursor, "b", prerequisites=["a"])
+    with pytest.raises(psycopg.Error, match="Other flags need") as caught:
+        cursor.execute(statement)
+    assert caught.value.diag.message_detail == "It is a prerequisite of b."
+
+
+def test_emptying_the_last_target_list_warns_in_the_answer(cursor: Cursor) -> None:
+    make(cursor, is_enabled=True, rollout_percent=100, target_users=[ADMIN], target_tiers="{ELITE}")
+    change(cursor, target_users=[])
+    assert not value(cursor, "select current_setting('response.headers', true)")
+    change(cursor, target_tiers="{}")
+    (header,) = json.loads(str(value(cursor, "select current_setting('response.headers', true)")))
+    assert "on for 100 % of everybody" in header["Warning"]
+
+
+# Versions
+
+
+def version(database: Database, environment: str = "PRODUCTION") -> int:
+    with database.connect() as connection:
+        row = connection.execute(
+            "select version from private.feature_flag_versions where environment = %s", [environment]
+        ).fetchone()
+    assert row
+    return int(row[0])
+
+
+def test_every_change_moves_the_version_of_its_environment_and_of_no_other(fresh_database: Database) -> None:
+    seen = []
+    for statement in (
+        "insert into public.feature_flags (name) values ('a'), ('b')",
+        "update public.feature_flags set is_enabled = true where name = 'a'",
+        "update public.feature_flags set is_enabled = true where name = 'a'",
+        "delete from public.feature_flags where name = 'b'",
+        "update public.feature_flags set environment = 'STAGING' where name = 'a'",
+    ):
+        with fresh_database.acting_as("platform_admin", commit=True) as cursor:
+            cursor.execute(statement)
+        seen.append((version(fresh_database), version(fresh_database, "STAGING")))
+    assert seen == [(2, 0), (3, 0), (3, 0), (4, 0), (5, 1)]
+    assert version(fresh_database, "DEVELOPMENT") == 0
+    with fresh_database.connect() as connection:
+        assert connection.execute("select version from feature_flags").fetchall() == [(1,)]
+
+
+def test_a_change_rolled_back_moves_nothing(fresh_database: Database) -> None:
+    with fresh_database.acting_as("platform_admin") as cursor:
+        make(cursor)
+    assert version(fresh_database) == 0
+
+
+def test_listeners_hear_of_a_committed_change(fresh_database: Database) -> None:
+    with fresh_database.connect() as listener:
+        listener.execute("listen feature_flags")
+        with fresh_database.acting_as("platform_admin", commit=True) as cursor:
+            make(cursor, environment="STAGING")
+        (heard,) = listener.notifies(timeout=10, stop_after=1)
+    assert json.loads(heard.payload) == {"environment": "STAGING", "version": 1}
+
+
+def test_versions_commit_in_order_and_none_is_given_twice(fresh_database: Database) -> None:
+    def write(n: int) -> None:
+        with fresh_database.acting_as("platform_admin", commit=True) as cursor:
+            # In opposite orders, which deadlocks unless writers stand in line.
+            names = ["a", "b"] if n % 2 else ["b", "a"]
+            for name in names:
+                change(cursor, name, rollout_percent=n)
+
+    with fresh_database.acting_as("platform_admin", commit=True) as cursor:
+        make(cursor, "a")
+        make(cursor, "b")
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, range(1, 19)))
+    assert version(fresh_database) == 2 + 2 * 18
+    with fresh_database.connect() as connection:
+        assert connection.execute("select max(version) from feature_flags").fetchone() == (38,)
+
+
+# The log
+
+
+def test_every_change_is_logged_with_before_and_after(cursor: Cursor) -> None:
+    flag = make(cursor)
+    change(cursor, is_enabled=True, rollout_percent=5)
+    change(cursor, is_enabled=True)
+    cursor.execute("delete from public.feature_flags")
+    logged = cursor.execute(
+        "select action, description, target_type, target_id, admin_id, metadata #>> '{before,is_enabled}' as before,"
+        " metadata #>> '{after,is_enabled}' as after from public.admin_action_logs"
+    ).fetchall()
+    assert {(row["action"], row["target_type"], row["target_id"], row["admin_id"]) for row in logged} == {
+        ("FEATURE_FLAG_UPDATE", "feature_flag", str(flag), ADMIN)
+    }
+    assert sorted((row["description"], row["before"], row["after"]) for row in logged) == [
+        ("Feature Flag new-ui changed: is_enabled, rollout_percent", "false", "true"),
+        ("Feature Flag new-ui created", None, "false"),
+        ("Feature Flag new-ui deleted", "true", None),
+    ]
+
+
+def test_flags_outlive_the_admin_who_made_them(fresh_database: Database) -> None:
+    with fresh_database.acting_as("platform_admin", commit=True) as cursor:
+        make(cursor, "kill-switch")
+        cursor.execute("insert into public.system_alerts (title, message, category) values ('a', 'b', 'SYSTEM')")
+    with fresh_database.connect() as connection:
+        connection.execute("delete from auth.users where id = %s", [ADMIN])
+        heir = [(PEOPLE["super_admin"],)]
+        assert connection.execute("select created_by from feature_flags").fetchall() == heir
+        assert connection.execute("select created_by from system_alerts").fetchall() == heir
+        connection.execute("delete from auth.users where id = %s", [PEOPLE["super_admin"]])
+        assert connection.execute("select from feature_flags").rowcount == 0, "with the last admin they go"
+
+
+def test_deleting_a_customer_does_not_wait_for_a_writer_of_flags(fresh_database: Database) -> None:
+    with fresh_database.acting_as("platform_admin") as writing, fresh_database.connect() as connection:
+        make(writing)
+        connection.execute("set lock_timeout = '2s'")
+        connection.execute("delete from auth.users where id = %s", [PEOPLE["outsider"]])
