@@ -1,0 +1,301 @@
+"""Alerts reach whom they are meant for, are dismissed for good, and count everybody once."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from tests.database.acting import Cursor, now_as, server, value
+from tests.world import ACME, GLOBEX, PEOPLE, Database
+
+EVERYBODY = ("member", "viewer", "globex_member", "outsider", "suspended", "platform_admin")
+
+
+@pytest.fixture
+def cursor(database: Database) -> Iterator[Cursor]:
+    """A platform admin's."""
+    with server(database) as cursor:
+        yield now_as(cursor, "platform_admin")
+
+
+def announce(cursor: Cursor, **columns: Any) -> UUID:
+    columns = {"title": "Maintenance", "message": "Tonight", "category": "MAINTENANCE", **columns}
+    return UUID(
+        str(
+            value(
+                cursor,
+                f"insert into public.system_alerts ({', '.join(columns)})"
+                f" values ({', '.join(['%s'] * len(columns))}) returning id",
+                [*columns.values()],
+            )
+        )
+    )
+
+
+def shown(cursor: Cursor, person: str, **request: Any) -> list[UUID]:
+    now_as(cursor, person, **request)
+    return [row["id"] for row in cursor.execute("select id from public.active_alerts()")]
+
+
+def seeing(cursor: Cursor) -> set[str]:
+    """Who is shown anything, which is who may read the row, but for admins who read all."""
+    return {person for person in EVERYBODY if shown(cursor, person)}
+
+
+# For whom
+
+
+@pytest.mark.parametrize(
+    ("target", "audience"),
+    [
+        ({"is_global": True}, {"member", "viewer", "globex_member", "outsider", "platform_admin"}),
+        ({"target_users": [PEOPLE["outsider"]]}, {"outsider"}),
+        ({"target_roles": "{ADMIN}"}, {"platform_admin"}),
+        ({"target_roles": "{USER}"}, {"member", "viewer", "globex_member", "outsider"}),
+        ({"target_orgs": [GLOBEX]}, {"globex_member"}),
+        ({"target_tiers": "{GROWTH}"}, {"member", "viewer", "globex_member"}),
+        ({"target_tiers": "{ELITE}"}, set()),
+        ({"target_orgs": [ACME], "target_users": [PEOPLE["outsider"]]}, {"member", "viewer", "outsider"}),
+        ({}, set()),
+    ],
+)
+def test_an_alert_is_seen_by_whom_it_targets(cursor: Cursor, target: dict[str, Any], audience: set[str]) -> None:
+    announce(cursor, **target)
+    assert seeing(cursor) == audience
+    readers = {
+        person for person in EVERYBODY if now_as(cursor, person).execute("select from public.system_alerts").rowcount
+    }
+    assert readers == audience | {"platform_admin"}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"is_active": False},
+        {"is_archived": True},
+        {"starts_at": "tomorrow"},
+        {"starts_at": "2026-01-01", "ends_at": "2026-01-02"},
+    ],
+)
+def test_an_alert_out_of_time_or_put_away_is_seen_by_nobody(cursor: Cursor, columns: dict[str, Any]) -> None:
+    announce(cursor, is_global=True, **columns)
+    assert seeing(cursor) == set()
+    assert now_as(cursor, "member").execute("select from public.system_alerts").rowcount == 0
+    assert now_as(cursor, "platform_admin").execute("select from public.system_alerts").rowcount == 1
+
+
+def test_a_new_tier_counts_at_the_next_request(cursor: Cursor) -> None:
+    alert = announce(cursor, target_tiers="{ELITE}")
+    now_as(cursor, None).execute("update public.organizations set subscription_tier = 'ELITE' where id = %s", [ACME])
+    assert (shown(cursor, "member"), shown(cursor, "globex_member")) == ([alert], [])
+
+
+def test_attack_name_another_organisation_to_read_its_alerts(cursor: Cursor) -> None:
+    announce(cursor, target_orgs=[GLOBEX])
+    assert shown(cursor, "member", org=GLOBEX) == []
+
+
+def test_nobody_reads_alerts_without_signing_in(database: Database) -> None:
+    for statement in ("select from public.system_alerts", "select from public.active_alerts()"):
+        with database.acting_as(None) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            cursor.execute(statement)
+
+
+@pytest.mark.parametrize("person", ["owner", "member", "outsider"])
+def test_attack_a_customer_writes_alerts(cursor: Cursor, person: str) -> None:
+    announce(cursor, is_global=True)
+    now_as(cursor, person)
+    assert cursor.execute("update public.system_alerts set title = 'x'").rowcount == 0
+    assert cursor.execute("delete from public.system_alerts").rowcount == 0
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+        announce(cursor, is_global=True)
+
+
+@pytest.mark.parametrize("column", ["view_count", "dismiss_count", "created_by"])
+def test_attack_an_admin_writes_counters_or_signs_for_another(cursor: Cursor, column: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        cursor.execute(f"update public.system_alerts set {column} = {column}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"starts_at": "2026-01-02", "ends_at": "2026-01-01"}, "ends_at is after starts_at"),
+        ({"auto_hide_after": 0}, "more than 0 seconds"),
+        ({"title": ""}, "1 to 255"),
+        ({"target_orgs": [None]}, "target_orgs has no null"),
+    ],
+)
+def test_values_out_of_range_are_refused(cursor: Cursor, columns: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match=sentence):
+        announce(cursor, **columns)
+
+
+def test_changes_are_logged_but_counting_is_not(cursor: Cursor) -> None:
+    alert = announce(cursor, is_global=True)
+    cursor.execute("update public.system_alerts set level = 'ERROR'")
+    view(now_as(cursor, "member"), alert)
+    logged = now_as(cursor, "platform_admin").execute(
+        "select description, metadata #>> '{before,level}' as before from public.admin_action_logs"
+        " where action = 'SYSTEM_CONFIG_UPDATE' and target_id = %s and admin_id = %s",
+        [str(alert), PEOPLE["platform_admin"]],
+    )
+    assert {(row["description"], row["before"]) for row in logged} == {
+        ("System Alert Maintenance created", None),
+        ("System Alert Maintenance changed: level", "INFO"),
+    }
+
+
+def test_what_is_known_of_the_caller_is_asked_once_not_per_alert(cursor: Cursor) -> None:
+    for _ in range(50):
+        announce(cursor, target_orgs=[ACME])
+    now_as(cursor, "member")
+    plan = [
+        str(row["QUERY PLAN"])
+        for row in cursor.execute("explain (analyze, costs off, timing off) select id from public.system_alerts")
+    ]
+    assert "rows=50" in plan[0]
+    filters = [line for line in plan if "Filter:" in line]
+    assert filters
+    assert not any("private." in line for line in filters), plan
+    assert sum("InitPlan" in line for line in plan) >= 4
+
+
+# Dismissing
+
+
+def dismiss(cursor: Cursor, alert: UUID) -> object:
+    return value(cursor, "select public.dismiss_alert(%s)", [alert])
+
+
+def view(cursor: Cursor, alert: UUID) -> object:
+    return value(cursor, "select public.mark_alert_viewed(%s)", [alert])
+
+
+def test_newest_first(cursor: Cursor) -> None:
+    old = announce(cursor, is_global=True, starts_at="2026-01-01")
+    new = announce(cursor, is_global=True, starts_at="2026-01-02")
+    assert shown(cursor, "member") == [new, old]
+
+
+def test_a_dismissed_alert_is_gone_for_whoever_dismissed_it(cursor: Cursor) -> None:
+    alert = announce(cursor, is_global=True)
+    assert [dismiss(now_as(cursor, "member"), alert) for _ in range(2)] == [True, False]
+    assert (shown(cursor, "member"), shown(cursor, "viewer")) == ([], [alert])
+    assert value(cursor, "select dismiss_count from public.system_alerts") == 1
+
+
+def test_what_is_not_dismissible_any_more_comes_back(cursor: Cursor) -> None:
+    alert = announce(cursor, is_global=True)
+    dismiss(now_as(cursor, "member"), alert)
+    now_as(cursor, "platform_admin").execute("update public.system_alerts set is_dismissible = false")
+    assert shown(cursor, "member") == [alert]
+
+
+def test_an_alert_that_must_stay_cannot_be_dismissed(cursor: Cursor) -> None:
+    alert = announce(cursor, is_global=True, is_dismissible=False)
+    now_as(cursor, "member")
+    with pytest.raises(psycopg.Error, match="cannot be dismissed") as caught, cursor.connection.transaction():
+        dismiss(cursor, alert)
+    assert caught.value.sqlstate == "PT422"
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+        cursor.execute("insert into public.system_alert_dismissals (alert_id) values (%s)", [alert])
+
+
+@pytest.mark.parametrize("operation", ["dismiss_alert", "mark_alert_viewed"])
+def test_attack_ask_whether_an_alert_for_others_exists(cursor: Cursor, operation: str) -> None:
+    hidden = announce(cursor, target_orgs=[GLOBEX])
+    now_as(cursor, "member")
+    said = set()
+    for alert in (hidden, PEOPLE["member"]):
+        with pytest.raises(psycopg.Error) as caught, cursor.connection.transaction():
+            cursor.execute(f"select public.{operation}(%s)", [alert])
+        said.add((caught.value.sqlstate, str(caught.value.diag.message_primary)))
+    assert said == {("PT404", "There is no such alert for you")}
+
+
+@pytest.mark.parametrize("table", ["system_alert_dismissals", "system_alert_views"])
+def test_attack_dismiss_or_see_in_anothers_name(cursor: Cursor, table: str) -> None:
+    alert = announce(cursor, is_global=True)
+    now_as(cursor, "member")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        cursor.execute(
+            f"insert into public.{table} (alert_id, user_id) values (%s, %s)",
+            [alert, PEOPLE["viewer"]],
+        )
+
+
+def test_what_one_dismissed_and_saw_is_ones_own(cursor: Cursor) -> None:
+    alert = announce(cursor, is_global=True)
+    dismiss(now_as(cursor, "member"), alert)
+    view(cursor, alert)
+    for person, seen in (("member", 1), ("viewer", 0), ("platform_admin", 0)):
+        for table in ("system_alert_dismissals", "system_alert_views"):
+            assert now_as(cursor, person).execute(f"select from public.{table}").rowcount == seen, (person, table)
+
+
+# Counting
+
+
+def test_a_view_counts_once_per_user(cursor: Cursor) -> None:
+    alert = announce(cursor, is_global=True)
+    assert [view(now_as(cursor, person), alert) for person in ("member", "member", "viewer")] == [True, False, True]
+    assert value(cursor, "select view_count from public.system_alerts") == 2
+    is_viewed = "select is_viewed from public.active_alerts()"
+    assert [value(now_as(cursor, person), is_viewed) for person in ("member", "outsider")] == [True, False]
+
+
+def test_a_viewer_does_not_wait_for_another_whose_transaction_is_open(fresh_database: Database) -> None:
+    with fresh_database.acting_as("platform_admin", commit=True) as admin:
+        alert = announce(admin, is_global=True)
+    with fresh_database.acting_as("member") as slow, fresh_database.acting_as("viewer", commit=True) as quick:
+        view(slow, alert)
+        quick.execute("set local lock_timeout = '1s'")
+        view(quick, alert)
+        slow.connection.commit()
+        quick.connection.commit()
+    with server(fresh_database) as cursor:
+        # What the quick one appended is not lost: whoever comes next adds it.
+        assert view(now_as(cursor, "owner"), alert) is True
+        assert value(cursor, "select view_count from public.system_alerts") == 3
+
+
+def test_counters_are_exact_after_a_rush(fresh_database: Database) -> None:
+    people = [name for name in PEOPLE if name != "suspended"]
+    with fresh_database.acting_as("platform_admin", commit=True) as admin:
+        alerts = [announce(admin, is_global=True) for _ in range(2)]
+
+    def look(name: str) -> None:
+        with fresh_database.acting_as(name, commit=True) as cursor:
+            # In opposite orders, within one transaction.
+            for alert in alerts if name < "n" else alerts[::-1]:
+                view(cursor, alert)
+                dismiss(cursor, alert)
+
+    def roll_up(_: int) -> object:
+        with fresh_database.connect() as connection:
+            return connection.execute("select private.roll_up_alert_counts()").fetchone()
+
+    with ThreadPoolExecutor(6) as pool:
+        looking = pool.map(look, people * 2)
+        rolling = pool.map(roll_up, range(6))
+        list(looking)
+        list(rolling)
+    roll_up(0)
+    with fresh_database.connect() as connection:
+        counts = connection.execute("select view_count, dismiss_count from system_alerts").fetchall()
+        left = connection.execute("select from private.system_alert_tallies").rowcount
+    assert counts == [(len(people), len(people))] * 2
+    assert left == 0
+
+
+def test_rolling_up_forgets_alerts_that_are_gone(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+        connection.execute(
+            "insert into private.system_alert_tallies (alert_id, views, dismissals) values (gen_random_uuid(), 1, 0)"
+        )
+        assert connection.execute("select private.roll_up_alert_counts()").fetchone() == (1,)
+        assert connection.execute("select private.roll_up_alert_counts()").fetchone() == (0,)
