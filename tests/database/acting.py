@@ -1,5 +1,6 @@
 """Several callers in one transaction that is rolled back, so that one arranges what another then meets."""
 
+import time
 from contextlib import AbstractContextManager
 
 import psycopg
@@ -29,3 +30,14 @@ def value(cursor: Cursor, query: str, parameters: list[object] | None = None) ->
     assert row, query
     (answer,) = row.values()
     return answer
+
+
+def wait_until_somebody_waits(database: Database) -> None:
+    """Until one of the database's transactions stands behind a lock of another."""
+    deadline = time.monotonic() + 10
+    with database.connect() as connection:
+        while not connection.execute(
+            "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        ).rowcount:
+            assert time.monotonic() < deadline, "nobody waits"
+            time.sleep(0.005)

@@ -7,7 +7,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.database.acting import Cursor, now_as, server, value
+from tests.database.acting import Cursor, now_as, server, value, wait_until_somebody_waits
 from tests.world import ACME, GLOBEX, PEOPLE, Database
 
 LIMITS = ("members", "orders_per_month", "templates", "blueprints")
@@ -223,24 +223,19 @@ def test_attack_two_subscriptions_go_live_at_once(fresh_database: Database) -> N
 
 
 def test_the_later_of_two_simultaneous_changes_sees_both(fresh_database: Database) -> None:
-    with server(fresh_database) as one:
-        old = subscribe(one, "ACTIVE", "STARTER")
-        one.connection.commit()
-    with fresh_database.connect() as ending, fresh_database.connect() as other:
-        ending.autocommit = False
-        ending.execute("update subscriptions set status = 'CANCELLED', cancelled_at = now() where id = %s", [old])
-        with ThreadPoolExecutor(1) as pool:
-            made = pool.submit(
-                other.execute,
-                "insert into subscriptions (organization_id, status, tier, billing_cycle, amount_cents,"
-                " current_period_end) values (%s, 'ACTIVE', 'ELITE', 'MONTHLY', 1, now() + interval '1 day')",
-                [ACME],
-            )
-            ending.commit()
-            made.result(5)
-        assert other.execute("select subscription_tier from organizations where id = %s", [ACME]).fetchone() == (
-            "ELITE",
-        )
+    with server(fresh_database) as cursor:
+        ended = subscribe(cursor, "CANCELLED", "STARTER")
+        paid = subscribe(cursor, "INACTIVE", "ELITE")
+        cursor.connection.commit()
+    with fresh_database.connect() as paying, fresh_database.connect() as forgetting, ThreadPoolExecutor(1) as pool:
+        paying.autocommit = False
+        paying.execute("update subscriptions set status = 'ACTIVE' where id = %s", [paid])
+        forgotten = pool.submit(forgetting.execute, "delete from subscriptions where id = %s", [ended])
+        wait_until_somebody_waits(fresh_database)
+        paying.commit()
+        forgotten.result(10)
+    with server(fresh_database) as cursor:
+        assert standing(cursor) == ("ELITE", "ACTIVE")
 
 
 def test_members_read_their_subscription_and_nobody_elses(database: Database) -> None:

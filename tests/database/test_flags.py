@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.database.acting import Cursor, now_as, server, value
+from tests.database.acting import Cursor, now_as, server, value, wait_until_somebody_waits
 from tests.world import PEOPLE, Database
 
 ADMIN = PEOPLE["platform_admin"]
@@ -263,6 +263,7 @@ def test_attack_two_admins_close_a_circle_at_once(fresh_database: Database) -> N
                 change(two, "b", prerequisites=["a"])
 
         closing = pool.submit(other)
+        wait_until_somebody_waits(fresh_database)
         one.connection.commit()
         with pytest.raises(psycopg.Error, match="own prerequisite"):
             closing.result(10)
