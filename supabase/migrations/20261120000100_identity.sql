@@ -50,6 +50,7 @@ comment on column public.users.suspended_until is 'Null while suspended: until r
 create index users_email_idx on public.users (lower(email));
 create index users_created_at_idx on public.users (created_at desc);
 create index users_last_login_at_idx on public.users (last_login_at desc);
+create index users_suspended_until_idx on public.users (suspended_until) where suspended_until is not null;
 
 create table public.organizations (
   id uuid primary key default gen_random_uuid(),
@@ -372,6 +373,7 @@ create function private.my_organizations() returns table (
   where m.user_id = private.current_user_id()
   order by m.joined_at, o.id
 $$;
+comment on function private.my_organizations() is 'See public.my_organizations().';
 
 create function public.my_organizations() returns table (
   id uuid, name text, slug text, role "OrgRole", subscription_tier "SubscriptionTier", is_current boolean
@@ -440,6 +442,7 @@ begin
 exception when unique_violation then
   raise exception 'You already belong to this organisation' using errcode = 'PT409';
 end $$;
+comment on function private.accept_invitation(text) is 'See public.accept_invitation(text).';
 
 create function public.accept_invitation(token text) returns jsonb
 language sql set search_path = '' as 'select private.accept_invitation(token)';

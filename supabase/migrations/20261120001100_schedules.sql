@@ -98,7 +98,6 @@ begin
 end $$;
 comment on function private.end_suspensions() is
   'Tidies suspensions whose time has passed; they have not counted since (see current_user_id).';
-create index users_suspended_until_idx on public.users (suspended_until) where suspended_until is not null;
 
 create function private.forget_job_runs() returns bigint
 language plpgsql security definer set search_path = '' as $$

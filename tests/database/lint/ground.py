@@ -1,0 +1,144 @@
+"""How everything here is made: grants, functions, types, names, comments."""
+
+from tests.database.lint import Rule
+
+# The only things somebody without a token reaches, with the reason.
+ANONYMOUS = {
+    "public.content SELECT": "published content is read by anyone",
+}
+_CLIENTS = "unnest('{anon,authenticated}'::text[]) role"
+
+RULES = [
+    Rule(
+        "a table has no comment",
+        "select label from tables where obj_description(oid, 'pg_class') is null",
+        "create table public.defect (id uuid)",
+    ),
+    Rule(
+        "an enum has no comment",
+        """
+        select t.oid::regtype::text from pg_type t where t.typtype in ('e', 'd')
+          and t.typnamespace in ('public'::regnamespace, 'private'::regnamespace)
+          and obj_description(t.oid, 'pg_type') is null
+        """,
+        """create type public."Defect" as enum ('A')""",
+    ),
+    Rule(
+        "a function has no comment",
+        "select label from functions where obj_description(oid, 'pg_proc') is null",
+        "create function private.defect() returns int language sql return 1",
+    ),
+    Rule(
+        "a table of the API has no grants of its own",
+        """
+        select label from tables where schema = 'public' and not has_table_privilege('service_role', oid, 'select')
+          or schema = 'public' and acl is null
+        """,
+        "create table public.defect (id uuid)",
+    ),
+    Rule(
+        "anonymous callers reach something that is not named",
+        f"""
+        select r.label || ' ' || p from relations r, unnest('{{SELECT,INSERT,UPDATE,DELETE}}'::text[]) p
+        where case when r.kind = 'S' then p = 'SELECT' and has_sequence_privilege('anon', r.oid, 'usage')
+          when p = 'DELETE' then has_table_privilege('anon', r.oid, p)
+          else has_any_column_privilege('anon', r.oid, p) end
+          and not r.label || ' ' || p = any ('{{{",".join(f'"{name}"' for name in ANONYMOUS)}}}')
+        union all select label || ' EXECUTE' from functions where has_function_privilege('anon', oid, 'execute')
+        """,
+        "grant select (id) on public.users to anon",
+    ),
+    Rule(
+        "everybody may execute a function",
+        "select label from functions where acl is null or acl::text ~ '[{,]=X'",
+        "create function private.defect() returns int language sql return 1;"
+        "grant execute on function private.defect() to public",
+    ),
+    Rule(
+        "a client reads or writes a private table",
+        f"""
+        select format('%s by %s', label, role) from relations, {_CLIENTS}
+        where schema = 'private' and kind <> 'S'
+          and (has_any_column_privilege(role, oid, 'select, insert, update')
+            or has_table_privilege(role, oid, 'delete'))
+        """,
+        "create table private.defect (id uuid); grant select on private.defect to authenticated",
+    ),
+    Rule(
+        "a client may do what no policy can stop",
+        f"""
+        select format('%s by %s', label, role) from tables, {_CLIENTS}
+        where has_table_privilege(role, oid, 'truncate, references, trigger')
+        """,
+        "grant truncate on public.users to authenticated",
+    ),
+    Rule(
+        "a client may make objects",
+        f"""
+        select format('%s by %s', nspname, role) from pg_namespace, {_CLIENTS}
+        where nspname in ('public', 'private', 'extensions') and has_schema_privilege(role, oid, 'create')
+        """,
+        "grant create on schema public to authenticated",
+    ),
+    Rule(
+        "a check is not named as a sentence",
+        """
+        select format('%s: %s', t.label, c.conname) from pg_constraint c join tables t on t.oid = c.conrelid
+        where c.contype = 'c' and c.conname !~ ' '
+        """,
+        "create table public.defect (n int check (n > 0))",
+    ),
+    Rule(
+        "a constraint was never validated",
+        "select format('%s: %s', t.label, conname) from pg_constraint c join tables t on t.oid = conrelid"
+        " where not convalidated",
+        "alter table public.users add constraint \"not checked\" check (email <> '') not valid",
+    ),
+    Rule(
+        "a time has no time zone",
+        "select label from columns where type in ('timestamp'::regtype, 'timetz'::regtype, 'time'::regtype)",
+        "create table public.defect (at timestamp)",
+    ),
+    Rule(
+        "a type has a better one beside it",
+        """
+        select label || ' ' || type::regtype from columns
+        where type in ('json'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'money'::regtype, 'name'::regtype)
+          or (type in ('float4'::regtype, 'float8'::regtype) and name ~ '(amount|price|cost|budget|value|rate)')
+        """,
+        "create table public.defect (price float8)",
+    ),
+    Rule(
+        "an id is no uuid",
+        "select label from columns where name = 'id' and type <> 'uuid'::regtype",
+        "create table public.defect (id bigint)",
+    ),
+    Rule(
+        "updated_at is kept by nobody",
+        """
+        select label from columns c where name = 'updated_at' and not exists (
+          select from pg_trigger t where t.tgrelid = c.relation and t.tgenabled = 'O'
+            and t.tgfoid = 'private.touch_updated_at'::regproc
+        )
+        """,
+        "create table public.defect (updated_at timestamptz)",
+    ),
+    Rule(
+        "created_at is not always known",
+        """
+        select label from columns c where name in ('created_at', 'updated_at') and (not required or not exists (
+          select from pg_attrdef d where d.adrelid = c.relation and d.adnum = c.number
+        ))
+        """,
+        "create table public.defect (created_at timestamptz default now())",
+    ),
+    Rule(
+        "a name is not in snake case",
+        r"""
+        select label from relations where label !~ '^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$'
+        union all select label from columns where name !~ '^[a-z][a-z0-9_]*$'
+        union all select label from functions where name !~ '^[a-z][a-z0-9_]*$'
+        """,
+        'create table public.defect ("createdAt" timestamptz)',
+    ),
+]

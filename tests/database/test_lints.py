@@ -1,0 +1,150 @@
+"""The schema has no offence against any rule; and each rule finds the defect that is planted for it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local import NODE, ROOT
+from local.database import MIGRATIONS
+from tests.database.lint import Rule, advisors, ground, prepare, tenancy
+from tests.world import Connection, Database
+
+RULES = [*advisors.RULES, *tenancy.RULES, *ground.RULES]
+
+# (rule, offence) → why it is none. What is no longer found must go from here too.
+ACCEPTED: dict[tuple[str, str], str] = {}
+
+
+@pytest.fixture(scope="module")
+def catalog(database: Database) -> Iterator[Connection]:
+    with database.connect("supabase_admin") as connection:
+        prepare(connection)
+        yield connection
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_the_schema_has_no_offence_against(rule: Rule, catalog: Connection) -> None:
+    accepted = {offence for name, offence in ACCEPTED if name == rule.name}
+    assert set(rule.offences(catalog)) == accepted
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_planted_defect_is_found_by(rule: Rule, catalog: Connection) -> None:
+    before = set(rule.offences(catalog))
+    with catalog.transaction(force_rollback=True):
+        catalog.execute(rule.defect)
+        found = set(rule.offences(catalog)) - before
+        assert len(found) >= 1
+
+
+# Supabase's own advisors --------------------------------------------------------------------------------------------
+
+# It says what traffic has not used yet, not what is wrong with the schema.
+TRAFFIC = {"unused_index"}
+# Rules of the dashboard which this release of the CLI does not have.
+NEWER = {
+    "invalid_index",
+    "public_bucket_allows_listing",
+    "rls_policy_null_auth_disjunct",
+    "security_definer_function_executable",
+}
+BLOAT = (
+    "create table public.bloat (id int primary key, filler text)",
+    "alter table public.bloat alter filler set storage plain",
+    "insert into public.bloat select n, repeat('x', 6000) from generate_series(1, 4000) n",
+    "delete from public.bloat where id < 4000",
+    "analyze public.bloat",
+)
+
+
+def advise(database: Database) -> dict[str, list[str]]:
+    """What Supabase's own advisors find, by name."""
+    url = f"{database.url()}?sslmode=disable"
+    words: list[str | Path] = [NODE, ROOT / "node_modules/.bin/supabase", "db", "advisors", "--db-url", url]
+    flags = ["--type", "all", "--level", "info", "--fail-on", "none", "--output-format", "json"]
+    run = subprocess.run([*words, *flags], capture_output=True, text=True, check=True, timeout=60)
+    found: dict[str, list[str]] = {}
+    for advice in json.loads(run.stdout)["results"]:
+        found.setdefault(advice["name"], []).append(advice["detail"])
+    return found
+
+
+def expose(database: Database, schemas: str) -> None:
+    """Some rules look only at schemas of the API, and find nothing where these are not set."""
+    with database.connect("supabase_admin") as connection:
+        connection.execute(f"alter database {database.name} set pgrst.db_schemas = '{schemas}'")
+
+
+def test_supabases_own_advisors_find_nothing(database: Database) -> None:
+    expose(database, "public")
+    found = advise(database)
+    assert {name: details for name, details in found.items() if name not in TRAFFIC} == {}
+
+
+def test_supabases_own_advisors_find_a_defect_planted_for_each_of_their_rules(fresh_database: Database) -> None:
+    expose(fresh_database, "public,pgmq_public")
+    with fresh_database.connect("supabase_admin") as connection:
+        for number, rule in enumerate(advisors.RULES):
+            connection.execute(rule.defect.replace("defect", f"defect_{number}"))
+        for statement in BLOAT:
+            connection.execute(statement)
+    expected = {rule.name for rule in advisors.RULES} - NEWER | TRAFFIC | {"table_bloat"}
+    assert set(advise(fresh_database)) == expected
+
+
+# The text of the migrations, the bodies of the functions --------------------------------------------------------------
+
+
+def squawk(*paths: Path) -> tuple[int, str]:
+    words: list[str | Path] = [
+        Path(sys.executable).with_name("squawk"),
+        "--config",
+        ROOT / ".squawk.toml",
+        "--reporter",
+        "gcc",
+        *paths,
+    ]
+    run = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    return run.returncode, run.stdout
+
+
+def test_squawk_finds_nothing_in_the_migrations() -> None:
+    assert squawk(*sorted(MIGRATIONS.glob("*.sql"))) == (0, "")
+
+
+def test_squawk_finds_a_planted_defect(tmp_path: Path) -> None:
+    migration = tmp_path / "20990101000000_defect.sql"
+    migration.write_text(
+        "alter table public.users alter column name type varchar(255);\ncreate table loose (id uuid);\n"
+    )
+    code, said = squawk(migration)
+    assert code == 1
+    assert "changing-column-type" in said
+    assert "require-table-schema" in said
+
+
+BODIES = """
+    select format('%s: %s', f.label, c.message) from functions f join pg_proc p on p.oid = f.oid
+    join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql'
+    left join pg_trigger t on t.tgfoid = p.oid and not t.tgisinternal,
+    lateral extensions.plpgsql_check_function_tb(p.oid, coalesce(t.tgrelid, 0), fatal_errors => false) c
+    where c.level = 'error'
+"""
+
+
+def test_plpgsql_check_finds_nothing_in_the_functions(catalog: Connection) -> None:
+    there = catalog.execute("select from pg_available_extensions where name = 'plpgsql_check'").rowcount
+    if not there:
+        pytest.skip("plpgsql_check is not among the extensions of this Postgres")
+    with catalog.transaction(force_rollback=True):
+        catalog.execute("create extension if not exists plpgsql_check with schema extensions")
+        assert catalog.execute(BODIES).fetchall() == []
+        catalog.execute(
+            "create function private.defect() returns void language plpgsql set search_path = ''"
+            " as 'begin perform missing from public.users; end'"
+        )
+        assert catalog.execute(BODIES).rowcount == 1
