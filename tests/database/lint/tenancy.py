@@ -87,7 +87,7 @@ def column_without_index(connection: Connection) -> list[str]:
         for relation, number, label in connection.execute("select relation::int8, number::int, label from columns")
     }
     found = []
-    for label, clause, relation, tree in _expressions(connection):
+    for _, clause, relation, tree in _expressions(connection):
         if clause != "using" or relation not in {relation for relation, _ in names}:
             continue
         for node in tree.walk(into_selects=False):
@@ -96,7 +96,7 @@ def column_without_index(connection: Connection) -> list[str]:
             operands = list(node.children())
             if any(operand.kind == "SUBLINK" for operand in operands):
                 found += [
-                    f"{names[key]} of {label}"
+                    names[key]
                     for operand in operands
                     if operand.kind == "VAR" and (key := (relation, int(operand.atom("varattno")))) not in leading
                 ]
