@@ -24,6 +24,25 @@ ACCEPTED: dict[tuple[str, str], str] = {
         "it makes the organisation at its end, and belongs to a user"
     ),
     ("a tenant's row may have no tenant", "public.onboarding_sessions.organization_id"): "as above",
+    ("a tenant's row may have no tenant", "public.agent_templates.organization_id"): "null is a template of the system",
+    ("a tenant's row may have no tenant", "public.dashboard_metrics.organization_id"): "null is a metric of the system",
+    ("a tenant's row may have no tenant", "public.quick_actions.organization_id"): "null is an action of the system",
+    ("a policy is open to everyone signed in", "public.content: anyone reads published content (using)"): (
+        "published content is for anyone"
+    ),
+    ("a policy is for another role than authenticated", "public.content: anyone reads published content to anon"): (
+        "published content is for anyone"
+    ),
+    (
+        "a key between tenants' tables does not carry the tenant",
+        "public.template_reviews: template_reviews_template_id_fkey",
+    ): ("another organisation's public template may be reviewed"),
+    (
+        "a child of a tenant's table does not carry the tenant",
+        "public.showcase_likes: showcase_likes_showcase_id_fkey",
+    ): ("anybody signed in may like a public showcase"),
+    ("a client reads or writes a private table", "private.deal_stages by authenticated"): "constants of the domain",
+    ("a client reads or writes a private table", "private.lead_scores by authenticated"): "constants of the domain",
 }
 
 

@@ -104,13 +104,13 @@ RULES = [
         """
         select label || ' ' || type::regtype from columns
         where type in ('json'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'money'::regtype, 'name'::regtype)
-          or (type in ('float4'::regtype, 'float8'::regtype) and name ~ '(amount|price|cost|budget|value|rate)')
+          or (type in ('float4'::regtype, 'float8'::regtype) and name ~ '(amount|price|cost|budget|cents)')
         """,
         "create table public.defect (price float8)",
     ),
     Rule(
         "an id is no uuid",
-        "select label from columns where name = 'id' and type <> 'uuid'::regtype",
+        "select label from columns where schema = 'public' and name = 'id' and type <> 'uuid'::regtype",
         "create table public.defect (id bigint)",
     ),
     Rule(
