@@ -28,6 +28,7 @@ SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "100",
     "shared_buffers": "64MB",
+    "random_page_cost": "1.1",  # as hosted projects have it: it decides which plans are chosen
     "jit": "off",
     "wal_level": "logical",
     "shared_preload_libraries": "pg_stat_statements",

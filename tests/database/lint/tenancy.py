@@ -108,7 +108,8 @@ def column_without_index(connection: Connection) -> list[str]:
             if any(operand.kind == "SUBLINK" for operand in operands):
                 found += [
                     names[key]
-                    for operand in operands
+                    # `caller = any (column)` asks an array, which no such index can answer.
+                    for operand in (operands if node.kind == "OPEXPR" else operands[:1])
                     if operand.kind == "VAR" and (key := (relation, int(operand.atom("varattno")))) not in leading
                 ]
     return found
