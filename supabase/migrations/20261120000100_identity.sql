@@ -78,10 +78,13 @@ create table public.organization_members (
   role "OrgRole" not null default 'MEMBER',
   permissions text[] not null default '{}',
   joined_at timestamptz not null default now(),
+  blocked_until timestamptz,
   primary key (user_id, organization_id)
 );
 comment on table public.organization_members is 'Who belongs to which organisation, as what.';
 comment on column public.organization_members.permissions is 'Extra permissions; widgets and metrics ask for them.';
+comment on column public.organization_members.blocked_until is
+  'Set while the user is suspended or inactive (infinity: until reactivated); follows users.';
 create index organization_members_organization_idx on public.organization_members (organization_id, joined_at desc);
 
 create table public.organization_invitations (
@@ -140,7 +143,7 @@ comment on function private.requested_org() is 'The organisation the request nam
 create function private.current_user_org(minimum_role "OrgRole" default 'VIEWER') returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 declare
-  me uuid := private.current_user_id();
+  me uuid := auth.uid();
   named uuid;
   found_org uuid;
   found_role public."OrgRole";
@@ -148,13 +151,15 @@ begin
   if me is null then
     return null;
   end if;
+  -- One lookup, since every table of every statement asks: the row that has the role also says who is suspended.
   named := private.requested_org();
   if named is null then
     select m.organization_id, m.role into found_org, found_role from public.organization_members m
-    where m.user_id = me order by m.joined_at, m.organization_id limit 1;
+    where m.user_id = me and (m.blocked_until is null or m.blocked_until <= now())
+    order by m.joined_at, m.organization_id limit 1;
   else
     select m.organization_id, m.role into found_org, found_role from public.organization_members m
-    where m.user_id = me and m.organization_id = named;
+    where m.user_id = me and m.organization_id = named and (m.blocked_until is null or m.blocked_until <= now());
     -- A platform admin reads the organisation it names, and writes only where it is a member.
     if found_org is null and minimum_role = 'VIEWER' and private.is_admin() then
       return named;
@@ -240,6 +245,37 @@ end $$;
 comment on function private.follow_auth_user() is 'Keeps public.users in step with auth.users.';
 create trigger follow_auth_user after insert or update of email, last_sign_in_at on auth.users
   for each row execute function private.follow_auth_user();
+
+create function private.blocked_until(who public.users) returns timestamptz
+language sql immutable set search_path = '' as $$
+  select case
+    when not who.is_active then 'infinity'
+    when who.suspended_at is not null then coalesce(who.suspended_until, 'infinity')
+  end::timestamptz
+$$;
+comment on function private.blocked_until(public.users) is 'Until when this user may do nothing; null if they may.';
+
+create function private.block_memberships() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  update public.organization_members m set blocked_until = private.blocked_until(new)
+  where m.user_id = new.id and m.blocked_until is distinct from private.blocked_until(new);
+  return null;
+end $$;
+comment on function private.block_memberships() is 'Tells every membership that its user is suspended, or no longer.';
+create trigger block_memberships after update of is_active, suspended_at, suspended_until on public.users
+  for each row execute function private.block_memberships();
+
+create function private.block_membership() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  -- The lock makes a suspension wait that is under way, or sees what it did.
+  select private.blocked_until(u) into new.blocked_until from public.users u where u.id = new.user_id for share;
+  return new;
+end $$;
+comment on function private.block_membership() is 'A suspended user stays suspended in an organisation they join.';
+create trigger block_membership before insert on public.organization_members
+  for each row execute function private.block_membership();
 
 -- An organisation always has an owner. Whoever takes the last one away waits in line on the organisation's row, so two
 -- owners leaving at once cannot both succeed. When the organisation itself is going, its row is already gone.
