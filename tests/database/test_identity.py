@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from tests.world import ACME, GLOBEX, PEOPLE, Database, claims_of
+from tests.world import ACME, GLOBEX, PEOPLE, Database, become, claims_of
 
 
 def current_org(database: Database, person: str, minimum: str = "VIEWER", **request: object) -> object:
@@ -55,3 +55,36 @@ def test_attack_an_admin_makes_itself_owner(database: Database) -> None:
 def test_attack_remove_the_last_owner(database: Database) -> None:
     with database.acting_as("owner") as cursor, pytest.raises(psycopg.Error, match="at least one owner"):
         cursor.execute("delete from public.organization_members where user_id = %s", [PEOPLE["owner"]])
+
+
+SUSPENSIONS = {
+    "suspended_at = now()": None,
+    "suspended_at = now(), suspended_until = now() + interval '1 hour'": None,
+    "suspended_at = now() - interval '2 hours', suspended_until = now() - interval '1 hour'": ACME,
+    "is_active = false": None,
+    "suspended_at = null, is_active = true": ACME,
+}
+
+
+@pytest.mark.parametrize("change", SUSPENSIONS)
+def test_a_suspension_holds_from_the_next_statement_until_it_ends(database: Database, change: str) -> None:
+    with database.connect() as connection, connection.transaction(force_rollback=True):
+        connection.execute(f"update public.users set {change} where id = %s", [PEOPLE["member"]])
+        become(connection, "authenticated", claims_of("member"), {})
+        for call in ("private.current_user_org()", "private.current_user_org('MEMBER')"):
+            assert connection.execute(f"select {call}").fetchone() == (SUSPENSIONS[change],)
+
+
+def test_a_suspended_user_stays_suspended_in_an_organisation_they_join(database: Database) -> None:
+    with database.connect() as connection, connection.transaction(force_rollback=True):
+        connection.execute(
+            "insert into public.organization_members (user_id, organization_id) values (%s, %s)",
+            [PEOPLE["suspended"], GLOBEX],
+        )
+        become(connection, "authenticated", claims_of("suspended"), {"x-org-id": str(GLOBEX)})
+        assert connection.execute("select private.current_user_org()").fetchone() == (None,)
+
+
+def test_attack_lift_ones_own_suspension(database: Database) -> None:
+    with database.acting_as("admin") as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        cursor.execute("update public.organization_members set blocked_until = null")
