@@ -462,6 +462,8 @@ begin
     perform private.require_room(organization_id, what);
   end if;
 end $$;
+comment on function private.claim_room(uuid, text) is
+  'Holds the caller''s organisation to a limit of its plan; says nothing about another''s.';
 
 comment on function private.claim_room(uuid, text) is 'require_room() for clients, in their own organisation only.';
 

@@ -73,7 +73,6 @@ comment on table private.idempotency_keys is
 comment on column private.idempotency_keys.owner is 'User id, or the role of a caller without one.';
 comment on column private.idempotency_keys.fingerprint is 'SHA-256 of the organisation asked for and the body.';
 create index idempotency_keys_expires_at_idx on private.idempotency_keys (expires_at);
-alter table private.idempotency_keys enable row level security;
 
 create function private.caller() returns text
 language plpgsql stable set search_path = '' as $$
