@@ -9,7 +9,7 @@ create table private.jobs (
 );
 comment on table private.jobs is 'Every job there is. Only these can be run.';
 comment on column private.jobs.schedule is 'When pg_cron runs it (UTC), as a crontab line says it.';
-comment on column private.jobs.runs is 'The function without arguments; what it returns is kept as the result of the run.';
+comment on column private.jobs.runs is 'The function, called without arguments; what it returns is kept as the result of the run.';
 
 create type private."JobOutcome" as enum ('DONE', 'SKIPPED', 'FAILED');
 comment on type private."JobOutcome" is 'SKIPPED: another run was under way. FAILED: undone, error says why.';
@@ -99,6 +99,38 @@ end $$;
 comment on function private.end_suspensions() is
   'Tidies suspensions whose time has passed; they have not counted since (see current_user_id).';
 
+-- A session for which a payment was ever started is kept: the money may still arrive.
+create function private.expire_onboarding_sessions() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  gone bigint;
+begin
+  delete from public.onboarding_sessions s
+  where s.expires_at <= now() - interval '7 days' and not s.is_completed
+    and s.payment_status = 'PENDING' and s.payment_attempt = 0 and s.stripe_subscription_id is null;
+  get diagnostics gone = row_count;
+  return gone;
+end $$;
+comment on function private.expire_onboarding_sessions() is
+  'Deletes onboarding sessions that expired a week ago without a payment; expired they are at once, by expires_at.';
+
+create function private.redact_stripe_events() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  redacted bigint;
+begin
+  update public.stripe_events e set payload = null, redacted_at = now()
+  where e.id in (
+    select o.id from public.stripe_events o
+    where o.redacted_at is null and o.created_at <= now() - interval '90 days' and o.status in ('APPLIED', 'IGNORED')
+    order by o.created_at limit 10000 for update skip locked
+  );
+  get diagnostics redacted = row_count;
+  return redacted;
+end $$;
+comment on function private.redact_stripe_events() is
+  'Forgets what customers'' events said 90 days after they came; what was never applied is kept to be looked at.';
+
 create function private.forget_job_runs() returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -110,12 +142,16 @@ begin
 end $$;
 comment on function private.forget_job_runs() is 'Deletes runs older than 30 days.';
 
-grant execute on function private.end_suspensions(), private.forget_job_runs() to service_role;
+grant execute on function private.end_suspensions(), private.expire_onboarding_sessions(), private.redact_stripe_events(),
+  private.forget_job_runs() to service_role;
 
 insert into private.jobs (name, schedule, runs, description) values
   ('end_suspensions', '* * * * *', 'private.end_suspensions', 'Ends suspensions whose time has passed.'),
-  ('expire_onboarding_sessions', '*/5 * * * *', 'private.expire_onboarding_sessions',
-    'Closes onboarding sessions that were not finished in time.'),
+  ('roll_up_alert_counts', '*/5 * * * *', 'private.roll_up_alert_counts', 'Adds views and dismissals to their alerts.'),
+  ('roll_up_tallies', '*/5 * * * *', 'private.roll_up_tallies', 'Adds uses, views and likes that were left behind.'),
+  ('expire_onboarding_sessions', '27 * * * *', 'private.expire_onboarding_sessions',
+    'Deletes onboarding sessions nobody came back to.'),
+  ('redact_stripe_events', '37 * * * *', 'private.redact_stripe_events', 'Forgets what old events of Stripe said.'),
   ('forget_expired_keys', '7 * * * *', 'private.forget_expired_keys', 'Deletes expired idempotency keys.'),
   ('forget_job_runs', '17 3 * * *', 'private.forget_job_runs', 'Deletes runs older than 30 days.');
 

@@ -112,3 +112,31 @@ def test_pg_cron_is_given_every_job_where_it_is_present(database: Database) -> N
         assert scheduled == [(name, schedule, f"select private.run_job('{name}')") for name, schedule in jobs]
         for _, _, command in scheduled[:1]:
             connection.execute(command)
+
+
+def test_onboarding_sessions_nobody_paid_for_are_deleted_a_week_after_they_expired(database: Database) -> None:
+    with database.connect() as connection, connection.transaction(force_rollback=True):
+        connection.execute(
+            "insert into public.onboarding_sessions (token_hash, created_at, expires_at, payment_attempt)"
+            " select encode(sha256(name::bytea), 'hex'), now() - age, now() - age + interval '24 hours', attempts"
+            " from (values ('old', interval '9 days', 0), ('paying', '9 days', 1), ('young', '2 days', 0))"
+            " s (name, age, attempts)"
+        )
+        assert run(connection, "expire_onboarding_sessions")["result"] == 1
+        left = connection.execute("select payment_attempt, age(now(), expires_at) from public.onboarding_sessions")
+        assert sorted(attempts for attempts, _ in left) == [0, 1]
+
+
+def test_old_events_of_stripe_are_redacted_unless_they_were_never_applied(database: Database) -> None:
+    with database.connect() as connection, connection.transaction(force_rollback=True):
+        connection.execute(
+            "insert into public.stripe_events (id, type, created, livemode, payload, status, applied_at, created_at)"
+            " select 'evt_' || name, 'invoice.paid', now(), true, '{}', status::public.\"StripeEventStatus\","
+            " case when status = 'APPLIED' then now() end, now() - days * interval '1 day'"
+            " from (values ('old', 'APPLIED', 91), ('parked', 'PARKED', 91), ('new', 'APPLIED', 89))"
+            " e (name, status, days)"
+        )
+        assert run(connection, "redact_stripe_events")["result"] == 1
+        assert run(connection, "redact_stripe_events")["result"] == 0
+        gone = connection.execute("select id from public.stripe_events where payload is null").fetchall()
+        assert gone == [("evt_old",)]
