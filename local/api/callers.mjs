@@ -18,6 +18,9 @@ export class Callers {
     }
     const kind = this.#kindOf(given) ?? await this.#kindOfLegacy(given);
     if (!kind) throw new HttpError(401, { message: 'Invalid API key', hint: 'Double check the API key.' });
+    if (kind === 'secret' && /^Mozilla\//i.test(request.headers['user-agent'] ?? '')) {
+      throw new HttpError(401, { message: 'Forbidden use of secret API key in browser', hint: 'Use the publishable key there.' });
+    }
     return kind;
   }
 
@@ -54,7 +57,8 @@ export class Callers {
 export function bearer(request) {
   const header = request.headers.authorization;
   if (header === undefined) return undefined;
-  return /^Bearer\s+(.*)$/i.exec(header)?.[1].trim();
+  const found = /^Bearer(?:\s+(.*))?$/i.exec(header);
+  return found ? (found[1] ?? '').trim() : undefined;
 }
 
 const apiKey = (request, url) => request.headers.apikey ?? url.searchParams.get('apikey') ?? undefined;

@@ -35,12 +35,12 @@ export class Database {
     return transaction(this.auth, 'begin', work);
   }
 
-  async asStorage(text, values) {
-    return (await this.storage.query(text, values)).rows;
+  asStorage(text, values) {
+    return using(this.storage, async (client) => (await client.query(text, values)).rows);
   }
 
-  async answers() {
-    await this.callers.query('select 1');
+  answers() {
+    return using(this.callers, (client) => client.query('select 1'));
   }
 
   /** Call `heard` for each notification on the channel, and once whenever listening begins (again). */
@@ -66,32 +66,37 @@ export class Database {
 }
 
 async function transaction(pool, begin, work) {
-  const client = await connected(pool);
+  return using(pool, async (client) => {
+    const query = async (text, values) => (await client.query(text, values)).rows;
+    try {
+      await query(begin);
+      const answer = await work(query);
+      await query(answer?.rollBack ? 'rollback' : 'commit');
+      return answer;
+    } catch (error) {
+      await query('rollback').catch(() => { error.databaseGone = true; });
+      throw error;
+    }
+  });
+}
+
+/** A connection for the time of `work`; one that broke meanwhile is not used again, and the error says so. */
+async function using(pool, work) {
+  const client = await pool.connect().catch((error) => {
+    throw Object.assign(error, { databaseGone: true });
+  });
   let broken = false;
   const lost = () => { broken = true; };
   client.on('error', lost);
-  const query = async (text, values) => (await client.query(text, values)).rows;
   try {
-    await query(begin);
-    const answer = await work(query);
-    await query(answer?.rollBack ? 'rollback' : 'commit');
-    return answer;
+    return await work(client);
   } catch (error) {
-    await client.query('rollback').catch(() => { broken = true; });
-    if (broken) error.databaseGone = true;
+    broken ||= error.databaseGone === true;
+    error.databaseGone = broken;
     throw error;
   } finally {
     client.off('error', lost);
     client.release(broken);
-  }
-}
-
-async function connected(pool) {
-  try {
-    return await pool.connect();
-  } catch (error) {
-    error.databaseGone = true;
-    throw error;
   }
 }
 

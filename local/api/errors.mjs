@@ -63,6 +63,14 @@ export function fromDatabase(error, signedIn) {
   return restError(statusOf(error, signedIn), error.code, error.message, error.detail ?? null, error.hint ?? null, headers);
 }
 
+/** A token that cannot be used, as the data API says it. */
+export function fromToken({ reason, message }) {
+  const code = ['expired', 'early'].includes(reason) ? 'PGRST303' : 'PGRST301';
+  return restError(401, code, message, null, null, {
+    'www-authenticate': `Bearer error="invalid_token", error_description="${message}"`,
+  });
+}
+
 function composed(error) {
   try {
     const { code, message, details = null, hint = null } = JSON.parse(error.message);

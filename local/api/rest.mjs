@@ -1,5 +1,5 @@
 // The data API: /rest/v1/<relation> and /rest/v1/rpc/<function>, as PostgREST answers.
-import { fromDatabase, isDatabaseError, restError } from './errors.mjs';
+import { fromDatabase, fromToken, isDatabaseError, restError } from './errors.mjs';
 import { readBody, send } from './http.mjs';
 import { applyRange, listing, negotiate, responseHeaders, responseStatus, written } from './rest/answer.mjs';
 import { chooseFunction } from './rest/functions.mjs';
@@ -8,6 +8,7 @@ import { readPayload } from './rest/payload.mjs';
 import { Preferences } from './rest/preferences.mjs';
 import { parseQuery } from './rest/query.mjs';
 import { Statement, quote } from './rest/statement.mjs';
+import { TokenError } from './tokens.mjs';
 
 const READS = ['GET', 'HEAD'];
 const WRITES = { POST: insert, PUT: replace, PATCH: update, DELETE: remove };
@@ -38,6 +39,7 @@ export class Rest {
   }
 
   failure(error, caller) {
+    if (error instanceof TokenError) return fromToken(error);
     return isDatabaseError(error) ? fromDatabase(error, (caller?.role ?? 'anon') !== 'anon') : error;
   }
 

@@ -116,7 +116,8 @@ function stopOnSignal(server, close) {
       await close();
       process.exit(0);
     });
-    server.closeIdleConnections();
+    // A connection whose last request is answered from now on is kept alive for nothing.
+    setInterval(() => server.closeIdleConnections(), 50);
     setTimeout(() => server.closeAllConnections(), PATIENCE_MS).unref();
   };
   process.on('SIGTERM', stop);

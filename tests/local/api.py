@@ -6,17 +6,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
 import jwt
-from supabase import Client, ClientOptions, create_client
 
 from local import NODE, ROOT
 from local.keys import Keys, ensure_keys, load_keys
-from tests.conftest import free_port
+from local.stack import free_port
+from supabase import Client, ClientOptions, create_client
 from tests.world import Database
 
 PASSWORD = "correct-horse-1"
@@ -45,6 +46,13 @@ class Api:
         self.clients.append(client)
         return client
 
+    @cached_property
+    def plain(self) -> httpx.Client:
+        """Without any key, and without the cost of a client for each request."""
+        client = httpx.Client(timeout=30)
+        self.clients.append(client)
+        return client
+
     def admin(self, **headers: str) -> httpx.Client:
         return self.http(self.keys.secret_key, **headers)
 
@@ -57,7 +65,7 @@ class Api:
     def sql(self, statements: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run as `postgres`, who applies migrations."""
         with self.database.connect() as connection:
-            cursor = connection.execute(statements, values or None)  # type: ignore[call-overload]
+            cursor = connection.execute(statements, values or None)
             return cursor.fetchall() if cursor.description else []
 
     def sign_up(self, name: str = "reader", /, **data: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from uuid import uuid4
 import httpx
 import jwt
 import pytest
-from supabase import AuthApiError, AuthWeakPasswordError
 
+from supabase import AuthApiError, AuthWeakPasswordError
 from tests.local.api import PASSWORD, Api, decoded, running
 from tests.world import Database
 
@@ -106,7 +106,7 @@ def test_the_access_token_says_who_how_and_for_how_long(api: Api) -> None:
 
 
 def test_anyone_can_check_a_token_with_the_published_keys(api: Api) -> None:
-    published = httpx.get(f"{api.url}/auth/v1/.well-known/jwks.json").json()
+    published = api.plain.get(f"{api.url}/auth/v1/.well-known/jwks.json").json()
     assert [key["kid"] for key in published["keys"]] == [api.keys.jwk["kid"]]
     assert not any("d" in key for key in published["keys"])
     access = api.sign_up()["access_token"]
@@ -214,7 +214,7 @@ def test_an_address_signs_up_once_however_many_try_at_once(api: Api) -> None:
     body = {"email": f"{uuid4()}@api.test", "password": PASSWORD}
     with ThreadPoolExecutor(6) as pool:
         answers = list(
-            pool.map(lambda _: httpx.post(f"{api.url}/auth/v1/signup", json=body, headers=key(api)), range(6))
+            pool.map(lambda _: api.plain.post(f"{api.url}/auth/v1/signup", json=body, headers=key(api)), range(6))
         )
     assert sorted(answer.status_code for answer in answers) == [200, 422, 422, 422, 422, 422]
     assert {refused(answer)[1] for answer in answers if answer.status_code == 422} == {"user_already_exists"}
@@ -277,7 +277,7 @@ def test_refreshing_in_parallel_leaves_one_valid_token(api: Api) -> None:
     body = {"refresh_token": session["refresh_token"]}
     address = f"{api.url}/auth/v1/token?grant_type=refresh_token"
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: httpx.post(address, json=body, headers=key(api)), range(6)))
+        answers = list(pool.map(lambda _: api.plain.post(address, json=body, headers=key(api)), range(6)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.json()["refresh_token"] for answer in answers}) == 1
 
@@ -375,7 +375,7 @@ def test_supabase_py_signs_in_by_a_mailed_link_with_its_own_proof(api: Api) -> N
     email = f"{uuid4()}@api.test"
     client.auth.sign_in_with_otp({"email": email})
     _, link = mailed(api, email)
-    opened = parameters(httpx.get(link))
+    opened = parameters(api.plain.get(link))
     stolen = token(api, "pkce", auth_code=opened["code"], code_verifier="x" * 43)
     assert refused(stolen) == (400, "bad_code_verifier")
 
@@ -384,10 +384,10 @@ def test_a_mailed_link_leads_back_with_a_session(api: Api) -> None:
     email = f"{uuid4()}@api.test"
     assert api.http().post("/auth/v1/otp", json={"email": email}).json() == {}
     _, link = mailed(api, email)
-    opened = parameters(httpx.get(link))
+    opened = parameters(api.plain.get(link))
     assert decoded(opened["access_token"])["email"] == email
     assert opened["type"] == "magiclink"
-    assert parameters(httpx.get(link))["error_code"] == "otp_expired"
+    assert parameters(api.plain.get(link))["error_code"] == "otp_expired"
 
 
 def test_a_client_with_the_verifier_gets_the_session(api: Api) -> None:
@@ -395,7 +395,7 @@ def test_a_client_with_the_verifier_gets_the_session(api: Api) -> None:
     verifier = "v" * 50
     challenge = {"code_challenge": verifier, "code_challenge_method": "plain"}
     assert api.http().post("/auth/v1/otp", json={"email": email, **challenge}).status_code == 200
-    code = parameters(httpx.get(mailed(api, email)[1]))["code"]
+    code = parameters(api.plain.get(mailed(api, email)[1]))["code"]
     answer = token(api, "pkce", auth_code=code, code_verifier=verifier)
     assert answer.json()["user"]["email"] == email
     assert refused(token(api, "pkce", auth_code=code, code_verifier=verifier)) == (404, "flow_state_not_found")
@@ -404,7 +404,7 @@ def test_a_client_with_the_verifier_gets_the_session(api: Api) -> None:
 def test_mailed_links_lead_to_no_stranger(api: Api) -> None:
     email = api.sign_up()["user"]["email"]
     api.http().post("/auth/v1/recover?redirect_to=https://evil.example/", json={"email": email})
-    answer = httpx.get(mailed(api, email)[1] + "&redirect_to=https://evil.example/")
+    answer = api.plain.get(mailed(api, email)[1] + "&redirect_to=https://evil.example/")
     assert httpx.URL(answer.headers["location"]).host == "127.0.0.1"
 
 
@@ -451,7 +451,7 @@ def test_users_are_listed_in_pages(api: Api) -> None:
     pages = [admin.get("/auth/v1/admin/users", params={"page": page, "per_page": 2}) for page in (1, 2)]
     ids = [user["id"] for page in pages for user in page.json()["users"]]
     assert len(set(ids)) == 4
-    assert f'</admin/users?page=2&per_page=2>; rel="next"' in pages[0].headers["link"]
+    assert '</admin/users?page=2&per_page=2>; rel="next"' in pages[0].headers["link"]
     last = -(-total // 2)
     assert f'page={last}&per_page=2>; rel="last"' in pages[0].headers["link"]
     assert refused(admin.get("/auth/v1/admin/users?page=0")) == (400, "validation_failed")
@@ -485,7 +485,7 @@ def test_links_for_mails_of_our_own(api: Api) -> None:
     email = f"{uuid4()}@api.test"
     signup = admin.generate_link({"type": "signup", "email": email, "password": PASSWORD})
     assert signup.user.email == email
-    assert parameters(httpx.get(signup.properties.action_link))["access_token"]
+    assert parameters(api.plain.get(signup.properties.action_link))["access_token"]
     assert token(api, "password", email=email, password=PASSWORD).status_code == 200
     magic = admin.generate_link({"type": "magiclink", "email": email})
     verified = api.http().post(

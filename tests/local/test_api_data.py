@@ -206,8 +206,8 @@ def test_a_relation_to_itself_goes_up_by_its_column_and_down_by_its_hint(anon: h
 
 
 def test_related_rows_have_filters_order_and_limit_of_their_own(anon: httpx.Client) -> None:
-    path = "authors?id=lte.2&order=id&select=name,books!author_id(title)&books.id=lte.3&books.order=title.desc&books.limit=1"
-    assert rows(anon, path) == [
+    path = "authors?id=lte.2&order=id&select=name,books!author_id(title)"
+    assert rows(anon, f"{path}&books.id=lte.3&books.order=title.desc&books.limit=1") == [
         {"name": "Ada", "books": [{"title": "Notes"}]},
         {"name": "Bo", "books": [{"title": "Songs"}]},
     ]
@@ -506,8 +506,8 @@ def test_policies_and_grants_stay_as_migrations_made_them(
     assert signed_in.post("/rest/v1/diaries", json={"text": "mine"}).status_code == 201
     assert api.http(token=api.sign_up()["access_token"]).get("/rest/v1/diaries").json() == []
     assert api.sql(acl) == before
-    functions = "select proname, proacl::text, proowner::regrole::text, prosrc from pg_proc where pronamespace = 'auth'::regnamespace"
-    assert {owner for _, _, owner, _ in api.sql(functions)} == {"supabase_auth_admin"}
+    functions = "select distinct proowner::regrole::text from pg_proc where pronamespace = 'auth'::regnamespace"
+    assert api.sql(functions) == [("supabase_auth_admin",)]
 
 
 # Errors --------------------------------------------------------------------------------------------------------------
@@ -595,8 +595,14 @@ def test_malformed_queries_are_the_clients_fault_and_said_so(anon: httpx.Client,
 
 @pytest.mark.parametrize(
     ("content", "content_type"),
-    [("{", "application/json"), ("", "application/json"), ("[1,2]", "application/json"), ('"x"', "application/json")]
-    + [("name: x", "application/yaml"), ("a,b\n1", "text/csv")],
+    [
+        ("{", "application/json"),
+        ("", "application/json"),
+        ("[1,2]", "application/json"),
+        ('"x"', "application/json"),
+        ("name: x", "application/yaml"),
+        ("a,b\n1", "text/csv"),
+    ],
 )
 def test_malformed_bodies_are_the_clients_fault(signed_in: httpx.Client, content: str, content_type: str) -> None:
     answer = signed_in.post("/rest/v1/authors", content=content, headers={"content-type": content_type})
