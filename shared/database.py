@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from psycopg import AsyncConnection, OperationalError
+from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from shared.settings import Settings
@@ -49,7 +49,6 @@ class Database:
             max_waiting=WAITING_REQUESTS,
             # A short patience with a server that is away: the next request asks again at once.
             reconnect_timeout=2.0,
-            check=_still_quiet,
             configure=_prepare_if_direct,
             open=False,
         )
@@ -86,7 +85,9 @@ class Database:
 
     async def _one(self, statement: str, values: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
         async with asyncio.timeout(ANSWER_SECONDS):
-            connection = await self._pool.getconn()
+            while _ended(connection := await self._pool.getconn()):
+                await connection.close()
+                await self._pool.putconn(connection)  # which opens another in its place
             try:
                 cursor = await connection.execute(statement, values)
                 row: tuple[Any, ...] | None = await cursor.fetchone()
@@ -112,12 +113,13 @@ async def _prepare_if_direct(connection: Connection) -> None:
         connection.prepare_threshold = None
 
 
-async def _still_quiet(connection: Connection) -> None:
+def _ended(connection: Connection) -> bool:
     """An idle server says nothing: what can be read is its farewell. Costs no round trip, unlike asking."""
+    if connection.closed:
+        return True
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        raise OperationalError("the server closed the connection")
+    return bool(poll.poll(0))
 
 
 # Operations are named in code, never by a caller. A function in FROM runs before the select list: first the claims are

@@ -1,0 +1,278 @@
+"""The database goes away, comes back, is slow, is behind a pooler: no answer is wrong, and nobody has to help."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import psutil
+import psycopg
+import pytest
+
+from local import database as setup
+from local.postgres import Cluster
+from local.stack import free_port
+from tests.functions.serving import ENTRY, RECORD, Serving, environment, serving, token
+from tests.functions.test_contract import refused
+from tests.functions.test_start import database_waits
+from tests.world import ACME, GLOBEX, Database, populate
+
+PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+
+
+@pytest.fixture
+def own_url(fresh_database: Database, functions_login: str) -> str:
+    return fresh_database.url(functions_login)
+
+
+def wait_until_ready(functions: Serving, seconds: float = 30) -> float:
+    started = time.monotonic()
+    with functions.client(None) as client:
+        while client.get("/readyz").status_code != 200:
+            assert time.monotonic() - started < seconds
+            time.sleep(0.05)
+    return time.monotonic() - started
+
+
+class Load:
+    """Clients that record and note which of it was acknowledged, until told to stop."""
+
+    def __init__(self, functions: Serving, clients: int = 8) -> None:
+        self.acknowledged: list[str] = []
+        self.statuses: set[int] = set()
+        self._functions = functions
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._work) for _ in range(clients)]
+
+    def _work(self) -> None:
+        with self._functions.client() as client:
+            while not self._done.is_set():
+                title = str(uuid4())
+                answer = client.post(RECORD, json=ENTRY | {"title": title}, headers={"idempotency-key": title})
+                self.statuses.add(answer.status_code)
+                if answer.status_code == 201:
+                    self.acknowledged.append(title)
+                else:
+                    assert answer.status_code == 503, answer.text
+                    assert answer.headers["retry-after"]
+                    assert answer.json()["code"] in {"database_away", "database_busy"}
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def more(self, count: int = 50) -> None:
+        """Return when that many more were acknowledged."""
+        wanted, deadline = len(self.acknowledged) + count, time.monotonic() + 60
+        while len(self.acknowledged) < wanted:
+            assert time.monotonic() < deadline, self.statuses
+            time.sleep(0.01)
+
+
+def lost(database: Database, acknowledged: list[str]) -> set[str]:
+    with database.connect() as connection:
+        found = {title for (title,) in connection.execute("select title from public.activity_feeds")}
+    return set(acknowledged) - found
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A cluster to be killed; durable, since what it acknowledged has to survive. Leave it running."""
+    home = tmp_path_factory.mktemp("own")
+    cluster = Cluster(home, free_port(), "of-the-test", home / "postgres.log")
+    cluster.initialise()
+    cluster.start()
+    try:
+        setup.create_roles(cluster)
+        with cluster.connect("supabase_admin") as connection:
+            setup.create_schemas(connection)
+        with cluster.connect() as connection:
+            setup.migrate(connection)
+            populate(connection)
+            connection.execute("alter role strive_functions password 'of-the-test'")
+        yield Database(cluster, "postgres")
+    finally:
+        cluster.stop()
+
+
+def test_the_database_is_killed_under_load_and_nothing_acknowledged_is_lost(
+    tmp_path: Path, own_cluster: Database
+) -> None:
+    cluster = own_cluster.cluster
+    with serving(tmp_path, environment(own_cluster.url("strive_functions"))) as functions:
+        with Load(functions) as load:
+            load.more()
+            postmaster = cluster.process()
+            assert postmaster
+            postmaster.send_signal(signal.SIGKILL)
+            while 503 not in load.statuses:
+                time.sleep(0.01)
+            cluster.start()
+            load.more()
+        assert load.statuses == {201, 503}
+        assert not lost(own_cluster, load.acknowledged)
+        assert functions.process.poll() is None
+
+
+def test_a_restart_between_two_requests_is_not_noticed(tmp_path: Path, own_cluster: Database) -> None:
+    with serving(tmp_path, environment(own_cluster.url("strive_functions"))) as functions:
+        with ThreadPoolExecutor(8) as pool:
+            assert {answer.status_code for answer in pool.map(lambda _: functions.record(), range(40))} == {201}
+        own_cluster.cluster.stop()
+        own_cluster.cluster.start()
+        started = time.monotonic()
+        assert functions.record().status_code == 201
+        assert time.monotonic() - started < 1.5
+
+
+def test_every_connection_ended_at_once_is_replaced(
+    tmp_path: Path, own_url: str, fresh_database: Database
+) -> None:
+    with serving(tmp_path, environment(own_url)) as functions, Load(functions) as load:
+        for _ in range(5):
+            load.more(20)
+            with fresh_database.connect("supabase_admin") as connection:
+                connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where usename = 'strive_functions' and datname = current_database()"
+                )
+        load.more(20)
+    assert not lost(fresh_database, load.acknowledged)
+
+
+def test_without_a_database_it_starts_says_so_and_recovers_by_itself(
+    tmp_path: Path, own_cluster: Database
+) -> None:
+    own_cluster.cluster.stop()
+    with serving(tmp_path, environment(own_cluster.url("strive_functions"))) as functions:
+        with functions.client(None) as client:
+            assert client.get("/healthz").status_code == 200
+            refused(client.get("/readyz"), 503, "database_busy")
+        started = time.monotonic()
+        answer = refused(functions.record(), 503, "database_busy")
+        assert time.monotonic() - started < 5
+        assert answer.headers["retry-after"]
+        own_cluster.cluster.start()
+        assert wait_until_ready(functions) < 10
+        assert functions.record().status_code == 201
+
+
+def test_a_pool_used_up_is_503_and_no_hang(tmp_path: Path, own_url: str, fresh_database: Database) -> None:
+    with serving(tmp_path, environment(own_url, DATABASE_CONNECTIONS="2")) as functions:
+        with fresh_database.connect() as blocker:
+            blocker.autocommit = False
+            blocker.execute("lock table public.activity_feeds in access exclusive mode")
+            with ThreadPoolExecutor(6) as pool:
+                started = time.monotonic()
+                answers = list(pool.map(lambda _: functions.record(), range(6)))
+                assert time.monotonic() - started < 9
+            blocker.rollback()
+        for answer in answers:
+            refused(answer, 503, "database_busy")
+        assert functions.record().status_code == 201
+
+
+def test_a_database_that_says_nothing_any_more_is_503_and_no_hang(tmp_path: Path, own_cluster: Database) -> None:
+    with serving(tmp_path, environment(own_cluster.url("strive_functions"))) as functions:
+        assert functions.record().status_code == 201
+        postmaster = own_cluster.cluster.process()
+        assert postmaster
+        frozen: list[psutil.Process] = [postmaster, *postmaster.children(recursive=True)]
+        for process in frozen:
+            process.suspend()
+        try:
+            started = time.monotonic()
+            refused(functions.record(), 503, "database_busy")
+            assert time.monotonic() - started < 25
+        finally:
+            for process in frozen:
+                process.resume()
+        wait_until_ready(functions)
+        assert functions.record().status_code == 201
+
+
+@pytest.fixture
+def pooler(tmp_path: Path, fresh_database: Database, functions_login: str) -> Iterator[tuple[str, int]]:
+    """PgBouncer in transaction mode before the database: its address and how many servers it opens."""
+    if PGBOUNCER is None:
+        pytest.skip("needs the program pgbouncer (Debian and Ubuntu: apt install pgbouncer)")
+    cluster, port, servers = fresh_database.cluster, free_port(), 3
+    (tmp_path / "users.txt").write_text(f'"{functions_login}" "{cluster.password}"\n')
+    (tmp_path / "pgbouncer.ini").write_text(
+        f"""[databases]
+{fresh_database.name} = host=127.0.0.1 port={cluster.port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {tmp_path}/users.txt
+pool_mode = transaction
+default_pool_size = {servers}
+logfile = {tmp_path}/pgbouncer.log
+user = nobody
+"""
+    )
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    (tmp_path / "pgbouncer.log").touch(mode=0o666)
+    (tmp_path / "pgbouncer.log").chmod(0o666)
+    process = subprocess.Popen([PGBOUNCER, tmp_path / "pgbouncer.ini"], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, (tmp_path / "pgbouncer.log").read_text()
+                time.sleep(0.02)
+        url = f"postgresql://{functions_login}:{cluster.password}@127.0.0.1:{port}/{fresh_database.name}"
+        yield url, servers
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_through_a_transaction_pooler_many_callers_share_few_sessions_and_no_claims(
+    tmp_path: Path, pooler: tuple[str, int], fresh_database: Database
+) -> None:
+    url, servers = pooler
+    expected = {"member": ACME, "globex_member": GLOBEX}
+    with serving(tmp_path, environment(url)) as functions:
+
+        def record(number: int) -> None:
+            person = ("member", "globex_member", "outsider", "suspended")[number % 4]
+            key = {"idempotency-key": f"{number}"} if number % 3 else {}
+            answer = functions.record(ENTRY | {"title": str(number)}, person, **key)
+            if person in expected:
+                assert answer.status_code == 201, answer.text
+                assert answer.json()["organization_id"] == str(expected[person])
+            else:
+                assert answer.status_code == 403, answer.text
+
+        with ThreadPoolExecutor(24) as pool:
+            list(pool.map(record, range(400)))
+        with functions.client(None) as client:
+            assert client.get("/readyz").status_code == 200
+    with fresh_database.connect() as connection:
+        assert connection.execute("select count(*) from public.activity_feeds").fetchone() == (200,)
+        row = connection.execute(
+            "select count(*) from pg_stat_activity where usename = 'strive_functions' and datname = current_database()"
+        ).fetchone()
+    assert row
+    assert 0 < row[0] <= servers
