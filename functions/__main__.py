@@ -1,22 +1,35 @@
-"""`python -m functions`: serve on $HOST:$PORT until SIGTERM, with limits a server on the open network needs."""
+"""`python -m functions` serves on $HOST:$PORT until SIGTERM; `python -m functions openapi` prints the document."""
 
+import gc
+import json
 import os
 import sys
-
-from functions_framework.aio import create_asgi_app_from_module
-
-from functions import main
-from shared.server import serve
 
 HIGHEST_PORT = 65535
 
 
-def port() -> int:
-    text = os.environ.get("PORT") or "8080"
-    if not text.isdecimal() or int(text) > HIGHEST_PORT:
-        sys.exit(f"The functions cannot start. PORT: found {text!r}; expected a number up to {HIGHEST_PORT}.")
-    return int(text)
+def serve() -> None:
+    gc.disable()  # nothing that start-up makes is garbage; the server turns it on
+    from functions_framework.aio import create_asgi_app_from_module  # noqa: PLC0415 - after gc.disable()
+
+    from functions import main  # noqa: PLC0415
+    from shared import server  # noqa: PLC0415
+
+    port = os.environ.get("PORT") or "8080"
+    if not port.isdecimal() or int(port) > HIGHEST_PORT:
+        sys.exit(f"The functions cannot start. PORT: found {port!r}; expected a number up to {HIGHEST_PORT}.")
+    app = create_asgi_app_from_module(main.target, main.__file__, "http", main, main.__spec__)  # type: ignore[no-untyped-call]
+    server.serve(app, main.runtime, os.environ.get("HOST") or "127.0.0.1", int(port))
 
 
-app = create_asgi_app_from_module(main.target, main.__file__, "http", main, main.__spec__)  # type: ignore[no-untyped-call]
-serve(app, main.runtime, os.environ.get("HOST") or "127.0.0.1", port())
+def describe() -> None:
+    from functions import ALL, load  # noqa: PLC0415
+    from shared.openapi import document  # noqa: PLC0415
+
+    print(json.dumps(document("https://<project>.supabase.co", load(ALL)), indent=2, ensure_ascii=False))  # noqa: T201
+
+
+if sys.argv[1:] == ["openapi"]:
+    describe()
+else:
+    serve()

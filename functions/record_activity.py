@@ -1,7 +1,7 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from shared.function import Answered, Call, function
 
@@ -12,8 +12,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+ABOUT = ("lead_id", "contact_id", "deal_id", "listing_id")
+
+
 class CrmActivity(Strict):
     """Something done with a lead, contact, deal or listing; at least one of the four is named."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in ABOUT]}
+    )
 
     type: Literal["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"]
     title: Title
@@ -25,6 +32,12 @@ class CrmActivity(Strict):
     contact_id: UUID | None = None
     deal_id: UUID | None = None
     listing_id: UUID | None = None
+
+    @model_validator(mode="after")
+    def is_about_something(self) -> "CrmActivity":
+        if not any(getattr(self, name) for name in ABOUT):
+            raise ValueError(f"one of {', '.join(ABOUT)} is needed")
+        return self
 
 
 class FeedEntry(Strict):

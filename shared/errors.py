@@ -125,7 +125,7 @@ def _place(location: Sequence[str | int], sent: Any) -> str:
     """Where in what was sent. Which of several forms was tried stands in the location too, but in no body."""
     place = []
     for step in location:
-        here = isinstance(sent, dict) and step in sent or isinstance(sent, list) and isinstance(step, int)
+        here = (isinstance(sent, dict) and step in sent) or (isinstance(sent, list) and isinstance(step, int))
         if here or step == location[-1]:
             place.append(str(step))
             sent = sent[step] if here else None

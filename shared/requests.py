@@ -32,10 +32,13 @@ class ClientGoneError(Exception):
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The caller's own id if it sent one that may stand in a log, else functions-framework's, else a new one."""
+    given = b""
     for name, value in headers:
-        if name in {b"x-request-id", b"function-execution-id"} and REQUEST_ID.fullmatch(value):
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return value
-    return b"%s-%x" % (_PROCESS.encode(), next(_serial))
+        if name == b"function-execution-id" and REQUEST_ID.fullmatch(value):
+            given = value
+    return given or b"%s-%x" % (_PROCESS.encode(), next(_serial))
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

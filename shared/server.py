@@ -136,6 +136,7 @@ class _Server(uvicorn.Server):
         await self._runtime.open()
         await super().startup(sockets)
         gc.collect()
+        gc.enable()
         gc.freeze()  # what start-up made lives as long as the process; no later collection looks at it again
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         log("INFO", "ready", address=f"http://{host}:{port}")

@@ -33,7 +33,9 @@ def public_jwk(key: ec.EllipticCurvePrivateKey = SIGNING_KEY, kid: str = KID) ->
     return {**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())), "kid": kid, "alg": "ES256", "use": "sig"}
 
 
-def token(person: str = "member", *, key: Any = SIGNING_KEY, algorithm: str = "ES256", kid: str = KID, **claims: Any) -> str:
+def token(
+    person: str = "member", *, key: Any = SIGNING_KEY, algorithm: str = "ES256", kid: str = KID, **claims: Any
+) -> str:
     """An access token of this person, as the auth service would sign it; claims given as None are left out."""
     now = int(time.time())
     usual = claims_of(person, iss=f"{PROJECT}/auth/v1", iat=now, exp=now + 3600)

@@ -6,6 +6,7 @@ import hmac
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import jwt
@@ -86,7 +87,7 @@ def test_attack_a_wrong_key_beside_a_good_token(functions: Serving) -> None:
 
 
 def test_attack_no_signature_at_all(functions: Serving) -> None:
-    unsigned = jwt.encode(claims_of("owner", iss=f"{PROJECT}/auth/v1", exp=int(time.time()) + 60), None, "none")
+    unsigned = jwt.encode(claims_of("owner", iss=f"{PROJECT}/auth/v1", exp=int(time.time()) + 60), "", "none")
     refused(bearer(functions, unsigned), 401, "invalid_token")
     head, body, _ = token().split(".")
     refused(bearer(functions, f"{head}.{body}."), 401, "invalid_token")
@@ -98,7 +99,9 @@ def test_attack_the_public_key_used_as_an_hs256_secret(functions: Serving) -> No
     )
     for secret in (pem, json.dumps(public_jwk()).encode()):
         head, body, _ = token().split(".")
-        head = base64.urlsafe_b64encode(json.dumps({"alg": "HS256", "kid": "of-the-tests"}).encode()).rstrip(b"=").decode()
+        head = (
+            base64.urlsafe_b64encode(json.dumps({"alg": "HS256", "kid": "of-the-tests"}).encode()).rstrip(b"=").decode()
+        )
         signature = hmac.digest(secret, f"{head}.{body}".encode(), hashlib.sha256)
         forged = f"{head}.{body}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
         refused(bearer(functions, forged), 401, "invalid_token")
@@ -142,7 +145,7 @@ def test_attack_change_what_the_token_says(functions: Serving) -> None:
     ],
     ids=str,
 )
-def test_attack_a_signed_token_that_is_not_an_access_token_now(functions: Serving, claims: dict[str, object]) -> None:
+def test_attack_a_signed_token_that_is_not_an_access_token_now(functions: Serving, claims: dict[str, Any]) -> None:
     refused(bearer(functions, token(**claims)), 401, "invalid_token")
 
 

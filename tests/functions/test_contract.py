@@ -65,7 +65,9 @@ def test_a_type_with_parameters_is_json_too(functions: Serving) -> None:
         assert client.post(RECORD, content=json.dumps(ENTRY), headers=kind).status_code == 201
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1,]", b"nothing", b'{"title": "\xff\xfe"}', b'{"a": "\\ud800"}', b"\x00"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[1,]", b"nothing", b'{"title": "\xff\xfe"}', b'{"a": "\\ud800"}', b"\x00"]
+)
 def test_a_body_that_is_not_json_is_400(functions: Serving, body: bytes) -> None:
     with functions.client() as client:
         refused(client.post(RECORD, content=body, headers={"content-type": "application/json"}), 400, "malformed_json")
@@ -90,7 +92,9 @@ def test_a_request_id_is_kept_if_it_may_stand_in_a_log_and_made_otherwise(functi
 
 
 def test_a_line_in_the_log_tells_of_each_request_and_nothing_of_who_or_what(functions: Serving) -> None:
-    functions.record(ENTRY | {"title": "a title nobody else reads"}, **{"x-request-id": "look-for-me", "apikey": PUBLISHABLE_KEY})
+    functions.record(
+        ENTRY | {"title": "a title nobody else reads"}, **{"x-request-id": "look-for-me", "apikey": PUBLISHABLE_KEY}
+    )
     deadline = time.monotonic() + 5
     while not (told := [line for line in functions.lines() if line.get("request_id") == "look-for-me"]):
         assert time.monotonic() < deadline

@@ -100,16 +100,18 @@ def test_attack_call_what_believes_any_claims(database: Database, role: str) -> 
         "private.enter_once('{}', '{}', 'a', 'b', '')",
         "private.remember('a', 'b', '', '{}')",
     ):
-        with database.connect("authenticator") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute(f"set role {role}")
-            connection.execute(f"select {call}")
+        with database.connect("authenticator") as connection:
+            if role != "authenticator":
+                connection.execute(f"set role {role}")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"select {call}")
 
 
 def test_the_login_of_the_functions_bypasses_nothing(database: Database) -> None:
     with database.connect() as connection:
         row = connection.execute(
             "select rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication,"
-            " array(select r::regrole::text from pg_auth_members m, lateral (select m.roleid as r) x where m.member = o.oid)"
+            " array(select m.roleid::regrole::text from pg_auth_members m where m.member = o.oid)"
             " from pg_roles o where rolname = 'strive_functions'"
         ).fetchone()
     assert row == (False, False, False, False, False, ["authenticated"])

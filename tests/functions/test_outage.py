@@ -10,19 +10,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 from uuid import uuid4
 
-import httpx
-import psutil
-import psycopg
 import pytest
 
 from local import database as setup
 from local.postgres import Cluster
 from local.stack import free_port
-from tests.functions.serving import ENTRY, RECORD, Serving, environment, serving, token
+from tests.functions.serving import ENTRY, RECORD, Serving, environment, serving
 from tests.functions.test_contract import refused
-from tests.functions.test_start import database_waits
 from tests.world import ACME, GLOBEX, Database, populate
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
@@ -65,7 +62,7 @@ class Load:
                     assert answer.headers["retry-after"]
                     assert answer.json()["code"] in {"database_away", "database_busy"}
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -139,9 +136,7 @@ def test_a_restart_between_two_requests_is_not_noticed(tmp_path: Path, own_clust
         assert time.monotonic() - started < 1.5
 
 
-def test_every_connection_ended_at_once_is_replaced(
-    tmp_path: Path, own_url: str, fresh_database: Database
-) -> None:
+def test_every_connection_ended_at_once_is_replaced(tmp_path: Path, own_url: str, fresh_database: Database) -> None:
     with serving(tmp_path, environment(own_url)) as functions, Load(functions) as load:
         for _ in range(5):
             load.more(20)
@@ -154,9 +149,7 @@ def test_every_connection_ended_at_once_is_replaced(
     assert not lost(fresh_database, load.acknowledged)
 
 
-def test_without_a_database_it_starts_says_so_and_recovers_by_itself(
-    tmp_path: Path, own_cluster: Database
-) -> None:
+def test_without_a_database_it_starts_says_so_and_recovers_by_itself(tmp_path: Path, own_cluster: Database) -> None:
     own_cluster.cluster.stop()
     with serving(tmp_path, environment(own_cluster.url("strive_functions"))) as functions:
         with functions.client(None) as client:
@@ -191,7 +184,7 @@ def test_a_database_that_says_nothing_any_more_is_503_and_no_hang(tmp_path: Path
         assert functions.record().status_code == 201
         postmaster = own_cluster.cluster.process()
         assert postmaster
-        frozen: list[psutil.Process] = [postmaster, *postmaster.children(recursive=True)]
+        frozen = [postmaster, *postmaster.children(recursive=True)]
         for process in frozen:
             process.suspend()
         try:

@@ -67,7 +67,13 @@ def test_a_feed_entry_is_written_in_the_callers_name(functions: Serving, databas
 def test_an_activity_is_written_with_its_feed_entry(
     functions: Serving, database: Database, things: dict[str, UUID], about: str
 ) -> None:
-    body = {"type": "CALL", "title": "Called", "outcome": "agreed", "duration_minutes": 5, f"{about}_id": str(things[about])}
+    body = {
+        "type": "CALL",
+        "title": "Called",
+        "outcome": "agreed",
+        "duration_minutes": 5,
+        f"{about}_id": str(things[about]),
+    }
     answer = functions.record(body)
     assert answer.status_code == 201, answer.text
     activity = row(database, "activities", answer.json()["activity_id"])
@@ -154,7 +160,8 @@ def test_one_wrong_among_many_and_none_is_recorded(
 def test_what_is_recorded_is_announced_to_realtime(database: Database) -> None:
     with database.connect() as connection:
         published = connection.execute(
-            "select true from pg_publication_tables where pubname = 'supabase_realtime' and tablename = 'activity_feeds'"
+            "select true from pg_publication_tables"
+            " where pubname = 'supabase_realtime' and tablename = 'activity_feeds'"
         ).fetchone()
     assert published == (True,)
 

@@ -59,12 +59,12 @@ def test_functions_framework_stops_as_clearly(database_url: str) -> None:
 def test_a_function_deployed_alone_answers_at_its_own_address_and_imports_no_other(
     tmp_path: Path, database_url: str
 ) -> None:
-    with serving(tmp_path, environment(database_url, FUNCTION_TARGET="record_activity")) as functions:
-        with functions.client() as client:
-            for path in ("/", RECORD):
-                assert client.post(path, json=ENTRY).status_code == 201
-            refused(client.post("/functions/v1/another", json={}), 404, "unknown_function")
-            assert list(client.get("/functions/v1/openapi.json").json()["paths"]) == ["/record-activity"]
+    variables = environment(database_url, FUNCTION_TARGET="record_activity")
+    with serving(tmp_path, variables) as functions, functions.client() as client:
+        for path in ("/", RECORD):
+            assert client.post(path, json=ENTRY).status_code == 201
+        refused(client.post("/functions/v1/another", json={}), 404, "unknown_function")
+        assert list(client.get("/functions/v1/openapi.json").json()["paths"]) == ["/record-activity"]
 
 
 def test_functions_framework_serves_a_target_by_its_name(tmp_path: Path, database_url: str) -> None:
@@ -142,8 +142,8 @@ def test_a_request_under_way_is_finished_before_the_process_ends(
 def database_waits(database: Database) -> bool:
     with database.connect() as connection:
         row = connection.execute(
-            "select exists (select from pg_stat_activity where usename = 'strive_functions' and wait_event_type = 'Lock'"
-            " and datname = current_database())"
+            "select exists (select from pg_stat_activity where datname = current_database()"
+            " and usename = 'strive_functions' and wait_event_type = 'Lock')"
         ).fetchone()
     return bool(row and row[0])
 
@@ -183,10 +183,13 @@ def test_traces_and_metrics_go_where_otel_variables_say(tmp_path: Path, database
     sent = {path: b"".join(body for other, body in received if other == path) for path, _ in received}
     assert sent.keys() == {"/v1/traces", "/v1/metrics"}
     assert bytes.fromhex(trace) in sent["/v1/traces"]
-    for word in (b"POST /functions/v1/record-activity", b"public.record_activity", b"http.response.status_code", b"42501"):
+    for word in (
+        b"POST /functions/v1/record-activity",
+        b"public.record_activity",
+        b"http.response.status_code",
+        b"42501",
+    ):
         assert word in sent["/v1/traces"]
     assert b"http.server.request.duration" in sent["/v1/metrics"]
     for secret in (b"member@strive.test", ENTRY["title"].encode()):
         assert secret not in b"".join(sent.values())
-
-

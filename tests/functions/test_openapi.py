@@ -1,0 +1,77 @@
+"""The document says what the functions do, and the functions do what it says."""
+
+import html.parser
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from functions import ALL, load
+from local import ROOT
+from shared.openapi import document
+from tests.functions.serving import PROJECT, PUBLISHABLE_KEY, SECRET_KEY, Serving, environment, serving, token
+
+
+def test_the_document_in_the_repository_is_the_one_that_is_served(functions: Serving) -> None:
+    """A change of the API is seen in review. Write it again with: python -m functions openapi > docs/openapi.json."""
+    kept = json.loads((ROOT / "docs/openapi.json").read_text())
+    assert kept == document("https://<project>.supabase.co", load(ALL))
+    with functions.client(None) as client:
+        served = client.get("/functions/v1/openapi.json").json()
+    assert served == kept | {"servers": [{"url": f"{PROJECT}/functions/v1"}]}
+
+
+def test_every_function_says_what_it_does_and_every_field_can_be_read_by_a_generator() -> None:
+    described = document("http://x", load(ALL))
+    for path, methods in described["paths"].items():
+        operation = methods["post"]
+        assert operation["summary"], path
+        assert operation["operationId"] == path.strip("/")
+        assert {"400", "422", "500", "503"} <= operation["responses"].keys()
+    assert described["openapi"].startswith("3.1")
+    references = {text for text in json.dumps(described).split('"') if text.startswith("#/components/schemas/")}
+    assert {reference.rsplit("/", 1)[1] for reference in references} <= described["components"]["schemas"].keys()
+
+
+def test_no_input_gets_a_5xx_or_an_answer_that_is_not_documented(tmp_path: Path, database_url: str) -> None:
+    """Schemathesis makes requests from the document, right and wrong ones, and holds each answer against it."""
+    with serving(tmp_path, environment(database_url)) as functions:
+        done = subprocess.run(
+            [
+                Path(sys.executable).parent / "schemathesis", "run", f"{functions.url}/functions/v1/openapi.json",
+                "--url", f"{functions.url}/functions/v1", "--header", f"Authorization: Bearer {token()}",
+                # A NUL is a 400 of its own, see test_wire.py; no JSON Schema can say that a text has none.
+                "--generation-allow-x00", "false", "--generation-deterministic",
+                "--max-examples", "60", "--max-time", "10", "--continue-on-failure", "--no-color",
+            ],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr
+
+
+class Assets(html.parser.HTMLParser):
+    """What a page loads from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in {"script", "link", "img", "iframe", "style", "source"}:
+            self.found += [value or "" for name, value in attrs if name in {"src", "href", "srcset"}]
+
+
+def test_the_reference_page_brings_everything_with_it_and_may_run_nothing_else(functions: Serving) -> None:
+    with functions.client(None) as client:
+        page = client.get("/functions/v1/docs")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assets = Assets()
+    assets.feed(page.text)
+    assert assets.found == []
+    assert PUBLISHABLE_KEY in page.text
+    assert SECRET_KEY not in page.text
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert f"connect-src 'self' {PROJECT}" in policy

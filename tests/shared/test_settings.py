@@ -1,0 +1,108 @@
+"""The environment is read once, and what is wrong with it is said in one line."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.settings import Settings, SettingsError
+from tests.functions.serving import public_jwk
+
+GOOD = {
+    "SUPABASE_URL": "https://abc.supabase.co",
+    "SUPABASE_DB_URL": "postgresql://strive_functions:hidden-word@db:6543/postgres",
+    "SUPABASE_PUBLISHABLE_KEY": "sb_publishable_hidden_word_0",
+    "SUPABASE_SECRET_KEY": "sb_secret_hidden_word_000000",
+}
+
+
+def test_what_is_given_is_read() -> None:
+    settings = Settings.read(GOOD)
+    assert settings.issuer == "https://abc.supabase.co/auth/v1"
+    assert settings.jwks_url == "https://abc.supabase.co/auth/v1/.well-known/jwks.json"
+    assert settings.publishable_keys == {"default": "sb_publishable_hidden_word_0"}
+    assert settings.database_connections == 16
+    assert settings.telemetry is False
+
+
+def test_several_named_keys_win_over_a_single_one() -> None:
+    named = json.dumps({"web": "sb_publishable_of_the_web_00", "app": "sb_publishable_of_the_app_00"})
+    settings = Settings.read(GOOD | {"SUPABASE_PUBLISHABLE_KEYS": named})
+    assert list(settings.publishable_keys) == ["web", "app"]
+
+
+def test_keys_given_in_the_environment_are_the_only_ones_unless_an_address_is_given_too() -> None:
+    keys = json.dumps({"keys": [public_jwk()]})
+    assert Settings.read(GOOD | {"SUPABASE_JWKS": keys}).jwks_url is None
+    both = Settings.read(GOOD | {"SUPABASE_JWKS": keys, "SUPABASE_JWKS_URL": "https://abc.supabase.co/jwks"})
+    assert both.jwks_url == "https://abc.supabase.co/jwks"
+
+
+def test_an_empty_variable_is_none() -> None:
+    empty = dict.fromkeys(("SUPABASE_JWT_SECRET", "STRIPE_SECRET_KEY", "DATABASE_CONNECTIONS", "SUPABASE_JWKS"), " ")
+    assert Settings.read(GOOD | empty) == Settings.read(GOOD)
+
+
+PRIVATE = json.dumps({"keys": [public_jwk() | {"d": "hidden-word"}]})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "found"),
+    [
+        ("SUPABASE_URL", "", "nothing"),
+        ("SUPABASE_URL", "abc.supabase.co", "'abc.supabase.co'"),
+        ("SUPABASE_URL", "ftp://abc.supabase.co", "ftp"),
+        ("SUPABASE_URL", "https://abc.supabase.co/rest/v1", "has a path"),
+        ("SUPABASE_DB_URL", "", "nothing"),
+        ("SUPABASE_DB_URL", "hidden-word", "no scheme"),
+        ("SUPABASE_DB_URL", "mysql://a:hidden-word@b", "'mysql'"),
+        ("SUPABASE_DB_URL", "postgresql://:hidden-word@host", "no user"),
+        ("SUPABASE_DB_URL", "postgresql://user@/postgres", "no host"),
+        ("SUPABASE_PUBLISHABLE_KEY", "sb_secret_hidden-word-000000", "begins otherwise"),
+        ("SUPABASE_SECRET_KEY", "sb_secret_short", "15 characters"),
+        ("SUPABASE_SECRET_KEYS", "hidden-word", "Expecting value"),
+        ("SUPABASE_SECRET_KEYS", '["hidden-word"]', "no object"),
+        ("SUPABASE_SECRET_KEYS", '{"default": 7}', "no object"),
+        ("SUPABASE_JWKS", "hidden-word", "Expecting value"),
+        ("SUPABASE_JWKS", "{}", "no keys"),
+        ("SUPABASE_JWKS", '{"keys": [{"kty": "oct", "k": "hidden-word"}]}', "not EC or RSA"),
+        ("SUPABASE_JWKS", '{"keys": [{"kty": "EC", "crv": "P-256", "x": "hidden-word"}]}', "without y"),
+        ("SUPABASE_JWKS", PRIVATE, "private key"),
+        ("SUPABASE_JWKS_URL", "/keys", "'/keys'"),
+        ("SUPABASE_JWT_SECRET", "hidden-word", "11 bytes"),
+        ("DATABASE_CONNECTIONS", "0", "'0'"),
+        ("DATABASE_CONNECTIONS", "many", "'many'"),
+        ("STRIPE_SECRET_KEY", "pk_live_hidden-word", "begins otherwise"),
+        ("STRIPE_WEBHOOK_SECRETS", "whsec_a,hidden-word", "begins otherwise"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_name_and_without_its_secret(variable: str, value: str, found: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.read(GOOD | {variable: value})
+    message = str(caught.value)
+    assert message.startswith(f"{variable}: found ")
+    assert found in message
+    assert "; expected " in message
+    assert "hidden-word" not in message
+
+
+def test_a_receiver_of_telemetry_turns_it_on_and_a_switch_turns_it_off() -> None:
+    receiver = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+    assert Settings.read(GOOD | receiver).telemetry
+    assert not Settings.read(GOOD | receiver | {"OTEL_SDK_DISABLED": "true"}).telemetry
+
+
+def test_no_secret_can_be_printed_with_the_settings() -> None:
+    more = {"SUPABASE_JWT_SECRET": "hidden-word" * 3, "STRIPE_SECRET_KEY": "sk_test_hidden"}
+    assert "hidden" not in repr(Settings.read(GOOD | more))
+
+
+@given(variable=st.sampled_from(sorted(GOOD)), value=st.text())
+def test_any_text_is_read_or_refused_by_name(variable: str, value: str) -> None:
+    said = variable
+    try:
+        Settings.read(GOOD | {variable: value})
+    except SettingsError as error:
+        said = str(error)
+    assert said.startswith(variable)
