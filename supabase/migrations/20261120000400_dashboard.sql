@@ -279,8 +279,7 @@ create policy "members add entries in their own name" on public.activity_feeds f
     organization_id = (select private.current_user_org('MEMBER')) and user_id = (select private.current_user_id())
   );
 create policy "members settle, pin and archive entries" on public.activity_feeds for update to authenticated
-  using (organization_id = (select private.current_user_org('MEMBER')))
-  with check (organization_id = (select private.current_user_org('MEMBER')));
+  using (organization_id = (select private.current_user_org('MEMBER')));
 create policy "admins delete entries" on public.activity_feeds for delete to authenticated
   using (organization_id = (select private.current_user_org('ADMIN')));
 grant select, delete, update (is_read, is_pinned, is_archived),

@@ -317,6 +317,18 @@ def test_what_is_in_the_feed_is_not_rewritten(database: Database) -> None:
                 change(cursor, "activity_feeds", row, **{column: value})
 
 
+def test_only_an_admin_takes_an_entry_out_of_the_feed_for_good(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        row = make(cursor, "activity_feeds")
+        call(cursor, "mark_feed_read", ids=[row["id"]])
+        assert not remove(cursor, "activity_feeds", row)
+        turn(cursor, "admin")
+        assert remove(cursor, "activity_feeds", row)
+        turn(cursor, "member")
+        assert cursor.execute("select from public.activity_feed_reads").rowcount == 0
+
+
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_the_pages_of_the_feed_hold_every_entry_once_newest_first(database: Database, size: int) -> None:
     with scene(database) as cursor:
@@ -387,6 +399,17 @@ def test_attack_read_in_anothers_name_or_tenant(database: Database) -> None:
         assert cursor.execute("delete from public.activity_feed_reads").rowcount == 0
         turn(cursor, "member")
         assert cursor.execute("delete from public.activity_feed_reads").rowcount == 1
+
+
+def test_what_was_read_in_one_organisation_is_not_there_in_another(database: Database) -> None:
+    with scene(database) as cursor:
+        add(cursor, "organization_members", user_id=PEOPLE["member"], organization_id=GLOBEX, role="MEMBER")
+        row = make_for(cursor, ACME, "activity_feeds")
+        turn(cursor, "member", ACME)
+        call(cursor, "mark_feed_read", ids=[row["id"]])
+        turn(cursor, "member", GLOBEX)
+        assert cursor.execute("select from public.activity_feed_reads").rowcount == 0
+        assert cursor.execute("delete from public.activity_feed_reads").rowcount == 0
 
 
 @pytest.mark.parametrize("function", ["mark_feed_read", "pin_feed_entries", "archive_feed_entries"])
