@@ -287,9 +287,11 @@ def test_counters_are_exact_after_a_rush(fresh_database: Database) -> None:
     roll_up(0)
     with fresh_database.connect() as connection:
         counts = connection.execute("select view_count, dismiss_count from system_alerts").fetchall()
+        touched = connection.execute("select from system_alerts where updated_at <> created_at").rowcount
         left = connection.execute("select from private.system_alert_tallies").rowcount
     assert counts == [(len(people), len(people))] * 2
     assert left == 0
+    assert touched == 0, "counting is no change of the alert"
 
 
 def test_rolling_up_forgets_alerts_that_are_gone(fresh_database: Database) -> None:
