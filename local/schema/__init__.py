@@ -1,0 +1,15 @@
+"""What is generated from the schema of the database: shared/schema.py and the entity diagrams (make schema)."""
+
+from pathlib import Path
+
+from local import ROOT
+from local.schema import catalog, diagram, python
+
+
+def files(connection: catalog.Connection) -> dict[Path, str]:
+    """Every generated file and what stands in it; `connection` is to a database that is migrated."""
+    schema = catalog.read(connection)
+    made = {ROOT / "shared/schema.py": python.render(schema)}
+    for domain in schema.domains:
+        made[ROOT / f"docs/schema/{domain}.svg"] = diagram.render(schema, domain)
+    return made
