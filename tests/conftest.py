@@ -42,9 +42,10 @@ def clone(cluster: Cluster) -> Iterator[Database]:
     with cluster.connect(SUPERUSER, "template1") as connection:
         connection.execute(f'create database "{name}" template world owner postgres')
         connection.execute(f'alter database "{name}" set search_path = "$user", public, extensions')
-        try:
-            yield Database(cluster, name)
-        finally:
+    try:
+        yield Database(cluster, name)
+    finally:
+        with cluster.connect(SUPERUSER, "template1") as connection:
             connection.execute(f'drop database "{name}" with (force)')
 
 

@@ -36,11 +36,16 @@ export class Database {
   }
 
   asStorage(text, values) {
-    return using(this.storage, async (client) => (await client.query(text, values)).rows);
+    return using(this.storage, (query) => query(text, values));
   }
 
-  answers() {
-    return using(this.callers, (client) => client.query('select 1'));
+  /** As `authenticator` itself, who sees the catalog and nothing else. */
+  asNobody(work) {
+    return using(this.callers, work);
+  }
+
+  async answers() {
+    await this.asNobody((query) => query('select 1'));
   }
 
   /** Call `heard` for each notification on the channel, and once whenever listening begins (again). */
@@ -66,8 +71,7 @@ export class Database {
 }
 
 async function transaction(pool, begin, work) {
-  return using(pool, async (client) => {
-    const query = async (text, values) => (await client.query(text, values)).rows;
+  return using(pool, async (query) => {
     try {
       await query(begin);
       const answer = await work(query);
@@ -80,7 +84,7 @@ async function transaction(pool, begin, work) {
   });
 }
 
-/** A connection for the time of `work`; one that broke meanwhile is not used again, and the error says so. */
+/** A connection for the time of `work(query)`; one that broke meanwhile is not used again, and the error says so. */
 async function using(pool, work) {
   const client = await pool.connect().catch((error) => {
     throw Object.assign(error, { databaseGone: true });
@@ -89,7 +93,7 @@ async function using(pool, work) {
   const lost = () => { broken = true; };
   client.on('error', lost);
   try {
-    return await work(client);
+    return await work(async (text, values) => (await client.query(text, values)).rows);
   } catch (error) {
     broken ||= error.databaseGone === true;
     error.databaseGone = broken;

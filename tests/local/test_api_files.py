@@ -481,7 +481,7 @@ def test_supabase_py_administers_buckets(api: Api) -> None:
     storage.update_bucket(name, {"public": False})
     assert storage.get_bucket(name).public is False
     assert name in {bucket.name for bucket in storage.list_buckets()}
-    storage.from_(name).upload("x.txt", b"x")
+    storage.from_(name).upload("x.png", b"x", {"content-type": "image/png"})
     with pytest.raises(StorageApiError, match="not empty"):
         storage.delete_bucket(name)
     storage.empty_bucket(name)

@@ -86,24 +86,18 @@ export class Catalog {
     return started;
   }
 
-  async #load() {
-    const client = await this.database.callers.connect().catch((error) => {
-      throw Object.assign(error, { databaseGone: true });
-    });
-    try {
-      const rows = async (text, values) => (await client.query(text, values)).rows;
-      const settings = await rows(ROLE_SETTINGS);
+  #load() {
+    return this.database.asNobody(async (query) => {
+      const settings = await query(ROLE_SETTINGS);
       const configured = configuration(settings, this.defaults);
       return new Snapshot({
         ...configured,
         roleSettings: roleSettings(settings),
-        relations: await rows(RELATIONS),
-        foreignKeys: await rows(FOREIGN_KEYS),
-        functions: await rows(FUNCTIONS, [configured.schemas]),
+        relations: await query(RELATIONS),
+        foreignKeys: await query(FOREIGN_KEYS),
+        functions: await query(FUNCTIONS, [configured.schemas]),
       });
-    } finally {
-      client.release();
-    }
+    });
   }
 }
 
