@@ -32,12 +32,16 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """`make dev`, on free ports and in a workdir of its own."""
-    stack = Stack(tmp_path_factory.mktemp("readme") / "work")
+    home = tmp_path_factory.mktemp("readme")
+    stack, shown = Stack(home / "work"), home / "shown"
     environment = os.environ | {"STRIVE_WORKDIR": str(stack.workdir), "ARGS": "--api-port 0 --db-port 0"}
-    process = subprocess.Popen(["make", "dev"], cwd=ROOT, env=environment, start_new_session=True)
+    with shown.open("wb") as output:
+        process = subprocess.Popen(
+            ["make", "dev"], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     try:
-        until(lambda: stack.running() or process.poll() is not None, "make dev is ready", 60)
-        assert process.poll() is None
+        until(lambda: b"Strive runs at" in shown.read_bytes() or process.poll() is not None, "make dev is ready", 60)
+        assert process.poll() is None, shown.read_text()
         yield stack
     finally:
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal
