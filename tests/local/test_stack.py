@@ -22,9 +22,26 @@ from local.stack import Stack
 VALUES = {"API_URL", "DB_URL", "FUNCTIONS_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "JWKS_URL"}
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workdir that was started once, to copy: most tests are not about the first start."""
+    stack = Stack(tmp_path_factory.mktemp("prepared") / "work")
+    stack.start(0, 0)
+    stack.stop()
+    return stack.workdir
+
+
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Stack]:
+def own(prepared: Path, tmp_path: Path) -> Iterator[Stack]:
+    subprocess.run(["cp", "-a", prepared, tmp_path / "own"], check=True)
     stack = Stack(tmp_path / "own")
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Iterator[Stack]:
+    stack = Stack(tmp_path / "new")
     yield stack
     stack.stop()
 
@@ -105,19 +122,14 @@ def test_keys_are_the_workdirs_own_and_closed_to_others(tmp_path: Path) -> None:
     assert load_keys(files[0]) == first
 
 
-def test_two_stacks_run_side_by_side_and_know_nothing_of_each_other(own: Stack, tmp_path: Path) -> None:
-    other = Stack(tmp_path / "other", durable=False)
+def test_two_stacks_run_side_by_side_and_know_nothing_of_each_other(own: Stack, new: Stack) -> None:
     own.start(0, 0)
-    try:
-        other.start(0, 0)
-        note(own, "mine")
-        with other.cluster.connect() as connection:
-            there = connection.execute("select to_regclass('public.notes')").fetchone()
-        assert there == (None,)
-        other.stop()
-        assert own.running()
-    finally:
-        other.stop()
+    new.start(0, 0)
+    note(own, "mine")
+    with new.cluster.connect() as connection:
+        assert connection.execute("select to_regclass('public.notes')").fetchone() == (None,)
+    new.stop()
+    assert own.running()
 
 
 def test_what_was_committed_survives_kill_9_of_every_process(own: Stack) -> None:
@@ -145,12 +157,12 @@ def test_start_mends_a_stack_that_lost_one_process(own: Stack, lost: str) -> Non
     assert notes(own) == ["kept"]
 
 
-def test_a_half_made_data_directory_is_made_again(own: Stack) -> None:
-    half = own.workdir / "postgres" / "data"
+def test_a_half_made_data_directory_is_made_again(new: Stack) -> None:
+    half = new.workdir / "postgres" / "data"
     (half / "base").mkdir(parents=True)
     (half / "PG_VERSION").write_text("17\n")
-    own.start(0, 0)
-    assert own.running()
+    new.start(0, 0)
+    assert new.running()
 
 
 def test_a_pid_file_that_names_a_stranger_is_no_obstacle(own: Stack) -> None:
@@ -181,19 +193,19 @@ def test_a_taken_port_is_named_with_its_holder_and_the_flag_to_change_it(own: St
 
 
 def test_a_failing_migration_is_explained_and_leaves_nothing_running(
-    own: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = shutil.copytree(database.MIGRATIONS, tmp_path / "migrations")
     (broken / "20991231000000_broken.sql").write_text("select 1;\nselect * from nowhere;\n")
     monkeypatch.setattr(database, "MIGRATIONS", broken)
     with pytest.raises(StackError, match=r'20991231000000_broken.sql failed: relation "nowhere"') as caught:
-        own.start(0, 0)
+        new.start(0, 0)
     assert "line 2" in str(caught.value)
-    assert not any(own.processes().values())
+    assert not any(new.processes().values())
     # Once mended, the same start succeeds: the failed one left no half-made database behind.
     (broken / "20991231000000_broken.sql").write_text("select 1;\n")
-    own.start()
-    assert own.running()
+    new.start()
+    assert new.running()
 
 
 def test_a_service_that_cannot_start_shows_the_end_of_its_log(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,9 +263,9 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def in_foreground(checkout: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Stack, Path]]:
+def in_foreground(checkout: Path, own: Stack, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Stack, Path]]:
     shown = tmp_path / "shown"
-    stack = Stack(tmp_path / "work", durable=False)
+    stack = own
     with shown.open("wb") as output:
         process = subprocess.Popen(
             [*command(checkout), "dev", "--api-port", "0", "--db-port", "0", "--workdir", str(stack.workdir)],
@@ -268,7 +280,6 @@ def in_foreground(checkout: Path, tmp_path: Path) -> Iterator[tuple[subprocess.P
     finally:
         process.kill()
         process.wait()
-        stack.stop()
 
 
 Foreground = tuple[subprocess.Popen[bytes], Stack, Path]
