@@ -1,7 +1,7 @@
 // /functions/v1/<name>: everything is handed on to the function server as it streams in, and back as it streams out.
 import http from 'node:http';
 import { restError } from './errors.mjs';
-import { sendError } from './http.mjs';
+import { allowOrigins, sendError } from './http.mjs';
 
 // These speak of one connection only and are not handed on (RFC 9110, 7.6.1).
 const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'proxy-authenticate', 'proxy-authorization', 'te', 'trailer',
@@ -15,7 +15,7 @@ export class Functions {
   }
 
   handle(request, response) {
-    if (!this.upstream) throw absent('No function server is configured.', 'Set FUNCTIONS_URL.');
+    if (!this.upstream) return refuse(response, 'No function server is configured.', 'Set FUNCTIONS_URL.');
     return new Promise((resolve) => {
       const onward = http.request({
         agent: this.agent,
@@ -27,7 +27,7 @@ export class Functions {
       });
       const fail = () => {
         if (response.headersSent) response.destroy();
-        else sendError(response, absent('The function server does not answer.', 'Try again in a moment.'));
+        else refuse(response, 'The function server does not answer.', 'Try again in a moment.');
         resolve();
       };
       onward.on('response', (answer) => {
@@ -44,10 +44,6 @@ export class Functions {
       });
       request.pipe(onward);
     });
-  }
-
-  failure(error) {
-    return error;
   }
 
   close() {
@@ -80,4 +76,8 @@ function valueOf(rawHeaders, name) {
   return index < 0 ? undefined : rawHeaders[index + 1];
 }
 
-const absent = (message, hint) => restError(503, 'functions_unavailable', message, null, hint, { 'retry-after': '1' });
+/** Functions allow origins themselves; where there is none, a browser shall see this answer all the same. */
+function refuse(response, message, hint) {
+  allowOrigins(response);
+  sendError(response, restError(503, 'functions_unavailable', message, null, hint, { 'retry-after': '1' }));
+}

@@ -43,7 +43,7 @@ export class Landing {
       const answer = await fetch(`${this.functionsUrl}/functions/v1/openapi.json`, { signal: AbortSignal.timeout(PATIENCE_MS) });
       const { paths } = await answer.json();
       return Object.entries(paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, { summary = '' }]) =>
-        ({ path, method: method.toUpperCase(), summary })));
+        ({ path: `/functions/v1${path}`, method: method.toUpperCase(), summary })));
     } catch {
       return null;
     }

@@ -3,6 +3,7 @@
 import hmac
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -219,7 +220,7 @@ class Upstream(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         if self.path.endswith("/openapi.json"):
-            paths = {"/functions/v1/greet": {"post": {"summary": "Says <hello>"}}}
+            paths = {"/greet": {"post": {"summary": "Says <hello>"}}}
             self.write(json.dumps({"paths": paths}).encode())
         elif self.path.endswith("/slow"):
             self.stay()
@@ -361,6 +362,7 @@ def test_a_head_request_has_no_body(gateway: Api) -> None:
 def test_no_function_server_means_try_again_later(api: Api, tmp_path: Path) -> None:
     answer = api.plain.post(f"{api.url}/functions/v1/x")
     assert (answer.status_code, answer.json()["hint"]) == (503, "Set FUNCTIONS_URL.")
+    assert answer.headers["access-control-allow-origin"] == "*"
     with running(api.database, tmp_path / "api", FUNCTIONS_URL=f"http://127.0.0.1:{free_port()}") as lonely:
         answer = lonely.plain.post(f"{lonely.url}/functions/v1/x", content=b"x" * 100_000)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -539,3 +541,10 @@ def test_supabase_js_signs_in_reads_stores_and_invokes(gateway: Api) -> None:
     assert (seen["uploaded"], seen["removed"], seen["after"]) == (True, [True], None)
     assert seen["invoked"]["body"] == '{"hello":"function"}'
     assert seen["invoked"]["headers"]["authorization"].startswith("Bearer eyJ")
+
+
+def test_every_setting_is_documented() -> None:
+    source = (ROOT / "local/api/settings.mjs").read_text()
+    names = set(re.findall(r"(?:env\.|\(')([A-Z][A-Z_]+)", source))
+    documented = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "local/api/README.md").read_text()))
+    assert names == documented
