@@ -4,7 +4,18 @@ import { Mail } from './auth/mail.mjs';
 import { PREFIX, begin, exchange, issueCode } from './auth/pkce.mjs';
 import { Sessions, alreadyUsed, endSessions } from './auth/sessions.mjs';
 import {
-  changeEmail, checkPassword, checkedEmail, createUser, hashOf, isBanned, merged, passwordFits, shown, updateUser, userBy, userById,
+  changeEmail,
+  checkPassword,
+  checkedEmail,
+  createUser,
+  hashOf,
+  isBanned,
+  merged,
+  passwordFits,
+  shown,
+  updateUser,
+  userBy,
+  userById,
 } from './auth/users.mjs';
 import { bearer } from './callers.mjs';
 import { authError, isDatabaseError } from './errors.mjs';
@@ -24,7 +35,8 @@ export class Auth {
     this.mail = new Mail(settings);
     this.admin = new Admin(database, this.mail, badJson, settings);
     this.routes = {
-      'GET health': (_request, response) => sendJson(response, 200, { version: 'strive', name: 'GoTrue', description: 'Auth of the local stack' }),
+      'GET health': (_request, response) =>
+        sendJson(response, 200, { version: 'strive', name: 'GoTrue', description: 'Auth of the local stack' }),
       'GET settings': (_request, response) => sendJson(response, 200, SETTINGS),
       'GET .well-known/jwks.json': (_request, response) =>
         sendJson(response, 200, tokens.jwks, { 'cache-control': 'public, max-age=600' }),
@@ -55,8 +67,16 @@ export class Auth {
     const route = this.routes[`${request.method} ${path}`];
     if (route) return route.call(this, request, response, url, caller);
     const [first, ...names] = path.split('/');
-    if (ELSEWHERE.test(path) || path.startsWith('admin/oauth') || /^admin\/users\/[^/]+\/(factors|passkeys)/.test(path)) {
-      throw authError(501, 'not_built_in', `/auth/v1/${path} is not part of this stack; run against \`supabase start\` or a hosted project for it.`);
+    if (
+      ELSEWHERE.test(path) ||
+      path.startsWith('admin/oauth') ||
+      /^admin\/users\/[^/]+\/(factors|passkeys)/.test(path)
+    ) {
+      throw authError(
+        501,
+        'not_built_in',
+        `/auth/v1/${path} is not part of this stack; run against \`supabase start\` or a hosted project for it.`,
+      );
     }
     if (first === 'admin') {
       requireAdmin(caller);
@@ -64,7 +84,9 @@ export class Auth {
       if (answered !== undefined || response.headersSent) return answered;
     }
     const known = Object.keys(this.routes).some((each) => each.endsWith(` ${path}`)) || first === 'admin';
-    throw known ? authError(405, 'bad_method', `${request.method} is not allowed here`) : authError(404, 'not_found', `There is nothing at /auth/v1/${path}`);
+    throw known
+      ? authError(405, 'bad_method', `${request.method} is not allowed here`)
+      : authError(404, 'not_found', `There is nothing at /auth/v1/${path}`);
   }
 
   failure(error) {
@@ -73,7 +95,8 @@ export class Auth {
     if (error.code === '23505' && error.constraint === 'users_email_partial_key') return registered();
     console.error('auth:', error.message, error.detail ?? '', error.where ?? '');
     // 22…: what the client sent cannot be stored; else a trigger or constraint of the project refused.
-    return error.code.startsWith('22') ? authError(400, 'validation_failed', error.message)
+    return error.code.startsWith('22')
+      ? authError(400, 'validation_failed', error.message)
       : authError(500, 'unexpected_failure', 'Database error saving new user');
   }
 
@@ -88,7 +111,11 @@ export class Auth {
       if (known?.email_confirmed_at) throw registered();
       const hash = await hashOf(query, password);
       const user = known
-        ? await updateUser(query, known.id, { encrypted_password: hash, email_confirmed_at: 'now', raw_user_meta_data: merged(known.raw_user_meta_data, data ?? {}) })
+        ? await updateUser(query, known.id, {
+            encrypted_password: hash,
+            email_confirmed_at: 'now',
+            raw_user_meta_data: merged(known.raw_user_meta_data, data ?? {}),
+          })
         : await createUser(query, { email: address, hash, user_metadata: data ?? {}, confirmed: true });
       return this.sessions.open(query, user, 'password', request);
     });
@@ -105,7 +132,9 @@ export class Auth {
 
   async #token(request, response, url) {
     const given = await readObject(request, badJson);
-    const grant = { password: this.#byPassword, refresh_token: this.#byRefreshToken, pkce: this.#byCode }[url.searchParams.get('grant_type')];
+    const grant = { password: this.#byPassword, refresh_token: this.#byRefreshToken, pkce: this.#byCode }[
+      url.searchParams.get('grant_type')
+    ];
     if (!grant) throw authError(400, 'invalid_credentials', 'unsupported_grant_type');
     const session = await this.database.asAuth((query) => grant.call(this, query, given, request));
     // The session that was ended by a stolen token stays ended: that transaction was committed.
@@ -115,8 +144,15 @@ export class Auth {
 
   async #byPassword(query, { email, phone, password }, request) {
     if (phone) throw authError(400, 'phone_provider_disabled', 'Phone logins are disabled');
-    const user = await userBy(query, 'email', String(email ?? '').trim().toLowerCase());
-    if (!await passwordFits(query, user, password)) throw authError(400, 'invalid_credentials', 'Invalid login credentials');
+    const user = await userBy(
+      query,
+      'email',
+      String(email ?? '')
+        .trim()
+        .toLowerCase(),
+    );
+    if (!(await passwordFits(query, user, password)))
+      throw authError(400, 'invalid_credentials', 'Invalid login credentials');
     if (!user.email_confirmed_at) throw authError(400, 'email_not_confirmed', 'Email not confirmed');
     return this.sessions.open(query, user, 'password', request);
   }
@@ -137,7 +173,7 @@ export class Auth {
     await this.database.asAuth(async (query) => {
       const known = await userBy(query, 'email', address);
       if (!known && given.create_user === false) throw authError(422, 'otp_disabled', 'Signups not allowed for otp');
-      const user = known ?? await createUser(query, { email: address, user_metadata: given.data ?? {} });
+      const user = known ?? (await createUser(query, { email: address, user_metadata: given.data ?? {} }));
       const prefix = await begin(query, user, 'magiclink', given);
       await this.mail.send(query, user, 'magiclink', { redirectTo: url.searchParams.get('redirect_to'), prefix });
     });
@@ -186,11 +222,18 @@ export class Auth {
     const back = new URL(this.mail.allowed(given.redirect_to));
     try {
       await this.database.asAuth(async (query) => {
-        const { user, purpose } = await this.#redeemed(query, { type: given.type, token_hash: given.token ?? given.token_hash });
+        const { user, purpose } = await this.#redeemed(query, {
+          type: given.type,
+          token_hash: given.token ?? given.token_hash,
+        });
         if (String(given.token).startsWith(PREFIX)) {
           back.searchParams.set('code', await issueCode(query, user));
         } else {
-          const { user: _user, weak_password: _weak, ...session } = await this.sessions.open(query, user, METHOD_OF[purpose] ?? 'otp', request);
+          const {
+            user: _user,
+            weak_password: _weak,
+            ...session
+          } = await this.sessions.open(query, user, METHOD_OF[purpose] ?? 'otp', request);
           back.hash = new URLSearchParams({ ...session, type: given.type });
         }
       });
@@ -222,14 +265,21 @@ export class Auth {
     if (!user) throw authError(403, 'user_not_found', 'User from sub claim in JWT does not exist');
     if (isBanned(user)) throw authError(403, 'user_banned', 'User is banned');
     if (claims.session_id) {
-      const [session] = await query('select id from auth.sessions where id::text = $1 and user_id = $2', [String(claims.session_id), user.id]);
+      const [session] = await query('select id from auth.sessions where id::text = $1 and user_id = $2', [
+        String(claims.session_id),
+        user.id,
+      ]);
       if (!session) throw authError(403, 'session_not_found', 'Session from session_id claim in JWT does not exist');
     }
     return { user, session: claims.session_id ?? null };
   }
 
   async #user(request, response) {
-    sendJson(response, 200, await this.database.asAuth(async (query) => shown(query, (await this.#present(query, request)).user)));
+    sendJson(
+      response,
+      200,
+      await this.database.asAuth(async (query) => shown(query, (await this.#present(query, request)).user)),
+    );
   }
 
   async #changeUser(request, response) {
@@ -241,7 +291,7 @@ export class Auth {
       if (given.data) changes.raw_user_meta_data = merged(user.raw_user_meta_data, given.data);
       if (given.password !== undefined && given.password !== null) {
         checkPassword(given.password, this.passwordLength);
-        if (user.encrypted_password && await passwordFits(query, user, given.password)) {
+        if (user.encrypted_password && (await passwordFits(query, user, given.password))) {
           throw authError(422, 'same_password', 'New password should be different from the old password.');
         }
         changes.encrypted_password = await hashOf(query, given.password);
@@ -293,5 +343,9 @@ function requireAdmin(caller) {
 
 function badToken({ reason, message }) {
   const found = { expired: 'token has invalid claims: token is expired', malformed: `token is malformed: ${message}` };
-  return authError(403, 'bad_jwt', `invalid JWT: unable to parse or verify signature, ${found[reason] ?? 'token signature is invalid'}`);
+  return authError(
+    403,
+    'bad_jwt',
+    `invalid JWT: unable to parse or verify signature, ${found[reason] ?? 'token signature is invalid'}`,
+  );
 }

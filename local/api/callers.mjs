@@ -7,19 +7,28 @@ const ROLE_OF_KEY = { publishable: 'anon', secret: 'service_role' };
 export class Callers {
   constructor(tokens, { publishable_key, secret_key }) {
     this.tokens = tokens;
-    this.keys = [['publishable', digest(publishable_key)], ['secret', digest(secret_key)]];
+    this.keys = [
+      ['publishable', digest(publishable_key)],
+      ['secret', digest(secret_key)],
+    ];
   }
 
   /** The kind of the request's API key; a request without a right one goes no further. */
   async door(request, url) {
     const given = apiKey(request, url);
     if (!given) {
-      throw new HttpError(401, { message: 'No API key found in request', hint: 'No `apikey` request header or url param was found.' });
+      throw new HttpError(401, {
+        message: 'No API key found in request',
+        hint: 'No `apikey` request header or url param was found.',
+      });
     }
-    const kind = this.#kindOf(given) ?? await this.#kindOfLegacy(given);
+    const kind = this.#kindOf(given) ?? (await this.#kindOfLegacy(given));
     if (!kind) throw new HttpError(401, { message: 'Invalid API key', hint: 'Double check the API key.' });
     if (kind === 'secret' && /^Mozilla\//i.test(request.headers['user-agent'] ?? '')) {
-      throw new HttpError(401, { message: 'Forbidden use of secret API key in browser', hint: 'Use the publishable key there.' });
+      throw new HttpError(401, {
+        message: 'Forbidden use of secret API key in browser',
+        hint: 'Use the publishable key there.',
+      });
     }
     return kind;
   }
@@ -32,7 +41,7 @@ export class Callers {
       const role = ROLE_OF_KEY[kind];
       return { role, claims: { role }, token: null, kind };
     }
-    return { ...await this.bearerOf(token), kind };
+    return { ...(await this.bearerOf(token)), kind };
   }
 
   /** A token that is there must be right: a wrong one never turns its sender into an anonymous caller. */

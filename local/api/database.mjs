@@ -12,8 +12,13 @@ export class Database {
   constructor({ databaseUrl, poolSize }) {
     const pool = (user, max) => {
       const made = new pg.Pool({
-        connectionString: as(user, databaseUrl), max, types,
-        options: '-c timezone=UTC', connectionTimeoutMillis: 5000, idleTimeoutMillis: 5000, application_name: `api (${user})`,
+        connectionString: as(user, databaseUrl),
+        max,
+        types,
+        options: '-c timezone=UTC',
+        connectionTimeoutMillis: 5000,
+        idleTimeoutMillis: 5000,
+        application_name: `api (${user})`,
       });
       // An idle connection that breaks is simply not used again.
       made.on('error', () => {});
@@ -50,7 +55,10 @@ export class Database {
 
   /** Call `heard` for each notification on the channel, and once whenever listening begins (again). */
   async listen(channel, heard) {
-    const client = new pg.Client({ connectionString: as('authenticator', this.url), application_name: 'api (listener)' });
+    const client = new pg.Client({
+      connectionString: as('authenticator', this.url),
+      application_name: 'api (listener)',
+    });
     const again = () => {
       if (this.closed) return;
       setTimeout(() => this.listen(channel, heard).catch(again), RECONNECT_AFTER_MS);
@@ -78,7 +86,9 @@ async function transaction(pool, begin, work) {
       await query(answer?.rollBack ? 'rollback' : 'commit');
       return answer;
     } catch (error) {
-      await query('rollback').catch(() => { error.databaseGone = true; });
+      await query('rollback').catch(() => {
+        error.databaseGone = true;
+      });
       throw error;
     }
   });
@@ -90,7 +100,9 @@ async function using(pool, work) {
     throw Object.assign(error, { databaseGone: true });
   });
   let broken = false;
-  const lost = () => { broken = true; };
+  const lost = () => {
+    broken = true;
+  };
   client.on('error', lost);
   try {
     return await work(async (text, values) => (await client.query(text, values)).rows);
@@ -115,8 +127,9 @@ function preamble({ role, claims }, { method = '', path = '', headers = {}, sett
     'request.jwt.claims': JSON.stringify(claims),
     role,
   };
-  const set = Object.entries(values)
-    .map(([name, value]) => `set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(String(value))}, true)`);
+  const set = Object.entries(values).map(
+    ([name, value]) => `set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(String(value))}, true)`,
+  );
   return `begin${readOnly ? ' read only' : ''}; select ${set.join(', ')};${check}`;
 }
 

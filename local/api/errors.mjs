@@ -23,13 +23,23 @@ export function storageError(status, error, message) {
   return new HttpError(status >= 500 ? status : 400, { statusCode: String(status), error, message });
 }
 
+export const noObject = () => storageError(404, 'not_found', 'Object not found');
+
 export const notBuiltIn = (what) =>
-  restError(501, 'not_built_in', `${what} is not part of this stack.`, null,
-    'Run against `supabase start` or a hosted project for it.');
+  restError(
+    501,
+    'not_built_in',
+    `${what} is not part of this stack.`,
+    null,
+    'Run against `supabase start` or a hosted project for it.',
+  );
 
 export function isUnavailable(error) {
-  return error.databaseGone === true || ['57P01', '57P02', '57P03'].includes(error.code)
-    || ['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ENOTFOUND', 'ETIMEDOUT'].includes(error.code);
+  return (
+    error.databaseGone === true ||
+    ['57P01', '57P02', '57P03'].includes(error.code) ||
+    ['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ENOTFOUND', 'ETIMEDOUT'].includes(error.code)
+  );
 }
 
 export const unavailable = () =>
@@ -39,10 +49,35 @@ export const isDatabaseError = (error) => typeof error.severity === 'string' && 
 
 // PostgREST's table; the first prefix that matches decides, everything else is the client's fault.
 const STATUS_BY_SQLSTATE = [
-  ['08', 503], ['09', 500], ['0L', 403], ['0P', 403], ['23503', 409], ['23505', 409], ['25006', 405], ['25', 500],
-  ['28', 403], ['2D', 500], ['38', 500], ['39', 500], ['3B', 500], ['40', 500], ['53400', 500], ['53', 503],
-  ['54', 500], ['55', 500], ['57P01', 503], ['57', 500], ['58', 500], ['F0', 500], ['HV', 500], ['P0001', 400],
-  ['P0', 500], ['XX', 500], ['42883', 404], ['42P01', 404], ['42P17', 500],
+  ['08', 503],
+  ['09', 500],
+  ['0L', 403],
+  ['0P', 403],
+  ['23503', 409],
+  ['23505', 409],
+  ['25006', 405],
+  ['25', 500],
+  ['28', 403],
+  ['2D', 500],
+  ['38', 500],
+  ['39', 500],
+  ['3B', 500],
+  ['40', 500],
+  ['53400', 500],
+  ['53', 503],
+  ['54', 500],
+  ['55', 500],
+  ['57P01', 503],
+  ['57', 500],
+  ['58', 500],
+  ['F0', 500],
+  ['HV', 500],
+  ['P0001', 400],
+  ['P0', 500],
+  ['XX', 500],
+  ['42883', 404],
+  ['42P01', 404],
+  ['42P17', 500],
 ];
 
 function statusOf({ code, message }, signedIn) {
@@ -60,7 +95,14 @@ function statusOf({ code, message }, signedIn) {
 export function fromDatabase(error, signedIn) {
   if (error.code === 'PGRST') return composed(error);
   const headers = error.code === '42501' && !signedIn ? { 'www-authenticate': 'Bearer' } : {};
-  return restError(statusOf(error, signedIn), error.code, error.message, error.detail ?? null, error.hint ?? null, headers);
+  return restError(
+    statusOf(error, signedIn),
+    error.code,
+    error.message,
+    error.detail ?? null,
+    error.hint ?? null,
+    headers,
+  );
 }
 
 /** A token that cannot be used, as the data API says it. */
@@ -78,8 +120,14 @@ function composed(error) {
     if (typeof code === 'string' && typeof message === 'string' && Number.isInteger(status)) {
       return restError(status, code, message, details, hint, headers);
     }
-  } catch { /* answered below */ }
-  return restError(500, 'PGRST121', 'Could not parse JSON in the "RAISE SQLSTATE \'PGRST\'" error',
+  } catch {
+    /* answered below */
+  }
+  return restError(
+    500,
+    'PGRST121',
+    'Could not parse JSON in the "RAISE SQLSTATE \'PGRST\'" error',
     `MESSAGE was '${error.message}', DETAIL was '${error.detail ?? ''}'`,
-    "MESSAGE is a JSON object with 'code' and 'message', DETAIL one with 'status' and 'headers'.");
+    "MESSAGE is a JSON object with 'code' and 'message', DETAIL one with 'status' and 'headers'.",
+  );
 }

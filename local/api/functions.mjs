@@ -4,8 +4,17 @@ import { restError } from './errors.mjs';
 import { allowOrigins, sendError } from './http.mjs';
 
 // These speak of one connection only and are not handed on (RFC 9110, 7.6.1).
-const HOP_BY_HOP = new Set(['connection', 'keep-alive', 'proxy-authenticate', 'proxy-authorization', 'te', 'trailer',
-  'transfer-encoding', 'upgrade', 'proxy-connection']);
+const HOP_BY_HOP = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'proxy-connection',
+]);
 
 export class Functions {
   constructor({ functionsUrl, apiUrl }) {
@@ -55,18 +64,25 @@ export class Functions {
     const from = request.socket.remoteAddress;
     const before = request.headers['x-forwarded-for'];
     headers.push('x-forwarded-for', before ? `${before}, ${from}` : from);
-    if (!request.headers['x-forwarded-host']) headers.push('x-forwarded-host', request.headers.host ?? this.public.host);
+    if (!request.headers['x-forwarded-host'])
+      headers.push('x-forwarded-host', request.headers.host ?? this.public.host);
     if (!request.headers['x-forwarded-proto']) headers.push('x-forwarded-proto', this.public.protocol.slice(0, -1));
     return headers;
   }
 }
 
 function endToEnd(rawHeaders) {
-  const named = new Set((valueOf(rawHeaders, 'connection') ?? '').toLowerCase().split(',').map((name) => name.trim()));
+  const named = new Set(
+    (valueOf(rawHeaders, 'connection') ?? '')
+      .toLowerCase()
+      .split(',')
+      .map((name) => name.trim()),
+  );
   const kept = [];
   for (let index = 0; index < rawHeaders.length; index += 2) {
     const name = rawHeaders[index].toLowerCase();
-    if (!HOP_BY_HOP.has(name) && !named.has(name) && name !== 'x-forwarded-for') kept.push(rawHeaders[index], rawHeaders[index + 1]);
+    if (!HOP_BY_HOP.has(name) && !named.has(name) && name !== 'x-forwarded-for')
+      kept.push(rawHeaders[index], rawHeaders[index + 1]);
   }
   return kept;
 }

@@ -61,8 +61,9 @@ export function target(request) {
 }
 
 const ALLOWED_METHODS = 'GET,POST,PUT,PATCH,DELETE,OPTIONS,HEAD';
-const ALLOWED_HEADERS = 'authorization,apikey,content-type,prefer,range,range-unit,accept,accept-profile,content-profile,'
-  + 'cache-control,x-client-info,x-upsert,x-metadata,x-region,x-supabase-api-version,x-org-id,idempotency-key';
+const ALLOWED_HEADERS =
+  'authorization,apikey,content-type,prefer,range,range-unit,accept,accept-profile,content-profile,' +
+  'cache-control,x-client-info,x-upsert,x-metadata,x-region,x-supabase-api-version,x-org-id,idempotency-key';
 const SHOWN_HEADERS = 'Content-Range,Content-Location,Location,Preference-Applied,X-Sb-Error-Code,X-Total-Count,Link';
 
 export function allowOrigins(response) {
@@ -77,4 +78,3 @@ export function answerPreflight(request, response) {
     'access-control-max-age': '86400',
   });
 }
-

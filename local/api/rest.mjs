@@ -24,7 +24,9 @@ export class Rest {
 
   async handle(request, response, url, caller) {
     const call = {
-      request, url, caller,
+      request,
+      url,
+      caller,
       reads: READS.includes(request.method),
       path: decodeURIComponent(url.pathname.slice('/rest/v1'.length)) || '/',
       body: READS.includes(request.method) ? null : await readBody(request),
@@ -64,7 +66,8 @@ export class Rest {
       source: statement.rows(tree, relation, { maxRows: catalog.maxRows }),
       total: counted(preferences, () => statement.count(tree, relation), catalog.maxRows),
       estimate: ['planned', 'estimated'].includes(preferences.count)
-        ? { text: counting.count(tree, relation), values: counting.values } : null,
+        ? { text: counting.count(tree, relation), values: counting.values }
+        : null,
     });
     return listing({ ...call, tree }, result);
   }
@@ -77,7 +80,8 @@ export class Rest {
     const { tree, ...asked } = parseQuery(call.url.searchParams);
     const shown = preferences.returning === 'representation';
     const located = preferences.returning === 'headers-only' && relation.key.length > 0;
-    const returning = shown ? statement.returning(tree, relation)
+    const returning = shown
+      ? statement.returning(tree, relation)
       : statement.returning({ select: relation.key.map((column) => ({ field: { column } })), order: [] }, relation);
     const change = write(call, relation, { tree, ...asked, returning: shown || located ? returning : '1' });
     // The conditions chose what to change; what was changed need not fulfil them any more.
@@ -88,10 +92,15 @@ export class Rest {
       silent: !shown,
       key: located ? relation.key : [],
     });
-    const created = call.request.method === 'POST' && !(change.upsert && result.inserted === 0)
-      || call.request.method === 'PUT' && result.inserted > 0;
-    const location = located && result.key && `/${name}?${relation.key.map((column, index) =>
-      `${encodeURIComponent(column)}=eq.${encodeURIComponent(result.key[index])}`).join('&')}`;
+    const created =
+      (call.request.method === 'POST' && !(change.upsert && result.inserted === 0)) ||
+      (call.request.method === 'PUT' && result.inserted > 0);
+    const location =
+      located &&
+      result.key &&
+      `/${name}?${relation.key
+        .map((column, index) => `${encodeURIComponent(column)}=eq.${encodeURIComponent(result.key[index])}`)
+        .join('&')}`;
     return written(call, { ...result, created }, location);
   }
 
@@ -99,8 +108,10 @@ export class Rest {
     const { statement, catalog, preferences, request, reads, schema, body } = call;
     if (!reads && request.method !== 'POST') throw unsupported(request.method);
     const candidates = catalog.functionsNamed(schema, name);
-    const asked = parseQuery(call.url.searchParams, (key) =>
-      reads && candidates.some(({ parameters }) => parameters.some((each) => each.name === key)));
+    const asked = parseQuery(
+      call.url.searchParams,
+      (key) => reads && candidates.some(({ parameters }) => parameters.some((each) => each.name === key)),
+    );
     const { fn, given } = chooseFunction({ candidates, schema, name, request, body, asked });
     applyRange(request, asked.tree);
     const relation = (fn.returns && catalog.relation(...fn.returns)) ?? { schema, name, columns: new Map() };
@@ -110,7 +121,9 @@ export class Rest {
       before,
       readOnly: reads || fn.volatility !== 'v',
       source: fn.composite ? statement.rows(asked.tree, relation, rows) : 'select * from "called"',
-      total: counted(preferences, () => fn.composite ? statement.count(asked.tree, relation, rows) : 'select 1 from "called"'),
+      total: counted(preferences, () =>
+        fn.composite ? statement.count(asked.tree, relation, rows) : 'select 1 from "called"',
+      ),
       scalar: !fn.composite,
       single: !fn.set,
       silent: fn.void,
@@ -129,20 +142,25 @@ export class Rest {
       check: catalog.preRequest ? ` select ${catalog.preRequest.split('.').map(quote).join('.')}();` : '',
     };
     const text = finalSelect(plan, format);
-    return this.database.asCaller(caller, told, async (query) => {
-      const planned = plan.estimate ? await estimate(query, plan.estimate) : null;
-      const [row] = await query(text, statement.values);
-      const result = {
-        ...row,
-        count: Number(row.count),
-        total: totalOf(row, planned, preferences, catalog.maxRows),
-        inserted: row.inserted ? Number(row.inserted) : null,
-        headers: responseHeaders(row.headers),
-        status: responseStatus(row.status),
-      };
-      refuse(result, plan, preferences, format);
-      return result;
-    }, { readOnly: plan.readOnly });
+    return this.database.asCaller(
+      caller,
+      told,
+      async (query) => {
+        const planned = plan.estimate ? await estimate(query, plan.estimate) : null;
+        const [row] = await query(text, statement.values);
+        const result = {
+          ...row,
+          count: Number(row.count),
+          total: totalOf(row, planned, preferences, catalog.maxRows),
+          inserted: row.inserted ? Number(row.inserted) : null,
+          headers: responseHeaders(row.headers),
+          status: responseStatus(row.status),
+        };
+        refuse(result, plan, preferences, format);
+        return result;
+      },
+      { readOnly: plan.readOnly },
+    );
   }
 }
 
@@ -158,27 +176,49 @@ function describe({ request, caller, catalog, schema, url, reads }) {
 function chosenSchema({ request, reads, catalog: { schemas } }) {
   const asked = request.headers[reads ? 'accept-profile' : 'content-profile'] ?? schemas[0];
   if (schemas.includes(asked)) return asked;
-  throw restError(406, 'PGRST106', `Invalid schema: ${asked}`, null, `Only the following schemas are exposed: ${schemas.join(', ')}`);
+  throw restError(
+    406,
+    'PGRST106',
+    `Invalid schema: ${asked}`,
+    null,
+    `Only the following schemas are exposed: ${schemas.join(', ')}`,
+  );
 }
 
 function relationOf({ catalog, schema }, name) {
   const relation = catalog.relation(schema, name);
   if (relation) return relation;
-  const near = catalog.relationsOf(schema).map((each) => each.name)
+  const near = catalog
+    .relationsOf(schema)
+    .map((each) => each.name)
     .find((each) => each.startsWith(name) || name.startsWith(each));
-  throw restError(404, 'PGRST205', `Could not find the table '${schema}.${name}' in the schema cache`, null,
-    near ? `Perhaps you meant the table '${schema}.${near}'` : null);
+  throw restError(
+    404,
+    'PGRST205',
+    `Could not find the table '${schema}.${name}' in the schema cache`,
+    null,
+    near ? `Perhaps you meant the table '${schema}.${near}'` : null,
+  );
 }
 
 const unsupported = (method) => restError(405, 'PGRST117', `Unsupported HTTP method: ${method}`);
 
-function insert({ request, body, statement, preferences, catalog, schema }, relation, { columns, onConflict, returning }) {
+function insert(
+  { request, body, statement, preferences, catalog, schema },
+  relation,
+  { columns, onConflict, returning },
+) {
   const payload = readPayload(request, body, columns);
-  knownColumns(relation, [...payload.keys, ...onConflict ?? []]);
+  knownColumns(relation, [...payload.keys, ...(onConflict ?? [])]);
   const upsert = preferences.resolution !== null;
   const conflict = upsert && { on: onConflict ?? relation.key, ignore: preferences.resolution === 'ignore-duplicates' };
   const text = statement.insert(relation, {
-    body: payload.text, columns: payload.keys, rows: payload.rows, useDefaults: preferences.useDefaults, conflict, returning,
+    body: payload.text,
+    columns: payload.keys,
+    rows: payload.rows,
+    useDefaults: preferences.useDefaults,
+    conflict,
+    returning,
   });
   return { text, upsert: upsert && !conflict.ignore };
 }
@@ -187,8 +227,12 @@ function insert({ request, body, statement, preferences, catalog, schema }, rela
 function replace({ request, body, statement, preferences }, relation, { columns, tree, returning }) {
   const payload = readPayload(request, body, columns);
   const { where } = tree;
-  const exact = where.length === relation.key.length && where.every(({ field, operator, negated, argument }) =>
-    operator === 'eq' && !negated && argument === null && relation.key.includes(field?.column));
+  const exact =
+    where.length === relation.key.length &&
+    where.every(
+      ({ field, operator, negated, argument }) =>
+        operator === 'eq' && !negated && argument === null && relation.key.includes(field?.column),
+    );
   if (!exact || where.length === 0) {
     throw restError(405, 'PGRST105', "Filters must include all and only primary key columns with 'eq' operators");
   }
@@ -203,7 +247,12 @@ function replace({ request, body, statement, preferences }, relation, { columns,
   const conflict = { on: relation.key, ignore: false };
   return {
     text: statement.insert(relation, {
-      body: payload.text, columns: payload.keys, rows: 1, useDefaults: preferences.useDefaults, conflict, returning,
+      body: payload.text,
+      columns: payload.keys,
+      rows: 1,
+      useDefaults: preferences.useDefaults,
+      conflict,
+      returning,
     }),
     upsert: true,
   };
@@ -212,11 +261,17 @@ function replace({ request, body, statement, preferences }, relation, { columns,
 function update({ request, body, statement, preferences }, relation, { columns, tree, returning }) {
   const payload = readPayload(request, body, columns);
   knownColumns(relation, payload.keys);
-  if (payload.keys.length === 0 || payload.rows === 0) return { text: `select ${returning} from ${statement.nothing(relation)}` };
+  if (payload.keys.length === 0 || payload.rows === 0)
+    return { text: `select ${returning} from ${statement.nothing(relation)}` };
   narrowed(tree, 'UPDATE');
-  return { text: statement.update(relation, tree, {
-    body: payload.text, columns: payload.keys, useDefaults: preferences.useDefaults, returning,
-  }) };
+  return {
+    text: statement.update(relation, tree, {
+      body: payload.text,
+      columns: payload.keys,
+      useDefaults: preferences.useDefaults,
+      returning,
+    }),
+  };
 }
 
 function remove({ statement }, relation, { tree, returning }) {
@@ -247,7 +302,8 @@ async function estimate(query, { text, values }) {
 }
 
 function totalOf(row, planned, { count }, maxRows) {
-  if (planned !== null && (count === 'planned' || Number(row.total) > maxRows)) return Math.max(planned, Number(row.total ?? 0));
+  if (planned !== null && (count === 'planned' || Number(row.total) > maxRows))
+    return Math.max(planned, Number(row.total ?? 0));
   return row.total === null ? null : Number(row.total);
 }
 
@@ -273,8 +329,9 @@ function finalSelect({ before, source, total, key = [], scalar, single, silent }
 
 /** A row's text form is CSV but for the brackets around it. */
 function csv() {
-  const header = `(select string_agg(name, ',') from (select json_object_keys(row_to_json("line".*)) as name `
-    + 'from (select * from "source" limit 1) as "line") as names)';
+  const header =
+    `(select string_agg(name, ',') from (select json_object_keys(row_to_json("line".*)) as name ` +
+    'from (select * from "source" limit 1) as "line") as names)';
   const lines = `string_agg(substring("row".*::text from 2 for length("row".*::text) - 2), e'\\n')`;
   return `coalesce(${header} || e'\\n' || ${lines}, '')`;
 }
@@ -282,9 +339,19 @@ function csv() {
 /** Thrown inside the transaction, so that a change which is refused did not happen. */
 function refuse({ count }, { single }, { maxAffected }, { shape }) {
   if (shape === 'object' && !single && count !== 1) {
-    throw restError(406, 'PGRST116', 'Cannot coerce the result to a single JSON object', `The result contains ${count} rows`);
+    throw restError(
+      406,
+      'PGRST116',
+      'Cannot coerce the result to a single JSON object',
+      `The result contains ${count} rows`,
+    );
   }
   if (maxAffected !== null && count > maxAffected) {
-    throw restError(400, 'PGRST124', 'Query result exceeds max-affected preference constraint', `The query affects ${count} rows`);
+    throw restError(
+      400,
+      'PGRST124',
+      'Query result exceeds max-affected preference constraint',
+      `The query affects ${count} rows`,
+    );
   }
 }

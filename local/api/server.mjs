@@ -39,7 +39,10 @@ async function start(settings) {
   server.on('request', (request, response) => {
     answer(request, response, { services, callers, landing, database }).catch((error) => {
       console.error(`${request.method} ${request.url.split('?')[0]}`, error);
-      sendError(response, restError(500, 'internal_error', 'Something is wrong with the API itself; its log says more.'));
+      sendError(
+        response,
+        restError(500, 'internal_error', 'Something is wrong with the API itself; its log says more.'),
+      );
     });
   });
   server.on('clientError', refuseUnreadable);
@@ -68,7 +71,8 @@ async function answer(request, response, { services, callers, landing, database 
     if (url.pathname === '/health') return await health(response, database);
     if (['realtime', 'graphql', 'pg'].includes(name)) throw notBuiltIn(`/${name}`);
     service = version === 'v1' && Object.hasOwn(services, name) ? services[name] : null;
-    if (!service) throw restError(404, 'not_found', `There is nothing at ${url.pathname}.`, null, 'See / for what there is.');
+    if (!service)
+      throw restError(404, 'not_found', `There is nothing at ${url.pathname}.`, null, 'See / for what there is.');
     if (!service.isOpen?.(request, url)) caller = await callers.caller(request, url);
     return await service.handle(request, response, url, caller);
   } catch (error) {
@@ -86,7 +90,8 @@ function drain(request) {
 
 function described(error, service, caller) {
   if (isUnavailable(error)) return unavailable();
-  const failure = error instanceof TokenError || !(error instanceof HttpError) ? service?.failure(error, caller) : error;
+  const failure =
+    error instanceof TokenError || !(error instanceof HttpError) ? service?.failure(error, caller) : error;
   if (failure instanceof HttpError) return failure;
   throw error;
 }
@@ -99,12 +104,15 @@ async function health(response, database) {
 /** Not HTTP, or too much of it: Node only hands over the socket. */
 function refuseUnreadable(error, socket) {
   if (!socket.writable) return;
-  const [status, reason, message] = error.code === 'HPE_HEADER_OVERFLOW'
-    ? [431, 'Request Header Fields Too Large', `The request headers are larger than ${HEADER_LIMIT} bytes.`]
-    : [400, 'Bad Request', 'The request is not valid HTTP.'];
+  const [status, reason, message] =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? [431, 'Request Header Fields Too Large', `The request headers are larger than ${HEADER_LIMIT} bytes.`]
+      : [400, 'Bad Request', 'The request is not valid HTTP.'];
   const body = JSON.stringify({ code: String(status), message, details: null, hint: null });
-  socket.end(`HTTP/1.1 ${status} ${reason}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n`
-    + `connection: close\r\n\r\n${body}`);
+  socket.end(
+    `HTTP/1.1 ${status} ${reason}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n` +
+      `connection: close\r\n\r\n${body}`,
+  );
 }
 
 function stopOnSignal(server, close) {
@@ -127,7 +135,8 @@ function stopOnSignal(server, close) {
 try {
   await start(readSettings(process.env));
 } catch (error) {
-  const where = process.env.DB_URL && URL.canParse(process.env.DB_URL) ? ` (database at ${new URL(process.env.DB_URL).host})` : '';
+  const where =
+    process.env.DB_URL && URL.canParse(process.env.DB_URL) ? ` (database at ${new URL(process.env.DB_URL).host})` : '';
   console.error(`The API cannot start: ${error.message || error.code}${where}`);
   process.exit(1);
 }

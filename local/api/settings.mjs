@@ -37,7 +37,10 @@ export function readSettings(env) {
     schemas: (env.DB_SCHEMAS ?? 'public').split(',').map((name) => name.trim()),
     maxRows: number('DB_MAX_ROWS', 1000),
     siteUrl: url('SITE_URL', 'http://127.0.0.1:3000'),
-    redirectUrls: (env.REDIRECT_URLS ?? '').split(',').map((text) => text.trim()).filter(Boolean),
+    redirectUrls: (env.REDIRECT_URLS ?? '')
+      .split(',')
+      .map((text) => text.trim())
+      .filter(Boolean),
     accessTokenHook: hook(env.ACCESS_TOKEN_HOOK),
     jwtExpiry: number('JWT_EXPIRY', 3600),
     passwordLength: number('PASSWORD_MIN_LENGTH', 6),

@@ -20,22 +20,29 @@ export class Storage {
 
   isOpen(request) {
     const [what, ...steps] = stepsOf(request);
-    return what === 'status' || what === 'object' && Objects.isOpen(request.method, steps);
+    return what === 'status' || (what === 'object' && Objects.isOpen(request.method, steps));
   }
 
   async handle(request, response, url, caller) {
     const [what, ...steps] = stepsOf(request);
     if (what === 'status') return sendJson(response, 200, {});
-    if (what === 'bucket' && await this.buckets.handle(request, response, url, caller, steps)) return undefined;
+    if (what === 'bucket' && (await this.buckets.handle(request, response, url, caller, steps))) return undefined;
     if (ELSEWHERE.includes(what) || (what === 'object' && steps[0] === 'list-v2')) {
-      throw storageError(501, 'not_built_in',
-        `/storage/v1/${what} is not part of this stack; run against \`supabase start\` or a hosted project for it.`);
+      throw storageError(
+        501,
+        'not_built_in',
+        `/storage/v1/${what} is not part of this stack; run against \`supabase start\` or a hosted project for it.`,
+      );
     }
     if (what === 'object') {
       const answered = await this.objects.handle(request, response, url, caller, steps);
       if (answered !== undefined || response.headersSent) return answered;
     }
-    throw storageError(404, 'not_found', `${request.method} /storage/v1/${[what, ...steps].join('/')} is not known here`);
+    throw storageError(
+      404,
+      'not_found',
+      `${request.method} /storage/v1/${[what, ...steps].join('/')} is not known here`,
+    );
   }
 
   failure(error) {
@@ -66,14 +73,18 @@ export class Storage {
 
   async bucket(id) {
     const [bucket] = await this.asAdmin(
-      `select public, file_size_limit::float8, to_json(allowed_mime_types) as allowed_mime_types from storage.buckets where id = $1`, [id],
+      `select public, file_size_limit::float8, to_json(allowed_mime_types) as allowed_mime_types from storage.buckets where id = $1`,
+      [id],
     );
     if (!bucket) throw noBucket();
     return bucket;
   }
 
   async holdsObjects(bucket) {
-    const [{ found }] = await this.asAdmin('select exists (select from storage.objects where bucket_id = $1) as found', [bucket]);
+    const [{ found }] = await this.asAdmin(
+      'select exists (select from storage.objects where bucket_id = $1) as found',
+      [bucket],
+    );
     return found;
   }
 }

@@ -57,7 +57,9 @@ export class Tokens {
       const claims = JSON.parse(new TextDecoder().decode(payload));
       const timed = ['exp', 'nbf', 'iat'].every((name) => ['undefined', 'number'].includes(typeof claims[name]));
       if (timed) return claims;
-    } catch { /* every way to be wrong gets the same answer */ }
+    } catch {
+      /* every way to be wrong gets the same answer */
+    }
     throw new TokenError('signature', 'No suitable key or wrong key type');
   }
 }

@@ -219,6 +219,18 @@ def test_a_name_never_reaches_the_disk(api: Api, files: httpx.Client, bucket: st
     assert made.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_row_that_was_not_written_here_leads_to_no_file(api: Api, bucket: str) -> None:
+    (api.home / "secret").write_text("secret")
+    for version in ("../../secret", None, ""):
+        api.sql(
+            "insert into storage.objects (bucket_id, name, version) values (%s, %s, %s)", bucket, f"x{version}", version
+        )
+    for entry in api.admin().post(f"/storage/v1/object/list/{bucket}", json={}).json():
+        assert refused(api.admin().get(f"/storage/v1/object/{bucket}/{entry['name']}")) == ("404", "not_found")
+    assert api.admin().post(f"/storage/v1/bucket/{bucket}/empty").status_code == 200
+    assert (api.home / "secret").exists()
+
+
 # Listing -------------------------------------------------------------------------------------------------------------
 
 

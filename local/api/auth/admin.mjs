@@ -3,7 +3,18 @@ import { authError } from '../errors.mjs';
 import { readObject, sendJson } from '../http.mjs';
 import { endSessions } from './sessions.mjs';
 import {
-  changeEmail, checkPassword, checkedEmail, createUser, emailTaken, hashOf, isUuid, merged, shown, updateUser, userBy, userById,
+  changeEmail,
+  checkPassword,
+  checkedEmail,
+  createUser,
+  emailTaken,
+  hashOf,
+  isUuid,
+  merged,
+  shown,
+  updateUser,
+  userBy,
+  userById,
 } from './users.mjs';
 
 const HIGHEST_PAGE_SIZE = 1000;
@@ -20,7 +31,8 @@ export class Admin {
   async handle(request, response, url, names) {
     const read = () => readObject(request, this.refused);
     const [what, id, more] = names;
-    if (what === 'generate_link' && request.method === 'POST') return sendJson(response, 200, await this.#generateLink(await read(), url));
+    if (what === 'generate_link' && request.method === 'POST')
+      return sendJson(response, 200, await this.#generateLink(await read(), url));
     if (what !== 'users' || more) return undefined;
     if (id === undefined) {
       if (request.method === 'GET') return this.#list(response, url);
@@ -53,22 +65,31 @@ export class Admin {
     const size = Math.min(positive(url, 'per_page', 50), HIGHEST_PAGE_SIZE);
     const { users, total } = await this.database.asAuth(async (query) => {
       const [{ count }] = await query('select count(*) from auth.users');
-      const found = await query('select * from auth.users order by created_at desc, id limit $1 offset $2', [size, (page - 1) * size]);
+      const found = await query('select * from auth.users order by created_at desc, id limit $1 offset $2', [
+        size,
+        (page - 1) * size,
+      ]);
       const all = [];
       for (const user of found) all.push(await shown(query, user));
       return { users: all, total: Number(count) };
     });
     const last = Math.max(1, Math.ceil(total / size));
     const link = (to, rel) => `</admin/users?page=${to}&per_page=${size}>; rel="${rel}"`;
-    const links = [...page < last ? [link(page + 1, 'next')] : [], link(last, 'last')];
-    sendJson(response, 200, { users, aud: 'authenticated' }, { 'x-total-count': String(total), link: links.join(', ') });
+    const links = [...(page < last ? [link(page + 1, 'next')] : []), link(last, 'last')];
+    sendJson(
+      response,
+      200,
+      { users, aud: 'authenticated' },
+      { 'x-total-count': String(total), link: links.join(', ') },
+    );
   }
 
   async #create(attributes) {
     const { email, password, password_hash: given, email_confirm: confirmed, ban_duration: ban } = attributes;
     if (!email) throw authError(400, 'validation_failed', 'Cannot create a user without an email');
     const address = checkedEmail(email);
-    if (attributes.id !== undefined && !isUuid(attributes.id)) throw authError(400, 'validation_failed', 'ID must conform to the uuid v4 format');
+    if (attributes.id !== undefined && !isUuid(attributes.id))
+      throw authError(400, 'validation_failed', 'ID must conform to the uuid v4 format');
     if (password) checkPassword(password, this.passwordLength);
     return this.database.asAuth(async (query) => {
       if (await userBy(query, 'email', address)) throw emailTaken();
@@ -93,7 +114,8 @@ export class Admin {
       changes.encrypted_password = given;
     }
     if (attributes.app_metadata) changes.raw_app_meta_data = merged(user.raw_app_meta_data, attributes.app_metadata);
-    if (attributes.user_metadata) changes.raw_user_meta_data = merged(user.raw_user_meta_data, attributes.user_metadata);
+    if (attributes.user_metadata)
+      changes.raw_user_meta_data = merged(user.raw_user_meta_data, attributes.user_metadata);
     if (attributes.email_confirm === true && !user.email_confirmed_at) changes.email_confirmed_at = 'now';
     if (ban) changes.banned_until = bannedUntil(ban);
     let changed = await updateUser(query, user.id, changes);
@@ -129,7 +151,7 @@ export class Admin {
         await updateUser(query, user.id, { email_change: options.to });
       }
       const link = await this.mail.link(query, user, changing ? 'email_change' : type, options);
-      return { ...await shown(query, await userById(query, user.id)), ...link, verification_type: type };
+      return { ...(await shown(query, await userById(query, user.id))), ...link, verification_type: type };
     });
   }
 
@@ -140,7 +162,8 @@ export class Admin {
     }
     if (type === 'magiclink') return known ?? createUser(query, { email, user_metadata: data ?? {} });
     if (type === 'invite') return this.#invited(query, email, data);
-    if (type !== 'signup') throw authError(400, 'validation_failed', `Invalid email action link type requested: ${type}`);
+    if (type !== 'signup')
+      throw authError(400, 'validation_failed', `Invalid email action link type requested: ${type}`);
     if (known) throw emailTaken();
     checkPassword(password, this.passwordLength);
     return createUser(query, { email, user_metadata: data ?? {}, hash: await hashOf(query, password) });
@@ -155,7 +178,12 @@ async function remove(query, user, soft) {
   await endSessions(query, user.id, null, 'global');
   await query('delete from auth.identities where user_id = $1', [user.id]);
   await updateUser(query, user.id, {
-    email: null, phone: null, encrypted_password: '', raw_app_meta_data: '{}', raw_user_meta_data: '{}', deleted_at: 'now',
+    email: null,
+    phone: null,
+    encrypted_password: '',
+    raw_app_meta_data: '{}',
+    raw_user_meta_data: '{}',
+    deleted_at: 'now',
   });
   return {};
 }
@@ -175,8 +203,10 @@ function bannedUntil(text) {
 
 function positive(url, name, otherwise) {
   const text = url.searchParams.get(name) || String(otherwise);
-  if (!/^[1-9]\d{0,8}$/.test(text)) throw authError(400, 'validation_failed', `Bad Pagination Parameters: ${name} is '${text}'`);
+  if (!/^[1-9]\d{0,8}$/.test(text))
+    throw authError(400, 'validation_failed', `Bad Pagination Parameters: ${name} is '${text}'`);
   return Number(text);
 }
 
-const pick = (from, names) => Object.fromEntries(names.filter((name) => from[name] !== undefined).map((name) => [name, from[name]]));
+const pick = (from, names) =>
+  Object.fromEntries(names.filter((name) => from[name] !== undefined).map((name) => [name, from[name]]));

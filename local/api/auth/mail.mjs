@@ -14,10 +14,17 @@ const PURPOSES = {
   recovery: { token: 'recovery_token', sent: 'recovery_sent_at', subject: 'Reset your password' },
   magiclink: { token: 'recovery_token', sent: 'recovery_sent_at', subject: 'Your magic link' },
   email_change: { token: 'email_change_token_new', sent: 'email_change_sent_at', subject: 'Confirm your new email' },
-  reauthentication: { token: 'reauthentication_token', sent: 'reauthentication_sent_at', subject: 'Your confirmation code' },
+  reauthentication: {
+    token: 'reauthentication_token',
+    sent: 'reauthentication_sent_at',
+    subject: 'Your confirmation code',
+  },
 };
 // What a client may call them: `email` is whatever was sent last to sign in or to confirm.
-const ACCEPTED = { ...Object.fromEntries(Object.keys(PURPOSES).map((type) => [type, [type]])), email: ['magiclink', 'signup'] };
+const ACCEPTED = {
+  ...Object.fromEntries(Object.keys(PURPOSES).map((type) => [type, [type]])),
+  email: ['magiclink', 'signup'],
+};
 
 export class Mail {
   constructor({ apiUrl, siteUrl, redirectUrls }) {
@@ -30,7 +37,13 @@ export class Mail {
   /** Make a one-time code for the user and mail it; the database keeps only its hash. */
   async send(query, user, type, { to = user.email, redirectTo, prefix } = {}) {
     const link = await this.link(query, user, type, { to, redirectTo, prefix });
-    const message = { to, subject: PURPOSES[type].subject, code: link.email_otp, link: link.action_link, at: new Date().toISOString() };
+    const message = {
+      to,
+      subject: PURPOSES[type].subject,
+      code: link.email_otp,
+      link: link.action_link,
+      at: new Date().toISOString(),
+    };
     this.box.unshift(message);
     this.box.length = Math.min(this.box.length, KEPT);
     console.log(`mail to ${to}: ${message.subject}; code ${message.code}; ${message.link}`);
@@ -73,9 +86,16 @@ export class Mail {
   allowed(redirectTo) {
     if (!redirectTo || !URL.canParse(redirectTo)) return this.siteUrl;
     const asked = new URL(redirectTo);
-    const fits = this.redirectUrls.some((each) => each.includes('*')
-      ? new RegExp(`^${each.split('*').map((part) => part.replace(/[.+?^${}()|[\]\\]/g, '\\$&')).join('.*')}$`).test(redirectTo)
-      : URL.canParse(each) && new URL(each).origin === asked.origin);
+    const fits = this.redirectUrls.some((each) =>
+      each.includes('*')
+        ? new RegExp(
+            `^${each
+              .split('*')
+              .map((part) => part.replace(/[.+?^${}()|[\]\\]/g, '\\$&'))
+              .join('.*')}$`,
+          ).test(redirectTo)
+        : URL.canParse(each) && new URL(each).origin === asked.origin,
+    );
     return fits ? redirectTo : this.siteUrl;
   }
 }

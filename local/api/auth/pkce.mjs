@@ -12,7 +12,11 @@ export async function begin(query, user, method, { code_challenge: challenge, co
   const kind = String(how ?? '').toLowerCase();
   if (!['s256', 'plain'].includes(kind)) throw authError(400, 'validation_failed', 'Invalid code_challenge_method');
   if (!/^[A-Za-z0-9._~-]{43,128}$/.test(challenge)) {
-    throw authError(400, 'validation_failed', 'code challenge has to be between 43 and 128 characters of A-Z a-z 0-9 - . _ ~');
+    throw authError(
+      400,
+      'validation_failed',
+      'code challenge has to be between 43 and 128 characters of A-Z a-z 0-9 - . _ ~',
+    );
   }
   await query(
     `insert into auth.flow_state (id, user_id, auth_code, code_challenge_method, code_challenge, provider_type,

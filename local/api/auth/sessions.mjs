@@ -34,14 +34,15 @@ export class Sessions {
   }
 
   async refresh(query, text) {
-    if (typeof text !== 'string' || text === '') throw authError(400, 'validation_failed', 'Refresh token is not valid');
+    if (typeof text !== 'string' || text === '')
+      throw authError(400, 'validation_failed', 'Refresh token is not valid');
     // The lock makes concurrent uses of one token come one after the other.
     const [found] = await query(
       `select id, token, session_id, revoked, user_id, updated_at > now() - make_interval(secs => $2) as recent
        from auth.refresh_tokens where token = $1 for update`,
       [text, REUSE_SECONDS],
     );
-    const user = found && await userById(query, found.user_id);
+    const user = found && (await userById(query, found.user_id));
     if (!user) throw authError(400, 'refresh_token_not_found', 'Invalid Refresh Token: Refresh Token Not Found');
     if (isBanned(user)) throw authError(400, 'user_banned', 'Invalid Refresh Token: User Banned');
     const next = found.revoked ? await this.#reused(query, found) : await this.#rotated(query, found);
@@ -58,7 +59,8 @@ export class Sessions {
   /** Just after its use a token still gets what replaced it; later it is in wrong hands, and the session ends. */
   async #reused(query, { token, session_id: session, recent }) {
     const [active] = await query(
-      'select token, parent from auth.refresh_tokens where session_id = $1 and not revoked order by id desc limit 1', [session],
+      'select token, parent from auth.refresh_tokens where session_id = $1 and not revoked order by id desc limit 1',
+      [session],
     );
     if (active && recent && active.parent === token) return active.token;
     await query('update auth.refresh_tokens set revoked = true, updated_at = now() where session_id = $1', [session]);
@@ -126,17 +128,27 @@ export class Sessions {
     } catch (error) {
       if (error.severity === undefined) throw error;
       console.error(`access token hook ${name}: ${error.message}`);
-      throw authError(500, 'unexpected_failure',
-        `Error running hook URI: pg-functions://postgres/${this.hook.schema}/${this.hook.name}`);
+      throw authError(
+        500,
+        'unexpected_failure',
+        `Error running hook URI: pg-functions://postgres/${this.hook.schema}/${this.hook.name}`,
+      );
     }
     if (output?.error) {
-      throw authError(output.error.http_code || 500, 'hook_refused', output.error.message || 'The access token hook refused.');
+      throw authError(
+        output.error.http_code || 500,
+        'hook_refused',
+        output.error.message || 'The access token hook refused.',
+      );
     }
     const made = output?.claims;
     const missing = REQUIRED_CLAIMS.filter((claim) => made?.[claim] === undefined);
     if (missing.length > 0) {
-      throw authError(500, 'unexpected_failure',
-        `output claims do not conform to the expected schema: (root): ${missing.join(', ')} is required`);
+      throw authError(
+        500,
+        'unexpected_failure',
+        `output claims do not conform to the expected schema: (root): ${missing.join(', ')} is required`,
+      );
     }
     return made;
   }

@@ -3,8 +3,18 @@ import { randomUUID } from 'node:crypto';
 import { authError } from '../errors.mjs';
 
 const LONGEST_PASSWORD = 72; // bcrypt reads no further
-const TIMES = ['email_confirmed_at', 'phone_confirmed_at', 'confirmed_at', 'invited_at', 'confirmation_sent_at',
-  'recovery_sent_at', 'email_change_sent_at', 'last_sign_in_at', 'banned_until', 'deleted_at'];
+const TIMES = [
+  'email_confirmed_at',
+  'phone_confirmed_at',
+  'confirmed_at',
+  'invited_at',
+  'confirmation_sent_at',
+  'recovery_sent_at',
+  'email_change_sent_at',
+  'last_sign_in_at',
+  'banned_until',
+  'deleted_at',
+];
 const NEVER = '0001-01-01T00:00:00Z';
 
 export async function userBy(query, column, value) {
@@ -19,7 +29,9 @@ export async function userById(query, id) {
 export const isUuid = (text) => /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text ?? '');
 
 export function checkedEmail(text) {
-  const email = String(text ?? '').trim().toLowerCase();
+  const email = String(text ?? '')
+    .trim()
+    .toLowerCase();
   if (/^[^\s@"(),:;<>[\\\]]+@[^\s@]+\.[^\s@.]+$/.test(email) && email.length <= 255) return email;
   throw authError(400, 'validation_failed', 'Unable to validate email address: invalid format');
 }
@@ -32,8 +44,9 @@ export function checkPassword(password, shortest) {
     throw authError(422, 'validation_failed', `Password cannot be longer than ${LONGEST_PASSWORD} bytes`);
   }
   if (password.length < shortest) {
-    throw authError(422, 'weak_password', `Password should be at least ${shortest} characters.`,
-      { weak_password: { reasons: ['length'] } });
+    throw authError(422, 'weak_password', `Password should be at least ${shortest} characters.`, {
+      weak_password: { reasons: ['length'] },
+    });
   }
 }
 
@@ -47,7 +60,8 @@ export async function hashOf(query, password) {
 export async function passwordFits(query, user, password) {
   const stored = user?.encrypted_password || null;
   const [{ fits }] = await query(
-    "select extensions.crypt($1, coalesce($2, extensions.gen_salt('bf', 10))) = $2 as fits", [String(password ?? ''), stored],
+    "select extensions.crypt($1, coalesce($2, extensions.gen_salt('bf', 10))) = $2 as fits",
+    [String(password ?? ''), stored],
   );
   return fits === true;
 }
@@ -56,13 +70,16 @@ export async function createUser(query, { id = randomUUID(), email = null, confi
   const provider = email ? { provider: 'email', providers: ['email'] } : {};
   const row = {
     instance_id: '00000000-0000-0000-0000-000000000000',
-    id, email,
+    id,
+    email,
     aud: given.aud ?? 'authenticated',
     role: given.role ?? 'authenticated',
     encrypted_password: given.hash ?? '',
     email_confirmed_at: email && confirmed ? 'now' : null,
     raw_app_meta_data: JSON.stringify({ ...provider, ...given.app_metadata }),
-    raw_user_meta_data: JSON.stringify(email ? { ...given.user_metadata, ...claimed(id, email, confirmed) } : given.user_metadata ?? {}),
+    raw_user_meta_data: JSON.stringify(
+      email ? { ...given.user_metadata, ...claimed(id, email, confirmed) } : (given.user_metadata ?? {}),
+    ),
     is_anonymous: given.anonymous ?? false,
     invited_at: given.invited ? 'now' : null,
     created_at: 'now',
@@ -75,8 +92,13 @@ export async function createUser(query, { id = randomUUID(), email = null, confi
 
 export async function createIdentity(query, userId, email, confirmed) {
   const row = {
-    provider: 'email', provider_id: userId, user_id: userId,
-    identity_data: JSON.stringify(claimed(userId, email, confirmed)), last_sign_in_at: 'now', created_at: 'now', updated_at: 'now',
+    provider: 'email',
+    provider_id: userId,
+    user_id: userId,
+    identity_data: JSON.stringify(claimed(userId, email, confirmed)),
+    last_sign_in_at: 'now',
+    created_at: 'now',
+    updated_at: 'now',
   };
   await query(insertOf('auth.identities', row), Object.values(row));
 }
@@ -92,7 +114,10 @@ function insertOf(table, row) {
 export async function updateUser(query, id, changes) {
   const names = Object.keys(changes);
   const set = ['updated_at = now()', ...names.map((name, index) => `${name} = $${index + 2}`)];
-  const [user] = await query(`update auth.users set ${set.join(', ')} where id = $1 returning *`, [id, ...Object.values(changes)]);
+  const [user] = await query(`update auth.users set ${set.join(', ')} where id = $1 returning *`, [
+    id,
+    ...Object.values(changes),
+  ]);
   return user;
 }
 
@@ -109,20 +134,29 @@ export async function changeEmail(query, user, email, confirmed) {
   if (taken) throw emailTaken();
   const [identity] = await query("select id from auth.identities where user_id = $1 and provider = 'email'", [user.id]);
   const told = JSON.stringify(claimed(user.id, email, confirmed));
-  if (identity) await query('update auth.identities set identity_data = identity_data || $2, updated_at = now() where id = $1', [identity.id, told]);
+  if (identity)
+    await query('update auth.identities set identity_data = identity_data || $2, updated_at = now() where id = $1', [
+      identity.id,
+      told,
+    ]);
   else await createIdentity(query, user.id, email, confirmed);
   return updateUser(query, user.id, {
-    email, is_anonymous: false,
+    email,
+    is_anonymous: false,
     email_confirmed_at: confirmed ? 'now' : null,
-    email_change: '', email_change_token_new: '', email_change_token_current: '',
+    email_change: '',
+    email_change_token_new: '',
+    email_change_token_current: '',
     raw_app_meta_data: merged(user.raw_app_meta_data, { provider: 'email', providers: ['email'] }),
     raw_user_meta_data: merged(user.raw_user_meta_data, claimed(user.id, email, confirmed)),
   });
 }
 
-export const emailTaken = () => authError(422, 'email_exists', 'A user with this email address has already been registered');
+export const emailTaken = () =>
+  authError(422, 'email_exists', 'A user with this email address has already been registered');
 
-export const isBanned = ({ banned_until: until }) => Boolean(until) && (until === 'infinity' || Date.parse(iso(until)) > Date.now());
+export const isBanned = ({ banned_until: until }) =>
+  Boolean(until) && (until === 'infinity' || Date.parse(iso(until)) > Date.now());
 
 export async function shown(query, user) {
   const identities = await query('select * from auth.identities where user_id = $1 order by created_at', [user.id]);

@@ -13,7 +13,10 @@ const ANY = ['*/*', 'application/*'];
 
 /** The first media type of the Accept header that can be made. */
 export function negotiate(accept = '*/*') {
-  const wanted = accept.split(',').map((each) => each.trim().toLowerCase()).filter(Boolean);
+  const wanted = accept
+    .split(',')
+    .map((each) => each.trim().toLowerCase())
+    .filter(Boolean);
   for (const each of wanted) {
     const [type, ...parameters] = each.split(';').map((part) => part.trim());
     const format = ANY.includes(type) ? FORMATS['application/json'] : FORMATS[type];
@@ -28,7 +31,8 @@ export function negotiate(accept = '*/*') {
 /** A Range header narrows limit and offset. */
 export function applyRange(request, tree) {
   const unsatisfiable = (details) => restError(416, 'PGRST103', 'Requested range not satisfiable', details);
-  const [, first, last] = /^(?:items=)?(\d+)-(\d*)$/.exec(request.method === 'GET' ? request.headers.range ?? '' : '') ?? [];
+  const [, first, last] =
+    /^(?:items=)?(\d+)-(\d*)$/.exec(request.method === 'GET' ? (request.headers.range ?? '') : '') ?? [];
   if (first !== undefined) {
     if (last !== '' && Number(last) < Number(first)) {
       throw unsatisfiable('The lower boundary must be lower than or equal to the upper boundary in the Range header.');
@@ -42,16 +46,22 @@ export function applyRange(request, tree) {
 
 export function listing({ tree, preferences, format }, { body, count, total, headers, status }) {
   if (total !== null && tree.offset > 0 && tree.offset >= total) {
-    throw restError(416, 'PGRST103', 'Requested range not satisfiable',
-      `An offset of ${tree.offset} was requested, but there are only ${total} rows.`);
+    throw restError(
+      416,
+      'PGRST103',
+      'Requested range not satisfiable',
+      `An offset of ${tree.offset} was requested, but there are only ${total} rows.`,
+    );
   }
   const partial = total !== null && count < total;
   return {
     status: status ?? (partial ? 206 : 200),
     body,
     headers: {
-      'content-type': format.header, 'content-range': contentRange(tree.offset, count, total),
-      ...preferences.applied(['count']), ...headers,
+      'content-type': format.header,
+      'content-range': contentRange(tree.offset, count, total),
+      ...preferences.applied(['count']),
+      ...headers,
     },
   };
 }
@@ -67,7 +77,8 @@ export function written({ request, preferences, format }, { body, count, headers
       'content-range': request.method === 'PATCH' ? contentRange(0, count, total) : `*/${total ?? '*'}`,
       ...(shown ? { 'content-type': format.header } : {}),
       ...(location ? { location } : {}),
-      ...preferences.applied(['return', 'count', 'resolution', 'missing']), ...headers,
+      ...preferences.applied(['return', 'count', 'resolution', 'missing']),
+      ...headers,
     },
   };
 }
@@ -89,7 +100,11 @@ export function responseHeaders(text) {
     }
     return headers;
   } catch {
-    throw restError(500, 'PGRST111', 'response.headers guc must be a JSON array composed of objects with a single key and a string value');
+    throw restError(
+      500,
+      'PGRST111',
+      'response.headers guc must be a JSON array composed of objects with a single key and a string value',
+    );
   }
 }
 

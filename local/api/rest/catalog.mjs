@@ -82,7 +82,9 @@ export class Catalog {
     const started = (this.last ?? Promise.resolve()).catch(() => {}).then(() => this.#load());
     this.last = started;
     this.reading = started;
-    started.catch(() => { if (this.reading === started) this.reading = undefined; });
+    started.catch(() => {
+      if (this.reading === started) this.reading = undefined;
+    });
     return started;
   }
 
@@ -103,7 +105,9 @@ export class Catalog {
 
 /** `alter role authenticator set pgrst.…` outranks the environment, as on hosted Supabase. */
 function configuration(settings, { schemas, maxRows }) {
-  const own = Object.fromEntries(settings.filter(({ role }) => role === 'authenticator').map(({ name, value }) => [name, value]));
+  const own = Object.fromEntries(
+    settings.filter(({ role }) => role === 'authenticator').map(({ name, value }) => [name, value]),
+  );
   return {
     schemas: own['pgrst.db_schemas']?.split(',').map((name) => name.trim()) ?? schemas,
     maxRows: Number(own['pgrst.db_max_rows'] ?? maxRows),
@@ -166,8 +170,9 @@ function relation({ columns, key: primary, uniques, definition, ...rest }) {
 function origins(definition, columns) {
   const named = new Map(columns.map(({ number, name }) => [number, name]));
   return targetEntries(definition).flatMap((entry) => {
-    const [number, table, column] = ['resno', 'resorigtbl', 'resorigcol'].map((field) =>
-      new RegExp(`:${field} (\\d+)`).exec(entry)?.[1]);
+    const [number, table, column] = ['resno', 'resorigtbl', 'resorigcol'].map(
+      (field) => new RegExp(`:${field} (\\d+)`).exec(entry)?.[1],
+    );
     const shown = named.get(Number(number));
     return table > 0 && shown ? [{ shown, table, number: Number(column) }] : [];
   });
@@ -197,7 +202,9 @@ function asFunction({ names, modes, types, defaults, ...rest }) {
   return {
     ...rest,
     parameters: types.map((type, index) => ({
-      name: inputs[index] ?? '', type, required: index < required,
+      name: inputs[index] ?? '',
+      type,
+      required: index < required,
       variadic: rest.variadic && index === types.length - 1,
     })),
     // Output parameters and tables make rows with names; so do the types of relations.
@@ -210,18 +217,36 @@ function asFunction({ names, modes, types, defaults, ...rest }) {
 function links(foreignKeys, relations) {
   const direct = [];
   for (const { name, source, target, pairs } of foreignKeys) {
-    const sources = shownIn(relations, source, pairs.map(([column]) => column));
-    const targets = shownIn(relations, target, pairs.map(([, column]) => column));
+    const sources = shownIn(
+      relations,
+      source,
+      pairs.map(([column]) => column),
+    );
+    const targets = shownIn(
+      relations,
+      target,
+      pairs.map(([, column]) => column),
+    );
     for (const from of sources) {
       for (const to of targets) {
         const on = from.columns.map((column, index) => [column, to.columns[index]]);
-        const single = relations.get(key(...source)).uniques.some((unique) =>
-          unique.length === pairs.length && pairs.every(([column]) => unique.includes(column)));
+        const single = relations
+          .get(key(...source))
+          .uniques.some(
+            (unique) => unique.length === pairs.length && pairs.every(([column]) => unique.includes(column)),
+          );
         const forth = { constraint: name, from: from.relation, to: to.relation, on };
         direct.push(
           { ...forth, many: false, kind: single ? 'one-to-one' : 'many-to-one', key: true },
-          { constraint: name, from: to.relation, to: from.relation, on: on.map(([a, b]) => [b, a]), many: !single,
-            kind: single ? 'one-to-one' : 'one-to-many', key: false },
+          {
+            constraint: name,
+            from: to.relation,
+            to: from.relation,
+            on: on.map(([a, b]) => [b, a]),
+            many: !single,
+            kind: single ? 'one-to-one' : 'one-to-many',
+            key: false,
+          },
         );
       }
     }
@@ -262,7 +287,12 @@ function junctions(direct) {
       const within = [...near.on, ...far.on].every(([column]) => near.from.key.includes(column));
       if (near === far || near.from !== far.from || near.constraint === far.constraint || !within) continue;
       found.push({
-        constraint: null, from: near.to, to: far.to, many: true, kind: 'many-to-many', key: false,
+        constraint: null,
+        from: near.to,
+        to: far.to,
+        many: true,
+        kind: 'many-to-many',
+        key: false,
         junction: { relation: near.from, near, far },
       });
     }

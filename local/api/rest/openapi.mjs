@@ -1,7 +1,14 @@
 // The data API described as OpenAPI 2.0, from the schema cache; comments in the database become descriptions.
 
-const PRIMITIVES = { integer: 'integer', bigint: 'integer', smallint: 'integer', numeric: 'number', real: 'number',
-  'double precision': 'number', boolean: 'boolean' };
+const PRIMITIVES = {
+  integer: 'integer',
+  bigint: 'integer',
+  smallint: 'integer',
+  numeric: 'number',
+  real: 'number',
+  'double precision': 'number',
+  boolean: 'boolean',
+};
 
 export function openApi(catalog, schema, origin) {
   const relations = catalog.relationsOf(schema);
@@ -9,7 +16,11 @@ export function openApi(catalog, schema, origin) {
   for (const fn of catalog.functionsOf(schema)) paths[`/rpc/${fn.name}`] = { post: call(fn) };
   return {
     swagger: '2.0',
-    info: { title: 'Strive data API', description: 'Tables, views and functions, under row-level security.', version: '14' },
+    info: {
+      title: 'Strive data API',
+      description: 'Tables, views and functions, under row-level security.',
+      version: '14',
+    },
     host: new URL(origin).host,
     basePath: '/rest/v1',
     consumes: ['application/json', 'text/csv'],
@@ -32,7 +43,9 @@ function call({ name, description, parameters }) {
   return {
     tags: [`(rpc) ${name}`],
     ...(description ? { summary: description } : {}),
-    parameters: [{ name: 'args', in: 'body', schema: { type: 'object', properties, ...(required.length ? { required } : {}) } }],
+    parameters: [
+      { name: 'args', in: 'body', schema: { type: 'object', properties, ...(required.length ? { required } : {}) } },
+    ],
     responses: { 200: { description: 'OK' } },
   };
 }
@@ -44,11 +57,16 @@ function definition({ columns, description }) {
     type: 'object',
     ...(description ? { description } : {}),
     ...(required.length ? { required: required.map(({ name }) => name) } : {}),
-    properties: Object.fromEntries(all.map((column) => [column.name, {
-      ...typed(column.type),
-      ...(column.values ? { enum: column.values } : {}),
-      ...(column.description ? { description: column.description } : {}),
-    }])),
+    properties: Object.fromEntries(
+      all.map((column) => [
+        column.name,
+        {
+          ...typed(column.type),
+          ...(column.values ? { enum: column.values } : {}),
+          ...(column.description ? { description: column.description } : {}),
+        },
+      ]),
+    ),
   };
 }
 

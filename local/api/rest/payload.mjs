@@ -37,7 +37,8 @@ function fromCsv(text) {
   const field = /(?:"((?:[^"]|"")*)"|([^,\r\n]*))(,|\r?\n|$)/gy;
   while (field.lastIndex < text.length) {
     const [, quoted, bare, end] = field.exec(text) ?? [];
-    if (end === undefined) throw restError(400, 'PGRST102', 'The CSV cannot be read', `Stopped in line ${rows.length + 1}.`);
+    if (end === undefined)
+      throw restError(400, 'PGRST102', 'The CSV cannot be read', `Stopped in line ${rows.length + 1}.`);
     row.push(quoted !== undefined ? quoted.replaceAll('""', '"') : bare === 'NULL' ? null : bare);
     if (end !== ',') {
       rows.push(row);

@@ -14,7 +14,10 @@ const KNOWN = {
 
 export class Preferences {
   constructor(request) {
-    const given = (request.headers.prefer ?? '').split(',').map((each) => each.trim()).filter(Boolean);
+    const given = (request.headers.prefer ?? '')
+      .split(',')
+      .map((each) => each.trim())
+      .filter(Boolean);
     const chosen = {};
     const wrong = [];
     for (const preference of given) {
@@ -24,7 +27,12 @@ export class Preferences {
     }
     this.strict = chosen.handling === 'strict';
     if (this.strict && wrong.length > 0) {
-      throw restError(400, 'PGRST122', 'Invalid preferences given with handling=strict', `Invalid preferences: ${wrong.join(', ')}`);
+      throw restError(
+        400,
+        'PGRST122',
+        'Invalid preferences given with handling=strict',
+        `Invalid preferences: ${wrong.join(', ')}`,
+      );
     }
     this.chosen = chosen;
     this.returning = chosen.return ?? 'minimal';

@@ -2,8 +2,31 @@
 import { restError } from '../errors.mjs';
 
 const OPERATORS = new Set([
-  'eq', 'neq', 'gt', 'gte', 'lt', 'lte', 'like', 'ilike', 'match', 'imatch', 'isdistinct',
-  'cs', 'cd', 'ov', 'sl', 'sr', 'nxr', 'nxl', 'adj', 'in', 'is', 'fts', 'plfts', 'phfts', 'wfts',
+  'eq',
+  'neq',
+  'gt',
+  'gte',
+  'lt',
+  'lte',
+  'like',
+  'ilike',
+  'match',
+  'imatch',
+  'isdistinct',
+  'cs',
+  'cd',
+  'ov',
+  'sl',
+  'sr',
+  'nxr',
+  'nxl',
+  'adj',
+  'in',
+  'is',
+  'fts',
+  'plfts',
+  'phfts',
+  'wfts',
 ]);
 const QUANTIFIABLE = new Set(['eq', 'gt', 'gte', 'lt', 'lte', 'like', 'ilike', 'match', 'imatch']);
 const TEXT_SEARCH = new Set(['fts', 'plfts', 'phfts', 'wfts']);
@@ -19,7 +42,12 @@ export function parseQuery(searchParams, isArgument = () => false) {
   const pairs = [...searchParams];
   const last = (name) => searchParams.getAll(name).at(-1);
   const tree = level(parseSelect(last('select') ?? '*'));
-  const asked = { tree, columns: parseNames(last('columns')), onConflict: parseNames(last('on_conflict')), arguments: [] };
+  const asked = {
+    tree,
+    columns: parseNames(last('columns')),
+    onConflict: parseNames(last('on_conflict')),
+    arguments: [],
+  };
   for (const [name, text] of pairs) {
     if (['select', 'columns', 'on_conflict', 'apikey'].includes(name)) continue;
     if (isArgument(name)) asked.arguments.push([name, text]);
@@ -44,20 +72,27 @@ function applyParameter(tree, name, text) {
 }
 
 function embedded(node, name) {
-  const found = node.select.find((item) => item.relation && (item.alias ?? item.relation) === name)
-    ?? node.select.find((item) => item.relation === name);
+  const found =
+    node.select.find((item) => item.relation && (item.alias ?? item.relation) === name) ??
+    node.select.find((item) => item.relation === name);
   if (found) return found;
-  throw restError(400, 'PGRST108', `'${name}' is not an embedded resource in this request`, null,
-    `Verify that '${name}' is included in the 'select' query parameter.`);
+  throw restError(
+    400,
+    'PGRST108',
+    `'${name}' is not an embedded resource in this request`,
+    null,
+    `Verify that '${name}' is included in the 'select' query parameter.`,
+  );
 }
 
 /** `a."b.c".d->e` are the steps a, "b.c" and d->e; a JSON path belongs to the last. */
 function splitPath(name) {
   return (name.match(/(?:"(?:\\.|[^"\\])*"|[^."])+|(?<=\.)(?=$)/g) ?? [name]).map((step, index, steps) =>
-    index < steps.length - 1 ? unquote(step) : step);
+    index < steps.length - 1 ? unquote(step) : step,
+  );
 }
 
-const unquote = (text) => text.startsWith('"') ? text.slice(1, -1).replace(/\\(.)/g, '$1') : text;
+const unquote = (text) => (text.startsWith('"') ? text.slice(1, -1).replace(/\\(.)/g, '$1') : text);
 
 function parseCount(name, text) {
   if (!/^-?\d+$/.test(text)) throw failed(name, text, `'${text}' is no whole number`);
@@ -81,8 +116,12 @@ class Reader {
 
   fail(expected) {
     const found = this.at < this.text.length ? `"${this.text[this.at]}"` : 'end of input';
-    throw restError(400, 'PGRST100', `"failed to parse ${this.what} (${this.text})" (line 1, column ${this.at + 1})`,
-      `unexpected ${found} expecting ${expected}`);
+    throw restError(
+      400,
+      'PGRST100',
+      `"failed to parse ${this.what} (${this.text})" (line 1, column ${this.at + 1})`,
+      `unexpected ${found} expecting ${expected}`,
+    );
   }
 
   take(sign) {
@@ -117,7 +156,8 @@ class Reader {
 
   list(item) {
     const items = [];
-    do items.push(item(this)); while (this.take(','));
+    do items.push(item(this));
+    while (this.take(','));
     return items;
   }
 
@@ -126,7 +166,7 @@ class Reader {
     const field = { column: this.name(), path: [] };
     for (let arrow = this.match(/^->>?/); arrow; arrow = this.match(/^->>?/)) {
       const index = this.match(/^-?\d+(?=$|[-:,.)]|::)/);
-      field.path.push({ arrow: arrow[0], step: index ? Number(index[0]) : this.quoted() ?? this.name('a JSON key') });
+      field.path.push({ arrow: arrow[0], step: index ? Number(index[0]) : (this.quoted() ?? this.name('a JSON key')) });
     }
     return field;
   }
@@ -252,7 +292,8 @@ function operation(reader, value) {
   const given = value();
   if (operator === 'is') {
     const known = given.toLowerCase();
-    if (!IS_VALUES.has(known)) throw failed('filter', `is.${given}`, 'expecting null, not_null, true, false or unknown');
+    if (!IS_VALUES.has(known))
+      throw failed('filter', `is.${given}`, 'expecting null, not_null, true, false or unknown');
     return { ...condition, value: known };
   }
   return { ...condition, value: given };

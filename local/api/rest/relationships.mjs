@@ -11,7 +11,7 @@ export function findLink(catalog, from, { relation: target, hint }, schema) {
 }
 
 function isTarget(link, target) {
-  return link.to.name === target || link.key && (link.constraint === target || column(link) === target);
+  return link.to.name === target || (link.key && (link.constraint === target || column(link) === target));
 }
 
 function isHint(link, hint) {
@@ -19,7 +19,7 @@ function isHint(link, hint) {
   return link.constraint === hint || (link.on.length === 1 && link.on[0].includes(hint));
 }
 
-const column = ({ on }) => on?.length === 1 ? on[0][0] : undefined;
+const column = ({ on }) => (on?.length === 1 ? on[0][0] : undefined);
 
 /** A relation that refers to itself is reached both ways: by its column upwards, by its name and a hint downwards. */
 function withoutTheWayBack(links, target, hint) {
@@ -34,15 +34,21 @@ function withoutTheWayBack(links, target, hint) {
 
 function unknown(candidates, from, target, hint, schema) {
   const like = candidates.map(({ to }) => to.name).find((name) => name.startsWith(target.slice(0, 3)));
-  return restError(400, 'PGRST200', `Could not find a relationship between '${from.name}' and '${target}' in the schema cache`,
-    `Searched for a foreign key relationship between '${from.name}' and '${target}'`
-      + `${hint === null ? '' : ` using the hint '${hint}'`} in the schema '${schema}', but no matches were found.`,
-    like ? `Perhaps you meant '${like}' instead of '${target}'.` : null);
+  return restError(
+    400,
+    'PGRST200',
+    `Could not find a relationship between '${from.name}' and '${target}' in the schema cache`,
+    `Searched for a foreign key relationship between '${from.name}' and '${target}'` +
+      `${hint === null ? '' : ` using the hint '${hint}'`} in the schema '${schema}', but no matches were found.`,
+    like ? `Perhaps you meant '${like}' instead of '${target}'.` : null,
+  );
 }
 
 function ambiguous(links, from, target) {
   const choices = links.map((link) => `'${target}!${link.constraint ?? link.junction.relation.name}'`);
-  return restError(300, 'PGRST201',
+  return restError(
+    300,
+    'PGRST201',
     `Could not embed because more than one relationship was found for '${from.name}' and '${target}'`,
     links.map((link) => ({
       cardinality: link.kind,
@@ -51,8 +57,9 @@ function ambiguous(links, from, target) {
         ? `${link.junction.relation.name} using ${ends(link.junction.near)} and ${ends(link.junction.far)}`
         : `${link.constraint} using ${ends(link)}`,
     })),
-    `Try changing '${target}' to one of the following: ${[...new Set(choices)].join(', ')}. `
-      + "Find the desired relationship in the 'details' key.");
+    `Try changing '${target}' to one of the following: ${[...new Set(choices)].join(', ')}. ` +
+      "Find the desired relationship in the 'details' key.",
+  );
 }
 
 const ends = ({ constraint, from, to, on }) =>

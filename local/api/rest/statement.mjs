@@ -10,10 +10,32 @@ const BODY = '"request body"';
 const JSON_TYPES = new Set(['json', 'jsonb']);
 
 const COMPARISONS = {
-  eq: '=', neq: '<>', gt: '>', gte: '>=', lt: '<', lte: '<=', like: 'like', ilike: 'ilike', match: '~', imatch: '~*',
-  cs: '@>', cd: '<@', ov: '&&', sl: '<<', sr: '>>', nxr: '&<', nxl: '&>', adj: '-|-', isdistinct: 'is distinct from',
+  eq: '=',
+  neq: '<>',
+  gt: '>',
+  gte: '>=',
+  lt: '<',
+  lte: '<=',
+  like: 'like',
+  ilike: 'ilike',
+  match: '~',
+  imatch: '~*',
+  cs: '@>',
+  cd: '<@',
+  ov: '&&',
+  sl: '<<',
+  sr: '>>',
+  nxr: '&<',
+  nxl: '&>',
+  adj: '-|-',
+  isdistinct: 'is distinct from',
 };
-const SEARCHES = { fts: 'to_tsquery', plfts: 'plainto_tsquery', phfts: 'phraseto_tsquery', wfts: 'websearch_to_tsquery' };
+const SEARCHES = {
+  fts: 'to_tsquery',
+  plfts: 'plainto_tsquery',
+  phfts: 'phraseto_tsquery',
+  wfts: 'websearch_to_tsquery',
+};
 
 export class Statement {
   constructor(catalog, schema) {
@@ -46,7 +68,9 @@ export class Statement {
       this.#order(node, relation, alias, parts.embedded),
       Number.isFinite(limit) ? `limit ${limit}` : '',
       node.offset > 0 ? `offset ${node.offset}` : '',
-    ].filter(Boolean).join(' ');
+    ]
+      .filter(Boolean)
+      .join(' ');
   }
 
   /** How many there are beyond limit and offset; embedded relations matter only where they narrow the rows. */
@@ -99,7 +123,10 @@ export class Statement {
     const outside = quote(this.alias(name));
     const { tables, conditions } = this.#joined(link, alias, inside);
     const select = this.rows(item, link.to, {
-      source: tables, alias: inside, conditions, maxRows: link.many ? this.catalog.maxRows : undefined,
+      source: tables,
+      alias: inside,
+      conditions,
+      maxRows: link.many ? this.catalog.maxRows : undefined,
     });
     const kind = item.inner ? 'inner' : 'left';
     if (!link.many) {
@@ -107,7 +134,10 @@ export class Statement {
         ? this.#spreadNames(item, link.to).map((column) => `${outside}.${quote(column)} as ${quote(column)}`)
         : [`row_to_json(${outside}.*) as ${quote(name)}`];
       return {
-        link, outside, missing: `${outside} is not distinct from null`, columns: item.select.length ? columns : [],
+        link,
+        outside,
+        missing: `${outside} is not distinct from null`,
+        columns: item.select.length ? columns : [],
         join: `${kind} join lateral (${select}) as ${outside} on true`,
       };
     }
@@ -115,13 +145,19 @@ export class Statement {
       ? this.#spreadNames(item, link.to).map((column) => `json_agg("each".${quote(column)}) as ${quote(column)}`)
       : [];
     const columns = item.spread
-      ? this.#spreadNames(item, link.to).map((column) => `coalesce(${outside}.${quote(column)}, '[]') as ${quote(column)}`)
+      ? this.#spreadNames(item, link.to).map(
+          (column) => `coalesce(${outside}.${quote(column)}, '[]') as ${quote(column)}`,
+        )
       : [`coalesce(${outside}."all", '[]') as ${quote(name)}`];
     const lists = ['json_agg("each".*) as "all"', ...collected].join(', ');
     return {
-      link, outside, missing: `${outside}."all" is null`, columns: item.select.length ? columns : [],
-      join: `${kind} join lateral (select ${lists} from (${select}) as "each") as ${outside} on `
-        + (item.inner ? `${outside}."all" is not null` : 'true'),
+      link,
+      outside,
+      missing: `${outside}."all" is null`,
+      columns: item.select.length ? columns : [],
+      join:
+        `${kind} join lateral (select ${lists} from (${select}) as "each") as ${outside} on ` +
+        (item.inner ? `${outside}."all" is not null` : 'true'),
     };
   }
 
@@ -155,8 +191,10 @@ export class Statement {
       return `${not}(${parts.join(` ${condition.join} `)})`;
     }
     const { field, operator } = condition;
-    const part = !relation?.columns.has(field.column) && operator === 'is' && condition.value === 'null'
-      ? embedded.get(field.column) : undefined;
+    const part =
+      !relation?.columns.has(field.column) && operator === 'is' && condition.value === 'null'
+        ? embedded.get(field.column)
+        : undefined;
     if (part) return `${not}(${part.missing})`;
     const left = this.field(field, relation, alias);
     return `${not}${this.#comparison(left, condition, field.path.length ? null : relation?.columns.get(field.column))}`;
@@ -187,12 +225,21 @@ export class Statement {
   #related(name, field, alias, embedded) {
     const part = embedded.get(name);
     if (!part) {
-      throw restError(400, 'PGRST108', `'${name}' is not an embedded resource in this request`, null,
-        `Verify that '${name}' is included in the 'select' query parameter.`);
+      throw restError(
+        400,
+        'PGRST108',
+        `'${name}' is not an embedded resource in this request`,
+        null,
+        `Verify that '${name}' is included in the 'select' query parameter.`,
+      );
     }
     if (part.link.many) {
-      throw restError(400, 'PGRST118', `A related order on '${name}' is not possible`,
-        `'${name}' is not on the one side of the relationship`);
+      throw restError(
+        400,
+        'PGRST118',
+        `A related order on '${name}' is not possible`,
+        `'${name}' is not on the one side of the relationship`,
+      );
     }
     const inside = this.alias(name);
     const { tables, conditions } = this.#joined(part.link, alias, inside);
@@ -204,13 +251,16 @@ export class Statement {
     const known = columns.map((name) => relation.columns.get(name));
     const defaults = known.filter((column) => useDefaults && column.default);
     const typed = known.map(({ name, type }) => `${quote(name)} ${type}`).join(', ');
-    const array = `case json_typeof(${this.value(body)}::json) when 'array' then $${this.values.length}::json `
-      + `else json_build_array($${this.values.length}::json) end`;
+    const array =
+      `case json_typeof(${this.value(body)}::json) when 'array' then $${this.values.length}::json ` +
+      `else json_build_array($${this.values.length}::json) end`;
     const limit = one ? ' limit 1' : '';
     if (defaults.length === 0) return `(select * from json_to_recordset(${array}) as given(${typed})${limit})`;
     const made = defaults.map((column) => `${text(column.name)}, ${column.default}`).join(', ');
-    return `(select given.* from json_array_elements(${array}) as element(value), `
-      + `jsonb_to_record(jsonb_build_object(${made}) || element.value::jsonb) as given(${typed})${limit})`;
+    return (
+      `(select given.* from json_array_elements(${array}) as element(value), ` +
+      `jsonb_to_record(jsonb_build_object(${made}) || element.value::jsonb) as given(${typed})${limit})`
+    );
   }
 
   insert(relation, { body, columns, rows, useDefaults, conflict, returning }) {
@@ -218,9 +268,10 @@ export class Statement {
     if (rows === 0) {
       source = 'select where false';
     } else if (columns.length > 0) {
-      source = `(${columns.map(quote).join(', ')}) select ${columns.map((name) => `${BODY}.${quote(name)}`).join(', ')} `
-        + `from ${this.#payload(body, relation, columns, { useDefaults })} as ${BODY}`
-        + (conflict && !conflict.ignore ? ` where ${countInserted(1)}` : '');
+      source =
+        `(${columns.map(quote).join(', ')}) select ${columns.map((name) => `${BODY}.${quote(name)}`).join(', ')} ` +
+        `from ${this.#payload(body, relation, columns, { useDefaults })} as ${BODY}` +
+        (conflict && !conflict.ignore ? ` where ${countInserted(1)}` : '');
     }
     return `insert into ${qualified(relation)} ${source} ${this.#onConflict(conflict, columns)} returning ${returning}`;
   }
@@ -275,10 +326,14 @@ export class Statement {
       from = `${qualified(fn)}(${this.value(body)}::${fn.parameters[0].type})`;
     } else if (args.length > 0) {
       const typed = args.map(({ name, type }) => `${quote(name)} ${type}`).join(', ');
-      const handed = args.map(({ name, variadic }) => `${variadic ? 'variadic ' : ''}${quote(name)} := ${BODY}.${quote(name)}`);
+      const handed = args.map(
+        ({ name, variadic }) => `${variadic ? 'variadic ' : ''}${quote(name)} := ${BODY}.${quote(name)}`,
+      );
       from = `json_to_record(${this.value(body)}::json) as ${BODY}(${typed}), lateral ${qualified(fn)}(${handed.join(', ')})`;
     }
-    return fn.composite ? `select ${alias}.* from ${from} as ${alias}` : `select ${alias} as "scalar" from ${from} as ${alias}`;
+    return fn.composite
+      ? `select ${alias}.* from ${from} as ${alias}`
+      : `select ${alias} as "scalar" from ${from} as ${alias}`;
   }
 }
 
@@ -295,9 +350,34 @@ function typeName(cast) {
 }
 
 const KNOWN_TYPES = new Set([
-  'text', 'int', 'integer', 'int2', 'int4', 'int8', 'smallint', 'bigint', 'numeric', 'decimal', 'real', 'float4', 'float8',
-  'double precision', 'boolean', 'bool', 'date', 'time', 'timestamp', 'timestamptz', 'interval', 'uuid', 'json', 'jsonb',
-  'varchar', 'char', 'character varying', 'bytea',
+  'text',
+  'int',
+  'integer',
+  'int2',
+  'int4',
+  'int8',
+  'smallint',
+  'bigint',
+  'numeric',
+  'decimal',
+  'real',
+  'float4',
+  'float8',
+  'double precision',
+  'boolean',
+  'bool',
+  'date',
+  'time',
+  'timestamp',
+  'timestamptz',
+  'interval',
+  'uuid',
+  'json',
+  'jsonb',
+  'varchar',
+  'char',
+  'character varying',
+  'bytea',
 ]);
 
 const arrayOf = (values) => `{${values.map((each) => `"${each.replace(/(["\\])/g, '\\$1')}"`).join(',')}}`;

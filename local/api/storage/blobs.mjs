@@ -5,6 +5,8 @@ import { copyFile, mkdir, open, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { storageError } from '../errors.mjs';
 
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
 export class Blobs {
   constructor(directory) {
     this.directory = directory;
@@ -49,10 +51,12 @@ export class Blobs {
   }
 
   async remove(versions) {
-    await Promise.all(versions.filter(Boolean).map((version) => rm(this.#file(version), { force: true })));
+    await Promise.all(versions.filter((version) => UUID.test(version)).map((version) => rm(this.#file(version), { force: true })));
   }
 
+  /** A row may have been written by other means than this service; its version still leads nowhere else. */
   #file(version) {
+    if (!UUID.test(version)) throw new Error(`'${version}' is no version of a file`);
     return path.join(this.directory, version.slice(0, 2), version);
   }
 

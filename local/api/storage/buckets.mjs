@@ -39,11 +39,20 @@ export class Buckets {
     const given = await readObject(request, (message) => storageError(400, 'InvalidRequest', message));
     const id = checkedBucket(given.id ?? given.name);
     const name = checkedBucket(given.name ?? id);
-    await as('create', (query) => query(
-      `insert into storage.buckets (id, name, owner_id, public, file_size_limit, allowed_mime_types)
+    await as('create', (query) =>
+      query(
+        `insert into storage.buckets (id, name, owner_id, public, file_size_limit, allowed_mime_types)
        values ($1, $2, $3, $4, $5, $6)`,
-      [id, name, claims.sub ?? null, given.public === true, bytes(given.file_size_limit), mimeTypes(given.allowed_mime_types)],
-    ));
+        [
+          id,
+          name,
+          claims.sub ?? null,
+          given.public === true,
+          bytes(given.file_size_limit),
+          mimeTypes(given.allowed_mime_types),
+        ],
+      ),
+    );
     return { name: id };
   }
 
@@ -54,9 +63,15 @@ export class Buckets {
       ...('file_size_limit' in given ? { file_size_limit: bytes(given.file_size_limit) } : {}),
       ...('allowed_mime_types' in given ? { allowed_mime_types: mimeTypes(given.allowed_mime_types) } : {}),
     };
-    const set = Object.keys(changes).map((name, index) => `${name} = $${index + 2}, `).join('');
+    const set = Object.keys(changes)
+      .map((name, index) => `${name} = $${index + 2}, `)
+      .join('');
     const changed = await as('update', (query) =>
-      query(`update storage.buckets set ${set}updated_at = now() where id = $1 returning id`, [id, ...Object.values(changes)]));
+      query(`update storage.buckets set ${set}updated_at = now() where id = $1 returning id`, [
+        id,
+        ...Object.values(changes),
+      ]),
+    );
     if (changed.length === 0) throw noBucket();
     return { message: 'Successfully updated' };
   }
@@ -74,7 +89,9 @@ export class Buckets {
     if (await this.storage.holdsObjects(id)) {
       throw storageError(409, 'InvalidRequest', 'The bucket you tried to delete is not empty');
     }
-    const removed = await as('delete', (query) => query('delete from storage.buckets where id = $1 returning id', [id]));
+    const removed = await as('delete', (query) =>
+      query('delete from storage.buckets where id = $1 returning id', [id]),
+    );
     if (removed.length === 0) throw noBucket();
     return { message: 'Successfully deleted' };
   }
@@ -108,7 +125,8 @@ export function whole(given, otherwise) {
 function bytes(given) {
   if (given === null || given === undefined || given === '') return null;
   const size = bytesOf(given);
-  if (size === undefined) throw storageError(400, 'InvalidRequest', `file_size_limit is '${given}', not a size such as 5242880 or 5MB`);
+  if (size === undefined)
+    throw storageError(400, 'InvalidRequest', `file_size_limit is '${given}', not a size such as 5242880 or 5MB`);
   return size;
 }
 

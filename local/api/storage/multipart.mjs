@@ -57,7 +57,9 @@ class Source {
 
   async headers() {
     const lines = (await this.#upTo(Buffer.from('\r\n\r\n'), HEADER_LIMIT)).toString('utf8').split('\r\n');
-    const headers = Object.fromEntries(lines.map((line) => [line.split(':', 1)[0].toLowerCase(), line.slice(line.indexOf(':') + 1).trim()]));
+    const headers = Object.fromEntries(
+      lines.map((line) => [line.split(':', 1)[0].toLowerCase(), line.slice(line.indexOf(':') + 1).trim()]),
+    );
     const disposition = headers['content-disposition'] ?? '';
     return {
       name: /[; ]name="((?:\\"|[^"])*)"/i.exec(disposition)?.[1] ?? '',
@@ -78,7 +80,7 @@ class Source {
   }
 
   /** Everything up to the next delimiter, which is left for nextPart(). */
-  async* content() {
+  async *content() {
     for (;;) {
       const at = this.held.indexOf(this.delimiter);
       if (at >= 0) {

@@ -13,7 +13,8 @@ export function checkedKey(name) {
 }
 
 export function checkedBucket(name) {
-  if (typeof name === 'string' && BUCKET.test(name) && name.trim() === name && name !== '.' && name !== '..') return name;
+  if (typeof name === 'string' && BUCKET.test(name) && name.trim() === name && name !== '.' && name !== '..')
+    return name;
   throw storageError(400, 'InvalidBucketName', `Bucket name invalid: ${String(name).slice(0, 200)}`);
 }
 

@@ -1,12 +1,11 @@
 // /storage/v1/object: files. What the caller may do is decided by the policies on storage.objects, nowhere else.
 import { randomUUID } from 'node:crypto';
-import { pipeline } from 'node:stream/promises';
-import { storageError } from '../errors.mjs';
-import { kept, readObject, send, sendJson } from '../http.mjs';
+import { noObject, storageError } from '../errors.mjs';
+import { readObject, sendJson } from '../http.mjs';
 import { TokenError } from '../tokens.mjs';
-import { tooLarge } from './blobs.mjs';
 import { noBucket, whole } from './buckets.mjs';
-import { readForm } from './multipart.mjs';
+import { deliver } from './delivery.mjs';
+import { checkType, fileOf } from './incoming.mjs';
 import { checkedBucket, checkedKey } from './names.mjs';
 
 const UPLOAD_URL_SECONDS = 2 * 3600;
@@ -14,7 +13,6 @@ const SORTABLE = ['name', 'created_at', 'updated_at', 'last_accessed_at'];
 const WITHOUT_ACCESS = 'Either the object does not exist or you do not have access to it';
 
 const refused = (message) => storageError(400, 'InvalidRequest', message);
-const noObject = () => storageError(404, 'not_found', 'Object not found');
 const badSignature = (message) => storageError(400, 'InvalidSignature', message);
 
 export class Objects {
@@ -27,7 +25,10 @@ export class Objects {
   /** Routes that need no API key: what is public, and what carries its permission in the address. */
   static isOpen(method, [first, second]) {
     if (first === 'public' || (first === 'info' && second === 'public')) return ['GET', 'HEAD'].includes(method);
-    return first === 'sign' && ['GET', 'HEAD'].includes(method) || first === 'upload' && second === 'sign' && method === 'PUT';
+    return (
+      (first === 'sign' && ['GET', 'HEAD'].includes(method)) ||
+      (first === 'upload' && second === 'sign' && method === 'PUT')
+    );
   }
 
   async handle(request, response, url, caller, steps) {
@@ -41,17 +42,25 @@ export class Objects {
     if (first === 'sign' && rest.length === 1 && method === 'POST') return this.#signMany(call, bucketOf(rest));
     if (first === 'sign' && method === 'POST') return this.#sign(call, placeOf(rest));
     if (first === 'sign' && reads) return this.#readSigned(call, placeOf(rest));
-    if (first === 'upload' && rest[0] === 'sign' && method === 'POST') return this.#signUpload(call, placeOf(rest.slice(1)));
-    if (first === 'upload' && rest[0] === 'sign' && method === 'PUT') return this.#uploadSigned(call, placeOf(rest.slice(1)));
-    if (first === 'public' && reads) return this.#deliver(call, await this.#public(placeOf(rest)));
-    if (first === 'info' && rest[0] === 'public' && reads) return this.#describe(call, await this.#public(placeOf(rest.slice(1))));
+    if (first === 'upload' && rest[0] === 'sign' && method === 'POST')
+      return this.#signUpload(call, placeOf(rest.slice(1)));
+    if (first === 'upload' && rest[0] === 'sign' && method === 'PUT')
+      return this.#uploadSigned(call, placeOf(rest.slice(1)));
+    if (first === 'public' && reads) return deliver(call, this.blobs, await this.#public(placeOf(rest)));
+    if (first === 'info' && rest[0] === 'public' && reads)
+      return this.#describe(call, await this.#public(placeOf(rest.slice(1))));
     if (first === 'info' && reads) {
-      return this.#describe(call, await this.#visible(call, placeOf(rest[0] === 'authenticated' ? rest.slice(1) : rest), 'info'));
+      return this.#describe(
+        call,
+        await this.#visible(call, placeOf(rest[0] === 'authenticated' ? rest.slice(1) : rest), 'info'),
+      );
     }
-    if (first === 'authenticated' && reads) return this.#deliver(call, await this.#visible(call, placeOf(rest), 'get_authenticated'));
+    if (first === 'authenticated' && reads)
+      return deliver(call, this.blobs, await this.#visible(call, placeOf(rest), 'get_authenticated'));
     if (steps.length === 1 && method === 'DELETE') return this.#removeMany(call, bucketOf(steps));
-    if (reads) return this.#deliver(call, await this.#visible(call, placeOf(steps), 'get_authenticated'));
-    if (method === 'POST') return this.#upload(call, placeOf(steps), { upsert: request.headers['x-upsert'] === 'true' });
+    if (reads) return deliver(call, this.blobs, await this.#visible(call, placeOf(steps), 'get_authenticated'));
+    if (method === 'POST')
+      return this.#upload(call, placeOf(steps), { upsert: request.headers['x-upsert'] === 'true' });
     if (method === 'PUT') return this.#upload(call, placeOf(steps), { replace: true });
     if (method === 'DELETE') return this.#remove(call, placeOf(steps));
     return undefined;
@@ -64,16 +73,22 @@ export class Objects {
   // Reading -----------------------------------------------------------------------------------------------------------
 
   async #visible(call, place, operation) {
-    const [object] = await this.#as(call, operation, (query) => query(
-      'select * from storage.objects where bucket_id = $1 and name = $2', [place.bucket, place.name],
-    ), { readOnly: true });
+    const [object] = await this.#as(
+      call,
+      operation,
+      (query) => query('select * from storage.objects where bucket_id = $1 and name = $2', [place.bucket, place.name]),
+      { readOnly: true },
+    );
     if (!object) throw noObject();
     return object;
   }
 
   /** Past the policies: for public buckets and for those whom a signed address lets in. */
   async #any({ bucket, name }) {
-    const [object] = await this.storage.asAdmin('select * from storage.objects where bucket_id = $1 and name = $2', [bucket, name]);
+    const [object] = await this.storage.asAdmin('select * from storage.objects where bucket_id = $1 and name = $2', [
+      bucket,
+      name,
+    ]);
     if (!object) throw noObject();
     return object;
   }
@@ -86,36 +101,7 @@ export class Objects {
 
   async #readSigned(call, place) {
     await this.#checkToken(call.url, place, 'read');
-    return this.#deliver(call, await this.#any(place));
-  }
-
-  async #deliver({ request, response, url, reads }, object) {
-    const { metadata = {}, version } = object;
-    const size = await this.blobs.size(version).catch(() => {
-      console.error(`storage: the bytes of ${object.bucket_id}/${object.name} are gone (${version})`);
-      throw noObject();
-    });
-    const headers = {
-      'content-type': metadata.mimetype ?? 'application/octet-stream',
-      'cache-control': metadata.cacheControl ?? 'no-cache',
-      etag: metadata.eTag,
-      'last-modified': new Date(metadata.lastModified ?? object.updated_at).toUTCString(),
-      'accept-ranges': 'bytes',
-      'x-content-type-options': 'nosniff',
-      ...disposition(url, object.name),
-    };
-    if (reads && request.headers['if-none-match'] === metadata.eTag) return send(response, 304, null, headers);
-    const range = rangeOf(request, size);
-    if (range === null) return send(response, 416, null, { ...headers, 'content-range': `bytes */${size}` });
-    const { start, end } = range;
-    response.writeHead(range.whole ? 200 : 206, {
-      ...headers,
-      'content-length': size === 0 ? 0 : end - start + 1,
-      ...(range.whole ? {} : { 'content-range': `bytes ${start}-${end}/${size}` }),
-    });
-    if (request.method === 'HEAD' || size === 0) return response.end();
-    // A client that hangs up is no failure of ours.
-    return pipeline(this.blobs.read(version, { start, end }), response).catch(() => response.destroy());
+    return deliver(call, this.blobs, await this.#any(place));
   }
 
   #describe({ response }, object) {
@@ -142,8 +128,12 @@ export class Objects {
     const column = sortBy.column ?? 'name';
     if (!SORTABLE.includes(column)) throw refused(`Cannot sort by '${column}'; one of ${SORTABLE.join(', ')} would do`);
     const order = sortBy.order === 'desc' ? 'desc' : 'asc';
-    const found = await this.#as(call, 'list', (query) => query(
-      `with inside as (
+    const found = await this.#as(
+      call,
+      'list',
+      (query) =>
+        query(
+          `with inside as (
          select substr(name, length($2) + 1) as rest, * from storage.objects
          where bucket_id = $1 and starts_with(name, $2) and starts_with(lower(substr(name, length($2) + 1)), lower($3))
        ), entries as (
@@ -154,11 +144,20 @@ export class Objects {
          select rest, id, updated_at, created_at, last_accessed_at, metadata from inside where rest not like '%/%' and rest <> ''
        )
        select * from entries order by id is not null, ${column} ${order}, name limit $4 offset $5`,
-      [bucket, folder, String(search), whole(limit, 100), whole(offset, 0)],
-    ), { readOnly: true });
-    sendJson(response, 200, found.map((entry) => ({
-      ...entry, updated_at: iso(entry.updated_at), created_at: iso(entry.created_at), last_accessed_at: iso(entry.last_accessed_at),
-    })));
+          [bucket, folder, String(search), whole(limit, 100), whole(offset, 0)],
+        ),
+      { readOnly: true },
+    );
+    sendJson(
+      response,
+      200,
+      found.map((entry) => ({
+        ...entry,
+        updated_at: iso(entry.updated_at),
+        created_at: iso(entry.created_at),
+        last_accessed_at: iso(entry.last_accessed_at),
+      })),
+    );
   }
 
   // Writing -----------------------------------------------------------------------------------------------------------
@@ -178,13 +177,19 @@ export class Objects {
     const before = upsert || replace ? await this.#any(place).catch(() => null) : null;
     const blob = await this.blobs.write(file.chunks, limit);
     const metadata = {
-      eTag: blob.eTag, size: blob.size, mimetype: file.type, cacheControl: file.cacheControl,
-      lastModified: new Date().toISOString(), contentLength: blob.size, httpStatusCode: 200,
+      eTag: blob.eTag,
+      size: blob.size,
+      mimetype: file.type,
+      cacheControl: file.cacheControl,
+      lastModified: new Date().toISOString(),
+      contentLength: blob.size,
+      httpStatusCode: 200,
     };
     let stored;
     try {
       stored = await this.#as(call, replace ? 'upload_update' : 'upload', (query) =>
-        keep(query, row, { version: blob.version, metadata, userMetadata: file.userMetadata }));
+        keep(query, row, { version: blob.version, metadata, userMetadata: file.userMetadata }),
+      );
     } catch (error) {
       await this.blobs.remove([blob.version]);
       throw error;
@@ -196,10 +201,12 @@ export class Objects {
   async #move(call) {
     const { from, to } = await route(call.request);
     await this.storage.bucket(to.bucket);
-    const [moved] = await this.#as(call, 'move', (query) => query(
-      `update storage.objects set bucket_id = $3, name = $4, updated_at = now() where bucket_id = $1 and name = $2 returning id`,
-      [from.bucket, from.name, to.bucket, to.name],
-    ));
+    const [moved] = await this.#as(call, 'move', (query) =>
+      query(
+        `update storage.objects set bucket_id = $3, name = $4, updated_at = now() where bucket_id = $1 and name = $2 returning id`,
+        [from.bucket, from.name, to.bucket, to.name],
+      ),
+    );
     if (!moved) throw noObject();
     sendJson(call.response, 200, { message: 'Successfully moved', Id: moved.id, Key: `${to.bucket}/${to.name}` });
   }
@@ -214,9 +221,17 @@ export class Objects {
     const version = await this.blobs.copy(source.version);
     let stored;
     try {
-      stored = await this.#as(call, 'copy', (query) => keep(query, { ...to, owner: caller.claims.sub, upsert }, {
-        version, metadata: source.metadata, userMetadata: source.user_metadata,
-      }));
+      stored = await this.#as(call, 'copy', (query) =>
+        keep(
+          query,
+          { ...to, owner: caller.claims.sub, upsert },
+          {
+            version,
+            metadata: source.metadata,
+            userMetadata: source.user_metadata,
+          },
+        ),
+      );
     } catch (error) {
       await this.blobs.remove([version]);
       throw error;
@@ -226,10 +241,12 @@ export class Objects {
   }
 
   async #removed(call, operation, bucket, names) {
-    const removed = await this.#as(call, operation, (query) => query(
-      'delete from storage.objects where bucket_id = $1 and name in (select jsonb_array_elements_text($2)) returning *',
-      [bucket, JSON.stringify(names)],
-    ));
+    const removed = await this.#as(call, operation, (query) =>
+      query(
+        'delete from storage.objects where bucket_id = $1 and name in (select jsonb_array_elements_text($2)) returning *',
+        [bucket, JSON.stringify(names)],
+      ),
+    );
     await this.blobs.remove(removed.map(({ version }) => version));
     return removed;
   }
@@ -261,14 +278,28 @@ export class Objects {
     const expiry = seconds(given);
     if (!Array.isArray(given.paths)) throw refused('paths must be a list of object names');
     const paths = given.paths.map(String);
-    const visible = await this.#as(call, 'sign_many', (query) => query(
-      'select name from storage.objects where bucket_id = $1 and name in (select jsonb_array_elements_text($2))',
-      [bucket, JSON.stringify(paths)],
-    ), { readOnly: true });
+    const visible = await this.#as(
+      call,
+      'sign_many',
+      (query) =>
+        query(
+          'select name from storage.objects where bucket_id = $1 and name in (select jsonb_array_elements_text($2))',
+          [bucket, JSON.stringify(paths)],
+        ),
+      { readOnly: true },
+    );
     const names = new Set(visible.map(({ name }) => name));
-    sendJson(call.response, 200, await Promise.all(paths.map(async (name) => names.has(name)
-      ? { error: null, path: name, signedURL: await this.#signedUrl({ bucket, name }, expiry) }
-      : { error: WITHOUT_ACCESS, path: name, signedURL: null })));
+    sendJson(
+      call.response,
+      200,
+      await Promise.all(
+        paths.map(async (name) =>
+          names.has(name)
+            ? { error: null, path: name, signedURL: await this.#signedUrl({ bucket, name }, expiry) }
+            : { error: WITHOUT_ACCESS, path: name, signedURL: null },
+        ),
+      ),
+    );
   }
 
   async #signedUrl({ bucket, name }, expiry) {
@@ -281,7 +312,11 @@ export class Objects {
     const upsert = request.headers['x-upsert'] === 'true';
     await this.storage.bucket(place.bucket);
     await this.#as(call, 'sign_upload_url', async (query) => {
-      await keep(query, { ...place, owner: caller.claims.sub, upsert }, { version: '', metadata: null, userMetadata: null });
+      await keep(
+        query,
+        { ...place, owner: caller.claims.sub, upsert },
+        { version: '', metadata: null, userMetadata: null },
+      );
       return { rollBack: true };
     });
     const claims = { url: `${place.bucket}/${place.name}`, use: 'upload', owner: caller.claims.sub, upsert };
@@ -345,7 +380,10 @@ async function keep(query, { bucket, name, owner, upsert, replace }, { version, 
   const ownerId = "case when $6 ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then $6::uuid end";
   const changed = `version = $3, metadata = $4, user_metadata = $5, owner_id = $6::text, owner = ${ownerId}, updated_at = now()`;
   if (replace) {
-    const [stored] = await query(`update storage.objects set ${changed} where bucket_id = $1 and name = $2 returning id`, values);
+    const [stored] = await query(
+      `update storage.objects set ${changed} where bucket_id = $1 and name = $2 returning id`,
+      values,
+    );
     if (!stored) throw noObject();
     return stored;
   }
@@ -358,53 +396,4 @@ async function keep(query, { bucket, name, owner, upsert, replace }, { version, 
   return stored ?? { id };
 }
 
-/** The file of the request, in either form clients send it: alone, or in a form with what is to be known of it. */
-async function fileOf(request, limit) {
-  const type = request.headers['content-type'] ?? 'application/octet-stream';
-  if (!type.toLowerCase().startsWith('multipart/form-data')) {
-    if (Number(request.headers['content-length'] ?? 0) > limit) throw tooLarge();
-    return {
-      type: type.split(';')[0].trim(), chunks: kept(request),
-      cacheControl: request.headers['cache-control'] ?? 'no-cache',
-      userMetadata: metadataOf(request.headers['x-metadata'] && Buffer.from(request.headers['x-metadata'], 'base64').toString('utf8')),
-    };
-  }
-  const form = await readForm(kept(request), type);
-  const { cacheControl, contentType, metadata } = form.fields;
-  return {
-    type: (contentType ?? form.type ?? 'application/octet-stream').split(';')[0].trim(),
-    chunks: form.chunks,
-    cacheControl: /^\d+$/.test(cacheControl ?? '') ? `max-age=${cacheControl}` : cacheControl || 'no-cache',
-    userMetadata: metadataOf(metadata),
-  };
-}
-
-function metadataOf(text) {
-  if (!text) return null;
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw refused('The metadata is not valid JSON');
-  }
-}
-
-function checkType(type, allowed) {
-  if (!allowed?.length || allowed.some((each) => each === type || each === '*/*' || each.endsWith('/*') && type.startsWith(each.slice(0, -1)))) return;
-  throw storageError(415, 'invalid_mime_type', `mime type ${type} is not supported`);
-}
-
-function disposition(url, name) {
-  if (!url.searchParams.has('download')) return {};
-  const shown = url.searchParams.get('download') || name.split('/').at(-1);
-  return { 'content-disposition': `attachment; filename="${shown.replace(/[^\x20-\x7e]|["\\]/g, '_')}"; filename*=UTF-8''${encodeURIComponent(shown)}` };
-}
-
-function rangeOf(request, size) {
-  const [, first, last] = /^bytes=(\d*)-(\d*)$/.exec(request.headers.range ?? '') ?? [];
-  if (first === undefined || (first === '' && last === '')) return { start: 0, end: size - 1, whole: true };
-  const start = first === '' ? Math.max(0, size - Number(last)) : Number(first);
-  const end = first === '' || last === '' ? size - 1 : Math.min(Number(last), size - 1);
-  return start > end ? null : { start, end, whole: false };
-}
-
-const iso = (text) => text === null || text === undefined ? null : text.replace(' ', 'T').replace(/\+00$/, 'Z');
+const iso = (text) => (text === null || text === undefined ? null : text.replace(' ', 'T').replace(/\+00$/, 'Z'));
