@@ -1,16 +1,11 @@
 """The schema of the database in Python. Generated from its catalog by `make schema`; changed only there.
 
 A row is what psycopg returns for `select *`. Members of an enum equal their text, which is what a row holds.
+Rows exist for the type checker alone: import them under TYPE_CHECKING.
 """
 
-from datetime import date, datetime
-from decimal import Decimal
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
-from typing import Any, TypeAlias, TypedDict
-from uuid import UUID
-
-Json: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
+from typing import TYPE_CHECKING
 
 
 class ActionType(StrEnum):
@@ -490,844 +485,812 @@ class WidgetType(StrEnum):
     WEATHER = "WEATHER"
 
 
-class OrganizationInvitationsRow(TypedDict):
-    """organization_invitations: Open and accepted invitations by e-mail address."""
-
-    id: UUID
-    organization_id: UUID
-    email: str
-    role: OrgRole
-    token_hash: str
-    invited_by: UUID
-    expires_at: datetime
-    accepted_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class OrganizationMembersRow(TypedDict):
-    """organization_members: Who belongs to which organisation, as what."""
-
-    user_id: UUID
-    organization_id: UUID
-    role: OrgRole
-    permissions: list[str]
-    joined_at: datetime
-    blocked_until: datetime | None
-
-
-class OrganizationsRow(TypedDict):
-    """organizations: A tenant. Everything a customer owns hangs on one."""
-
-    id: UUID
-    name: str
-    slug: str
-    website: str | None
-    description: str | None
-    settings: Json
-    subscription_tier: SubscriptionTier
-    subscription_status: SubscriptionStatus
-    billing_email: str | None
-    stripe_customer_id: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class UsersRow(TypedDict):
-    """users: Everyone who can sign in; kept in step with auth.users."""
-
-    id: UUID
-    email: str
-    name: str | None
-    avatar_url: str | None
-    global_role: UserRole
-    is_active: bool
-    last_login_at: datetime | None
-    suspended_at: datetime | None
-    suspended_until: datetime | None
-    suspended_reason: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class OnboardingSessionsRow(TypedDict):
-    """onboarding_sessions: A new customer on the way from a name to a paid organisation. Reached by its token, or by
-    the user it belongs to.
-    """
-
-    id: UUID
-    token_hash: str
-    current_step: int
-    total_steps: int
-    org_name: str | None
-    org_website: str | None
-    org_description: str | None
-    selected_tier: SubscriptionTier | None
-    billing_cycle: BillingCycle | None
-    stripe_customer_id: str | None
-    stripe_subscription_id: str | None
-    stripe_payment_intent_id: str | None
-    payment_attempt: int
-    payment_status: PaymentStatus
-    is_completed: bool
-    completed_at: datetime | None
-    expires_at: datetime
-    user_id: UUID | None
-    organization_id: UUID | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class PlansRow(TypedDict):
-    """plans: What is sold, at which price, with which limits. The only place where these stand."""
-
-    id: UUID
-    tier: SubscriptionTier
-    billing_cycle: BillingCycle
-    stripe_price_id: str | None
-    amount_cents: int
-    currency: str
-    limits: Json
-    is_active: bool
-    created_at: datetime
-    updated_at: datetime
-
-
-class StripeEventsRow(TypedDict):
-    """stripe_events: Inbox: every event Stripe delivered, once. The state of an object is the fold of its events, in
-    whatever order.
-    """
-
-    id: str
-    type: str
-    object_id: str | None
-    created: datetime
-    api_version: str | None
-    livemode: bool
-    payload: Json | None
-    status: StripeEventStatus
-    attempts: int
-    error: str | None
-    applied_at: datetime | None
-    redacted_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class SubscriptionsRow(TypedDict):
-    """subscriptions: What organisations buy and have bought; written only on Stripe's word."""
-
-    id: UUID
-    organization_id: UUID
-    stripe_subscription_id: str | None
-    stripe_customer_id: str | None
-    status: SubscriptionStatus
-    tier: SubscriptionTier
-    billing_cycle: BillingCycle
-    amount_cents: int
-    current_period_start: datetime
-    current_period_end: datetime
-    cancel_at_period_end: bool
-    cancelled_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class AdminActionLogsRow(TypedDict):
-    """admin_action_logs: Every administrative action, successful or not. Append-only for all."""
-
-    id: UUID
-    action: AdminAction
-    description: str
-    target_type: str
-    target_id: str
-    metadata: Json | None
-    ip_address: str | None
-    user_agent: str | None
-    success: bool
-    error: str | None
-    created_at: datetime
-    admin_id: UUID
-    acting_as_id: UUID | None
-
-
-class FeatureFlagsRow(TypedDict):
-    """feature_flags: Which features are on, for whom. Only platform admins see the rules."""
-
-    id: UUID
-    name: str
-    description: str | None
-    is_enabled: bool
-    rollout_percent: float
-    target_tiers: list[SubscriptionTier]
-    target_orgs: list[UUID]
-    target_users: list[UUID]
-    conditions: Json | None
-    environment: Environment
-    category: str | None
-    seed: UUID
-    bucket_by: str
-    variants: Json | None
-    starts_at: datetime | None
-    ends_at: datetime | None
-    prerequisites: list[str] | None
-    version: int
-    created_at: datetime
-    updated_at: datetime
-    created_by: UUID
-
-
-class PlatformMetricsRow(TypedDict):
-    """platform_metrics: How the platform does, one row per UTC day."""
-
-    id: UUID
-    date: date
-    total_users: int
-    active_users: int
-    new_users: int
-    total_orgs: int
-    active_orgs: int
-    new_orgs: int
-    mrr_cents: int
-    arr_cents: int
-    churn_rate: float
-    free_count: int
-    starter_count: int
-    growth_count: int
-    elite_count: int
-    enterprise_count: int
-    total_storage: int
-    api_calls: int
-    created_at: datetime
-
-
-class SystemAlertDismissalsRow(TypedDict):
-    """system_alert_dismissals: Who dismissed which alert."""
-
-    alert_id: UUID
-    user_id: UUID
-    created_at: datetime
-
-
-class SystemAlertViewsRow(TypedDict):
-    """system_alert_views: Who saw which alert."""
-
-    alert_id: UUID
-    user_id: UUID
-    created_at: datetime
-
-
-class SystemAlertsRow(TypedDict):
-    """system_alerts: What the platform tells its users, or some of them."""
-
-    id: UUID
-    title: str
-    message: str
-    level: AlertLevel
-    category: AlertCategory
-    is_global: bool
-    target_roles: list[UserRole]
-    target_tiers: list[SubscriptionTier]
-    target_orgs: list[UUID]
-    target_users: list[UUID]
-    is_dismissible: bool
-    auto_hide_after: int | None
-    starts_at: datetime
-    ends_at: datetime | None
-    view_count: int
-    dismiss_count: int
-    is_active: bool
-    is_archived: bool
-    created_at: datetime
-    updated_at: datetime
-    created_by: UUID
-
-
-class ActivityFeedReadsRow(TypedDict):
-    """activity_feed_reads: Which feed entries one person has read; written by mark_feed_read()."""
-
-    user_id: UUID
-    activity_feed_id: UUID
-    organization_id: UUID
-    read_at: datetime
-
-
-class ActivityFeedsRow(TypedDict):
-    """activity_feeds: What happened in an organisation, for everyone in it; page it with feed_page()."""
-
-    id: UUID
-    organization_id: UUID
-    user_id: UUID | None
-    title: str
-    description: str | None
-    type: DashboardActivityType
-    entity_type: str
-    entity_id: str
-    action: str
-    metadata: Json | None
-    severity: ActivitySeverity
-    is_read: bool
-    is_pinned: bool
-    is_archived: bool
-    created_at: datetime
-
-
-class DashboardMetricsRow(TypedDict):
-    """dashboard_metrics: Figures of the dashboard. Without organisation: of the system."""
-
-    id: UUID
-    organization_id: UUID | None
-    name: str
-    category: MetricCategory
-    query: Json
-    unit: str | None
-    format: str
-    target_value: float | None
-    warning_threshold: float | None
-    critical_threshold: float | None
-    chart_type: str | None
-    color: str
-    icon: str | None
-    permissions: list[str]
-    refresh_rate: int
-    last_calculated: datetime | None
-    cached_value: float | None
-    created_by: UUID | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class DashboardWidgetsRow(TypedDict):
-    """dashboard_widgets: What an organisation can put on its dashboards."""
-
-    id: UUID
-    organization_id: UUID
-    name: str
-    type: WidgetType
-    config: Json
-    position: Json
-    data_source: str | None
-    refresh_rate: int
-    is_visible: bool
-    title: str | None
-    chart_type: str | None
-    permissions: list[str]
-    created_by: UUID
-    created_at: datetime
-    updated_at: datetime
-
-
-class QuickActionsRow(TypedDict):
-    """quick_actions: Buttons of the dashboard; run one with run_quick_action(). Without organisation: of the system."""
-
-    id: UUID
-    organization_id: UUID | None
-    name: str
-    description: str | None
-    icon: str
-    action_type: ActionType
-    target_url: str | None
-    api_endpoint: str | None
-    form_config: Json | None
-    color: str
-    is_enabled: bool
-    sort_order: int
-    required_role: list[str]
-    required_tier: list[str]
-    usage_count: int
-    last_used: datetime | None
-    created_by: UUID | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class UserDashboardsRow(TypedDict):
-    """user_dashboards: How one person arranges the dashboard; nobody else sees it."""
-
-    id: UUID
-    user_id: UUID
-    layout: Json
-    widgets: list[UUID]
-    theme: DashboardTheme
-    density: LayoutDensity
-    auto_refresh: bool
-    quick_actions: list[UUID]
-    pinned_modules: list[str]
-    created_at: datetime
-    updated_at: datetime
-
-
-class ActivitiesRow(TypedDict):
-    """activities: What was done with a lead, contact, deal or listing."""
-
-    id: UUID
-    organization_id: UUID
-    created_by_id: UUID
-    lead_id: UUID | None
-    contact_id: UUID | None
-    deal_id: UUID | None
-    listing_id: UUID | None
-    type: ActivityType
-    title: str
-    description: str | None
-    outcome: str | None
-    duration_minutes: int | None
-    completed_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class ContactsRow(TypedDict):
-    """contacts: People the organisation deals with."""
-
-    id: UUID
-    organization_id: UUID
-    assigned_to_id: UUID | None
-    name: str
-    email: str | None
-    phone: str | None
-    company: str | None
-    position: str | None
-    type: ContactType
-    status: ContactStatus
-    notes: str | None
-    tags: list[str]
-    custom_fields: Json | None
-    linkedin_url: str | None
-    twitter_url: str | None
-    preferred_contact_method: str | None
-    last_contact_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class DealsRow(TypedDict):
-    """deals: Business in the pipeline; moved by move_deal(), close_deal(), reopen_deal() or by writing stage."""
-
-    id: UUID
-    organization_id: UUID
-    assigned_to_id: UUID | None
-    lead_id: UUID | None
-    contact_id: UUID | None
-    listing_id: UUID | None
-    title: str
-    description: str | None
-    value: Decimal
-    stage: DealStage
-    status: DealStatus
-    probability: int
-    expected_close_date: datetime | None
-    actual_close_date: datetime | None
-    lost_reason: str | None
-    notes: str | None
-    tags: list[str]
-    custom_fields: Json | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class LeadsRow(TypedDict):
-    """leads: People who may become customers."""
-
-    id: UUID
-    organization_id: UUID
-    assigned_to_id: UUID | None
-    name: str
-    email: str | None
-    phone: str | None
-    company: str | None
-    source: LeadSource
-    status: LeadStatus
-    score: LeadScore
-    score_value: int
-    budget: Decimal | None
-    timeline: str | None
-    notes: str | None
-    tags: list[str]
-    custom_fields: Json | None
-    converted_contact_id: UUID | None
-    last_contact_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class ListingsRow(TypedDict):
-    """listings: Properties for sale."""
-
-    id: UUID
-    organization_id: UUID
-    assigned_to_id: UUID | None
-    title: str
-    description: str | None
-    address: str
-    city: str
-    state: str
-    zip_code: str
-    country: str
-    property_type: PropertyType
-    bedrooms: int | None
-    bathrooms: Decimal | None
-    square_feet: int | None
-    lot_size: Decimal | None
-    year_built: int | None
-    price: Decimal
-    price_per_sqft: Decimal | None
-    status: ListingStatus
-    mls_number: str | None
-    listing_date: datetime | None
-    expiration_date: datetime | None
-    images: list[str]
-    virtual_tour_url: str | None
-    features: list[str]
-    notes: str | None
-    tags: list[str]
-    custom_fields: Json | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class AgentTemplatesRow(TypedDict):
-    """agent_templates: Presets of agents: an organisation's own, public ones, and those of the platform."""
-
-    id: UUID
-    name: str
-    description: str
-    category: AgentCategory
-    avatar: str | None
-    personality_config: Json
-    model_config: Json
-    tools_config: Json
-    memory_config: Json
-    tags: list[str]
-    features: list[str]
-    use_cases: list[str]
-    usage_count: int
-    rating: Decimal | None
-    is_popular: bool
-    is_public: bool
-    is_system: bool
-    organization_id: UUID | None
-    created_by_id: UUID | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class BuildLogsRow(TypedDict):
-    """build_logs: What happened while an order was built. Append-only for everyone; gone only with its order."""
-
-    id: UUID
-    organization_id: UUID
-    order_id: UUID
-    stage: str
-    message: str
-    details: Json | None
-    log_level: LogLevel
-    created_at: datetime
-
-
-class CustomAgentOrdersRow(TypedDict):
-    """custom_agent_orders: Agents that organisations have built. Its status moves only by advance_order()."""
-
-    id: UUID
-    title: str
-    description: str
-    requirements: Json
-    use_case: str
-    complexity: ComplexityLevel
-    estimated_hours: int | None
-    estimated_cost: Decimal | None
-    status: OrderStatus
-    status_changed_at: datetime
-    status_reason: str | None
-    priority: OrderPriority
-    submitted_at: datetime | None
-    started_at: datetime | None
-    completed_at: datetime | None
-    delivered_at: datetime | None
-    progress: int
-    progress_is_manual: bool
-    current_stage: str | None
-    agent_config: Json
-    tools_config: Json
-    organization_id: UUID
-    created_by_id: UUID
-    assigned_to_id: UUID | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class OrderMilestonesRow(TypedDict):
-    """order_milestones: Steps of a build; the completed share is the progress of the order."""
-
-    id: UUID
-    organization_id: UUID
-    order_id: UUID
-    name: str
-    description: str | None
-    stage: str
-    due_date: datetime | None
-    completed_at: datetime | None
-    is_completed: bool
-    sort_order: int
-    created_at: datetime
-
-
-class ProjectShowcasesRow(TypedDict):
-    """project_showcases: Finished work that organisations show to others."""
-
-    id: UUID
-    title: str
-    description: str
-    category: ShowcaseCategory
-    image_url: str | None
-    demo_url: str | None
-    features: list[str]
-    technologies: list[str]
-    views: int
-    likes: int
-    is_public: bool
-    is_featured: bool
-    organization_id: UUID
-    created_by_id: UUID
-    created_at: datetime
-    updated_at: datetime
-
-
-class ShowcaseLikesRow(TypedDict):
-    """showcase_likes: Who likes what; people see their own."""
-
-    showcase_id: UUID
-    user_id: UUID
-    created_at: datetime
-
-
-class TemplateReviewsRow(TypedDict):
-    """template_reviews: What people think of a template; read within the reviewer's organisation."""
-
-    id: UUID
-    template_id: UUID
-    rating: int
-    review: str | None
-    organization_id: UUID
-    reviewer_id: UUID
-    created_at: datetime
-    updated_at: datetime
-
-
-class ToolBlueprintsRow(TypedDict):
-    """tool_blueprints: Tools drawn as graphs; public ones can be cloned by others."""
-
-    id: UUID
-    name: str
-    description: str
-    category: ToolCategory
-    components: Json
-    connections: Json
-    configuration: Json
-    version: str
-    tags: list[str]
-    complexity: ComplexityLevel
-    usage_count: int
-    is_public: bool
-    organization_id: UUID
-    created_by_id: UUID
-    created_at: datetime
-    updated_at: datetime
-
-
-class ActivityLogsRow(TypedDict):
-    """activity_logs: Who changed what in an organisation. Append-only for everyone."""
-
-    id: UUID
-    organization_id: UUID
-    user_id: UUID | None
-    impersonated_by: UUID | None
-    action: str
-    resource_type: str
-    resource_id: UUID | None
-    old_data: Json | None
-    new_data: Json | None
-    ip_address: str | None
-    user_agent: str | None
-    created_at: datetime
-
-
-class AiConversationsRow(TypedDict):
-    """ai_conversations: Talks of a member with a model; nobody else in the organisation reads them."""
-
-    id: UUID
-    organization_id: UUID
-    user_id: UUID
-    title: str | None
-    context_type: str
-    context_id: UUID | None
-    ai_model: str
-    conversation_data: Json
-    usage_tokens: int
-    is_archived: bool
-    created_at: datetime
-    updated_at: datetime
-
-
-class AiToolsRow(TypedDict):
-    """ai_tools: The AI tools of the platform: everybody sees the active ones, platform admins write."""
-
-    id: UUID
-    name: str
-    description: str | None
-    tool_type: str
-    required_tier: SubscriptionTier
-    configuration: Json | None
-    is_active: bool
-    created_at: datetime
-    updated_at: datetime
-
-
-class AppointmentsRow(TypedDict):
-    """appointments: The calendar of an organisation."""
-
-    id: UUID
-    organization_id: UUID
-    title: str
-    description: str | None
-    type: AppointmentType
-    status: AppointmentStatus
-    start_time: datetime
-    end_time: datetime
-    location: str | None
-    meeting_url: str | None
-    assigned_to: UUID | None
-    customer_id: UUID | None
-    lead_id: UUID | None
-    contact_id: UUID | None
-    deal_id: UUID | None
-    listing_id: UUID | None
-    reminders_sent: Json | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class AttachmentsRow(TypedDict):
-    """attachments: Files in the bucket `attachments`, each at something of the organisation."""
-
-    id: UUID
-    organization_id: UUID
-    entity_type: str
-    entity_id: UUID
-    file_name: str
-    file_size: int
-    mime_type: str
-    file_path: str
-    uploaded_by_id: UUID | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class ContentRow(TypedDict):
-    """content: Pages, posts and documents; anyone reads what is PUBLISHED."""
-
-    id: UUID
-    organization_id: UUID
-    title: str
-    slug: str
-    content_type: ContentType
-    content: str
-    excerpt: str | None
-    status: ContentStatus
-    author_id: UUID | None
-    published_at: datetime | None
-    seo_meta: Json | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class CustomersRow(TypedDict):
-    """customers: The customers of an organisation."""
-
-    id: UUID
-    organization_id: UUID
-    name: str
-    email: str | None
-    phone: str | None
-    company: str | None
-    status: CustomerStatus
-    source: CustomerSource
-    tags: list[str]
-    custom_fields: Json | None
-    assigned_to: UUID | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class NotificationsRow(TypedDict):
-    """notifications: Messages to one member, created only by the server (private.notify())."""
-
-    id: UUID
-    organization_id: UUID
-    user_id: UUID
-    type: NotificationType
-    title: str
-    message: str
-    action_url: str | None
-    entity_type: str | None
-    entity_id: UUID | None
-    read: bool
-    created_at: datetime
-    updated_at: datetime
-
-
-class ProjectsRow(TypedDict):
-    """projects: What an organisation does for its customers or itself."""
-
-    id: UUID
-    organization_id: UUID
-    customer_id: UUID | None
-    name: str
-    description: str | None
-    status: ProjectStatus
-    priority: Priority
-    start_date: datetime | None
-    due_date: datetime | None
-    completion_date: datetime | None
-    budget: Decimal | None
-    progress_percentage: int
-    project_manager_id: UUID | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class TasksRow(TypedDict):
-    """tasks: Steps of a project, which may have steps of their own."""
-
-    id: UUID
-    organization_id: UUID
-    project_id: UUID
-    parent_task_id: UUID | None
-    title: str
-    description: str | None
-    status: TaskStatus
-    priority: Priority
-    assigned_to: UUID | None
-    created_by: UUID | None
-    due_date: datetime | None
-    estimated_hours: Decimal | None
-    actual_hours: Decimal | None
-    tags: list[str]
-    position: int
-    created_at: datetime
-    updated_at: datetime
-
-
-class UsageTrackingRow(TypedDict):
-    """usage_tracking: What an organisation used in a month (UTC), appended by the server."""
-
-    id: UUID
-    organization_id: UUID
-    user_id: UUID | None
-    resource_type: ResourceType
-    resource_name: str
-    usage_amount: int
-    billing_period: str
-    metadata: Json | None
-    created_at: datetime
-    updated_at: datetime
+if TYPE_CHECKING:
+    from datetime import date, datetime
+    from decimal import Decimal
+    from ipaddress import IPv4Address, IPv6Address
+    from typing import Any, TypeAlias, TypedDict
+    from uuid import UUID
+
+    Json: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+    class OrganizationInvitationsRow(TypedDict):
+        """organization_invitations: Open and accepted invitations by e-mail address."""
+
+        id: UUID
+        organization_id: UUID
+        email: str
+        role: OrgRole
+        token_hash: str
+        invited_by: UUID
+        expires_at: datetime
+        accepted_at: datetime | None
+        created_at: datetime
+        updated_at: datetime
+
+    class OrganizationMembersRow(TypedDict):
+        """organization_members: Who belongs to which organisation, as what."""
+
+        user_id: UUID
+        organization_id: UUID
+        role: OrgRole
+        permissions: list[str]
+        joined_at: datetime
+        blocked_until: datetime | None
+
+    class OrganizationsRow(TypedDict):
+        """organizations: A tenant. Everything a customer owns hangs on one."""
+
+        id: UUID
+        name: str
+        slug: str
+        website: str | None
+        description: str | None
+        settings: Json
+        subscription_tier: SubscriptionTier
+        subscription_status: SubscriptionStatus
+        billing_email: str | None
+        stripe_customer_id: str | None
+        created_at: datetime
+        updated_at: datetime
+
+    class UsersRow(TypedDict):
+        """users: Everyone who can sign in; kept in step with auth.users."""
+
+        id: UUID
+        email: str
+        name: str | None
+        avatar_url: str | None
+        global_role: UserRole
+        is_active: bool
+        last_login_at: datetime | None
+        suspended_at: datetime | None
+        suspended_until: datetime | None
+        suspended_reason: str | None
+        created_at: datetime
+        updated_at: datetime
+
+    class OnboardingSessionsRow(TypedDict):
+        """onboarding_sessions: A new customer on the way from a name to a paid organisation. Reached by its token, or
+        by the user it belongs to.
+        """
+
+        id: UUID
+        token_hash: str
+        current_step: int
+        total_steps: int
+        org_name: str | None
+        org_website: str | None
+        org_description: str | None
+        selected_tier: SubscriptionTier | None
+        billing_cycle: BillingCycle | None
+        stripe_customer_id: str | None
+        stripe_subscription_id: str | None
+        stripe_payment_intent_id: str | None
+        payment_attempt: int
+        payment_status: PaymentStatus
+        is_completed: bool
+        completed_at: datetime | None
+        expires_at: datetime
+        user_id: UUID | None
+        organization_id: UUID | None
+        created_at: datetime
+        updated_at: datetime
+
+    class PlansRow(TypedDict):
+        """plans: What is sold, at which price, with which limits. The only place where these stand."""
+
+        id: UUID
+        tier: SubscriptionTier
+        billing_cycle: BillingCycle
+        stripe_price_id: str | None
+        amount_cents: int
+        currency: str
+        limits: Json
+        is_active: bool
+        created_at: datetime
+        updated_at: datetime
+
+    class StripeEventsRow(TypedDict):
+        """stripe_events: Inbox: every event Stripe delivered, once. The state of an object is the fold of its events,
+        in whatever order.
+        """
+
+        id: str
+        type: str
+        object_id: str | None
+        created: datetime
+        api_version: str | None
+        livemode: bool
+        payload: Json | None
+        status: StripeEventStatus
+        attempts: int
+        error: str | None
+        applied_at: datetime | None
+        redacted_at: datetime | None
+        created_at: datetime
+        updated_at: datetime
+
+    class SubscriptionsRow(TypedDict):
+        """subscriptions: What organisations buy and have bought; written only on Stripe's word."""
+
+        id: UUID
+        organization_id: UUID
+        stripe_subscription_id: str | None
+        stripe_customer_id: str | None
+        status: SubscriptionStatus
+        tier: SubscriptionTier
+        billing_cycle: BillingCycle
+        amount_cents: int
+        current_period_start: datetime
+        current_period_end: datetime
+        cancel_at_period_end: bool
+        cancelled_at: datetime | None
+        created_at: datetime
+        updated_at: datetime
+
+    class AdminActionLogsRow(TypedDict):
+        """admin_action_logs: Every administrative action, successful or not. Append-only for all."""
+
+        id: UUID
+        action: AdminAction
+        description: str
+        target_type: str
+        target_id: str
+        metadata: Json | None
+        ip_address: str | None
+        user_agent: str | None
+        success: bool
+        error: str | None
+        created_at: datetime
+        admin_id: UUID
+        acting_as_id: UUID | None
+
+    class FeatureFlagsRow(TypedDict):
+        """feature_flags: Which features are on, for whom. Only platform admins see the rules."""
+
+        id: UUID
+        name: str
+        description: str | None
+        is_enabled: bool
+        rollout_percent: float
+        target_tiers: list[SubscriptionTier]
+        target_orgs: list[UUID]
+        target_users: list[UUID]
+        conditions: Json | None
+        environment: Environment
+        category: str | None
+        seed: UUID
+        bucket_by: str
+        variants: Json | None
+        starts_at: datetime | None
+        ends_at: datetime | None
+        prerequisites: list[str] | None
+        version: int
+        created_at: datetime
+        updated_at: datetime
+        created_by: UUID
+
+    class PlatformMetricsRow(TypedDict):
+        """platform_metrics: How the platform does, one row per UTC day."""
+
+        id: UUID
+        date: date
+        total_users: int
+        active_users: int
+        new_users: int
+        total_orgs: int
+        active_orgs: int
+        new_orgs: int
+        mrr_cents: int
+        arr_cents: int
+        churn_rate: float
+        free_count: int
+        starter_count: int
+        growth_count: int
+        elite_count: int
+        enterprise_count: int
+        total_storage: int
+        api_calls: int
+        created_at: datetime
+
+    class SystemAlertDismissalsRow(TypedDict):
+        """system_alert_dismissals: Who dismissed which alert."""
+
+        alert_id: UUID
+        user_id: UUID
+        created_at: datetime
+
+    class SystemAlertViewsRow(TypedDict):
+        """system_alert_views: Who saw which alert."""
+
+        alert_id: UUID
+        user_id: UUID
+        created_at: datetime
+
+    class SystemAlertsRow(TypedDict):
+        """system_alerts: What the platform tells its users, or some of them."""
+
+        id: UUID
+        title: str
+        message: str
+        level: AlertLevel
+        category: AlertCategory
+        is_global: bool
+        target_roles: list[UserRole]
+        target_tiers: list[SubscriptionTier]
+        target_orgs: list[UUID]
+        target_users: list[UUID]
+        is_dismissible: bool
+        auto_hide_after: int | None
+        starts_at: datetime
+        ends_at: datetime | None
+        view_count: int
+        dismiss_count: int
+        is_active: bool
+        is_archived: bool
+        created_at: datetime
+        updated_at: datetime
+        created_by: UUID
+
+    class ActivityFeedReadsRow(TypedDict):
+        """activity_feed_reads: Which feed entries one person has read; written by mark_feed_read()."""
+
+        user_id: UUID
+        activity_feed_id: UUID
+        organization_id: UUID
+        read_at: datetime
+
+    class ActivityFeedsRow(TypedDict):
+        """activity_feeds: What happened in an organisation, for everyone in it; page it with feed_page()."""
+
+        id: UUID
+        organization_id: UUID
+        user_id: UUID | None
+        title: str
+        description: str | None
+        type: DashboardActivityType
+        entity_type: str
+        entity_id: str
+        action: str
+        metadata: Json | None
+        severity: ActivitySeverity
+        is_read: bool
+        is_pinned: bool
+        is_archived: bool
+        created_at: datetime
+
+    class DashboardMetricsRow(TypedDict):
+        """dashboard_metrics: Figures of the dashboard. Without organisation: of the system."""
+
+        id: UUID
+        organization_id: UUID | None
+        name: str
+        category: MetricCategory
+        query: Json
+        unit: str | None
+        format: str
+        target_value: float | None
+        warning_threshold: float | None
+        critical_threshold: float | None
+        chart_type: str | None
+        color: str
+        icon: str | None
+        permissions: list[str]
+        refresh_rate: int
+        last_calculated: datetime | None
+        cached_value: float | None
+        created_by: UUID | None
+        created_at: datetime
+        updated_at: datetime
+
+    class DashboardWidgetsRow(TypedDict):
+        """dashboard_widgets: What an organisation can put on its dashboards."""
+
+        id: UUID
+        organization_id: UUID
+        name: str
+        type: WidgetType
+        config: Json
+        position: Json
+        data_source: str | None
+        refresh_rate: int
+        is_visible: bool
+        title: str | None
+        chart_type: str | None
+        permissions: list[str]
+        created_by: UUID
+        created_at: datetime
+        updated_at: datetime
+
+    class QuickActionsRow(TypedDict):
+        """quick_actions: Buttons of the dashboard; run one with run_quick_action(). Without organisation: of the
+        system.
+        """
+
+        id: UUID
+        organization_id: UUID | None
+        name: str
+        description: str | None
+        icon: str
+        action_type: ActionType
+        target_url: str | None
+        api_endpoint: str | None
+        form_config: Json | None
+        color: str
+        is_enabled: bool
+        sort_order: int
+        required_role: list[str]
+        required_tier: list[str]
+        usage_count: int
+        last_used: datetime | None
+        created_by: UUID | None
+        created_at: datetime
+        updated_at: datetime
+
+    class UserDashboardsRow(TypedDict):
+        """user_dashboards: How one person arranges the dashboard; nobody else sees it."""
+
+        id: UUID
+        user_id: UUID
+        layout: Json
+        widgets: list[UUID]
+        theme: DashboardTheme
+        density: LayoutDensity
+        auto_refresh: bool
+        quick_actions: list[UUID]
+        pinned_modules: list[str]
+        created_at: datetime
+        updated_at: datetime
+
+    class ActivitiesRow(TypedDict):
+        """activities: What was done with a lead, contact, deal or listing."""
+
+        id: UUID
+        organization_id: UUID
+        created_by_id: UUID
+        lead_id: UUID | None
+        contact_id: UUID | None
+        deal_id: UUID | None
+        listing_id: UUID | None
+        type: ActivityType
+        title: str
+        description: str | None
+        outcome: str | None
+        duration_minutes: int | None
+        completed_at: datetime | None
+        created_at: datetime
+        updated_at: datetime
+
+    class ContactsRow(TypedDict):
+        """contacts: People the organisation deals with."""
+
+        id: UUID
+        organization_id: UUID
+        assigned_to_id: UUID | None
+        name: str
+        email: str | None
+        phone: str | None
+        company: str | None
+        position: str | None
+        type: ContactType
+        status: ContactStatus
+        notes: str | None
+        tags: list[str]
+        custom_fields: Json | None
+        linkedin_url: str | None
+        twitter_url: str | None
+        preferred_contact_method: str | None
+        last_contact_at: datetime | None
+        created_at: datetime
+        updated_at: datetime
+
+    class DealsRow(TypedDict):
+        """deals: Business in the pipeline; moved by move_deal(), close_deal(), reopen_deal() or by writing stage."""
+
+        id: UUID
+        organization_id: UUID
+        assigned_to_id: UUID | None
+        lead_id: UUID | None
+        contact_id: UUID | None
+        listing_id: UUID | None
+        title: str
+        description: str | None
+        value: Decimal
+        stage: DealStage
+        status: DealStatus
+        probability: int
+        expected_close_date: datetime | None
+        actual_close_date: datetime | None
+        lost_reason: str | None
+        notes: str | None
+        tags: list[str]
+        custom_fields: Json | None
+        created_at: datetime
+        updated_at: datetime
+
+    class LeadsRow(TypedDict):
+        """leads: People who may become customers."""
+
+        id: UUID
+        organization_id: UUID
+        assigned_to_id: UUID | None
+        name: str
+        email: str | None
+        phone: str | None
+        company: str | None
+        source: LeadSource
+        status: LeadStatus
+        score: LeadScore
+        score_value: int
+        budget: Decimal | None
+        timeline: str | None
+        notes: str | None
+        tags: list[str]
+        custom_fields: Json | None
+        converted_contact_id: UUID | None
+        last_contact_at: datetime | None
+        created_at: datetime
+        updated_at: datetime
+
+    class ListingsRow(TypedDict):
+        """listings: Properties for sale."""
+
+        id: UUID
+        organization_id: UUID
+        assigned_to_id: UUID | None
+        title: str
+        description: str | None
+        address: str
+        city: str
+        state: str
+        zip_code: str
+        country: str
+        property_type: PropertyType
+        bedrooms: int | None
+        bathrooms: Decimal | None
+        square_feet: int | None
+        lot_size: Decimal | None
+        year_built: int | None
+        price: Decimal
+        price_per_sqft: Decimal | None
+        status: ListingStatus
+        mls_number: str | None
+        listing_date: datetime | None
+        expiration_date: datetime | None
+        images: list[str]
+        virtual_tour_url: str | None
+        features: list[str]
+        notes: str | None
+        tags: list[str]
+        custom_fields: Json | None
+        created_at: datetime
+        updated_at: datetime
+
+    class AgentTemplatesRow(TypedDict):
+        """agent_templates: Presets of agents: an organisation's own, public ones, and those of the platform."""
+
+        id: UUID
+        name: str
+        description: str
+        category: AgentCategory
+        avatar: str | None
+        personality_config: Json
+        model_config: Json
+        tools_config: Json
+        memory_config: Json
+        tags: list[str]
+        features: list[str]
+        use_cases: list[str]
+        usage_count: int
+        rating: Decimal | None
+        is_popular: bool
+        is_public: bool
+        is_system: bool
+        organization_id: UUID | None
+        created_by_id: UUID | None
+        created_at: datetime
+        updated_at: datetime
+
+    class BuildLogsRow(TypedDict):
+        """build_logs: What happened while an order was built. Append-only for everyone; gone only with its order."""
+
+        id: UUID
+        organization_id: UUID
+        order_id: UUID
+        stage: str
+        message: str
+        details: Json | None
+        log_level: LogLevel
+        created_at: datetime
+
+    class CustomAgentOrdersRow(TypedDict):
+        """custom_agent_orders: Agents that organisations have built. Its status moves only by advance_order()."""
+
+        id: UUID
+        title: str
+        description: str
+        requirements: Json
+        use_case: str
+        complexity: ComplexityLevel
+        estimated_hours: int | None
+        estimated_cost: Decimal | None
+        status: OrderStatus
+        status_changed_at: datetime
+        status_reason: str | None
+        priority: OrderPriority
+        submitted_at: datetime | None
+        started_at: datetime | None
+        completed_at: datetime | None
+        delivered_at: datetime | None
+        progress: int
+        progress_is_manual: bool
+        current_stage: str | None
+        agent_config: Json
+        tools_config: Json
+        organization_id: UUID
+        created_by_id: UUID
+        assigned_to_id: UUID | None
+        created_at: datetime
+        updated_at: datetime
+
+    class OrderMilestonesRow(TypedDict):
+        """order_milestones: Steps of a build; the completed share is the progress of the order."""
+
+        id: UUID
+        organization_id: UUID
+        order_id: UUID
+        name: str
+        description: str | None
+        stage: str
+        due_date: datetime | None
+        completed_at: datetime | None
+        is_completed: bool
+        sort_order: int
+        created_at: datetime
+
+    class ProjectShowcasesRow(TypedDict):
+        """project_showcases: Finished work that organisations show to others."""
+
+        id: UUID
+        title: str
+        description: str
+        category: ShowcaseCategory
+        image_url: str | None
+        demo_url: str | None
+        features: list[str]
+        technologies: list[str]
+        views: int
+        likes: int
+        is_public: bool
+        is_featured: bool
+        organization_id: UUID
+        created_by_id: UUID
+        created_at: datetime
+        updated_at: datetime
+
+    class ShowcaseLikesRow(TypedDict):
+        """showcase_likes: Who likes what; people see their own."""
+
+        showcase_id: UUID
+        user_id: UUID
+        created_at: datetime
+
+    class TemplateReviewsRow(TypedDict):
+        """template_reviews: What people think of a template; read within the reviewer's organisation."""
+
+        id: UUID
+        template_id: UUID
+        rating: int
+        review: str | None
+        organization_id: UUID
+        reviewer_id: UUID
+        created_at: datetime
+        updated_at: datetime
+
+    class ToolBlueprintsRow(TypedDict):
+        """tool_blueprints: Tools drawn as graphs; public ones can be cloned by others."""
+
+        id: UUID
+        name: str
+        description: str
+        category: ToolCategory
+        components: Json
+        connections: Json
+        configuration: Json
+        version: str
+        tags: list[str]
+        complexity: ComplexityLevel
+        usage_count: int
+        is_public: bool
+        organization_id: UUID
+        created_by_id: UUID
+        created_at: datetime
+        updated_at: datetime
+
+    class ActivityLogsRow(TypedDict):
+        """activity_logs: Who changed what in an organisation. Append-only for everyone."""
+
+        id: UUID
+        organization_id: UUID
+        user_id: UUID | None
+        impersonated_by: UUID | None
+        action: str
+        resource_type: str
+        resource_id: UUID | None
+        old_data: Json | None
+        new_data: Json | None
+        ip_address: str | None
+        user_agent: str | None
+        created_at: datetime
+
+    class AiConversationsRow(TypedDict):
+        """ai_conversations: Talks of a member with a model; nobody else in the organisation reads them."""
+
+        id: UUID
+        organization_id: UUID
+        user_id: UUID
+        title: str | None
+        context_type: str
+        context_id: UUID | None
+        ai_model: str
+        conversation_data: Json
+        usage_tokens: int
+        is_archived: bool
+        created_at: datetime
+        updated_at: datetime
+
+    class AiToolsRow(TypedDict):
+        """ai_tools: The AI tools of the platform: everybody sees the active ones, platform admins write."""
+
+        id: UUID
+        name: str
+        description: str | None
+        tool_type: str
+        required_tier: SubscriptionTier
+        configuration: Json | None
+        is_active: bool
+        created_at: datetime
+        updated_at: datetime
+
+    class AppointmentsRow(TypedDict):
+        """appointments: The calendar of an organisation."""
+
+        id: UUID
+        organization_id: UUID
+        title: str
+        description: str | None
+        type: AppointmentType
+        status: AppointmentStatus
+        start_time: datetime
+        end_time: datetime
+        location: str | None
+        meeting_url: str | None
+        assigned_to: UUID | None
+        customer_id: UUID | None
+        lead_id: UUID | None
+        contact_id: UUID | None
+        deal_id: UUID | None
+        listing_id: UUID | None
+        reminders_sent: Json | None
+        created_at: datetime
+        updated_at: datetime
+
+    class AttachmentsRow(TypedDict):
+        """attachments: Files in the bucket `attachments`, each at something of the organisation."""
+
+        id: UUID
+        organization_id: UUID
+        entity_type: str
+        entity_id: UUID
+        file_name: str
+        file_size: int
+        mime_type: str
+        file_path: str
+        uploaded_by_id: UUID | None
+        created_at: datetime
+        updated_at: datetime
+
+    class ContentRow(TypedDict):
+        """content: Pages, posts and documents; anyone reads what is PUBLISHED."""
+
+        id: UUID
+        organization_id: UUID
+        title: str
+        slug: str
+        content_type: ContentType
+        content: str
+        excerpt: str | None
+        status: ContentStatus
+        author_id: UUID | None
+        published_at: datetime | None
+        seo_meta: Json | None
+        created_at: datetime
+        updated_at: datetime
+
+    class CustomersRow(TypedDict):
+        """customers: The customers of an organisation."""
+
+        id: UUID
+        organization_id: UUID
+        name: str
+        email: str | None
+        phone: str | None
+        company: str | None
+        status: CustomerStatus
+        source: CustomerSource
+        tags: list[str]
+        custom_fields: Json | None
+        assigned_to: UUID | None
+        created_at: datetime
+        updated_at: datetime
+
+    class NotificationsRow(TypedDict):
+        """notifications: Messages to one member, created only by the server (private.notify())."""
+
+        id: UUID
+        organization_id: UUID
+        user_id: UUID
+        type: NotificationType
+        title: str
+        message: str
+        action_url: str | None
+        entity_type: str | None
+        entity_id: UUID | None
+        read: bool
+        created_at: datetime
+        updated_at: datetime
+
+    class ProjectsRow(TypedDict):
+        """projects: What an organisation does for its customers or itself."""
+
+        id: UUID
+        organization_id: UUID
+        customer_id: UUID | None
+        name: str
+        description: str | None
+        status: ProjectStatus
+        priority: Priority
+        start_date: datetime | None
+        due_date: datetime | None
+        completion_date: datetime | None
+        budget: Decimal | None
+        progress_percentage: int
+        project_manager_id: UUID | None
+        created_at: datetime
+        updated_at: datetime
+
+    class TasksRow(TypedDict):
+        """tasks: Steps of a project, which may have steps of their own."""
+
+        id: UUID
+        organization_id: UUID
+        project_id: UUID
+        parent_task_id: UUID | None
+        title: str
+        description: str | None
+        status: TaskStatus
+        priority: Priority
+        assigned_to: UUID | None
+        created_by: UUID | None
+        due_date: datetime | None
+        estimated_hours: Decimal | None
+        actual_hours: Decimal | None
+        tags: list[str]
+        position: int
+        created_at: datetime
+        updated_at: datetime
+
+    class UsageTrackingRow(TypedDict):
+        """usage_tracking: What an organisation used in a month (UTC), appended by the server."""
+
+        id: UUID
+        organization_id: UUID
+        user_id: UUID | None
+        resource_type: ResourceType
+        resource_name: str
+        usage_amount: int
+        billing_period: str
+        metadata: Json | None
+        created_at: datetime
+        updated_at: datetime

@@ -1,4 +1,4 @@
-"""The schema in Python: enums as StrEnum, rows as TypedDict, which cost nothing to import and nothing per row."""
+"""The schema in Python: enums as StrEnum; rows as TypedDict, for the type checker alone: at run time they cost nothing."""
 
 import textwrap
 
@@ -8,16 +8,22 @@ _HEAD = '''\
 """The schema of the database in Python. Generated from its catalog by `make schema`; changed only there.
 
 A row is what psycopg returns for `select *`. Members of an enum equal their text, which is what a row holds.
+Rows exist for the type checker alone: import them under TYPE_CHECKING.
 """
 
-from datetime import date, datetime
-from decimal import Decimal
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
-from typing import Any, TypeAlias, TypedDict
-from uuid import UUID
+from typing import TYPE_CHECKING
+'''
 
-Json: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
+_ROWS = '''\
+if TYPE_CHECKING:
+    from datetime import date, datetime
+    from decimal import Decimal
+    from ipaddress import IPv4Address, IPv6Address
+    from typing import Any, TypeAlias, TypedDict
+    from uuid import UUID
+
+    Json: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 '''
 
 _TYPES = {
@@ -39,8 +45,8 @@ _TYPES = {
 
 
 def render(schema: Schema) -> str:
-    parts = [_HEAD, *map(_enum, schema.enums), *map(_row, schema.tables)]
-    return "\n\n".join(parts)
+    rows = "\n".join([_ROWS, *(textwrap.indent(_row(table), "    ") for table in schema.tables)])
+    return "\n\n".join([_HEAD, *map(_enum, schema.enums), rows])
 
 
 def _enum(enum: Enum) -> str:
@@ -63,7 +69,7 @@ def _annotation(column: Column) -> str:
 
 
 def _docstring(text: str) -> str:
-    lines = textwrap.wrap(text, 113)
+    lines = textwrap.wrap(text, 109)
     if len(lines) == 1:
         return f'    """{lines[0]}"""\n'
     return '    """' + "\n    ".join(lines) + '\n    """\n'
