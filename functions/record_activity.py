@@ -1,17 +1,12 @@
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from shared.function import Answered, Call, function
+from shared.function import Answered, Call, Shape, Strict, function
+from shared.schema import ActivitySeverity, ActivityType, DashboardActivityType
 
 Title = Annotated[str, Field(min_length=1, max_length=255)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
 ABOUT = ("lead_id", "contact_id", "deal_id", "listing_id")
 
 
@@ -22,7 +17,7 @@ class CrmActivity(Strict):
         json_schema_extra={"anyOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in ABOUT]}
     )
 
-    type: Literal["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"]
+    type: ActivityType
     title: Title
     description: str | None = None
     outcome: str | None = None
@@ -43,16 +38,14 @@ class CrmActivity(Strict):
 class FeedEntry(Strict):
     """A plain entry of the organisation's feed."""
 
-    type: Literal[
-        "USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"
-    ]
+    type: DashboardActivityType
     title: Title
     description: str | None = None
     entity_type: Annotated[str, Field(min_length=1, max_length=100)]
-    entity_id: Annotated[str, Field(min_length=1)]
+    entity_id: Annotated[str, Field(min_length=1, max_length=255)]
     action: Annotated[str, Field(min_length=1, max_length=100)]
     metadata: dict[str, Any] | None = None
-    severity: Literal["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    severity: ActivitySeverity = ActivitySeverity.INFO
 
 
 def _kind(item: Any) -> str:
@@ -69,14 +62,14 @@ class Activities(Strict):
     activities: Annotated[list[Item], Field(min_length=1, max_length=500)]
 
 
-class Recorded(BaseModel):
+class Recorded(Shape):
     activity_id: UUID | None
     feed_id: UUID
     organization_id: UUID
     created_at: AwareDatetime
 
 
-class RecordedMany(BaseModel):
+class RecordedMany(Shape):
     activities: list[Recorded]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 RETRY = {"retry-after": "1"}
 REPORTED_FIELDS = 100
@@ -115,18 +115,17 @@ def invalid_body(error: ValidationError, body: bytes) -> ApiError:
         return ApiError(400, "malformed_json", "The body is not JSON", details=found[0]["msg"])
     sent = from_json(body)
     fields = [
-        {"field": _place(each["loc"], sent), "problem": each["msg"], "type": each["type"]}
-        for each in found[:REPORTED_FIELDS]
+        {"field": _place(each, sent), "problem": each["msg"], "type": each["type"]} for each in found[:REPORTED_FIELDS]
     ]
     return ApiError(422, "invalid_body", "The body has invalid fields", details=fields)
 
 
-def _place(location: Sequence[str | int], sent: Any) -> str:
+def _place(error: ErrorDetails, sent: Any) -> str:
     """Where in what was sent. Which of several forms was tried stands in the location too, but in no body."""
     place = []
-    for step in location:
+    for step in error["loc"]:
         here = (isinstance(sent, dict) and step in sent) or (isinstance(sent, list) and isinstance(step, int))
-        if here or step == location[-1]:
+        if here or (error["type"] == "missing" and step == error["loc"][-1]):
             place.append(str(step))
             sent = sent[step] if here else None
     return ".".join(place)

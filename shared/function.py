@@ -3,20 +3,33 @@
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from shared.callers import Caller
 from shared.settings import Settings
 
 Body = TypeVar("Body")
-Shape = TypeVar("Shape")
+Given = TypeVar("Given")
+
+
+class Strict(BaseModel):
+    """What a function takes. A field that nobody would read is an error, not a silence."""
+
+    model_config = ConfigDict(extra="forbid", defer_build=True)
+
+
+class Shape(BaseModel):
+    """What a function gives: described and tested, never built while serving."""
+
+    model_config = ConfigDict(defer_build=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Answered(Generic[Shape]):
-    """JSON as the database wrote it. It is passed on unread; tests hold it against `Shape`."""
+class Answered(Generic[Given]):
+    """JSON as the database wrote it. It is passed on unread; tests hold it against `Given`."""
 
     json: str
     replayed: bool = False
@@ -56,12 +69,21 @@ class Function:
     description: str
     auth: tuple[str, ...]
     signature: Signature | None
-    request: TypeAdapter[Any]
-    response: TypeAdapter[Any]
+    takes: Any
+    gives: Any
     status: int
     idempotent: bool
     errors: Mapping[int, str]
     work: Work
+
+    @cached_property
+    def request(self) -> TypeAdapter[Any]:
+        """Built by the first request: among many functions, most processes serve few."""
+        return TypeAdapter(self.takes)
+
+    @cached_property
+    def response(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.gives)
 
 
 def function(
@@ -79,8 +101,8 @@ def function(
 
     def declare(work: Work) -> Function:
         hints = get_type_hints(work, include_extras=True)
-        (request,) = get_args(next(hint for hint in hints.values() if get_origin(hint) is Call))
-        (response,) = get_args(hints["return"])
+        (takes,) = get_args(next(hint for hint in hints.values() if get_origin(hint) is Call))
+        (gives,) = get_args(hints["return"])
         summary, _, description = (inspect.getdoc(work) or "").partition("\n")
         return Function(
             name=work.__name__.replace("_", "-"),
@@ -88,8 +110,8 @@ def function(
             description=description.strip(),
             auth=auth,
             signature=signature,
-            request=TypeAdapter(request),
-            response=TypeAdapter(response),
+            takes=takes,
+            gives=gives,
             status=status,
             idempotent=idempotent,
             errors=errors,

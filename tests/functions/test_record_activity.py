@@ -112,7 +112,8 @@ def test_contact_moves_last_contact_at_forward_only_and_a_note_is_no_contact(
 
 
 def test_an_activity_is_about_something(functions: Serving) -> None:
-    refused(functions.record({"type": "CALL", "title": "Nobody"}), 422, "PT422")
+    answer = refused(functions.record({"type": "CALL", "title": "Nobody"}), 422, "invalid_body")
+    assert "lead_id" in answer.json()["details"][0]["problem"]
 
 
 def test_attack_record_on_another_organisations_lead(
@@ -176,6 +177,7 @@ def test_what_is_recorded_is_announced_to_realtime(database: Database) -> None:
         ('{"type": "USER_ACTION", "entity_type": "a", "entity_id": "b", "action": "c"}', "23502"),
         ('{"type": "USER_ACTION", "title": "", "entity_type": "a", "entity_id": "b", "action": "c"}', "23514"),
         ('{"activities": "many"}', "PT422"),
+        ('{"type": "CALL", "title": "Nobody"}', "PT422"),
         ('{"activities": []}', "PT422"),
         ('{"activities": [1]}', "PT400"),
         ('{"activities": [], "more": 1}', "PT400"),
