@@ -10,7 +10,7 @@ export async function fileOf(request, limit) {
   if (!type.toLowerCase().startsWith('multipart/form-data')) {
     if (Number(request.headers['content-length'] ?? 0) > limit) throw tooLarge();
     return {
-      type: type.split(';')[0].trim(),
+      type,
       chunks: kept(request),
       cacheControl: request.headers['cache-control'] ?? 'no-cache',
       userMetadata: metadataOf(
@@ -21,7 +21,7 @@ export async function fileOf(request, limit) {
   const form = await readForm(kept(request), type);
   const { cacheControl, contentType, metadata } = form.fields;
   return {
-    type: (contentType ?? form.type ?? 'application/octet-stream').split(';')[0].trim(),
+    type: contentType ?? form.type ?? 'application/octet-stream',
     chunks: form.chunks,
     cacheControl: /^\d+$/.test(cacheControl ?? '') ? `max-age=${cacheControl}` : cacheControl || 'no-cache',
     userMetadata: metadataOf(metadata),
@@ -37,14 +37,11 @@ function metadataOf(text) {
   }
 }
 
-/** As the bucket allows: `image/png`, `image/*`. */
-export function checkType(type, allowed) {
-  if (
-    !allowed?.length ||
-    allowed.some(
-      (each) => each === type || each === '*/*' || (each.endsWith('/*') && type.startsWith(each.slice(0, -1))),
-    )
-  )
-    return;
-  throw storageError(415, 'invalid_mime_type', `mime type ${type} is not supported`);
+/** As the bucket allows, e.g. `image/png` or `image/*`; what follows the type, such as a charset, does not matter. */
+export function checkType(given, allowed) {
+  const [type] = given.toLowerCase().split(';', 1);
+  const fits = (each) => each === type || each === '*/*' || (each.endsWith('/*') && type.startsWith(each.slice(0, -1)));
+  if (allowed?.length && !allowed.some(fits)) {
+    throw storageError(415, 'invalid_mime_type', `mime type ${given} is not supported`);
+  }
 }
