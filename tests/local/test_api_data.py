@@ -205,6 +205,10 @@ def test_a_relation_to_itself_goes_up_by_its_column_and_down_by_its_hint(anon: h
     ]
 
 
+def test_a_relation_to_itself_without_a_hint_is_ambiguous(anon: httpx.Client) -> None:
+    assert error_of(anon.get("/rest/v1/parts?select=name,parts(name)")) == (300, "PGRST201")
+
+
 def test_related_rows_have_filters_order_and_limit_of_their_own(anon: httpx.Client) -> None:
     path = "authors?id=lte.2&order=id&select=name,books!author_id(title)"
     assert rows(anon, f"{path}&books.id=lte.3&books.order=title.desc&books.limit=1") == [

@@ -4,7 +4,7 @@ import { restError } from '../errors.mjs';
 export function findLink(catalog, from, { relation: target, hint }, schema) {
   const candidates = catalog.linksFrom(from).filter(({ to }) => to.schema === schema);
   const meant = candidates.filter((link) => isTarget(link, target) && (hint === null || isHint(link, hint)));
-  const found = meant.length > 1 ? withoutTheWayBack(meant, target, hint) : meant;
+  const found = meant.length > 1 ? withoutTheWayBack(meant, hint) : meant;
   if (found.length === 1) return found[0];
   if (found.length === 0) throw unknown(candidates, from, target, hint, schema);
   throw ambiguous(found, from, target);
@@ -21,15 +21,11 @@ function isHint(link, hint) {
 
 const column = ({ on }) => (on?.length === 1 ? on[0][0] : undefined);
 
-/** A relation that refers to itself is reached both ways: by its column upwards, by its name and a hint downwards. */
-function withoutTheWayBack(links, target, hint) {
-  if (!links.every(({ from, to, junction }) => from === to && !junction)) {
-    const straight = links.filter(({ junction }) => !junction);
-    return hint === null && straight.length === 1 && links[0].from === links[0].to ? straight : links;
-  }
-  const downwards = links[0].to.name === target && hint !== null;
-  const chosen = links.filter(({ key }) => key !== downwards);
-  return chosen.length === 1 ? chosen : links;
+/** A relation that refers to itself is reached upwards by its column, and downwards by its own name with a hint. */
+function withoutTheWayBack(links, hint) {
+  if (hint === null || links.some(({ from, to }) => from !== to)) return links;
+  const downwards = links.filter(({ key, junction }) => !key && !junction);
+  return downwards.length === 1 ? downwards : links;
 }
 
 function unknown(candidates, from, target, hint, schema) {
