@@ -1,7 +1,7 @@
 """Every error becomes one answer: a status and {code, message, details, hint}. Nobody else builds error bodies."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any

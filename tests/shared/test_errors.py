@@ -125,7 +125,6 @@ Json = st.recursive(
 
 @given(Json)
 def test_any_json_is_valid_or_answered_with_the_fields_that_are_not(body: Any) -> None:
-    sent = json.dumps(body).encode()
     assert answered(json.dumps(body).encode()) in {200, 422}
 
 
