@@ -533,7 +533,7 @@ def test_a_page_of_the_feed_is_an_ordered_scan_of_the_tenants_own(database: Data
         " (organization_id, title, type, entity_type, entity_id, action, is_archived, created_at)"
         " select o.id, 'x', 'USER_ACTION', 'x', 'x', 'x', i %% 2 = 0,"
         " now() - i * interval '1 minute' - case when o.id = %s then interval '1 year' else '0' end"
-        " from public.organizations o, generate_series(1, 3000) i"
+        " from public.organizations o, generate_series(1, 3000) i order by i desc"
     )
     with scene(database) as cursor:
         cursor.execute(feed, [ACME])
