@@ -285,7 +285,8 @@ begin
   if old.role <> 'OWNER' or (tg_op = 'UPDATE' and new.role = 'OWNER') then
     return null;
   end if;
-  perform from public.organizations o where o.id = old.organization_id for update;
+  -- Written, not only locked: only so does a transaction with an older snapshot notice.
+  update public.organizations o set updated_at = now() where o.id = old.organization_id;
   if found and not exists (
     select from public.organization_members m where m.organization_id = old.organization_id and m.role = 'OWNER'
   ) then
@@ -458,7 +459,8 @@ begin
     raise exception 'This invitation was used already' using errcode = 'PT409', hint = 'Ask for a new one.';
   end if;
   select m.role into inviter from public.organization_members m
-  where m.organization_id = invitation.organization_id and m.user_id = invitation.invited_by;
+  where m.organization_id = invitation.organization_id and m.user_id = invitation.invited_by
+    and (m.blocked_until is null or m.blocked_until <= now());
   if invitation.expires_at <= now() or inviter is null or inviter > 'ADMIN' or invitation.role < inviter then
     raise exception 'This invitation is no longer valid' using
       errcode = 'PT410', detail = 'It expired, or who sent it may not invite any more.', hint = 'Ask for a new one.';

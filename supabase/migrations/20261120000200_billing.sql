@@ -163,8 +163,8 @@ end $$;
 comment on function private.plan_limit(uuid, text) is
   'What the plan of an organisation allows: null is unlimited, 0 nothing (also without organisation or plan).';
 
-grant execute on function private.current_tier(), private.plan_limit(uuid, text) to authenticated, service_role;
-grant execute on function private.are_plan_limits(jsonb) to service_role;
+grant execute on function private.current_tier() to authenticated, service_role;
+grant execute on function private.plan_limit(uuid, text), private.are_plan_limits(jsonb) to service_role;
 
 -- Onboarding ----------------------------------------------------------------------------------------------------------
 
