@@ -1,0 +1,148 @@
+"""Who tries: everybody the table of expectations has a column for, and their twins, who must fare exactly alike."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tests.world import ACME, GLOBEX, MEMBERS, PEOPLE, Connection, claims_of, fixed_id
+
+# People only this proof needs, beside those of the world: name → roles in Acme and in Globex.
+CROSSING: dict[str, tuple[str | None, str | None]] = {
+    "owner_of_both": ("OWNER", "OWNER"),
+    "viewer_here_owner_there": ("VIEWER", "OWNER"),
+    "deactivated": ("OWNER", None),
+    "deactivated_platform_admin": (None, None),
+    "suspension_over": ("ADMIN", None),
+    "suspended_for_a_day": ("OWNER", None),
+    "moderator": (None, None),
+}
+NAMES = {who: name for name, who in PEOPLE.items()}
+
+
+@dataclass(frozen=True)
+class Actor:
+    name: str
+    column: str
+    """The column of the table that says how this one must fare."""
+    role: str = "authenticated"
+    claims: str = ""
+    headers: str = "{}"
+    user: object = None
+
+    def settings(self) -> dict[str, str]:
+        return {"role": self.role, "claims": self.claims, "headers": self.headers}
+
+
+def person(name: str, column: str, *, actor: str = "", org: object = None, **claims: Any) -> Actor:
+    """Somebody with the token the auth service would sign, `claims` forged into it, naming `org` in x-org-id."""
+    if name in MEMBERS:
+        token = claims_of(name)
+    else:
+        token = claims_of("outsider", sub=str(fixed_id(name)), email=f"{name}@strive.test")
+    return Actor(
+        actor or name,
+        column,
+        claims=json.dumps(token | claims),
+        headers=json.dumps({"x-org-id": str(org)} if org else {}),
+        user=fixed_id(name),
+    )
+
+
+def nobody(actor: str, claims: str) -> Actor:
+    return Actor(actor, "susp", claims=claims)
+
+
+OWNERSHIP = {
+    "org_id": str(ACME),
+    "organization_id": str(ACME),
+    "role": "OWNER",
+    "org_role": "OWNER",
+    "global_role": "SUPER_ADMIN",
+    "is_admin": True,
+}
+
+ACTORS = [
+    Actor("anon", "anon", role="anon", claims='{"role": "anon"}'),
+    person("outsider", "outs"),
+    person("viewer", "view"),
+    person("member", "memb"),
+    person("admin", "admi"),
+    person("owner", "ownr"),
+    person("globex_owner", "othr"),
+    person("removed", "remv"),
+    person("suspended", "susp"),
+    person("platform_admin", "plat", org=ACME),
+    Actor("service_role", "serv", role="service_role", claims='{"role": "service_role"}'),
+    person("owner", "head", actor="owner naming another organisation", org=GLOBEX),
+]
+
+TWINS = [
+    Actor("anon naming an organisation", "anon", role="anon", headers=json.dumps({"x-org-id": str(ACME)})),
+    Actor("anon claiming to be the owner", "anon", role="anon", claims=json.dumps(claims_of("owner", role="anon"))),
+    person("outsider", "outs", actor="outsider naming an organisation", org=ACME),
+    person("outsider", "outs", actor="outsider with forged user_metadata", user_metadata=OWNERSHIP),
+    person("outsider", "outs", actor="outsider with forged app_metadata", app_metadata=OWNERSHIP),
+    person("outsider", "outs", actor="outsider with forged top-level claims", **{**OWNERSHIP, "role": "service_role"}),
+    person("removed", "remv", actor="removed member naming the organisation", org=ACME),
+    person("suspended_for_a_day", "susp", org=ACME),
+    person("deactivated", "susp", org=ACME),
+    person("viewer", "view", actor="viewer with forged metadata", user_metadata=OWNERSHIP, app_metadata=OWNERSHIP),
+    person("viewer_here_owner_there", "view", org=ACME),
+    person("suspension_over", "admi"),
+    person("owner_of_both", "ownr", actor="owner of both in ours", org=ACME),
+    person("owner_of_both", "othr", actor="owner of both in theirs", org=GLOBEX),
+    person("globex_owner", "head", actor="globex owner naming another organisation", org=ACME),
+    person("member", "head", actor="member naming another organisation", org=GLOBEX),
+    person("moderator", "outs", org=ACME),
+    # Signed in, but nobody: as the suspended.
+    person("deactivated_platform_admin", "susp", org=ACME),
+    nobody("empty claims", "{}"),
+    nobody("no claims", ""),
+    nobody("null subject", '{"sub": null, "role": "authenticated"}'),
+    nobody("unknown subject", json.dumps({"sub": str(fixed_id("nobody")), "app_metadata": OWNERSHIP})),
+]
+
+# Tokens no auth service signs. Most statements end in an error; none may do more than nobody.
+MALFORMED = [
+    nobody("claims that are no JSON", "{sub:"),
+    nobody("claims that are a string", json.dumps(str(PEOPLE["owner"]))),
+    nobody("claims that are an array", json.dumps([claims_of("owner")])),
+    nobody("claims that are null", "null"),
+    nobody("a subject that is no id", '{"sub": "\' or true --"}'),
+    nobody("a subject that is an object", json.dumps({"sub": {"id": str(PEOPLE["owner"])}})),
+    nobody("a list of subjects", json.dumps({"sub": [str(PEOPLE["outsider"]), str(PEOPLE["owner"])]})),
+    Actor("app_metadata that is a string", "outs", claims=json.dumps(claims_of("outsider", app_metadata=str(ACME)))),
+    Actor(
+        "org_id that is an array",
+        "outs",
+        claims=json.dumps(claims_of("outsider", app_metadata={"org_id": [str(ACME)]})),
+    ),
+    Actor("headers that are no JSON", "outs", claims=json.dumps(claims_of("outsider")), headers="{x-org-id:"),
+    Actor("a header that is no id", "outs", claims=json.dumps(claims_of("outsider")), headers='{"x-org-id": "%"}'),
+]
+
+
+def populate_crossing(connection: Connection) -> None:
+    """Add the people of CROSSING to a populated world."""
+    with connection.transaction(), connection.cursor() as cursor:
+        for name, places in CROSSING.items():
+            cursor.execute(
+                "insert into auth.users (id, email, email_confirmed_at) values (%s, %s, now())",
+                [fixed_id(name), f"{name}@strive.test"],
+            )
+            for organization, role in zip((ACME, GLOBEX), places, strict=True):
+                if role:
+                    cursor.execute(
+                        "insert into public.organization_members (user_id, organization_id, role, joined_at)"
+                        " values (%s, %s, %s, now() + interval '1 hour')",
+                        [fixed_id(name), organization, role],
+                    )
+        states = {
+            "deactivated": "is_active = false",
+            "deactivated_platform_admin": "is_active = false, global_role = 'SUPER_ADMIN'",
+            "suspension_over": "suspended_at = now() - interval '2 days', suspended_until = now() - interval '1 day'",
+            "suspended_for_a_day": "suspended_at = now(), suspended_until = now() + interval '1 day'",
+            "moderator": "global_role = 'MODERATOR'",
+        }
+        for name, state in states.items():
+            cursor.execute(f"update public.users set {state} where id = %s", [fixed_id(name)])

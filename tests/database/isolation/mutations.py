@@ -1,0 +1,129 @@
+"""Does the matrix notice? Every policy is dropped or weakened in turn, and some cell must fail for each.
+
+Not part of the test suite, since it runs the matrix a thousand times: `make mutate`, nightly and after a change of
+policies. Each mutation is made in a transaction which is rolled back.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.database.isolation.catalog import Table, tables
+from tests.database.isolation.expected import Expected
+from tests.database.isolation.matrix import Matrix
+from tests.world import Connection
+
+EXPECTED = Expected.read()
+ROLES = ["OWNER", "ADMIN", "MEMBER", "VIEWER"]
+CURRENT_ORG = re.compile(r"= \( SELECT private\.current_user_org\((?:'(\w+)'::\"OrgRole\")?\) AS current_user_org\)")
+# A condition on no column at all.
+ABOUT_THE_CALLER = re.compile(r"\( SELECT private\.\w+\(\) AS \w+\)")
+# What may go unnoticed, and why: table → part of what it is called.
+HARMLESS = {
+    "agent_templates": "without (NOT is_system)",  # a check says that what has an organisation is no system template
+    "storage.objects": "with check without ((owner_id",  # the storage service never changes an owner
+}
+ANY_ORG = """
+create function private.any_org("OrgRole") returns uuid[] language sql stable security definer set search_path = '' as
+  'select array(select organization_id from public.organization_members where user_id = auth.uid() and role <= $1)';
+grant execute on function private.any_org("OrgRole") to public;
+"""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    what: str
+    statements: str
+
+
+def mutations(connection: Connection, table: Table) -> Iterator[Mutation]:
+    if not table.is_view:
+        yield Mutation("row level security is off", f"alter table {table.sql} disable row level security")
+    for role in ("anon", "authenticated") if table.schema == "public" else ():
+        yield Mutation(f"{role} is granted everything", f"grant all on {table.sql} to {role}")
+    policies = connection.execute(
+        "select policyname, qual, with_check from pg_policies where schemaname = %s and tablename = %s order by 1",
+        [table.schema, table.relation],
+    ).fetchall()
+    for policy, using, check in policies:
+        on = f'policy "{policy}" on {table.sql}'
+        yield Mutation(f"{policy}: dropped", f"drop {on}")
+        yield Mutation(f"{policy}: for everybody", f"alter {on} to public")
+        if using and check == using:  # what passes the one passes the other, so only both together matter
+            if not ABOUT_THE_CALLER.fullmatch(using):
+                yield Mutation(f"{policy}: with check always", f"alter {on} with check (true)")
+            for how, weaker in weakened(using):
+                yield Mutation(f"{policy}: {how}", f"{ANY_ORG} alter {on} using ({weaker}) with check ({weaker})")
+            continue
+        for clause, condition in (("using", using), ("with check", check)):
+            for how, weaker in weakened(condition) if condition else ():
+                yield Mutation(f"{policy}: {clause} {how}", f"{ANY_ORG} alter {on} {clause} ({weaker})")
+
+
+def weakened(condition: str) -> Iterator[tuple[str, str]]:
+    """Conditions that let more through."""
+    yield "always", "true"
+    if CURRENT_ORG.search(condition):
+        yield "any organisation of the caller", CURRENT_ORG.sub(any_org, condition)
+    for found in CURRENT_ORG.finditer(condition):
+        if found[1] and found[1] != ROLES[-1]:
+            weaker = ROLES[ROLES.index(found[1]) + 1]
+            start, end = found.span(1)
+            yield f"{weaker} instead of {found[1]}", condition[:start] + weaker + condition[end:]
+    for start, end in conjuncts(condition):
+        yield f"without {condition[start:end]}", condition[:start] + "true" + condition[end:]
+
+
+def any_org(found: re.Match[str]) -> str:
+    return f"= any ((select private.any_org('{found[1] or ROLES[-1]}'))::uuid[])"
+
+
+def conjuncts(condition: str) -> list[tuple[int, int]]:
+    """Where in the text the operands of its ANDs stand, however deep."""
+    found = []
+    opened = [0]
+    operands: list[list[int]] = [[]]
+    for match in re.finditer(r"'(?:[^']|'')*'|\(|\)| AND | OR ", condition):
+        match match[0]:
+            case "(":
+                opened.append(match.end())
+                operands.append([])
+            case ")":
+                found += spans(opened.pop(), operands.pop(), match.start())
+            case " AND ":
+                operands[-1] += match.span()
+    return found + spans(opened.pop(), operands.pop(), len(condition))
+
+
+def spans(start: int, cuts: list[int], end: int) -> list[tuple[int, int]]:
+    edges = [start, *cuts, end]
+    return list(zip(edges[::2], edges[1::2], strict=True)) if cuts else []
+
+
+def survives(matrix: Matrix, table: str, mutation: Mutation) -> bool:
+    """Whether all tests of the matrix pass with the policy weakened; those of its own table are asked first."""
+    with matrix.connection.transaction(force_rollback=True):
+        matrix.connection.execute(mutation.statements)
+        kept = matrix.catalog
+        if mutation.statements.startswith("grant"):
+            matrix.catalog = tables(matrix.connection)
+        try:
+            if matrix.check_grants(table) or any(not cell.holds for cell in matrix.check_table(table)):
+                return False
+            calls = (cell for call in EXPECTED.functions for cell in matrix.check_function(call))
+            others = (cell for name in EXPECTED.lines if name != table for cell in matrix.check_table(name))
+            return all(cell.holds for checks in (calls, others) for cell in checks)
+        finally:
+            matrix.catalog = kept
+
+
+@pytest.mark.parametrize("table", EXPECTED.lines)
+def test_no_weakened_policy_goes_unnoticed(matrix: Matrix, table: str) -> None:
+    tried = list(mutations(matrix.connection, matrix.catalog[table]))
+    harmless = HARMLESS.get(table)
+    tried = [mutation for mutation in tried if not (harmless and harmless in mutation.what)]
+    survivors = [mutation.what for mutation in tried if survives(matrix, table, mutation)]
+    if survivors:
+        pytest.fail(f"{len(survivors)} of {len(tried)} went unnoticed on {table}:\n" + "\n".join(survivors))

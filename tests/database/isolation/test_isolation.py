@@ -1,0 +1,51 @@
+"""The table of expectations holds, cell by cell, and leaves nothing of the catalog out."""
+
+import pytest
+
+from tests.database.isolation import catalog
+from tests.database.isolation.expected import Expected
+from tests.database.isolation.matrix import Matrix
+
+EXPECTED = Expected.read()
+
+
+@pytest.mark.parametrize("table", EXPECTED.lines)
+def test_every_row_is_reached_by_those_who_may_and_by_nobody_else(matrix: Matrix, table: str) -> None:
+    cells = matrix.check_table(table)
+    assert cells
+    if wrong := [str(cell) for cell in cells if not cell.holds]:
+        pytest.fail("\n".join(wrong))
+
+
+@pytest.mark.parametrize("call", EXPECTED.functions)
+def test_every_function_answers_those_who_may_and_refuses_the_others(matrix: Matrix, call: str) -> None:
+    cells = matrix.check_function(call)
+    assert cells
+    if wrong := [str(cell) for cell in cells if not cell.holds]:
+        pytest.fail("\n".join(wrong))
+
+
+def test_no_table_or_view_escapes(matrix: Matrix) -> None:
+    assert set(matrix.catalog) == set(EXPECTED.lines)
+
+
+def test_no_function_escapes(matrix: Matrix) -> None:
+    listed = sorted({call.partition("(")[0] for call in EXPECTED.functions})
+    assert sorted(name.partition("(")[0] for name in catalog.functions(matrix.connection)) == listed
+
+
+def test_no_enum_escapes(matrix: Matrix) -> None:
+    assert catalog.enums(matrix.connection) == EXPECTED.enums
+
+
+def test_no_bucket_escapes(matrix: Matrix) -> None:
+    assert matrix.buckets == EXPECTED.buckets
+
+
+@pytest.mark.parametrize("table", EXPECTED.lines)
+def test_policies_and_grants_are_for_whom_they_are_meant(matrix: Matrix, table: str) -> None:
+    assert matrix.check_grants(table) == []
+
+
+def test_clients_call_no_definer_function_but_these(matrix: Matrix) -> None:
+    assert catalog.definer_functions(matrix.connection) == EXPECTED.definer_functions
