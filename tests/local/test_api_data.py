@@ -485,6 +485,17 @@ def test_nothing_of_one_caller_reaches_the_next_on_the_same_connection(api: Api,
         assert api.http().post("/rest/v1/rpc/told", json={"name": "request.headers"}).json().find("mine") == -1
 
 
+def test_no_setting_outlives_its_request(api: Api) -> None:
+    def told(client: httpx.Client, name: str) -> Any:
+        return client.post("/rest/v1/rpc/told", json={"name": name}).json()
+
+    assert told(api.http(), "statement_timeout") == "3s"
+    for _ in range(5):
+        assert api.http().post("/storage/v1/object/list/any", json={}).json() == []
+        assert not told(api.admin(), "storage.operation")
+        assert told(api.admin(), "statement_timeout") == "8s"
+
+
 def test_the_session_user_is_never_a_superuser(api: Api) -> None:
     users = api.sql(
         "select usename from pg_stat_activity where application_name like 'api%' and datname = current_database()"
@@ -646,6 +657,13 @@ def test_a_new_table_is_there_at_once(api: Api) -> None:
     for name in ("new_one", "new_two"):
         api.sql(f"create table public.{name} (id int); grant select on public.{name} to service_role")
         assert admin.get(f"/rest/v1/{name}").json() == []
+
+
+def test_a_table_nobody_told_of_is_found_when_it_is_asked_for(api: Api) -> None:
+    with api.database.connect("supabase_admin") as superuser:
+        superuser.execute("set session_replication_role = replica")  # no event triggers
+        superuser.execute("create table public.quiet (id int); grant select on public.quiet to service_role")
+    assert api.admin().get("/rest/v1/quiet").json() == []
 
 
 def test_reload_schema_is_heard_even_where_no_event_trigger_watches(api: Api) -> None:

@@ -399,6 +399,24 @@ def test_a_database_that_goes_away_and_returns_is_found_again(database: Database
     assert database.name == api.database.name
 
 
+def test_a_connection_that_breaks_while_in_use_costs_one_request(api: Api) -> None:
+    client = api.admin()
+    with ThreadPoolExecutor(1) as pool, api.database.connect("supabase_admin") as superuser:
+        for _ in range(3):
+            slow = pool.submit(client.post, "/rest/v1/rpc/slow", json={"seconds": 20})
+            await_sleeper(api)
+            superuser.execute("select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'")
+            assert slow.result(10).status_code == 503
+            assert client.get("/rest/v1/books?select=id&id=eq.1").json() == [{"id": 1}]
+
+
+def await_sleeper(api: Api) -> None:
+    probe = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
+    deadline = time.monotonic() + 10
+    while api.sql(probe) == [(0,)] and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def test_a_killed_database_is_missed_and_found_again(api: Api) -> None:
     cluster = api.database.cluster
     session = api.sign_up()
@@ -462,10 +480,7 @@ def test_a_start_that_cannot_succeed_says_why(tmp_path: Path, api: Api) -> None:
 def test_told_to_stop_it_finishes_what_is_under_way(api: Api, tmp_path: Path, ending: signal.Signals) -> None:
     with running(api.database, tmp_path / "api") as other, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(other.admin().post, "/rest/v1/rpc/slow", json={"seconds": 1})
-        probe = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
-        deadline = time.monotonic() + 10
-        while api.sql(probe) == [(0,)] and time.monotonic() < deadline:
-            time.sleep(0.02)
+        await_sleeper(api)
         other.process.send_signal(ending)
         assert slow.result(10).status_code == 204
         assert other.process.wait(10) == 0
