@@ -541,6 +541,28 @@ def test_probability_follows_the_stage_unless_given(database: Database) -> None:
         assert call(cursor, "move_deal", deal_id=row["id"], stage="CLOSING")["probability"] == 90
 
 
+def test_a_closed_deal_is_certain_whatever_was_given(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        won = change(cursor, "deals", make(cursor, "deals"), stage="CLOSED_WON", probability=40)
+        assert won
+        assert won["probability"] == 100
+        with refused(cursor, "23514", "a won deal has probability 100"):
+            change(cursor, "deals", won, probability=99)
+
+
+def test_only_a_closed_deal_is_reopened_and_into_an_open_stage(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        row = make(cursor, "deals")
+        with refused(cursor, "PT409", "This deal is open"):
+            call(cursor, "reopen_deal", deal_id=row["id"])
+        call(cursor, "close_deal", deal_id=row["id"], outcome="WON")
+        with refused(cursor, "PT422", "into an open stage"):
+            call(cursor, "reopen_deal", deal_id=row["id"], stage="CLOSED_LOST")
+        assert call(cursor, "reopen_deal", deal_id=row["id"])["status"] == "ACTIVE"
+
+
 def test_a_lost_deal_needs_a_reason_however_it_is_lost(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
