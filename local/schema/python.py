@@ -1,4 +1,4 @@
-"""The schema in Python: enums as StrEnum; rows as TypedDict, for the type checker alone: at run time they cost nothing."""
+"""The schema in Python: enums as StrEnum; rows as TypedDict, for the type checker alone, free at run time."""
 
 import textwrap
 

@@ -31,7 +31,8 @@ create table public.users (
   id uuid primary key references auth.users (id) on delete cascade,
   email text not null,
   name text constraint "name is at most 255 characters" check (length(name) <= 255),
-  avatar_url text constraint "avatar_url is at most 500 characters" check (length(avatar_url) <= 500),
+  avatar_url text constraint "avatar_url is an http(s) address of at most 500 characters"
+    check (avatar_url ~* '^https?://[^[:space:]]+$' and length(avatar_url) <= 500),
   global_role "UserRole" not null default 'USER',
   is_active boolean not null default true,
   last_login_at timestamptz,
@@ -92,13 +93,14 @@ create table public.organization_invitations (
   organization_id uuid not null references public.organizations (id) on delete cascade,
   email text not null constraint "email has an @ between two parts" check (email ~ '^[^@[:space:]]+@[^@[:space:]]+$'),
   role "OrgRole" not null default 'MEMBER',
-  token_hash text not null unique,
+  token_hash text not null unique constraint "token_hash is a SHA-256 in hex" check (token_hash ~ '^[0-9a-f]{64}$'),
   invited_by uuid not null references public.users (id) on delete cascade,
   expires_at timestamptz not null default now() + interval '7 days',
   accepted_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  constraint "expires_at is after created_at" check (expires_at > created_at)
+  constraint "an invitation lasts at most 30 days"
+    check (expires_at > created_at and expires_at <= created_at + interval '30 days')
 );
 comment on table public.organization_invitations is 'Open and accepted invitations by e-mail address.';
 comment on column public.organization_invitations.token_hash is 'SHA-256 (hex) of the token that was handed out once.';
@@ -232,12 +234,14 @@ create trigger touch before update on public.organization_invitations
 -- Somebody without an e-mail address (an anonymous sign-in) is nobody here until there is one.
 create function private.follow_auth_user() returns trigger
 language plpgsql security definer set search_path = '' as $$
+declare
+  avatar text := new.raw_user_meta_data ->> 'avatar_url';
 begin
   if new.email is not null then
     insert into public.users as u (id, email, name, avatar_url, last_login_at)
     values (
       new.id, new.email, left(new.raw_user_meta_data ->> 'name', 255),
-      case when length(new.raw_user_meta_data ->> 'avatar_url') <= 500 then new.raw_user_meta_data ->> 'avatar_url' end,
+      case when length(avatar) <= 500 and avatar ~* '^https?://[^[:space:]]+$' then avatar end,
       new.last_sign_in_at
     )
     on conflict (id) do update set email = excluded.email,

@@ -64,6 +64,17 @@ create function private.request_header(name text) returns text language sql stab
 $$;
 comment on function private.request_header(text) is 'A header of the request (name in lower case), or null.';
 
+-- Hosted, Cloudflare writes the first of these over whatever a client sent. In the chain of proxies only the last entry
+-- is ours; those before it are the client's word.
+create function private.client_ip() returns text language sql stable set search_path = '' as $$
+  select coalesce(
+    private.request_header('cf-connecting-ip'),
+    trim(regexp_replace(private.request_header('x-forwarded-for'), '^.*,', '')),
+    private.request_header('x-real-ip')
+  )
+$$;
+comment on function private.client_ip() is 'The address this request came from, as the nearest proxy saw it.';
+
 create function private.append_admin_action(
   action "AdminAction", description text, target_type text, target_id text,
   metadata jsonb, success boolean, error text, admin_id uuid
@@ -76,11 +87,7 @@ create function private.append_admin_action(
     -- An impersonation token speaks as the user (sub) and names the admin behind it (act).
     coalesce((auth.jwt() #>> '{act,sub}')::uuid, auth.uid(), admin_id, '00000000-0000-0000-0000-000000000000'),
     case when auth.jwt() #>> '{act,sub}' is not null then auth.uid() end,
-    coalesce(
-      private.request_header('cf-connecting-ip'),
-      trim(split_part(private.request_header('x-forwarded-for'), ',', 1)),
-      private.request_header('x-real-ip')
-    ),
+    private.client_ip(),
     private.request_header('user-agent')
   )
   returning id

@@ -191,7 +191,9 @@ create table public.dashboard_metrics (
   permissions text[] not null default '{}',
   refresh_rate integer not null default 300 constraint "refresh_rate is positive" check (refresh_rate > 0),
   last_calculated timestamptz,
-  cached_value double precision,
+  cached_value double precision
+    constraint "a metric of the system caches no value, it differs by tenant"
+    check (cached_value is null or organization_id is not null),
   created_by uuid default auth.uid() references public.users (id) on delete set null,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()

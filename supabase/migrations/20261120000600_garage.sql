@@ -317,7 +317,8 @@ create index showcase_likes_user_idx on public.showcase_likes (user_id, created_
 
 create table private.tallies (
   id bigint generated always as identity primary key,
-  counter text not null check (counter in ('template_uses', 'blueprint_uses', 'showcase_views', 'showcase_likes')),
+  counter text not null constraint "tallies count uses, views and likes"
+    check (counter in ('template_uses', 'blueprint_uses', 'showcase_views', 'showcase_likes')),
   subject_id uuid not null,
   change integer not null
 );

@@ -476,11 +476,7 @@ begin
   select o.id, (select u.id from public.users u where u.id = auth.uid()), (auth.jwt() #>> '{act,sub}')::uuid,
     case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
     tg_table_name, (whose ->> tg_argv[0])::uuid, was, now_is,
-    coalesce(
-      private.request_header('cf-connecting-ip'),
-      trim(split_part(private.request_header('x-forwarded-for'), ',', 1)),
-      private.request_header('x-real-ip')
-    ),
+    private.client_ip(),
     private.request_header('user-agent')
   from public.organizations o where o.id = (whose ->> 'organization_id')::uuid;
   return null;

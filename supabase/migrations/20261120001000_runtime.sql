@@ -19,7 +19,7 @@ alter role strive_functions set idle_in_transaction_session_timeout = '10s';
 -- only after it has verified the token itself.
 
 create function private.enter(claims text, headers text) returns boolean
-language plpgsql as $$
+language plpgsql set search_path = '' as $$
 begin
   perform set_config('request.jwt.claims', claims, true), set_config('request.headers', headers, true);
   return true;
@@ -88,6 +88,11 @@ declare
   seen private.idempotency_keys;
 begin
   perform private.enter(claims, headers);
+  if private.caller() = 'anon' then
+    -- Everybody is this caller: whoever guesses a key and a body would be shown what another one was answered.
+    raise exception 'An Idempotency-Key needs somebody it belongs to' using
+      errcode = 'PT400', hint = 'Sign in, or leave the header out.';
+  end if;
   -- A second request with this key waits here until the first one has committed or failed, then reads what is there.
   perform pg_advisory_xact_lock(
     hashtextextended(concat_ws(chr(31), private.caller(), enter_once.operation, enter_once.key), 0)

@@ -66,7 +66,7 @@ def test_every_enum_that_was_asked_for_is_there(database: Database) -> None:
 
 def test_an_entry_says_who_did_what_to_whom_from_where(database: Database) -> None:
     with database.acting_as("platform_admin") as cursor:
-        headers = '{"x-forwarded-for": "203.0.113.7, 10.0.0.1", "user-agent": "Mozilla/5.0"}'
+        headers = '{"x-forwarded-for": "10.0.0.1, 203.0.113.7", "user-agent": "Mozilla/5.0"}'
         cursor.execute("select set_config('request.headers', %s, true)", [headers])
         log(cursor, success=False, error="Already suspended", metadata='{"reason": "spam"}')
         (entry,) = entries(cursor)

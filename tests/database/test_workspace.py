@@ -367,7 +367,7 @@ def test_notifications_go_when_their_reader_leaves(database: Database) -> None:
 
 
 def test_every_change_is_in_the_activity_log_with_what_changed(database: Database) -> None:
-    headers = '{"x-forwarded-for": "203.0.113.9, 10.0.0.1", "user-agent": "browser"}'
+    headers = '{"x-forwarded-for": "10.0.0.1, 203.0.113.9", "user-agent": "browser"}'
     with database.acting_as("admin") as cursor:
         cursor.execute("select set_config('request.headers', %s, true)", [headers])
         row = customer(cursor)["id"]

@@ -73,7 +73,11 @@ VALUES: dict[str, dict[str, Row]] = {
         "theirs": {"token_hash": "2" * 64, "organization_id": GLOBEX},
         "system": {"token_hash": "3" * 64, "user_id": None},
     },
-    "organization_invitations": {"*": {"email": "{kind}@invited.test"}},
+    "organization_invitations": {
+        "*": {"email": "{kind}@invited.test"},
+        "ours": {"token_hash": "4" * 64},
+        "theirs": {"token_hash": "5" * 64},
+    },
     "plans": {"*": {"tier": "GROWTH", "limits": LIMITS, "amount_cents": 1, "is_active": False}},
     "project_showcases": PUBLIC,
     "realtime.messages": {
