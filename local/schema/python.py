@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 '''
 
-_ROWS = '''\
+_ROWS = """\
 if TYPE_CHECKING:
     from datetime import date, datetime
     from decimal import Decimal
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     Json: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
-'''
+"""
 
 _TYPES = {
     "uuid": "UUID",
