@@ -1,16 +1,15 @@
 """The connection pool, and the one statement with which a request enters the database, works, and leaves."""
 
 import asyncio
-import select
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from shared.connection import Connection
 from shared.settings import Settings
 
 MIGRATIONS = Path(__file__).parent.parent / "supabase" / "migrations"
@@ -18,8 +17,6 @@ CHECKOUT_SECONDS = 2.0
 WAITING_REQUESTS = 256
 # The role's statement_timeout ends a slow statement; this ends the wait for a server that no longer says anything.
 ANSWER_SECONDS = 10.0
-
-Connection = AsyncConnection[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self._pool = AsyncConnectionPool(
             settings.database_url,
-            connection_class=AsyncConnection,
+            connection_class=Connection,
             kwargs={
                 "autocommit": True,
                 "connect_timeout": 5,
@@ -85,7 +82,7 @@ class Database:
 
     async def _one(self, statement: str, values: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
         async with asyncio.timeout(ANSWER_SECONDS):
-            while _ended(connection := await self._pool.getconn()):
+            while (connection := await self._pool.getconn()).ended:
                 await connection.close()
                 await self._pool.putconn(connection)  # which opens another in its place
             try:
@@ -111,15 +108,6 @@ async def _prepare_if_direct(connection: Connection) -> None:
     cursor = await connection.execute("select pg_backend_pid()")
     if await cursor.fetchone() != (connection.info.backend_pid,):
         connection.prepare_threshold = None
-
-
-def _ended(connection: Connection) -> bool:
-    """An idle server says nothing: what can be read is its farewell. Costs no round trip, unlike asking."""
-    if connection.closed:
-        return True
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 # Operations are named in code, never by a caller. A function in FROM runs before the select list: first the claims are

@@ -1,0 +1,39 @@
+"""How fast the functions are, as ratios to bare functions-framework in the same run: `python -m bench.functions`.
+
+What is compared runs in turns of half a second, so that both see the same machine. Figures are printed as JSON.
+Choose some of them by name (`python -m bench.functions throughput memory`); `peer` installs Deno and is left out
+unless named.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from bench.functions import cold, memory, peer, throughput
+from bench.functions.world import world
+
+MEASUREMENTS = {"throughput": throughput, "cold": cold, "memory": memory, "peer": peer}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.functions", description=__doc__)
+    parser.add_argument("measurements", nargs="*", help=f"of {', '.join(MEASUREMENTS)}")
+    chosen = parser.parse_args().measurements or ["throughput", "cold", "memory"]
+    if unknown := set(chosen) - MEASUREMENTS.keys():
+        parser.error(f"found {', '.join(unknown)}; expected some of {', '.join(MEASUREMENTS)}")
+    figures = {}
+    for name in chosen:
+        print(f"measuring {name} …", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as database:
+            figures[name] = MEASUREMENTS[name].measure(Path(folder), database)
+    machine = {"cpus": psutil.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    print(json.dumps({"machine": machine, "figures": figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

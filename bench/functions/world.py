@@ -1,0 +1,123 @@
+"""What is measured and what it is measured against, as processes on one database."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from local import ROOT
+from local import database as setup
+from local.postgres import SUPERUSER, Cluster
+from local.stack import free_port
+from tests.functions.serving import ENTRY, RECORD, environment, serving, token
+from tests.world import ACME, PEOPLE, Database, populate
+
+BIN = Path(sys.executable).parent
+BODY = json.dumps(ENTRY | {"metadata": {"from": "bench"}}).encode()
+
+
+@contextmanager
+def world(home: Path) -> Iterator[Database]:
+    cluster = Cluster(home, free_port(), "of-the-bench", home / "postgres.log", durable=False)
+    cluster.initialise()
+    cluster.start()
+    try:
+        setup.create_roles(cluster)
+        with cluster.connect(SUPERUSER) as connection:
+            setup.create_schemas(connection)
+        with cluster.connect() as connection:
+            setup.migrate(connection)
+            populate(connection)
+            connection.execute("alter role strive_functions password 'of-the-bench'")
+        yield Database(cluster, "postgres")
+    finally:
+        cluster.stop()
+
+
+def compiled() -> dict[str, str]:
+    """Python as it runs in a container image: from bytecode that is there already."""
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "functions", "shared"], cwd=ROOT, check=True)
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def reference_command(target: str) -> list[str]:
+    source = str(ROOT / "bench/functions/reference.py")
+    return [str(BIN / "functions-framework"), "--asgi", "--target", target, "--source", source]
+
+
+def reference_environment(database: Database, port: int) -> dict[str, str]:
+    return compiled() | {
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "DATABASE_URL": database.url(),
+        "ORGANIZATION": str(ACME),
+        "PERSON": str(PEOPLE["member"]),
+    }
+
+
+@contextmanager
+def reference(database: Database, target: str) -> Iterator[tuple[int, psutil.Process]]:
+    """Bare functions-framework: its port, and the process that works."""
+    port = free_port()
+    process = subprocess.Popen(reference_command(target), env=reference_environment(database, port), cwd=ROOT)
+    try:
+        await_answer(port)
+        yield port, psutil.Process(process.pid).children()[0]
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def ours(home: Path, database: Database, **variables: str) -> Iterator[tuple[int, psutil.Process]]:
+    settings = environment(database.url("strive_functions"), **variables)
+    settings.pop("PYTHONDONTWRITEBYTECODE", None)
+    with serving(home, settings) as running:
+        yield running.port, psutil.Process(running.process.pid)
+
+
+def await_answer(port: int, timeout: float = 30) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/", timeout=timeout)
+        except httpx.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def request(path: str, body: bytes = BODY, headers: Mapping[str, str] = {}) -> bytes:
+    lines = ["content-type: application/json", f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([f"POST {path} HTTP/1.1", "host: bench", *lines, "", ""]).encode() + body
+
+
+def signed_in(body: bytes = BODY, **headers: str) -> bytes:
+    return request(RECORD, body, {"authorization": f"Bearer {token()}", **headers})
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def postgres_cpu_seconds(database: Database) -> float:
+    postmaster = database.cluster.process()
+    assert postmaster
+    total = 0.0
+    for process in [postmaster, *postmaster.children(recursive=True)]:
+        try:
+            total += cpu_seconds(process)
+        except psutil.NoSuchProcess:
+            continue
+    return total
