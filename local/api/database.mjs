@@ -7,6 +7,7 @@ const PARSERS = { 16: (text) => text === 't', 20: Number, 21: Number, 23: Number
 const types = { getTypeParser: (oid) => PARSERS[oid] ?? ((text) => text) };
 
 const RECONNECT_AFTER_MS = 100;
+const RETRIES = 3;
 
 export class Database {
   constructor({ databaseUrl, poolSize }) {
@@ -79,19 +80,29 @@ export class Database {
 }
 
 async function transaction(pool, begin, work) {
-  return using(pool, async (query) => {
+  // A pooled connection may have died without a word. Until `begin` is answered nothing was done, so another is tried.
+  for (let left = RETRIES; ; left -= 1) {
+    let stage = 'connect';
     try {
-      await query(begin);
-      const answer = await work(query);
-      await query(answer?.rollBack ? 'rollback' : 'commit');
-      return answer;
-    } catch (error) {
-      await query('rollback').catch(() => {
-        error.databaseGone = true;
+      return await using(pool, async (query) => {
+        stage = 'begin';
+        try {
+          await query(begin);
+          stage = 'work';
+          const answer = await work(query);
+          await query(answer?.rollBack ? 'rollback' : 'commit');
+          return answer;
+        } catch (error) {
+          await query('rollback').catch(() => {
+            error.databaseGone = true;
+          });
+          throw error;
+        }
       });
-      throw error;
+    } catch (error) {
+      if (stage !== 'begin' || !error.databaseGone || left === 0) throw error;
     }
-  });
+  }
 }
 
 /** A connection for the time of `work(query)`; one that broke meanwhile is not used again, and the error says so. */

@@ -217,8 +217,8 @@ auth_file = {tmp_path}/users.txt
 pool_mode = transaction
 default_pool_size = {servers}
 logfile = {tmp_path}/pgbouncer.log
-user = nobody
-"""
+{"user = nobody" if os.geteuid() == 0 else ""}
+"""  # as Postgres, it refuses to run as root
     )
     for folder in (tmp_path, *list(tmp_path.parents)[:2]):
         folder.chmod(folder.stat().st_mode | 0o055)
