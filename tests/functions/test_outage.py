@@ -220,8 +220,9 @@ logfile = {tmp_path}/pgbouncer.log
 {"user = nobody" if os.geteuid() == 0 else ""}
 """  # as Postgres, it refuses to run as root
     )
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(folder.stat().st_mode | 0o055)
+    if os.geteuid() == 0:
+        for folder in (tmp_path, *list(tmp_path.parents)[:3]):  # up to pytest's own, which it closes to others
+            folder.chmod(folder.stat().st_mode | 0o055)
     (tmp_path / "pgbouncer.log").touch(mode=0o666)
     (tmp_path / "pgbouncer.log").chmod(0o666)
     process = subprocess.Popen([PGBOUNCER, tmp_path / "pgbouncer.ini"], stderr=subprocess.DEVNULL)
