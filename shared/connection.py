@@ -13,6 +13,8 @@ from psycopg.abc import PQGen
 from psycopg.waiting import Ready, Wait
 
 Result = TypeVar("Result")
+# The role's statement_timeout ends a slow statement; this ends the wait for a server that no longer says anything.
+ANSWER_SECONDS = 10.0
 
 
 class Connection(AsyncConnection[tuple[Any, ...]]):
@@ -36,13 +38,17 @@ class Connection(AsyncConnection[tuple[Any, ...]]):
                     self._socket = self.pgconn.socket
                     loop.add_reader(self._socket, self._readable)
                 self._answer = loop.create_future()
-                await self._answer
+                overdue = loop.call_later(ANSWER_SECONDS, self._give_up, self._answer)
+                try:
+                    await self._answer
+                finally:
+                    overdue.cancel()
                 wanted = gen.send(Ready.R)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         except BaseException as error:
             self._forget()  # at once: libpq has closed the socket of a broken connection
-            if isinstance(error, asyncio.CancelledError):
+            if isinstance(error, asyncio.CancelledError | TimeoutError):
                 # Nobody waits for this answer any more, and no one else may get it: the connection goes with it.
                 self.pgconn.finish()
             raise
@@ -62,6 +68,11 @@ class Connection(AsyncConnection[tuple[Any, ...]]):
         elif _has_data(self._socket):  # the loop may tell a second time what was read meanwhile
             self.ended = True
             self._forget()
+
+    @staticmethod
+    def _give_up(answer: asyncio.Future[None]) -> None:
+        if not answer.done():
+            answer.set_exception(TimeoutError())
 
     def _forget(self) -> None:
         """Whoever closes the socket, its number will be somebody else's."""

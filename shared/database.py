@@ -1,6 +1,5 @@
 """The connection pool, and the one statement with which a request enters the database, works, and leaves."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +14,6 @@ from shared.settings import Settings
 MIGRATIONS = Path(__file__).parent.parent / "supabase" / "migrations"
 CHECKOUT_SECONDS = 2.0
 WAITING_REQUESTS = 256
-# The role's statement_timeout ends a slow statement; this ends the wait for a server that no longer says anything.
-ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +78,14 @@ class Database:
         return str(version) if version else None
 
     async def _one(self, statement: str, values: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            while (connection := await self._pool.getconn()).ended:
-                await connection.close()
-                await self._pool.putconn(connection)  # which opens another in its place
-            try:
-                cursor = await connection.execute(statement, values)
-                row: tuple[Any, ...] | None = await cursor.fetchone()
-            finally:
-                await self._pool.putconn(connection)
+        while (connection := await self._pool.getconn()).ended:
+            await connection.close()
+            await self._pool.putconn(connection)  # which opens another in its place
+        try:
+            cursor = await connection.execute(statement, values)
+            row: tuple[Any, ...] | None = await cursor.fetchone()
+        finally:
+            await self._pool.putconn(connection)
         if row is None:
             raise LookupError(f"No row from: {statement}")
         return row

@@ -249,14 +249,17 @@ comment on function private.record_crm_activity(uuid, jsonb) is
 create function public.record_activity(activity jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  org uuid := private.require_org('MEMBER');
+  org uuid;
   items jsonb := activity -> 'activities';
   item jsonb;
   recorded jsonb[] := '{}';
 begin
   if activity ? 'entity_type' then
-    return private.record_feed_entry(org, activity);
-  elsif items is null then
+    -- The policy decides; asking before it would be asking twice.
+    return private.record_feed_entry(coalesce(private.requested_org(), private.current_user_org('MEMBER')), activity);
+  end if;
+  org := private.require_org('MEMBER');
+  if items is null then
     return private.record_crm_activity(org, activity);
   end if;
   perform private.expect_fields(activity, '{activities}');
@@ -274,6 +277,9 @@ begin
       then private.record_feed_entry(org, item) else private.record_crm_activity(org, item) end;
   end loop;
   return jsonb_build_object('activities', to_jsonb(recorded));
+exception when insufficient_privilege then
+  perform private.require_org('MEMBER');  -- if that is why, it says so better
+  raise;
 end $$;
 comment on function public.record_activity(jsonb) is
   'Records an activity or a feed entry; {"activities": […]} records up to 500 of them, all or none.';

@@ -55,9 +55,9 @@ def test_a_feed_entry_is_written_in_the_callers_name(functions: Serving, databas
     said = {name: written[name] for name in ("type", "title", "entity_type", "entity_id", "action")}
     assert said == ENTRY
     assert (written["severity"], written["description"]) == ("WARNING", "d")
-    given = answer.json()
-    assert datetime.fromisoformat(given.pop("created_at")) == written["created_at"]
-    assert given == {"activity_id": None, "feed_id": str(written["id"]), "organization_id": str(ACME)}
+    told = answer.json()
+    assert datetime.fromisoformat(told.pop("created_at")) == written["created_at"]
+    assert told == {"activity_id": None, "feed_id": str(written["id"]), "organization_id": str(ACME)}
 
 
 @pytest.mark.parametrize("about", ABOUT)
