@@ -278,7 +278,8 @@ create policy "members see the feed" on public.activity_feeds for select to auth
   using (organization_id = (select private.current_user_org()));
 create policy "members add entries in their own name" on public.activity_feeds for insert to authenticated
   with check (
-    organization_id = (select private.current_user_org('MEMBER')) and user_id = (select private.current_user_id())
+    -- Who has an organisation here is active: auth.uid() need not be looked up a second time.
+    organization_id = (select private.current_user_org('MEMBER')) and user_id = (select auth.uid())
   );
 create policy "members settle, pin and archive entries" on public.activity_feeds for update to authenticated
   using (organization_id = (select private.current_user_org('MEMBER')));

@@ -752,8 +752,7 @@ create policy "members see activities" on public.activities for select to authen
   using (organization_id = (select private.current_user_org()));
 create policy "members add activities in their own name" on public.activities for insert to authenticated
   with check (
-    organization_id = (select private.current_user_org('MEMBER'))
-    and created_by_id = (select private.current_user_id())
+    organization_id = (select private.current_user_org('MEMBER')) and created_by_id = (select auth.uid())
   );
 create policy "members change activities" on public.activities for update to authenticated
   using (organization_id = (select private.current_user_org('MEMBER')))
