@@ -18,7 +18,7 @@ from shared.callers import Caller, Callers
 from shared.database import Database, Once, expected_migration
 from shared.errors import INTERNAL, ApiError, invalid_body, problem_of
 from shared.function import Answered, Call, Function
-from shared.logs import log
+from shared.logs import log, log_request
 from shared.requests import ClientGoneError, check_headers, check_json, read_body, read_headers, request_id
 from shared.settings import Settings, SettingsError
 
@@ -105,16 +105,14 @@ class Runtime:
                 _explain(error, request_id(scope["headers"]))
             answer = problem_answer(problem)
         answer.request_id = request_id(scope["headers"])
-        log(
-            "INFO" if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR else "ERROR",
-            "request",
-            request_id=answer.request_id.decode(),
-            function=function and function.name,
-            method=scope["method"],
-            status=answer.status,
-            code=answer.code,
-            caller=caller and caller.mode,
-            milliseconds=round((time.perf_counter() - started) * 1000, 2),
+        log_request(
+            answer.request_id.decode(),
+            function.name if function else None,
+            scope["method"],
+            answer.status,
+            answer.code,
+            caller.mode if caller else None,
+            time.perf_counter() - started,
         )
         return answer
 

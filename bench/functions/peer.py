@@ -3,8 +3,10 @@
 Both write into the same local stack; the peer goes through its data API, as it would on Supabase.
 """
 
+import os
 import statistics
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,35 +40,34 @@ def _install(folder: Path) -> Path:
     """Outside the product, and only when asked for."""
     npm = NODE.parent.parent / "lib/node_modules/npm/bin/npm-cli.js"
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [NODE, npm, "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", folder, *PACKAGES],
-        check=True, env={"PATH": f"{NODE.parent}:/usr/bin:/bin", "HOME": str(folder)}, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    quietly = ("--no-save", "--no-audit", "--no-fund", "--loglevel=error")
+    words: list[str | Path] = [NODE, npm, "install", *quietly, "--prefix", folder, *PACKAGES]
+    subprocess.run(words, check=True, env=_environment(folder), stdout=sys.stderr)
     (folder / "record-activity.ts").write_text((Path(__file__).parent / "peer/record-activity.ts").read_text())
     return folder
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"PATH": f"{NODE.parent}:{os.environ['PATH']}", "HOME": str(folder)}
 
 
 def _compare(home: Path, stack: Stack, folder: Path) -> dict[str, Any]:
     values, ports, port = stack.values(), stack.ports, free_port()
     assert ports
-    known = {"apikey": values["PUBLISHABLE_KEY"]}
-    signed = httpx.post(
-        f"{values['API_URL']}/auth/v1/token?grant_type=password",
-        json={"email": "member@acme.test", "password": "strive-demo-1"}, headers=known,
-    ).json()  # fmt: skip
-    token = {"authorization": f"Bearer {signed['access_token']}"}
-    organization = httpx.get(f"{values['API_URL']}/rest/v1/organizations?select=id", headers=known | token).json()[0][
-        "id"
-    ]
-    deno = launch(
-        [folder / "node_modules/.bin/deno", "run", "--no-prompt", "--node-modules-dir=manual",
-         "--allow-net", "--allow-env", "--allow-read", folder / "record-activity.ts"],
-        log=home / "deno.log", cwd=folder,
-        env={
-            "PATH": f"{NODE.parent}:/usr/bin:/bin", "HOME": str(folder), "PORT": str(port), "ORGANIZATION": organization,
-            "SUPABASE_URL": values["API_URL"], "SUPABASE_PUBLISHABLE_KEY": values["PUBLISHABLE_KEY"],
-        },
-    )  # fmt: skip
+    api, known = values["API_URL"], {"apikey": values["PUBLISHABLE_KEY"]}
+    person = {"email": "member@acme.test", "password": "strive-demo-1"}
+    session = httpx.post(f"{api}/auth/v1/token?grant_type=password", json=person, headers=known).json()
+    token = {"authorization": f"Bearer {session['access_token']}"}
+    organizations = httpx.get(f"{api}/rest/v1/organizations?select=id", headers=known | token).json()
+    variables = {
+        "PORT": str(port),
+        "ORGANIZATION": organizations[0]["id"],
+        "SUPABASE_URL": api,
+        "SUPABASE_PUBLISHABLE_KEY": values["PUBLISHABLE_KEY"],
+    }
+    allowed = ("--no-prompt", "--node-modules-dir=manual", "--allow-net", "--allow-env", "--allow-read")
+    words: list[str | Path] = [folder / "node_modules/.bin/deno", "run", *allowed, folder / "record-activity.ts"]
+    deno = launch(words, log=home / "deno.log", cwd=folder, env=_environment(folder) | variables)
     try:
         _await_ready(home / "deno.log", deno)
         return _turns(

@@ -157,28 +157,25 @@ grant execute on function private.enter(text, text), private.caller(),
 
 -- record_activity -----------------------------------------------------------------------------------------------------
 
-create function private.expect_fields(item jsonb, known text[]) returns void
+create function private.refuse_fields(item jsonb, known text[]) returns void
 language plpgsql immutable set search_path = '' as $$
 begin
-  if jsonb_typeof(item) <> 'object' then
-    raise exception 'An activity is an object' using
-      errcode = 'PT400', detail = format('Found %s.', jsonb_typeof(item));
-  end if;
-  if item - known <> '{}' then
-    raise exception 'An activity has no such field' using
-      errcode = 'PT400', detail = format('Found %s.', (select string_agg(quote_ident(k), ', ') from jsonb_object_keys(item - known) k)),
-      hint = format('Known are %s.', array_to_string(known, ', '));
-  end if;
+  raise exception 'An activity has no such field' using
+    errcode = 'PT400',
+    detail = format('Found %s.', (select string_agg(quote_ident(k), ', ') from jsonb_object_keys(item - known) k)),
+    hint = format('Known are %s.', array_to_string(known, ', '));
 end $$;
-comment on function private.expect_fields(jsonb, text[]) is 'Refuses fields nobody would read.';
+comment on function private.refuse_fields(jsonb, text[]) is 'Says which fields nobody would read.';
 
 create function private.record_feed_entry(org uuid, entry jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
+  known constant text[] := '{type,title,description,entity_type,entity_id,action,metadata,severity}';
   feed uuid := gen_random_uuid();
 begin
-  perform private.expect_fields(
-    entry, '{type,title,description,entity_type,entity_id,action,metadata,severity}');
+  if entry - known <> '{}' then
+    perform private.refuse_fields(entry, known);
+  end if;
   insert into public.activity_feeds
     (id, organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata, severity)
   values (
@@ -193,6 +190,8 @@ comment on function private.record_feed_entry(uuid, jsonb) is 'Records a plain e
 create function private.record_crm_activity(org uuid, item jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
+  known constant text[] :=
+    '{type,title,description,outcome,duration_minutes,completed_at,lead_id,contact_id,deal_id,listing_id}';
   activity uuid := gen_random_uuid();
   feed uuid := gen_random_uuid();
   lead uuid := item ->> 'lead_id';
@@ -203,8 +202,9 @@ declare
     when deal is not null then 'deal' when listing is not null then 'listing' end;
   missing text;
 begin
-  perform private.expect_fields(
-    item, '{type,title,description,outcome,duration_minutes,completed_at,lead_id,contact_id,deal_id,listing_id}');
+  if item - known <> '{}' then
+    perform private.refuse_fields(item, known);
+  end if;
   if entity is null then
     raise exception 'An activity is about something' using
       errcode = 'PT422', detail = 'None of lead_id, contact_id, deal_id and listing_id is given.',
@@ -250,19 +250,26 @@ create function public.record_activity(activity jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   org uuid;
-  items jsonb := activity -> 'activities';
+  items jsonb;
   item jsonb;
-  recorded jsonb[] := '{}';
+  recorded jsonb[];
 begin
+  if jsonb_typeof(activity) <> 'object' then
+    raise exception 'An activity is an object' using
+      errcode = 'PT400', detail = format('Found %s.', jsonb_typeof(activity));
+  end if;
   if activity ? 'entity_type' then
     -- The policy decides; asking before it would be asking twice.
     return private.record_feed_entry(coalesce(private.requested_org(), private.current_user_org('MEMBER')), activity);
   end if;
   org := private.require_org('MEMBER');
+  items := activity -> 'activities';
   if items is null then
     return private.record_crm_activity(org, activity);
   end if;
-  perform private.expect_fields(activity, '{activities}');
+  if activity - 'activities' <> '{}' then
+    perform private.refuse_fields(activity, '{activities}');
+  end if;
   if jsonb_typeof(items) <> 'array' or jsonb_array_length(items) not between 1 and 500 then
     raise exception 'One call records 1 to 500 activities' using
       errcode = 'PT422', hint = 'Send an array, and longer ones in several calls.';
@@ -273,6 +280,10 @@ begin
   perform from public.contacts c where c.organization_id = org
     and c.id::text in (select i ->> 'contact_id' from jsonb_array_elements(items) i) order by c.id for no key update;
   for item in select i from jsonb_array_elements(items) i loop
+    if jsonb_typeof(item) <> 'object' then
+      raise exception 'An activity is an object' using
+        errcode = 'PT400', detail = format('Found %s among them.', jsonb_typeof(item));
+    end if;
     recorded := recorded || case when item ? 'entity_type'
       then private.record_feed_entry(org, item) else private.record_crm_activity(org, item) end;
   end loop;
@@ -284,6 +295,6 @@ end $$;
 comment on function public.record_activity(jsonb) is
   'Records an activity or a feed entry; {"activities": […]} records up to 500 of them, all or none.';
 
-grant execute on function private.expect_fields(jsonb, text[]), private.record_feed_entry(uuid, jsonb),
+grant execute on function private.refuse_fields(jsonb, text[]), private.record_feed_entry(uuid, jsonb),
   private.record_crm_activity(uuid, jsonb), public.record_activity(jsonb)
   to authenticated;
