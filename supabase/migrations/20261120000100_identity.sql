@@ -168,7 +168,7 @@ begin
       and (m.blocked_until is null or m.blocked_until <= now());
     -- A platform admin reads the organisation it names, and writes only where it is a member.
     if found_org is null and minimum_role = 'VIEWER' and private.is_admin() then
-      return named;
+      return named::uuid;
     end if;
   end if;
   -- The role decides after the organisation is chosen: a weak role in one never falls through to another.

@@ -161,6 +161,8 @@ BODIES = """
     left join pg_trigger t on t.tgfoid = p.oid and not t.tgisinternal,
     lateral extensions.plpgsql_check_function_tb(p.oid, coalesce(t.tgrelid, 0), fatal_errors => false) c
     where c.level = 'error'
+      -- It asks first whether pg_cron is there.
+      and not (f.name = 'schedule_jobs' and to_regnamespace('cron') is null)
 """
 
 

@@ -150,6 +150,8 @@ def compare(caller: Connection, bare: Connection, table: str, policy: str, order
     secured = explain(caller, query.format(condition))
     plain = explain(bare, query.format(f"{by_hand(policy, caller)} and {condition}"))
     assert secured.shape == ["Limit", "Index Scan"], secured.shape
+    # Walking through everybody's newest rows is an ordered index scan too, and endless for a small tenant.
+    assert table in QUESTIONS or not secured.nodes[-1].get("Rows Removed by Filter"), "rows of others are passed over"
     extra = secured.buffers - plain.buffers
     assert extra <= QUESTIONS.get(table, 1) * LOOKUP, f"{extra} buffers more than the {plain.buffers} by hand"
     return secured
@@ -193,7 +195,6 @@ def test_hot_lists_have_an_index_that_names_the_value(table: str, caller: Connec
     for condition in HOT[table]:
         secured = compare(caller, bare, table, policy, "created_at desc", condition)
         assert secured.nodes[-1]["Index Name"] in partial, condition
-        assert secured.nodes[-1].get("Rows Removed by Filter", 0) == 0, condition
 
 
 def test_a_table_joined_to_each_of_fifty_rows_asks_who_calls_only_once(caller: Connection, bare: Connection) -> None:
