@@ -309,7 +309,7 @@ def _holder(port: int) -> str:
             listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
             if listens and connection.pid:
                 holder = psutil.Process(connection.pid)
-                return f"{holder.name()} (pid {holder.pid}: {' '.join(holder.cmdline())[:100]}) listens there"
+                return f"process {holder.pid} listens there ({' '.join(holder.cmdline())[:120]})"
     except psutil.Error:
         pass  # macOS lets only root ask
     return ""

@@ -188,7 +188,7 @@ def test_a_taken_port_is_named_with_its_holder_and_the_flag_to_change_it(own: St
             own.start(*wanted)
         assert flag in caught.value.hint
         if sys.platform == "linux":
-            assert f"pid {os.getpid()}" in str(caught.value)
+            assert f"process {os.getpid()}" in str(caught.value)
     assert not any(own.processes().values())
 
 
