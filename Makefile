@@ -55,7 +55,7 @@ node_modules/installed: package-lock.json | .venv/installed
 
 # Universal (every platform and Python ≥ 3.11), hashed, and without a download address.
 lock:
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra otel pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -c requirements.lock pyproject.toml --group dev --extra otel -o requirements-dev.lock
 	$(NPM) install --package-lock-only --ignore-scripts --no-fund --no-audit
 

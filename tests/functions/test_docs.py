@@ -1,0 +1,82 @@
+"""What the documents say is so: their example is a function, their tables are complete."""
+
+import re
+import sys
+from pathlib import Path
+
+import httpx
+
+from functions import names
+from local import ROOT
+from tests.functions.serving import environment, serving
+from tests.functions.test_contract import refused
+from tests.world import ACME, Database
+
+DOCS = ROOT / "docs"
+# Adds a folder to the package, then serves as `python -m functions` does.
+BESIDE = """
+import functions, runpy, sys
+functions.__path__.append(sys.argv.pop())
+runpy.run_module('functions', run_name='__main__')
+"""
+
+
+def block(text: str, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_the_function_of_the_tutorial_works_as_written(
+    tmp_path: Path, fresh_database: Database, functions_login: str
+) -> None:
+    tutorial = (DOCS / "functions.md").read_text()
+    with fresh_database.connect() as connection:
+        connection.execute(block(tutorial, "sql"))
+    (tmp_path / "rename_organization.py").write_text(block(tutorial, "python"))
+    words = [sys.executable, "-c", BESIDE, str(tmp_path)]
+    with serving(tmp_path, environment(fresh_database.url(functions_login)), words) as functions:
+
+        def rename(name: str, person: str = "admin", **headers: str) -> httpx.Response:
+            with functions.client(person) as client:
+                return client.post("/functions/v1/rename-organization", json={"name": name}, headers=headers)
+
+        answer = rename("New & Better", **{"idempotency-key": "tutorial"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {"id": str(ACME), "name": "New & Better", "slug": "new-better"}
+        assert rename("New & Better", **{"idempotency-key": "tutorial"}).headers["idempotency-replayed"] == "true"
+        refused(rename("Globex"), 409, "PT409")
+        refused(rename("x"), 422, "invalid_body")
+        refused(rename("Mine", "member"), 403, "42501")
+        with functions.client(None) as client:
+            paths = client.get("/functions/v1/openapi.json").json()["paths"]
+        assert paths["/rename-organization"]["post"]["summary"] == "Rename the organisation"
+
+
+def test_every_setting_stands_in_the_document() -> None:
+    document = (DOCS / "deployment.md").read_text()
+    read = re.findall(
+        r'"((?:SUPABASE|STRIPE|DATABASE|OTEL_EXPORTER)_[A-Z_]+)"', (ROOT / "shared/settings.py").read_text()
+    )
+    assert len(read) > 8
+    for name in read:
+        spoken_for = name in document or name.startswith("OTEL_EXPORTER_OTLP_")
+        assert spoken_for, name
+
+
+def test_every_module_of_the_runtime_stands_in_the_document() -> None:
+    document = (DOCS / "functions.md").read_text()
+    for path in (ROOT / "shared").glob("*.py"):
+        assert path.name in document or path.name in {"__init__.py", "settings.py"}, path.name
+
+
+def test_every_function_is_a_module_with_a_function_of_its_name() -> None:
+    for name in names():
+        assert f"async def {name}(" in (ROOT / f"functions/{name}.py").read_text()
+
+
+def test_the_image_has_what_the_functions_need() -> None:
+    dockerfile = (ROOT / "functions/Dockerfile").read_text()
+    for needed in ("requirements.lock", "COPY functions functions", "COPY shared shared", "supabase/migrations"):
+        assert needed in dockerfile
+    assert "USER nobody" in dockerfile
