@@ -78,6 +78,12 @@ def test_every_block_is_known_to_these_tests() -> None:
     assert {kind for kind, _ in BLOCKS} == {"sh", "python", "js"}
 
 
+def test_every_link_into_the_checkout_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(links) >= 3
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
 def test_the_curl_walk_reads_ones_own_organisation_and_records_once(made: Stack) -> None:
     (walk,) = [text for text in blocks("sh") if "curl" in text]
     first = run(["bash", "-euo", "pipefail", "-c", walk], made)
