@@ -7,6 +7,7 @@ from shared.function import Answered, Call, Shape, Strict, function
 from shared.schema import ActivitySeverity, ActivityType, DashboardActivityType
 
 Title = Annotated[str, Field(min_length=1, max_length=255)]
+EXAMPLE = {"type": "USER_ACTION", "title": "Hello", "entity_type": "document", "entity_id": "README", "action": "read"}
 ABOUT = ("lead_id", "contact_id", "deal_id", "listing_id")
 
 
@@ -37,6 +38,8 @@ class CrmActivity(Strict):
 
 class FeedEntry(Strict):
     """A plain entry of the organisation's feed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     type: DashboardActivityType
     title: Title
@@ -74,8 +77,8 @@ class RecordedMany(Shape):
 
 
 RecordActivity = Annotated[
-    Annotated[CrmActivity, Tag("activity")]
-    | Annotated[FeedEntry, Tag("feed")]
+    Annotated[FeedEntry, Tag("feed")]
+    | Annotated[CrmActivity, Tag("activity")]
     | Annotated[Activities, Tag("activities")],
     Discriminator(_kind),
 ]
