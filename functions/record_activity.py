@@ -39,7 +39,7 @@ class CrmActivity(Strict):
 class FeedEntry(Strict):
     """A plain entry of the organisation's feed."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE}]})
 
     type: DashboardActivityType
     title: Title

@@ -104,7 +104,7 @@ def _refused(error: psycopg.Error, state: str) -> Problem:
         said.message_primary or "The database refused",
         details,
         said.message_hint,
-        RETRY if meaning == HTTPStatus.SERVICE_UNAVAILABLE else {},
+        RETRY if meaning in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE} else {},
     )
 
 

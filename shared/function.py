@@ -1,6 +1,7 @@
 """What a function is: who may call it, what it takes, what it gives, and one coroutine that does it."""
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from shared.callers import Caller
 from shared.settings import Settings
+
+CALLER = re.compile(r"user|(publishable|secret)(:\w+)?")
 
 Body = TypeVar("Body")
 Given = TypeVar("Given")
@@ -98,6 +101,8 @@ def function(
     `auth` names who may call, in the order tried: user, publishable, secret, publishable:<name>, secret:<name>; or
     nobody, when `signature` verifies a webhook. `errors` says which further statuses it answers, and when.
     """
+    if bool(auth) == bool(signature) or any(CALLER.fullmatch(mode) is None for mode in auth):
+        raise ValueError(f"found {auth} and {signature}; expected who may call, or who signs")
 
     def declare(work: Work) -> Function:
         hints = get_type_hints(work, include_extras=True)

@@ -6,9 +6,12 @@ from asyncio import TimerHandle
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from shared.answers import ALWAYS
+from shared.answers import ALWAYS, Answer, problem_answer
 from shared.errors import Problem
 from shared.logs import log
 from shared.requests import request_id
@@ -146,7 +149,16 @@ class _Server(uvicorn.Server):
         await self._runtime.close()
 
 
-def serve(app: Any, runtime: Runtime, host: str, port: int) -> None:
+async def _refused_by_framework(request: Request, error: Exception) -> Answer:
+    """functions-framework knows a few methods and two paths of its own; what it refuses is answered as we do."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    answer = problem_answer(Problem(error.status_code, "not_served", error.detail, headers=dict(error.headers or {})))
+    answer.request_id = request_id(request.scope["headers"])
+    return answer
+
+
+def serve(app: Starlette, runtime: Runtime, host: str, port: int) -> None:
+    app.add_exception_handler(HTTPException, _refused_by_framework)  # type: ignore[arg-type]  # any ASGI response will do
     config = uvicorn.Config(
         app,
         host,

@@ -29,6 +29,11 @@ KID = "of-the-tests"
 ENTRY = {"type": "USER_ACTION", "title": "Hello", "entity_type": "project", "entity_id": "1", "action": "created"}
 
 
+# Serves what stands in a further folder, too: a function is added by putting its file there.
+_ADD = "import functions, runpy, sys; functions.__path__.append(sys.argv.pop())"
+BESIDE = [sys.executable, "-c", f"{_ADD}; runpy.run_module('functions', run_name='__main__')"]
+
+
 def public_jwk(key: ec.EllipticCurvePrivateKey = SIGNING_KEY, kid: str = KID) -> dict[str, Any]:
     return {**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())), "kid": kid, "alg": "ES256", "use": "sig"}
 

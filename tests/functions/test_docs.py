@@ -1,24 +1,17 @@
 """What the documents say is so: their example is a function, their tables are complete."""
 
 import re
-import sys
 from pathlib import Path
 
 import httpx
 
 from functions import names
 from local import ROOT
-from tests.functions.serving import environment, serving
+from tests.functions.serving import BESIDE, environment, serving
 from tests.functions.test_contract import refused
 from tests.world import ACME, Database
 
 DOCS = ROOT / "docs"
-# Adds a folder to the package, then serves as `python -m functions` does.
-BESIDE = """
-import functions, runpy, sys
-functions.__path__.append(sys.argv.pop())
-runpy.run_module('functions', run_name='__main__')
-"""
 
 
 def block(text: str, language: str) -> str:
@@ -34,7 +27,7 @@ def test_the_function_of_the_tutorial_works_as_written(
     with fresh_database.connect() as connection:
         connection.execute(block(tutorial, "sql"))
     (tmp_path / "rename_organization.py").write_text(block(tutorial, "python"))
-    words = [sys.executable, "-c", BESIDE, str(tmp_path)]
+    words = [*BESIDE, str(tmp_path)]
     with serving(tmp_path, environment(fresh_database.url(functions_login)), words) as functions:
 
         def rename(name: str, person: str = "admin", **headers: str) -> httpx.Response:

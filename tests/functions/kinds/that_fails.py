@@ -1,0 +1,22 @@
+from typing import Any
+
+from shared.function import Answered, Call, Strict, function
+
+
+class Failure(Strict):
+    kind: str
+
+
+@function("publishable", errors={418: "When it is a teapot."})
+async def that_fails(call: Call[Failure]) -> Answered[dict[str, Any]]:
+    """Fail in the way that is asked for."""
+    match call.body.kind:
+        case "value":
+            raise ValueError("somebody@strive.test")
+        case "programmer":
+            call.body.no_such_field  # type: ignore[attr-defined]  # noqa: B018
+        case "recursion":
+            return await that_fails.work(call)
+        case "database":
+            return await call.run("public.no_such_operation", call.body)
+    return await call.run("public.who_calls", call.body)
