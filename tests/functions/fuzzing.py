@@ -1,0 +1,14 @@
+"""What Schemathesis is told beside the document: a key is for one request, and it would use one for many."""
+
+import re
+from typing import Any
+from uuid import uuid4
+
+import schemathesis
+
+
+@schemathesis.hook
+def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
+    headers = case.headers or {}
+    if re.fullmatch(r"[\x21-\x7e]{1,255}", headers.get("Idempotency-Key") or ""):
+        headers["Idempotency-Key"] = str(uuid4())
