@@ -1,0 +1,383 @@
+-- Feature flags: which features are on, for whom, how many that are, and who has met which variant of an experiment.
+
+-- Types ---------------------------------------------------------------------------------------------------------------
+
+create type "Environment" as enum ('DEVELOPMENT', 'STAGING', 'PRODUCTION');
+comment on type "Environment" is 'Where a feature flag holds.';
+
+-- Feature flags: what may be written ----------------------------------------------------------------------------------
+-- A flag that cannot be evaluated is refused here, whoever writes it. Each function answers null, or what is wrong.
+
+create function private.is_regular_expression(pattern text) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+  -- What Postgres compiles and Python does not: ***, other options, looking back by no fixed width, other escapes.
+  if length(pattern) > 1000 or pattern ~ '^\*\*\*' or pattern ~ '\(\?(?!([imsx]+\))|[:=!]|<[=!])'
+    or pattern ~ '\(\?<[=!][^)]*[*+?{|]'
+    or regexp_replace(pattern, '\\\\', '', 'g') ~ '\\(?![AbBdDsSwWZafnrtvxu])[A-Za-z]' then
+    return false;
+  end if;
+  perform '' ~ pattern;
+  return true;
+exception when invalid_regular_expression then
+  return false;
+end $$;
+comment on function private.is_regular_expression(text) is
+  'Whether a pattern is one for Python, judged by what Postgres and Python have in common.';
+
+create function private.condition_value_error(value jsonb, place text, depth integer) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+  operator text;
+  operand jsonb;
+  kind text;
+  expected text;
+  deeper text;
+begin
+  if depth > 20 then
+    return format('%s is nested deeper than 20 levels', place);
+  end if;
+  if jsonb_typeof(value) <> 'object'
+    or not exists (select from jsonb_object_keys(value) k where starts_with(k, '$')) then
+    -- A plain value is compared as a whole, so an operator further in would never be seen.
+    if value::text ~ '"\$[A-Za-z]+":' then
+      return format('%s holds operators inside a plain value; write the path to it as one name, such as "a.b"', place);
+    end if;
+    return null;
+  end if;
+  for operator, operand in select * from jsonb_each(value) loop
+    kind := jsonb_typeof(operand);
+    deeper := null;
+    expected := case
+      when operator in ('$eq', '$ne') then null
+      when operator in ('$gt', '$gte', '$lt', '$lte') then
+        case when kind not in ('number', 'string') then 'a number or a string' end
+      when operator in ('$veq', '$vne', '$vgt', '$vgte', '$vlt', '$vlte') then
+        case when kind not in ('number', 'string') then 'a version such as "1.2.3"' end
+      when operator in ('$in', '$nin', '$ini', '$nini', '$all', '$alli') then
+        case when kind <> 'array' then 'a list' end
+      when operator = '$exists' then
+        case when kind <> 'boolean' then 'true or false' end
+      when operator = '$type' then
+        case when operand #>> '{}' in ('string', 'number', 'boolean', 'array', 'object', 'null', 'undefined')
+          is not true then 'string, number, boolean, array, object, null or undefined' end
+      when operator in ('$regex', '$regexi', '$notRegex', '$notRegexi') then
+        case when kind <> 'string' or not private.is_regular_expression(operand #>> '{}')
+          then 'a regular expression of at most 1000 characters' end
+      when operator = '$size' then
+        case when kind not in ('number', 'object') then 'a number or operators' end
+      when operator = '$elemMatch' then
+        case when kind <> 'object' then 'a condition or operators' end
+      when operator = '$not' then null
+      when starts_with(operator, '$') then 'one of $eq, $ne, $gt, $gte, $lt, $lte, $veq, $vne, $vgt, $vgte, $vlt,'
+        ' $vlte, $in, $nin, $ini, $nini, $all, $alli, $exists, $type, $regex, $regexi, $notRegex, $notRegexi, $size,'
+        ' $elemMatch, $not'
+      else 'only operators beside an operator'
+    end;
+    if expected is not null then
+      return format('%s.%s: found %s, expected %s', place, operator, left(operand::text, 100), expected);
+    end if;
+    if operator = '$not' or (operator = '$size' and kind = 'object')
+      or (operator = '$elemMatch' and exists (select from jsonb_object_keys(operand) k where starts_with(k, '$'))) then
+      deeper := private.condition_value_error(operand, place || '.' || operator, depth + 1);
+    elsif operator = '$elemMatch' then
+      deeper := private.condition_error(operand, place || '.' || operator, depth + 1);
+    end if;
+    if deeper is not null then
+      return deeper;
+    end if;
+  end loop;
+  return null;
+end $$;
+comment on function private.condition_value_error(jsonb, text, integer) is
+  'What is wrong with what a condition asks of one attribute, or null.';
+
+create function private.condition_error(condition jsonb, place text default 'conditions', depth integer default 1)
+returns text language plpgsql immutable set search_path = '' as $$
+declare
+  key text;
+  value jsonb;
+  wrong text;
+begin
+  if depth > 20 then
+    return format('%s is nested deeper than 20 levels', place);
+  elsif jsonb_typeof(condition) <> 'object' then
+    return format('%s: found %s, expected an object', place, left(condition::text, 100));
+  end if;
+  for key, value in select * from jsonb_each(condition) loop
+    if key in ('$or', '$and', '$nor') then
+      if jsonb_typeof(value) <> 'array' then
+        return format('%s.%s: found %s, expected a list of conditions', place, key, left(value::text, 100));
+      end if;
+      select e.wrong into wrong from (
+        select private.condition_error(i.item, format('%s.%s[%s]', place, key, i.n - 1), depth + 1) as wrong
+        from jsonb_array_elements(value) with ordinality i (item, n)
+      ) e where e.wrong is not null limit 1;
+    elsif key = '$not' then
+      wrong := private.condition_error(value, place || '.$not', depth + 1);
+    elsif starts_with(key, '$') or key = '' then
+      wrong := format('%s: found %s, expected an attribute, $or, $and, $nor or $not', place, to_jsonb(key));
+    else
+      wrong := private.condition_value_error(value, place || '.' || key, depth + 1);
+    end if;
+    if wrong is not null then
+      return wrong;
+    end if;
+  end loop;
+  return null;
+end $$;
+comment on function private.condition_error(jsonb, text, integer) is
+  'What is wrong with a condition in GrowthBook''s syntax and where, or null.';
+
+create function private.variants_error(variants jsonb) returns text language sql immutable set search_path = '' as $$
+  select case
+    when jsonb_typeof(variants) <> 'array' then 'variants: expected a list'
+    when jsonb_array_length(variants) not between 2 and 20 then
+      format('variants: found %s, expected 2 to 20', jsonb_array_length(variants))
+    else (
+      select case
+        when bool_or(case when jsonb_typeof(v) = 'object' then
+            not v ?& array['name', 'weight'] or v - array['name', 'weight', 'value'] <> '{}' else true end)
+          then 'variants: expected objects with name, weight and, if wanted, value'
+        when bool_or(jsonb_typeof(v -> 'name') <> 'string' or v ->> 'name' !~ '^[A-Za-z0-9._-]{1,100}$')
+          then 'variants: expected names of 1 to 100 letters, digits, dots, hyphens and underscores'
+        when count(distinct v ->> 'name') < count(*) then 'variants: expected every name once'
+        when bool_or(case when jsonb_typeof(v -> 'weight') = 'number'
+          then (v ->> 'weight')::numeric not between 0 and 1000000 else true end)
+          then 'variants: expected weights from 0 to 1000000'
+        when not bool_or(case when jsonb_typeof(v -> 'weight') = 'number' then (v ->> 'weight')::numeric > 0 end)
+          then 'variants: expected at least one weight above 0'
+        when count(distinct coalesce(jsonb_typeof(v -> 'value'), '')) > 1
+          then 'variants: expected a value of the same type for every variant, or for none'
+      end
+      from jsonb_array_elements(variants) v
+    )
+  end
+$$;
+comment on function private.variants_error(jsonb) is 'What is wrong with the variants of a flag, or null.';
+
+grant execute on function private.is_regular_expression(text), private.condition_value_error(jsonb, text, integer),
+  private.condition_error(jsonb, text, integer), private.variants_error(jsonb) to authenticated, service_role;
+
+-- Feature flags -------------------------------------------------------------------------------------------------------
+
+create table public.feature_flags (
+  id uuid primary key default gen_random_uuid(),
+  name text not null unique
+    constraint "name is 1 to 100 of a-z, 0-9, dot, underscore and hyphen" check (name ~ '^[a-z0-9._-]{1,100}$'),
+  description text,
+  is_enabled boolean not null default false,
+  rollout_percent double precision not null default 0
+    constraint "rollout_percent is between 0 and 100" check (rollout_percent between 0 and 100),
+  target_tiers "SubscriptionTier"[] not null default '{}'
+    constraint "target_tiers has no null" check (array_position(target_tiers, null) is null),
+  target_orgs uuid[] not null default '{}'
+    constraint "target_orgs has no null" check (array_position(target_orgs, null) is null),
+  target_users uuid[] not null default '{}'
+    constraint "target_users has no null" check (array_position(target_users, null) is null),
+  conditions jsonb,
+  environment "Environment" not null default 'PRODUCTION',
+  category text,
+  seed uuid not null default gen_random_uuid(),
+  bucket_by text not null default 'user'
+    constraint "bucket_by is user or org" check (bucket_by in ('user', 'org')),
+  variants jsonb,
+  starts_at timestamptz,
+  ends_at timestamptz,
+  prerequisites text[] constraint "prerequisites are at most 20 other flags"
+    check (cardinality(prerequisites) <= 20 and array_position(prerequisites, name) is null),
+  version bigint not null default 0,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  created_by uuid not null default auth.uid() references public.users (id) on delete cascade,
+  constraint "ends_at is after starts_at" check (ends_at > starts_at)
+);
+comment on table public.feature_flags is 'Which features are on, for whom. Only platform admins see the rules.';
+comment on column public.feature_flags.rollout_percent is 'Of those the other rules let through; sticky.';
+comment on column public.feature_flags.target_tiers is 'Empty: every tier. Else the other tiers are off.';
+comment on column public.feature_flags.target_orgs is 'Always on, whatever tier, conditions and percentage say.';
+comment on column public.feature_flags.target_users is 'Always on, whatever tier, conditions and percentage say.';
+comment on column public.feature_flags.conditions is 'GrowthBook''s condition syntax; null: everybody.';
+comment on column public.feature_flags.seed is 'What the percentage is hashed with, so that a rename moves nobody.';
+comment on column public.feature_flags.bucket_by is 'Whether users or whole organisations are drawn.';
+comment on column public.feature_flags.variants is
+  'List of {"name", "weight", "value"?} in a fixed order; weights are relative. Null: plain on or off.';
+comment on column public.feature_flags.prerequisites is 'Names of flags of the same environment that must be on.';
+comment on column public.feature_flags.version is 'Version of the environment at which this row last changed.';
+comment on column public.feature_flags.created_by is
+  'Deleting this account hands the flag to another admin; only without one does the flag go too.';
+create index feature_flags_is_enabled_idx on public.feature_flags (is_enabled);
+create index feature_flags_environment_idx on public.feature_flags (environment);
+create index feature_flags_created_by_idx on public.feature_flags (created_by);
+create trigger touch before update on public.feature_flags for each row execute function private.touch_updated_at();
+
+create table private.feature_flag_versions (
+  environment "Environment" primary key,
+  version bigint not null default 0,
+  changed_at timestamptz not null default now()
+);
+comment on table private.feature_flag_versions is 'Grows with every committed change of an environment''s flags.';
+insert into private.feature_flag_versions (environment)
+  select unnest(enum_range(null::"Environment"));
+
+-- Writers of flags stand in line from the start of the statement until they commit. So versions commit in the order
+-- they were given: whoever has seen version 7 has seen every change up to it. Locking before the first row also rules
+-- out deadlocks between writers, and circles of prerequisites closed by two of them at once.
+create function private.lock_feature_flags() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform from private.feature_flag_versions order by environment for update;
+  return null;
+end $$;
+comment on function private.lock_feature_flags() is 'One writer of feature flags at a time.';
+-- Not below another trigger: whenever any account is deleted, the foreign key looks for flags to delete with it.
+create trigger lock_feature_flags before insert or update or delete on public.feature_flags
+  for each statement when (pg_trigger_depth() = 0) execute function private.lock_feature_flags();
+
+create function private.guard_feature_flag() returns trigger language plpgsql set search_path = '' as $$
+declare
+  wrong text := coalesce(
+    case when length(new.conditions::text) > 65536 then 'conditions: expected at most 64 kB' end,
+    private.condition_error(new.conditions), private.variants_error(new.variants)
+  );
+  warning text;
+begin
+  if wrong is not null then
+    raise exception 'This feature flag could not be evaluated' using
+      errcode = 'PT400', detail = wrong, hint = 'Conditions follow GrowthBook''s syntax.';
+  end if;
+  if tg_op = 'UPDATE'
+    and cardinality(old.target_users) + cardinality(old.target_orgs) + cardinality(old.target_tiers) > 0
+    and cardinality(new.target_users) + cardinality(new.target_orgs) + cardinality(new.target_tiers) = 0 then
+    warning := format('%s targets nobody in particular any more: it is on for %s %% of everybody', new.name,
+      case when new.is_enabled then new.rollout_percent else 0 end);
+    raise warning '%', warning;
+    -- PostgREST sends this to the client as a response header.
+    perform set_config('response.headers', (
+      coalesce(nullif(current_setting('response.headers', true), '')::jsonb, '[]')
+      || jsonb_build_object('Warning', format('199 - "%s"', warning))
+    )::text, true);
+  end if;
+  return new;
+end $$;
+comment on function private.guard_feature_flag() is
+  'Refuses a flag that could not be evaluated; warns when its last target list is emptied.';
+create trigger guard_feature_flag before insert or update on public.feature_flags
+  for each row execute function private.guard_feature_flag();
+
+create function private.version_feature_flag() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  changed record;
+begin
+  if tg_op = 'UPDATE' and to_jsonb(new) - 'updated_at' = to_jsonb(old) - 'updated_at' then
+    return new;
+  end if;
+  for changed in
+    update private.feature_flag_versions v set version = v.version + 1, changed_at = clock_timestamp()
+    where v.environment in (
+      case when tg_op <> 'INSERT' then old.environment end, case when tg_op <> 'DELETE' then new.environment end
+    )
+    returning v.environment, v.version
+  loop
+    perform pg_notify('feature_flags', jsonb_build_object(
+      'environment', changed.environment, 'version', changed.version)::text);
+    if tg_op <> 'DELETE' and changed.environment = new.environment then
+      new.version := changed.version;
+    end if;
+  end loop;
+  return coalesce(new, old);
+end $$;
+comment on function private.version_feature_flag() is
+  'Counts a change of an environment''s flags in the transaction that makes it; tells who listens on feature_flags.';
+create trigger version_feature_flag before insert or update or delete on public.feature_flags
+  for each row execute function private.version_feature_flag();
+
+create function private.guard_prerequisites() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  found_names text;
+begin
+  if tg_op <> 'DELETE' then
+    select string_agg(p.name, ', ' order by p.name) into found_names from unnest(new.prerequisites) p (name)
+    where not exists (
+      select from public.feature_flags f where f.name = p.name and f.environment = new.environment
+    );
+    if found_names is not null then
+      raise exception 'A prerequisite of % does not exist', new.name using
+        errcode = 'PT422', detail = format('There is no flag %s in %s.', found_names, new.environment),
+        hint = 'Prerequisites are names of flags of the same environment.';
+    end if;
+    if exists (
+      with recursive needed (name) as (
+        select unnest(new.prerequisites)
+        union
+        select unnest(f.prerequisites) from needed n join public.feature_flags f on f.name = n.name
+      )
+      select from needed n where n.name = new.name
+    ) then
+      raise exception 'Feature flag % would be its own prerequisite', new.name using
+        errcode = 'PT422', detail = 'Its prerequisites lead back to it.', hint = 'Break the circle.';
+    end if;
+  end if;
+  if tg_op <> 'INSERT' and not exists (
+    select from public.feature_flags f where f.name = old.name and f.environment = old.environment
+  ) then
+    select string_agg(f.name, ', ' order by f.name) into found_names from public.feature_flags f
+    where f.environment = old.environment and old.name = any (f.prerequisites);
+    if found_names is not null then
+      raise exception 'Other flags need feature flag %', old.name using
+        errcode = 'PT409', detail = format('It is a prerequisite of %s.', found_names),
+        hint = 'Take it out of their prerequisites first.';
+    end if;
+  end if;
+  return null;
+end $$;
+comment on function private.guard_prerequisites() is 'Prerequisites exist, without a circle, and stay while needed.';
+create trigger guard_prerequisites after insert or delete or update of name, environment, prerequisites
+  on public.feature_flags for each row execute function private.guard_prerequisites();
+
+create trigger audit_change after insert or update or delete on public.feature_flags
+  for each row execute function private.audit_change('FEATURE_FLAG_UPDATE', 'feature_flag', 'name');
+
+-- Flags and alerts go with the account that made them, and admins leave. A kill switch must not vanish like that.
+create function private.hand_over_platform() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  heir uuid := (
+    select u.id from public.users u
+    where u.global_role in ('ADMIN', 'SUPER_ADMIN') and u.is_active and u.id <> old.id
+    order by u.global_role = 'SUPER_ADMIN' desc, u.created_at, u.id limit 1
+  );
+begin
+  if heir is not null then
+    update public.feature_flags set created_by = heir where created_by = old.id;
+    update public.system_alerts set created_by = heir where created_by = old.id;
+  end if;
+  return old;
+end $$;
+comment on function private.hand_over_platform() is
+  'Before an account is deleted, its flags and alerts become those of the longest-standing admin.';
+create trigger hand_over_platform before delete on public.users
+  for each row execute function private.hand_over_platform();
+
+-- Policies ------------------------------------------------------------------------------------------------------------
+
+alter table public.feature_flags enable row level security;
+create policy "platform admins read flags" on public.feature_flags for select to authenticated
+  using ((select private.is_admin()));
+create policy "platform admins make flags" on public.feature_flags for insert to authenticated
+  with check ((select private.is_admin()));
+create policy "platform admins change flags" on public.feature_flags for update to authenticated
+  using ((select private.is_admin())) with check ((select private.is_admin()));
+create policy "platform admins delete flags" on public.feature_flags for delete to authenticated
+  using ((select private.is_admin()));
+grant select, delete on public.feature_flags to authenticated;
+grant
+  insert (name, description, is_enabled, rollout_percent, target_tiers, target_orgs, target_users, conditions,
+    environment, category, bucket_by, variants, starts_at, ends_at, prerequisites),
+  update (name, description, is_enabled, rollout_percent, target_tiers, target_orgs, target_users, conditions,
+    environment, category, bucket_by, variants, starts_at, ends_at, prerequisites)
+  on public.feature_flags to authenticated;
+-- No truncate: it would pass by the version and the log.
+grant select, insert, update, delete on public.feature_flags to service_role;
