@@ -8,22 +8,37 @@ comment on type "Environment" is 'Where a feature flag holds.';
 -- Feature flags: what may be written ----------------------------------------------------------------------------------
 -- A flag that cannot be evaluated is refused here, whoever writes it. Each function answers null, or what is wrong.
 
+-- The functions match with RE2, which ends in time on any text. A pattern is stored if both it and Postgres compile it:
+-- neither lookaround nor backreferences, and no more copies of a part than RE2's memory holds.
 create function private.is_regular_expression(pattern text) returns boolean
 language plpgsql immutable set search_path = '' as $$
+declare
+  -- Without the backslashes that stand for themselves, and then without anything escaped.
+  unpaired text := regexp_replace(pattern, '\\\\', '.', 'g');
+  unescaped text := regexp_replace(unpaired, '\\.', '.', 'g');
+  copies double precision;
 begin
-  -- What Postgres compiles and Python does not: ***, other options, looking back by no fixed width, other escapes.
-  if length(pattern) > 1000 or pattern ~ '^\*\*\*' or pattern ~ '\(\?(?!([imsx]+\))|[:=!]|<[=!])'
-    or pattern ~ '\(\?<[=!][^)]*[*+?{|]'
-    or regexp_replace(pattern, '\\\\', '', 'g') ~ '\\(?![AbBdDsSwWZafnrtvxu])[A-Za-z]' then
+  if length(pattern) > 1000 or pattern ~ '^\*\*\*' or unescaped ~ '\(\?(?!([ims]+\))|:)' or unescaped ~ '\[\[:[<>]'
+    or unpaired ~ '\\(?![AbBdDsSwWafnrtv]|x[0-9A-Fa-f]{2}|[!-/:-@[-^`{-~ ])' or unpaired ~ '\[[^\]]*\\[AbB]' then
     return false;
   end if;
   perform '' ~ pattern;
-  return true;
+  select exp(sum(ln(greatest(coalesce(nullif(r.found[2], ''), r.found[1])::integer, 1)))) into copies
+  from regexp_matches(unescaped, '\{(\d+)(?:,(\d*))?\}', 'g') r (found);
+  return coalesce(copies, 1) <= 1000 and coalesce(copies, 1) * length(pattern) <= 30000;
 exception when invalid_regular_expression then
   return false;
 end $$;
 comment on function private.is_regular_expression(text) is
-  'Whether a pattern is one for Python, judged by what Postgres and Python have in common.';
+  'Whether the functions can match with this pattern, judged by what RE2 and Postgres have in common.';
+
+create function private.are_operators(value jsonb) returns boolean language sql immutable set search_path = '' as $$
+  select jsonb_typeof(value) = 'object' and not exists (
+    select from jsonb_object_keys(case when jsonb_typeof(value) = 'object' then value else '{}' end) k
+    where not starts_with(k, '$')
+  )
+$$;
+comment on function private.are_operators(jsonb) is 'Whether a value is an object of nothing but operators.';
 
 create function private.condition_value_error(value jsonb, place text, depth integer) returns text
 language plpgsql immutable set search_path = '' as $$
@@ -77,8 +92,13 @@ begin
     if expected is not null then
       return format('%s.%s: found %s, expected %s', place, operator, left(operand::text, 100), expected);
     end if;
-    if operator = '$not' or (operator = '$size' and kind = 'object')
-      or (operator = '$elemMatch' and exists (select from jsonb_object_keys(operand) k where starts_with(k, '$'))) then
+    if operator in ('$all', '$alli') then
+      select e.wrong into deeper from (
+        select private.condition_value_error(i.item, format('%s.%s[%s]', place, operator, i.n - 1), depth + 1) as wrong
+        from jsonb_array_elements(operand) with ordinality i (item, n)
+      ) e where e.wrong is not null limit 1;
+    elsif operator = '$not' or (operator = '$size' and kind = 'object')
+      or (operator = '$elemMatch' and private.are_operators(operand) and not operand ?| '{$or,$and,$nor}') then
       deeper := private.condition_value_error(operand, place || '.' || operator, depth + 1);
     elsif operator = '$elemMatch' then
       deeper := private.condition_error(operand, place || '.' || operator, depth + 1);
@@ -115,7 +135,8 @@ begin
       ) e where e.wrong is not null limit 1;
     elsif key = '$not' then
       wrong := private.condition_error(value, place || '.$not', depth + 1);
-    elsif starts_with(key, '$') or key = '' then
+    elsif key = '' or (starts_with(key, '$') and (value = '{}' or not private.are_operators(value))) then
+      -- An attribute may be called so; without operators it is one of these, mistyped.
       wrong := format('%s: found %s, expected an attribute, $or, $and, $nor or $not', place, to_jsonb(key));
     else
       wrong := private.condition_value_error(value, place || '.' || key, depth + 1);
@@ -147,6 +168,7 @@ create function private.variants_error(variants jsonb) returns text language sql
           then 'variants: expected weights from 0 to 1000000'
         when not bool_or(case when jsonb_typeof(v -> 'weight') = 'number' then (v ->> 'weight')::numeric > 0 end)
           then 'variants: expected at least one weight above 0'
+        when bool_or(v -> 'value' = 'null') then 'variants: expected values other than null'
         when count(distinct coalesce(jsonb_typeof(v -> 'value'), '')) > 1
           then 'variants: expected a value of the same type for every variant, or for none'
       end
@@ -156,7 +178,8 @@ create function private.variants_error(variants jsonb) returns text language sql
 $$;
 comment on function private.variants_error(jsonb) is 'What is wrong with the variants of a flag, or null.';
 
-grant execute on function private.is_regular_expression(text), private.condition_value_error(jsonb, text, integer),
+grant execute on function private.is_regular_expression(text), private.are_operators(jsonb),
+  private.condition_value_error(jsonb, text, integer),
   private.condition_error(jsonb, text, integer), private.variants_error(jsonb) to authenticated, service_role;
 
 -- Feature flags -------------------------------------------------------------------------------------------------------
@@ -201,7 +224,8 @@ comment on column public.feature_flags.conditions is 'GrowthBook''s condition sy
 comment on column public.feature_flags.seed is 'What the percentage is hashed with, so that a rename moves nobody.';
 comment on column public.feature_flags.bucket_by is 'Whether users or whole organisations are drawn.';
 comment on column public.feature_flags.variants is
-  'List of {"name", "weight", "value"?} in a fixed order; weights are relative. Null: plain on or off.';
+  'List of {"name", "weight", "value"?}; weights are relative, the first is what people have without the flag. Null:'
+  ' plain on or off.';
 comment on column public.feature_flags.prerequisites is 'Names of flags of the same environment that must be on.';
 comment on column public.feature_flags.version is 'Version of the environment at which this row last changed.';
 comment on column public.feature_flags.created_by is
@@ -340,6 +364,174 @@ create trigger guard_prerequisites after insert or delete or update of name, env
 create trigger audit_change after insert or update or delete on public.feature_flags
   for each row execute function private.audit_change('FEATURE_FLAG_UPDATE', 'feature_flag', 'name');
 
+-- Serving flags -------------------------------------------------------------------------------------------------------
+
+-- One statement, so one state of the database: the version, and the flags as they were at exactly that version.
+create function private.load_feature_flags(environment "Environment", known bigint) returns table (
+  version bigint, name text, flag_version bigint, definition text
+) language sql stable security definer set search_path = '' as $$
+  select v.version, f.name, f.version, case when f.version > load_feature_flags.known then (
+      to_jsonb(f) - array['id', 'name', 'description', 'category', 'environment', 'version', 'created_at', 'updated_at',
+        'created_by']
+    )::text end
+  from private.feature_flag_versions v
+  left join public.feature_flags f
+    on f.environment = v.environment and v.version is distinct from load_feature_flags.known
+  where v.environment = load_feature_flags.environment
+  order by f.name
+$$;
+comment on function private.load_feature_flags("Environment", bigint) is
+  'The version of an environment and, unless it is the known one, its flags; definitions only of what changed since.';
+
+create function private.flag_identity(asked jsonb) returns jsonb
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  me uuid := private.current_user_id();
+  org uuid := private.current_user_org();
+begin
+  perform private.refuse_suspended();
+  return jsonb_build_object('user_id', coalesce(me, auth.uid()), 'organization_id', org) || coalesce((
+    select jsonb_build_object('email', u.email, 'global_role', u.global_role) from public.users u where u.id = me
+  ), '{}') || coalesce((
+    select jsonb_build_object('tier', o.subscription_tier) from public.organizations o where o.id = org
+  ), '{}') || coalesce((
+    select jsonb_build_object('org_role', m.role) from public.organization_members m
+    where m.organization_id = org and m.user_id = me
+  ), '{}');
+end $$;
+comment on function private.flag_identity(jsonb) is
+  'Who the caller is, as flags ask for it: whatever a client says of itself, this counts.';
+
+-- What Python computes in shared/flags/buckets.py.
+create function private.flag_bucket(seed uuid, salt text, unit text) returns bigint
+language sql immutable strict parallel safe set search_path = '' as $$
+  select ('x' || left(encode(sha256(convert_to(seed::text || ':' || salt || ':' || unit, 'UTF8')), 'hex'), 13))
+    ::bit(52)::bigint
+$$;
+comment on function private.flag_bucket(uuid, text, text) is
+  'Where a unit falls, from 0 to 2^52 - 1: it is within a share of p % if that is below p / 100 * 2^52.';
+
+create function private.flag_reaches(
+  flag public.feature_flags, user_id uuid, organization_id uuid, tier "SubscriptionTier"
+) returns boolean language plpgsql stable security definer set search_path = '' as $$
+declare
+  needed public.feature_flags;
+  unit text := case when flag.bucket_by = 'org' then organization_id else user_id end;
+begin
+  if not flag.is_enabled or flag.starts_at > now() or flag.ends_at <= now() then
+    return false;
+  end if;
+  for needed in select f.* from public.feature_flags f where f.name = any (flag.prerequisites) loop
+    if not private.flag_reaches(needed, user_id, organization_id, tier) then
+      return false;
+    end if;
+  end loop;
+  if user_id = any (flag.target_users) or organization_id = any (flag.target_orgs) then
+    return true;
+  elsif flag.target_tiers <> '{}' and (tier = any (flag.target_tiers)) is not true then
+    return false;
+  end if;
+  return flag.rollout_percent >= 100 or coalesce(
+    private.flag_bucket(flag.seed, 'rollout', unit) < ceil(flag.rollout_percent / 100 * 4503599627370496), false);
+end $$;
+comment on function private.flag_reaches(public.feature_flags, uuid, uuid, "SubscriptionTier") is
+  'Whether a flag is on for a user, its conditions apart: what they ask for is known only when the user is there.';
+
+create function private.flag_audience(flag text, changes jsonb) returns jsonb
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  changeable constant text[] := array['is_enabled', 'rollout_percent', 'target_tiers', 'target_orgs', 'target_users',
+    'bucket_by', 'starts_at', 'ends_at', 'conditions'];
+  found_flag public.feature_flags;
+begin
+  if not private.is_admin() then
+    raise exception 'Only platform admins see whom a flag reaches' using errcode = '42501';
+  end if;
+  select f.* into found_flag from public.feature_flags f where f.name = flag_audience.flag;
+  if not found then
+    raise exception 'There is no such feature flag' using
+      errcode = 'PT404', detail = format('Found %L.', left(flag_audience.flag, 100));
+  end if;
+  if jsonb_typeof(changes) <> 'object' or changes - changeable <> '{}' then
+    raise exception 'This cannot be previewed' using errcode = 'PT400',
+      detail = format('Found %s.', left(changes::text, 100)),
+      hint = format('Changes are an object with some of %s.', array_to_string(changeable, ', '));
+  end if;
+  found_flag := jsonb_populate_record(found_flag, changes);
+  return (
+    select jsonb_build_object(
+      'users', count(*),
+      'on', count(*) filter (where private.flag_reaches(found_flag, u.id, m.organization_id, m.tier)),
+      'listed', count(*) filter (
+        where u.id = any (found_flag.target_users) or m.organization_id = any (found_flag.target_orgs)),
+      'has_conditions', coalesce(found_flag.conditions, '{}') <> '{}'
+    )
+    from public.users u
+    left join lateral (
+      select o.id as organization_id, o.subscription_tier as tier
+      from public.organization_members om join public.organizations o on o.id = om.organization_id
+      where om.user_id = u.id order by om.joined_at, om.organization_id limit 1
+    ) m on true
+    where private.blocked_until(u) is null or private.blocked_until(u) <= now()
+  );
+end $$;
+comment on function private.flag_audience(text, jsonb) is 'See public.flag_audience().';
+
+-- Experiments ---------------------------------------------------------------------------------------------------------
+
+create table public.feature_flag_exposures (
+  flag_id uuid not null references public.feature_flags (id) on delete cascade,
+  seed uuid not null,
+  unit text not null constraint "unit is 1 to 300 characters" check (length(unit) between 1 and 300),
+  variant text not null,
+  created_at timestamptz not null default now(),
+  primary key (flag_id, seed, unit)
+);
+comment on table public.feature_flag_exposures is
+  'Who has met which variant of a flag: the first meeting of every unit. Written by record-exposure only.';
+comment on column public.feature_flag_exposures.seed is 'Of the flag at that time: another seed is another experiment.';
+comment on column public.feature_flag_exposures.unit is
+  'User or organisation, as the flag draws them; "anonymous:" before the key of somebody nobody knows.';
+
+create function private.record_exposure(exposure jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  recorded public.feature_flag_exposures;
+begin
+  insert into public.feature_flag_exposures (flag_id, seed, unit, variant)
+  select f.id, f.seed, exposure ->> 'unit', exposure ->> 'variant' from public.feature_flags f
+  where f.name = exposure ->> 'flag'
+  on conflict do nothing returning * into recorded;
+  return jsonb_build_object('flag', exposure ->> 'flag', 'variant', exposure ->> 'variant',
+    'recorded', recorded.unit is not null);
+end $$;
+comment on function private.record_exposure(jsonb) is
+  'Notes {flag, unit, variant}, once for each unit. Believes what it is told: for the functions, which evaluated it.';
+
+create function public.experiment_results(flag text) returns table (
+  variant text, units bigint, first_at timestamptz, last_at timestamptz
+) language sql stable set search_path = '' as $$
+  select e.variant, count(*), min(e.created_at), max(e.created_at)
+  from public.feature_flags f join public.feature_flag_exposures e on e.flag_id = f.id and e.seed = f.seed
+  where f.name = experiment_results.flag
+  group by e.variant order by e.variant
+$$;
+comment on function public.experiment_results(text) is
+  'How many units have met each variant of a flag with its present seed; for platform admins.';
+
+create function public.flag_audience(flag text, changes jsonb default '{}') returns jsonb
+language sql stable set search_path = '' as 'select private.flag_audience(flag, changes)';
+comment on function public.flag_audience(text, jsonb) is
+  'How many users a flag would reach, now or after changes, in the organisation each joined first: {"users", "on",'
+  ' "listed", "has_conditions"}. With conditions, on is the most it can be.';
+
+grant execute on function private.flag_bucket(uuid, text, text), private.flag_audience(text, jsonb),
+  public.flag_audience(text, jsonb), public.experiment_results(text) to authenticated, service_role;
+grant execute on function private.load_feature_flags("Environment", bigint), private.flag_identity(jsonb),
+  private.record_exposure(jsonb) to strive_functions;
+
+-- Leaving -------------------------------------------------------------------------------------------------------------
+
 -- Flags and alerts go with the account that made them, and admins leave. A kill switch must not vanish like that.
 create function private.hand_over_platform() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -381,3 +573,9 @@ grant
   on public.feature_flags to authenticated;
 -- No truncate: it would pass by the version and the log.
 grant select, insert, update, delete on public.feature_flags to service_role;
+
+alter table public.feature_flag_exposures enable row level security;
+create policy "platform admins read exposures" on public.feature_flag_exposures for select to authenticated
+  using ((select private.is_admin()));
+grant select on public.feature_flag_exposures to authenticated;
+grant select, delete on public.feature_flag_exposures to service_role;

@@ -23,11 +23,12 @@ SOUND: list[dict[str, Any]] = [
     {"a": {"$type": "array", "$size": 2}, "b": {"$size": {"$gt": 1}}, "c": {"$not": {"$size": 0}}},
     {"a": {"$elemMatch": {"$gt": 1}}, "b": {"$elemMatch": {"name": {"$regex": "^x"}}}},
     {
-        "a": {"$regex": r"^(foo|bar)+?\d{2,3}(?=x)[^\]a-z]\.(?:y)\1$"},
+        "a": {"$regex": r"^(foo|bar)+?\d{2,3}[^\]a-z]\.(?:y)\(?\x41$"},
         "b": {"$regexi": "(?i)a"},
         "c": {"$notRegex": "b"},
     },
-    {"a": {"$not": "US"}, "b": {"$notRegexi": r"(?<!a)b\\n"}},
+    {"a": {"$not": "US"}, "b": {"$notRegexi": r"b\\n"}},
+    {"$groups": {"$elemMatch": {"$eq": "a"}}, "people": {"$elemMatch": {"$or": [{"name": "x"}]}}},
 ]
 UNSOUND: list[tuple[Any, str]] = [
     ([], "conditions: found [], expected an object"),
@@ -50,6 +51,9 @@ UNSOUND: list[tuple[Any, str]] = [
     ({"a": {"$size": {"$gt": []}}}, "conditions.a.$size.$gt"),
     ({"a": {"$elemMatch": 1}}, "expected a condition or operators"),
     ({"a": {"$elemMatch": {"b": {"$no": 1}}}}, "conditions.a.$elemMatch.b.$no"),
+    ({"a": {"$all": ["x", {"$gtx": 1}]}}, "conditions.a.$all[1].$gtx"),
+    ({"$groups": {"$gtx": 1}}, "conditions.$groups.$gtx"),
+    ({"$groups": "a"}, 'conditions: found "$groups"'),
 ]
 NO_PATTERNS = [
     "(",
@@ -61,8 +65,13 @@ NO_PATTERNS = [
     "(?P<x>a)",
     r"\y",
     "***:a",
-    r"(a)\2",
-    "(?<=a+)b",
+    r"(a)\1",
+    "(?<=a)b",
+    "a(?=b)",
+    r"[\b]",
+    r"\_",
+    "(a{200}){200}",
+    "[[:<:]]",
     "a\\",
     "x" * 1001,
 ]
@@ -83,6 +92,7 @@ UNSOUND_VARIANTS: list[tuple[Any, str]] = [
     ([{"name": "a", "weight": 0}, {"name": "b", "weight": 0}], "at least one weight above 0"),
     ([{"name": "a", "weight": 1, "value": 1}, {"name": "b", "weight": 1, "value": "x"}], "value of the same type"),
     ([{"name": "a", "weight": 1, "value": 1}, {"name": "b", "weight": 1}], "value of the same type"),
+    ([{"name": "a", "weight": 1, "value": None}, {"name": "b", "weight": 1, "value": None}], "other than null"),
 ]
 
 

@@ -1,0 +1,35 @@
+"""Where a unit falls: the same place in every process and in the database (private.flag_bucket), for ever."""
+
+import math
+from hashlib import sha256
+
+# A place is the first 52 bits of SHA-256 of "<seed>:<salt>:<unit>", which a double holds exactly.
+PLACES = 1 << 52
+_CUT_BYTES = 7
+
+
+def prefix(seed: str, salt: str) -> bytes:
+    return f"{seed}:{salt}:".encode()
+
+
+def place(begin: bytes, unit: bytes) -> int:
+    return int.from_bytes(sha256(begin + unit).digest()[:_CUT_BYTES], "big") >> 4
+
+
+def threshold(percent: float) -> bytes:
+    """A unit is within `percent` if its digest is below this, as bytes compare: no number need be made of it."""
+    places = math.ceil(percent / 100 * PLACES)
+    return (places << 4).to_bytes(_CUT_BYTES + 1, "big")[1:] if places < PLACES else b"\xff" * 33
+
+
+def drawn(weighted: tuple[tuple[bytes, float], ...], unit: bytes) -> int:
+    """Which of the (prefix, weight) wins: each with a chance by its weight.
+
+    Every one throws a die of its own, so that more weight for one moves units only to it, never between the others.
+    """
+    best, winner = -1.0, 0
+    for number, (begin, weight) in enumerate(weighted):
+        score = weight / -math.log((place(begin, unit) + 0.5) / PLACES)
+        if score > best:
+            best, winner = score, number
+    return winner

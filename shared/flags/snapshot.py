@@ -1,0 +1,63 @@
+"""All flags of an environment at one version. Never changed: a change makes another one."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import time
+from types import MappingProxyType
+
+from shared.flags.compiling import Flag, Rules
+from shared.flags.context import Context
+from shared.flags.evaluation import Evaluation, failed, not_found
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    version: int
+    flags: Mapping[str, Flag]
+    # Changed at, as the database says: a restored backup may count to the same version again.
+    stamp: str = ""
+    _rules: Mapping[str, Rules] = field(init=False, repr=False)
+    _boundaries: tuple[float, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "flags", MappingProxyType(dict(self.flags)))
+        object.__setattr__(self, "_rules", MappingProxyType(_linked(self.flags)))
+        moments = {moment for flag in self.flags.values() for moment in flag.moments}
+        object.__setattr__(self, "_boundaries", tuple(sorted(moments)))
+
+    def evaluate(self, name: str, context: Context) -> Evaluation:
+        rules = self._rules.get(name)
+        return rules(context) if rules else not_found(name)
+
+    def evaluate_all(self, context: Context) -> list[Evaluation]:
+        return [rules(context) for rules in self._rules.values()]
+
+    def is_on(self, name: str, context: Context) -> bool:
+        """For gates of our own features: unknown flags and those in error are off."""
+        return self.evaluate(name, context).on
+
+    def phase(self) -> int:
+        """How many scheduled moments have passed: with the version, what an answer depends on beside the context."""
+        return bisect_right(self._boundaries, time())
+
+
+def _linked(flags: Mapping[str, Flag]) -> dict[str, Rules]:
+    """Every flag with its prerequisites before it. A circle is an error of its flags and of those that need them."""
+    waiting = {name: flag for name, flag in flags.items() if flag.prerequisites}
+    linked = {name: flag.linked() for name, flag in flags.items() if not flag.prerequisites}
+    needed: dict[str, tuple[str, ...]] = {}  # all that must be on, direct or not
+    while ready := [flag for flag in waiting.values() if not any(one in waiting for one in flag.prerequisites)]:
+        for flag in ready:
+            del waiting[flag.name]
+            names = dict.fromkeys(name for one in flag.prerequisites for name in (*needed.get(one, ()), one))
+            needed[flag.name] = tuple(names)
+            linked[flag.name] = flag.linked([(name, flags.get(name)) for name in names])
+    for name in waiting:
+        linked[name] = _circle(name)
+    return {name: linked[name] for name in flags}
+
+
+def _circle(name: str) -> Rules:
+    error = failed(name, "PARSE_ERROR", "Its prerequisites lead back to themselves")
+    return lambda _: error
