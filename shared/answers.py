@@ -10,13 +10,13 @@ from shared.errors import Problem
 JSON = b"application/json"
 ALWAYS = (
     (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"x-request-id, retry-after, idempotency-replayed"),
+    (b"access-control-expose-headers", b"x-request-id, retry-after, idempotency-replayed, etag"),
     (b"x-content-type-options", b"nosniff"),
 )
 PREFLIGHT = {
     "access-control-allow-methods": "GET, POST, OPTIONS",
     "access-control-allow-headers": "authorization, apikey, content-type, idempotency-key, x-org-id, x-client-info,"
-    " x-region, x-request-id, x-supabase-api-version, traceparent, tracestate, baggage",
+    " x-region, x-request-id, x-supabase-api-version, if-none-match, traceparent, tracestate, baggage",
     "access-control-max-age": "86400",
 }
 
@@ -42,7 +42,7 @@ class Answer:
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         headers = [*ALWAYS, (b"x-request-id", self.request_id)]
-        if self.status != HTTPStatus.NO_CONTENT:
+        if self.status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
             headers += (b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body))
         headers += [(name.encode(), value.encode()) for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})

@@ -1,11 +1,12 @@
 """The connection pool, and the one statement with which a request enters the database, works, and leaves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from psycopg import AsyncConnection, sql
 from psycopg_pool import AsyncConnectionPool
 
 from shared.connection import Connection
@@ -28,8 +29,9 @@ class Database:
     """One pool per process, opened in the loop that serves (after any fork)."""
 
     def __init__(self, settings: Settings) -> None:
+        self._url = settings.database_url
         self._pool = AsyncConnectionPool(
-            settings.database_url,
+            self._url,
             connection_class=Connection,
             kwargs={
                 "autocommit": True,
@@ -77,6 +79,23 @@ class Database:
         (version,) = await self._one("select private.migration_version()", ())
         return str(version) if version else None
 
+    async def batches(self, statement: str, values: Sequence[Any], size: int) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """The rows of one statement, so many at a time."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(statement, values)
+            while rows := await cursor.fetchmany(size):
+                yield rows
+
+    async def listen(self, channel: str) -> AsyncIterator[str]:
+        """What is notified on a channel, on a connection of its own; ends at once where none can listen."""
+        options = {"autocommit": True, "connect_timeout": 5, "application_name": "strive-functions"}
+        async with await AsyncConnection.connect(self._url, **options) as connection:
+            if not await _is_direct(connection):
+                return
+            await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+            async for notice in connection.notifies():
+                yield notice.payload
+
     async def _one(self, statement: str, values: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
         while (connection := await self._pool.getconn()).ended:
             await connection.close()
@@ -97,13 +116,17 @@ def expected_migration() -> str:
 
 
 async def _prepare_if_direct(connection: Connection) -> None:
-    """A pooler in transaction mode gives every statement another session: then none may be prepared.
+    if not await _is_direct(connection):
+        connection.prepare_threshold = None
+
+
+async def _is_direct(connection: AsyncConnection[Any]) -> bool:
+    """A pooler in transaction mode gives every statement another session: none may be prepared, and nobody listens.
 
     It cannot hide: the process it names is not the one that answers.
     """
     cursor = await connection.execute("select pg_backend_pid()")
-    if await cursor.fetchone() != (connection.info.backend_pid,):
-        connection.prepare_threshold = None
+    return await cursor.fetchone() == (connection.info.backend_pid,)
 
 
 # Operations are named in code, never by a caller. A function in FROM runs before the select list: first the claims are

@@ -3,14 +3,17 @@
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from shared.callers import Caller
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from shared.flags import Flags
 
 CALLER = re.compile(r"user|(publishable|secret)(:\w+)?")
 
@@ -32,16 +35,24 @@ class Shape(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Answered(Generic[Given]):
-    """JSON as the database wrote it. It is passed on unread; tests hold it against `Given`."""
+    """JSON as the database wrote it. It is passed on unread; tests hold it against `Given`.
 
-    json: str
+    `status` is the declared one unless another is given.
+    """
+
+    json: str | bytes
     replayed: bool = False
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Call(Generic[Body]):
-    """One request, after it was parsed and its caller is known."""
+    """One request, after it was parsed and its caller is known.
 
-    __slots__ = ("_run", "body", "caller", "settings")
+    `place` is what stood for the {…} at the end of the address, `sent` the body before it was parsed.
+    """
+
+    __slots__ = ("_run", "body", "caller", "flags", "headers", "place", "sent", "settings")
 
     def __init__(
         self,
@@ -49,14 +60,26 @@ class Call(Generic[Body]):
         caller: Caller,
         settings: Settings,
         run: Callable[[str, Any], Awaitable[Answered[Any]]],
+        flags: Callable[[], "Flags"],
+        *,
+        headers: Mapping[bytes, bytes],
+        sent: bytes,
+        place: str,
     ) -> None:
         self.body = body
         self.caller = caller
         self.settings = settings
         self._run = run
+        self.flags = flags
+        self.headers = headers
+        self.sent = sent
+        self.place = place
 
     async def run(self, operation: str, payload: Any) -> Answered[Any]:
-        """Run `operation(jsonb)` in the database as the caller, once per Idempotency-Key: one round trip."""
+        """Run `operation(jsonb)` in the database as the caller, once per Idempotency-Key: one round trip.
+
+        The payload is the body or a part of it; a text is JSON already.
+        """
         return await self._run(operation, payload)
 
 
@@ -78,6 +101,7 @@ class Function:
     idempotent: bool
     errors: Mapping[int, str]
     work: Work
+    beneath: list["Function"] = field(default_factory=list)
 
     @cached_property
     def request(self) -> TypeAdapter[Any]:
@@ -87,6 +111,17 @@ class Function:
     @cached_property
     def response(self) -> TypeAdapter[Any]:
         return TypeAdapter(self.gives)
+
+    def under(self, path: str, **declared: Any) -> Callable[[Work], "Function"]:
+        """Declare another function, at an address beneath this one; it may end in one {…}, which is `Call.place`."""
+
+        def declare(work: Work) -> Function:
+            made: Function = function(*self.auth, **declared)(work)
+            made = replace(made, name=f"{self.name}/{path}")
+            self.beneath.append(made)
+            return made
+
+        return declare
 
 
 def function(

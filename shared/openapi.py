@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document, made from what the functions declare: it cannot say anything else than they do."""
 
+import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -61,7 +62,7 @@ ONCE = {
 
 
 def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
-    functions = list({function.name: function for function in functions}.values())
+    functions = list({each.name: each for function in functions for each in (function, *function.beneath)}.values())
     schemas, definitions = TypeAdapter.json_schemas(
         [(f.name, "validation", f.request) for f in functions]
         + [(f.name, "serialization", f.response) for f in functions],
@@ -93,12 +94,17 @@ def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
 def _operation(function: Function, request: Mapping[str, Any], response: Mapping[str, Any]) -> dict[str, Any]:
     errors = COMMON | ({401: UNAUTHORIZED} if function.auth else {}) | dict(function.errors)
     kinds = [mode.partition(":")[0] for mode in function.auth]
+    places = re.findall(r"\{(\w+)\}", function.name)
     return {
-        "operationId": function.name,
+        "operationId": re.sub(r"\W+", "-", function.name).strip("-"),
         "summary": function.summary,
         "description": function.description,
         "security": [{kind: []} for kind in dict.fromkeys(kinds)],
-        "parameters": [*([ORGANISATION] if "user" in kinds else []), *([ONCE] if function.idempotent else [])],
+        "parameters": [
+            *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in places),
+            *([ORGANISATION] if "user" in kinds else []),
+            *([ONCE] if function.idempotent else []),
+        ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
         "responses": {
             str(function.status): {

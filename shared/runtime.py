@@ -23,6 +23,7 @@ from shared.requests import ClientGoneError, check_headers, check_json, read_bod
 from shared.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from shared.flags import Flags
     from shared.telemetry import Telemetry
 
 BASE = "/functions/v1"
@@ -46,9 +47,15 @@ class Runtime:
         self._telemetry: Telemetry | None = None
         self._opening = asyncio.Lock()
         self._open = False
-        self._functions = {f"{BASE}/{function.name}": function for function in functions}
-        if alone:
-            self._functions["/"] = functions[0]  # it has an address of its own
+        self._flags: Flags | None = None
+        self._functions = {
+            f"{BASE}/{each.name}": each for function in functions for each in (function, *function.beneath)
+        }
+        if alone:  # it has an address of its own
+            name = functions[0].name
+            self._functions |= {at.removeprefix(f"{BASE}/{name}") or "/": each for at, each in self._functions.items()}
+        # Addresses that end in a name of the caller's choice, by what comes before it.
+        self._open_ended = {at.rpartition("/")[0]: each for at, each in self._functions.items() if at.endswith("}")}
         self._pages: dict[str, Callable[[], Awaitable[Answer]]] = {
             "/healthz": self._alive,
             "/readyz": self._ready,
@@ -69,6 +76,8 @@ class Runtime:
             self._open = True
 
     async def close(self) -> None:
+        if self._flags:
+            await self._flags.close()
         await self._database.close()
         if self._telemetry:
             await asyncio.to_thread(self._telemetry.close)
@@ -80,13 +89,14 @@ class Runtime:
         if self._telemetry is None:
             return await self._answer(request)
         path, method = request.scope["path"], request.scope["method"]
-        route = path if path in self._functions or path in self._pages else ""
+        function, _ = self._find(path)
+        route = f"{BASE}/{function.name}" if function else path if path in self._pages else ""
         return await self._telemetry.request(route, method, dict(request.scope["headers"]), self._answer(request))
 
     async def _answer(self, request: Request) -> Answer:
         started = time.perf_counter()
         scope = request.scope
-        function = self._functions.get(scope["path"])
+        function, place = self._find(scope["path"])
         caller: Caller | None = None
         try:
             headers = read_headers(scope["headers"])
@@ -96,7 +106,7 @@ class Runtime:
                 answer = await self._page(scope["path"], scope["method"])
             else:
                 caller, body = await self._admit(function, scope["method"], headers, request)
-                answer = await self._run(function, headers, caller, body)
+                answer = await self._run(function, headers, caller, body, place)
         except ClientGoneError:
             answer = Answer(499, code="client_gone")
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
@@ -116,6 +126,20 @@ class Runtime:
         )
         return answer
 
+    def _find(self, path: str) -> tuple[Function | None, str]:
+        if (function := self._functions.get(path)) is not None:
+            return function, ""
+        before, _, place = path.rpartition("/")
+        return (self._open_ended.get(before) if place else None), place
+
+    def _opened_flags(self) -> "Flags":
+        """Made when a function first asks for them; the others need neither them nor their libraries."""
+        if self._flags is None:
+            from shared.flags import Flags  # noqa: PLC0415
+
+            self._flags = Flags(self._database, self._settings.flag_environment)
+        return self._flags
+
     async def _admit(
         self, function: Function, method: str, headers: Mapping[bytes, bytes], request: Request
     ) -> tuple[Caller, bytes]:
@@ -132,7 +156,9 @@ class Runtime:
         check_json(headers)
         return caller, await read_body(request.receive)
 
-    async def _run(self, function: Function, headers: Mapping[bytes, bytes], caller: Caller, body: bytes) -> Answer:
+    async def _run(
+        self, function: Function, headers: Mapping[bytes, bytes], caller: Caller, body: bytes, place: str
+    ) -> Answer:
         try:
             parsed = function.request.validate_json(body)
         except ValidationError as error:
@@ -141,16 +167,18 @@ class Runtime:
         if function.idempotent and (key := headers.get(b"idempotency-key")):
             asked = headers.get(b"x-org-id", b"").lower() + b"\n" + body
             once = Once(key.decode(), hashlib.sha256(asked).digest())
-        told = _passed_on(headers)
 
         async def run(operation: str, payload: Any) -> Answered[Any]:
-            text = function.request.dump_json(payload, exclude_unset=True).decode()
+            text = payload if type(payload) is str else function.request.dump_json(payload, exclude_unset=True).decode()
+            told = _passed_on(headers)
             running = self._database.run(operation, text, claims=caller.claims, headers=told, once=once)
             return Answered(*await (self._telemetry.statement(operation, running) if self._telemetry else running))
 
-        answered = await function.work(Call(parsed, caller, self._settings, run))
-        replayed = {"idempotency-replayed": "true"} if answered.replayed else {}
-        return Answer(function.status, answered.json.encode(), replayed)
+        call = Call(parsed, caller, self._settings, run, self._opened_flags, headers=headers, sent=body, place=place)
+        answered = await function.work(call)
+        told_more = {"idempotency-replayed": "true", **answered.headers} if answered.replayed else answered.headers
+        given = answered.json if isinstance(answered.json, bytes) else answered.json.encode()
+        return Answer(answered.status or function.status, given, told_more)
 
     async def _page(self, path: str, method: str) -> Answer:
         if (page := self._pages.get(path)) is None:

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from shared.schema import Environment
+
 Value = TypeVar("Value")
 
 # Members that make a JSON Web Key of each type; one with `d` would be a private key.
@@ -33,6 +35,7 @@ class Settings:
     secret_keys: Mapping[str, str] = field(repr=False)
     database_url: str = field(repr=False)
     database_connections: int
+    flag_environment: str
     stripe_secret_key: str | None = field(repr=False)
     stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
     telemetry: bool
@@ -81,6 +84,7 @@ class Settings:
                 "SUPABASE_DB_URL", _database_url, "postgresql://strive_functions:<password>@<host>:<port>/postgres"
             ),
             database_connections=optional("DATABASE_CONNECTIONS", _connections, 16, "a number from 1 to 100"),
+            flag_environment=optional("FLAG_ENVIRONMENT", _flag_environment, "PRODUCTION", " or ".join(Environment)),
             stripe_secret_key=optional(
                 "STRIPE_SECRET_KEY",
                 _stripe_key,
@@ -176,6 +180,10 @@ def _connections(text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]?|100", text):
         raise ValueError(repr(text))
     return int(text)
+
+
+def _flag_environment(text: str) -> str:
+    return Environment(text).value
 
 
 def _stripe_key(text: str) -> str:

@@ -34,6 +34,7 @@ class Flag:
     starts_at: float = 0.0
     ends_at: float = math.inf
     prerequisites: tuple[str, ...] = ()
+    by_organization: bool = False
 
     def linked(self, needed: Sequence[tuple[str, "Flag | None"]] = ()) -> Rules:
         """Its rules, off unless those flags are on, each by its own rules; None is a flag that does not exist."""
@@ -95,6 +96,7 @@ def _compile(name: str, version: int, flag: Mapping[str, Any]) -> Flag:
         starts_at or 0.0,
         math.inf if ends_at is None else ends_at,
         needed,
+        flag["bucket_by"] == "org",
     )
 
 
@@ -134,7 +136,8 @@ def _decision(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> 
     condition = compile_condition(conditions) if conditions else None
     listed = _winner(flag, answers, "TARGETING_MATCH", "target")
     share = _share(flag, answers, targeted=bool(targeted or tiers or condition or users or organizations))
-    other_tier, no_match = answers.off("DEFAULT", "tier"), answers.off("DEFAULT", "conditions")
+    other_tier = answers.off("DEFAULT", "tier")
+    no_match = answers.off("DEFAULT", "conditions") if condition else other_tier
     name = answers.name
 
     def decide(context: Context) -> Evaluation:

@@ -350,7 +350,9 @@ def _operator(name: str, operand: Any, place: str, depth: int) -> Test:  # noqa:
         case "$veq" | "$vne" | "$vgt" | "$vgte" | "$vlt" | "$vlte":
             if type(operand) not in {int, float, str}:
                 raise ConditionError(here, operand, 'a version such as "1.2.3"')
-            return _negated(_version_comparison("$veq", operand)) if name == "$vne" else _version_comparison(name, operand)
+            return (
+                _negated(_version_comparison("$veq", operand)) if name == "$vne" else _version_comparison(name, operand)
+            )
         case "$in" | "$nin" | "$ini" | "$nini" | "$all" | "$alli":
             if type(operand) is not list:
                 raise ConditionError(here, operand, "a list")

@@ -18,10 +18,14 @@ class Evaluation:
     version: int
     error_code: str | None = None
     error_details: str | None = None
-    json: bytes = field(init=False, repr=False, compare=False)
+    _json: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "json", json.dumps(self.words(), ensure_ascii=False).encode())
+    @property
+    def json(self) -> bytes:
+        """Written when first asked for: of all that a flag can answer, most is never asked."""
+        if not self._json:
+            self._json.append(json.dumps(self.words(), ensure_ascii=False).encode())
+        return self._json[0]
 
     def words(self, *, stale: bool = False) -> dict[str, Any]:
         if self.error_code:

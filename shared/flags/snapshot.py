@@ -15,8 +15,6 @@ from shared.flags.evaluation import Evaluation, failed, not_found
 class Snapshot:
     version: int
     flags: Mapping[str, Flag]
-    # Changed at, as the database says: a restored backup may count to the same version again.
-    stamp: str = ""
     _rules: Mapping[str, Rules] = field(init=False, repr=False)
     _boundaries: tuple[float, ...] = field(init=False, repr=False)
 
@@ -36,6 +34,12 @@ class Snapshot:
     def is_on(self, name: str, context: Context) -> bool:
         """For gates of our own features: unknown flags and those in error are off."""
         return self.evaluate(name, context).on
+
+    def unit(self, name: str, context: Context) -> str | None:
+        """What this flag draws: the user or their organisation."""
+        flag = self.flags.get(name)
+        drawn = context.organization_unit if flag and flag.by_organization else context.unit
+        return drawn.decode() if drawn else None
 
     def phase(self) -> int:
         """How many scheduled moments have passed: with the version, what an answer depends on beside the context."""

@@ -1,0 +1,139 @@
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.errors import ApiError
+from shared.flags import Context, Evaluation, Snapshot
+from shared.function import Answered, Call, Shape, Strict, function
+
+
+class Asked(Strict):
+    """The flag, and what is known of whoever it is for. Of a user, what says who they are is the database's to say."""
+
+    flag: str = Field(min_length=1, max_length=100)
+    context: dict[str, Any] = {}
+
+
+class Evaluate(BaseModel):
+    """OFREP's request."""
+
+    model_config = ConfigDict(defer_build=True)
+    context: Any = None
+
+
+class FlagMetadata(Shape):
+    on: bool
+    rule: str
+    version: int
+
+
+class Evaluated(Shape):
+    key: str
+    value: Any
+    reason: Literal["STATIC", "TARGETING_MATCH", "SPLIT", "DISABLED", "DEFAULT", "STALE"]
+    variant: str
+    metadata: FlagMetadata
+
+
+class Failed(Shape):
+    key: str
+    errorCode: Literal["FLAG_NOT_FOUND", "PARSE_ERROR", "TARGETING_KEY_MISSING", "INVALID_CONTEXT", "GENERAL"]  # noqa: N815 - OFREP's name
+    errorDetails: str  # noqa: N815
+
+
+class SetMetadata(Shape):
+    version: int
+    stale: bool
+
+
+class EvaluatedAll(Shape):
+    flags: list[Evaluated | Failed]
+    metadata: SetMetadata
+
+
+FAILURES = {400: "The flag cannot be evaluated for this context.", 404: "There is no such flag in this environment."}
+
+
+@function("user", "publishable", "secret", errors=FAILURES)
+async def evaluate_flag(call: Call[Asked]) -> Answered[Evaluated]:
+    """Evaluate one feature flag.
+
+    For a user's token the database says who they are; with a publishable key they are nobody known, drawn by their
+    `targetingKey`; a secret key is believed every attribute. OpenFeature clients use the addresses beneath this one.
+    """
+    snapshot, stale = await call.flags().current()
+    evaluation = snapshot.evaluate(call.body.flag, _context(call, call.body.context, await _identity(call)))
+    if evaluation.error_code:
+        raise ApiError(_status(evaluation), evaluation.error_code.lower(), evaluation.error_details or "")
+    return Answered(_json(evaluation, stale=stale))
+
+
+@evaluate_flag.under("ofrep/v1/evaluate/flags/{key}", errors=FAILURES)
+async def evaluate_one(call: Call[Evaluate]) -> Answered[Evaluated | Failed]:
+    """Evaluate one feature flag, as OFREP asks for it."""
+    snapshot, stale = await call.flags().current()
+    if not isinstance(given := _given(call.body), dict):
+        return Answered(_invalid_context(call.place), status=400)
+    evaluation = snapshot.evaluate(call.place, _context(call, given, await _identity(call)))
+    return Answered(_json(evaluation, stale=stale), status=_status(evaluation))
+
+
+@evaluate_flag.under("ofrep/v1/evaluate/flags", errors={304: "Nothing has changed since `If-None-Match`."})
+async def evaluate_all(call: Call[Evaluate]) -> Answered[EvaluatedAll]:
+    """Evaluate all feature flags, as OFREP asks for it."""
+    snapshot, stale = await call.flags().current()
+    identity = await _identity(call)
+    tag = _tag(call, snapshot, identity, stale=stale)
+    if _matches(call.headers.get(b"if-none-match"), tag):
+        return Answered(b"", status=304, headers={"etag": tag})
+    if not isinstance(given := _given(call.body), dict):
+        return Answered(_invalid_context(None), status=400)
+    evaluations = snapshot.evaluate_all(_context(call, given, identity))
+    flags = b",".join([_json(evaluation, stale=stale) for evaluation in evaluations])
+    metadata = json.dumps({"version": snapshot.version, "stale": stale}).encode()
+    return Answered(b'{"flags":[%b],"metadata":%b}' % (flags, metadata), headers={"etag": tag})
+
+
+async def _identity(call: Call[Any]) -> str:
+    if call.caller.mode != "user":
+        return ""
+    return str((await call.run("private.flag_identity", "{}")).json)
+
+
+def _context(call: Call[Any], given: dict[str, Any], identity: str) -> Context:
+    match call.caller.mode:
+        case "user":
+            return Context.identified(json.loads(identity), given)
+        case "secret":
+            return Context.asserted(given)
+    return Context.anonymous(given)
+
+
+def _given(body: Evaluate) -> Any:
+    return {} if body.context is None else body.context
+
+
+def _tag(call: Call[Any], snapshot: Snapshot, identity: str, *, stale: bool) -> str:
+    """Of all that the answer depends on: the flags, the time as far as they have schedules, who asks, and what."""
+    state = f"{call.flags().environment} {snapshot.version} {snapshot.phase()} {stale} {call.caller.mode} {identity}\n"
+    return f'"{hashlib.sha256(state.encode() + call.sent).hexdigest()[:32]}"'
+
+
+def _matches(sent: bytes | None, tag: str) -> bool:
+    tags = [each.strip().removeprefix("W/") for each in sent.decode("latin-1").split(",")] if sent else []
+    return tag in tags or "*" in tags
+
+
+def _json(evaluation: Evaluation, *, stale: bool) -> bytes:
+    return json.dumps(evaluation.words(stale=True), ensure_ascii=False).encode() if stale else evaluation.json
+
+
+def _status(evaluation: Evaluation) -> int:
+    return 200 if not evaluation.error_code else 404 if evaluation.error_code == "FLAG_NOT_FOUND" else 400
+
+
+def _invalid_context(key: str | None) -> bytes:
+    named = {"key": key} if key is not None else {}
+    return json.dumps(named | {"errorCode": "INVALID_CONTEXT", "errorDetails": "The context is not an object"}).encode()

@@ -1,0 +1,140 @@
+"""The flags of this process: loaded once, checked at most every second, swapped as a whole when something changed."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from psycopg import Error, InterfaceError
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from shared.errors import RETRY, ApiError
+from shared.flags.compiling import Flag, compile_flag
+from shared.flags.snapshot import Snapshot
+from shared.logs import log
+
+# An answer rests on a look at the database of at most this age, or says that it is stale.
+FRESH_SECONDS = 1.0
+# So long a request waits for that look; then it is answered from what is there.
+PATIENCE_SECONDS = 2.0
+# So long the last known flags serve without the database; after that nobody should rely on them.
+STALE_SECONDS = 600.0
+LISTEN_AGAIN_SECONDS = 5.0
+# Compiling so many takes a few milliseconds, after which requests have their turn.
+BATCH = 100
+
+LOAD = 'select * from private.load_feature_flags(%s::text::public."Environment", %s)'
+AWAY = (Error, InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError)
+
+
+class Source(Protocol):
+    """The database, as far as flags need it."""
+
+    def batches(self, statement: str, values: tuple[Any, ...], size: int) -> AsyncIterator[list[tuple[Any, ...]]]: ...
+
+    def listen(self, channel: str) -> AsyncIterator[str]:
+        """What is notified on the channel; ends where the connection does not allow to listen."""
+        ...
+
+
+class Flags:
+    def __init__(self, source: Source, environment: str) -> None:
+        self.environment = environment
+        self._source = source
+        self._snapshot: Snapshot | None = None
+        # When the look began that last succeeded, that was last tried, and before which none counts.
+        self._seen = self._tried = self._changed = float("-inf")
+        self._failing = False
+        self._looking: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    async def current(self) -> tuple[Snapshot, bool]:
+        """The flags, and whether they are stale: the database could not be asked within a second."""
+        if not self._is_fresh():
+            await self._refresh()
+        if self._snapshot is None or time.monotonic() - self._seen > STALE_SECONDS:
+            raise ApiError(
+                503,
+                "flags_unavailable",
+                "The flags cannot be loaded at present",
+                hint="Use your defaults.",
+                headers=RETRY,
+            )
+        return self._snapshot, not self._is_fresh()
+
+    async def close(self) -> None:
+        for task in (self._listening, self._looking):
+            if task:
+                task.cancel()
+                await asyncio.wait([task])
+
+    def _is_fresh(self) -> bool:
+        return self._seen >= self._changed and time.monotonic() - self._seen < FRESH_SECONDS
+
+    async def _refresh(self) -> None:
+        """Look again, all who ask together. While the database is away, nobody waits who can have the last flags."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not self._is_fresh() and (left := until - time.monotonic()) > 0:
+            if self._looking is None:
+                if self._failing and time.monotonic() - self._tried < FRESH_SECONDS:
+                    return
+                self._looking = asyncio.create_task(self._look())
+            if self._failing and self._snapshot:
+                return
+            await asyncio.wait([self._looking], timeout=left)
+            if self._failing:
+                return
+
+    async def _look(self) -> None:
+        began = self._tried = time.monotonic()
+        try:
+            await self._load()
+        except AWAY as problem:
+            if not self._failing:
+                log("WARNING", "flags are stale", exception=type(problem).__qualname__)
+            self._failing = True
+        else:
+            self._seen, self._failing = began, False
+        finally:
+            self._looking = None
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._listen())
+
+    async def _load(self) -> None:
+        known = self._snapshot
+        version, flags = -1, {}
+        rows = self._source.batches(LOAD, (self.environment, known.version if known else -1), BATCH)
+        async with aclosing(rows):  # type: ignore[type-var]  # a generator, of which the protocol says less
+            async for batch in rows:
+                version = batch[0][0]
+                for _, name, flag_version, definition in batch:
+                    if name is not None:
+                        flags[name] = _flag(known, name, flag_version, definition)
+                await asyncio.sleep(0)
+        if known and version == known.version:
+            return
+        if known and version < known.version:
+            # A standby that lags, or a backup: this process has seen more than the database now says.
+            raise InterfaceError(f"flags went back from version {known.version} to {version}")
+        self._snapshot = Snapshot(version, flags)
+
+    async def _listen(self) -> None:
+        """A change is told to us where the connection allows it; where not, or when lost, looking every second does."""
+        while True:
+            try:
+                async for _ in self._source.listen("feature_flags"):
+                    self._changed = time.monotonic()
+                    if self._looking:
+                        await asyncio.wait([self._looking])
+                    await self._refresh()
+                return
+            except AWAY:
+                await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+
+
+def _flag(known: Snapshot | None, name: str, version: int, definition: str | None) -> Flag:
+    if definition is None and known and (flag := known.flags.get(name)):
+        return flag
+    return compile_flag(name, version, json.loads(definition or "null"))
