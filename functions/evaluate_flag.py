@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import ApiError
-from shared.flags import Context, Evaluation, Snapshot
+from shared.flags import Evaluation, Snapshot
+from shared.flags.asking import context_of, identity_of
 from shared.function import Answered, Call, Shape, Strict, function
 
 
@@ -64,7 +65,7 @@ async def evaluate_flag(call: Call[Asked]) -> Answered[Evaluated]:
     `targetingKey`; a secret key is believed every attribute. OpenFeature clients use the addresses beneath this one.
     """
     snapshot, stale = await call.flags().current()
-    evaluation = snapshot.evaluate(call.body.flag, _context(call, call.body.context, await _identity(call)))
+    evaluation = snapshot.evaluate(call.body.flag, context_of(call, call.body.context, await identity_of(call)))
     if evaluation.error_code:
         raise ApiError(_status(evaluation), evaluation.error_code.lower(), evaluation.error_details or "")
     return Answered(_json(evaluation, stale=stale))
@@ -76,7 +77,7 @@ async def evaluate_one(call: Call[Evaluate]) -> Answered[Evaluated | Failed]:
     snapshot, stale = await call.flags().current()
     if not isinstance(given := _given(call.body), dict):
         return Answered(_invalid_context(call.place), status=400)
-    evaluation = snapshot.evaluate(call.place, _context(call, given, await _identity(call)))
+    evaluation = snapshot.evaluate(call.place, context_of(call, given, await identity_of(call)))
     return Answered(_json(evaluation, stale=stale), status=_status(evaluation))
 
 
@@ -84,31 +85,16 @@ async def evaluate_one(call: Call[Evaluate]) -> Answered[Evaluated | Failed]:
 async def evaluate_all(call: Call[Evaluate]) -> Answered[EvaluatedAll]:
     """Evaluate all feature flags, as OFREP asks for it."""
     snapshot, stale = await call.flags().current()
-    identity = await _identity(call)
+    identity = await identity_of(call)
     tag = _tag(call, snapshot, identity, stale=stale)
     if _matches(call.headers.get(b"if-none-match"), tag):
         return Answered(b"", status=304, headers={"etag": tag})
     if not isinstance(given := _given(call.body), dict):
         return Answered(_invalid_context(None), status=400)
-    evaluations = snapshot.evaluate_all(_context(call, given, identity))
+    evaluations = snapshot.evaluate_all(context_of(call, given, identity))
     flags = b",".join([_json(evaluation, stale=stale) for evaluation in evaluations])
     metadata = json.dumps({"version": snapshot.version, "stale": stale}).encode()
     return Answered(b'{"flags":[%b],"metadata":%b}' % (flags, metadata), headers={"etag": tag})
-
-
-async def _identity(call: Call[Any]) -> str:
-    if call.caller.mode != "user":
-        return ""
-    return str((await call.run("private.flag_identity", "{}")).json)
-
-
-def _context(call: Call[Any], given: dict[str, Any], identity: str) -> Context:
-    match call.caller.mode:
-        case "user":
-            return Context.identified(json.loads(identity), given)
-        case "secret":
-            return Context.asserted(given)
-    return Context.anonymous(given)
 
 
 def _given(body: Evaluate) -> Any:

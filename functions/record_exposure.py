@@ -1,0 +1,52 @@
+import json
+from typing import Any
+
+from pydantic import Field
+
+from shared.errors import ApiError
+from shared.flags.asking import context_of, identity_of
+from shared.function import Answered, Call, Shape, Strict, function
+
+
+class Exposure(Strict):
+    """The flag that somebody has met, and the context with which it was evaluated for them."""
+
+    flag: str = Field(min_length=1, max_length=100)
+    context: dict[str, Any] = {}
+
+
+class Recorded(Shape):
+    """`recorded` is false when this user (or organisation, as the flag draws) was counted before, or has it off."""
+
+    flag: str
+    variant: str
+    recorded: bool
+
+
+@function(
+    "user",
+    "publishable",
+    "secret",
+    errors={400: "The flag cannot be evaluated for this context.", 404: "There is no such flag in this environment."},
+)
+async def record_exposure(call: Call[Exposure]) -> Answered[Recorded]:
+    """Record that somebody has met their variant of a flag.
+
+    Call it when the variant is shown. Which variant that is, the flag says: nobody reports another one's. Everybody
+    counts once for each flag.
+    """
+    snapshot, _ = await call.flags().current()
+    context = context_of(call, call.body.context, await identity_of(call))
+    evaluation = snapshot.evaluate(call.body.flag, context)
+    if evaluation.error_code:
+        found = evaluation.error_code != "FLAG_NOT_FOUND"
+        raise ApiError(400 if found else 404, evaluation.error_code.lower(), evaluation.error_details or "")
+    seen = {"flag": evaluation.key, "variant": evaluation.variant}
+    if not evaluation.on:
+        return Answered(json.dumps(seen | {"recorded": False}))
+    unit = snapshot.unit(evaluation.key, context)
+    if unit is None:
+        raise ApiError(400, "targeting_key_missing", "Nobody is named whom this flag could count")
+    if call.caller.mode == "publishable":  # a key of their own choice must not stand for a user
+        unit = f"anonymous:{unit}"
+    return await call.run("private.record_exposure", json.dumps(seen | {"unit": unit}))
