@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -31,7 +30,7 @@ class Flag:
     decide: Rules
     unmet: Evaluation | None = None
     out_of_time: Evaluation | None = None
-    starts_at: float = 0.0
+    starts_at: float = -math.inf
     ends_at: float = math.inf
     prerequisites: tuple[str, ...] = ()
     by_organization: bool = False
@@ -47,7 +46,7 @@ class Flag:
     @property
     def moments(self) -> list[float]:
         """When its answers may change by themselves."""
-        return [moment for moment in (self.starts_at, self.ends_at) if self.out_of_time and 0 < moment < math.inf]
+        return [moment for moment in (self.starts_at, self.ends_at) if self.out_of_time and math.isfinite(moment)]
 
 
 def _needing(flag: Flag, needed: Sequence[tuple[str, Flag | None]]) -> Rules:
@@ -84,7 +83,7 @@ def _compile(name: str, version: int, flag: Mapping[str, Any]) -> Flag:
     if not flag["is_enabled"]:
         disabled = answers.off("DISABLED", "disabled")
         return Flag(name, version, lambda _: disabled)
-    starts_at, ends_at = (_timestamp(flag.get(column)) for column in ("starts_at", "ends_at"))
+    starts_at, ends_at = flag.get("starts_at"), flag.get("ends_at")  # seconds since 1970
     needed = tuple(flag.get("prerequisites") or ())
     scheduled = starts_at is not None or ends_at is not None
     return Flag(
@@ -93,15 +92,11 @@ def _compile(name: str, version: int, flag: Mapping[str, Any]) -> Flag:
         _decision(flag, answers, targeted=scheduled or bool(needed)),
         answers.off("DEFAULT", "prerequisites") if needed else None,
         answers.off("DEFAULT", "schedule") if scheduled else None,
-        starts_at or 0.0,
-        math.inf if ends_at is None else ends_at,
+        -math.inf if starts_at is None else 0.0 + starts_at,
+        math.inf if ends_at is None else 0.0 + ends_at,
         needed,
         flag["bucket_by"] == "org",
     )
-
-
-def _timestamp(text: str | None) -> float | None:
-    return datetime.fromisoformat(text).timestamp() if text else None
 
 
 class _Answers:
@@ -133,7 +128,7 @@ def _decision(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> 
     users, organizations = frozenset(flag["target_users"]), frozenset(flag["target_orgs"])
     tiers = frozenset(flag["target_tiers"])
     conditions = flag.get("conditions")
-    condition = compile_condition(conditions) if conditions else None
+    condition = None if conditions is None or conditions == {} else compile_condition(conditions)
     listed = _winner(flag, answers, "TARGETING_MATCH", "target")
     share = _share(flag, answers, targeted=bool(targeted or tiers or condition or users or organizations))
     other_tier = answers.off("DEFAULT", "tier")

@@ -213,7 +213,8 @@ create table public.feature_flags (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   created_by uuid not null default auth.uid() references public.users (id) on delete cascade,
-  constraint "ends_at is after starts_at" check (ends_at > starts_at)
+  constraint "ends_at is after starts_at" check (ends_at > starts_at),
+  constraint "starts_at and ends_at are moments, or null" check (isfinite(starts_at) and isfinite(ends_at))
 );
 comment on table public.feature_flags is 'Which features are on, for whom. Only platform admins see the rules.';
 comment on column public.feature_flags.rollout_percent is 'Of those the other rules let through; sticky.';
@@ -373,6 +374,7 @@ create function private.load_feature_flags(environment "Environment", known bigi
   select v.version, f.name, f.version, case when f.version > load_feature_flags.known then (
       to_jsonb(f) - array['id', 'name', 'description', 'category', 'environment', 'version', 'created_at', 'updated_at',
         'created_by']
+      || jsonb_build_object('starts_at', extract(epoch from f.starts_at), 'ends_at', extract(epoch from f.ends_at))
     )::text end
   from private.feature_flag_versions v
   left join public.feature_flags f

@@ -181,6 +181,7 @@ def test_names_that_no_client_could_ask_for_are_refused(cursor: Cursor, name: st
         ({"rollout_percent": 100.01}, "between 0 and 100"),
         ({"rollout_percent": "NaN"}, "between 0 and 100"),
         ({"starts_at": "2026-01-02", "ends_at": "2026-01-02"}, "ends_at is after starts_at"),
+        ({"ends_at": "infinity"}, "are moments, or null"),
         ({"bucket_by": "device"}, "bucket_by is user or org"),
         ({"target_users": [None]}, "target_users has no null"),
         ({"prerequisites": ["new-ui"]}, "other flags"),

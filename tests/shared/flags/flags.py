@@ -1,0 +1,36 @@
+"""Flags as the database tells them, with what a test does not care about filled in."""
+
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from shared.flags import Context, Evaluation, Snapshot
+from shared.flags.compiling import compile_flag
+
+SEED = str(uuid5(NAMESPACE_URL, "the seed of the tests"))
+USUAL: dict[str, Any] = {
+    "is_enabled": True,
+    "rollout_percent": 100,
+    "target_tiers": [],
+    "target_orgs": [],
+    "target_users": [],
+    "conditions": None,
+    "seed": SEED,
+    "bucket_by": "user",
+    "variants": None,
+    "starts_at": None,
+    "ends_at": None,
+    "prerequisites": None,
+}
+
+
+def snapshot(version: int = 1, **flags: dict[str, Any]) -> Snapshot:
+    return Snapshot(version, {name: compile_flag(name, version, USUAL | columns) for name, columns in flags.items()})
+
+
+def evaluate(context: Context | None = None, **columns: Any) -> Evaluation:
+    """One flag for somebody."""
+    return snapshot(flag=columns).evaluate("flag", context or somebody())
+
+
+def somebody(key: str = "somebody", **attributes: Any) -> Context:
+    return Context.asserted({"targetingKey": key, **attributes})

@@ -1,0 +1,241 @@
+"""GrowthBook's condition syntax: what each operator means, what coerces, and what is an error rather than an answer."""
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.flags.conditions import DEPTH, ConditionError, compile_condition
+from shared.flags.patterns import TEXT_CHARACTERS, LongTextError
+
+ANNA = {
+    "name": "Anna",
+    "age": 41,
+    "height": 1.7,
+    "admin": True,
+    "plan": {"name": "pro", "seats": 25, "since": None},
+    "tags": ["beta", "eu"],
+    "numbers": [1, 5, 20],
+    "pets": [{"name": "Rex", "age": 3}, {"name": "Tom", "age": 9}, None],
+    "version": "2.10.3",
+    "zip": "08010",
+    "nothing": None,
+    "empty": "",
+}
+
+# What holds for Anna, and what does not.
+HOLDS: list[dict[str, Any]] = [
+    {},
+    {"name": "Anna", "age": 41, "admin": True},
+    {"age": 41.0},
+    {"nothing": None},
+    {"missing": None},
+    {"tags": ["beta", "eu"]},
+    {"plan": {"seats": 25, "since": None, "name": "pro"}},
+    {"plan": {}},
+    {"plan.name": "pro", "plan.seats": {"$gte": 25}},
+    {"tags.0": "beta", "tags.length": 2, "pets.1.name": "Tom"},
+    {"name": {"$eq": "Anna"}, "age": {"$ne": 40}},
+    {"missing": {"$ne": "x"}},
+    {"age": {"$gt": 40, "$gte": 41, "$lt": 42, "$lte": 41}},
+    {"age": {"$gt": "40"}},
+    {"zip": {"$gt": 8000, "$lt": 8011}},
+    {"zip": {"$gt": "0800"}},
+    {"name": {"$gt": "Andreas", "$lt": "Anne"}},
+    {"version": {"$vgt": "2.9.11", "$vlt": "2.11.0", "$veq": "v2.10.3+build.7", "$vne": "2.10.4"}},
+    {"version": {"$vgte": "2.10.3-rc.1"}},
+    {"version": {"$vlt": 3, "$vgt": 2.1}},
+    {"height": {"$vgt": "1.6"}},
+    {"missing": {"$vne": "1.0.0"}},
+    {"name": {"$in": ["Ben", "Anna"]}},
+    {"tags": {"$in": ["us", "eu"]}},
+    {"age": {"$in": [41.0]}},
+    {"missing": {"$in": [None]}},
+    {"name": {"$nin": ["Ben"]}, "tags": {"$nin": []}, "missing": {"$nin": ["x"]}},
+    {"name": {"$ini": ["ANNA"]}, "tags": {"$ini": ["BETA"]}},
+    {"name": {"$nini": ["BEN"]}},
+    {"tags": {"$all": ["eu", "beta"]}, "numbers": {"$all": [{"$gt": 10}, 1]}},
+    {"tags": {"$all": []}},
+    {"tags": {"$alli": ["EU"]}},
+    {"name": {"$exists": True}, "missing": {"$exists": False}, "nothing": {"$exists": False}},
+    {"empty": {"$exists": True}},
+    {"name": {"$type": "string"}, "age": {"$type": "number"}, "admin": {"$type": "boolean"}},
+    {"tags": {"$type": "array"}, "plan": {"$type": "object"}, "missing": {"$type": "null"}},
+    {"name": {"$regex": "^A.*a$"}, "empty": {"$regex": "^$"}},
+    {"name": {"$regexi": "aNN"}},
+    {"name": {"$notRegex": "ann"}, "missing": {"$notRegex": "a"}, "age": {"$notRegexi": "4"}},
+    {"tags": {"$size": 2}, "numbers": {"$size": {"$gt": 2}}},
+    {"numbers": {"$elemMatch": {"$gt": 10, "$lt": 30}}},
+    {"pets": {"$elemMatch": {"name": "Tom", "age": {"$gt": 5}}}},
+    {"pets": {"$elemMatch": {"$or": [{"name": "Nobody"}, {"age": 3}]}}},
+    {"pets": {"$elemMatch": {"$not": {"$type": "string"}}}},
+    {"name": {"$not": {"$in": ["Ben"]}}, "age": {"$not": 40}},
+    {"missing": {"$not": {"$gt": 0}}},
+    {"$or": [{"age": 1}, {"name": "Anna"}, {"name": "Ben"}]},
+    {"$or": []},
+    {"$and": [], "$nor": [{"age": 1}, {"name": "Ben"}]},
+    {"$and": [{"age": 41}, {"$not": {"name": "Ben"}}, {"$or": [{"admin": True}]}]},
+]
+FAILS: list[dict[str, Any]] = [
+    {"name": "anna"},
+    {"age": "41"},
+    {"admin": 1},
+    {"admin": "true"},
+    {"age": True},
+    {"empty": None},
+    {"empty": False},
+    {"missing": False},
+    {"missing": ""},
+    {"missing": 0},
+    {"tags": ["eu", "beta"]},
+    {"tags": ["beta"]},
+    {"plan": {"name": "pro"}},
+    {"plan.name.first": "p"},
+    {"name.length": 4},
+    {"tags.00": "beta"},
+    {"tags.2": "beta"},
+    {"plan": {"$eq": {"name": "pro", "seats": 25, "since": None}}},
+    {"age": {"$gt": 40, "$lt": 41}},
+    {"age": {"$gt": "forty"}},
+    {"name": {"$gt": 1}},
+    {"admin": {"$gte": 0}},
+    {"tags": {"$gt": 1}},
+    {"nothing": {"$gte": 0}},
+    {"version": {"$vgt": "2.10.3"}},
+    {"version": {"$vlte": "2.10.3-rc.1"}},
+    {"missing": {"$vlt": "1.0.0"}},
+    {"name": {"$in": []}},
+    {"admin": {"$in": [1]}},
+    {"plan": {"$in": [{"name": "pro", "seats": 25, "since": None}]}},
+    {"missing": {"$in": ["None", "null"]}},
+    {"tags": {"$nin": ["eu"]}},
+    {"name": {"$in": ["ANNA"]}},
+    {"tags": {"$nini": ["EU"]}},
+    {"tags": {"$all": ["eu", "us"]}},
+    {"name": {"$all": ["Anna"]}},
+    {"missing": {"$all": []}},
+    {"missing": {"$type": "undefined"}},
+    {"name": {"$regex": "ann"}},
+    {"age": {"$regex": "41"}},
+    {"missing": {"$regex": ""}},
+    {"name": {"$notRegex": "A"}},
+    {"name": {"$size": 4}},
+    {"missing": {"$size": 0}},
+    {"numbers": {"$elemMatch": {"$gt": 5, "$lt": 20}}},
+    {"pets": {"$elemMatch": {"name": "Rex", "age": 9}}},
+    {"name": {"$elemMatch": {"$eq": "A"}}},
+    {"age": {"$not": {"$gt": 1}}},
+    {"$or": [{"age": 1}, {"name": "Ben"}]},
+    {"$nor": [{"age": 1}, {"name": "Anna"}]},
+    {"$nor": []},
+    {"$not": {}},
+]
+MALFORMED: list[Any] = [
+    None,
+    [],
+    "US",
+    {"a": {"$gtx": 1}},
+    {"a": {"$inGroup": "x"}},
+    {"$xor": []},
+    {"": 1},
+    {"$not": []},
+    {"$or": {}},
+    {"$or": [1]},
+    {"a": {"$gt": None}},
+    {"a": {"$gt": True}},
+    {"a": {"$vgt": []}},
+    {"a": {"$in": "US"}},
+    {"a": {"$nin": None}},
+    {"a": {"$all": {}}},
+    {"a": {"$all": [{"$gtx": 1}]}},
+    {"a": {"$exists": 1}},
+    {"a": {"$type": "int"}},
+    {"a": {"$size": "2"}},
+    {"a": {"$elemMatch": 1}},
+    {"a": {"$regex": 1}},
+    {"a": {"$regex": "("}},
+    {"a": {"$regex": "(?=a)"}},
+    {"a": {"$notRegex": "("}},
+    {"a": {"$gt": 1, "b": 2}},
+    {"a": {"b": {"$gt": 1}}},
+    {"a": [{"$gt": 1}]},
+]
+
+
+@pytest.mark.parametrize("condition", HOLDS, ids=str)
+def test_it_holds(condition: dict[str, Any]) -> None:
+    assert compile_condition(condition)(ANNA) is True
+    assert compile_condition({"$not": condition})(ANNA) is False
+
+
+@pytest.mark.parametrize("condition", FAILS, ids=str)
+def test_it_does_not_hold(condition: dict[str, Any]) -> None:
+    assert compile_condition(condition)(ANNA) is False
+    assert compile_condition({"$not": condition})(ANNA) is True
+
+
+@pytest.mark.parametrize("condition", MALFORMED, ids=str)
+def test_what_cannot_be_understood_is_an_error_and_negated_still_no_match(condition: Any) -> None:
+    for wrapped in (condition, {"$not": condition}, {"$or": [{"name": "Anna"}, condition]}):
+        with pytest.raises(ConditionError, match=r"found .*expected "):
+            compile_condition(wrapped)
+
+
+def test_nesting_is_bounded() -> None:
+    condition: dict[str, Any] = {"a": 1}
+    for _ in range(DEPTH):
+        condition = {"$not": condition}
+    with pytest.raises(ConditionError, match="at most 20 levels"):
+        compile_condition(condition)
+    for _ in range(5000):
+        condition = {"$not": condition}
+    with pytest.raises(ConditionError, match="at most 20 levels"):
+        compile_condition(condition)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(value=JSON, operand=st.integers() | st.floats(allow_nan=False) | st.text())
+def test_any_value_meets_any_comparison_without_an_exception(value: Any, operand: Any) -> None:
+    for operator in ("$gt", "$gte", "$lt", "$lte", "$veq", "$vne", "$vgt", "$vgte", "$vlt", "$vlte", "$eq", "$ne"):
+        assert compile_condition({"a": {operator: operand}})({"a": value}) in {True, False}
+
+
+@given(operand=st.integers() | st.floats(allow_nan=False) | st.text())
+def test_a_missing_attribute_satisfies_no_comparison(operand: Any) -> None:
+    for operator in ("$gt", "$gte", "$lt", "$lte", "$veq", "$vgt", "$vgte", "$vlt", "$vlte"):
+        for attributes in ({}, {"a": None}, {"b": operand}):
+            assert not compile_condition({"a": {operator: operand}})(attributes)
+            assert not compile_condition({"a.b.c": {operator: operand}})(attributes)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("^(a|a?)+$", "a" * TEXT_CHARACTERS + "b"),
+        ("(x+x+)+y", "x" * TEXT_CHARACTERS),
+        (r"^(([a-z])+.)+[A-Z]([a-z])+$", "a" * TEXT_CHARACTERS),
+        ("[ab]*a[ab]{200}c", "ab" * (TEXT_CHARACTERS // 2)),
+    ],
+)
+def test_attack_a_text_on_which_a_pattern_never_ends(pattern: str, text: str) -> None:
+    condition = compile_condition({"a": {"$regex": pattern}})
+    began = time.process_time()
+    try:
+        assert not condition({"a": text})
+    except LongTextError:
+        assert len(text) > TEXT_CHARACTERS
+    assert time.process_time() - began < 0.2
+
+
+def test_attack_a_pattern_that_fills_the_memory() -> None:
+    for pattern in ("(?:(?:a{1000}){1000}){1000}", r"\pL{1000}", "x" * 1001):
+        with pytest.raises(ConditionError, match="a regular expression"):
+            compile_condition({"a": {"$regex": pattern}})
