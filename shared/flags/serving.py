@@ -44,8 +44,10 @@ class Flags:
         self.environment = environment
         self._source = source
         self._snapshot: Snapshot | None = None
-        # When the look began that last succeeded, that was last tried, and before which none counts.
-        self._seen = self._tried = self._changed = float("-inf")
+        # When the look began that last succeeded, and the one that was last tried.
+        self._seen = self._tried = float("-inf")
+        # How often we were told of a change, and how often when that look began.
+        self._told = self._heard = 0
         self._failing = False
         self._looking: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -54,7 +56,7 @@ class Flags:
         """The flags, and whether they are stale: the database could not be asked within a second."""
         if not self._is_fresh():
             await self._refresh()
-        if self._snapshot is None or time.monotonic() - self._seen > STALE_SECONDS:
+        if self._snapshot is None or not self._is_usable():
             raise ApiError(
                 503,
                 "flags_unavailable",
@@ -71,7 +73,10 @@ class Flags:
                 await asyncio.wait([task])
 
     def _is_fresh(self) -> bool:
-        return self._seen >= self._changed and time.monotonic() - self._seen < FRESH_SECONDS
+        return self._heard == self._told and time.monotonic() - self._seen < FRESH_SECONDS
+
+    def _is_usable(self) -> bool:
+        return time.monotonic() - self._seen < STALE_SECONDS
 
     async def _refresh(self) -> None:
         """Look again, all who ask together. While the database is away, nobody waits who can have the last flags."""
@@ -81,14 +86,15 @@ class Flags:
                 if self._failing and time.monotonic() - self._tried < FRESH_SECONDS:
                     return
                 self._looking = asyncio.create_task(self._look())
-            if self._failing and self._snapshot:
+            if self._failing and self._is_usable():
                 return
             await asyncio.wait([self._looking], timeout=left)
             if self._failing:
                 return
 
     async def _look(self) -> None:
-        began = self._tried = time.monotonic()
+        began, told = time.monotonic(), self._told
+        self._tried = began
         try:
             await self._load()
         except AWAY as problem:
@@ -96,7 +102,7 @@ class Flags:
                 log("WARNING", "flags are stale", exception=type(problem).__qualname__)
             self._failing = True
         else:
-            self._seen, self._failing = began, False
+            self._seen, self._heard, self._failing = began, told, False
         finally:
             self._looking = None
         if self._listening is None:
@@ -125,7 +131,7 @@ class Flags:
         while True:
             try:
                 async for _ in self._source.listen("feature_flags"):
-                    self._changed = time.monotonic()
+                    self._told += 1
                     if self._looking:
                         await asyncio.wait([self._looking])
                     await self._refresh()

@@ -1,40 +1,210 @@
 """evaluate-flag: what it answers, to whom, in OFREP's words."""
 
-import json
-from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
+from tests.functions.flags import EVALUATE, FLAGS, ask, ask_all, change, is_on, make, wait_for
 from tests.functions.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
-from tests.world import PEOPLE, Database
+from tests.functions.test_contract import refused
+from tests.world import ACME, GLOBEX, PEOPLE, Database
 
-EVALUATE = "/functions/v1/evaluate-flag"
-FLAGS = f"{EVALUATE}/ofrep/v1/evaluate/flags"
+MEMBER = str(PEOPLE["member"])
 
 
-def make(database: Database, name: str, **columns: Any) -> None:
-    columns = {
-        "name": name,
-        "is_enabled": True,
-        "rollout_percent": 100,
-        "created_by": PEOPLE["platform_admin"],
-    } | columns
-    with database.connect() as connection:
+@pytest.fixture(scope="module", autouse=True)
+def flags(database: Database) -> None:
+    make(database, "on")
+    make(database, "off", is_enabled=False)
+    make(database, "half", rollout_percent=50)
+    make(database, "growth-only", target_tiers="{GROWTH}")
+    make(database, "enterprise-only", target_tiers="{ENTERPRISE}")
+    make(database, "for-member", rollout_percent=0, target_users=[PEOPLE["member"]])
+    make(database, "for-globex", rollout_percent=0, target_orgs=[GLOBEX])
+    make(database, "austrian", conditions={"country": "AT"})
+    make(database, "owners", conditions={"org_role": "OWNER"})
+    make(database, "staging", environment="STAGING")
+    make(database, "colour", variants=[{"name": "red", "weight": 1}, {"name": "blue", "weight": 1}])
+    with database.connect("supabase_admin") as connection:  # as an older version of this code may have stored one
         connection.execute(
-            f"insert into public.feature_flags ({', '.join(columns)}) values ({', '.join(['%s'] * len(columns))})",
-            [json.dumps(value) if isinstance(value, dict) else value for value in columns.values()],
+            "set session_replication_role = replica; insert into public.feature_flags"
+            """ (name, is_enabled, conditions, created_by, version) select 'broken', true, '{"a": {"$gtx": 1}}', id, 1"""
+            " from public.users limit 1"
         )
+    change(database, "on", description="so that the version moves")
 
 
-def test_a_flag(functions: Serving, database: Database) -> None:
-    make(database, "new-ui")
+def test_a_flag_by_the_protocol(functions: Serving) -> None:
+    answer = ask(functions, "on")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    found = answer.json()
+    assert found.pop("metadata").keys() == {"on", "rule", "version"}
+    assert found == {"key": "on", "value": True, "reason": "STATIC", "variant": "on"}
+
+
+def test_a_flag_for_functions_invoke(functions: Serving) -> None:
     with functions.client("member") as client:
-        print(client.post(EVALUATE, json={"flag": "new-ui"}).text)
-        a = client.post(FLAGS, json={})
-        print(a.text, a.headers)
-        print(client.post(FLAGS, json={}, headers={"if-none-match": a.headers["etag"]}))
-        print(client.post(FLAGS + "/new-ui", json={"context": {"tier": "X"}}).text)
-        print(client.post(FLAGS + "/newer-ui", json={"context": {"tier": "X"}}).text)
-    assert 0
+        found = client.post(EVALUATE, json={"flag": "austrian", "context": {"country": "AT"}})
+        assert (found.status_code, found.json()["value"]) == (200, True)
+        refused(client.post(EVALUATE, json={"flag": "nowhere"}), 404, "flag_not_found")
+        refused(client.post(EVALUATE, json={"flag": "broken"}), 400, "parse_error")
+        refused(client.post(EVALUATE, json={"flag": "on", "context": []}), 422, "invalid_body")
+
+
+@pytest.mark.parametrize(
+    ("flag", "status", "code"),
+    [
+        ("nowhere", 404, "FLAG_NOT_FOUND"),
+        ("staging", 404, "FLAG_NOT_FOUND"),
+        ("half", 400, "TARGETING_KEY_MISSING"),
+        ("broken", 400, "PARSE_ERROR"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_the_protocols_words(functions: Serving, flag: str, status: int, code: str) -> None:
+    answer = ask(functions, flag)
+    assert (answer.status_code, answer.json()["errorCode"], answer.json()["key"]) == (status, code, flag)
+    assert answer.json()["errorDetails"]
+
+
+@pytest.mark.parametrize("context", [[], "x", 1, True])
+def test_a_context_that_is_no_object_is_said_so(functions: Serving, context: Any) -> None:
+    for answer in (ask(functions, "on", context), ask_all(functions, context)):
+        assert (answer.status_code, answer.json()["errorCode"]) == (400, "INVALID_CONTEXT")
+
+
+def test_all_flags_at_once_with_what_is_off_and_what_is_wrong_among_them(functions: Serving) -> None:
+    answer = ask_all(functions, {"targetingKey": "x"})
+    found = {flag["key"]: flag for flag in answer.json()["flags"]}
+    assert {"on", "off", "half", "broken", "colour"} <= found.keys()
+    assert "staging" not in found
+    assert (found["off"]["reason"], found["off"]["value"]) == ("DISABLED", False)
+    assert found["broken"]["errorCode"] == "PARSE_ERROR"
+    assert answer.json()["metadata"]["stale"] is False
+    for name in ("on", "half", "colour", "growth-only"):
+        assert ask(functions, name, {"targetingKey": "x"}).json() == found[name]
+
+
+# The tag
+
+
+def test_unchanged_flags_for_the_same_context_are_not_sent_again(functions: Serving) -> None:
+    answer = ask_all(functions, {"targetingKey": "x"})
+    tag = answer.headers["etag"]
+    assert "etag" in answer.headers["access-control-expose-headers"]
+    for sent in (tag, f'"another", W/{tag}', "*"):
+        again = ask_all(functions, {"targetingKey": "x"}, **{"if-none-match": sent})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert ask_all(functions, {"targetingKey": "x"}, **{"if-none-match": '"another"'}).status_code == 200
+
+
+def test_the_tag_covers_the_context_the_caller_and_the_flags(functions: Serving, database: Database) -> None:
+    def tag() -> str:
+        return str(ask_all(functions, {"targetingKey": "x"}).headers["etag"])
+
+    before = tag()
+    others = [
+        ask_all(functions, {"targetingKey": "y"}),
+        ask_all(functions, {"targetingKey": "x"}, key=PUBLISHABLE_KEY),
+        ask_all(functions, {"targetingKey": "x"}, person="member"),
+        ask_all(functions, {"targetingKey": "x"}, person="owner"),
+    ]
+    tags = {before, *(answer.headers["etag"] for answer in others)}
+    assert len(tags) == 5
+    change(database, "on", rollout_percent=99)
+    change(database, "on", rollout_percent=100)
+    wait_for(lambda: tag() != before)
+    assert ask_all(functions, {"targetingKey": "x"}, **{"if-none-match": before}).status_code == 200
+
+
+def test_a_tag_holds_only_until_a_schedule_moves(functions: Serving, database: Database) -> None:
+    make(database, "soon")
+    with database.connect() as connection:
+        connection.execute("update public.feature_flags set starts_at = now() + '2 seconds' where name = 'soon'")
+    wait_for(lambda: not is_on(ask(functions, "soon")))
+    tag = ask_all(functions).headers["etag"]
+    wait_for(lambda: is_on(ask(functions, "soon")))
+    assert ask_all(functions, **{"if-none-match": tag}).status_code == 200
+
+
+# Who asks
+
+
+def test_of_a_user_the_database_says_who_they_are(functions: Serving) -> None:
+    assert is_on(ask(functions, "for-member", person="member"))
+    assert not is_on(ask(functions, "for-member", person="owner"))
+    assert is_on(ask(functions, "growth-only", person="member"))
+    assert is_on(ask(functions, "owners", person="owner"))
+    assert not is_on(ask(functions, "owners", person="member"))
+    assert is_on(ask(functions, "for-globex", person="globex_member"))
+    assert is_on(ask(functions, "austrian", {"country": "AT"}, person="member"))
+
+
+def test_attack_a_user_claims_another_tier_role_organisation_or_name(functions: Serving) -> None:
+    lies = {
+        "tier": "ENTERPRISE",
+        "organization_id": str(GLOBEX),
+        "targetingKey": MEMBER,
+        "user_id": MEMBER,
+        "org_role": "OWNER",
+    }
+    for flag in ("enterprise-only", "for-globex", "owners"):
+        assert not is_on(ask(functions, flag, lies, person="member")), flag
+    assert not is_on(ask(functions, "for-member", lies, person="owner"))
+    assert not is_on(ask(functions, "for-globex", person="member", **{"x-org-id": str(GLOBEX)}))
+    assert is_on(ask(functions, "growth-only", lies, person="member"))
+
+
+def test_attack_a_free_user_claims_enterprise_and_gets_free(functions: Serving, database: Database) -> None:
+    make(database, "free-only", target_tiers="{FREE}")
+    with database.connect() as connection:
+        connection.execute("update public.organizations set subscription_tier = 'FREE' where id = %s", [ACME])
+    try:
+        wait_for(lambda: is_on(ask(functions, "free-only", {"tier": "ENTERPRISE"}, person="member")))
+        assert not is_on(ask(functions, "enterprise-only", {"tier": "ENTERPRISE"}, person="member"))
+        assert not is_on(ask(functions, "growth-only", {"tier": "GROWTH"}, person="member"))
+    finally:
+        with database.connect() as connection:
+            connection.execute("update public.organizations set subscription_tier = 'GROWTH' where id = %s", [ACME])
+
+
+def test_attack_somebody_nobody_knows_claims_to_be_a_user(functions: Serving) -> None:
+    lies = {"targetingKey": MEMBER, "user_id": MEMBER, "tier": "ENTERPRISE", "organization_id": str(GLOBEX)}
+    for flag in ("for-member", "enterprise-only", "growth-only", "for-globex"):
+        assert not is_on(ask(functions, flag, lies, key=PUBLISHABLE_KEY)), flag
+    assert is_on(ask(functions, "on", key=PUBLISHABLE_KEY))
+    assert is_on(ask(functions, "austrian", {"country": "AT"}, key=PUBLISHABLE_KEY))
+
+
+def test_our_own_servers_are_believed(functions: Serving) -> None:
+    assert is_on(ask(functions, "enterprise-only", {"tier": "ENTERPRISE"}))
+    assert is_on(ask(functions, "for-member", {"targetingKey": MEMBER}))
+    assert is_on(ask(functions, "for-globex", {"organization_id": str(GLOBEX)}))
+
+
+def test_a_user_is_drawn_alike_wherever_they_ask(functions: Serving) -> None:
+    own = ask(functions, "half", person="member").json()
+    assert own == ask(functions, "half", {"targetingKey": MEMBER}).json()
+
+
+def test_attack_a_suspended_user_asks(functions: Serving) -> None:
+    refused(ask(functions, "on", person="suspended"), 403, "user_suspended")
+
+
+def test_nobody_asks_without_a_key_or_token(functions: Serving) -> None:
+    with functions.client(None) as client:
+        for address in (EVALUATE, FLAGS, f"{FLAGS}/on"):
+            refused(client.post(address, json={"flag": "on"}), 401, "missing_credentials")
+
+
+def test_a_browser_may_ask_with_a_tag(functions: Serving) -> None:
+    with functions.client(None) as client:
+        answer = client.options(FLAGS, headers={"origin": "https://app.test"})
+    assert answer.status_code == 204
+    assert "if-none-match" in answer.headers["access-control-allow-headers"]
+
+
+def test_an_address_beneath_that_is_none_is_404(functions: Serving) -> None:
+    with functions.client(None, apikey=SECRET_KEY) as client:
+        for address in (f"{EVALUATE}/ofrep", f"{FLAGS}/", f"{FLAGS}/on/more", "/functions/v1/record-activity/on"):
+            refused(client.post(address, json={}), 404, "unknown_function")

@@ -23,8 +23,8 @@ USUAL: dict[str, Any] = {
 }
 
 
-def snapshot(version: int = 1, **flags: dict[str, Any]) -> Snapshot:
-    return Snapshot(version, {name: compile_flag(name, version, USUAL | columns) for name, columns in flags.items()})
+def snapshot(**flags: dict[str, Any]) -> Snapshot:
+    return Snapshot(1, {name: compile_flag(name, 1, USUAL | columns) for name, columns in flags.items()})
 
 
 def evaluate(context: Context | None = None, **columns: Any) -> Evaluation:

@@ -1,0 +1,169 @@
+"""A committed change is seen by every process within a second, told of it or not, and by a process without database."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.functions.flags import EVALUATE, FLAGS, ask, ask_all, change, is_on, make, wait_for
+from tests.functions.serving import SECRET_KEY, Serving, environment, serving
+from tests.world import Database
+
+PROCESSES = 2
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory, database_url: str, database: Database) -> Iterator[list[Serving]]:
+    make(database, "switch")
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("processes")
+        yield [stack.enter_context(serving(folder, environment(database_url))) for _ in range(PROCESSES)]
+
+
+def listeners(database: Database) -> int:
+    with database.connect() as connection:
+        return connection.execute(
+            "select from pg_stat_activity where query ilike 'listen%' and datname = current_database()"
+        ).rowcount
+
+
+def deafen(database: Database) -> None:
+    """No process is told anything, until it listens again some seconds later."""
+    with database.connect() as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where query ilike 'listen%' and datname = current_database()"
+        )
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "with every notification lost"])
+def test_a_kill_switch_holds_within_a_second_under_load(processes: list[Serving], database: Database, told: bool) -> None:
+    change(database, "switch", is_enabled=True)
+    for functions in processes:
+        wait_for(lambda functions=functions: is_on(ask(functions, "switch")))  # type: ignore[misc]
+    wait_for(lambda: listeners(database) == PROCESSES)
+    seen: list[tuple[float, bool]] = []
+    ending = threading.Event()
+
+    def load(functions: Serving) -> None:
+        with httpx.Client(base_url=functions.url, headers={"apikey": SECRET_KEY}) as client:
+            while not ending.is_set():
+                asked = time.monotonic()
+                seen.append((asked, client.post(EVALUATE, json={"flag": "switch"}).json()["value"]))
+
+    with ThreadPoolExecutor(2 * PROCESSES) as pool:
+        loads = [pool.submit(load, functions) for functions in processes * 2]
+        try:
+            wait_for(lambda: len(seen) > 100)
+            if not told:
+                deafen(database)
+            change(database, "switch", is_enabled=False)
+            committed = time.monotonic()
+            time.sleep(1.3)  # of load, after it
+        finally:
+            ending.set()
+        for each in loads:
+            each.result()
+    assert any(value for asked, value in seen if asked < committed)
+    assert any(asked > committed + 1 for asked, _ in seen)
+    assert not any(value for asked, value in seen if asked > committed + 1)
+
+
+def test_every_answer_is_of_one_version_while_many_write_at_once(processes: list[Serving], database: Database) -> None:
+    """Each write gives all flags of a set the same description, which no answer shows, and the same state, which all do."""
+    names = [f"set-{number}" for number in range(5)]
+    for name in names:
+        make(database, name)
+    ending = threading.Event()
+
+    def write(number: int) -> None:
+        for turn in range(15):
+            with database.acting_as("platform_admin", commit=True) as cursor:
+                cursor.execute(
+                    "update public.feature_flags set is_enabled = %s where name like 'set-%%'", [(turn + number) % 2 == 0]
+                )
+
+    def read(functions: Serving) -> list[int]:
+        versions = []
+        with httpx.Client(base_url=functions.url, headers={"apikey": SECRET_KEY}) as client:
+            while not ending.is_set():
+                answer = client.post(FLAGS, json={"context": {}}).json()
+                states = {flag["metadata"]["on"] for flag in answer["flags"] if flag["key"].startswith("set-")}
+                assert len(states) <= 1, "a mixed snapshot"
+                versions.append(answer["metadata"]["version"])
+        return versions
+
+    with ThreadPoolExecutor(2 * PROCESSES + 3) as pool:
+        reading = [pool.submit(read, functions) for functions in processes * 2]
+        try:
+            for each in [pool.submit(write, number) for number in range(3)]:
+                each.result()
+        finally:
+            ending.set()
+        for each in reading:
+            versions = each.result()
+            assert versions == sorted(versions), "a process went back"
+
+    with database.connect() as connection:
+        row = connection.execute(
+            "select version from private.feature_flag_versions where environment = 'PRODUCTION'"
+        ).fetchone()
+    assert row
+    for functions in processes:
+        assert wait_for(lambda functions=functions: ask_all(functions).json()["metadata"]["version"] == row[0]) < 1.5  # type: ignore[misc]
+
+
+def test_without_the_database_answers_are_the_last_known_and_say_so(
+    tmp_path: Path, fresh_database: Database, functions_login: str
+) -> None:
+    make(fresh_database, "switch")
+    with serving(tmp_path, environment(fresh_database.url(functions_login))) as functions:
+        assert is_on(ask(functions, "switch"))
+        with fresh_database.cluster.connect("supabase_admin", "template1") as connection:
+            connection.execute(f"alter database {fresh_database.name} allow_connections false")
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [fresh_database.name]
+            )
+            wait_for(lambda: ask(functions, "switch").json()["reason"] == "STALE")
+            answer = ask(functions, "switch")
+            assert is_on(answer)
+            assert ask_all(functions).json()["metadata"]["stale"] is True
+            connection.execute(f"alter database {fresh_database.name} allow_connections true")
+        wait_for(lambda: ask(functions, "switch").json()["reason"] == "STATIC")
+
+
+def test_a_process_serves_the_environment_it_is_told(tmp_path: Path, database: Database, database_url: str) -> None:
+    make(database, "only-staging", environment="STAGING")
+    with serving(tmp_path, environment(database_url, FLAG_ENVIRONMENT="STAGING")) as functions:
+        assert [flag["key"] for flag in ask_all(functions).json()["flags"]] == ["only-staging"]
+        assert ask(functions, "switch").status_code == 404
+
+
+def test_a_snapshot_is_evaluated_without_a_query(processes: list[Serving], database: Database) -> None:
+    """Within a second of the last look, a frozen table of versions holds nobody up."""
+
+    def statements() -> int:
+        with database.connect() as connection:
+            connection.execute("select pg_stat_clear_snapshot()")
+            row = connection.execute(
+                "select xact_commit from pg_stat_database where datname = current_database()"
+            ).fetchone()
+        assert row
+        return int(row[0])
+
+    functions = processes[0]
+    with httpx.Client(base_url=functions.url, headers={"apikey": SECRET_KEY}) as client:
+        asked = 300
+        client.post(EVALUATE, json={"flag": "switch"})
+        before, began = statements(), time.monotonic()
+        for _ in range(asked):
+            client.post(EVALUATE, json={"flag": "switch"})
+        took = time.monotonic() - began
+    time.sleep(1.1)  # until Postgres has counted
+    assert statements() - before < asked / 10 + 10 * (took + 2), json.dumps({"seconds": took})
