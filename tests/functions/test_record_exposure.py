@@ -1,0 +1,91 @@
+"""record-exposure: everybody once, with the variant the flag gives them, and never by evaluating."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.functions.flags import RECORD, ask, make
+from tests.functions.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
+from tests.functions.test_contract import refused
+from tests.world import ACME, PEOPLE, Database
+
+VARIANTS = [{"name": "red", "weight": 1}, {"name": "blue", "weight": 1}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def flags(database: Database) -> None:
+    make(database, "colour", variants=VARIANTS)
+    make(database, "by-org", variants=VARIANTS, bucket_by="org")
+    make(database, "off", is_enabled=False, variants=VARIANTS)
+    make(database, "broken-share", rollout_percent=50)
+
+
+def expose(
+    functions: Serving, flag: str, context: Any = None, *, person: str | None = None, key: str = SECRET_KEY
+) -> httpx.Response:
+    with functions.client(person, **({} if person else {"apikey": key})) as client:
+        return client.post(RECORD, json={"flag": flag, "context": context or {}})
+
+
+def exposures(database: Database, flag: str) -> dict[str, str]:
+    with database.connect() as connection:
+        rows = connection.execute(
+            "select e.unit, e.variant from public.feature_flag_exposures e"
+            " join public.feature_flags f on f.id = e.flag_id and f.seed = e.seed where f.name = %s",
+            [flag],
+        ).fetchall()
+    return dict(rows)
+
+
+def test_a_user_is_recorded_once_with_what_the_flag_gives_them(functions: Serving, database: Database) -> None:
+    evaluated = ask(functions, "colour", person="member").json()["variant"]
+    assert exposures(database, "colour") == {}, "evaluating records nothing"
+    first = expose(functions, "colour", person="member")
+    assert (first.status_code, first.json()) == (200, {"flag": "colour", "variant": evaluated, "recorded": True})
+    assert expose(functions, "colour", person="member").json()["recorded"] is False
+    assert exposures(database, "colour") == {str(PEOPLE["member"]): evaluated}
+
+
+def test_a_rush_of_one_user_counts_once(functions: Serving) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: expose(functions, "colour", person="owner").json(), range(16)))
+    assert sum(answer["recorded"] for answer in answers) == 1
+
+
+def test_an_organisation_counts_once_for_all_its_members(functions: Serving, database: Database) -> None:
+    answers = [expose(functions, "by-org", person=person).json() for person in ("owner", "member", "viewer")]
+    assert [answer["recorded"] for answer in answers] == [True, False, False]
+    assert exposures(database, "by-org").keys() == {str(ACME)}
+
+
+def test_attack_a_user_records_another_or_another_variant(functions: Serving, database: Database) -> None:
+    lies = {"targetingKey": str(PEOPLE["viewer"]), "user_id": str(PEOPLE["viewer"]), "variant": "red"}
+    expose(functions, "colour", lies, person="admin")
+    expose(functions, "colour", lies, key=PUBLISHABLE_KEY)
+    found = exposures(database, "colour")
+    assert str(PEOPLE["viewer"]) not in found
+    assert found[str(PEOPLE["admin"])] == ask(functions, "colour", person="admin").json()["variant"]
+    assert f"anonymous:{PEOPLE['viewer']}" in found
+
+
+def test_our_own_server_records_for_a_user(functions: Serving, database: Database) -> None:
+    context = {"targetingKey": str(PEOPLE["globex_owner"])}
+    assert expose(functions, "colour", context).json()["recorded"] is True
+    assert str(PEOPLE["globex_owner"]) in exposures(database, "colour")
+
+
+def test_who_has_it_off_is_not_counted(functions: Serving, database: Database) -> None:
+    answer = expose(functions, "off", person="member").json()
+    assert answer == {"flag": "off", "variant": "off", "recorded": False}
+    assert exposures(database, "off") == {}
+
+
+def test_what_cannot_be_recorded_is_said(functions: Serving) -> None:
+    refused(expose(functions, "nowhere", person="member"), 404, "flag_not_found")
+    refused(expose(functions, "broken-share"), 400, "targeting_key_missing")
+    refused(expose(functions, "colour", {"targetingKey": "k" * 301}), 400, "23514")
+    refused(expose(functions, "colour", person="suspended"), 403, "user_suspended")
+    with functions.client("member") as client:
+        refused(client.post(RECORD, json={"flag": "colour", "variant": "red"}), 422, "invalid_body")
