@@ -1,0 +1,152 @@
+"""OpenFeature's own providers, as they are published, against evaluate-flag: Python, JavaScript servers, browsers."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openfeature import api
+from openfeature.client import OpenFeatureClient
+from openfeature.contrib.provider.ofrep import OFREPProvider
+from openfeature.evaluation_context import EvaluationContext
+from openfeature.exception import ErrorCode
+from openfeature.flag_evaluation import Reason
+
+from local import NODE, ROOT
+from tests.functions.flags import EVALUATE, change, make
+from tests.functions.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving, token
+from tests.world import PEOPLE, Database
+
+SCRIPTS = Path(__file__).parent / "openfeature"
+GROWTH = {"targetingKey": "somebody", "tier": "GROWTH"}
+VALUES: dict[str, list[Any]] = {"text": ["red"], "whole": [3], "fraction": [2.5, 2], "object": [{"a": [1]}]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def flags(database: Database) -> None:
+    make(database, "growth", target_tiers="{GROWTH}")
+    make(database, "disabled", is_enabled=False)
+    make(database, "share", rollout_percent=50)
+    make(database, "for-member", rollout_percent=0, target_users=[PEOPLE["member"]])
+    for name, values in VALUES.items():
+        # The last one is what everybody gets.
+        variants = [{"name": "first", "weight": 0, "value": values[0]}, {"name": "all", "weight": 1, "value": values[-1]}]
+        make(database, name, variants=variants)
+    with database.connect("supabase_admin") as connection:
+        connection.execute(
+            "set session_replication_role = replica; insert into public.feature_flags"
+            """ (name, is_enabled, conditions, created_by, version) select 'broken', true, '{"a": {"$gtx": 1}}', id, 1"""
+            " from public.users limit 1"
+        )
+    change(database, "growth", description="so that the version moves")
+
+
+# Python
+
+
+@pytest.fixture
+def python(functions: Serving) -> Iterator[OpenFeatureClient]:
+    provider = OFREPProvider(f"{functions.url}{EVALUATE}", headers_factory=lambda: {"apikey": SECRET_KEY})
+    api.set_provider(provider)
+    yield api.get_client()
+    api.clear_providers()
+    provider.session.close()
+
+
+def test_python_gets_every_type(python: OpenFeatureClient) -> None:
+    context = EvaluationContext("somebody", {"tier": "GROWTH"})
+    assert python.get_boolean_value("growth", False, context) is True
+    assert python.get_boolean_value("growth", True, EvaluationContext("somebody")) is False
+    assert python.get_string_value("text", "", context) == "red"
+    assert python.get_integer_value("whole", 0, context) == 3
+    assert python.get_float_value("fraction", 0.5, context) == 2.0
+    assert python.get_object_value("object", {}, context) == {"a": [1]}
+
+
+def test_python_gets_reasons_variants_and_metadata(python: OpenFeatureClient) -> None:
+    details = python.get_boolean_details("growth", False, EvaluationContext("somebody", {"tier": "GROWTH"}))
+    assert (details.reason, details.variant, details.error_code) == (Reason.TARGETING_MATCH, "on", None)
+    assert details.flag_metadata["rule"] == "everyone"
+    assert python.get_boolean_details("disabled", True).reason == Reason.DISABLED
+    assert python.get_boolean_details("share", False, EvaluationContext("x")).reason == Reason.SPLIT
+
+
+@pytest.mark.parametrize(
+    ("flag", "code"),
+    [
+        ("nowhere", ErrorCode.FLAG_NOT_FOUND),
+        ("broken", ErrorCode.PARSE_ERROR),
+        ("share", ErrorCode.TARGETING_KEY_MISSING),
+        ("text", ErrorCode.TYPE_MISMATCH),
+    ],
+)
+def test_python_gets_the_default_and_why(python: OpenFeatureClient, flag: str, code: ErrorCode) -> None:
+    details = python.get_boolean_details(flag, True)
+    assert (details.value, details.error_code) == (True, code)
+    assert details.error_message
+
+
+# JavaScript
+
+
+def node(script: str, functions: Serving, headers: dict[str, str], **more: Any) -> Any:
+    told = {"url": f"{functions.url}{EVALUATE}", "headers": list(headers.items()), **more}
+    done = subprocess.run(
+        [NODE, SCRIPTS / script, json.dumps(told)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def question(kind: str, flag: str, fallback: Any, context: Any = None) -> dict[str, Any]:
+    return {"kind": kind, "flag": flag, "fallback": fallback, "context": context or {}}
+
+
+QUESTIONS = [
+    question("Boolean", "growth", False, GROWTH),
+    question("Boolean", "disabled", True, GROWTH),
+    question("Boolean", "share", False, GROWTH),
+    question("String", "text", "", GROWTH),
+    question("Number", "whole", 0, GROWTH),
+    question("Number", "fraction", 0.5, GROWTH),
+    question("Object", "object", {}, GROWTH),
+    question("Boolean", "nowhere", True, GROWTH),
+    question("Boolean", "broken", True, GROWTH),
+]
+
+
+def check(answers: list[dict[str, Any]]) -> None:
+    found = [(each["value"], each["reason"], each.get("errorCode")) for each in answers]
+    assert found[2][1:] == ("SPLIT", None)
+    assert [*found[:2], *found[3:]] == [
+        (True, "TARGETING_MATCH", None),
+        (False, "DISABLED", None),
+        ("red", "STATIC", None),
+        (3, "STATIC", None),
+        (2, "STATIC", None),
+        ({"a": [1]}, "STATIC", None),
+        (True, "ERROR", "FLAG_NOT_FOUND"),
+        (True, "ERROR", "PARSE_ERROR"),
+    ]
+    assert answers[0]["variant"] == "on"
+    assert answers[0]["flagMetadata"]["rule"] == "everyone"
+
+
+def test_javascript_servers_get_every_type_and_error(functions: Serving) -> None:
+    check(node("server.mjs", functions, {"apikey": SECRET_KEY}, questions=QUESTIONS))
+
+
+def test_browsers_get_all_flags_at_once_and_304_while_nothing_changes(functions: Serving) -> None:
+    told = node("web.mjs", functions, {"apikey": SECRET_KEY}, questions=QUESTIONS, context=GROWTH)
+    check(told["answers"])
+    assert told["statuses"] == [200, 304, 304]
+
+
+@pytest.mark.parametrize(("person", "value"), [("member", True), ("owner", False)])
+def test_a_browser_of_somebody_signed_in_gets_their_flags(functions: Serving, person: str, value: bool) -> None:
+    headers = {"apikey": PUBLISHABLE_KEY, "authorization": f"Bearer {token(person)}"}
+    asked = [question("Boolean", "for-member", not value)]
+    told = node("web.mjs", functions, headers, questions=asked, context={"targetingKey": str(PEOPLE["member"])})
+    assert told["answers"][0]["value"] is value
