@@ -63,11 +63,11 @@ class _Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._data += data
         head, found, body = self._data.partition(HEAD_END)
-        if not found or len(body) < int(head.lower().partition(LENGTH)[2].split(b"\r\n", 1)[0]):
+        if not found or len(body) < int(head.lower().partition(LENGTH)[2].split(b"\r\n", 1)[0] or 0):  # 304 has none
             return
         now = time.perf_counter()
         self._samples.latencies.append(now - self._sent)
-        if not head.startswith(b"HTTP/1.1 2"):
+        if not head.startswith((b"HTTP/1.1 2", b"HTTP/1.1 304")):
             self._samples.failures.append(self._data[:500])
         self._data = b""
         if now < self._until:

@@ -1,0 +1,78 @@
+"""Ten thousand flags in one process: the memory they take, and how their loading goes beside requests."""
+
+import asyncio
+import gc
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psutil
+
+from bench.flags import workload
+from shared.flags import Context, Flags, serving
+
+MANY = 10_000
+GOALS = {"memory_mb": "<= 60", "rebuild_seconds": "<= 0.5", "longest_pause_ms": "<= 50"}
+
+
+class Source:
+    """What the database tells, without the database: of its time nothing is spent here."""
+
+    def __init__(self, definitions: list[tuple[str, str]]) -> None:
+        self.definitions = definitions
+        self.version = 1
+
+    async def batches(self, _: str, values: tuple[Any, ...], size: int) -> AsyncIterator[list[tuple[Any, ...]]]:
+        if values[1] == self.version:
+            yield [(self.version, None, None, None)]
+            return
+        for start in range(0, len(self.definitions), size):
+            yield [(self.version, name, self.version, text) for name, text in self.definitions[start : start + size]]
+
+    async def listen(self, _: str) -> AsyncIterator[str]:
+        return
+        yield
+
+
+def measure() -> dict[str, Any]:
+    flags = workload.flags(full=True, many=MANY)
+    source = Source([(flag["name"], json.dumps(workload.ours(flag))) for flag in flags])
+    del flags
+    gc.collect()
+    process = psutil.Process(os.getpid())
+    before = process.memory_info().rss
+    loaded = Flags(source, "PRODUCTION")
+    asyncio.run(_load(loaded))
+    gc.collect()
+    memory = process.memory_info().rss - before
+    figures = [asyncio.run(_rebuild(loaded, source)) for _ in range(5)]
+    return {
+        "goals": GOALS,
+        "memory_mb": round(memory / 2**20, 1),
+        "rebuild_cpu_seconds": round(min(each[0] for each in figures), 3),
+        "rebuild_seconds": round(min(each[1] for each in figures), 3),
+        "longest_pause_ms": round(min(each[2] for each in figures), 1),
+    }
+
+
+async def _load(flags: Flags) -> None:
+    snapshot, _ = await flags.current()
+    nobody = Context.asserted({"targetingKey": "x", "tier": "FREE"})
+    assert len(snapshot.evaluate_all(nobody)) == MANY
+
+
+async def _rebuild(flags: Flags, source: Source) -> tuple[float, float, float]:
+    """Processor time, time, and the longest that a request would have waited for its turn."""
+    source.version += 1
+    serving.FRESH_SECONDS = 0.0
+    gc.freeze()  # as the server does with what it has made at its start
+    began, cpu = time.perf_counter(), time.process_time()
+    loading = asyncio.create_task(flags._look())  # noqa: SLF001
+    pause, last = 0.0, time.thread_time()
+    while not loading.done():
+        await asyncio.sleep(0)
+        now = time.thread_time()
+        pause, last = max(pause, now - last), now
+    return time.process_time() - cpu, time.perf_counter() - began, pause * 1000
