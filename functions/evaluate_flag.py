@@ -92,7 +92,7 @@ async def evaluate_all(call: Call[Evaluate]) -> Answered[EvaluatedAll]:
     if not isinstance(given := _given(call.body), dict):
         return Answered(_invalid_context(None), status=400)
     evaluations = snapshot.evaluate_all(context_of(call, given, identity))
-    flags = b",".join([_json(evaluation, stale=stale) for evaluation in evaluations])
+    flags = b",".join([_json(each, stale=True) for each in evaluations] if stale else [each.json for each in evaluations])
     metadata = json.dumps({"version": snapshot.version, "stale": stale}).encode()
     return Answered(b'{"flags":[%b],"metadata":%b}' % (flags, metadata), headers={"etag": tag})
 

@@ -1,4 +1,7 @@
-"""evaluate-flag over HTTP beside the least that functions-framework can do, in turns; one worker each."""
+"""evaluate-flag over HTTP beside what the same server takes to say that it is there, in turns; one worker.
+
+bare_hello is another server, functions-framework with nothing of ours: no caller, no log, no bounds.
+"""
 
 import json
 import statistics
@@ -35,7 +38,8 @@ def measure() -> dict[str, Any]:
             key = {"apikey": SECRET_KEY}
             tag = httpx.post(f"http://127.0.0.1:{port}{FLAGS}", content=body, headers=key | _JSON).headers["etag"]
             requests = {
-                "hello": (*bare, request("/", b"{}")),
+                "bare_hello": (*bare, request("/", b"{}")),
+                "hello": (port, process, b"GET /healthz HTTP/1.1\r\nhost: bench\r\n\r\n"),
                 "one": (port, process, request(f"{FLAGS}/flag-7", body, key)),
                 "one_plain": (port, process, request(EVALUATE, b'{"flag":"flag-7","context":' + body[12:], key)),
                 "all": (port, process, request(FLAGS, body, key)),

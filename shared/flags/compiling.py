@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from sys import intern
 from typing import Any
 
 from shared.flags.buckets import drawn, prefix, threshold
@@ -125,8 +126,9 @@ class _Answers:
 
 
 def _decision(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> Rules:
-    users, organizations = frozenset(flag["target_users"]), frozenset(flag["target_orgs"])
-    tiers = frozenset(flag["target_tiers"])
+    # Dictionaries, since they take half of what sets do.
+    users, organizations = dict.fromkeys(flag["target_users"]), dict.fromkeys(flag["target_orgs"])
+    tiers = frozenset(map(intern, flag["target_tiers"]))  # the same few in every flag
     conditions = flag.get("conditions")
     condition = None if conditions is None or conditions == {} else compile_condition(conditions)
     listed = _winner(flag, answers, "TARGETING_MATCH", "target")
@@ -160,7 +162,6 @@ def _share(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> Rul
         return _winner(flag, answers, "TARGETING_MATCH" if targeted else "STATIC", "everyone")
     below, begin = threshold(percent), prefix(flag["seed"], "rollout")
     on, off = _winner(flag, answers, "SPLIT", "percentage"), answers.off("SPLIT", "percentage")
-    plain = None if answers.values else answers.on("SPLIT", "percentage")
 
     if flag["bucket_by"] == "org":
         none = answers.off("DEFAULT", "no organization")
@@ -172,14 +173,12 @@ def _share(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> Rul
 
         return by_organization
 
-    missing = _missing_key(answers.name)
+    name = answers.name
 
     def by_user(context: Context) -> Evaluation:
         if (unit := context.unit) is None:
-            return missing
-        if sha256(begin + unit).digest() < below:
-            return plain or on(context)
-        return off
+            return _missing_key(name)
+        return on(context) if sha256(begin + unit).digest() < below else off
 
     return by_user
 
@@ -196,13 +195,13 @@ def _winner(flag: Mapping[str, Any], answers: _Answers, reason: str, rule: str) 
     seed, by_organization = flag["seed"], flag["bucket_by"] == "org"
     weighted = tuple((prefix(seed, f"variant:{name}"), weight) for name, weight, _ in competing)
     won = [answers.on("SPLIT" if reason == "STATIC" else reason, rule, variant) for variant in competing]
-    missing = _missing_key(answers.name)
+    name = answers.name
     # Without an organisation there is nothing to draw by: all of them are one unit.
     nobody = b""
 
     def draw(context: Context) -> Evaluation:
         unit = (context.organization_unit or nobody) if by_organization else context.unit
-        return missing if unit is None else won[drawn(weighted, unit)]
+        return _missing_key(name) if unit is None else won[drawn(weighted, unit)]
 
     return draw
 

@@ -7,6 +7,7 @@ negation ($ne, $nin, $not, …) it does. Numbers and texts that spell numbers co
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from shared.flags.patterns import found, pattern
@@ -39,44 +40,74 @@ _TYPES: dict[type, str] = {
     list: "array",
     dict: "object",
 }
+_SCALARS = {str, int, float, bool, type(None)}
 _KINDS = {*_TYPES.values(), "undefined"}
-_OF_ATTRIBUTES = ("$or", "$and", "$nor")
+_OF_ATTRIBUTES = ("$or", "$and", "$nor", "$not")
 
 
 class ConditionError(Exception):
     """A condition that cannot be understood: where, what was found, what is expected."""
 
-    def __init__(self, place: str, found: Any, expected: str) -> None:
-        super().__init__(f"{place}: found {json.dumps(found, default=repr)[:100]}, expected {expected}")
+    def __init__(self, found: Any, expected: str) -> None:
+        self.place = ""
+        self.problem = f"found {json.dumps(found, default=repr)[:100]}, expected {expected}"
+
+    def __str__(self) -> str:
+        return f"conditions{self.place}: {self.problem}"
+
+    def within(self, place: str) -> "ConditionError":
+        """Places are put together only when something is wrong, from the inside out."""
+        self.place = place + self.place
+        return self
 
 
 def compile_condition(condition: Any) -> Condition:
-    try:
-        return _condition(condition, "conditions", 1)
-    except RecursionError:
-        raise ConditionError("conditions", "deeper ones", f"at most {DEPTH} levels") from None
+    return _condition(condition, 1)
 
 
-def _condition(condition: Any, place: str, depth: int) -> Condition:
-    _check_depth(place, depth)
+def _condition(condition: Any, depth: int) -> Condition:
+    _check_depth(depth)
     if not isinstance(condition, dict):
-        raise ConditionError(place, condition, "an object")
+        raise ConditionError(condition, "an object")
     parts: list[Condition] = []
     for key, value in condition.items():
-        here = f"{place}.{key}"
-        if key in _OF_ATTRIBUTES:
-            if not isinstance(value, list):
-                raise ConditionError(here, value, "a list of conditions")
-            each = [_condition(one, f"{here}[{n}]", depth + 1) for n, one in enumerate(value)]
-            parts.append(_all(each) if key == "$and" else _any(each) if key == "$or" else _negated(_any(each)))
-        elif key == "$not":
-            parts.append(_negated(_condition(value, here, depth + 1)))
-        elif key == "" or (key.startswith("$") and not (value and _is_operators(value))):
-            # An attribute may be called so; without operators it is a mistyped one of these.
-            raise ConditionError(place, key, "an attribute, $or, $and, $nor or $not")
-        else:
-            parts.append(_attribute(key, _value(value, here, depth + 1)))
+        if key == "" or (key.startswith("$") and key not in _OF_ATTRIBUTES and not (value and _is_operators(value))):
+            # An attribute may be called so; without operators it is one of these, mistyped.
+            raise ConditionError(key, "an attribute, $or, $and, $nor or $not")
+        try:
+            parts.append(_part(key, value, depth))
+        except ConditionError as problem:
+            raise problem.within(f".{key}") from None
     return _all(parts)
+
+
+def _part(key: str, value: Any, depth: int) -> Condition:
+    match key:
+        case "$and":
+            return _all(_conditions(value, depth))
+        case "$or":
+            return _any(_conditions(value, depth))
+        case "$nor":
+            return _negated(_any(_conditions(value, depth)))
+        case "$not":
+            return _negated(_condition(value, depth + 1))
+    return _attribute(key, _value(value, depth + 1))
+
+
+def _conditions(found: Any, depth: int) -> list[Condition]:
+    if not isinstance(found, list):
+        raise ConditionError(found, "a list of conditions")
+    return _each(found, lambda one: _condition(one, depth + 1))
+
+
+def _each(found: list[Any], compile_one: Callable[[Any], Test]) -> list[Test]:
+    compiled = []
+    for number, one in enumerate(found):
+        try:
+            compiled.append(compile_one(one))
+        except ConditionError as problem:
+            raise problem.within(f"[{number}]") from None
+    return compiled
 
 
 def _all(parts: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:
@@ -121,6 +152,11 @@ def _negated(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: not test(value)
 
 
+# Flags ask the same things again and again: what is compiled alike is the same closure. typed: true is not 1.
+_shared = lru_cache(maxsize=8192, typed=True)
+
+
+@_shared
 def _attribute(path: str, test: Test) -> Condition:
     if "." not in path and path != "length" and not path.isdigit():
 
@@ -153,16 +189,21 @@ def _is_operators(value: Any) -> bool:
     return isinstance(value, dict) and all(key.startswith("$") for key in value)
 
 
-def _value(expected: Any, place: str, depth: int) -> Test:
+def _value(expected: Any, depth: int) -> Test:
     """What is asked of one attribute: operators, or a plain value to be equal to."""
-    _check_depth(place, depth)
+    _check_depth(depth)
+    if type(expected) in _SCALARS:
+        return _equal_to(expected)
     if isinstance(expected, dict) and any(key.startswith("$") for key in expected):
-        for key, operand in expected.items():
-            if not key.startswith("$"):
-                raise ConditionError(f"{place}.{key}", operand, "only operators beside an operator")
-        return _all([_operator(name, operand, place, depth) for name, operand in expected.items()])
+        tests = []
+        for name, operand in expected.items():
+            try:
+                tests.append(_operator(name, operand, depth))
+            except ConditionError as problem:
+                raise problem.within(f".{name}") from None
+        return _all(tests)
     if _holds_operators(expected):
-        raise ConditionError(place, expected, 'operators at a path written as one name, such as "a.b"')
+        raise ConditionError(expected, 'operators at a path written as one name, such as "a.b"')
     return _equal_to(expected)
 
 
@@ -177,6 +218,17 @@ def _is_operator_name(key: str) -> bool:
 
 
 def _equal_to(expected: Any) -> Test:
+    return _equal_to_scalar(expected) if type(expected) in _SCALARS else _equal_to_structure(expected)
+
+
+def _equal_to_structure(expected: Any) -> Test:
+    if expected == {}:
+        return lambda _: True  # GrowthBook's: without operators there is nothing to fail
+    return lambda value: _same(value, expected)
+
+
+@_shared
+def _equal_to_scalar(expected: Any) -> Test:
     match expected:
         case str():
             return lambda value: value == expected
@@ -184,11 +236,7 @@ def _equal_to(expected: Any) -> Test:
             return lambda value: value is None
         case bool():
             return lambda value: value is expected
-        case int() | float():
-            return lambda value: value == expected and type(value) is not bool
-        case dict() if not expected:
-            return lambda _: True  # GrowthBook's: without operators there is nothing to fail
-    return lambda value: _same(value, expected)
+    return lambda value: value == expected and type(value) is not bool
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -214,6 +262,7 @@ def _number(value: Any) -> float | None:
     return None
 
 
+@_shared
 def _comparison(name: str, expected: Any) -> Test:
     compare = _COMPARISONS[name]
     as_number = _number(expected)
@@ -242,6 +291,7 @@ def _version(value: Any) -> str | None:
     return sortable(format(value, "g")) if type(value) in {int, float} else None
 
 
+@_shared
 def _version_comparison(name: str, expected: Any) -> Test:
     compare, wanted = _VERSIONS[name], _version(expected) or ""
 
@@ -261,83 +311,81 @@ def _known(value: Any) -> tuple[str | None, Any]:
     return _TYPES.get(type(value)), value
 
 
-def _member(expected: Sequence[Any], fold: Callable[[Any], Any] | None) -> Test:
-    # Objects and lists are equal to no other.
-    plain = [fold(one) if fold else one for one in expected if type(one) not in {list, dict}]
+@_shared
+def _member(expected: str, fold: Callable[[Any], Any] | None) -> Test:
+    """Of a list, written as JSON. Objects and lists in it are equal to no other."""
+    plain = [fold(one) if fold else one for one in json.loads(expected) if type(one) not in {list, dict}]
     texts = frozenset(one for one in plain if type(one) is str)
     others = frozenset(_known(one) for one in plain if type(one) is not str)
 
-    def listed(value: Any) -> bool:
+    def is_listed(value: Any) -> bool:
         if type(value) is str:
             return (fold(value) if fold else value) in texts
-        if type(value) is list:
-            return any(type(one) is not list and listed(one) for one in value)
-        return bool(others) and type(value) is not dict and _known(value) in others
+        return bool(others) and type(value) not in {list, dict} and _known(value) in others
+
+    def listed(value: Any) -> bool:
+        return any(is_listed(one) for one in value) if type(value) is list else is_listed(value)
 
     return listed
 
 
-def _every_one(expected: Sequence[Any], place: str, depth: int, *, fold: bool) -> Test:
-    wanted = [
-        (lambda value, one=one.lower(): _folded(value) == one)
-        if fold and type(one) is str
-        else _value(one, f"{place}[{n}]", depth + 1)
-        for n, one in enumerate(expected)
-    ]
+def _every_one(expected: list[Any], depth: int, *, fold: bool) -> Test:
+    def of_one(one: Any) -> Test:
+        if fold and type(one) is str:
+            return _equal_folded(one.lower())
+        return _value(one, depth + 1)
 
-    def holds(value: Any) -> bool:
-        return type(value) is list and all(any(test(one) for one in value) for test in wanted)
+    wanted = _each(expected, of_one)
+    return lambda value: type(value) is list and all(any(test(one) for one in value) for test in wanted)
 
-    return holds
+
+def _equal_folded(expected: str) -> Test:
+    return lambda value: _folded(value) == expected
 
 
 def _identical(expected: Any) -> Test:
     return _equal_to(expected) if type(expected) not in {list, dict} else lambda _: False
 
 
-def _regular_expression(text: Any, place: str, *, ignore_case: bool) -> Test:
+def _regular_expression(text: Any, *, ignore_case: bool) -> Test:
     if type(text) is not str:
-        raise ConditionError(place, text, "a regular expression")
+        raise ConditionError(text, "a regular expression")
     try:
         compiled = pattern(text, ignore_case=ignore_case)
     except ValueError as problem:
-        raise ConditionError(place, text, f"a regular expression; this is {problem}") from None
+        raise ConditionError(text, f"a regular expression; this is {problem}") from None
     return lambda value: type(value) is str and found(compiled, value)
 
 
-def _some_element(operand: Any, place: str, depth: int) -> Test:
+def _some_element(operand: Any, depth: int) -> Test:
     if not isinstance(operand, dict):
-        raise ConditionError(place, operand, "a condition or operators")
-    of_fields = not _is_operators(operand) or any(key in operand for key in _OF_ATTRIBUTES)
-    test = (_condition if of_fields else _value)(operand, place, depth + 1)
-
-    def holds(value: Any) -> bool:
-        return type(value) is list and any(one is not None and test(one) for one in value)
-
-    return holds
+        raise ConditionError(operand, "a condition or operators")
+    # $not is both; with an element that is no object it can only be meant for the element itself.
+    of_fields = not _is_operators(operand) or any(key in operand for key in ("$or", "$and", "$nor"))
+    test = (_condition if of_fields else _value)(operand, depth + 1)
+    return lambda value: type(value) is list and any(one is not None and test(one) for one in value)
 
 
-def _size(operand: Any, place: str, depth: int) -> Test:
+def _size(operand: Any, depth: int) -> Test:
     if not isinstance(operand, dict) and type(operand) not in {int, float}:
-        raise ConditionError(place, operand, "a number or operators")
-    test = _value(operand, place, depth + 1)
+        raise ConditionError(operand, "a number or operators")
+    test = _value(operand, depth + 1)
     return lambda value: type(value) is list and test(len(value))
 
 
-def _existence(operand: Any, place: str) -> Test:
+def _existence(operand: Any) -> Test:
     if type(operand) is not bool:
-        raise ConditionError(place, operand, "true or false")
+        raise ConditionError(operand, "true or false")
     return (lambda value: value is not None) if operand else (lambda value: value is None)
 
 
-def _type(operand: Any, place: str) -> Test:
-    if operand not in _KINDS:
-        raise ConditionError(place, operand, "string, number, boolean, array, object, null or undefined")
+def _type(operand: Any) -> Test:
+    if type(operand) is not str or operand not in _KINDS:
+        raise ConditionError(operand, "string, number, boolean, array, object, null or undefined")
     return lambda value: _TYPES.get(type(value)) == operand
 
 
-def _operator(name: str, operand: Any, place: str, depth: int) -> Test:  # noqa: C901, PLR0911, PLR0912 - one per operator
-    here = f"{place}.{name}"
+def _operator(name: str, operand: Any, depth: int) -> Test:  # noqa: C901, PLR0911, PLR0912 - one branch per operator
     match name:
         case "$eq":
             return _identical(operand)
@@ -345,38 +393,40 @@ def _operator(name: str, operand: Any, place: str, depth: int) -> Test:  # noqa:
             return _negated(_identical(operand))
         case "$gt" | "$gte" | "$lt" | "$lte":
             if type(operand) not in {int, float, str}:
-                raise ConditionError(here, operand, "a number or a string")
+                raise ConditionError(operand, "a number or a string")
             return _comparison(name, operand)
         case "$veq" | "$vne" | "$vgt" | "$vgte" | "$vlt" | "$vlte":
             if type(operand) not in {int, float, str}:
-                raise ConditionError(here, operand, 'a version such as "1.2.3"')
-            return (
-                _negated(_version_comparison("$veq", operand)) if name == "$vne" else _version_comparison(name, operand)
-            )
+                raise ConditionError(operand, 'a version such as "1.2.3"')
+            if name == "$vne":
+                return _negated(_version_comparison("$veq", operand))
+            return _version_comparison(name, operand)
         case "$in" | "$nin" | "$ini" | "$nini" | "$all" | "$alli":
             if type(operand) is not list:
-                raise ConditionError(here, operand, "a list")
+                raise ConditionError(operand, "a list")
             if name in {"$all", "$alli"}:
-                return _every_one(operand, here, depth, fold=name == "$alli")
-            listed = _member(operand, _folded if name.endswith("i") else None)
+                return _every_one(operand, depth, fold=name == "$alli")
+            listed = _member(json.dumps(operand), _folded if name.endswith("i") else None)
             return listed if name in {"$in", "$ini"} else _negated(listed)
         case "$exists":
-            return _existence(operand, here)
+            return _existence(operand)
         case "$type":
-            return _type(operand, here)
+            return _type(operand)
         case "$regex" | "$regexi":
-            return _regular_expression(operand, here, ignore_case=name.endswith("i"))
+            return _regular_expression(operand, ignore_case=name.endswith("i"))
         case "$notRegex" | "$notRegexi":
-            return _negated(_regular_expression(operand, here, ignore_case=name.endswith("i")))
+            return _negated(_regular_expression(operand, ignore_case=name.endswith("i")))
         case "$size":
-            return _size(operand, here, depth)
+            return _size(operand, depth)
         case "$elemMatch":
-            return _some_element(operand, here, depth)
+            return _some_element(operand, depth)
         case "$not":
-            return _negated(_value(operand, here, depth + 1))
-    raise ConditionError(here, operand, "an operator of GrowthBook's conditions, such as $in or $gte")
+            return _negated(_value(operand, depth + 1))
+    if name.startswith("$"):
+        raise ConditionError(operand, "an operator of GrowthBook's conditions, such as $in or $gte")
+    raise ConditionError(operand, "only operators beside an operator")
 
 
-def _check_depth(place: str, depth: int) -> None:
+def _check_depth(depth: int) -> None:
     if depth > DEPTH:
-        raise ConditionError(place, "deeper ones", f"at most {DEPTH} levels")
+        raise ConditionError("deeper ones", f"at most {DEPTH} levels")

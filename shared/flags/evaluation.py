@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Evaluation:
-    """Made once when a flag is compiled, and given to everybody it is for."""
+    """Made once when a flag is compiled, given to everybody it is for, and never changed."""
 
     key: str
     value: Any
@@ -18,14 +18,14 @@ class Evaluation:
     version: int
     error_code: str | None = None
     error_details: str | None = None
-    _json: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
+    _json: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def json(self) -> bytes:
         """Written when first asked for: of all that a flag can answer, most is never asked."""
-        if not self._json:
-            self._json.append(json.dumps(self.words(), ensure_ascii=False).encode())
-        return self._json[0]
+        if self._json is None:
+            self._json = json.dumps(self.words(), ensure_ascii=False, separators=(",", ":")).encode()
+        return self._json
 
     def words(self, *, stale: bool = False) -> dict[str, Any]:
         if self.error_code:

@@ -1,10 +1,11 @@
 """The flags of this process: loaded once, checked at most every second, swapped as a whole when something changed."""
 
 import asyncio
+import gc
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any, Protocol
 
 from psycopg import Error, InterfaceError
@@ -24,6 +25,8 @@ STALE_SECONDS = 600.0
 LISTEN_AGAIN_SECONDS = 5.0
 # Compiling so many takes a few milliseconds, after which requests have their turn.
 BATCH = 100
+# So many flags are worth keeping from the garbage collector, which would look at each again and again.
+MANY = 1000
 
 LOAD = 'select * from private.load_feature_flags(%s::text::public."Environment", %s)'
 AWAY = (Error, InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError)
@@ -113,18 +116,23 @@ class Flags:
         version, flags = -1, {}
         rows = self._source.batches(LOAD, (self.environment, known.version if known else -1), BATCH)
         async with aclosing(rows):  # type: ignore[type-var]  # a generator, of which the protocol says less
-            async for batch in rows:
-                version = batch[0][0]
-                for _, name, flag_version, definition in batch:
-                    if name is not None:
-                        flags[name] = _flag(known, name, flag_version, definition)
-                await asyncio.sleep(0)
-        if known and version == known.version:
-            return
-        if known and version < known.version:
-            # A standby that lags, or a backup: this process has seen more than the database now says.
-            raise InterfaceError(f"flags went back from version {known.version} to {version}")
-        self._snapshot = Snapshot(version, flags)
+            with ExitStack() as stack:
+                async for batch in rows:
+                    if (version := batch[0][0]) == (known and known.version):
+                        return
+                    if not flags:
+                        stack.enter_context(_nothing_collected())
+                    flags |= {name: _flag(known, name, at, text) for _, name, at, text in batch if name is not None}
+                    await asyncio.sleep(0)
+                if known and version < known.version:
+                    # A standby that lags, or a backup: this process has seen more than the database now says.
+                    raise InterfaceError(f"flags went back from version {known.version} to {version}")
+                self._snapshot = Snapshot(version, flags)
+                if len(flags) >= MANY:
+                    gc.freeze()
+        before = [*known.flags.values()] if known else []
+        del known
+        await _let_go(before)
 
     async def _listen(self) -> None:
         """A change is told to us where the connection allows it; where not, or when lost, looking every second does."""
@@ -140,7 +148,32 @@ class Flags:
                 await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 
 
+async def _let_go(flags: list[Flag]) -> None:
+    """To take apart many at once would take as long as to load them; those still held by a request go with it."""
+    while flags:
+        del flags[-BATCH:]
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """What is made here lives on: every look of the collector at it would be for nothing, and takes long.
+
+    No part of a snapshot refers back to another, so that an old one goes without a collector, frozen or not.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _flag(known: Snapshot | None, name: str, version: int, definition: str | None) -> Flag:
     if definition is None and known and (flag := known.flags.get(name)):
         return flag
-    return compile_flag(name, version, json.loads(definition or "null"))
+    try:
+        return compile_flag(name, version, json.loads(definition or "null"))
+    except (ValueError, RecursionError):
+        return compile_flag(name, version, {})  # which answers that something is missing
