@@ -14,7 +14,7 @@ class Asked(Strict):
     """The flag, and what is known of whoever it is for. Of a user, what says who they are is the database's to say."""
 
     flag: str = Field(min_length=1, max_length=100)
-    context: dict[str, Any] = {}
+    context: dict[str, Any] = Field(default_factory=dict)
 
 
 class Evaluate(BaseModel):
@@ -91,8 +91,10 @@ async def evaluate_all(call: Call[Evaluate]) -> Answered[EvaluatedAll]:
         return Answered(b"", status=304, headers={"etag": tag})
     if not isinstance(given := _given(call.body), dict):
         return Answered(_invalid_context(None), status=400)
-    evaluations = snapshot.evaluate_all(context_of(call, given, identity))
-    flags = b",".join([_json(each, stale=True) for each in evaluations] if stale else [each.json for each in evaluations])
+    context = context_of(call, given, identity)
+    flags = b",".join(
+        [_json(each, stale=True) for each in snapshot.evaluate_all(context)] if stale else snapshot.answers(context)
+    )
     metadata = json.dumps({"version": snapshot.version, "stale": stale}).encode()
     return Answered(b'{"flags":[%b],"metadata":%b}' % (flags, metadata), headers={"etag": tag})
 

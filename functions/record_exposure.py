@@ -12,7 +12,7 @@ class Exposure(Strict):
     """The flag that somebody has met, and the context with which it was evaluated for them."""
 
     flag: str = Field(min_length=1, max_length=100)
-    context: dict[str, Any] = {}
+    context: dict[str, Any] = Field(default_factory=dict)
 
 
 class Recorded(Shape):

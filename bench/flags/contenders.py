@@ -106,10 +106,7 @@ def _unleash(flags: list[Any]) -> dict[str, Any]:
         share = {"rollout": str(flag["percent"]), "stickiness": "userId", "groupId": flag["seed"]}
         return [
             {"name": "userWithId", "parameters": {"userIds": ",".join(flag["users"])}},
-            *(
-                {"name": "flexibleRollout", "parameters": share, "constraints": [*shared, *more]}
-                for more in either
-            ),
+            *({"name": "flexibleRollout", "parameters": share, "constraints": [*shared, *more]} for more in either),
         ]
 
     return {
@@ -168,7 +165,10 @@ def flagsmith(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
 
     def segment(flag: Any) -> dict[str, Any]:
         tree = flag["tree"]
-        wanted = [condition("tier", "IN", flag["tiers"]), condition("$.identity.key", "PERCENTAGE_SPLIT", str(flag["percent"]))]
+        wanted = [
+            condition("tier", "IN", flag["tiers"]),
+            condition("$.identity.key", "PERCENTAGE_SPLIT", str(flag["percent"])),
+        ]
         rules: list[dict[str, Any]] = []
         if tree:
             wanted += [
@@ -184,7 +184,13 @@ def flagsmith(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
         return {
             "key": flag["seed"],
             "name": flag["name"],
-            "rules": [{"type": "ANY", "conditions": [], "rules": [listed, {"type": "ALL", "conditions": wanted, "rules": rules}]}],
+            "rules": [
+                {
+                    "type": "ANY",
+                    "conditions": [],
+                    "rules": [listed, {"type": "ALL", "conditions": wanted, "rules": rules}],
+                }
+            ],
             "overrides": [{"key": "on", "name": flag["name"], "enabled": True, "value": None}],
         }
 
@@ -192,7 +198,8 @@ def flagsmith(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
         return {
             "environment": {"key": "bench", "name": "bench"},
             "features": {
-                flag["name"]: {"key": flag["name"], "name": flag["name"], "enabled": False, "value": None} for flag in chosen
+                flag["name"]: {"key": flag["name"], "name": flag["name"], "enabled": False, "value": None}
+                for flag in chosen
             },
             "segments": {flag["seed"]: segment(flag) for flag in chosen},
         }

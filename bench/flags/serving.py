@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
+from psycopg.types.json import Jsonb
 
 from bench.flags import workload
 from bench.functions import load
@@ -88,5 +88,5 @@ def _store(database: Database) -> None:
             " (name, is_enabled, rollout_percent, target_tiers, target_users, conditions, created_by)"
             ' values (%(name)s, true, %(rollout_percent)s, %(target_tiers)s::"SubscriptionTier"[],'
             " %(target_users)s::uuid[], %(conditions)s, %(by)s)",
-            [row | {"conditions": psycopg.types.json.Jsonb(row["conditions"]), "by": PEOPLE["owner"]} for row in rows],
+            [row | {"conditions": Jsonb(row["conditions"]), "by": PEOPLE["owner"]} for row in rows],
         )

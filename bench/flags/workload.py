@@ -1,4 +1,4 @@
-"""The same hundred flags and users for everybody: a percentage, tiers, a list of users and, in full, a tree of conditions."""
+"""The same flags and users for everybody: a percentage, tiers, a list of users and, in full, a tree of conditions."""
 
 import random
 from typing import Any

@@ -16,7 +16,6 @@ from shared.flags.buckets import drawn, prefix, threshold
 from shared.flags.conditions import ConditionError, compile_condition
 from shared.flags.context import Context
 from shared.flags.evaluation import Evaluation, failed
-from shared.flags.patterns import LongTextError
 
 Rules = Callable[[Context], Evaluation]
 ALL = 100
@@ -146,7 +145,7 @@ def _decision(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> 
             try:
                 if not condition(context.attributes):
                     return no_match
-            except (LongTextError, RecursionError) as problem:
+            except Exception as problem:  # noqa: BLE001 - whatever was sent, it is this flag's trouble alone
                 return failed(name, "INVALID_CONTEXT", str(problem))
         return share(context)
 

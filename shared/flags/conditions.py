@@ -118,6 +118,8 @@ def _all(parts: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:
             return only
         case [first, second]:
             return lambda value: first(value) and second(value)
+        case [first, second, third]:
+            return lambda value: first(value) and second(value) and third(value)
     several = tuple(parts)
 
     def every(value: Any) -> bool:
@@ -288,7 +290,9 @@ def _comparison(name: str, expected: Any) -> Test:
 def _version(value: Any) -> str | None:
     if type(value) is str:
         return sortable(value)
-    return sortable(format(value, "g")) if type(value) in {int, float} else None
+    if type(value) not in {int, float}:
+        return None
+    return sortable(str(int(value)) if value == value // 1 else repr(value))  # 2.0 is version 2
 
 
 @_shared

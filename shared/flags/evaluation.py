@@ -18,14 +18,14 @@ class Evaluation:
     version: int
     error_code: str | None = None
     error_details: str | None = None
-    _json: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    written: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def json(self) -> bytes:
         """Written when first asked for: of all that a flag can answer, most is never asked."""
-        if self._json is None:
-            self._json = json.dumps(self.words(), ensure_ascii=False, separators=(",", ":")).encode()
-        return self._json
+        if self.written is None:
+            self.written = json.dumps(self.words(), ensure_ascii=False, separators=(",", ":")).encode()
+        return self.written
 
     def words(self, *, stale: bool = False) -> dict[str, Any]:
         if self.error_code:

@@ -113,7 +113,7 @@ class Flags:
 
     async def _load(self) -> None:
         known = self._snapshot
-        version, flags = -1, {}
+        version, flags = -1, dict[str, Flag]()
         rows = self._source.batches(LOAD, (self.environment, known.version if known else -1), BATCH)
         async with aclosing(rows):  # type: ignore[type-var]  # a generator, of which the protocol says less
             with ExitStack() as stack:
@@ -138,14 +138,16 @@ class Flags:
         """A change is told to us where the connection allows it; where not, or when lost, looking every second does."""
         while True:
             try:
-                async for _ in self._source.listen("feature_flags"):
-                    self._told += 1
-                    if self._looking:
-                        await asyncio.wait([self._looking])
-                    await self._refresh()
-                return
+                async with aclosing(self._source.listen("feature_flags")) as notices:  # type: ignore[type-var]
+                    async for _ in notices:
+                        self._told += 1
+                        if self._looking:
+                            await asyncio.wait([self._looking])
+                        await self._refresh()
             except AWAY:
                 await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+            else:
+                return
 
 
 async def _let_go(flags: list[Flag]) -> None:
@@ -174,6 +176,7 @@ def _flag(known: Snapshot | None, name: str, version: int, definition: str | Non
     if definition is None and known and (flag := known.flags.get(name)):
         return flag
     try:
-        return compile_flag(name, version, json.loads(definition or "null"))
+        found = json.loads(definition or "null")
     except (ValueError, RecursionError):
-        return compile_flag(name, version, {})  # which answers that something is missing
+        found = None  # which compiles into an error
+    return compile_flag(name, version, found)

@@ -85,8 +85,9 @@ def test_the_count_is_what_the_functions_answer(fresh_database: Database) -> Non
             [ACME],
         )
         connection.execute(
-            "insert into public.feature_flags (name, is_enabled, rollout_percent, target_orgs, target_users, created_by)"
-            " select 'flag', true, 33.3, %s, (select array_agg(id) from public.users where email like 'user-1%%0@%%'), %s",
+            "insert into public.feature_flags"
+            " (name, is_enabled, rollout_percent, target_orgs, target_users, created_by) select 'flag', true, 33.3, %s,"
+            " (select array_agg(id) from public.users where email like 'user-1%%0@%%'), %s",
             [[GLOBEX], PEOPLE["platform_admin"]],
         )
         ((_, name, at, definition),) = connection.execute(
@@ -98,7 +99,9 @@ def test_the_count_is_what_the_functions_answer(fresh_database: Database) -> Non
         ).fetchall()
     snapshot = Snapshot(1, {name: compile_flag(name, at, json.loads(definition))})
     expected = sum(
-        snapshot.is_on("flag", Context.asserted({"targetingKey": str(user), "organization_id": str(org) if org else None}))
+        snapshot.is_on(
+            "flag", Context.asserted({"targetingKey": str(user), "organization_id": str(org) if org else None})
+        )
         for user, org in people
     )
     with fresh_database.acting_as("platform_admin") as cursor:
@@ -166,5 +169,7 @@ def test_attack_write_exposures_or_load_flags_past_the_functions(database: Datab
         with database.acting_as(None, role=role) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
             cursor.execute(f"select {call}")
     with database.acting_as("platform_admin") as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        cursor.execute("insert into public.feature_flag_exposures (flag_id, seed, unit, variant) select id, seed, 'u', 'a'"
-                       " from public.feature_flags")
+        cursor.execute(
+            "insert into public.feature_flag_exposures (flag_id, seed, unit, variant) select id, seed, 'u', 'a'"
+            " from public.feature_flags"
+        )

@@ -8,10 +8,11 @@ from shared.flags.compiling import compile_flag
 from shared.flags.conditions import ConditionError, compile_condition
 from tests.world import Database
 
-OPERATORS = (
-    "$eq $ne $gt $gte $lt $lte $veq $vne $vgt $vgte $vlt $vlte $in $nin $ini $nini $all $alli $exists $type $regex"
-    " $regexi $notRegex $notRegexi $size $elemMatch $not $gtx $or $and $nor plain"
-).split()
+OPERATORS = [
+    *("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$veq", "$vne", "$vgt", "$vgte", "$vlt", "$vlte", "$in", "$nin"),
+    *("$ini", "$nini", "$all", "$alli", "$exists", "$type", "$regex", "$regexi", "$notRegex", "$notRegexi", "$size"),
+    *("$elemMatch", "$not", "$gtx", "$or", "$and", "$nor", "plain"),
+]
 SCALARS: list[Any] = [None, True, 0, 1.5, "", "a", "1.2.3", "string", "(", r"\d+", "$gt"]
 PIECES = [
     *("a", "b", "x", "é", "1", ".", "^", "$", "|", "(", ")", "[", "]", "(?:", "(?i)", "(?=", "(?<!", "[^", "[a-z]"),
@@ -52,8 +53,8 @@ def test_conditions_are_judged_alike_by_the_database_and_the_functions(database:
     found = [condition(chance) for _ in range(4000)]
     with database.connect() as connection:
         errors = connection.execute(
-            "select private.condition_error(c.condition::jsonb) from unnest(%s::text[]) with ordinality c (condition, n)"
-            " order by c.n",
+            "select private.condition_error(c.condition::jsonb)"
+            " from unnest(%s::text[]) with ordinality c (condition, n) order by c.n",
             [[json.dumps(each) for each in found]],
         ).fetchall()
     verdicts = [(each, error) for each, (error,) in zip(found, errors, strict=True)]
@@ -96,8 +97,8 @@ def test_ordinary_patterns_are_stored(database: Database) -> None:
 def test_a_flag_as_the_database_tells_it_compiles(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(
-            "insert into public.feature_flags (name, is_enabled, rollout_percent, target_tiers, target_orgs, target_users,"
-            " conditions, variants, starts_at, ends_at, bucket_by, created_by) select 'full', true, 0.01,"
+            "insert into public.feature_flags (name, is_enabled, rollout_percent, target_tiers, target_orgs,"
+            " target_users, conditions, variants, starts_at, ends_at, bucket_by, created_by) select 'full', true, 0.01,"
             " '{FREE,ELITE}', array[gen_random_uuid()], array[gen_random_uuid()],"
             """ '{"a": {"$regex": "^x"}}', '[{"name": "a", "weight": 1, "value": 1}, {"name": "b", "weight": 2.5,"""
             """ "value": 2.5}]', '1969-01-01', '2500-01-01 00:00:00.5+02', 'org', u.id from public.users u limit 1"""

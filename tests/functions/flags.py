@@ -40,7 +40,13 @@ def change(database: Database, name: str, **columns: Any) -> None:
 
 
 def ask(
-    functions: Serving, flag: str, context: Any = None, *, person: str | None = None, key: str = SECRET_KEY, **headers: str
+    functions: Serving,
+    flag: str,
+    context: Any = None,
+    *,
+    person: str | None = None,
+    key: str = SECRET_KEY,
+    **headers: str,
 ) -> httpx.Response:
     """One flag by OFREP, as one of our servers unless a person or another key is named."""
     with functions.client(person, **({} if person else {"apikey": key})) as client:

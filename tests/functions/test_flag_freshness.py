@@ -19,7 +19,9 @@ PROCESSES = 2
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory, database_url: str, database: Database) -> Iterator[list[Serving]]:
+def processes(
+    tmp_path_factory: pytest.TempPathFactory, database_url: str, database: Database
+) -> Iterator[list[Serving]]:
     make(database, "switch")
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("processes")
@@ -43,7 +45,9 @@ def deafen(database: Database) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "with every notification lost"])
-def test_a_kill_switch_holds_within_a_second_under_load(processes: list[Serving], database: Database, told: bool) -> None:
+def test_a_kill_switch_holds_within_a_second_under_load(
+    processes: list[Serving], database: Database, told: bool
+) -> None:
     change(database, "switch", is_enabled=True)
     for functions in processes:
         wait_for(lambda functions=functions: is_on(ask(functions, "switch")))  # type: ignore[misc]
@@ -76,7 +80,7 @@ def test_a_kill_switch_holds_within_a_second_under_load(processes: list[Serving]
 
 
 def test_every_answer_is_of_one_version_while_many_write_at_once(processes: list[Serving], database: Database) -> None:
-    """Each write gives all flags of a set the same description, which no answer shows, and the same state, which all do."""
+    """Each write gives all flags of a set the same state."""
     names = [f"set-{number}" for number in range(5)]
     for name in names:
         make(database, name)
@@ -86,7 +90,8 @@ def test_every_answer_is_of_one_version_while_many_write_at_once(processes: list
         for turn in range(15):
             with database.acting_as("platform_admin", commit=True) as cursor:
                 cursor.execute(
-                    "update public.feature_flags set is_enabled = %s where name like 'set-%%'", [(turn + number) % 2 == 0]
+                    "update public.feature_flags set is_enabled = %s where name like 'set-%%'",
+                    [(turn + number) % 2 == 0],
                 )
 
     def read(functions: Serving) -> list[int]:

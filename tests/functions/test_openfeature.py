@@ -31,8 +31,9 @@ def flags(database: Database) -> None:
     make(database, "share", rollout_percent=50)
     make(database, "for-member", rollout_percent=0, target_users=[PEOPLE["member"]])
     for name, values in VALUES.items():
+        first, last = {"value": values[0]}, {"value": values[-1]}
         # The last one is what everybody gets.
-        variants = [{"name": "first", "weight": 0, "value": values[0]}, {"name": "all", "weight": 1, "value": values[-1]}]
+        variants = [{"name": "first", "weight": 0, **first}, {"name": "last", "weight": 1, **last}]
         make(database, name, variants=variants)
     with database.connect("supabase_admin") as connection:
         connection.execute(

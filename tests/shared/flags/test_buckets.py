@@ -164,7 +164,8 @@ def test_python_and_the_database_find_the_same_place(database: Database) -> None
     units = [*(unit.decode() for unit in UNITS[:20_000]), "", "ü", "日本", "a:b", "'", "\\", "😀", " x "]
     with database.connect() as connection:
         found = connection.execute(
-            "select private.flag_bucket(%s, 'rollout', u.unit) from unnest(%s::text[]) with ordinality u (unit, n) order by n",
+            "select private.flag_bucket(%s, 'rollout', u.unit)"
+            " from unnest(%s::text[]) with ordinality u (unit, n) order by n",
             [SEED, units],
         ).fetchall()
     assert [each for (each,) in found] == places(SEED, "rollout", [unit.encode() for unit in units])

@@ -47,7 +47,7 @@ HOLDS: list[dict[str, Any]] = [
     {"version": {"$vgt": "2.9.11", "$vlt": "2.11.0", "$veq": "v2.10.3+build.7", "$vne": "2.10.4"}},
     {"version": {"$vgte": "2.10.3-rc.1"}},
     {"version": {"$vlt": 3, "$vgt": 2.1}},
-    {"height": {"$vgt": "1.6"}},
+    {"height": {"$vgt": "1.6"}, "age": {"$vgte": "41", "$vlte": 41.0}},
     {"missing": {"$vne": "1.0.0"}},
     {"name": {"$in": ["Ben", "Anna"]}},
     {"tags": {"$in": ["us", "eu"]}},

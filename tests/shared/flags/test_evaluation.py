@@ -199,6 +199,17 @@ def test_a_text_too_long_for_a_pattern_is_an_error_of_that_flag() -> None:
     assert codes == ["INVALID_CONTEXT", None]
 
 
+@pytest.mark.parametrize(
+    "value", [10**5000, -(10**400), float("inf"), float("nan"), [[[1]]], {"a": {}}, "\ud800"], ids=type
+)
+@pytest.mark.parametrize("operator", ["$gt", "$vgt", "$in", "$all", "$regex", "$size", "$elemMatch", "$ini"])
+def test_whatever_a_client_sends_no_other_flag_notices(operator: str, value: Any) -> None:
+    operands: dict[str, Any] = {"$in": [1], "$all": [1], "$ini": ["a"], "$size": 1, "$elemMatch": {"$gt": 1}}
+    flags = snapshot(strange={"conditions": {"a": {operator: operands.get(operator, "1")}}}, other={})
+    assert flags.evaluate_all(somebody(a=value))[1].on
+    assert len(flags.answers(somebody(a=value))) == 2
+
+
 # Answers
 
 

@@ -236,7 +236,7 @@ def test_a_load_that_breaks_off_changes_nothing(clock: Clock) -> None:
                 yield batch
                 raise psycopg.OperationalError("gone")
 
-        source.batches = broken  # type: ignore[method-assign]
+        source.batches = broken  # type: ignore[assignment, method-assign]
         clock.now += FRESH_SECONDS
         assert await flags.current() == (before, True)
 
