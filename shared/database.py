@@ -81,10 +81,13 @@ class Database:
 
     async def batches(self, statement: str, values: Sequence[Any], size: int) -> AsyncIterator[list[tuple[Any, ...]]]:
         """The rows of one statement, so many at a time."""
-        async with self._pool.connection() as connection:
+        connection = await self._checkout()
+        try:
             cursor = await connection.execute(statement, values)
             while rows := await cursor.fetchmany(size):
                 yield rows
+        finally:
+            await self._pool.putconn(connection)
 
     async def listen(self, channel: str) -> AsyncIterator[str]:
         """What is notified on a channel, on a connection of its own; ends at once where none can listen."""
@@ -97,9 +100,7 @@ class Database:
                 yield notice.payload
 
     async def _one(self, statement: str, values: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...]:
-        while (connection := await self._pool.getconn()).ended:
-            await connection.close()
-            await self._pool.putconn(connection)  # which opens another in its place
+        connection = await self._checkout()
         try:
             cursor = await connection.execute(statement, values)
             row: tuple[Any, ...] | None = await cursor.fetchone()
@@ -108,6 +109,12 @@ class Database:
         if row is None:
             raise LookupError(f"No row from: {statement}")
         return row
+
+    async def _checkout(self) -> Connection:
+        while (connection := await self._pool.getconn()).ended:
+            await connection.close()
+            await self._pool.putconn(connection)  # which opens another in its place
+        return connection
 
 
 def expected_migration() -> str:

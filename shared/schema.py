@@ -646,31 +646,6 @@ if TYPE_CHECKING:
         admin_id: UUID
         acting_as_id: UUID | None
 
-    class FeatureFlagsRow(TypedDict):
-        """feature_flags: Which features are on, for whom. Only platform admins see the rules."""
-
-        id: UUID
-        name: str
-        description: str | None
-        is_enabled: bool
-        rollout_percent: float
-        target_tiers: list[SubscriptionTier]
-        target_orgs: list[UUID]
-        target_users: list[UUID]
-        conditions: Json | None
-        environment: Environment
-        category: str | None
-        seed: UUID
-        bucket_by: str
-        variants: Json | None
-        starts_at: datetime | None
-        ends_at: datetime | None
-        prerequisites: list[str] | None
-        version: int
-        created_at: datetime
-        updated_at: datetime
-        created_by: UUID
-
     class PlatformMetricsRow(TypedDict):
         """platform_metrics: How the platform does, one row per UTC day."""
 
@@ -1294,3 +1269,39 @@ if TYPE_CHECKING:
         metadata: Json | None
         created_at: datetime
         updated_at: datetime
+
+    class FeatureFlagExposuresRow(TypedDict):
+        """feature_flag_exposures: Who has met which variant of a flag: the first meeting of every unit. Written by
+        record-exposure only.
+        """
+
+        flag_id: UUID
+        seed: UUID
+        unit: str
+        variant: str
+        created_at: datetime
+
+    class FeatureFlagsRow(TypedDict):
+        """feature_flags: Which features are on, for whom. Only platform admins see the rules."""
+
+        id: UUID
+        name: str
+        description: str | None
+        is_enabled: bool
+        rollout_percent: float
+        target_tiers: list[SubscriptionTier]
+        target_orgs: list[UUID]
+        target_users: list[UUID]
+        conditions: Json | None
+        environment: Environment
+        category: str | None
+        seed: UUID
+        bucket_by: str
+        variants: Json | None
+        starts_at: datetime | None
+        ends_at: datetime | None
+        prerequisites: list[str] | None
+        version: int
+        created_at: datetime
+        updated_at: datetime
+        created_by: UUID
