@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.errors import ApiError
 from shared.flags import Evaluation, Snapshot
 from shared.flags.asking import context_of, identity_of
+from shared.flags.evaluation import failed
 from shared.function import Answered, Call, Shape, Strict, function
 
 
@@ -67,18 +68,18 @@ async def evaluate_flag(call: Call[Asked]) -> Answered[Evaluated]:
     snapshot, stale = await call.flags().current()
     evaluation = snapshot.evaluate(call.body.flag, context_of(call, call.body.context, await identity_of(call)))
     if evaluation.error_code:
-        raise ApiError(_status(evaluation), evaluation.error_code.lower(), evaluation.error_details or "")
+        raise _refused(evaluation, more={})
     return Answered(_json(evaluation, stale=stale))
 
 
 @evaluate_flag.under("ofrep/v1/evaluate/flags/{key}", errors=FAILURES)
-async def evaluate_one(call: Call[Evaluate]) -> Answered[Evaluated | Failed]:
+async def evaluate_one(call: Call[Evaluate]) -> Answered[Evaluated]:
     """Evaluate one feature flag, as OFREP asks for it."""
     snapshot, stale = await call.flags().current()
-    if not isinstance(given := _given(call.body), dict):
-        return Answered(_invalid_context(call.place), status=400)
-    evaluation = snapshot.evaluate(call.place, context_of(call, given, await identity_of(call)))
-    return Answered(_json(evaluation, stale=stale), status=_status(evaluation))
+    evaluation = snapshot.evaluate(call.place, context_of(call, _given(call), await identity_of(call)))
+    if evaluation.error_code:
+        raise _refused(evaluation, more=evaluation.words())
+    return Answered(_json(evaluation, stale=stale))
 
 
 @evaluate_flag.under("ofrep/v1/evaluate/flags", errors={304: "Nothing has changed since `If-None-Match`."})
@@ -89,9 +90,7 @@ async def evaluate_all(call: Call[Evaluate]) -> Answered[EvaluatedAll]:
     tag = _tag(call, snapshot, identity, stale=stale)
     if _matches(call.headers.get(b"if-none-match"), tag):
         return Answered(b"", status=304, headers={"etag": tag})
-    if not isinstance(given := _given(call.body), dict):
-        return Answered(_invalid_context(None), status=400)
-    context = context_of(call, given, identity)
+    context = context_of(call, _given(call), identity)
     flags = b",".join(
         [_json(each, stale=True) for each in snapshot.evaluate_all(context)] if stale else snapshot.answers(context)
     )
@@ -99,8 +98,19 @@ async def evaluate_all(call: Call[Evaluate]) -> Answered[EvaluatedAll]:
     return Answered(b'{"flags":[%b],"metadata":%b}' % (flags, metadata), headers={"etag": tag})
 
 
-def _given(body: Evaluate) -> Any:
-    return {} if body.context is None else body.context
+def _given(call: Call[Evaluate]) -> dict[str, Any]:
+    given = {} if call.body.context is None else call.body.context
+    if not isinstance(given, dict):
+        wrong = failed(call.place, "INVALID_CONTEXT", "The context is not an object")
+        raise _refused(wrong, more=wrong.words())
+    return given
+
+
+def _refused(evaluation: Evaluation, *, more: dict[str, Any]) -> ApiError:
+    """In our words; `more` are OFREP's, for who speaks that."""
+    code = str(evaluation.error_code)
+    status = 404 if code == "FLAG_NOT_FOUND" else 400
+    return ApiError(status, code.lower(), str(evaluation.error_details), more=more)
 
 
 def _tag(call: Call[Any], snapshot: Snapshot, identity: str, *, stale: bool) -> str:
@@ -116,12 +126,3 @@ def _matches(sent: bytes | None, tag: str) -> bool:
 
 def _json(evaluation: Evaluation, *, stale: bool) -> bytes:
     return json.dumps(evaluation.words(stale=True), ensure_ascii=False).encode() if stale else evaluation.json
-
-
-def _status(evaluation: Evaluation) -> int:
-    return 200 if not evaluation.error_code else 404 if evaluation.error_code == "FLAG_NOT_FOUND" else 400
-
-
-def _invalid_context(key: str | None) -> bytes:
-    named = {"key": key} if key is not None else {}
-    return json.dumps(named | {"errorCode": "INVALID_CONTEXT", "errorDetails": "The context is not an object"}).encode()

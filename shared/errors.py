@@ -28,9 +28,10 @@ class ApiError(Exception):
         details: Any = None,
         hint: str | None = None,
         headers: Mapping[str, str] = {},
+        more: Mapping[str, Any] = {},
     ) -> None:
         super().__init__(message)
-        self.problem = Problem(status, code, message, details, hint, headers)
+        self.problem = Problem(status, code, message, details, hint, headers, more)
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ class Problem:
     details: Any = None
     hint: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    # What another protocol wants to read beside our own words.
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def body(self) -> bytes:
-        words = {"code": self.code, "message": self.message, "details": self.details, "hint": self.hint}
+        words = {"code": self.code, "message": self.message, "details": self.details, "hint": self.hint, **self.more}
         return json.dumps(words, ensure_ascii=False).encode()
 
 

@@ -38,6 +38,7 @@ ERROR = {
         "hint": {"type": ["string", "null"], "description": "What to do."},
     },
 }
+REFUSAL = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
 HEADERS = {
     "x-request-id": {"description": "Names this request in our logs.", "schema": {"type": "string"}},
 }
@@ -116,7 +117,7 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
                 str(status): {
                     "description": words,
                     "headers": HEADERS,
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                    **(REFUSAL if status >= HTTPStatus.BAD_REQUEST else {}),
                 }
                 for status, words in sorted(errors.items())
             },

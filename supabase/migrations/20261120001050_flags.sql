@@ -263,6 +263,9 @@ create function private.guard_feature_flag() returns trigger language plpgsql se
 declare
   wrong text := coalesce(
     case when length(new.conditions::text) > 65536 then 'conditions: expected at most 64 kB' end,
+    -- Deeper than any sensible value, and far from what would exhaust whoever reads it.
+    case when jsonb_path_exists(new.conditions, '$.**{64 to last}')
+      or jsonb_path_exists(new.variants, '$.**{64 to last}') then 'expected values of at most 64 levels' end,
     private.condition_error(new.conditions), private.variants_error(new.variants)
   );
   warning text;

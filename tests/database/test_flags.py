@@ -217,7 +217,10 @@ def test_attack_conditions_too_deep_or_too_large(cursor: Cursor) -> None:
     deep: dict[str, Any] = {"a": 1}
     for _ in range(20):
         deep = {"$not": deep}
-    for conditions, sentence in ((deep, "deeper than 20"), ({"a": "x" * 70_000}, "64 kB")):
+    value: Any = 1
+    for _ in range(70):
+        value = [value]
+    for conditions, sentence in ((deep, "deeper than 20"), ({"a": "x" * 70_000}, "64 kB"), ({"a": value}, "64 levels")):
         with pytest.raises(psycopg.Error) as caught, cursor.connection.transaction():
             make(cursor, conditions=json.dumps(conditions))
         assert sentence in str(caught.value.diag.message_detail)
