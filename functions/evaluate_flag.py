@@ -1,8 +1,8 @@
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from shared.errors import ApiError
 from shared.flags import Evaluation, Snapshot
@@ -22,7 +22,8 @@ class Evaluate(BaseModel):
     """OFREP's request."""
 
     model_config = ConfigDict(defer_build=True)
-    context: Any = None
+    # Anything is taken, so that what is wrong with it is said in the protocol's words.
+    context: Annotated[Any, WithJsonSchema({"type": "object"})] = None
 
 
 class FlagMetadata(Shape):

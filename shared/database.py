@@ -91,8 +91,9 @@ class Database:
 
     async def listen(self, channel: str) -> AsyncIterator[str]:
         """What is notified on a channel, on a connection of its own; ends at once where none can listen."""
-        options = {"autocommit": True, "connect_timeout": 5, "application_name": "strive-functions"}
-        async with await AsyncConnection.connect(self._url, **options) as connection:
+        async with await AsyncConnection.connect(
+            self._url, autocommit=True, connect_timeout=5, application_name="strive-functions"
+        ) as connection:
             if not await _is_direct(connection):
                 return
             await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))

@@ -33,6 +33,16 @@ def make(database: Database, name: str, **columns: Any) -> None:
         )
 
 
+def make_broken(database: Database, name: str) -> None:
+    """A flag as nobody can store one, unless the rules were others once."""
+    make(database, name)
+    with database.connect("supabase_admin") as connection:
+        connection.execute("set session_replication_role = replica")  # no trigger looks
+        connection.execute(
+            """update public.feature_flags set conditions = '{"a": {"$gtx": 1}}' where name = %s""", [name]
+        )
+
+
 def change(database: Database, name: str, **columns: Any) -> None:
     assignments = ", ".join(f"{column} = %s" for column in columns)
     with database.connect() as connection:

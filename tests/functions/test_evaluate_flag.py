@@ -1,10 +1,11 @@
 """evaluate-flag: what it answers, to whom, in OFREP's words."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.functions.flags import EVALUATE, FLAGS, ask, ask_all, change, is_on, make, wait_for
+from tests.functions.flags import EVALUATE, FLAGS, ask, ask_all, change, is_on, make, make_broken, wait_for
 from tests.functions.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
 from tests.functions.test_contract import refused
 from tests.world import ACME, GLOBEX, PEOPLE, Database
@@ -25,13 +26,7 @@ def flags(database: Database) -> None:
     make(database, "owners", conditions={"org_role": "OWNER"})
     make(database, "staging", environment="STAGING")
     make(database, "colour", variants=[{"name": "red", "weight": 1}, {"name": "blue", "weight": 1}])
-    with database.connect("supabase_admin") as connection:  # as an older version of this code may have stored one
-        connection.execute(
-            "set session_replication_role = replica; insert into public.feature_flags"
-            """ (name, is_enabled, conditions, created_by, version) select 'broken', true, '{"a": {"$gtx": 1}}', id, 1"""
-            " from public.users limit 1"
-        )
-    change(database, "on", description="so that the version moves")
+    make_broken(database, "broken")
 
 
 def test_a_flag_by_the_protocol(functions: Serving) -> None:
@@ -118,10 +113,9 @@ def test_the_tag_covers_the_context_the_caller_and_the_flags(functions: Serving,
 
 
 def test_a_tag_holds_only_until_a_schedule_moves(functions: Serving, database: Database) -> None:
-    make(database, "soon")
-    with database.connect() as connection:
-        connection.execute("update public.feature_flags set starts_at = now() + '2 seconds' where name = 'soon'")
-    wait_for(lambda: not is_on(ask(functions, "soon")))
+    make(database, "soon", starts_at=datetime.now(UTC) + timedelta(seconds=3))
+    wait_for(lambda: ask(functions, "soon").status_code == 200)
+    assert not is_on(ask(functions, "soon"))
     tag = ask_all(functions).headers["etag"]
     wait_for(lambda: is_on(ask(functions, "soon")))
     assert ask_all(functions, **{"if-none-match": tag}).status_code == 200
@@ -157,10 +151,11 @@ def test_attack_a_user_claims_another_tier_role_organisation_or_name(functions: 
 
 def test_attack_a_free_user_claims_enterprise_and_gets_free(functions: Serving, database: Database) -> None:
     make(database, "free-only", target_tiers="{FREE}")
+    wait_for(lambda: ask(functions, "free-only").status_code == 200)
     with database.connect() as connection:
         connection.execute("update public.organizations set subscription_tier = 'FREE' where id = %s", [ACME])
     try:
-        wait_for(lambda: is_on(ask(functions, "free-only", {"tier": "ENTERPRISE"}, person="member")))
+        assert is_on(ask(functions, "free-only", {"tier": "ENTERPRISE"}, person="member"))
         assert not is_on(ask(functions, "enterprise-only", {"tier": "ENTERPRISE"}, person="member"))
         assert not is_on(ask(functions, "growth-only", {"tier": "GROWTH"}, person="member"))
     finally:

@@ -107,8 +107,8 @@ def test_every_answer_is_of_one_version_while_many_write_at_once(processes: list
     with ThreadPoolExecutor(2 * PROCESSES + 3) as pool:
         reading = [pool.submit(read, functions) for functions in processes * 2]
         try:
-            for each in [pool.submit(write, number) for number in range(3)]:
-                each.result()
+            for writing in [pool.submit(write, number) for number in range(3)]:
+                writing.result()
         finally:
             ending.set()
         for each in reading:

@@ -15,7 +15,7 @@ from openfeature.exception import ErrorCode
 from openfeature.flag_evaluation import Reason
 
 from local import NODE, ROOT
-from tests.functions.flags import EVALUATE, change, make
+from tests.functions.flags import EVALUATE, make, make_broken
 from tests.functions.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving, token
 from tests.world import PEOPLE, Database
 
@@ -35,13 +35,7 @@ def flags(database: Database) -> None:
         # The last one is what everybody gets.
         variants = [{"name": "first", "weight": 0, **first}, {"name": "last", "weight": 1, **last}]
         make(database, name, variants=variants)
-    with database.connect("supabase_admin") as connection:
-        connection.execute(
-            "set session_replication_role = replica; insert into public.feature_flags"
-            """ (name, is_enabled, conditions, created_by, version) select 'broken', true, '{"a": {"$gtx": 1}}', id, 1"""
-            " from public.users limit 1"
-        )
-    change(database, "growth", description="so that the version moves")
+    make_broken(database, "broken")
 
 
 # Python
