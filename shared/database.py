@@ -137,11 +137,12 @@ async def _is_direct(connection: AsyncConnection[Any]) -> bool:
     return await cursor.fetchone() == (connection.info.backend_pid,)
 
 
-# Operations are named in code, never by a caller. A function in FROM runs before the select list: first the claims are
-# set, then the operation is called.
+# Operations are named in code, never by a caller. What stands in FROM runs before the select list: first the claims are
+# set, for this transaction, which is this statement; then the operation is called.
 @cache
 def _run(operation: str) -> str:
-    return f"select {operation}(%s::jsonb)::text from private.enter(%s, %s)"  # noqa: S608
+    claims = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
+    return f"select {operation}(%s::jsonb)::text from ({claims}) as entered"  # noqa: S608
 
 
 @cache

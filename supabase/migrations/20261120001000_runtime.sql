@@ -15,17 +15,8 @@ alter role strive_functions set lock_timeout = '5s';
 alter role strive_functions set idle_in_transaction_session_timeout = '10s';
 
 -- Who calls -----------------------------------------------------------------------------------------------------------
--- What takes claims as an argument believes them: whoever may execute it can be anybody. Only strive_functions may, and
--- only after it has verified the token itself.
-
-create function private.enter(claims text, headers text) returns boolean
-language plpgsql set search_path = '' as $$
-begin
-  perform set_config('request.jwt.claims', claims, true), set_config('request.headers', headers, true);
-  return true;
-end $$;
-comment on function private.enter(text, text) is
-  'Begins a request of the functions: sets the verified claims, for this transaction only.';
+-- Verified claims are set for one transaction, by the statement which also works (shared/database.py). What takes claims
+-- as an argument believes them: whoever may execute it can be anybody, so nobody but strive_functions may.
 
 create function private.refuse_suspended() returns void
 language plpgsql stable security definer set search_path = '' as $$
@@ -87,7 +78,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   seen private.idempotency_keys;
 begin
-  perform private.enter(claims, headers);
+  perform set_config('request.jwt.claims', claims, true), set_config('request.headers', headers, true);
   if private.caller() = 'anon' then
     -- Everybody is this caller: whoever guesses a key and a body would be shown what another one was answered.
     raise exception 'An Idempotency-Key needs somebody it belongs to' using
@@ -111,7 +102,7 @@ begin
   return seen.answer;
 end $$;
 comment on function private.enter_once(text, text, text, text, bytea) is
-  'Like enter(); answers what the key''s first request got, null for the first one.';
+  'Begins a request with a key: sets the verified claims, answers what the key''s first request got, else null.';
 
 create function private.remember(operation text, key text, fingerprint bytea, answer jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -150,7 +141,7 @@ begin
 end $$;
 comment on function private.migration_version() is 'The newest migration applied here.';
 
-grant execute on function private.enter(text, text), private.caller(),
+grant execute on function private.caller(),
   private.enter_once(text, text, text, text, bytea), private.remember(text, text, bytea, jsonb),
   private.migration_version()
   to strive_functions;
@@ -166,26 +157,6 @@ begin
     hint = format('Known are %s.', array_to_string(known, ', '));
 end $$;
 comment on function private.refuse_fields(jsonb, text[]) is 'Says which fields nobody would read.';
-
-create function private.record_feed_entry(org uuid, entry jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
-declare
-  known constant text[] := '{type,title,description,entity_type,entity_id,action,metadata,severity}';
-  feed uuid := gen_random_uuid();
-begin
-  if entry - known <> '{}' then
-    perform private.refuse_fields(entry, known);
-  end if;
-  insert into public.activity_feeds
-    (id, organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata, severity)
-  values (
-    feed, org, auth.uid(), (entry ->> 'type')::public."DashboardActivityType", entry ->> 'title',
-    entry ->> 'description', entry ->> 'entity_type', entry ->> 'entity_id', entry ->> 'action',
-    entry -> 'metadata', coalesce(entry ->> 'severity', 'INFO')::public."ActivitySeverity"
-  );
-  return jsonb_build_object('activity_id', null, 'feed_id', feed, 'organization_id', org, 'created_at', now());
-end $$;
-comment on function private.record_feed_entry(uuid, jsonb) is 'Records a plain entry of the feed.';
 
 create function private.record_crm_activity(org uuid, item jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -249,8 +220,9 @@ comment on function private.record_crm_activity(uuid, jsonb) is
 create function public.record_activity(activity jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
+  known constant text[] := '{type,title,description,entity_type,entity_id,action,metadata,severity}';
   org uuid;
-  items jsonb;
+  feed uuid;
   item jsonb;
   recorded jsonb[];
 begin
@@ -259,33 +231,43 @@ begin
       errcode = 'PT400', detail = format('Found %s.', jsonb_typeof(activity));
   end if;
   if activity ? 'entity_type' then
-    -- The policy decides; asking before it would be asking twice.
-    return private.record_feed_entry(coalesce(private.requested_org(), private.current_user_org('MEMBER')), activity);
+    if activity - known <> '{}' then
+      perform private.refuse_fields(activity, known);
+    end if;
+    -- The policy decides who may; asking before it would be asking twice.
+    org := coalesce(private.requested_org(), private.current_user_org('MEMBER'));
+    feed := gen_random_uuid();
+    insert into public.activity_feeds
+      (id, organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata, severity)
+    values (
+      feed, org, auth.uid(), (activity ->> 'type')::public."DashboardActivityType", activity ->> 'title',
+      activity ->> 'description', activity ->> 'entity_type', activity ->> 'entity_id', activity ->> 'action',
+      activity -> 'metadata', coalesce(activity ->> 'severity', 'INFO')::public."ActivitySeverity"
+    );
+    return jsonb_build_object('activity_id', null, 'feed_id', feed, 'organization_id', org, 'created_at', now());
   end if;
   org := private.require_org('MEMBER');
-  items := activity -> 'activities';
-  if items is null then
+  if not activity ? 'activities' then
     return private.record_crm_activity(org, activity);
   end if;
   if activity - 'activities' <> '{}' then
     perform private.refuse_fields(activity, '{activities}');
   end if;
-  if jsonb_typeof(items) <> 'array' or jsonb_array_length(items) not between 1 and 500 then
+  activity := activity -> 'activities';
+  if jsonb_typeof(activity) <> 'array' or jsonb_array_length(activity) not between 1 and 500 then
     raise exception 'One call records 1 to 500 activities' using
       errcode = 'PT422', hint = 'Send an array, and longer ones in several calls.';
   end if;
   -- In one order, so that two calls about the same people wait for each other instead of deadlocking.
   perform from public.leads l where l.organization_id = org
-    and l.id::text in (select i ->> 'lead_id' from jsonb_array_elements(items) i) order by l.id for no key update;
+    and l.id::text in (select i ->> 'lead_id' from jsonb_array_elements(activity) i) order by l.id for no key update;
   perform from public.contacts c where c.organization_id = org
-    and c.id::text in (select i ->> 'contact_id' from jsonb_array_elements(items) i) order by c.id for no key update;
-  for item in select i from jsonb_array_elements(items) i loop
-    if jsonb_typeof(item) <> 'object' then
-      raise exception 'An activity is an object' using
-        errcode = 'PT400', detail = format('Found %s among them.', jsonb_typeof(item));
+    and c.id::text in (select i ->> 'contact_id' from jsonb_array_elements(activity) i) order by c.id for no key update;
+  for item in select i from jsonb_array_elements(activity) i loop
+    if item ? 'activities' then
+      perform private.refuse_fields(item, '{}');
     end if;
-    recorded := recorded || case when item ? 'entity_type'
-      then private.record_feed_entry(org, item) else private.record_crm_activity(org, item) end;
+    recorded := recorded || public.record_activity(item);
   end loop;
   return jsonb_build_object('activities', to_jsonb(recorded));
 exception when insufficient_privilege then
@@ -295,6 +277,6 @@ end $$;
 comment on function public.record_activity(jsonb) is
   'Records an activity or a feed entry; {"activities": […]} records up to 500 of them, all or none.';
 
-grant execute on function private.refuse_fields(jsonb, text[]), private.record_feed_entry(uuid, jsonb),
+grant execute on function private.refuse_fields(jsonb, text[]),
   private.record_crm_activity(uuid, jsonb), public.record_activity(jsonb)
   to authenticated;

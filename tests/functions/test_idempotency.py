@@ -96,7 +96,6 @@ def test_who_was_suspended_meanwhile_gets_no_answer_either(functions: Serving, d
 def test_attack_call_what_believes_any_claims(database: Database, role: str) -> None:
     """Only the login of the functions may name the caller; through the API nobody may."""
     for call in (
-        "private.enter('{}', '{}')",
         "private.enter_once('{}', '{}', 'a', 'b', '')",
         "private.remember('a', 'b', '', '{}')",
     ):
