@@ -942,31 +942,6 @@ if TYPE_CHECKING:
         created_at: datetime
         updated_at: datetime
 
-    class AgentTemplatesRow(TypedDict):
-        """agent_templates: Presets of agents: an organisation's own, public ones, and those of the platform."""
-
-        id: UUID
-        name: str
-        description: str
-        category: AgentCategory
-        avatar: str | None
-        personality_config: Json
-        model_config: Json
-        tools_config: Json
-        memory_config: Json
-        tags: list[str]
-        features: list[str]
-        use_cases: list[str]
-        usage_count: int
-        rating: Decimal | None
-        is_popular: bool
-        is_public: bool
-        is_system: bool
-        organization_id: UUID | None
-        created_by_id: UUID | None
-        created_at: datetime
-        updated_at: datetime
-
     class BuildLogsRow(TypedDict):
         """build_logs: What happened while an order was built. Append-only for everyone; gone only with its order."""
 
@@ -1023,6 +998,31 @@ if TYPE_CHECKING:
         is_completed: bool
         sort_order: int
         created_at: datetime
+
+    class AgentTemplatesRow(TypedDict):
+        """agent_templates: Presets of agents: an organisation's own, public ones, and those of the platform."""
+
+        id: UUID
+        name: str
+        description: str
+        category: AgentCategory
+        avatar: str | None
+        personality_config: Json
+        model_config: Json
+        tools_config: Json
+        memory_config: Json
+        tags: list[str]
+        features: list[str]
+        use_cases: list[str]
+        usage_count: int
+        rating: Decimal | None
+        is_popular: bool
+        is_public: bool
+        is_system: bool
+        organization_id: UUID | None
+        created_by_id: UUID | None
+        created_at: datetime
+        updated_at: datetime
 
     class ProjectShowcasesRow(TypedDict):
         """project_showcases: Finished work that organisations show to others."""

@@ -37,7 +37,7 @@ def render(schema: Schema, domain: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"',
         f'  role="img" aria-labelledby="t" font-family="{_FAMILY}" font-size="{FONT}">',
-        f'<title id="t">{domain.capitalize()}: tables and their keys</title>',
+        f'<title id="t">{domain.replace("_", " ").capitalize()}: tables and their keys</title>',
         f'<rect width="{width}" height="{height}" rx="14" fill="#f8fafc"/>',
         *_strokes(layout),
         *(line for table in tables for line in _box(table, inside, layout)),

@@ -1,0 +1,611 @@
+-- AI Garage, gallery: templates, tool blueprints and showcases are made by one organisation and shared with others.
+
+-- Types ---------------------------------------------------------------------------------------------------------------
+
+create type "AgentCategory" as enum ('SALES', 'SUPPORT', 'ANALYSIS', 'CONTENT', 'AUTOMATION', 'RESEARCH');
+comment on type "AgentCategory" is 'What an agent is for.';
+create type "ToolCategory" as enum ('AUTOMATION', 'ANALYTICS', 'INTEGRATION', 'UI', 'API', 'WORKFLOW');
+comment on type "ToolCategory" is 'What a tool is for.';
+create type "ShowcaseCategory" as enum ('AI_AGENT', 'AUTOMATION_TOOL', 'INTEGRATION', 'WORKFLOW', 'CUSTOM_SOLUTION');
+comment on type "ShowcaseCategory" is 'What a showcase shows.';
+
+-- Templates, blueprints, showcases ------------------------------------------------------------------------------------
+-- Public rows and one's own are read in one list, newest first. `is_public or organization_id = …` makes Postgres
+-- gather and sort all that matches. The audience of a row (the nil uuid: everybody) compared with a short array stays
+-- one ordered index scan that skips strangers' rows inside the index, however few rows are public; measured with 2,000
+-- organisations. It needs the array literal (its nil uuid is estimated from statistics), this one index, and no other
+-- on the same expression, else the planner may gather and sort after all.
+
+create table public.agent_templates (
+  id uuid primary key default gen_random_uuid(),
+  name text not null constraint "name is 1 to 100 characters" check (length(name) between 1 and 100),
+  description text not null,
+  category "AgentCategory" not null,
+  avatar text constraint "avatar is at most 500 characters" check (length(avatar) <= 500),
+  personality_config jsonb not null,
+  model_config jsonb not null,
+  tools_config jsonb not null,
+  memory_config jsonb not null,
+  tags text[] not null default '{}',
+  features text[] not null default '{}',
+  use_cases text[] not null default '{}',
+  usage_count integer not null default 0,
+  rating numeric(3, 2) constraint "rating is 1 to 5" check (rating between 1 and 5),
+  is_popular boolean not null generated always as (usage_count > 10 and coalesce(rating >= 4, false)) stored,
+  is_public boolean not null default false,
+  is_system boolean not null default false,
+  organization_id uuid references public.organizations (id) on delete cascade,
+  created_by_id uuid references public.users (id) on delete set null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "only a system template belongs to no organization" check (is_system = (organization_id is null))
+);
+comment on table public.agent_templates is
+  'Presets of agents: an organisation''s own, public ones, and those of the platform.';
+comment on column public.agent_templates.rating is 'Mean of the reviews; null without any.';
+comment on column public.agent_templates.usage_count is 'Kept by use_template().';
+comment on column public.agent_templates.is_system is 'Of the platform: everybody reads, only platform admins write.';
+create index agent_templates_audience_idx on public.agent_templates
+  (created_at desc, (
+    case when is_public or is_system then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end
+  ));
+create index agent_templates_organization_idx on public.agent_templates (organization_id, created_at desc);
+create index agent_templates_created_by_idx on public.agent_templates (created_by_id);
+create index agent_templates_category_idx on public.agent_templates (category, created_at desc);
+create index agent_templates_is_public_idx on public.agent_templates (created_at desc) where is_public;
+create index agent_templates_is_system_idx on public.agent_templates (created_at desc) where is_system;
+create index agent_templates_tags_idx on public.agent_templates using gin (tags);
+
+create table public.template_reviews (
+  id uuid primary key default gen_random_uuid(),
+  template_id uuid not null references public.agent_templates (id) on delete cascade,
+  rating integer not null constraint "rating is 1 to 5" check (rating between 1 and 5),
+  review text,
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  reviewer_id uuid not null references public.users (id) on delete cascade,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "one review per template and reviewer" unique (template_id, reviewer_id)
+);
+comment on table public.template_reviews is
+  'What people think of a template; read within the reviewer''s organisation.';
+comment on column public.template_reviews.template_id is
+  'May be another organisation''s, when public: the key carries no tenant, a trigger asks if the reviewer sees it.';
+create index template_reviews_template_idx on public.template_reviews (template_id) include (rating);
+create index template_reviews_organization_idx on public.template_reviews (organization_id, created_at desc);
+create index template_reviews_reviewer_idx on public.template_reviews (reviewer_id);
+
+-- Components and connections are lists, or objects by id; a connection has a source and a target (or from and to).
+create function private.is_graph(components jsonb, connections jsonb) returns boolean
+language plpgsql immutable set search_path = '' as $$
+declare
+  ids text[];
+  each_connection jsonpath := case jsonb_typeof(connections) when 'array' then '$[*]' else '$.*' end;
+begin
+  if jsonb_typeof(components) not in ('array', 'object') or jsonb_typeof(connections) not in ('array', 'object') then
+    return false;
+  end if;
+  if jsonb_typeof(components) = 'object' then
+    ids := array(select jsonb_object_keys(components));
+  else
+    ids := array(select c ->> 'id' from jsonb_array_elements(components) c);
+  end if;
+  if array_position(ids, null) is not null or '' = any (ids)
+    or (select count(distinct i) from unnest(ids) i) <> cardinality(ids) then
+    return false;
+  end if;
+  return not exists (
+    select from jsonb_path_query(connections, each_connection) c
+    where not coalesce(coalesce(c ->> 'source', c ->> 'from') = any (ids), false)
+      or not coalesce(coalesce(c ->> 'target', c ->> 'to') = any (ids), false)
+  );
+end $$;
+comment on function private.is_graph(jsonb, jsonb) is
+  'Whether every component has an id of its own and every connection joins two components that exist.';
+
+grant execute on function private.is_graph(jsonb, jsonb) to authenticated, service_role;
+
+create table public.tool_blueprints (
+  id uuid primary key default gen_random_uuid(),
+  name text not null constraint "name is 1 to 100 characters" check (length(name) between 1 and 100),
+  description text not null,
+  category "ToolCategory" not null,
+  components jsonb not null,
+  connections jsonb not null,
+  configuration jsonb not null,
+  version text not null default '1.0.0' constraint "version is semantic, like 1.0.0, in at most 20 characters" check (
+    version ~ '^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$' and length(version) <= 20
+  ),
+  tags text[] not null default '{}',
+  complexity "ComplexityLevel" not null,
+  usage_count integer not null default 0,
+  is_public boolean not null default false,
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  created_by_id uuid not null references public.users (id) on delete cascade,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "connections join (source, target) components with unique ids"
+    check (private.is_graph(components, connections))
+);
+comment on table public.tool_blueprints is 'Tools drawn as graphs; public ones can be cloned by others.';
+comment on column public.tool_blueprints.usage_count is 'How often it was cloned.';
+create index tool_blueprints_audience_idx on public.tool_blueprints
+  (created_at desc, (case when is_public then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end));
+create index tool_blueprints_organization_idx on public.tool_blueprints (organization_id, created_at desc);
+create index tool_blueprints_created_by_idx on public.tool_blueprints (created_by_id);
+create index tool_blueprints_category_idx on public.tool_blueprints (category, created_at desc);
+create index tool_blueprints_is_public_idx on public.tool_blueprints (created_at desc) where is_public;
+
+create table public.project_showcases (
+  id uuid primary key default gen_random_uuid(),
+  title text not null constraint "title is 1 to 100 characters" check (length(title) between 1 and 100),
+  description text not null,
+  category "ShowcaseCategory" not null,
+  image_url text constraint "image_url is an http(s) address of at most 500 characters"
+    check (image_url ~* '^https?://[^[:space:]]+$' and length(image_url) <= 500),
+  demo_url text constraint "demo_url is an http(s) address of at most 500 characters"
+    check (demo_url ~* '^https?://[^[:space:]]+$' and length(demo_url) <= 500),
+  features text[] not null default '{}',
+  technologies text[] not null default '{}',
+  views integer not null default 0,
+  likes integer not null default 0,
+  is_public boolean not null default false,
+  is_featured boolean not null default false,
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  created_by_id uuid not null references public.users (id) on delete cascade,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table public.project_showcases is 'Finished work that organisations show to others.';
+comment on column public.project_showcases.views is 'Kept by view_showcase().';
+comment on column public.project_showcases.likes is 'One per user; kept by like_showcase() and unlike_showcase().';
+comment on column public.project_showcases.is_featured is 'Set only by platform admins, with feature_showcase().';
+create index project_showcases_audience_idx on public.project_showcases
+  (created_at desc, (case when is_public then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end));
+create index project_showcases_organization_idx on public.project_showcases (organization_id, created_at desc);
+create index project_showcases_created_by_idx on public.project_showcases (created_by_id);
+create index project_showcases_category_idx on public.project_showcases (category, created_at desc);
+create index project_showcases_is_public_idx on public.project_showcases (created_at desc) where is_public;
+create index project_showcases_is_featured_idx on public.project_showcases (created_at desc) where is_featured;
+
+create table public.showcase_likes (
+  showcase_id uuid not null references public.project_showcases (id) on delete cascade,
+  user_id uuid not null references public.users (id) on delete cascade,
+  created_at timestamptz not null default now(),
+  primary key (showcase_id, user_id)
+);
+comment on table public.showcase_likes is 'Who likes what; people see their own.';
+create index showcase_likes_user_idx on public.showcase_likes (user_id, created_at desc);
+
+-- Counting ------------------------------------------------------------------------------------------------------------
+
+create table private.tallies (
+  id bigint generated always as identity primary key,
+  counter text not null constraint "tallies count uses, views and likes"
+    check (counter in ('template_uses', 'blueprint_uses', 'showcase_views', 'showcase_likes')),
+  subject_id uuid not null,
+  change integer not null
+);
+comment on table private.tallies is 'Uses, views and likes that are not yet in the count of their row.';
+create index tallies_subject_idx on private.tallies (counter, subject_id);
+
+create function private.fold_tallies(counter text, subject uuid) returns void
+language plpgsql set search_path = '' as $$
+declare
+  total integer;
+begin
+  with taken as (
+    delete from private.tallies t where t.counter = fold_tallies.counter and t.subject_id = subject returning t.change
+  )
+  select coalesce(sum(taken.change), 0) into total from taken;
+  if total = 0 then
+    return;
+  end if;
+  case fold_tallies.counter
+    when 'template_uses' then
+      update public.agent_templates t set usage_count = t.usage_count + total where t.id = subject;
+    when 'blueprint_uses' then
+      update public.tool_blueprints b set usage_count = b.usage_count + total where b.id = subject;
+    when 'showcase_views' then
+      update public.project_showcases s set views = s.views + total where s.id = subject;
+    when 'showcase_likes' then
+      update public.project_showcases s set likes = s.likes + total where s.id = subject;
+  end case;
+end $$;
+comment on function private.fold_tallies(text, uuid) is 'Moves what was counted into the count of the row.';
+
+-- Exact without queueing for a row: everyone appends under a shared lock which lasts until they commit. The first is
+-- the folder of the batch, and waits for the rest of it by taking that lock exclusively; then it sees them all and adds
+-- them up in one update. Whoever finds a folder at work leaves, since it cannot finish before they have committed.
+create function private.tally(counter text, subject uuid, change integer) returns void
+language plpgsql set search_path = '' as $$
+declare
+  batch bigint := hashtextextended(counter || subject, 0);
+  folder bigint := hashtextextended(counter || subject, 1);
+begin
+  perform pg_advisory_xact_lock_shared(batch);
+  insert into private.tallies (counter, subject_id, change) values (tally.counter, subject, tally.change);
+  if pg_try_advisory_xact_lock(folder) then
+    perform pg_advisory_xact_lock(batch);
+    perform private.fold_tallies(tally.counter, subject);
+  end if;
+end $$;
+comment on function private.tally(text, uuid, integer) is 'Counts something, exactly under any concurrency.';
+
+create function private.roll_up_tallies() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  open record;
+  folded bigint := 0;
+begin
+  for open in select distinct t.counter, t.subject_id from private.tallies t order by 1, 2 loop
+    perform private.fold_tallies(open.counter, open.subject_id);
+    folded := folded + 1;
+  end loop;
+  return folded;
+end $$;
+comment on function private.roll_up_tallies() is
+  'Folds what a folder that failed has left behind; for a schedule, safe at any time.';
+grant execute on function private.roll_up_tallies() to service_role;
+
+create function private.tally_like() returns trigger language plpgsql security definer set search_path = '' as $$
+begin
+  if tg_op = 'INSERT' then
+    perform private.tally('showcase_likes', new.showcase_id, 1);
+  else
+    perform private.tally('showcase_likes', old.showcase_id, -1);
+  end if;
+  return null;
+end $$;
+comment on function private.tally_like() is 'Likes count, also those that go with their user.';
+create trigger tally_like after insert or delete on public.showcase_likes
+  for each row execute function private.tally_like();
+
+-- Who wrote it, what the plan allows ----------------------------------------------------------------------------------
+
+create trigger stamp_author before insert on public.agent_templates
+  for each row execute function private.stamp_author('created_by_id');
+create trigger stamp_author before insert on public.tool_blueprints
+  for each row execute function private.stamp_author('created_by_id');
+create trigger stamp_author before insert on public.project_showcases
+  for each row execute function private.stamp_author('created_by_id');
+create trigger guard_plan before insert on public.agent_templates
+  for each row execute function private.guard_plan('templates');
+create trigger guard_plan before insert on public.tool_blueprints
+  for each row execute function private.guard_plan('blueprints');
+
+create trigger touch before update on public.template_reviews
+  for each row execute function private.touch_updated_at();
+-- Being used, viewed, liked or rated does not update a row in its author's sense.
+create trigger touch before update on public.agent_templates
+  for each row when (old.usage_count = new.usage_count and old.rating is not distinct from new.rating)
+  execute function private.touch_updated_at();
+create trigger touch before update on public.tool_blueprints
+  for each row when (old.usage_count = new.usage_count) execute function private.touch_updated_at();
+create trigger touch before update on public.project_showcases
+  for each row when (old.views = new.views and old.likes = new.likes) execute function private.touch_updated_at();
+
+create trigger audit_new_system_template after insert on public.agent_templates
+  for each row when (new.is_system)
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
+create trigger audit_system_template after update of name, description, category, avatar, personality_config,
+  model_config, tools_config, memory_config, tags, features, use_cases, is_public on public.agent_templates
+  for each row when (new.is_system)
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
+create trigger audit_old_system_template after delete on public.agent_templates
+  for each row when (old.is_system)
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
+
+-- Reviews -------------------------------------------------------------------------------------------------------------
+
+create function private.guard_review() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if not row_security_active(tg_relid) then
+    return new;
+  end if;
+  new.reviewer_id := (select auth.uid());
+  -- Under the reviewer's own policies: a template one cannot see and one that does not exist look the same.
+  if not exists (select from public.agent_templates t where t.id = new.template_id) then
+    raise exception 'There is no such template' using errcode = 'PT404', detail = format('Found %s.', new.template_id);
+  end if;
+  return new;
+end $$;
+comment on function private.guard_review() is 'Stamps the reviewer, who must see the template.';
+create trigger guard_review before insert on public.template_reviews
+  for each row execute function private.guard_review();
+
+-- The template is locked before its reviews are read: of two reviews at once the later one counts both.
+create function private.follow_reviews() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  template uuid := coalesce(new.template_id, old.template_id);
+begin
+  perform from public.agent_templates t where t.id = template for no key update;
+  update public.agent_templates t
+  set rating = (select round(avg(r.rating), 2) from public.template_reviews r where r.template_id = template)
+  where t.id = template;
+  return null;
+end $$;
+comment on function private.follow_reviews() is 'The rating of a template is the mean of its reviews.';
+create trigger follow_reviews after insert or delete or update of rating on public.template_reviews
+  for each row execute function private.follow_reviews();
+
+-- Policies ------------------------------------------------------------------------------------------------------------
+
+alter table public.agent_templates enable row level security;
+create policy "everyone sees public, system and their own templates" on public.agent_templates
+  for select to authenticated
+  using (
+    (case when is_public or is_system then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end)
+      = any (array['00000000-0000-0000-0000-000000000000'::uuid, (select private.current_user_org())])
+    and (select private.current_user_id()) is not null
+  );
+create policy "members make templates, platform admins system ones" on public.agent_templates
+  for insert to authenticated
+  with check (
+    (organization_id = (select private.current_user_org('MEMBER')) and not is_system)
+    or (is_system and (select private.is_admin()))
+  );
+create policy "members change their templates, platform admins system ones" on public.agent_templates
+  for update to authenticated
+  using (
+    (organization_id = (select private.current_user_org('MEMBER')) and not is_system)
+    or (is_system and (select private.is_admin()))
+  )
+  with check (
+    (organization_id = (select private.current_user_org('MEMBER')) and not is_system)
+    or (is_system and (select private.is_admin()))
+  );
+create policy "admins delete their templates, platform admins system ones" on public.agent_templates
+  for delete to authenticated
+  using (
+    (organization_id = (select private.current_user_org('ADMIN')) and not is_system)
+    or (is_system and (select private.is_admin()))
+  );
+grant select, delete,
+  insert (organization_id, name, description, category, avatar, personality_config, model_config, tools_config,
+    memory_config, tags, features, use_cases, is_public, is_system),
+  update (name, description, category, avatar, personality_config, model_config, tools_config, memory_config, tags,
+    features, use_cases, is_public)
+  on public.agent_templates to authenticated;
+grant all on public.agent_templates to service_role;
+
+alter table public.template_reviews enable row level security;
+create policy "members see their organisation's reviews" on public.template_reviews for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+create policy "members review" on public.template_reviews for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "reviewers change their reviews" on public.template_reviews for update to authenticated
+  using (organization_id = (select private.current_user_org('MEMBER')) and reviewer_id = (select auth.uid()))
+  with check (organization_id = (select private.current_user_org('MEMBER')) and reviewer_id = (select auth.uid()));
+create policy "reviewers and admins delete reviews" on public.template_reviews for delete to authenticated
+  using (
+    organization_id = (select private.current_user_org('MEMBER'))
+    and (reviewer_id = (select auth.uid()) or organization_id = (select private.current_user_org('ADMIN')))
+  );
+grant select, delete, insert (organization_id, template_id, rating, review), update (rating, review)
+  on public.template_reviews to authenticated;
+grant all on public.template_reviews to service_role;
+
+alter table public.tool_blueprints enable row level security;
+create policy "everyone sees public and their own blueprints" on public.tool_blueprints for select to authenticated
+  using (
+    (case when is_public then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end)
+      = any (array['00000000-0000-0000-0000-000000000000'::uuid, (select private.current_user_org())])
+    and (select private.current_user_id()) is not null
+  );
+create policy "members make blueprints" on public.tool_blueprints for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "members change their blueprints" on public.tool_blueprints for update to authenticated
+  using (organization_id = (select private.current_user_org('MEMBER')))
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "admins delete their blueprints" on public.tool_blueprints for delete to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+grant select, delete,
+  insert (organization_id, name, description, category, components, connections, configuration, version, tags,
+    complexity, is_public),
+  update (name, description, category, components, connections, configuration, version, tags, complexity, is_public)
+  on public.tool_blueprints to authenticated;
+grant all on public.tool_blueprints to service_role;
+
+alter table public.project_showcases enable row level security;
+create policy "everyone sees public and their own showcases" on public.project_showcases for select to authenticated
+  using (
+    (case when is_public then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end)
+      = any (array['00000000-0000-0000-0000-000000000000'::uuid, (select private.current_user_org())])
+    and (select private.current_user_id()) is not null
+  );
+create policy "members make showcases" on public.project_showcases for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "members change their showcases" on public.project_showcases for update to authenticated
+  using (organization_id = (select private.current_user_org('MEMBER')))
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "admins delete their showcases" on public.project_showcases for delete to authenticated
+  using (organization_id = (select private.current_user_org('ADMIN')));
+grant select, delete,
+  insert (organization_id, title, description, category, image_url, demo_url, features, technologies, is_public),
+  update (title, description, category, image_url, demo_url, features, technologies, is_public)
+  on public.project_showcases to authenticated;
+grant all on public.project_showcases to service_role;
+
+alter table public.showcase_likes enable row level security;
+create policy "people see what they like" on public.showcase_likes for select to authenticated
+  using (user_id = (select private.current_user_id()));
+grant select on public.showcase_likes to authenticated;
+grant all on public.showcase_likes to service_role;
+
+-- Operations ----------------------------------------------------------------------------------------------------------
+
+create function private.use_template(template_id uuid) returns public.agent_templates
+language plpgsql security definer set search_path = '' as $$
+declare
+  used public.agent_templates;
+begin
+  select t.* into used from public.agent_templates t
+  where t.id = template_id and private.current_user_org('MEMBER') is not null
+    and (t.is_public or t.is_system or t.organization_id = private.current_user_org('MEMBER'));
+  if used.id is null then
+    raise exception 'There is no such template' using errcode = 'PT404', detail = format('Found %s.', template_id);
+  end if;
+  perform private.tally('template_uses', template_id, 1);
+  return used;
+end $$;
+comment on function private.use_template(uuid) is
+  'Does the work of public.use_template(): counts on rows the caller may only read.';
+
+create function public.use_template(template_id uuid) returns public.agent_templates
+language sql set search_path = '' as 'select * from private.use_template(template_id)';
+comment on function public.use_template(uuid) is 'Returns a template to start from, and counts the use.';
+
+create function private.clone_blueprint(blueprint_id uuid) returns public.tool_blueprints
+language plpgsql security definer set search_path = '' as $$
+declare
+  org uuid := private.current_user_org('MEMBER');
+  copy public.tool_blueprints;
+begin
+  if org is null then
+    raise exception 'Only members clone blueprints' using
+      errcode = '42501', hint = 'Act in an organisation in which you are MEMBER or above.';
+  end if;
+  perform private.require_room(org, 'blueprints');
+  insert into public.tool_blueprints (
+    organization_id, created_by_id, name, description, category, components, connections, configuration, version, tags,
+    complexity
+  )
+  select org, auth.uid(), left(b.name, 93) || ' (Copy)', b.description, b.category, b.components, b.connections,
+    b.configuration, b.version, b.tags, b.complexity
+  from public.tool_blueprints b where b.id = blueprint_id and (b.is_public or b.organization_id = org)
+  returning * into copy;
+  if copy.id is null then
+    raise exception 'There is no such blueprint' using errcode = 'PT404', detail = format('Found %s.', blueprint_id);
+  end if;
+  perform private.tally('blueprint_uses', blueprint_id, 1);
+  return copy;
+end $$;
+comment on function private.clone_blueprint(uuid) is
+  'Does the work of public.clone_blueprint(): counts on rows the caller may only read.';
+
+create function public.clone_blueprint(blueprint_id uuid) returns public.tool_blueprints
+language sql set search_path = '' as 'select * from private.clone_blueprint(blueprint_id)';
+comment on function public.clone_blueprint(uuid) is
+  'Makes a private copy in the caller''s organisation and counts one use of the original.';
+
+create function public.bump_blueprint(blueprint_id uuid, part text default 'patch') returns public.tool_blueprints
+language plpgsql set search_path = '' as $$
+declare
+  numbers integer[];
+  bumped public.tool_blueprints;
+begin
+  if part not in ('major', 'minor', 'patch') or part is null then
+    raise exception 'There is no such part of a version' using
+      errcode = 'PT400', detail = format('Found %L.', left(part, 100)), hint = 'Parts are: major, minor, patch.';
+  end if;
+  select regexp_match(b.version, '^([0-9]+)\.([0-9]+)\.([0-9]+)')::integer[] into numbers
+  from public.tool_blueprints b where b.id = blueprint_id for no key update;
+  update public.tool_blueprints b
+  set version = case part
+    when 'major' then format('%s.0.0', numbers[1] + 1)
+    when 'minor' then format('%s.%s.0', numbers[1], numbers[2] + 1)
+    else format('%s.%s.%s', numbers[1], numbers[2], numbers[3] + 1)
+  end
+  where b.id = blueprint_id returning * into bumped;
+  if bumped.id is null then
+    raise exception 'There is no such blueprint of yours' using
+      errcode = 'PT404', detail = format('Found %s.', blueprint_id);
+  end if;
+  return bumped;
+end $$;
+comment on function public.bump_blueprint(uuid, text) is
+  'Raises the major, minor or patch number of a blueprint''s version.';
+
+create function private.visible_showcase(showcase_id uuid) returns public.project_showcases
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  found_showcase public.project_showcases;
+begin
+  select s.* into found_showcase from public.project_showcases s
+  where s.id = showcase_id and private.current_user_id() is not null
+    and (s.is_public or s.organization_id = private.current_user_org());
+  if found_showcase.id is null then
+    raise exception 'There is no such showcase' using errcode = 'PT404', detail = format('Found %s.', showcase_id);
+  end if;
+  return found_showcase;
+end $$;
+comment on function private.visible_showcase(uuid) is 'The showcase, if the caller can see it.';
+
+create function private.view_showcase(showcase_id uuid) returns public.project_showcases
+language plpgsql security definer set search_path = '' as $$
+declare
+  seen public.project_showcases := private.visible_showcase(showcase_id);
+begin
+  perform private.tally('showcase_views', seen.id, 1);
+  select s.* into seen from public.project_showcases s where s.id = seen.id;
+  return seen;
+end $$;
+comment on function private.view_showcase(uuid) is
+  'Does the work of public.view_showcase(): counts on rows the caller may only read.';
+
+create function public.view_showcase(showcase_id uuid) returns public.project_showcases
+language sql set search_path = '' as 'select * from private.view_showcase(showcase_id)';
+comment on function public.view_showcase(uuid) is 'Returns a showcase and counts the view.';
+
+create function private.set_like(showcase_id uuid, liked boolean) returns integer
+language plpgsql security definer set search_path = '' as $$
+declare
+  target public.project_showcases := private.visible_showcase(showcase_id);
+begin
+  if liked then
+    insert into public.showcase_likes (showcase_id, user_id) values (target.id, auth.uid()) on conflict do nothing;
+  else
+    delete from public.showcase_likes l where l.showcase_id = target.id and l.user_id = auth.uid();
+  end if;
+  return s.likes + (
+    select coalesce(sum(t.change), 0) from private.tallies t where t.counter = 'showcase_likes' and t.subject_id = s.id
+  ) from public.project_showcases s where s.id = target.id;
+end $$;
+comment on function private.set_like(uuid, boolean) is
+  'Does the work of like_showcase() and unlike_showcase().';
+
+create function public.like_showcase(showcase_id uuid) returns integer
+language sql set search_path = '' as 'select private.set_like(showcase_id, true)';
+comment on function public.like_showcase(uuid) is 'Likes a showcase, once however often called; returns its likes.';
+create function public.unlike_showcase(showcase_id uuid) returns integer
+language sql set search_path = '' as 'select private.set_like(showcase_id, false)';
+comment on function public.unlike_showcase(uuid) is 'Takes a like back; returns the likes left.';
+
+create function private.feature_showcase(showcase_id uuid, featured boolean) returns public.project_showcases
+language plpgsql security definer set search_path = '' as $$
+declare
+  changed public.project_showcases;
+begin
+  if not private.is_admin() then
+    raise exception 'Only platform admins feature showcases' using errcode = '42501';
+  end if;
+  update public.project_showcases s set is_featured = featured
+  where s.id = showcase_id and (s.is_public or not featured) returning s.* into changed;
+  if changed.id is null then
+    raise exception 'There is no such public showcase' using
+      errcode = 'PT404', detail = format('Found %s.', showcase_id);
+  end if;
+  perform private.log_admin_action(
+    'SYSTEM_CONFIG_UPDATE', case when featured then 'Showcase featured' else 'Showcase no longer featured' end,
+    'project_showcase', showcase_id::text
+  );
+  return changed;
+end $$;
+comment on function private.feature_showcase(uuid, boolean) is
+  'Does the work of public.feature_showcase(): platform admins write no rows of tenants.';
+
+create function public.feature_showcase(showcase_id uuid, featured boolean default true)
+returns public.project_showcases language sql set search_path = '' as
+  'select * from private.feature_showcase(showcase_id, featured)';
+comment on function public.feature_showcase(uuid, boolean) is
+  'Puts a public showcase on the featured list, or takes it off.';
+
+grant execute on function
+  public.use_template(uuid), private.use_template(uuid),
+  public.clone_blueprint(uuid), private.clone_blueprint(uuid), public.bump_blueprint(uuid, text),
+  public.view_showcase(uuid), private.view_showcase(uuid),
+  public.like_showcase(uuid), public.unlike_showcase(uuid), private.set_like(uuid, boolean),
+  public.feature_showcase(uuid, boolean), private.feature_showcase(uuid, boolean)
+  to authenticated, service_role;
