@@ -150,6 +150,26 @@ create trigger stamp_author before insert on public.custom_agent_orders
   for each row execute function private.stamp_author('created_by_id');
 
 
+create function private.this_month() returns timestamptz language sql stable set search_path = '' as
+  $$ select date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' $$;
+comment on function private.this_month() is 'When the calendar month (UTC) began.';
+
+create function private.used_room(organization_id uuid, what text) returns bigint
+language plpgsql security definer set search_path = '' as $$
+begin
+  return case what
+    when 'templates' then
+      (select count(*) from public.agent_templates t where t.organization_id = used_room.organization_id)
+    when 'blueprints' then
+      (select count(*) from public.tool_blueprints b where b.organization_id = used_room.organization_id)
+    when 'orders_per_month' then (
+      select count(*) from public.custom_agent_orders o
+      where o.organization_id = used_room.organization_id and o.submitted_at >= private.this_month()
+    )
+  end;
+end $$;
+comment on function private.used_room(uuid, text) is 'How much of a limit of its plan an organisation uses.';
+
 -- Counted under the organisation's row lock: at the limit, two at once cannot both fit. FOR NO KEY UPDATE lets others
 -- go on inserting rows that refer to the organisation.
 create function private.require_room(organization_id uuid, what text) returns void
@@ -166,16 +186,7 @@ begin
   if allowed is null then
     return;
   end if;
-  used := case what
-    when 'templates' then
-      (select count(*) from public.agent_templates t where t.organization_id = require_room.organization_id)
-    when 'blueprints' then
-      (select count(*) from public.tool_blueprints b where b.organization_id = require_room.organization_id)
-    when 'orders_per_month' then (
-      select count(*) from public.custom_agent_orders o where o.organization_id = require_room.organization_id
-      and o.submitted_at >= date_trunc('month', now() at time zone 'UTC') at time zone 'UTC'
-    )
-  end;
+  used := private.used_room(require_room.organization_id, what);
   if used < allowed then
     return;
   end if;
@@ -188,6 +199,27 @@ begin
     hint = coalesce(larger || ' An owner can choose it.', 'Ask us for a larger plan.');
 end $$;
 comment on function private.require_room(uuid, text) is 'Refuses what would exceed a limit of the plan.';
+
+create function private.order_quota(
+  out tier "SubscriptionTier", out allowed bigint, out used bigint, out renews_at timestamptz
+) language plpgsql stable security definer set search_path = '' as $$
+declare
+  org uuid := private.current_user_org();
+begin
+  if org is not null then
+    tier := private.current_tier();
+    allowed := private.plan_limit(org, 'orders_per_month');
+    used := private.used_room(org, 'orders_per_month');
+    renews_at := (private.this_month() at time zone 'UTC' + interval '1 month') at time zone 'UTC';
+  end if;
+end $$;
+comment on function private.order_quota() is 'Does the work of public.order_quota(): clients cannot ask for a limit.';
+
+create function public.order_quota(
+  out tier "SubscriptionTier", out allowed bigint, out used bigint, out renews_at timestamptz
+) language sql stable set search_path = '' as 'select * from private.order_quota()';
+comment on function public.order_quota() is
+  'Orders that the plan allows in this calendar month (UTC; null: any number), and how many are submitted.';
 
 create function private.claim_room(organization_id uuid, what text) returns void
 language plpgsql security definer set search_path = '' as $$
@@ -208,7 +240,8 @@ begin
   return new;
 end $$;
 comment on function private.guard_plan() is 'Holds clients to the named limit of their plan.';
-grant execute on function private.claim_room(uuid, text) to authenticated, service_role;
+grant execute on function private.claim_room(uuid, text), private.order_quota(), public.order_quota()
+  to authenticated, service_role;
 
 create trigger touch before update on public.custom_agent_orders
   for each row execute function private.touch_updated_at();
@@ -319,7 +352,10 @@ begin
   new.status_changed_at := now();
   case new.status
     when 'SUBMITTED' then
-      perform private.require_room(new.organization_id, 'orders_per_month');
+      -- Who revises a rejected order has its place in the month already.
+      if old.submitted_at is null or old.submitted_at < private.this_month() then
+        perform private.require_room(new.organization_id, 'orders_per_month');
+      end if;
       new.submitted_at := now();
     when 'IN_PROGRESS' then new.started_at := coalesce(old.started_at, now());
     when 'COMPLETED' then
@@ -627,6 +663,37 @@ language sql set search_path = '' as $$ select * from private.advance_order(orde
 comment on function public.submit_order(uuid) is
   'Submits a draft: quota of the plan (402 beyond it), milestones, log and notification in one transaction.';
 
+create function private.submit_order(submission jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  org uuid := private.require_org('MEMBER');
+  target uuid := submission ->> 'order_id';
+  submitted public.custom_agent_orders;
+begin
+  if submission ?| '{requirements,complexity}' then
+    update public.custom_agent_orders o
+    set requirements = coalesce(nullif(submission -> 'requirements', 'null'), o.requirements),
+      complexity = coalesce((submission ->> 'complexity')::public."ComplexityLevel", o.complexity)
+    where o.organization_id = org and o.id = target and o.status = 'DRAFT';
+  end if;
+  submitted := public.submit_order(target);
+  return jsonb_build_object(
+    'order_id', submitted.id, 'status', submitted.status, 'submitted_at', submitted.submitted_at,
+    'complexity', submitted.complexity, 'requirements', submitted.requirements,
+    'estimated_hours', submitted.estimated_hours, 'estimated_cost', submitted.estimated_cost,
+    'milestones', (
+      select jsonb_agg(
+        jsonb_build_object('id', m.id, 'name', m.name, 'stage', m.stage, 'is_completed', m.is_completed)
+        order by m.sort_order, m.id
+      )
+      from public.order_milestones m where m.organization_id = org and m.order_id = submitted.id
+    ),
+    'quota', to_jsonb(private.order_quota())
+  );
+end $$;
+comment on function private.submit_order(jsonb) is
+  'submit-order: changes the draft if asked to, submits it, and says what was agreed and what is left of the month.';
+
 create function public.cancel_order(order_id uuid, reason text) returns public.custom_agent_orders
 language sql set search_path = '' as $$ select * from private.advance_order(order_id, 'CANCELLED', reason) $$;
 comment on function public.cancel_order(uuid, text) is 'Ends an order that is not completed yet, saying why.';
@@ -689,10 +756,29 @@ language sql set search_path = '' as 'select * from private.assign_builder(order
 comment on function public.assign_builder(uuid, uuid) is
   'Gives an order to a builder, or with null to nobody; by an owner or a platform admin.';
 
+-- plpgsql, since its plans know the values: a page is then a short ordered index scan however long the log is.
+create function public.build_log_page(
+  order_id uuid, before timestamptz default 'infinity', before_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+  page_size integer default 50
+) returns setof public.build_logs language plpgsql stable set search_path = '' as $$
+begin
+  if page_size is null or page_size not between 1 and 100 then
+    raise exception 'page_size is 1 to 100' using errcode = 'PT400', detail = format('Found %s.', page_size);
+  end if;
+  return query
+    select l.* from public.build_logs l
+    where l.order_id = build_log_page.order_id and (l.created_at, l.id) < (before, before_id)
+    order by l.created_at desc, l.id desc limit page_size;
+end $$;
+comment on function public.build_log_page(uuid, timestamptz, uuid, integer) is
+  'Newest entries of an order''s build log; for the next page give created_at and id of the last entry.';
+
 grant execute on function
   public.estimate_order("ComplexityLevel", jsonb),
   public.advance_order(uuid, "OrderStatus", text), private.advance_order(uuid, "OrderStatus", text),
-  public.submit_order(uuid), public.cancel_order(uuid, text), public.reject_order(uuid, text),
+  public.submit_order(uuid), private.submit_order(jsonb),
+  public.cancel_order(uuid, text), public.reject_order(uuid, text),
   public.order_moves(uuid), private.order_moves(uuid),
-  public.assign_builder(uuid, uuid), private.assign_builder(uuid, uuid)
+  public.assign_builder(uuid, uuid), private.assign_builder(uuid, uuid),
+  public.build_log_page(uuid, timestamptz, uuid, integer)
   to authenticated, service_role;
