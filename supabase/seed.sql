@@ -164,21 +164,9 @@ begin
   update public.order_milestones set is_completed = true where order_id = the_order and stage = 'design';
 end $$;
 
-insert into public.agent_templates (
-  name, description, category, personality_config, model_config, tools_config, memory_config, tags, features, is_system, is_public
-)
-select t.name, t.description, t.category::public."AgentCategory", '{"tone": "helpful"}', '{"temperature": 0.4}', '{}', '{"turns": 20}',
-  array[lower(t.category), 'starter'], array['ready to use'], true, true
-from (values
-  ('Buyer concierge', 'Answers buyers at any hour and books viewings.', 'SALES'),
-  ('Support desk', 'Answers the questions that come every day.', 'SUPPORT'),
-  ('Comparable finder', 'Finds what similar homes were sold for.', 'ANALYSIS'),
-  ('Neighbourhood writer', 'Writes about streets, schools and parks.', 'CONTENT'),
-  ('Paperwork runner', 'Collects signatures and reminds of dates.', 'AUTOMATION'),
-  ('Market researcher', 'Reads the news of the market and sums it up.', 'RESEARCH')
-) t (name, description, category);
 insert into public.template_reviews (template_id, rating, review, organization_id, reviewer_id)
-select t.id, 5, 'Books viewings while we sleep.', pg_temp.org(), auth.uid() from public.agent_templates t where t.name = 'Buyer concierge';
+select t.id, 5, 'Books viewings while we sleep.', pg_temp.org(), auth.uid() from public.agent_templates t
+where t.is_system and t.name = 'Buyer concierge';
 insert into public.tool_blueprints (
   organization_id, name, description, category, components, connections, configuration, complexity, is_public, created_by_id
 ) values (

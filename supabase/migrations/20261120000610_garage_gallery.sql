@@ -16,6 +16,26 @@ comment on type "ShowcaseCategory" is 'What a showcase shows.';
 -- organisations. It needs the array literal (its nil uuid is estimated from statistics), this one index, and no other
 -- on the same expression, else the planner may gather and sort after all.
 
+-- What a template is found by: its words, and in capitals, which no word has, marks of its category, its tags and who
+-- sees it. One index then answers a whole search and reads nothing of what belongs to strangers.
+create function private.template_marks(
+  name text, description text, category "AgentCategory", tags text[], features text[], use_cases text[],
+  is_for_all boolean, organization_id uuid
+) returns tsvector language plpgsql immutable cost 1000 set search_path = '' as $$
+begin
+  return array_to_tsvector(
+    array(select 'TAG ' || left(lower(tag), 100) from unnest(tags) tag where tag is not null)
+    || array['CATEGORY ' || category::text, 'FOR ' || case when is_for_all then 'ALL' else organization_id::text end]
+  ) || to_tsvector('pg_catalog.simple', left(concat_ws(
+    ' ', name, description, array_to_string(tags, ' '), array_to_string(features, ' '), array_to_string(use_cases, ' ')
+  ), 20000));
+end $$;
+comment on function private.template_marks(text, text, "AgentCategory", text[], text[], text[], boolean, uuid) is
+  'What search_templates() finds a template by.';
+grant execute on function
+  private.template_marks(text, text, "AgentCategory", text[], text[], text[], boolean, uuid)
+  to authenticated, service_role;
+
 create table public.agent_templates (
   id uuid primary key default gen_random_uuid(),
   name text not null constraint "name is 1 to 100 characters" check (length(name) between 1 and 100),
@@ -54,7 +74,9 @@ create index agent_templates_created_by_idx on public.agent_templates (created_b
 create index agent_templates_category_idx on public.agent_templates (category, created_at desc);
 create index agent_templates_is_public_idx on public.agent_templates (created_at desc) where is_public;
 create index agent_templates_is_system_idx on public.agent_templates (created_at desc) where is_system;
-create index agent_templates_tags_idx on public.agent_templates using gin (tags);
+create index agent_templates_search_idx on public.agent_templates using gin (
+  private.template_marks(name, description, category, tags, features, use_cases, is_public or is_system, organization_id)
+) with (fastupdate = off);
 
 create table public.template_reviews (
   id uuid primary key default gen_random_uuid(),
@@ -88,7 +110,10 @@ begin
   if jsonb_typeof(components) = 'object' then
     ids := array(select jsonb_object_keys(components));
   else
-    ids := array(select c ->> 'id' from jsonb_array_elements(components) c);
+    ids := array(
+      select case when jsonb_typeof(c -> 'id') in ('string', 'number') then c ->> 'id' end
+      from jsonb_array_elements(components) c
+    );
   end if;
   if array_position(ids, null) is not null or '' = any (ids)
     or (select count(distinct i) from unnest(ids) i) <> cardinality(ids) then
@@ -436,6 +461,77 @@ grant all on public.showcase_likes to service_role;
 
 -- Operations ----------------------------------------------------------------------------------------------------------
 
+create function private.as_mark(what text) returns text language sql immutable set search_path = '' as
+  $$ select '''' || replace(replace(what, '\', '\\'), '''', '''''') || '''' $$;
+comment on function private.as_mark(text) is 'The text as one word of a tsquery.';
+
+-- Comparing words, tags and categories is not leakproof: under policies no index could be searched for them. This finds
+-- ids by a visibility test of its own; their rows are then read under the caller's policies.
+create function private.find_templates(
+  query text, category "AgentCategory", tags text[], after uuid, page_size integer
+) returns table (id uuid, place bigint) language plpgsql stable security definer rows 20
+set search_path = '' set plan_cache_mode = force_custom_plan as $$
+declare
+  org uuid := private.current_user_org();
+  phrase text := lower(trim(left(query, 200)));
+  words text := (
+    select string_agg(private.as_mark(w.word) || ':*', ' & ')
+    from unnest(tsvector_to_array(to_tsvector('pg_catalog.simple', phrase))) w (word)
+  );
+  marks tsquery := concat_ws(
+    ' & ', words, private.as_mark('CATEGORY ' || category::text),
+    (select string_agg(private.as_mark('TAG ' || left(lower(tag), 100)), ' & ') from unnest(tags) tag),
+    '(' || concat_ws(' | ', private.as_mark('FOR ALL'), private.as_mark('FOR ' || org)) || ')'
+  );
+  named boolean;
+  used integer;
+  made timestamptz;
+begin
+  if page_size is null or page_size not between 1 and 100 then
+    raise exception 'page_size is 1 to 100' using errcode = 'PT400', detail = format('Found %s.', page_size);
+  end if;
+  if private.current_user_id() is null or (phrase <> '' and words is null) then
+    return; -- nobody; or nothing in the query is a word
+  end if;
+  if after is not null then
+    select coalesce(strpos(lower(t.name), phrase) > 0, true), t.usage_count, t.created_at into named, used, made
+    from public.agent_templates t
+    where t.id = after and (t.is_public or t.is_system or t.organization_id = org);
+    if made is null then
+      raise exception 'There is no such template to go on after' using
+        errcode = 'PT404', detail = format('Found %s.', after), hint = 'Begin at the first page again.';
+    end if;
+  end if;
+  return query
+    select f.id, row_number() over (order by f.is_named desc, f.usage_count desc, f.created_at desc, f.id desc)
+    from (
+      select t.id, coalesce(strpos(lower(t.name), phrase) > 0, true) as is_named, t.usage_count, t.created_at
+      from public.agent_templates t
+      where private.template_marks(
+          t.name, t.description, t.category, t.tags, t.features, t.use_cases, t.is_public or t.is_system,
+          t.organization_id
+        ) @@ marks
+        and (t.is_public or t.is_system or t.organization_id = org)
+    ) f
+    where after is null or (f.is_named, f.usage_count, f.created_at, f.id) < (named, used, made, after)
+    order by 2 limit page_size;
+end $$;
+comment on function private.find_templates(text, "AgentCategory", text[], uuid, integer) is
+  'Does the work of public.search_templates(): which templates, in which order.';
+
+create function public.search_templates(
+  query text default null, category "AgentCategory" default null, tags text[] default '{}', after uuid default null,
+  page_size integer default 20
+) returns setof public.agent_templates language sql stable set search_path = '' as $$
+  select t.*
+  from private.find_templates(query, search_templates.category, search_templates.tags, after, page_size) f
+  join public.agent_templates t on t.id = f.id
+  order by f.place
+$$;
+comment on function public.search_templates(text, "AgentCategory", text[], uuid, integer) is
+  'Templates with all these words (or beginnings of words) and tags: those named so first, then the most used. For the '
+  'next page give the id of the last one.';
+
 create function private.use_template(template_id uuid) returns public.agent_templates
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -603,9 +699,92 @@ comment on function public.feature_showcase(uuid, boolean) is
   'Puts a public showcase on the featured list, or takes it off.';
 
 grant execute on function
+  public.search_templates(text, "AgentCategory", text[], uuid, integer),
+  private.find_templates(text, "AgentCategory", text[], uuid, integer),
   public.use_template(uuid), private.use_template(uuid),
   public.clone_blueprint(uuid), private.clone_blueprint(uuid), public.bump_blueprint(uuid, text),
   public.view_showcase(uuid), private.view_showcase(uuid),
   public.like_showcase(uuid), public.unlike_showcase(uuid), private.set_like(uuid, boolean),
   public.feature_showcase(uuid, boolean), private.feature_showcase(uuid, boolean)
   to authenticated, service_role;
+
+-- Templates of the platform -------------------------------------------------------------------------------------------
+
+insert into public.agent_templates (
+  name, category, description, personality_config, model_config, tools_config, memory_config, tags, features, use_cases,
+  is_system, is_public
+) values
+  (
+    'Buyer concierge', 'SALES',
+    'Answers buyers at any hour, asks for budget, area and timing, proposes listings that fit and books viewings.',
+    '{"tone": "warm", "style": "concise", "instructions": "Ask one question at a time. Never promise a price."}',
+    '{"temperature": 0.4, "max_tokens": 800}',
+    '{"tools": ["search_listings", "book_appointment", "create_lead"]}',
+    '{"scope": "contact", "turns": 40}',
+    '{real-estate,buyers,scheduling}', '{"answers around the clock","books viewings","hands over to a person"}',
+    '{"website chat","first contact with buyers"}', true, true
+  ),
+  (
+    'Lead qualifier', 'SALES',
+    'Calls on new leads by e-mail or message, finds out how serious and how soon, scores them and tells the agent whom to '
+    'ring first.',
+    '{"tone": "friendly", "style": "direct", "instructions": "Find out budget, timing and motive in five questions."}',
+    '{"temperature": 0.3, "max_tokens": 600}',
+    '{"tools": ["read_lead", "score_lead", "record_activity"]}',
+    '{"scope": "lead", "turns": 20}',
+    '{real-estate,leads,scoring}', '{"scores leads","writes follow-ups","updates the pipeline"}',
+    '{"leads of the website","open house visitors"}', true, true
+  ),
+  (
+    'Tenant support desk', 'SUPPORT',
+    'Takes requests of tenants and owners, answers what the handbook answers, opens a task for everything else and says '
+    'when somebody will come.',
+    '{"tone": "calm", "style": "plain", "instructions": "Emergencies (water, gas, fire) go to a person at once."}',
+    '{"temperature": 0.2, "max_tokens": 700}',
+    '{"tools": ["search_content", "create_task", "notify_member"]}',
+    '{"scope": "contact", "turns": 30}',
+    '{property-management,tenants,tickets}', '{"answers from your documents","opens tasks","recognises emergencies"}',
+    '{"repairs","questions about the lease"}', true, true
+  ),
+  (
+    'Comparable finder', 'ANALYSIS',
+    'Finds what similar homes were listed and sold for, explains which ones it chose and why, and suggests a range of '
+    'prices.',
+    '{"tone": "factual", "style": "structured", "instructions": "Name every comparable and its distance."}',
+    '{"temperature": 0.1, "max_tokens": 1500}',
+    '{"tools": ["search_listings", "search_deals", "make_table"]}',
+    '{"scope": "listing", "turns": 10}',
+    '{real-estate,pricing,comparables}', '{"price per square foot","explains its choice","report to hand over"}',
+    '{"listing presentation","price review"}', true, true
+  ),
+  (
+    'Listing writer', 'CONTENT',
+    'Writes the text of a listing from its facts and photos, in three lengths, without words that housing law forbids.',
+    '{"tone": "vivid", "style": "honest", "instructions": "Describe the home, never who should live there."}',
+    '{"temperature": 0.7, "max_tokens": 1200}',
+    '{"tools": ["read_listing", "read_attachments", "save_content"]}',
+    '{"scope": "listing", "turns": 10}',
+    '{real-estate,listings,copywriting}', '{"three lengths","fair housing check","your own style"}',
+    '{"new listings","social media posts"}', true, true
+  ),
+  (
+    'Closing coordinator', 'AUTOMATION',
+    'Follows a deal from the signed contract to the keys: asks for missing papers, reminds of dates, keeps everybody '
+    'informed.',
+    '{"tone": "polite", "style": "brief", "instructions": "Remind three days before a date, then every day."}',
+    '{"temperature": 0.2, "max_tokens": 600}',
+    '{"tools": ["read_deal", "create_task", "send_message", "read_attachments"]}',
+    '{"scope": "deal", "turns": 60}',
+    '{real-estate,closing,paperwork}', '{"list of papers","reminders","weekly summary"}',
+    '{"from contract to closing","missing signatures"}', true, true
+  ),
+  (
+    'Market researcher', 'RESEARCH',
+    'Reads news, permits and prices of an area and sums up every week what changed and what it means for sellers.',
+    '{"tone": "neutral", "style": "structured", "instructions": "Give the source of every number."}',
+    '{"temperature": 0.3, "max_tokens": 2000}',
+    '{"tools": ["search_web", "read_page", "save_content"]}',
+    '{"scope": "organization", "turns": 20}',
+    '{real-estate,market,newsletter}', '{"weekly summary","names its sources","charts"}',
+    '{"newsletter","seller meetings"}', true, true
+  );
