@@ -20,7 +20,7 @@ from local.postgres import SUPERUSER, Cluster
 from local.stack import free_port
 from tests.world import ACME, Connection, become, claims_of, populate
 
-ROUNDS = 15
+ROUNDS = 9
 TEMPLATES = 100_000
 ORGANIZATIONS = 2_000
 PUBLIC_PERCENT = 20

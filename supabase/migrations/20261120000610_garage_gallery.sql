@@ -469,7 +469,7 @@ comment on function private.as_mark(text) is 'The text as one word of a tsquery.
 -- ids by a visibility test of its own; their rows are then read under the caller's policies.
 create function private.find_templates(
   query text, category "AgentCategory", tags text[], after uuid, page_size integer
-) returns table (id uuid, place bigint) language plpgsql stable security definer rows 20
+) returns setof uuid language plpgsql stable security definer rows 20
 set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   org uuid := private.current_user_org();
@@ -503,7 +503,7 @@ begin
     end if;
   end if;
   return query
-    select f.id, row_number() over (order by f.is_named desc, f.usage_count desc, f.created_at desc, f.id desc)
+    select f.id
     from (
       select t.id, coalesce(strpos(lower(t.name), phrase) > 0, true) as is_named, t.usage_count, t.created_at
       from public.agent_templates t
@@ -514,7 +514,7 @@ begin
         and (t.is_public or t.is_system or t.organization_id = org)
     ) f
     where after is null or (f.is_named, f.usage_count, f.created_at, f.id) < (named, used, made, after)
-    order by 2 limit page_size;
+    order by f.is_named desc, f.usage_count desc, f.created_at desc, f.id desc limit page_size;
 end $$;
 comment on function private.find_templates(text, "AgentCategory", text[], uuid, integer) is
   'Does the work of public.search_templates(): which templates, in which order.';
@@ -524,9 +524,10 @@ create function public.search_templates(
   page_size integer default 20
 ) returns setof public.agent_templates language sql stable set search_path = '' as $$
   select t.*
-  from private.find_templates(query, search_templates.category, search_templates.tags, after, page_size) f
-  join public.agent_templates t on t.id = f.id
-  order by f.place
+  from private.find_templates(query, search_templates.category, search_templates.tags, after, page_size)
+    with ordinality found (id, place)
+  join public.agent_templates t on t.id = found.id
+  order by found.place
 $$;
 comment on function public.search_templates(text, "AgentCategory", text[], uuid, integer) is
   'Templates with all these words (or beginnings of words) and tags: those named so first, then the most used. For the '
