@@ -1,6 +1,5 @@
 """AI Garage: whatever is drawn, a blueprint is a graph; its version only grows; a copy is the same drawing."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -53,7 +52,7 @@ def is_graph(components: Any, connections: Any) -> bool:
             return False
     if None in ids or "" in ids or len(set(ids)) < len(ids):
         return False
-    edges: Iterable[Any] = connections.values() if isinstance(connections, dict) else connections
+    edges = connections.values() if isinstance(connections, dict) else connections
     return all(
         isinstance(edge, dict)
         and all(as_id(edge.get(a) if edge.get(a) is not None else edge.get(b)) in ids for a, b in ENDS)
