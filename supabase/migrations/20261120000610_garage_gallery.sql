@@ -184,7 +184,8 @@ create table public.project_showcases (
 comment on table public.project_showcases is 'Finished work that organisations show to others.';
 comment on column public.project_showcases.views is 'Kept by view_showcase().';
 comment on column public.project_showcases.likes is 'One per user; kept by like_showcase() and unlike_showcase().';
-comment on column public.project_showcases.is_featured is 'Set only by platform admins, with feature_showcase().';
+comment on column public.project_showcases.is_featured is
+  'Set only by platform admins, with feature_showcase(). Ask for is_featured=eq.true, which has an index.';
 create index project_showcases_audience_idx on public.project_showcases
   (created_at desc, (case when is_public then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end));
 create index project_showcases_organization_idx on public.project_showcases (organization_id, created_at desc);

@@ -162,34 +162,6 @@ def test_no_sequence_of_calls_makes_a_move_outside_of_the_table(
         assert logs["count"] == moved
 
 
-@pytest.mark.parametrize(
-    ("person", "status", "to", "allowed"),
-    [
-        ("viewer", "DRAFT", "SUBMITTED", False),
-        ("member", "DRAFT", "SUBMITTED", True),
-        ("platform_admin", "DRAFT", "SUBMITTED", False),
-        ("member", "SUBMITTED", "IN_REVIEW", False),
-        ("admin", "SUBMITTED", "IN_REVIEW", True),
-        ("platform_admin", "SUBMITTED", "IN_REVIEW", True),
-        ("member", "IN_REVIEW", "APPROVED", False),
-        ("member", "SUBMITTED", "CANCELLED", True),
-        ("member", "IN_PROGRESS", "CANCELLED", False),
-        ("admin", "IN_PROGRESS", "CANCELLED", True),
-        ("member", "APPROVED", "IN_PROGRESS", False),
-    ],
-)
-def test_who_may_make_which_move(database: Database, person: str, status: str, to: str, allowed: bool) -> None:
-    order = in_status(database, status)
-    with database.acting_as(person, org=ACME) as cursor:
-        open_moves = cursor.execute("select to_status from public.order_moves(%s)", [order]).fetchall()
-        assert (to in [row["to_status"] for row in open_moves]) == allowed
-        if allowed:
-            assert advance(cursor, order, to, "reason")["status"] == to
-        else:
-            with refused("42501"):
-                advance(cursor, order, to, "reason")
-
-
 def test_only_the_creator_among_members_cancels_a_submitted_order(database: Database) -> None:
     order = in_status(database, "SUBMITTED", created_by_id=PEOPLE["admin"])
     with database.acting_as("member") as cursor, refused("42501"):

@@ -14,11 +14,13 @@ from tests.world import GLOBEX, Database
 
 examples = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-IDS = st.sampled_from(["a", "b", "c", "", "é", "1"]) | st.sampled_from([1, None, True, [], {"id": "a"}])
+IDS: st.SearchStrategy[Any] = st.sampled_from(["a", "b", "c", "", "é", "1"]) | st.sampled_from(
+    [1, None, True, [], {"id": "a"}]
+)
 NODES = st.fixed_dictionaries({}, optional={"id": IDS, "type": st.just("tool")})
 ENDS = ("source", "from"), ("target", "to")
 EDGES = st.fixed_dictionaries({}, optional={end: IDS for pair in ENDS for end in pair})
-THINGS = st.sampled_from(["a", 1, None, []])
+THINGS: st.SearchStrategy[Any] = st.sampled_from(["a", 1, None, []])
 COMPONENTS = (
     st.lists(NODES | THINGS, max_size=4)
     | st.dictionaries(st.sampled_from(["a", "b", "c", ""]), NODES | THINGS, max_size=3)

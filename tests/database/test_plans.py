@@ -205,3 +205,40 @@ def test_a_table_joined_to_each_of_fifty_rows_asks_who_calls_only_once(caller: C
     secured = explain(caller, query.format("", ""))
     plain = explain(bare, query.format(f" and a.organization_id = '{ACME}'", f"where l.organization_id = '{ACME}'"))
     assert secured.buffers - plain.buffers <= 2 * LOOKUP
+
+
+def test_a_page_of_a_build_log_begins_in_the_index_where_the_last_one_ended(
+    caller: Connection, bare: Connection
+) -> None:
+    row = bare.execute(
+        "select order_id, created_at, id from public.build_logs where organization_id = %s limit 1", [ACME]
+    ).fetchone()
+    assert row
+    body = bare.execute("select prosrc from pg_proc where proname = 'build_log_page'").fetchone()
+    assert body
+    query = body[0].partition("return query")[2].partition(";")[0]
+    for name, value in (("build_log_page.order_id", row[0]), ("before_id", row[2]), ("before", row[1])):
+        query = re.sub(rf"(?<![.\w]){name}\b", f"'{value}'", query)
+    plan = explain(caller, query.replace("page_size", "50"))
+    assert plan.shape == ["Limit", "Index Scan"]
+    assert plan.nodes[-1]["Index Name"] == "build_logs_order_idx"
+    assert "ROW(created_at, id) <" in plan.nodes[-1]["Index Cond"]
+
+
+def test_featured_showcases_are_listed_from_their_own_index(full: Database) -> None:
+    with full.connect("supabase_admin") as connection, connection.transaction(force_rollback=True):
+        # Few, as in life.
+        connection.execute("update public.project_showcases set is_featured = created_at < now() - interval '49 hours'")
+        connection.execute("analyze public.project_showcases")
+        become(connection, "authenticated", claims_of("owner"), {})
+        query = "select * from public.project_showcases where is_featured = true order by created_at desc limit 20"
+        plan = explain(connection, query)
+    assert plan.shape == ["Limit", "Index Scan"]
+    assert plan.nodes[-1]["Index Name"] == "project_showcases_is_featured_idx"
+
+
+def test_a_search_of_templates_reads_what_it_finds_and_nothing_else(caller: Connection, bare: Connection) -> None:
+    ((word,),) = bare.execute("select description from public.agent_templates where is_public limit 1")
+    plan = explain(caller, f"select * from public.search_templates(query => '{word}')")
+    ((pages,),) = bare.execute("select relpages from pg_class where relname = 'agent_templates'")
+    assert plan.buffers < pages, f"{plan.buffers} buffers of a table of {pages}"

@@ -335,7 +335,7 @@ def test_platform_admins_choose_the_featured_showcases_that_everybody_lists(
     call(garage["platform"], "feature_showcase", showcase_id=public)
 
     def featured() -> set[str]:
-        listed = garage["gus"].table("project_showcases").select("id").is_("is_featured", "true")
+        listed = garage["gus"].table("project_showcases").select("id").eq("is_featured", True)
         found: Any = listed.order("created_at", desc=True).limit(20).execute().data
         return {row["id"] for row in found} & {public, hidden}
 
