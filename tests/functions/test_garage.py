@@ -18,6 +18,8 @@ from tests.conftest import Strive
 from tests.database.test_garage import MOVES, STATUSES
 from tests.functions.test_clients import PASSWORD, connect
 
+# Its people are made once, by one worker.
+pytestmark = pytest.mark.xdist_group("garage")
 # name → (organisation, role there)
 PEOPLE = {
     "olga": ("agency", "OWNER"),
