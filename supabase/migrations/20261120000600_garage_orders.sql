@@ -149,7 +149,6 @@ comment on function private.stamp_author() is 'Writes the caller into the named 
 create trigger stamp_author before insert on public.custom_agent_orders
   for each row execute function private.stamp_author('created_by_id');
 
-
 create function private.this_month() returns timestamptz language sql stable set search_path = '' as
   $$ select date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' $$;
 comment on function private.this_month() is 'When the calendar month (UTC) began.';

@@ -75,7 +75,9 @@ create index agent_templates_category_idx on public.agent_templates (category, c
 create index agent_templates_is_public_idx on public.agent_templates (created_at desc) where is_public;
 create index agent_templates_is_system_idx on public.agent_templates (created_at desc) where is_system;
 create index agent_templates_search_idx on public.agent_templates using gin (
-  private.template_marks(name, description, category, tags, features, use_cases, is_public or is_system, organization_id)
+  private.template_marks(
+    name, description, category, tags, features, use_cases, is_public or is_system, organization_id
+  )
 ) with (fastupdate = off);
 
 create table public.template_reviews (
@@ -310,17 +312,6 @@ create trigger touch before update on public.tool_blueprints
   for each row when (old.usage_count = new.usage_count) execute function private.touch_updated_at();
 create trigger touch before update on public.project_showcases
   for each row when (old.views = new.views and old.likes = new.likes) execute function private.touch_updated_at();
-
-create trigger audit_new_system_template after insert on public.agent_templates
-  for each row when (new.is_system)
-  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
-create trigger audit_system_template after update of name, description, category, avatar, personality_config,
-  model_config, tools_config, memory_config, tags, features, use_cases, is_public on public.agent_templates
-  for each row when (new.is_system)
-  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
-create trigger audit_old_system_template after delete on public.agent_templates
-  for each row when (old.is_system)
-  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
 
 -- Reviews -------------------------------------------------------------------------------------------------------------
 
@@ -728,8 +719,8 @@ insert into public.agent_templates (
   ),
   (
     'Lead qualifier', 'SALES',
-    'Calls on new leads by e-mail or message, finds out how serious and how soon, scores them and tells the agent whom to '
-    'ring first.',
+    'Calls on new leads by e-mail or message, finds out how serious and how soon, scores them and tells the agent '
+    'whom to ring first.',
     '{"tone": "friendly", "style": "direct", "instructions": "Find out budget, timing and motive in five questions."}',
     '{"temperature": 0.3, "max_tokens": 600}',
     '{"tools": ["read_lead", "score_lead", "record_activity"]}',
@@ -739,8 +730,8 @@ insert into public.agent_templates (
   ),
   (
     'Tenant support desk', 'SUPPORT',
-    'Takes requests of tenants and owners, answers what the handbook answers, opens a task for everything else and says '
-    'when somebody will come.',
+    'Takes requests of tenants and owners, answers what the handbook answers, opens a task for everything else and '
+    'says when somebody will come.',
     '{"tone": "calm", "style": "plain", "instructions": "Emergencies (water, gas, fire) go to a person at once."}',
     '{"temperature": 0.2, "max_tokens": 700}',
     '{"tools": ["search_content", "create_task", "notify_member"]}',
@@ -790,3 +781,15 @@ insert into public.agent_templates (
     '{real-estate,market,newsletter}', '{"weekly summary","names its sources","charts"}',
     '{"newsletter","seller meetings"}', true, true
   );
+
+-- From here on somebody makes and changes them, and that is logged.
+create trigger audit_new_system_template after insert on public.agent_templates
+  for each row when (new.is_system)
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
+create trigger audit_system_template after update of name, description, category, avatar, personality_config,
+  model_config, tools_config, memory_config, tags, features, use_cases, is_public on public.agent_templates
+  for each row when (new.is_system)
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');
+create trigger audit_old_system_template after delete on public.agent_templates
+  for each row when (old.is_system)
+  execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');

@@ -1,9 +1,12 @@
 """AI Garage: who may make which move of an order, all of them; nobody makes any other."""
 
+import re
+
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from local import ROOT
 from tests.database.rows import Cursor, add, scene, turn
 from tests.database.test_garage import STATUSES
 from tests.world import ACME, PEOPLE, Database, Row
@@ -38,6 +41,7 @@ TESTING     COMPLETED     no     no     no      yes     yes   yes   yes
 TESTING     CANCELLED     no     no     no      no      yes   yes   yes
 COMPLETED   DELIVERED     no     no     no      yes     yes   yes   yes
 """
+STATUS = re.compile(r"[A-Z_]{5,}")
 
 
 def moves(actor: str) -> dict[tuple[str, str], bool]:
@@ -90,3 +94,10 @@ def test_attack_make_any_move_from_outside(database: Database, person: str) -> N
             order = an_order(cursor, status, created_by_id=PEOPLE[person])
             turn(cursor, person, ACME)
             assert {tried(cursor, order, to) for to in STATUSES} == {"PT404"}
+
+
+def test_the_docs_have_every_move_and_no_other() -> None:
+    page = (ROOT / "docs/garage.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| ")][1:]
+    said = {(at, to) for left, right in rows for at in STATUS.findall(left) for to in STATUS.findall(right)}
+    assert said == set(moves("owner"))
