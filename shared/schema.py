@@ -853,6 +853,10 @@ if TYPE_CHECKING:
         notes: str | None
         tags: list[str]
         custom_fields: Json | None
+        budget: Decimal | None
+        property_types: list[PropertyType]
+        cities: list[str]
+        min_bedrooms: int | None
         linkedin_url: str | None
         twitter_url: str | None
         preferred_contact_method: str | None
@@ -899,6 +903,9 @@ if TYPE_CHECKING:
         score: LeadScore
         score_value: int
         budget: Decimal | None
+        property_types: list[PropertyType]
+        cities: list[str]
+        min_bedrooms: int | None
         timeline: str | None
         notes: str | None
         tags: list[str]

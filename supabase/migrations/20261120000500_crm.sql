@@ -1,6 +1,9 @@
 -- CRM: leads, contacts, deals, listings and what was done with them. How deals move and leads score stands in two small
 -- tables; triggers hold every writer to them, whether it comes through a function or straight to the table.
 
+create extension if not exists pg_trgm with schema extensions;
+create extension if not exists btree_gin with schema extensions;
+
 -- Types ---------------------------------------------------------------------------------------------------------------
 
 create type "LeadSource" as enum (
@@ -37,10 +40,12 @@ comment on type "ActivityType" is 'What was done; all but TASK and NOTE is conta
 create table private.lead_scores (
   score "LeadScore" primary key,
   lowest integer not null,
-  highest integer not null
+  highest integer not null,
+  follow_up_after interval not null
 );
-comment on table private.lead_scores is 'Which score_value is which score.';
-insert into private.lead_scores (score, lowest, highest) values ('HOT', 80, 100), ('WARM', 50, 79), ('COLD', 0, 49);
+comment on table private.lead_scores is 'Which score_value is which score, and how long such a lead may wait for somebody.';
+insert into private.lead_scores (score, lowest, highest, follow_up_after) values
+  ('HOT', 80, 100, '1 day'), ('WARM', 50, 79, '3 days'), ('COLD', 0, 49, '14 days');
 
 create table private.deal_stages (
   stage "DealStage" primary key,
@@ -60,6 +65,32 @@ insert into private.deal_stages (stage, status, probability, moves_to) values
   ('CLOSED_WON', 'WON', 100, '{}'),
   ('CLOSED_LOST', 'LOST', 0, '{}');
 grant select on private.lead_scores, private.deal_stages to authenticated, service_role;
+
+-- How people and properties are found ---------------------------------------------------------------------------------
+
+create function private.words(variadic parts text[]) returns text
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  return array_to_string(parts, ' ');
+end $$;
+comment on function private.words(text[]) is 'What a row is searched by. The indexes hold it: to change it is to rebuild them.';
+
+create function private.digits(phone text) returns text
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  return regexp_replace(phone, '\D', '', 'g');
+end $$;
+comment on function private.digits(text) is 'A phone number without what people write between its digits.';
+
+create function private.same_phone(phone text) returns text
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  -- The last ten digits: with or without the code of the country it is one number. Fewer than seven are an extension.
+  return case when length(private.digits(phone)) >= 7 then right(private.digits(phone), 10) end;
+end $$;
+comment on function private.same_phone(text) is 'What two ways to write one phone number have in common.';
+grant execute on function private.words(text[]), private.digits(text), private.same_phone(text)
+  to authenticated, service_role;
 
 -- Tables --------------------------------------------------------------------------------------------------------------
 -- Keys between these tables carry the organisation, so that no row can point into another tenant nor ask whether an id
@@ -82,6 +113,10 @@ create table public.contacts (
   notes text,
   tags text[] not null default '{}',
   custom_fields jsonb constraint "custom_fields is an object" check (jsonb_typeof(custom_fields) = 'object'),
+  budget numeric(12, 2) constraint "budget is not negative" check (budget >= 0),
+  property_types "PropertyType"[] not null default '{}',
+  cities text[] not null default '{}',
+  min_bedrooms integer constraint "min_bedrooms is not negative" check (min_bedrooms >= 0),
   linkedin_url text constraint "linkedin_url is an http(s) address of at most 500 characters"
     check (linkedin_url ~* '^https?://[^[:space:]]+$' and length(linkedin_url) <= 500),
   twitter_url text constraint "twitter_url is an http(s) address of at most 500 characters"
@@ -96,12 +131,20 @@ create table public.contacts (
     references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id)
 );
 comment on table public.contacts is 'People the organisation deals with.';
+comment on column public.contacts.budget is 'In the organisation''s currency.';
+comment on column public.contacts.property_types is 'What they would buy; empty: anything.';
+comment on column public.contacts.cities is 'Where they would buy; empty: anywhere.';
 comment on column public.contacts.last_contact_at is 'When somebody last spoke with them; follows their activities.';
 create index contacts_organization_idx on public.contacts (organization_id, created_at desc);
 create index contacts_organization_type_idx on public.contacts (organization_id, type);
 create index contacts_assigned_to_idx on public.contacts (assigned_to_id, organization_id);
 create index contacts_type_idx on public.contacts (type);
 create index contacts_status_idx on public.contacts (status);
+create index contacts_search_idx on public.contacts using gin (
+  organization_id, (private.words(name, email, phone, private.digits(phone), company)) extensions.gin_trgm_ops
+) with (gin_pending_list_limit = 256);
+create index contacts_same_email_idx on public.contacts (organization_id, lower(email));
+create index contacts_same_phone_idx on public.contacts (organization_id, private.same_phone(phone));
 create index contacts_created_at_idx on public.contacts using brin (created_at);
 
 create table public.leads (
@@ -120,6 +163,9 @@ create table public.leads (
   score_value integer not null default 0
     constraint "score_value is 0 to 100" check (score_value between 0 and 100),
   budget numeric(12, 2) constraint "budget is not negative" check (budget >= 0),
+  property_types "PropertyType"[] not null default '{}',
+  cities text[] not null default '{}',
+  min_bedrooms integer constraint "min_bedrooms is not negative" check (min_bedrooms >= 0),
   timeline text constraint "timeline is at most 200 characters" check (length(timeline) <= 200),
   notes text,
   tags text[] not null default '{}',
@@ -137,6 +183,8 @@ create table public.leads (
 comment on table public.leads is 'People who may become customers.';
 comment on column public.leads.score is 'score_value as a word; the two move together, write either.';
 comment on column public.leads.budget is 'In the organisation''s currency.';
+comment on column public.leads.property_types is 'What they would buy; empty: anything.';
+comment on column public.leads.cities is 'Where they would buy; empty: anywhere.';
 comment on column public.leads.converted_contact_id is 'The contact convert_lead() made of it.';
 comment on column public.leads.last_contact_at is 'When somebody last spoke with them; follows their activities.';
 create index leads_organization_idx on public.leads (organization_id, created_at desc);
@@ -146,6 +194,11 @@ create index leads_converted_contact_idx on public.leads (organization_id, conve
 create index leads_status_idx on public.leads (status);
 create index leads_source_idx on public.leads (source);
 create index leads_score_idx on public.leads (score);
+create index leads_search_idx on public.leads using gin (
+  organization_id, (private.words(name, email, phone, private.digits(phone), company)) extensions.gin_trgm_ops
+) with (gin_pending_list_limit = 256);
+create index leads_same_email_idx on public.leads (organization_id, lower(email));
+create index leads_same_phone_idx on public.leads (organization_id, private.same_phone(phone));
 create index leads_created_at_idx on public.leads using brin (created_at);
 
 create table public.listings (
@@ -198,6 +251,9 @@ create index listings_status_idx on public.listings (status);
 create index listings_city_idx on public.listings (city);
 create index listings_state_idx on public.listings (state);
 create index listings_property_type_idx on public.listings (property_type);
+create index listings_search_idx on public.listings using gin (
+  organization_id, (private.words(title, address, city, state, zip_code, mls_number)) extensions.gin_trgm_ops
+) with (gin_pending_list_limit = 256);
 create index listings_created_at_idx on public.listings using brin (created_at);
 
 create table public.deals (
@@ -246,7 +302,7 @@ comment on column public.deals.probability is 'Of winning, in percent; follows s
 comment on column public.deals.lost_reason is 'Why it was lost; CLOSED_LOST asks for it.';
 create index deals_organization_idx on public.deals (organization_id, created_at desc);
 -- What the pipeline report sums is in the index.
-create index deals_organization_stage_idx on public.deals (organization_id, stage) include (value, probability);
+create index deals_organization_stage_idx on public.deals (organization_id, stage) include (value, probability, assigned_to_id);
 create index deals_assigned_to_idx on public.deals (assigned_to_id, organization_id);
 create index deals_lead_idx on public.deals (organization_id, lead_id);
 create index deals_contact_idx on public.deals (organization_id, contact_id);
@@ -255,6 +311,9 @@ create index deals_due_idx on public.deals (organization_id, expected_close_date
 create index deals_stage_idx on public.deals (stage);
 create index deals_status_idx on public.deals (status);
 create index deals_expected_close_date_idx on public.deals (organization_id, expected_close_date);
+create index deals_search_idx on public.deals using gin (
+  organization_id, (private.words(title)) extensions.gin_trgm_ops
+) with (gin_pending_list_limit = 256);
 create index deals_created_at_idx on public.deals using brin (created_at);
 
 create table public.activities (
@@ -455,10 +514,11 @@ begin
   end if;
   insert into public.contacts (
     id, organization_id, assigned_to_id, name, email, phone, company, type, status, notes, tags, custom_fields,
-    last_contact_at
+    budget, property_types, cities, min_bedrooms, last_contact_at
   ) values (
     contact, org, lead.assigned_to_id, lead.name, lead.email, lead.phone, lead.company, 'CLIENT', 'ACTIVE', lead.notes,
-    lead.tags, lead.custom_fields, lead.last_contact_at
+    lead.tags, lead.custom_fields, lead.budget, lead.property_types, lead.cities, lead.min_bedrooms,
+    lead.last_contact_at
   );
   if num_nonnulls(deal_title, deal_value) > 0 then
     insert into public.deals (organization_id, assigned_to_id, lead_id, contact_id, title, value, stage)
@@ -670,11 +730,11 @@ create policy "admins delete leads" on public.leads for delete to authenticated
 grant select, delete,
   insert (
     id, organization_id, assigned_to_id, name, email, phone, company, source, status, score, score_value, budget,
-    timeline, notes, tags, custom_fields, last_contact_at
+    property_types, cities, min_bedrooms, timeline, notes, tags, custom_fields, last_contact_at
   ),
   update (
     id, organization_id, assigned_to_id, name, email, phone, company, source, status, score, score_value, budget,
-    timeline, notes, tags, custom_fields, last_contact_at
+    property_types, cities, min_bedrooms, timeline, notes, tags, custom_fields, last_contact_at
   )
   on public.leads to authenticated;
 grant all on public.leads to service_role;
@@ -692,11 +752,11 @@ create policy "admins delete contacts" on public.contacts for delete to authenti
 grant select, delete,
   insert (
     id, organization_id, assigned_to_id, name, email, phone, company, position, type, status, notes, tags, custom_fields,
-    linkedin_url, twitter_url, preferred_contact_method, last_contact_at
+    budget, property_types, cities, min_bedrooms, linkedin_url, twitter_url, preferred_contact_method, last_contact_at
   ),
   update (
     id, organization_id, assigned_to_id, name, email, phone, company, position, type, status, notes, tags, custom_fields,
-    linkedin_url, twitter_url, preferred_contact_method, last_contact_at
+    budget, property_types, cities, min_bedrooms, linkedin_url, twitter_url, preferred_contact_method, last_contact_at
   )
   on public.contacts to authenticated;
 grant all on public.contacts to service_role;

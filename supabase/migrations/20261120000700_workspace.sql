@@ -166,6 +166,7 @@ comment on column public.appointments.assigned_to is 'Whoever created it unless 
 comment on column public.appointments.reminders_sent is 'Which reminders went out when; written by the server.';
 create index appointments_organization_idx on public.appointments (organization_id, created_at desc);
 create index appointments_start_time_idx on public.appointments (organization_id, start_time);
+create index appointments_end_time_idx on public.appointments (organization_id, end_time);
 create index appointments_assigned_to_idx on public.appointments (assigned_to, organization_id, start_time);
 create index appointments_customer_idx on public.appointments (organization_id, customer_id);
 create index appointments_lead_idx on public.appointments (organization_id, lead_id);
