@@ -22,6 +22,7 @@ class Caller:
     key_name: str | None = None
 
 
+ANYONE = Caller("anyone", '{"role":"anon"}')
 CREDENTIALS = {
     "user": "a user's access token in `Authorization: Bearer`",
     "publishable": "a publishable key in `apikey`",
@@ -48,6 +49,8 @@ class Callers:
         token = _bearer(headers)
         user = await self._user(token) if token else None
         for mode in modes:
+            if mode == "anyone":
+                return ANYONE
             kind, _, name = mode.partition(":")
             caller = user if kind == "user" else key
             if caller and caller.mode == kind and (not name or caller.key_name == name):

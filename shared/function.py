@@ -15,7 +15,7 @@ from shared.settings import Settings
 if TYPE_CHECKING:
     from shared.flags import Flags
 
-CALLER = re.compile(r"user|(publishable|secret)(:\w+)?")
+CALLER = re.compile(r"user|anyone|(publishable|secret)(:\w+)?")
 
 Body = TypeVar("Body")
 Given = TypeVar("Given")
@@ -133,8 +133,8 @@ def function(
 ) -> Callable[[Work], Function]:
     """Declare the coroutine below to be a function.
 
-    `auth` names who may call, in the order tried: user, publishable, secret, publishable:<name>, secret:<name>; or
-    nobody, when `signature` verifies a webhook. `errors` says which further statuses it answers, and when.
+    `auth` names who may call, in the order tried: user, publishable, secret, publishable:<name>, secret:<name>,
+    anyone; or nobody, when `signature` verifies a webhook. `errors` says which further statuses it answers, and when.
     """
     if bool(auth) == bool(signature) or any(CALLER.fullmatch(mode) is None for mode in auth):
         raise ValueError(f"found {auth} and {signature}; expected who may call, or who signs")

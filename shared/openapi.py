@@ -100,7 +100,7 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
         "operationId": re.sub(r"\W+", "-", function.name).strip("-"),
         "summary": function.summary,
         "description": function.description,
-        "security": [{kind: []} for kind in dict.fromkeys(kinds)],
+        "security": [{} if kind == "anyone" else {kind: []} for kind in dict.fromkeys(kinds)],
         "parameters": [
             *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in places),
             *([ORGANISATION] if "user" in kinds else []),

@@ -1,0 +1,53 @@
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from shared.function import Answered, Call, Shape, Strict, function
+from shared.schema import PropertyType
+
+Word = Annotated[str, Field(max_length=255)]
+Address = Annotated[str, Field(max_length=2000)]
+
+
+class Capture(Strict):
+    """What a visitor wrote into a form; an email or a phone number is needed."""
+
+    token: Annotated[str, Field(min_length=1, max_length=100, description="The organisation's capture token.")]
+    name: Annotated[str, Field(min_length=1, max_length=255, pattern=r"\S")]
+    email: Annotated[str, Field(max_length=255, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    phone: Annotated[str, Field(max_length=50, pattern=r"\d")] | None = None
+    company: Word | None = None
+    message: Annotated[str, Field(max_length=10_000)] | None = None
+    budget: Annotated[Decimal, Field(ge=0, lt=10**10)] | None = None
+    property_types: Annotated[list[PropertyType], Field(max_length=7)] | None = None
+    cities: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=20)] | None = None
+    min_bedrooms: Annotated[int, Field(ge=0, le=1000)] | None = None
+    page: Address | None = None
+    referrer: Address | None = None
+    utm_source: Word | None = None
+    utm_medium: Word | None = None
+    utm_campaign: Word | None = None
+    website: Annotated[Word, Field(description="Hide this field from people: who fills it in is a robot.")] | None = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def can_be_answered(self) -> "Capture":
+        if not (self.email or self.phone):
+            raise ValueError("email or phone is needed")
+        return self
+
+
+class Received(Shape):
+    received: bool
+
+
+@function("anyone", status=202, errors={429: "Too many leads came with this token, or from this address."})
+async def capture_lead(call: Call[Capture]) -> Answered[Received]:
+    """Take a lead from a website.
+
+    The token names the organisation. Who is known by email or phone becomes no second lead: what they wrote is noted.
+    The answer is the same for everybody.
+    """
+    return await call.run("private.capture_lead", call.body)

@@ -1,0 +1,214 @@
+-- CRM intake: leads that come by themselves, from an organisation's website, and many at once, from a file.
+
+-- Tokens of websites --------------------------------------------------------------------------------------------------
+-- A token stands in the page for everybody to read. All it can do is hand in leads, of one organisation, not too many.
+
+create table private.capture_tokens (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  name text not null constraint "name is 1 to 100 characters" check (length(name) between 1 and 100),
+  token_hash text not null unique constraint "token_hash is a SHA-256 in hex" check (token_hash ~ '^[0-9a-f]{64}$'),
+  source "LeadSource" not null,
+  assigned_to_id uuid,
+  per_minute integer not null constraint "per_minute is 1 to 600" check (per_minute between 1 and 600),
+  created_at timestamptz not null default now(),
+  rotated_at timestamptz,
+  revoked_at timestamptz,
+  last_used_at timestamptz,
+  constraint "assigned_to_id is a member of the organisation" foreign key (assigned_to_id, organization_id)
+    references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id)
+);
+comment on table private.capture_tokens is 'With what the websites of an organisation hand in leads; only hashes are kept.';
+comment on column private.capture_tokens.assigned_to_id is 'Who gets the leads.';
+create index capture_tokens_organization_idx on private.capture_tokens (organization_id);
+create index capture_tokens_assigned_to_idx on private.capture_tokens (assigned_to_id, organization_id);
+
+create table private.capture_counts (
+  token_id uuid not null references private.capture_tokens (id) on delete cascade,
+  address text not null,
+  minute timestamptz not null,
+  captured integer not null,
+  primary key (token_id, address, minute)
+);
+comment on table private.capture_counts is 'How many leads came with a token in a minute, from an address and in all ('''').';
+
+create function private.new_capture_token() returns text language plpgsql set search_path = '' as $$
+begin
+  return 'strive_capture_' || encode(extensions.gen_random_bytes(24), 'hex');
+end $$;
+comment on function private.new_capture_token() is 'A token nobody can guess.';
+
+create function private.create_capture_token(
+  name text, source "LeadSource", assigned_to_id uuid, per_minute integer
+) returns jsonb language plpgsql security definer set search_path = '' as $$
+declare
+  org uuid := private.require_org('ADMIN');
+  token text := private.new_capture_token();
+  made uuid;
+begin
+  if (select count(*) from private.capture_tokens t where t.organization_id = org and t.revoked_at is null) >= 20 then
+    raise exception 'An organisation has at most 20 tokens' using errcode = 'PT422', hint = 'Revoke one first.';
+  end if;
+  insert into private.capture_tokens (organization_id, name, token_hash, source, assigned_to_id, per_minute)
+  values (
+    org, create_capture_token.name, encode(sha256(convert_to(token, 'UTF8')), 'hex'), create_capture_token.source,
+    create_capture_token.assigned_to_id, create_capture_token.per_minute
+  ) returning id into made;
+  return jsonb_build_object('id', made, 'token', token);
+end $$;
+comment on function private.create_capture_token(text, "LeadSource", uuid, integer) is 'Makes a token for a website.';
+
+create function private.change_capture_token(token_id uuid, revoke boolean) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  org uuid := private.require_org('ADMIN');
+  token text := case when not revoke then private.new_capture_token() end;
+begin
+  update private.capture_tokens t set
+    token_hash = coalesce(encode(sha256(convert_to(token, 'UTF8')), 'hex'), t.token_hash),
+    rotated_at = case when revoke then t.rotated_at else now() end, revoked_at = case when revoke then now() end
+  where t.id = token_id and t.organization_id = org and t.revoked_at is null;
+  if not found then
+    raise exception 'There is no such token' using
+      errcode = 'PT404', detail = format('Found no token %s in use in this organisation.', token_id);
+  end if;
+  return jsonb_build_object('id', token_id, 'token', token);
+end $$;
+comment on function private.change_capture_token(uuid, boolean) is 'Revokes a token, or puts another in its place.';
+
+create function private.list_capture_tokens() returns table (
+  id uuid, name text, source "LeadSource", assigned_to_id uuid, per_minute integer, created_at timestamptz,
+  rotated_at timestamptz, revoked_at timestamptz, last_used_at timestamptz
+) language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  org uuid := private.require_org('ADMIN');
+begin
+  return query
+  select t.id, t.name, t.source, t.assigned_to_id, t.per_minute, t.created_at, t.rotated_at, t.revoked_at, t.last_used_at
+  from private.capture_tokens t where t.organization_id = org order by t.created_at, t.id;
+end $$;
+comment on function private.list_capture_tokens() is 'The tokens of the caller''s organisation.';
+
+create function public.create_capture_token(
+  name text, source "LeadSource" default 'WEBSITE', assigned_to_id uuid default null, per_minute integer default 60
+) returns jsonb language sql set search_path = ''
+as 'select private.create_capture_token(name, source, assigned_to_id, per_minute)';
+comment on function public.create_capture_token(text, "LeadSource", uuid, integer) is
+  'Makes a token with which a website hands leads to the function capture-lead (ADMIN); it is returned this once.';
+create function public.rotate_capture_token(token_id uuid) returns jsonb language sql set search_path = ''
+as 'select private.change_capture_token(token_id, false)';
+comment on function public.rotate_capture_token(uuid) is
+  'Puts a new token in the place of one (ADMIN); it is returned this once, and the old one ends now.';
+create function public.revoke_capture_token(token_id uuid) returns jsonb language sql set search_path = ''
+as 'select private.change_capture_token(token_id, true)';
+comment on function public.revoke_capture_token(uuid) is 'Ends a token for good (ADMIN).';
+create function public.capture_tokens() returns table (
+  id uuid, name text, source "LeadSource", assigned_to_id uuid, per_minute integer, created_at timestamptz,
+  rotated_at timestamptz, revoked_at timestamptz, last_used_at timestamptz
+) language sql stable set search_path = '' as 'select * from private.list_capture_tokens()';
+comment on function public.capture_tokens() is 'The tokens of the organisation''s websites, never their text (ADMIN).';
+
+grant execute on function private.create_capture_token(text, "LeadSource", uuid, integer),
+  private.change_capture_token(uuid, boolean), private.list_capture_tokens(),
+  public.create_capture_token(text, "LeadSource", uuid, integer), public.rotate_capture_token(uuid),
+  public.revoke_capture_token(uuid), public.capture_tokens()
+  to authenticated, service_role;
+
+-- capture-lead --------------------------------------------------------------------------------------------------------
+
+create function private.count_capture(token private.capture_tokens, address text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  count_of record;
+begin
+  -- In this order always: the row of all is the queue in which captures of one token wait for each other.
+  for count_of in select * from (values ('', token.per_minute), (coalesce(address, '?'), 5)) c (address, allowed) loop
+    insert into private.capture_counts as c (token_id, address, minute, captured)
+    values (token.id, count_of.address, date_trunc('minute', now()), 1)
+    on conflict on constraint capture_counts_pkey do update set captured = c.captured + 1
+    where c.captured < count_of.allowed;
+    if not found then
+      raise exception 'Too many requests' using errcode = 'PT429', hint = 'Try again in a minute.';
+    end if;
+  end loop;
+  delete from private.capture_counts c where c.token_id = token.id and c.minute < now() - interval '5 minutes';
+end $$;
+comment on function private.count_capture(private.capture_tokens, text) is
+  'Counts a capture; PT429 beyond what the token allows, or 5 a minute from one address.';
+
+-- The same answer for a new lead, a known one and a robot: it tells nobody who is known here.
+create function private.capture_lead(capture jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  received constant jsonb := '{"received": true}';
+  token private.capture_tokens;
+  sent record;
+  came_from jsonb := jsonb_strip_nulls(jsonb_build_object(
+    'page', capture ->> 'page', 'referrer', capture ->> 'referrer', 'utm_source', capture ->> 'utm_source',
+    'utm_medium', capture ->> 'utm_medium', 'utm_campaign', capture ->> 'utm_campaign'
+  ));
+  known record;
+  a_lead uuid;
+begin
+  select t.* into token from private.capture_tokens t
+  where t.token_hash = encode(sha256(convert_to(capture ->> 'token', 'UTF8')), 'hex') and t.revoked_at is null;
+  if not found then
+    raise exception 'This token is not known' using
+      errcode = 'PT401', hint = 'It was revoked or rotated; ask the administrators of the organisation for another.';
+  end if;
+  perform private.count_capture(token, private.client_ip());
+  update private.capture_tokens t set last_used_at = now() where t.id = token.id;
+  -- A field that people do not see: who fills it in is a robot.
+  if coalesce(capture ->> 'website', '') <> '' then
+    return received;
+  end if;
+  select r.* into sent from jsonb_to_record(capture) r (
+    name text, email text, phone text, company text, message text, budget numeric, property_types public."PropertyType"[],
+    cities text[], min_bedrooms integer
+  );
+  came_from := came_from || jsonb_build_object('token', token.name);
+  -- One after the other in an organisation, so that a form sent twice at once is known the second time.
+  perform pg_advisory_xact_lock(hashtextextended('capture:' || token.organization_id, 0));
+  select p.* into known from (
+    select 1 as rank, c.id as contact_id, null::uuid as lead_id, c.assigned_to_id, c.created_at from public.contacts c
+    where c.organization_id = token.organization_id
+      and (lower(c.email) = lower(trim(sent.email)) or private.same_phone(c.phone) = private.same_phone(sent.phone))
+    union all
+    select 2, null, l.id, l.assigned_to_id, l.created_at from public.leads l
+    where l.organization_id = token.organization_id and l.status in ('NEW_LEAD', 'IN_CONTACT', 'QUALIFIED')
+      and (lower(l.email) = lower(trim(sent.email)) or private.same_phone(l.phone) = private.same_phone(sent.phone))
+  ) p order by p.rank, p.created_at, p.contact_id, p.lead_id limit 1;
+  if found then
+    update public.leads l set
+      email = coalesce(l.email, trim(sent.email)), phone = coalesce(l.phone, sent.phone),
+      company = coalesce(l.company, sent.company), budget = coalesce(l.budget, sent.budget)
+    where l.id = known.lead_id;
+    perform private.record_change(
+      token.organization_id, case when known.lead_id is null then 'contact' else 'lead' end,
+      coalesce(known.lead_id, known.contact_id), 'captured', format('%s wrote again on %s', sent.name, token.name),
+      concat_ws(E'\n', sent.message, came_from::text), lead_id => known.lead_id, contact_id => known.contact_id,
+      assigned_to_id => known.assigned_to_id
+    );
+    return received;
+  end if;
+  insert into public.leads (
+    organization_id, assigned_to_id, name, email, phone, company, source, budget, property_types, cities, min_bedrooms,
+    notes, custom_fields
+  ) values (
+    token.organization_id, token.assigned_to_id, trim(sent.name), nullif(trim(sent.email), ''), nullif(trim(sent.phone), ''),
+    sent.company, case lower(capture ->> 'utm_medium')
+      when 'cpc' then 'GOOGLE_ADS' when 'social' then 'SOCIAL_MEDIA' when 'email' then 'EMAIL_CAMPAIGN'
+      when 'referral' then 'REFERRAL' else token.source::text end::public."LeadSource",
+    sent.budget, coalesce(sent.property_types, '{}'), coalesce(sent.cities, '{}'), sent.min_bedrooms, sent.message,
+    jsonb_build_object('captured', came_from)
+  ) returning id into a_lead;
+  perform private.record_change(
+    token.organization_id, 'lead', a_lead, 'captured', format('New lead from %s: %s', token.name, trim(sent.name)),
+    sent.message, lead_id => a_lead, assigned_to_id => token.assigned_to_id, severity => 'SUCCESS'
+  );
+  return received;
+end $$;
+comment on function private.capture_lead(jsonb) is
+  'Takes a lead from a website: a new one, or word from a lead or contact who is known by email or phone.';
+grant execute on function private.capture_lead(jsonb) to strive_functions;

@@ -1,0 +1,128 @@
+"""capture-lead: what strangers hand in, how often, and what they learn."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.database.rows import call, refused
+from tests.functions.serving import Serving
+from tests.functions.test_contract import refused as answered
+from tests.world import ACME, PEOPLE, Database, Row
+
+_address = count(1)
+
+
+@pytest.fixture
+def token(database: Database) -> Iterator[str]:
+    """A token of Acme, whose leads the member gets."""
+    with database.acting_as("admin", commit=True) as cursor:
+        made = call(cursor, "create_capture_token", name="Home page", assigned_to_id=PEOPLE["member"])
+    yield made["token"]
+    with database.connect() as connection:
+        for table in ("public.leads", "public.contacts", "public.activities", "private.capture_tokens"):
+            connection.execute(f"delete from {table}")
+
+
+def capture(functions: Serving, token: str, address: str | None = None, **words: Any) -> httpx.Response:
+    """As a page in a browser sends it: without a key, from an address of its own."""
+    body = {"token": token, "name": "Ada", "email": "ada@visitor.test", **words}
+    with functions.client(None) as client:
+        came_from = {"x-forwarded-for": address or f"198.51.100.{next(_address) % 250}"}
+        return client.post("/functions/v1/capture-lead", json=body, headers=came_from)
+
+
+def leads(database: Database) -> list[Row]:
+    with database.acting_as("viewer") as cursor:
+        return cursor.execute("select * from public.leads order by created_at").fetchall()
+
+
+def test_a_lead_comes_with_where_it_came_from_and_somebody_who_gets_it(
+    functions: Serving, database: Database, token: str
+) -> None:
+    told = {"page": "https://acme.test/elm", "utm_source": "google", "utm_medium": "cpc", "message": "Elm 12?"}
+    answer = capture(functions, token, budget="250000.50", cities=["Austin"], **told)
+    assert (answer.status_code, answer.json()) == (202, {"received": True})
+    (lead,) = leads(database)
+    assert (lead["organization_id"], lead["assigned_to_id"], lead["source"]) == (ACME, PEOPLE["member"], "GOOGLE_ADS")
+    assert (str(lead["budget"]), lead["cities"], lead["notes"]) == ("250000.50", ["Austin"], "Elm 12?")
+    assert lead["custom_fields"]["captured"]["page"] == "https://acme.test/elm"
+    with database.acting_as("viewer") as cursor:
+        cursor.execute("select title from public.activities where lead_id = %s", [lead["id"]])
+        assert cursor.fetchall() == [{"title": "New lead from Home page: Ada"}]
+
+
+def test_who_is_known_becomes_no_second_lead_and_the_answer_is_the_same(
+    functions: Serving, database: Database, token: str
+) -> None:
+    first = capture(functions, token)
+    again = capture(functions, token, email="ADA@visitor.test", phone="512 555 0100", message="Hello?")
+    by_phone = capture(functions, token, email=None, phone="+1 (512) 555-0100")
+    assert first.json() == again.json() == by_phone.json()
+    (lead,) = leads(database)
+    assert lead["phone"] == "512 555 0100"
+    with database.acting_as("viewer") as cursor:
+        assert cursor.execute("select from public.activities where lead_id = %s", [lead["id"]]).rowcount == 3
+
+
+def test_a_form_sent_twice_at_once_is_one_lead(functions: Serving, database: Database, token: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: capture(functions, token), range(8)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len(leads(database)) == 1
+
+
+def test_a_robot_is_thanked_and_forgotten(functions: Serving, database: Database, token: str) -> None:
+    answer = capture(functions, token, website="https://spam.test")
+    assert (answer.status_code, answer.json()) == (202, {"received": True})
+    assert leads(database) == []
+
+
+def test_attack_flood_from_one_address_or_from_many(functions: Serving, database: Database, token: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        one = Counter(pool.map(lambda _: capture(functions, token, "203.0.113.9").status_code, range(10)))
+        with database.connect() as connection:
+            connection.execute("update private.capture_tokens set per_minute = 12")
+        many = Counter(pool.map(lambda _: capture(functions, token).status_code, range(16)))
+    # A minute may have begun between two of them.
+    assert one[202] in {5, 10}
+    assert one[429] == 10 - one[202]
+    assert many[202] < 16
+    refusal = capture(functions, token)
+    answered(refusal, 429, "PT429")
+    assert refusal.headers["retry-after"]
+
+
+def test_a_rotated_token_ends_and_a_revoked_one_cannot_come_back(
+    functions: Serving, database: Database, token: str
+) -> None:
+    with database.acting_as("admin", commit=True) as cursor:
+        (listed,) = cursor.execute("select * from public.capture_tokens()").fetchall()
+        rotated = call(cursor, "rotate_capture_token", token_id=listed["id"])
+    assert token not in str(listed)
+    answered(capture(functions, token), 401, "PT401")
+    assert capture(functions, rotated["token"]).status_code == 202
+    with database.acting_as("admin", commit=True) as cursor:
+        call(cursor, "revoke_capture_token", token_id=listed["id"])
+        with refused(cursor, "PT404", "no such token"):
+            call(cursor, "rotate_capture_token", token_id=listed["id"])
+    answered(capture(functions, rotated["token"]), 401, "PT401")
+    answered(capture(functions, "a guess"), 401, "PT401")
+
+
+def test_attack_capture_without_the_function(database: Database) -> None:
+    for person in (None, "owner"):
+        with database.acting_as(person) as cursor, refused(cursor, "42501", "permission denied"):
+            cursor.execute("""select private.capture_lead('{"token": "x"}')""")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"email": None}, {"email": "nobody"}, {"name": " "}, {"organization_id": str(ACME)}, {"property_types": ["X"]}],
+)
+def test_what_cannot_be_answered_or_is_not_asked_for_is_422(functions: Serving, token: str, words: Row) -> None:
+    answered(capture(functions, token, **words), 422, "invalid_body")
