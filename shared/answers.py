@@ -1,6 +1,6 @@
 """Answers as bytes: an ASGI response of few parts, with what every answer of ours carries."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 
 from starlette.types import Receive, Scope, Send
@@ -47,6 +47,23 @@ class Answer:
         headers += [(name.encode(), value.encode()) for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
+
+
+class Lines(Answer):
+    """Lines of JSON, each sent when it is known."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self, status: int, lines: AsyncIterator[bytes]) -> None:
+        super().__init__(status, content_type=b"application/x-ndjson")
+        self.lines = lines
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [*ALWAYS, (b"x-request-id", self.request_id), (b"content-type", self.content_type)]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        async for line in self.lines:
+            await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def problem_answer(problem: Problem) -> Answer:

@@ -1,6 +1,8 @@
 """The connection pool, and the one statement with which a request enters the database, works, and leaves."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,6 +77,23 @@ class Database:
         )
         return answer, replayed
 
+    @asynccontextmanager
+    async def transaction(self, *, claims: str, headers: str) -> AsyncIterator[Callable[[str, str], Awaitable[Any]]]:
+        """One transaction under the caller's policies, in which operations run one after the other."""
+        connection = await self._checkout()
+
+        async def step(operation: str, payload: str) -> Any:
+            cursor = await connection.execute(_step(operation), (payload,))
+            row = await cursor.fetchone()
+            return json.loads(row[0]) if row else None
+
+        try:
+            async with connection.transaction():
+                await connection.execute("select private.enter(%s, %s)", (claims, headers))
+                yield step
+        finally:
+            await self._pool.putconn(connection)
+
     async def migration_version(self) -> str | None:
         (version,) = await self._one("select private.migration_version()", ())
         return str(version) if version else None
@@ -143,6 +162,11 @@ async def _is_direct(connection: AsyncConnection[Any]) -> bool:
 def _run(operation: str) -> str:
     claims = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
     return f"select {operation}(%s::jsonb)::text from ({claims}) as entered"  # noqa: S608
+
+
+@cache
+def _step(operation: str) -> str:
+    return f"select {operation}(%s::jsonb)::text"
 
 
 @cache

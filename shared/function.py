@@ -2,10 +2,11 @@
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -46,13 +47,22 @@ class Answered(Generic[Given]):
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+# Runs an operation within a transaction; its answer, read.
+Step = Callable[[str, Any], Awaitable[Any]]
+
+
 class Call(Generic[Body]):
     """One request, after it was parsed and its caller is known.
 
     `place` is what stood for the {…} at the end of the address, `sent` the body before it was parsed.
     """
 
-    __slots__ = ("_run", "body", "caller", "flags", "headers", "place", "sent", "settings")
+    __slots__ = ("_run", "body", "caller", "file", "flags", "headers", "place", "sent", "settings", "transaction")
+
+    # A function that takes a file has it here, and in `body` what the address said. In its transaction several
+    # operations run as the caller, all or none: psycopg.Rollback undoes them.
+    file: IO[bytes]
+    transaction: Callable[[], AbstractAsyncContextManager[Step]]
 
     def __init__(
         self,
@@ -83,7 +93,8 @@ class Call(Generic[Body]):
         return await self._run(operation, payload)
 
 
-Work = Callable[[Call[Any]], Awaitable[Answered[Any]]]
+# A file is answered in lines, everything else at once.
+Work = Callable[[Call[Any]], Awaitable[Answered[Any]]] | Callable[[Call[Any]], AsyncIterator[BaseModel]]
 # Raises unless the bytes were signed by who we expect; takes the settings, the headers and the body.
 Signature = Callable[[Settings, Mapping[bytes, bytes], bytes], None]
 
@@ -100,7 +111,8 @@ class Function:
     status: int
     idempotent: bool
     errors: Mapping[int, str]
-    work: Work
+    work: Any
+    takes_file: str | None = None
     beneath: list["Function"] = field(default_factory=list)
 
     @cached_property
@@ -130,11 +142,14 @@ def function(
     status: int = 200,
     idempotent: bool = False,
     signature: Signature | None = None,
+    takes_file: str | None = None,
 ) -> Callable[[Work], Function]:
     """Declare the coroutine below to be a function.
 
     `auth` names who may call, in the order tried: user, publishable, secret, publishable:<name>, secret:<name>,
     anyone; or nobody, when `signature` verifies a webhook. `errors` says which further statuses it answers, and when.
+    `takes_file` is a content type: the body is a file of that type, what else it takes stands in the address, and the
+    answer is lines of JSON.
     """
     if bool(auth) == bool(signature) or any(CALLER.fullmatch(mode) is None for mode in auth):
         raise ValueError(f"found {auth} and {signature}; expected who may call, or who signs")
@@ -156,6 +171,7 @@ def function(
             idempotent=idempotent,
             errors=errors,
             work=work,
+            takes_file=takes_file,
         )
 
     return declare

@@ -105,13 +105,19 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
             *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in places),
             *([ORGANISATION] if "user" in kinds else []),
             *([ONCE] if function.idempotent else []),
+            *_query(function),
         ],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "requestBody": {
+            "required": True,
+            "content": {function.takes_file: {}} if function.takes_file else {"application/json": {"schema": request}},
+        },
         "responses": {
             str(function.status): {
                 "description": HTTPStatus(function.status).phrase,
                 "headers": HEADERS | (REPLAYED if function.idempotent else {}),
-                "content": {"application/json": {"schema": response}},
+                "content": {
+                    "application/x-ndjson" if function.takes_file else "application/json": {"schema": response}
+                },
             },
             **{
                 str(status): {
@@ -123,3 +129,14 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
             },
         },
     }
+
+
+def _query(function: Function) -> list[dict[str, Any]]:
+    """What stands in the address, where the body is a file."""
+    if not function.takes_file:
+        return []
+    schema = function.request.json_schema()
+    return [
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": told}
+        for name, told in schema["properties"].items()
+    ]

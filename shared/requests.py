@@ -2,10 +2,11 @@
 
 import re
 import secrets
+import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from http import HTTPStatus
 from itertools import count
-from typing import Any
+from typing import IO, Any
 
 from shared.errors import ApiError
 
@@ -14,6 +15,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 BODY_BYTES = 1 << 20
 # A body over the limit is still read up to here, so that its sender sees the answer instead of a broken connection.
 DRAINED_BYTES = 8 * BODY_BYTES
+FILE_BYTES = 32 * BODY_BYTES
 
 # Two different values would let a proxy in front of us act on one and us on the other.
 GIVEN_ONCE = {b"authorization", b"apikey", b"content-type", b"idempotency-key", b"x-org-id"}
@@ -67,15 +69,15 @@ def check_headers(headers: Mapping[bytes, bytes]) -> None:
         )
 
 
-def check_json(headers: Mapping[bytes, bytes]) -> None:
+def check_content(headers: Mapping[bytes, bytes], wanted: str = "application/json") -> None:
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind != b"application/json":
+    if kind != wanted.encode():
         raise ApiError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",
-            "The body has to be JSON",
+            "The body has to be JSON" if wanted == "application/json" else f"The body has to be {wanted}",
             details=f"Content-Type is {kind.decode('latin-1')!r}." if kind else "Content-Type is missing.",
-            hint="Send `Content-Type: application/json`.",
+            hint=f"Send `Content-Type: {wanted}`.",
         )
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise ApiError(
@@ -109,3 +111,26 @@ async def read_body(receive: Receive, limit: int = BODY_BYTES) -> bytes:
             headers={"connection": "close"} if message["more_body"] else {},
         )
     return b"".join(chunks)
+
+
+async def read_file(receive: Receive, limit: int = FILE_BYTES) -> IO[bytes]:
+    """The body in a file of its own, on the disk if it is long: whoever sends it waits for nobody."""
+    file = tempfile.SpooledTemporaryFile(BODY_BYTES)  # noqa: SIM115 - goes with the request
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        size += len(message["body"])
+        if size > limit:
+            raise ApiError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "body_too_large",
+                f"The file is larger than {limit:,} bytes",
+                hint="Send it in parts.",
+                headers={"connection": "close"},
+            )
+        file.write(message["body"])
+        more = message["more_body"]
+    file.seek(0)
+    return file

@@ -5,21 +5,32 @@ import hashlib
 import json
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import psycopg
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from shared.answers import PREFLIGHT, Answer, problem_answer
+from shared.answers import PREFLIGHT, Answer, Lines, problem_answer
 from shared.callers import Caller, Callers
 from shared.database import Database, Once, expected_migration
 from shared.errors import INTERNAL, ApiError, invalid_body, problem_of
-from shared.function import Answered, Call, Function
+from shared.function import Answered, Call, Function, Step
 from shared.logs import log, log_request
-from shared.requests import ClientGoneError, check_headers, check_json, read_body, read_headers, request_id
+from shared.requests import (
+    ClientGoneError,
+    check_content,
+    check_headers,
+    read_body,
+    read_file,
+    read_headers,
+    request_id,
+)
 from shared.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -106,7 +117,10 @@ class Runtime:
                 answer = await self._page(scope["path"], scope["method"])
             else:
                 caller, body = await self._admit(function, scope["method"], headers, request)
-                answer = await self._run(function, headers, caller, body, place)
+                if isinstance(body, bytes):
+                    answer = await self._run(function, headers, caller, body, place)
+                else:
+                    answer = await self._run_file(function, headers, caller, scope["query_string"], body)
         except ClientGoneError:
             answer = Answer(499, code="client_gone")
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
@@ -142,18 +156,21 @@ class Runtime:
 
     async def _admit(
         self, function: Function, method: str, headers: Mapping[bytes, bytes], request: Request
-    ) -> tuple[Caller, bytes]:
+    ) -> tuple[Caller, bytes | IO[bytes]]:
         """Who calls and what they sent; whoever may not call is told before the body is read."""
         if method != "POST":
             raise _wrong_method("POST, OPTIONS")
         check_headers(headers)
         if function.signature:
-            check_json(headers)
+            check_content(headers)
             body = await read_body(request.receive)
             function.signature(self._settings, headers, body)
             return WEBHOOK, body
         caller = await self._callers.identify(headers, function.auth)
-        check_json(headers)
+        if function.takes_file:
+            check_content(headers, function.takes_file)
+            return caller, await read_file(request.receive)
+        check_content(headers)
         return caller, await read_body(request.receive)
 
     async def _run(
@@ -179,6 +196,49 @@ class Runtime:
         told_more = {"idempotency-replayed": "true", **answered.headers} if answered.replayed else answered.headers
         given = answered.json if isinstance(answered.json, bytes) else answered.json.encode()
         return Answer(answered.status or function.status, given, told_more)
+
+    async def _run_file(
+        self, function: Function, headers: Mapping[bytes, bytes], caller: Caller, query: bytes, file: IO[bytes]
+    ) -> Answer:
+        asked = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+        try:
+            parsed = function.request.validate_python(asked)
+        except ValidationError as error:
+            raise invalid_body(error, json.dumps(asked).encode()) from None
+
+        async def run(_operation: str, _payload: Any) -> Answered[Any]:
+            raise TypeError("A function that takes a file works in a transaction")
+
+        call = Call(parsed, caller, self._settings, run, self._opened_flags, headers=headers, sent=query, place="")
+        call.file = file
+        call.transaction = partial(self._transaction, caller, _passed_on(headers))
+        work = function.work(call)
+        # Until something is known, an error still has a status of its own.
+        first = await anext(work)
+
+        async def lines() -> AsyncIterator[bytes]:
+            async with aclosing(work):
+                yield first.model_dump_json().encode()
+                try:
+                    async for line in work:
+                        yield line.model_dump_json().encode()
+                except Exception as error:  # noqa: BLE001 - as above; the status has been sent
+                    problem = problem_of(error)
+                    if problem is INTERNAL:
+                        _explain(error, request_id(headers.items()))
+                    yield b'{"error": %s}' % problem.body()
+
+        return Lines(function.status, lines())
+
+    @asynccontextmanager
+    async def _transaction(self, caller: Caller, told: str) -> AsyncIterator[Step]:
+        async with self._database.transaction(claims=caller.claims, headers=told) as step:
+
+            async def run(operation: str, payload: Any) -> Any:
+                text = payload.model_dump_json() if isinstance(payload, BaseModel) else json.dumps(payload)
+                return await step(operation, text)
+
+            yield run
 
     async def _page(self, path: str, method: str) -> Answer:
         if (page := self._pages.get(path)) is None:

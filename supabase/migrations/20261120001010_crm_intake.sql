@@ -212,3 +212,88 @@ end $$;
 comment on function private.capture_lead(jsonb) is
   'Takes a lead from a website: a new one, or word from a lead or contact who is known by email or phone.';
 grant execute on function private.capture_lead(jsonb) to strive_functions;
+
+-- import-records ------------------------------------------------------------------------------------------------------
+
+create function private.known_emails(emails text[]) returns text[]
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  org uuid := private.require_org('MEMBER');
+begin
+  return array(
+    select e from unnest(emails) e
+    where exists (select from public.leads l where l.organization_id = org and lower(l.email) = e)
+      or exists (select from public.contacts c where c.organization_id = org and lower(c.email) = e)
+  );
+end $$;
+comment on function private.known_emails(text[]) is 'Which of these the caller''s organisation has already.';
+
+create function private.import_row(org uuid, kind text, rows jsonb) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if kind = 'leads' then
+    insert into public.leads (
+      organization_id, name, email, phone, company, source, status, score_value, budget, property_types, cities,
+      min_bedrooms, timeline, notes, tags
+    )
+    select org, r.name, r.email, r.phone, r.company, r.source, r.status, r.score_value, r.budget, r.property_types,
+      r.cities, r.min_bedrooms, r.timeline, r.notes, r.tags
+    from jsonb_array_elements(rows) e, jsonb_populate_record(
+      null::public.leads, '{"source": "WEBSITE", "status": "NEW_LEAD", "score": "COLD", "score_value": 0,
+        "property_types": [], "cities": [], "tags": []}' || (e -> 'row')
+    ) r;
+  else
+    insert into public.contacts (
+      organization_id, name, email, phone, company, position, type, status, budget, property_types, cities,
+      min_bedrooms, notes, tags
+    )
+    select org, r.name, r.email, r.phone, r.company, r.position, r.type, r.status, r.budget, r.property_types, r.cities,
+      r.min_bedrooms, r.notes, r.tags
+    from jsonb_array_elements(rows) e, jsonb_populate_record(
+      null::public.contacts, '{"type": "PROSPECT", "status": "ACTIVE", "property_types": [], "cities": [], "tags": []}'
+        || (e -> 'row')
+    ) r;
+  end if;
+end $$;
+comment on function private.import_row(uuid, text, jsonb) is 'Inserts rows of a file under the caller''s policies.';
+
+create function private.import_rows(batch jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  org uuid := private.require_org('MEMBER');
+  rows jsonb := batch -> 'rows';
+  given integer := jsonb_array_length(rows);
+  known text[];
+  item jsonb;
+  imported integer := 0;
+  problems jsonb := '[]';
+begin
+  if (batch ->> 'skip_known')::boolean then
+    known := private.known_emails(array(
+      select lower(e #>> '{row,email}') from jsonb_array_elements(rows) e where e #>> '{row,email}' is not null
+    ));
+    rows := coalesce((
+      select jsonb_agg(e) from jsonb_array_elements(rows) e where lower(e #>> '{row,email}') = any (known) is not true
+    ), '[]');
+  end if;
+  begin
+    perform private.import_row(org, batch ->> 'kind', rows);
+    imported := jsonb_array_length(rows);
+  exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
+    -- One is wrong: each by itself, to learn which.
+    for item in select e from jsonb_array_elements(rows) e loop
+      begin
+        perform private.import_row(org, batch ->> 'kind', jsonb_build_array(item));
+        imported := imported + 1;
+      exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
+        problems := problems || jsonb_build_object('line', item -> 'line', 'problem', sqlerrm);
+      end;
+    end loop;
+  end;
+  return jsonb_build_object(
+    'imported', imported, 'problems', problems, 'known', given - imported - jsonb_array_length(problems)
+  );
+end $$;
+comment on function private.import_rows(jsonb) is 'Imports some rows of a file; says which could not be, and why.';
+grant execute on function private.known_emails(text[]), private.import_row(uuid, text, jsonb),
+  private.import_rows(jsonb) to strive_functions;
