@@ -66,7 +66,8 @@ VALUES: dict[str, dict[str, Row]] = {
     "content": {"*": {"slug": "draft"}, "ours public": PUBLISHED, "theirs public": PUBLISHED},
     "dashboard_metrics": {"ours guarded": GUARDED, "system guarded": GUARDED},
     "dashboard_widgets": {"*": {"position": Jsonb({"x": 0, "y": 0, "w": 1, "h": 1})}, "ours guarded": GUARDED},
-    "feature_flags": {"*": {"name": "flag"}},
+    "feature_flags": {"*": {"name": "flag", "seed": fixed_id("seed")}},
+    "feature_flag_exposures": {"*": {"seed": fixed_id("seed")}},
     "onboarding_sessions": {
         "*": {"organization_id": None},
         "ours": {"token_hash": "1" * 64},
