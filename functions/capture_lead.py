@@ -1,7 +1,7 @@
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from shared.function import Answered, Call, Shape, Strict, function
 from shared.schema import PropertyType
@@ -13,9 +13,18 @@ Address = Annotated[str, Field(max_length=2000)]
 class Capture(Strict):
     """What a visitor wrote into a form; an email or a phone number is needed."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["email"], "properties": {"email": {"type": "string"}}},
+                {"required": ["phone"], "properties": {"phone": {"type": "string"}}},
+            ]
+        }
+    )
+
     token: Annotated[str, Field(min_length=1, max_length=100, description="The organisation's capture token.")]
     name: Annotated[str, Field(min_length=1, max_length=255, pattern=r"\S")]
-    email: Annotated[str, Field(max_length=255, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    email: Annotated[str, Field(max_length=255, min_length=3, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
     phone: Annotated[str, Field(max_length=50, pattern=r"\d")] | None = None
     company: Word | None = None
     message: Annotated[str, Field(max_length=10_000)] | None = None

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -93,8 +93,9 @@ class Call(Generic[Body]):
         return await self._run(operation, payload)
 
 
+Work = Callable[[Call[Any]], Awaitable[Answered[Any]]]
 # A file is answered in lines, everything else at once.
-Work = Callable[[Call[Any]], Awaitable[Answered[Any]]] | Callable[[Call[Any]], AsyncIterator[BaseModel]]
+FileWork = Callable[[Call[Any]], AsyncIterator[BaseModel]]
 # Raises unless the bytes were signed by who we expect; takes the settings, the headers and the body.
 Signature = Callable[[Settings, Mapping[bytes, bytes], bytes], None]
 
@@ -111,7 +112,7 @@ class Function:
     status: int
     idempotent: bool
     errors: Mapping[int, str]
-    work: Any
+    work: Work
     takes_file: str | None = None
     beneath: list["Function"] = field(default_factory=list)
 
@@ -143,7 +144,7 @@ def function(
     idempotent: bool = False,
     signature: Signature | None = None,
     takes_file: str | None = None,
-) -> Callable[[Work], Function]:
+) -> Callable[[Work | FileWork], Function]:
     """Declare the coroutine below to be a function.
 
     `auth` names who may call, in the order tried: user, publishable, secret, publishable:<name>, secret:<name>,
@@ -154,7 +155,7 @@ def function(
     if bool(auth) == bool(signature) or any(CALLER.fullmatch(mode) is None for mode in auth):
         raise ValueError(f"found {auth} and {signature}; expected who may call, or who signs")
 
-    def declare(work: Work) -> Function:
+    def declare(work: Work | FileWork) -> Function:
         hints = get_type_hints(work, include_extras=True)
         (takes,) = get_args(next(hint for hint in hints.values() if get_origin(hint) is Call))
         (gives,) = get_args(hints["return"])
@@ -170,7 +171,7 @@ def function(
             status=status,
             idempotent=idempotent,
             errors=errors,
-            work=work,
+            work=cast("Work", work),
             takes_file=takes_file,
         )
 

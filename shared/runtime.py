@@ -212,7 +212,7 @@ class Runtime:
         call = Call(parsed, caller, self._settings, run, self._opened_flags, headers=headers, sent=query, place="")
         call.file = file
         call.transaction = partial(self._transaction, caller, _passed_on(headers))
-        work = function.work(call)
+        work: Any = function.work(call)
         # Until something is known, an error still has a status of its own.
         first = await anext(work)
 

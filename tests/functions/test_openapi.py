@@ -49,6 +49,8 @@ def test_no_input_gets_a_5xx_or_an_answer_that_is_not_documented(tmp_path: Path,
                 "--url", f"{functions.url}/functions/v1", "--header", f"Authorization: Bearer {token()}",
                 # A NUL is a 400 of its own, see test_wire.py; no JSON Schema can say that a text has none.
                 "--generation-allow-x00", "false", "--generation-deterministic",
+                # Nor can one say which text is a table with a column of names.
+                "--exclude-path", "/import-records",
                 "--max-examples", "60", "--max-time", "10", "--continue-on-failure", "--no-color",
                 # The token is given to every request here; test_authentication.py leaves it out.
                 "--exclude-checks", "missing_required_header",
