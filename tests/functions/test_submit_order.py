@@ -11,6 +11,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from functions.submit_order import Submitted
+from tests.database.statements import meanwhile
 from tests.database.test_garage import in_status
 from tests.functions.serving import Serving
 from tests.functions.test_contract import refused
@@ -182,6 +183,19 @@ def test_attack_race_past_the_quota(functions: Serving, database: Database) -> N
             [ACME],
         ).fetchone()
     assert submitted == (3,)
+
+
+def test_a_submission_waits_for_another_that_may_take_the_last_place(functions: Serving, database: Database) -> None:
+    for _ in range(2):
+        assert submit(functions, in_status(database, "DRAFT")).status_code == 200
+    last, late = in_status(database, "DRAFT"), in_status(database, "DRAFT")
+
+    def too_late() -> None:
+        refused(submit(functions, late), 402, "PT402")
+
+    with database.acting_as("owner") as cursor:
+        cursor.execute("select public.submit_order(%s)", [last])
+        meanwhile(database, cursor, too_late)
 
 
 def test_many_at_once_with_one_key_submit_once_and_are_all_told(functions: Serving, database: Database) -> None:
