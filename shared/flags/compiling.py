@@ -18,6 +18,7 @@ from shared.flags.context import Context
 from shared.flags.evaluation import Evaluation, failed
 
 Rules = Callable[[Context], Evaluation]
+_NOBODY = Context({})
 ALL = 100
 
 
@@ -173,11 +174,15 @@ def _share(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> Rul
         return by_organization
 
     name = answers.name
+    # Most flags have no variants: then what is on is known beforehand.
+    plain = None if answers.values else on(_NOBODY)
 
     def by_user(context: Context) -> Evaluation:
         if (unit := context.unit) is None:
             return _missing_key(name)
-        return on(context) if sha256(begin + unit).digest() < below else off
+        if sha256(begin + unit).digest() < below:
+            return plain or on(context)
+        return off
 
     return by_user
 

@@ -15,7 +15,7 @@ from shared.flags.versions import sortable
 
 Attributes = Mapping[str, Any]
 Test = Callable[[Any], bool]  # of one value
-Condition = Callable[[Any], bool]  # of attributes; in $elemMatch also of what has none
+Condition = Callable[[Attributes], bool]
 
 DEPTH = 20
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -160,18 +160,15 @@ _shared = lru_cache(maxsize=8192, typed=True)
 
 @_shared
 def _attribute(path: str, test: Test) -> Condition:
-    if "." not in path and path != "length" and not path.isdigit():
+    first, *steps = path.split(".")
+    if not steps:
+        return lambda attributes: test(attributes.get(path))
 
-        def named(attributes: Any) -> bool:
-            return test(attributes.get(path) if type(attributes) is dict else None)
-
-        return named
-    steps = tuple(path.split("."))
-
-    def nested(attributes: Any) -> bool:
+    def nested(attributes: Attributes) -> bool:
+        value = attributes.get(first)
         for step in steps:
-            attributes = _step(attributes, step)
-        return test(attributes)
+            value = _step(value, step)
+        return test(value)
 
     return nested
 
@@ -366,8 +363,18 @@ def _some_element(operand: Any, depth: int) -> Test:
         raise ConditionError(operand, "a condition or operators")
     # $not is both; with an element that is no object it can only be meant for the element itself.
     of_fields = not _is_operators(operand) or any(key in operand for key in ("$or", "$and", "$nor"))
-    test = (_condition if of_fields else _value)(operand, depth + 1)
+    if of_fields:
+        condition = _condition(operand, depth + 1)
+        return lambda value: type(value) is list and any(one is not None and condition(_fields(one)) for one in value)
+    test = _value(operand, depth + 1)
     return lambda value: type(value) is list and any(one is not None and test(one) for one in value)
+
+
+def _fields(element: Any) -> Attributes:
+    """A list has numbers and a length for fields, as paths see it; what is neither object nor list has none."""
+    if type(element) is list:
+        return {**{str(number): one for number, one in enumerate(element)}, "length": len(element)}
+    return element if type(element) is dict else {}
 
 
 def _size(operand: Any, depth: int) -> Test:

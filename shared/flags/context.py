@@ -31,9 +31,17 @@ class Context:
     @classmethod
     def asserted(cls, attributes: Mapping[str, Any]) -> "Context":
         """As one of our own servers says: every attribute is believed."""
-        key, organization, tier = (_text(attributes.get(name)) for name in ("targetingKey", "organization_id", "tier"))
-        user = _text(attributes.get("user_id")) or key
-        return cls(attributes, unit=key or user, user_id=_lower(user), organization_id=_lower(organization), tier=tier)
+        said = attributes.get
+        key, organization = _text(said("targetingKey")), _text(said("organization_id"))
+        user = _text(said("user_id")) or key
+        return cls(
+            attributes,
+            unit=key or user,
+            # Ids are UUIDs, which the database writes in lower case.
+            user_id=user and user.lower(),
+            organization_id=organization and organization.lower(),
+            tier=_text(said("tier")),
+        )
 
     @classmethod
     def identified(cls, identity: Mapping[str, Any], attributes: Mapping[str, Any]) -> "Context":
@@ -53,8 +61,3 @@ def _unsigned(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _lower(value: str | None) -> str | None:
-    """Ids are UUIDs, which the database writes in lower case."""
-    return value.lower() if value else None

@@ -57,8 +57,9 @@ class Flags:
 
     async def current(self) -> tuple[Snapshot, bool]:
         """The flags, and whether they are stale: the database could not be asked within a second."""
-        if not self._is_fresh():
-            await self._refresh()
+        if self._snapshot is not None and self._is_fresh():
+            return self._snapshot, False
+        await self._refresh()
         if self._snapshot is None or not self._is_usable():
             raise ApiError(
                 503,
