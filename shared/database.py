@@ -89,7 +89,7 @@ class Database:
 
         try:
             async with connection.transaction():
-                await connection.execute("select private.enter(%s, %s)", (claims, headers))
+                await connection.execute(_CLAIMS, (claims, headers))
                 yield step
         finally:
             await self._pool.putconn(connection)
@@ -156,12 +156,14 @@ async def _is_direct(connection: AsyncConnection[Any]) -> bool:
     return await cursor.fetchone() == (connection.info.backend_pid,)
 
 
+_CLAIMS = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
+
+
 # Operations are named in code, never by a caller. What stands in FROM runs before the select list: first the claims are
 # set, for this transaction, which is this statement; then the operation is called.
 @cache
 def _run(operation: str) -> str:
-    claims = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
-    return f"select {operation}(%s::jsonb)::text from ({claims}) as entered"  # noqa: S608
+    return f"select {operation}(%s::jsonb)::text from ({_CLAIMS}) as entered"  # noqa: S608
 
 
 @cache

@@ -14,7 +14,6 @@ LOG = "select private.log_admin_action('USER_DELETE', 'forged', 'user', 'x', adm
 @pytest.mark.parametrize(
     "call",
     [
-        "enter('{}', '{}')",
         "enter_once('{}', '{}', 'x', 'x', '')",
         "remember('x', 'x', '', '{}')",
         "notify(null, null, 'INFO', 'x', 'x')",
