@@ -12,21 +12,21 @@ def serve() -> None:
     gc.disable()  # nothing that start-up makes is garbage; the server turns it on
     from functions_framework.aio import create_asgi_app_from_module  # noqa: PLC0415 - after gc.disable()
 
-    from functions import main  # noqa: PLC0415
-    from shared import server  # noqa: PLC0415
+    from functions import main  # noqa: PLC0415 - after gc.disable()
+    from shared import server  # noqa: PLC0415 - after gc.disable()
 
     port = os.environ.get("PORT") or "8080"
     if not port.isdecimal() or int(port) > HIGHEST_PORT:
         sys.exit(f"The functions cannot start. PORT: found {port!r}; expected a number up to {HIGHEST_PORT}.")
-    app = create_asgi_app_from_module(main.target, main.__file__, "http", main, main.__spec__)  # type: ignore[no-untyped-call]
+    app = create_asgi_app_from_module(main.target, main.__file__, "http", main, main.__spec__)  # type: ignore[no-untyped-call]  # the framework has no types
     server.serve(app, main.runtime, os.environ.get("HOST") or "127.0.0.1", int(port))
 
 
 def describe() -> None:
-    from functions import ALL, load  # noqa: PLC0415
-    from shared.openapi import document  # noqa: PLC0415
+    from functions import ALL, load  # noqa: PLC0415 - only this command needs it
+    from shared.openapi import document  # noqa: PLC0415 - only this command needs it
 
-    print(json.dumps(document("https://<project>.supabase.co", load(ALL)), indent=2, ensure_ascii=False))  # noqa: T201
+    print(json.dumps(document("https://<project>.supabase.co", load(ALL)), indent=2, ensure_ascii=False))  # noqa: T201 - the command's answer
 
 
 if sys.argv[1:] == ["openapi"]:

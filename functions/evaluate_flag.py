@@ -42,8 +42,8 @@ class Evaluated(Shape):
 
 class Failed(Shape):
     key: str
-    errorCode: Literal["FLAG_NOT_FOUND", "PARSE_ERROR", "TARGETING_KEY_MISSING", "INVALID_CONTEXT", "GENERAL"]  # noqa: N815 - OFREP's name
-    errorDetails: str  # noqa: N815
+    errorCode: Literal["FLAG_NOT_FOUND", "PARSE_ERROR", "TARGETING_KEY_MISSING", "INVALID_CONTEXT", "GENERAL"]  # noqa: N815 - OFREP's name - OFREP's name
+    errorDetails: str  # noqa: N815 - OFREP's name
 
 
 class SetMetadata(Shape):

@@ -106,6 +106,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    if text.isdecimal() and int(text) < 65536:  # noqa: PLR2004
+    if text.isdecimal() and int(text) < 65536:  # noqa: PLR2004 - one more than the last port
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is no port; a port is a number from 0 (any free one) to 65535")

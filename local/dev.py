@@ -68,7 +68,7 @@ def _follow(stack: Stack, changed: list[Path]) -> None:
 class Logs:
     """Shows what the services wrote since the last look."""
 
-    COLOURS = {"postgres": 34, "api": 35, "functions": 36}  # noqa: RUF012
+    COLOURS = {"postgres": 34, "api": 35, "functions": 36}  # noqa: RUF012 - never changed
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack

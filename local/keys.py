@@ -36,8 +36,8 @@ def ensure_keys(file: Path) -> None:
 
 def _generate() -> Keys:
     # Only here: importing cryptography costs more than the rest of a warm start.
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-    from jwt.algorithms import ECAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - see above
+    from jwt.algorithms import ECAlgorithm  # noqa: PLC0415 - see above
 
     private = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True)
     return Keys(

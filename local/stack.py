@@ -276,7 +276,7 @@ def _answers(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status < 500  # noqa: PLR2004
+        return connection.getresponse().status < 500  # noqa: PLR2004 - a server error
     except OSError:
         return False
     finally:

@@ -45,7 +45,7 @@ class Connection(AsyncConnection[tuple[Any, ...]]):
                     overdue.cancel()
                 wanted = gen.send(Ready.R)
         except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+            return done.value  # type: ignore[no-any-return]  # a generator's value has no type
         except BaseException as error:
             self._forget()  # at once: libpq has closed the socket of a broken connection
             if isinstance(error, asyncio.CancelledError | TimeoutError):
@@ -94,4 +94,4 @@ def _resumed(gen: PQGen[Result], wanted: Wait) -> PQGen[Result]:
         try:
             wanted = gen.send(ready)
         except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+            return done.value  # type: ignore[no-any-return]  # a generator's value has no type

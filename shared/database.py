@@ -163,7 +163,7 @@ _CLAIMS = "select set_config('request.jwt.claims', %s, true), set_config('reques
 # set, for this transaction, which is this statement; then the operation is called.
 @cache
 def _run(operation: str) -> str:
-    return f"select {operation}(%s::jsonb)::text from ({_CLAIMS}) as entered"  # noqa: S608
+    return f"select {operation}(%s::jsonb)::text from ({_CLAIMS}) as entered"  # noqa: S608 - named in code, see above
 
 
 @cache
@@ -175,6 +175,6 @@ def _step(operation: str) -> str:
 def _run_once(operation: str) -> str:
     done = f"private.remember(%(operation)s, %(key)s, %(fingerprint)s, {operation}(%(payload)s::jsonb))"
     return (
-        f"select coalesce(known, {done})::text, known is not null"  # noqa: S608
+        f"select coalesce(known, {done})::text, known is not null"  # noqa: S608 - named in code, see above
         " from private.enter_once(%(claims)s, %(headers)s, %(operation)s, %(key)s, %(fingerprint)s) as known"
     )

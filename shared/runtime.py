@@ -149,7 +149,7 @@ class Runtime:
     def _opened_flags(self) -> "Flags":
         """Made when a function first asks for them; the others need neither them nor their libraries."""
         if self._flags is None:
-            from shared.flags import Flags  # noqa: PLC0415
+            from shared.flags import Flags  # noqa: PLC0415 - only functions that ask for flags pay for it
 
             self._flags = Flags(self._database, self._settings.flag_environment)
         return self._flags

@@ -35,7 +35,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self.transport = self._answers = _OneWrite(transport)  # type: ignore[assignment]
+        self.transport = self._answers = _OneWrite(transport)  # type: ignore[assignment]  # stands in for it
         self._deadline = self.loop.call_later(REQUEST_SECONDS, self._refuse_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -40,7 +40,7 @@ async def _run(port: int, request: bytes, connections: int, seconds: float) -> S
     began = time.perf_counter()
     clients = [_Client(request, began + seconds, samples) for _ in range(connections)]
     for client in clients:
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
     await asyncio.gather(*(client.done for client in clients))
     samples.seconds = time.perf_counter() - began
     return samples

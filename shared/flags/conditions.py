@@ -123,7 +123,7 @@ def _all(parts: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:
     several = tuple(parts)
 
     def every(value: Any) -> bool:
-        for part in several:  # noqa: SIM110 - a generator costs more than what it would run over
+        for part in several:  # noqa: SIM110 - a plain loop is faster than any() - a generator costs more than what it would run over
             if not part(value):
                 return False
         return True
@@ -142,7 +142,7 @@ def _any(parts: Sequence[Condition]) -> Condition:
     several = tuple(parts)
 
     def some(value: Any) -> bool:
-        for part in several:  # noqa: SIM110
+        for part in several:  # noqa: SIM110 - a plain loop is faster than any()
             if part(value):
                 return True
         return False

@@ -6,7 +6,7 @@ RE2 takes a time linear in the text and a bounded memory, and so knows neither l
 from functools import lru_cache
 from typing import Any
 
-import re2  # type: ignore[import-untyped]
+import re2  # type: ignore[import-untyped]  # it has no types
 
 PATTERN_CHARACTERS = 1000
 # The slowest pattern there can be takes some ten milliseconds for this many.

@@ -116,7 +116,7 @@ class Flags:
         known = self._snapshot
         version, flags = -1, dict[str, Flag]()
         rows = self._source.batches(LOAD, (self.environment, known.version if known else -1), BATCH)
-        async with aclosing(rows):  # type: ignore[type-var]  # a generator, of which the protocol says less
+        async with aclosing(rows):  # type: ignore[type-var]  # an AsyncIterator that can be closed  # a generator, of which the protocol says less
             with ExitStack() as stack:
                 async for batch in rows:
                     if (version := batch[0][0]) == (known and known.version):
@@ -139,7 +139,7 @@ class Flags:
         """A change is told to us where the connection allows it; where not, or when lost, looking every second does."""
         while True:
             try:
-                async with aclosing(self._source.listen("feature_flags")) as notices:  # type: ignore[type-var]
+                async with aclosing(self._source.listen("feature_flags")) as notices:  # type: ignore[type-var]  # an AsyncIterator that can be closed
                     async for _ in notices:
                         self._told += 1
                         if self._looking:
