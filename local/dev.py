@@ -24,12 +24,14 @@ def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
     """Start (or take over what runs in the background), show logs, follow changes; stop all of it at the end."""
     with _only_one(stack), _until_told() as told:
         logs = Logs(stack)
+        # Every tick yields, with changes or without: one loop shows logs, follows changes, notices losses.
+        ticks = watch(*SOURCES, MIGRATIONS, stop_event=told, rust_timeout=TICK_MS, yield_on_timeout=True)
         try:
+            next(ticks, None)  # watches from here on: a file saved while the stack starts is not missed
             stack.start(api_port, db_port)
             stack.say(f"Strive runs at {stack.values()['API_URL']}/  (Ctrl-C stops it)")
-            # Every tick yields, with changes or without: one loop shows logs, follows changes, notices losses.
             failed, again_at = "", 0.0
-            for changes in watch(*SOURCES, MIGRATIONS, stop_event=told, rust_timeout=TICK_MS, yield_on_timeout=True):
+            for changes in ticks:
                 logs.show()
                 if not changes and time.monotonic() < again_at:
                     continue
