@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -277,8 +277,13 @@ class Runtime:
 
 
 def _passed_on(headers: Mapping[bytes, bytes]) -> str:
+    return _told(*(headers.get(name, b"")[:PASSED_CHARACTERS] for name in PASSED_ON))
+
+
+@lru_cache(512)  # a client sends the same again and again
+def _told(*values: bytes) -> str:
     return json.dumps(
-        {name.decode(): headers[name].decode("latin-1")[:PASSED_CHARACTERS] for name in PASSED_ON if name in headers}
+        {name.decode(): value.decode("latin-1") for name, value in zip(PASSED_ON, values, strict=True) if value}
     )
 
 

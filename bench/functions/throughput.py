@@ -11,6 +11,7 @@ import psycopg
 from bench.functions import load
 from bench.functions.reference import INSERT
 from bench.functions.world import (
+    CLAIMS,
     cpu_seconds,
     ours,
     postgres_cpu_seconds,
@@ -59,10 +60,15 @@ class Contender:
 
 
 def measure(home: Path, database: Database) -> dict[str, Any]:
-    with reference(database, "insert") as (port, process), ours(home, database) as (our_port, our_process):
+    with (
+        reference(database, "insert") as (port, process),
+        reference(database, "insert_as_owner") as (owner_port, owner_process),
+        ours(home, database) as (our_port, our_process),
+    ):
         bare = Contender(port, process, request("/"), database)
         contenders = {
             "bare": bare,
+            "bare_as_owner": Contender(owner_port, owner_process, request("/"), database),
             "record_activity": Contender(our_port, our_process, signed_in(), database),
             "record_activity_on_a_lead": Contender(our_port, our_process, signed_in(_call(database)), database),
         }
@@ -74,14 +80,19 @@ def measure(home: Path, database: Database) -> dict[str, Any]:
         one = _one_connection(database, bare, contenders["record_activity"])
     figures: dict[str, Any] = {name: contender.figures() for name, contender in contenders.items()}
     mine = contenders["record_activity"]
-    ratios = [a / b for a, b in zip(mine.rates, bare.rates, strict=True)]
     return {
         "goals": GOALS,
-        "rate_ratio": round(statistics.median(ratios), 3),
+        "rate_ratio": _ratio(mine, bare),
+        "rate_ratio_to_owner": _ratio(mine, contenders["bare_as_owner"]),
         "p99_ratio": round(mine.samples.percentile_ms(0.99) / bare.samples.percentile_ms(0.99), 2),
         **figures,
         "one_connection": one,
     }
+
+
+def _ratio(mine: Contender, bare: Contender) -> float:
+    """Of turns that followed each other."""
+    return round(statistics.median(a / b for a, b in zip(mine.rates, bare.rates, strict=True)), 3)
 
 
 def _call(database: Database) -> bytes:
@@ -97,8 +108,8 @@ def _one_connection(database: Database, bare: Contender, mine: Contender) -> dic
     """Median latency of the statement alone, and of the endpoints, with nobody else waiting."""
     samples: dict[str, list[float]] = {"statement": [], "bare": [], "record_activity": []}
     entry = ENTRY | {"metadata": '{"from": "bench"}'}
-    values = [ACME, PEOPLE["member"], *(entry[name] for name in _COLUMNS)]
-    with psycopg.connect(database.url(), autocommit=True) as connection:
+    values = [ACME, PEOPLE["member"], *(entry[name] for name in _COLUMNS), CLAIMS]
+    with psycopg.connect(database.url("strive_functions"), autocommit=True) as connection:
         for _ in range(8):
             until = time.perf_counter() + TURN_SECONDS
             while (began := time.perf_counter()) < until:

@@ -21,6 +21,7 @@ from tests.world import ACME, PEOPLE, Database, populate
 
 BIN = Path(sys.executable).parent
 BODY = json.dumps(ENTRY | {"metadata": {"from": "bench"}}).encode()
+CLAIMS = json.dumps({"sub": str(PEOPLE["member"]), "role": "authenticated"})
 
 
 @contextmanager
@@ -52,13 +53,14 @@ def reference_command(target: str) -> list[str]:
     return [str(BIN / "functions-framework"), "--asgi", "--target", target, "--source", source]
 
 
-def reference_environment(database: Database, port: int) -> dict[str, str]:
+def reference_environment(database: Database, port: int, login: str = "strive_functions") -> dict[str, str]:
     return compiled() | {
         "HOST": "127.0.0.1",
         "PORT": str(port),
-        "DATABASE_URL": database.url(),
+        "DATABASE_URL": database.url(login),
         "ORGANIZATION": str(ACME),
         "PERSON": str(PEOPLE["member"]),
+        "CLAIMS": CLAIMS,
     }
 
 
@@ -66,7 +68,9 @@ def reference_environment(database: Database, port: int) -> dict[str, str]:
 def reference(database: Database, target: str) -> Iterator[tuple[int, psutil.Process]]:
     """Bare functions-framework: its port, and the process that works."""
     port = free_port()
-    process = subprocess.Popen(reference_command(target), env=reference_environment(database, port), cwd=ROOT)
+    login = "postgres" if target == "insert_as_owner" else "strive_functions"
+    variables = reference_environment(database, port, login)
+    process = subprocess.Popen(reference_command(target), env=variables, cwd=ROOT)
     try:
         await_answer(port)
         yield port, psutil.Process(process.pid).children()[0]
@@ -87,7 +91,7 @@ def await_answer(port: int, timeout: float = 30) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            httpx.get(f"http://127.0.0.1:{port}/", timeout=timeout)
+            httpx.get(f"http://127.0.0.1:{port}/robots.txt", timeout=timeout)  # no work for anybody
         except httpx.TransportError:
             if time.monotonic() > deadline:
                 raise
