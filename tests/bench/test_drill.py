@@ -1,0 +1,54 @@
+"""The drill itself, on one fault: it runs, it balances, and its books notice what is missing or there twice."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.drill.books import balance
+from bench.drill.traffic import Book
+from local import ROOT
+from local.stack import Stack
+
+
+def test_a_drill_with_one_fault_ends_with_balanced_books() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.drill", "the API: kill"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    told = json.loads(done.stdout)
+    assert told["faults_survived"] == 1
+    assert told["asked_again"] > 0
+    assert (told["lost"], told["wrong"]) == (0, 0)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Stack:
+    return Stack(tmp_path / "stack", durable=False)
+
+
+def test_the_books_notice_what_was_lost_and_what_is_there_twice(own: Stack) -> None:
+    own.start(0, 0)
+    try:
+        assert balance(own, Book()) == {"lost": [], "wrong": []}
+        with own.cluster.connect() as connection:
+            connection.execute(
+                "insert into public.activity_feeds (organization_id, title, type, entity_type, entity_id, action)"
+                " select o.id, 'twice', 'SYSTEM_EVENT', 'drill', 'twice', 'recorded'"
+                " from public.organizations o, generate_series(1, 2) where o.slug = 'acme'"
+            )
+            connection.execute("update public.project_showcases set likes = likes + 1")
+        told = Book(entries={"twice": True, "gone": True, "never acknowledged": False})
+        found = balance(own, told)
+    finally:
+        own.stop()
+    assert found["lost"] == ["feed entry gone: acknowledged, not there"]
+    assert "feed entry twice: 2 times" in found["wrong"]
+    assert any("likes" in one for one in found["wrong"])
