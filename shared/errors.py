@@ -82,12 +82,14 @@ def problem_of(error: BaseException) -> Problem:
             return error.problem
         case PoolTimeout() | TooManyRequests() | TimeoutError():
             return BUSY
-        case PoolClosed():
-            return AWAY
         case psycopg.Error() if error.sqlstate:
             return _refused(error, error.sqlstate)
-        case psycopg.OperationalError() | psycopg.InterfaceError():
+        case PoolClosed() | psycopg.OperationalError() | psycopg.InterfaceError():
             return AWAY  # the connection broke before any answer came
+    if type(error).__module__.startswith("stripe."):
+        from shared import stripe  # noqa: PLC0415 - it is loaded already, or there would be no such error
+
+        return stripe.problem_of(error)  # type: ignore[arg-type]  # its module says what it is
     return INTERNAL
 
 

@@ -15,6 +15,7 @@ from shared.settings import Settings
 
 if TYPE_CHECKING:
     from shared.flags import Flags
+    from shared.stripe import Stripe
 
 CALLER = re.compile(r"user|anyone|(publishable|secret)(:\w+)?")
 
@@ -57,7 +58,19 @@ class Call(Generic[Body]):
     `place` is what stood for the {…} at the end of the address, `sent` the body before it was parsed.
     """
 
-    __slots__ = ("_run", "body", "caller", "file", "flags", "headers", "place", "sent", "settings", "transaction")
+    __slots__ = (
+        "_run",
+        "body",
+        "caller",
+        "file",
+        "flags",
+        "headers",
+        "place",
+        "sent",
+        "settings",
+        "stripe",
+        "transaction",
+    )
 
     # A function that takes a file has it here, and in `body` what the address said. In its transaction several
     # operations run as the caller, all or none: psycopg.Rollback undoes them.
@@ -71,6 +84,7 @@ class Call(Generic[Body]):
         settings: Settings,
         run: Callable[[str, Any], Awaitable[Answered[Any]]],
         flags: Callable[[], "Flags"],
+        stripe: Callable[[], "Stripe"],
         *,
         headers: Mapping[bytes, bytes],
         sent: bytes,
@@ -81,6 +95,7 @@ class Call(Generic[Body]):
         self.settings = settings
         self._run = run
         self.flags = flags
+        self.stripe = stripe
         self.headers = headers
         self.sent = sent
         self.place = place

@@ -35,6 +35,7 @@ from shared.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from shared.flags import Flags
+    from shared.stripe import Stripe
     from shared.telemetry import Telemetry
 
 BASE = "/functions/v1"
@@ -59,6 +60,7 @@ class Runtime:
         self._opening = asyncio.Lock()
         self._open = False
         self._flags: Flags | None = None
+        self._stripe: Stripe | None = None
         self._functions = {
             f"{BASE}/{each.name}": each for function in functions for each in (function, *function.beneath)
         }
@@ -89,6 +91,8 @@ class Runtime:
     async def close(self) -> None:
         if self._flags:
             await self._flags.close()
+        if self._stripe:
+            await self._stripe.close()
         await self._database.close()
         if self._telemetry:
             await asyncio.to_thread(self._telemetry.close)
@@ -154,6 +158,13 @@ class Runtime:
             self._flags = Flags(self._database, self._settings.flag_environment)
         return self._flags
 
+    def _opened_stripe(self) -> "Stripe":
+        if self._stripe is None:
+            from shared.stripe import Stripe  # noqa: PLC0415 - only functions that ask for Stripe pay for it
+
+            self._stripe = Stripe(self._settings)
+        return self._stripe
+
     async def _admit(
         self, function: Function, method: str, headers: Mapping[bytes, bytes], request: Request
     ) -> tuple[Caller, bytes | IO[bytes]]:
@@ -191,7 +202,17 @@ class Runtime:
             running = self._database.run(operation, text, claims=caller.claims, headers=told, once=once)
             return Answered(*await (self._telemetry.statement(operation, running) if self._telemetry else running))
 
-        call = Call(parsed, caller, self._settings, run, self._opened_flags, headers=headers, sent=body, place=place)
+        call = Call(
+            parsed,
+            caller,
+            self._settings,
+            run,
+            self._opened_flags,
+            self._opened_stripe,
+            headers=headers,
+            sent=body,
+            place=place,
+        )
         answered = await function.work(call)
         told_more = {"idempotency-replayed": "true", **answered.headers} if answered.replayed else answered.headers
         given = answered.json if isinstance(answered.json, bytes) else answered.json.encode()
@@ -209,7 +230,17 @@ class Runtime:
         async def run(_operation: str, _payload: Any) -> Answered[Any]:
             raise TypeError("A function that takes a file works in a transaction")
 
-        call = Call(parsed, caller, self._settings, run, self._opened_flags, headers=headers, sent=query, place="")
+        call = Call(
+            parsed,
+            caller,
+            self._settings,
+            run,
+            self._opened_flags,
+            self._opened_stripe,
+            headers=headers,
+            sent=query,
+            place="",
+        )
         call.file = file
         call.transaction = partial(self._transaction, caller, _passed_on(headers))
         work: Any = function.work(call)

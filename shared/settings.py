@@ -38,11 +38,17 @@ class Settings:
     flag_environment: str
     stripe_secret_key: str | None = field(repr=False)
     stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
+    stripe_api_base: str
     telemetry: bool
 
     @property
     def issuer(self) -> str:
         return f"{self.url}/auth/v1"
+
+    @property
+    def stripe_livemode(self) -> bool:
+        """Whether this is about real money; events of the other kind are not ours."""
+        return "_live_" in (self.stripe_secret_key or "")
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "Settings":
@@ -92,8 +98,12 @@ class Settings:
                 "a key that begins with sk_test_, sk_live_, rk_test_ or rk_live_",
             ),
             stripe_webhook_secrets=optional(
-                "STRIPE_WEBHOOK_SECRETS", _webhook_secrets, (), "secrets that begin with whsec_, separated by commas"
+                "STRIPE_WEBHOOK_SECRETS",
+                _webhook_secrets,
+                optional("STRIPE_WEBHOOK_SECRET", _webhook_secrets, (), "a secret that begins with whsec_"),
+                "secrets that begin with whsec_, separated by commas",
             ),
+            stripe_api_base=optional("STRIPE_API_BASE", _origin, "https://api.stripe.com", "an http(s) address"),
             telemetry=_telemetry(environment),
         )
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import psycopg
 import pytest
+import stripe
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -131,3 +132,26 @@ def test_any_json_is_valid_or_answered_with_the_fields_that_are_not(body: Any) -
 @given(st.binary())
 def test_any_bytes_are_valid_or_answered(sent: bytes) -> None:
     assert answered(sent) in {200, 400, 422}
+
+
+refusal: Any = stripe  # whose exceptions are untyped
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (refusal.CardError("Your card was declined.", None, "card_declined", http_status=402), 402, "card_declined"),
+        (refusal.InvalidRequestError("No such price: 'price_1'", "items[0][price]", "x"), 422, "stripe_refused"),
+        (refusal.RateLimitError("Too many requests", http_status=429), 503, "stripe_busy"),
+        (refusal.APIConnectionError("Unexpected error"), 503, "stripe_away"),
+        (refusal.APIError("Something broke", http_status=500), 503, "stripe_away"),
+        (refusal.APIError("Another request has this key", http_status=409), 503, "stripe_busy"),
+        (refusal.AuthenticationError("Invalid API Key provided: sk_test_***", http_status=401), 500, "internal_error"),
+        (refusal.IdempotencyError("Other parameters", http_status=400), 500, "internal_error"),
+    ],
+)
+def test_what_stripe_answers_is_never_ours_to_repeat_but_for_cards(error: Exception, status: int, code: str) -> None:
+    problem = problem_of(error)
+    assert (problem.status, problem.code) == (status, code)
+    assert ("retry-after" in problem.headers) == (status == 503)
+    assert (str(error) in problem.body().decode()) == (status == 402)

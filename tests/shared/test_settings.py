@@ -44,6 +44,18 @@ def test_an_empty_variable_is_none() -> None:
     assert Settings.read(GOOD | empty) == Settings.read(GOOD)
 
 
+def test_the_key_says_whether_it_is_about_real_money() -> None:
+    for key, real in ("sk_test_1", False), ("rk_test_1", False), ("sk_live_1", True), ("rk_live_1", True), ("", False):
+        assert Settings.read(GOOD | {"STRIPE_SECRET_KEY": key}).stripe_livemode is real, key
+
+
+def test_while_a_webhook_secret_is_rotated_there_are_several() -> None:
+    one = {"STRIPE_WEBHOOK_SECRET": "whsec_old"}
+    assert Settings.read(GOOD | one).stripe_webhook_secrets == ("whsec_old",)
+    several = one | {"STRIPE_WEBHOOK_SECRETS": "whsec_new, whsec_old"}
+    assert Settings.read(GOOD | several).stripe_webhook_secrets == ("whsec_new", "whsec_old")
+
+
 PRIVATE = json.dumps({"keys": [public_jwk() | {"d": "hidden-word"}]})
 
 
@@ -74,7 +86,9 @@ PRIVATE = json.dumps({"keys": [public_jwk() | {"d": "hidden-word"}]})
         ("DATABASE_CONNECTIONS", "0", "'0'"),
         ("DATABASE_CONNECTIONS", "many", "'many'"),
         ("STRIPE_SECRET_KEY", "pk_live_hidden-word", "begins otherwise"),
+        ("STRIPE_WEBHOOK_SECRET", "hidden-word", "begins otherwise"),
         ("STRIPE_WEBHOOK_SECRETS", "whsec_a,hidden-word", "begins otherwise"),
+        ("STRIPE_API_BASE", "https://api.stripe.com/v1", "has a path"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_name_and_without_its_secret(variable: str, value: str, found: str) -> None:

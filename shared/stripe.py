@@ -1,0 +1,64 @@
+"""Stripe, for the functions that need it: one client a process, and what its errors mean to our callers.
+
+Importing this costs as much as everything else together; `Call.stripe` does it when a function first asks.
+"""
+
+import stripe
+
+from shared.errors import INTERNAL, ApiError, Problem
+from shared.settings import Settings
+
+# Of one attempt. A client waits for the sum, so there are few; each carries the same Idempotency-Key.
+ATTEMPT_SECONDS = 8.0
+MORE_ATTEMPTS = 2
+
+PAUSE = {"retry-after": "5"}
+AWAY = Problem(503, "stripe_away", "Stripe cannot be reached", hint="Try again in a moment.", headers=PAUSE)
+BUSY = Problem(503, "stripe_busy", "Stripe is busy", hint="Try again in a moment.", headers=PAUSE)
+IN_USE = 409  # the same Idempotency-Key is being worked on
+MEANING: dict[type[stripe.StripeError], Problem] = {
+    stripe.RateLimitError: BUSY,
+    stripe.APIConnectionError: AWAY,
+    # Mistakes of ours.
+    stripe.AuthenticationError: INTERNAL,
+    stripe.PermissionError: INTERNAL,
+    stripe.IdempotencyError: INTERNAL,
+}
+
+
+class Stripe(stripe.StripeClient):
+    """Stripe's own client, used as `await call.stripe().v1.customers.create_async(…)`.
+
+    A call that creates takes `{"idempotency_key": …}`, stored before it is made: whoever repeats it after a crash gets
+    what was created the first time.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.stripe_secret_key is None:
+            raise ApiError(503, "billing_off", "There is no billing here", hint="STRIPE_SECRET_KEY is not set.")
+        secure = settings.stripe_api_base.startswith("https:")
+        self._http = stripe.HTTPXClient(timeout=ATTEMPT_SECONDS, verify_ssl_certs=secure)
+        super().__init__(
+            settings.stripe_secret_key,
+            base_addresses={"api": settings.stripe_api_base},
+            max_network_retries=MORE_ATTEMPTS,
+            http_client=self._http,
+        )
+
+    async def close(self) -> None:
+        await self._http.close_async()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+
+
+def problem_of(error: stripe.StripeError) -> Problem:
+    """The answer when Stripe refused and the function did not know better.
+
+    Only what Stripe says about a card is meant for people. Its other words may hold identifiers and parts of keys.
+    """
+    if isinstance(error, stripe.CardError):
+        declined = getattr(error.error, "decline_code", None)
+        message = error.user_message or "The card was declined"
+        return Problem(402, error.code or "card_declined", message, declined, "Try another card.")
+    if isinstance(error, stripe.InvalidRequestError):
+        found = {"code": error.code, "param": error.param}
+        return Problem(422, "stripe_refused", "Stripe does not accept this", found)
+    return MEANING.get(type(error), BUSY if error.http_status == IN_USE else AWAY)
