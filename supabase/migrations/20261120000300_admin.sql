@@ -201,12 +201,13 @@ create table public.system_alerts (
   is_archived boolean not null default false,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  created_by uuid not null default auth.uid() references public.users (id) on delete cascade,
+  created_by uuid default auth.uid() references public.users (id) on delete cascade,
   constraint "ends_at is after starts_at" check (ends_at > starts_at)
 );
 comment on table public.system_alerts is 'What the platform tells its users, or some of them.';
 comment on column public.system_alerts.is_global is 'For everyone; otherwise for whom any of the target lists names.';
 comment on column public.system_alerts.auto_hide_after is 'Seconds after which a client hides it.';
+comment on column public.system_alerts.created_by is 'Null: the platform itself.';
 comment on column public.system_alerts.view_count is 'Users who saw it, rolled up from private.system_alert_tallies.';
 comment on column public.system_alerts.dismiss_count is 'Users who dismissed it, rolled up as view_count is.';
 create index system_alerts_is_active_idx on public.system_alerts (is_active);

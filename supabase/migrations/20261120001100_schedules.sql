@@ -1,74 +1,340 @@
--- Schedules: work that nobody asks for, done again and again. A job is a function that may run at any time, twice, or
--- twice at once; pg_cron runs it where it is present, an outside scheduler through the functions elsewhere.
+-- Schedules: work that nobody asks for, done again and again. A job may be run at any time, twice, or twice at once:
+-- pg_cron runs it where it is present, an outside scheduler by its HTTP function. One run goes on at a time, and every
+-- run leaves a row, which is there to be seen from the moment it starts.
+
+-- Exact for a few forms of a crontab line, all that are used here: every minute, every so many minutes, at a minute of
+-- every hour, at a time of every day or of a day of the week (0 is Sunday). Null for others.
+create function private.next_due(schedule text, after timestamptz) returns timestamptz
+language plpgsql immutable set search_path = '' as $$
+declare
+  fields text[] := regexp_match(schedule, '^(?:\*(?:/(\d+))?|(\d+)) (?:\*|(\d+)) \* \* (?:\*|([0-6]))$');
+  step integer := case when fields[2] is null then coalesce(fields[1], '1')::integer end;
+  at_minute integer := coalesce(fields[2], '0')::integer;
+  at_hour integer := coalesce(fields[3], '0')::integer;
+  every interval;
+begin
+  -- No intervals of days: they are longer or shorter where clocks are changed.
+  every := case
+    when fields is null or at_minute > 59 or at_hour > 23 then null
+    when fields[3] is null then case
+      when fields[4] is not null then null
+      when step is null then interval '60 minutes'
+      when step between 1 and 30 and 60 % step = 0 then make_interval(mins => step)
+    end
+    when step is not null then null
+    else make_interval(hours => case when fields[4] is null then 24 else 168 end)
+  end;
+  return date_bin(every, after, timestamptz '2000-01-02 00:00+00' + make_interval(
+    hours => 24 * coalesce(fields[4], '0')::integer + at_hour, mins => at_minute
+  )) + every;
+end $$;
+comment on function private.next_due(text, timestamptz) is 'When (UTC) a crontab line is due for the first time after a moment.';
 
 create table private.jobs (
   name text primary key constraint "a job is named in lower-case words" check (name ~ '^[a-z]+(_[a-z]+)*$'),
-  schedule text not null,
-  runs text not null,
-  description text not null
+  schedule text not null
+    constraint "schedule is a crontab line that next_due() can read" check (private.next_due(schedule, 'epoch') is not null),
+  runs text,
+  description text not null,
+  created_at timestamptz not null default now(),
+  alert_id uuid references public.system_alerts (id) on delete set null
 );
 comment on table private.jobs is 'Every job there is. Only these can be run.';
-comment on column private.jobs.schedule is 'When pg_cron runs it (UTC), as a crontab line says it.';
-comment on column private.jobs.runs is 'The function, called without arguments; what it returns is kept as the result of the run.';
+comment on column private.jobs.schedule is 'When it is to be run (UTC), as a crontab line says it.';
+comment on column private.jobs.runs is
+  'The function, called without arguments; what it returns is kept as the result. Null: only its HTTP function can do it.';
+comment on column private.jobs.alert_id is 'The alert that says it is overdue, while it is.';
+create index jobs_alert_idx on private.jobs (alert_id);
 
-create type private."JobOutcome" as enum ('DONE', 'SKIPPED', 'FAILED');
-comment on type private."JobOutcome" is 'SKIPPED: another run was under way. FAILED: undone, error says why.';
+create type private."JobOutcome" as enum ('RUNNING', 'DONE', 'SKIPPED', 'FAILED');
+comment on type private."JobOutcome" is
+  'SKIPPED: another run was under way. FAILED: undone as far as it was one transaction, error says why.';
 
 create table private.job_runs (
   id uuid primary key default gen_random_uuid(),
   job text not null references private.jobs (name) on delete cascade,
-  outcome private."JobOutcome" not null,
+  outcome private."JobOutcome" not null default 'RUNNING',
   result jsonb,
   error text,
-  started_at timestamptz not null,
-  finished_at timestamptz not null default clock_timestamp(),
+  started_at timestamptz not null default clock_timestamp(),
+  finished_at timestamptz,
   constraint "error is set exactly when a job FAILED" check ((outcome = 'FAILED') = (error is not null)),
+  constraint "finished_at is set unless a job is RUNNING" check ((outcome = 'RUNNING') = (finished_at is null)),
   constraint "finished_at is not before started_at" check (finished_at >= started_at)
 );
-comment on table private.job_runs is 'One row for every run, of the last 30 days.';
+comment on table private.job_runs is
+  'One row for every run, of the last 30 days. What happened to one that never ended is told by private.job_history.';
 create index job_runs_job_idx on private.job_runs (job, started_at desc);
 create index job_runs_started_at_idx on private.job_runs (started_at);
+
+-- The lock ------------------------------------------------------------------------------------------------------------
+-- Whoever runs a job holds its lock in a transaction for as long. A process that dies loses its connection and thereby
+-- the lock: a run without it has ended, whatever its row says. A run has a moment between its row and its lock.
+
+create function private.job_lock(job text) returns bigint
+language plpgsql immutable set search_path = '' as $$
+begin
+  return hashtextextended('job:' || job, 0);
+end $$;
+comment on function private.job_lock(text) is 'The number of a job''s advisory lock.';
 
 create function private.try_job_lock(job text) returns boolean
 language plpgsql set search_path = '' as $$
 begin
-  return pg_try_advisory_xact_lock(hashtextextended('job:' || job, 0));
+  return pg_try_advisory_xact_lock(private.job_lock(job));
 end $$;
 comment on function private.try_job_lock(text) is
   'False while another transaction runs this job; else this one holds it until its end.';
 
-create function private.run_job(job text) returns jsonb
+create function private.is_job_dead(run private.job_runs) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return run.outcome = 'RUNNING' and run.started_at < clock_timestamp() - interval '10 seconds' and not exists (
+    select from pg_locks l
+    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+      and l.database = (select d.oid from pg_database d where d.datname = current_database())
+      and (l.classid::bigint << 32 | l.objid::bigint) = private.job_lock(run.job)
+  );
+end $$;
+comment on function private.is_job_dead(private.job_runs) is 'Whether the process of a run is gone, though its row says RUNNING.';
+
+-- Running -------------------------------------------------------------------------------------------------------------
+
+create function private.start_run(job text, held boolean default null) returns uuid
 language plpgsql security definer set search_path = '' as $$
 declare
   started timestamptz := clock_timestamp();
-  found_job private.jobs;
-  outcome private."JobOutcome" := 'SKIPPED';
-  result jsonb;
-  error text;
-  run private.job_runs;
+  run uuid;
 begin
-  select j.* into found_job from private.jobs j where j.name = run_job.job;
-  if not found then
-    raise exception 'There is no such job' using errcode = 'PT404', detail = format('Found %L.', left(run_job.job, 100)),
+  if not exists (select from private.jobs j where j.name = start_run.job) then
+    raise exception 'There is no such job' using
+      errcode = 'PT404', detail = format('Found %L.', left(start_run.job, 100)),
       hint = format('Jobs are: %s.', (select string_agg(j.name, ', ' order by j.name) from private.jobs j));
   end if;
-  if private.try_job_lock(found_job.name) then
-    begin
-      execute format('select to_jsonb(%s())', found_job.runs) into result;
-      outcome := 'DONE';
-    exception when others then
-      outcome := 'FAILED';
-      error := format('%s (%s)', sqlerrm, sqlstate);
-    end;
+  if not coalesce(held, private.try_job_lock(start_run.job)) then
+    insert into private.job_runs (job, outcome, started_at, finished_at)
+    values (start_run.job, 'SKIPPED', started, started) returning id into run;
+    return run;
   end if;
-  insert into private.job_runs (job, outcome, result, error, started_at)
-  values (found_job.name, outcome, result, error, started)
-  returning * into run;
-  return to_jsonb(run);
+  update private.job_runs r
+  set outcome = 'FAILED', error = 'Its process died.', finished_at = clock_timestamp()
+  where r.job = start_run.job and r.outcome = 'RUNNING' and r.started_at < started - interval '10 seconds';
+  insert into private.job_runs (job, started_at) values (start_run.job, started) returning id into run;
+  return run;
 end $$;
-comment on function private.run_job(text) is
-  'Runs a job unless it is running already, and returns the row that says how it went; an error does not come out of it.';
-grant execute on function private.run_job(text), private.try_job_lock(text) to service_role, strive_functions;
+comment on function private.start_run(text, boolean) is
+  'Leaves the row of a run that begins, or is skipped. held: whether the caller has the lock, in another transaction.';
+
+create function private.end_run(run uuid, outcome private."JobOutcome", result jsonb, error text) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  ended private.job_runs;
+begin
+  update private.job_runs r
+  set outcome = end_run.outcome, result = end_run.result, error = end_run.error, finished_at = clock_timestamp()
+  where r.id = run and r.outcome = 'RUNNING' returning r.* into ended;
+  if not found then
+    raise exception 'This run has ended before' using
+      errcode = 'PT409', detail = format('Run %s.', run), hint = 'Its lock was lost; the next run does its work.';
+  end if;
+  if ended.outcome = 'DONE' then
+    perform private.clear_overdue(ended.job);
+  end if;
+  perform private.raise_overdue();
+  return to_jsonb(ended);
+end $$;
+comment on function private.end_run(uuid, private."JobOutcome", jsonb, text) is
+  'Writes how a run went, clears the alert of its job if it was DONE, and raises those of jobs that are overdue.';
+
+create function private.perform_run(run uuid) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  found_run private.job_runs;
+  result jsonb;
+begin
+  select r.* into found_run from private.job_runs r where r.id = run;
+  if found_run.outcome <> 'RUNNING' then
+    return to_jsonb(found_run);
+  end if;
+  if not private.try_job_lock(found_run.job) then
+    return private.end_run(run, 'SKIPPED', null, null);
+  end if;
+  begin
+    execute (select format('select to_jsonb(%s())', j.runs) from private.jobs j where j.name = found_run.job) into result;
+  exception when others or query_canceled then
+    return private.end_run(run, 'FAILED', null, format('%s (%s)', sqlerrm, sqlstate));
+  end;
+  return private.end_run(run, 'DONE', result, null);
+end $$;
+comment on function private.perform_run(uuid) is
+  'Does the job of a run that was started, and returns its row; an error does not come out of it.';
+
+-- Overdue -------------------------------------------------------------------------------------------------------------
+
+create function private.job_states() returns table (
+  name text, description text, schedule text, is_running boolean, last_run_at timestamptz, last_outcome text,
+  last_result jsonb, last_error text, last_done_at timestamptz, due_at timestamptz, is_overdue boolean
+) language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select j.name, j.description, j.schedule, coalesce(last.outcome = 'RUNNING' and not last.is_dead, false),
+      last.started_at, case when last.is_dead then 'FAILED' else last.outcome::text end, last.result,
+      case when last.is_dead then 'Its process died.' else last.error end, done.started_at, due.due_at,
+      clock_timestamp() > due.due_at
+        + greatest(interval '10 minutes', (private.next_due(j.schedule, due.due_at) - due.due_at) / 4)
+    from private.jobs j
+    left join lateral (
+      select r.*, private.is_job_dead(r) as is_dead from private.job_runs r
+      where r.job = j.name and r.outcome <> 'SKIPPED' order by r.started_at desc limit 1
+    ) last on true
+    left join lateral (
+      select r.started_at from private.job_runs r
+      where r.job = j.name and r.outcome = 'DONE' order by r.started_at desc limit 1
+    ) done on true
+    cross join lateral (
+      select private.next_due(j.schedule, coalesce(done.started_at, j.created_at)) as due_at
+    ) due;
+end $$;
+comment on function private.job_states() is
+  'How each job does. It is due at the first time of its schedule after the last run that was DONE; overdue, when that is '
+  'past by more than ten minutes, or by a quarter of the time between two runs if that is more.';
+
+create function private.raise_overdue() returns bigint
+language plpgsql set search_path = '' as $$
+declare
+  late record;
+  alert uuid;
+  raised bigint := 0;
+begin
+  for late in select s.* from private.job_states() s join private.jobs j using (name)
+    where s.is_overdue and j.alert_id is null order by s.name
+  loop
+    -- Whoever comes second finds the alert of the first.
+    perform from private.jobs j where j.name = late.name and j.alert_id is null for update skip locked;
+    continue when not found;
+    insert into public.system_alerts (title, message, level, category, target_roles, created_by)
+    values (
+      format('The job %s is overdue', late.name),
+      concat_ws(' ', late.description, format('It was due at %s UTC.', to_char(late.due_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI')),
+        'The last error: ' || left(late.last_error, 1000)),
+      'ERROR', 'SYSTEM', '{ADMIN,SUPER_ADMIN}', null
+    ) returning id into alert;
+    update private.jobs j set alert_id = alert where j.name = late.name;
+    raised := raised + 1;
+  end loop;
+  return raised;
+end $$;
+comment on function private.raise_overdue() is 'Tells the platform''s admins of every job that has become overdue, once.';
+
+create function private.clear_overdue(job text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  alert uuid;
+begin
+  select j.alert_id into alert from private.jobs j where j.name = clear_overdue.job and j.alert_id is not null for update;
+  if found then
+    update private.jobs j set alert_id = null where j.name = clear_overdue.job;
+    update public.system_alerts a set is_active = false where a.id = alert;
+  end if;
+end $$;
+comment on function private.clear_overdue(text) is 'Takes back the alert of a job that is no longer overdue.';
+
+-- Seen ----------------------------------------------------------------------------------------------------------------
+
+create view private.job_overview with (security_invoker = true) as
+  select * from private.job_states() order by is_overdue desc, name;
+comment on view private.job_overview is 'How each job does, the overdue ones first: for the Supabase dashboard.';
+
+create view private.job_history with (security_invoker = true) as
+  select r.id, r.job, case when private.is_job_dead(r) then 'FAILED' else r.outcome::text end as outcome, r.result,
+    case when private.is_job_dead(r) then 'Its process died.' else r.error end as error, r.started_at, r.finished_at,
+    r.finished_at - r.started_at as took
+  from private.job_runs r;
+comment on view private.job_history is 'The runs of the last 30 days as they really went: for the Supabase dashboard.';
+
+create function private.require_operator() returns void
+language plpgsql stable set search_path = '' as $$
+begin
+  -- Not what the token says: a claim is not a role.
+  if not private.is_admin() and current_setting('role') <> 'service_role' then
+    raise exception 'Only platform admins see the jobs' using
+      errcode = '42501', hint = 'Ask an administrator of the platform.';
+  end if;
+end $$;
+comment on function private.require_operator() is '42501 unless the caller is a platform admin or the server itself.';
+
+create function private.list_jobs() returns table (
+  name text, description text, schedule text, is_running boolean, last_run_at timestamptz, last_outcome text,
+  last_result jsonb, last_error text, last_done_at timestamptz, due_at timestamptz, is_overdue boolean
+) language plpgsql stable security definer set search_path = '' as $$
+begin
+  perform private.require_operator();
+  return query select o.* from private.job_overview o;
+end $$;
+comment on function private.list_jobs() is 'Does the work of public.job_overview(): clients do not reach the tables.';
+
+create function public.job_overview() returns table (
+  name text, description text, schedule text, is_running boolean, last_run_at timestamptz, last_outcome text,
+  last_result jsonb, last_error text, last_done_at timestamptz, due_at timestamptz, is_overdue boolean
+) language sql stable set search_path = '' as 'select * from private.list_jobs()';
+comment on function public.job_overview() is
+  'For platform admins: every job, how its last run went, when it is due and whether it is overdue; these come first.';
+
+create function private.list_job_runs(job text, before timestamptz, before_id uuid, page_size integer) returns table (
+  id uuid, job_name text, outcome text, result jsonb, error text, started_at timestamptz, finished_at timestamptz
+) language plpgsql stable security definer set search_path = '' as $$
+begin
+  perform private.require_operator();
+  if page_size is null or page_size not between 1 and 100 then
+    raise exception 'page_size is 1 to 100' using errcode = 'PT400', detail = format('Found %s.', page_size);
+  end if;
+  return query
+    select h.id, h.job, h.outcome, h.result, h.error, h.started_at, h.finished_at from private.job_history h
+    where (list_job_runs.job is null or h.job = list_job_runs.job) and (h.started_at, h.id) < (before, before_id)
+    order by h.started_at desc, h.id desc limit page_size;
+end $$;
+comment on function private.list_job_runs(text, timestamptz, uuid, integer) is
+  'Does the work of public.job_runs(): clients do not reach the tables.';
+
+create function public.job_runs(
+  job text default null, before timestamptz default 'infinity',
+  before_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff', page_size integer default 50
+) returns table (
+  id uuid, job_name text, outcome text, result jsonb, error text, started_at timestamptz, finished_at timestamptz
+) language sql stable set search_path = '' as 'select * from private.list_job_runs(job, before, before_id, page_size)';
+comment on function public.job_runs(text, timestamptz, uuid, integer) is
+  'For platform admins: the newest runs, of one job or all; for the next page give started_at and id of the last one.';
+
+grant execute on function private.require_operator(), private.list_jobs(), public.job_overview(),
+  private.list_job_runs(text, timestamptz, uuid, integer), public.job_runs(text, timestamptz, uuid, integer)
+  to authenticated, service_role;
+grant execute on function private.try_job_lock(text), private.job_lock(text), private.start_run(text, boolean),
+  private.end_run(uuid, private."JobOutcome", jsonb, text), private.perform_run(uuid)
+  to strive_functions;
+
+-- pg_cron -------------------------------------------------------------------------------------------------------------
+
+create function private.call_job(job text) returns bigint
+language plpgsql set search_path = '' as $$
+declare
+  address text;
+  key text;
+  request bigint;
+begin
+  execute 'select max(s.decrypted_secret) filter (where s.name = $1), max(s.decrypted_secret) filter (where s.name = $2)'
+    ' from vault.decrypted_secrets s' into address, key using 'functions_url', 'functions_secret_key';
+  if address is null or key is null then
+    raise exception 'The database does not know where the functions are' using
+      errcode = 'PT409', detail = format('%s is done by its HTTP function alone.', job),
+      hint = 'Put functions_url and functions_secret_key into the vault, see docs/operations.md.';
+  end if;
+  execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 900000)'
+    into request using format('%s/%s', address, replace(job, '_', '-')), jsonb '{}',
+    jsonb_build_object('content-type', 'application/json', 'apikey', key);
+  return request;
+end $$;
+comment on function private.call_job(text) is
+  'Has pg_net call the HTTP function of a job, at the address and with the key that stand in the vault.';
 
 create function private.schedule_jobs() returns bigint
 language plpgsql set search_path = '' as $$
@@ -76,9 +342,15 @@ begin
   if to_regprocedure('cron.schedule(text,text,text)') is null then
     return 0;
   end if;
-  -- Late-bound: cron is there only where pg_cron is. A schedule with the name of a job replaces the one before.
+  -- Late-bound: cron is there only where pg_cron is. A schedule with the name of a job replaces the one before. The row
+  -- of a run is committed before its work begins.
   return (
-    select count(cron.schedule(j.name, j.schedule, format('select private.run_job(%L)', j.name))) from private.jobs j
+    select count(cron.schedule(j.name, j.schedule, case
+      when j.runs is null then format('select private.call_job(%L)', j.name)
+      else format('do $job$ declare run uuid := private.start_run(%L);'
+        ' begin commit; perform private.perform_run(run); end $job$', j.name)
+    end))
+    from private.jobs j
   );
 end $$;
 comment on function private.schedule_jobs() is
@@ -146,14 +418,14 @@ grant execute on function private.end_suspensions(), private.expire_onboarding_s
   private.forget_job_runs() to service_role;
 
 insert into private.jobs (name, schedule, runs, description) values
-  ('end_suspensions', '* * * * *', 'private.end_suspensions', 'Ends suspensions whose time has passed.'),
-  ('roll_up_alert_counts', '*/5 * * * *', 'private.roll_up_alert_counts', 'Adds views and dismissals to their alerts.'),
-  ('roll_up_tallies', '*/5 * * * *', 'private.roll_up_tallies', 'Adds uses, views and likes that were left behind.'),
+  ('end_suspensions', '* * * * *', 'private.end_suspensions', 'End suspensions whose time has passed.'),
+  ('roll_up_alert_counts', '*/5 * * * *', 'private.roll_up_alert_counts', 'Add views and dismissals to their alerts.'),
+  ('roll_up_tallies', '*/5 * * * *', 'private.roll_up_tallies', 'Add uses, views and likes that were left behind.'),
   ('expire_onboarding_sessions', '27 * * * *', 'private.expire_onboarding_sessions',
-    'Deletes onboarding sessions nobody came back to.'),
-  ('redact_stripe_events', '37 * * * *', 'private.redact_stripe_events', 'Forgets what old events of Stripe said.'),
-  ('forget_expired_keys', '7 * * * *', 'private.forget_expired_keys', 'Deletes expired idempotency keys.'),
-  ('forget_job_runs', '17 3 * * *', 'private.forget_job_runs', 'Deletes runs older than 30 days.');
+    'Delete onboarding sessions nobody came back to.'),
+  ('redact_stripe_events', '37 * * * *', 'private.redact_stripe_events', 'Forget what old events of Stripe said.'),
+  ('forget_expired_keys', '7 * * * *', 'private.forget_expired_keys', 'Delete expired idempotency keys.'),
+  ('forget_job_runs', '17 3 * * *', 'private.forget_job_runs', 'Delete runs of jobs older than 30 days.');
 
 do $$ begin
   -- pg_cron works only in the database it was started for.

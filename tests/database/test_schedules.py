@@ -1,15 +1,41 @@
-"""Work that nobody asks for: each run leaves a row, and two at once do no harm."""
+"""Work that nobody asks for: each run leaves a row, two at once do no harm, and what is late is said."""
+
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 
 from tests.world import PEOPLE, Connection, Database, Row
 
+CRON = (
+    "create schema cron;"
+    "create table cron.job (jobid bigint generated always as identity, jobname text primary key,"
+    " schedule text, command text);"
+    "create function cron.schedule(text, text, text) returns bigint language sql as $$"
+    " insert into cron.job (jobname, schedule, command) values ($1, $2, $3)"
+    " on conflict (jobname) do update set schedule = $2, command = $3 returning jobid $$;"
+)
+
 
 def run(connection: Connection, job: str) -> Row:
-    row = connection.execute("select private.run_job(%s)", [job]).fetchone()
+    row = connection.execute("select private.perform_run(private.start_run(%s))", [job]).fetchone()
     assert row
     return dict(row[0])
+
+
+def state(connection: Connection, job: str) -> Row:
+    row = connection.execute("select to_jsonb(s) from private.job_states() s where s.name = %s", [job]).fetchone()
+    assert row
+    return dict(row[0])
+
+
+def alerts(connection: Connection, job: str) -> list[bool]:
+    """Of each alert there was about this job, whether it is active."""
+    title = f"The job {job} is overdue"
+    found = connection.execute(
+        "select is_active from public.system_alerts where title = %s order by created_at", [title]
+    )
+    return [active for (active,) in found]
 
 
 def test_every_job_is_a_function_that_can_run_now(fresh_database: Database) -> None:
@@ -33,12 +59,64 @@ def test_a_job_that_runs_already_is_skipped_and_leaves_a_row(database: Database)
             assert run(second, "end_suspensions")["outcome"] == "DONE"
 
 
+def test_of_two_that_began_together_one_works_and_the_other_is_skipped(fresh_database: Database) -> None:
+    with fresh_database.connect() as first, fresh_database.connect() as second:
+        runs = [c.execute("select private.start_run('end_suspensions')").fetchone() for c in (first, second)]
+        perform = "select private.perform_run(%s) ->> 'outcome'"
+        with first.transaction():
+            assert first.execute(perform, runs[0]).fetchone() == ("DONE",)
+            assert second.execute(perform, runs[1]).fetchone() == ("SKIPPED",)
+
+
+def test_a_run_is_seen_from_the_moment_it_starts(fresh_database: Database) -> None:
+    with fresh_database.connect() as worker, fresh_database.connect() as onlooker:
+        started = worker.execute("select private.start_run('end_suspensions')").fetchone()
+        assert started
+        (seen,) = onlooker.execute("select id, outcome, finished_at from private.job_history").fetchall()
+        assert seen == (started[0], "RUNNING", None)
+        with worker.transaction():
+            worker.execute("select private.try_job_lock('end_suspensions')")
+            worker.execute("update private.job_runs set started_at = now() - interval '1 hour'")
+        with worker.transaction():
+            worker.execute("select private.try_job_lock('end_suspensions')")
+            assert state(onlooker, "end_suspensions")["is_running"]
+            assert onlooker.execute("select outcome from private.job_history").fetchall() == [("RUNNING",)]
+
+
+def test_a_run_whose_process_died_is_shown_as_failed_and_written_so_by_the_next(fresh_database: Database) -> None:
+    with fresh_database.connect() as worker:
+        worker.execute("select private.start_run('end_suspensions')")
+        worker.execute("update private.job_runs set started_at = now() - interval '1 minute'")
+        worker.execute("begin")
+        worker.execute("select private.try_job_lock('end_suspensions')")
+    with fresh_database.connect() as onlooker:
+        shown = "select outcome, error from private.job_history order by started_at"
+        assert onlooker.execute(shown).fetchall() == [("FAILED", "Its process died.")]
+        seen = state(onlooker, "end_suspensions")
+        assert (seen["is_running"], seen["last_outcome"], seen["last_error"]) == (False, "FAILED", "Its process died.")
+        assert run(onlooker, "end_suspensions")["outcome"] == "DONE"
+        written = onlooker.execute("select outcome::text, error from private.job_runs order by started_at").fetchall()
+        assert written == [("FAILED", "Its process died."), ("DONE", None)]
+
+
+def test_a_run_that_lost_its_lock_cannot_say_that_it_is_done(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+        old = connection.execute("select private.start_run('end_suspensions')").fetchone()
+        assert old
+        connection.execute("update private.job_runs set started_at = now() - interval '1 minute'")
+        run(connection, "end_suspensions")
+        with pytest.raises(psycopg.Error, match="has ended before") as caught:
+            connection.execute("select private.end_run(%s, 'DONE', null, null)", old)
+        assert caught.value.sqlstate == "PT409"
+
+
 def test_a_job_that_fails_undoes_what_it_did_and_says_why(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(
             "create function private.half() returns void language plpgsql as $$ begin"
             " delete from public.organization_invitations; perform 1 / 0; end $$;"
-            " insert into private.jobs values ('half', '* * * * *', 'private.half', 'Fails midway.');"
+            " insert into private.jobs (name, schedule, runs, description)"
+            " values ('half', '* * * * *', 'private.half', 'Fails.');"
         )
         before = connection.execute("select count(*) from public.organization_invitations").fetchone()
         failed = run(connection, "half")
@@ -53,17 +131,170 @@ def test_an_unknown_job_is_refused_with_the_names_of_those_there_are(database: D
     assert "end_suspensions" in str(caught.value.diag.message_hint)
 
 
-def test_attack_run_a_job_or_read_its_runs_as_a_user(database: Database) -> None:
-    for statement in ("select private.run_job('end_suspensions')", "select from private.job_runs"):
-        for person in ("super_admin", None):
-            with database.acting_as(person) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
-                cursor.execute(statement)
+def test_a_job_that_takes_too_long_is_a_failed_run_too(database: Database) -> None:
+    with database.connect() as connection, connection.transaction(force_rollback=True):
+        connection.execute(
+            "create function private.slow() returns void language plpgsql as 'begin perform pg_sleep(30); end';"
+            "insert into private.jobs (name, schedule, runs, description)"
+            " values ('slow', '* * * * *', 'private.slow', 'Sleeps.'); set local statement_timeout = '50ms'"
+        )
+        assert run(connection, "slow")["error"] == "canceling statement due to statement timeout (57014)"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select private.start_run('end_suspensions')",
+        "select private.perform_run(gen_random_uuid())",
+        "select private.end_run(gen_random_uuid(), 'DONE', null, null)",
+        "select private.try_job_lock('end_suspensions')",
+        "select private.raise_overdue()",
+        "select private.call_job('end_suspensions')",
+        "select from private.job_runs",
+        "select from private.job_overview",
+        "select from private.job_history",
+        "update private.jobs set runs = 'private.end_suspensions'",
+    ],
+)
+def test_attack_run_a_job_or_write_its_rows_as_a_user(database: Database, statement: str) -> None:
+    for person in ("super_admin", "owner", None):
+        with database.acting_as(person) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            cursor.execute(statement)
 
 
 def test_the_functions_login_runs_jobs(database: Database) -> None:
     with database.connect("supabase_admin") as connection, connection.transaction(force_rollback=True):
         connection.execute("set local role strive_functions")
         assert run(connection, "end_suspensions")["outcome"] == "DONE"
+
+
+# When a job is due ---------------------------------------------------------------------------------------------------
+
+AT = datetime(2026, 3, 29, 0, 30, 15, tzinfo=UTC)  # a Sunday, on which clocks are changed in Europe
+
+
+@pytest.mark.parametrize(
+    ("schedule", "due"),
+    [
+        ("* * * * *", datetime(2026, 3, 29, 0, 31, tzinfo=UTC)),
+        ("*/5 * * * *", datetime(2026, 3, 29, 0, 35, tzinfo=UTC)),
+        ("*/30 * * * *", datetime(2026, 3, 29, 1, 0, tzinfo=UTC)),
+        ("27 * * * *", datetime(2026, 3, 29, 1, 27, tzinfo=UTC)),
+        ("37 * * * *", datetime(2026, 3, 29, 0, 37, tzinfo=UTC)),
+        ("17 3 * * *", datetime(2026, 3, 29, 3, 17, tzinfo=UTC)),
+        ("10 0 * * *", datetime(2026, 3, 30, 0, 10, tzinfo=UTC)),
+        ("0 4 * * 0", datetime(2026, 3, 29, 4, 0, tzinfo=UTC)),
+        ("0 0 * * 0", datetime(2026, 4, 5, 0, 0, tzinfo=UTC)),
+        ("0 4 * * 6", datetime(2026, 4, 4, 4, 0, tzinfo=UTC)),
+        *[
+            (line, None)
+            for line in ("", "*/7 * * * *", "*/0 * * * *", "61 * * * *", "0 24 * * *", "0 0 1 * *", "@daily")
+        ],
+        *[
+            (line, None)
+            for line in ("* 3 * * *", "*/5 3 * * *", "* * * * 0", "5 * * * 0", " * * * * *", "*/60 * * * *")
+        ],
+    ],
+)
+def test_a_job_is_due_when_its_schedule_says(database: Database, schedule: str, due: datetime | None) -> None:
+    with database.connect() as connection:
+        for zone in ("UTC", "Europe/Berlin"):
+            connection.execute(f"set timezone = '{zone}'")
+            found = connection.execute("select private.next_due(%s, %s)", [schedule, AT]).fetchone()
+            assert found == (due,)
+
+
+def test_a_job_that_is_overdue_is_told_once_and_taken_back_when_it_is_done(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+
+        def age(job: str, by: timedelta) -> None:
+            connection.execute("update private.jobs set created_at = created_at - %s where name = %s", [by, job])
+            connection.execute(
+                "update private.job_runs set started_at = started_at - %s, finished_at = finished_at - %s"
+                " where job = %s",
+                [by, by, job],
+            )
+
+        run(connection, "forget_job_runs")
+        assert alerts(connection, "end_suspensions") == []
+        age("end_suspensions", timedelta(minutes=8))
+        assert not state(connection, "end_suspensions")["is_overdue"]
+        age("end_suspensions", timedelta(minutes=4))
+        assert state(connection, "end_suspensions")["is_overdue"]
+        for _ in range(2):
+            run(connection, "forget_job_runs")
+            assert alerts(connection, "end_suspensions") == [True]
+        assert run(connection, "end_suspensions")["outcome"] == "DONE"
+        assert alerts(connection, "end_suspensions") == [False]
+        age("end_suspensions", timedelta(minutes=12))
+        run(connection, "forget_job_runs")
+        assert alerts(connection, "end_suspensions") == [False, True]
+
+
+def test_a_daily_job_has_a_quarter_of_a_day_before_it_is_overdue(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+        run(connection, "forget_job_runs")
+        connection.execute("update private.job_runs set started_at = started_at - interval '1 day'")
+        for hours, overdue in ((5, False), (7, True)):
+            due = datetime.now(UTC) - timedelta(hours=hours)
+            connection.execute("update private.jobs set schedule = %s", [f"{due.minute} {due.hour} * * *"])
+            assert state(connection, "forget_job_runs")["is_overdue"] is overdue
+
+
+def test_a_job_that_always_fails_becomes_overdue_and_the_alert_says_why(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+        connection.execute(
+            "create function private.half() returns void language plpgsql as 'begin perform 1 / 0; end';"
+            "insert into private.jobs (name, schedule, runs, description, created_at)"
+            " values ('half', '* * * * *', 'private.half', 'Fails.', now() - interval '1 hour')"
+        )
+        assert run(connection, "half")["outcome"] == "FAILED"
+        assert alerts(connection, "half") == [True]
+    with fresh_database.acting_as("platform_admin") as cursor:
+        (alert,) = cursor.execute("select title, level, message from public.active_alerts()").fetchall()
+        assert (alert["title"], alert["level"]) == ("The job half is overdue", "ERROR")
+        assert "division by zero" in alert["message"]
+    with fresh_database.acting_as("owner") as cursor:
+        assert cursor.execute("select from public.active_alerts()").rowcount == 0
+
+
+def test_two_that_find_a_job_overdue_at_once_raise_one_alert(fresh_database: Database) -> None:
+    with fresh_database.connect() as first, fresh_database.connect() as second:
+        first.execute("update private.jobs set created_at = now() - interval '1 hour' where name = 'end_suspensions'")
+        with first.transaction():
+            assert first.execute("select private.raise_overdue()").fetchone() == (1,)
+            assert second.execute("select private.raise_overdue()").fetchone() == (0,)
+        assert second.execute("select private.raise_overdue()").fetchone() == (0,)
+
+
+def test_platform_admins_and_the_server_see_how_the_jobs_do(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+        for _ in range(3):
+            run(connection, "end_suspensions")
+        jobs = connection.execute("select count(*) from private.jobs").fetchone()
+    for person, role in (("platform_admin", None), ("super_admin", None), (None, "service_role")):
+        claims = {"role": role} if role else None
+        with fresh_database.acting_as(person, claims=claims) as cursor:
+            overview = {row["name"]: row for row in cursor.execute("select * from public.job_overview()")}
+            assert len(overview) == (jobs or [0])[0]
+            seen = overview["end_suspensions"]
+            assert (seen["last_outcome"], seen["is_overdue"], seen["is_running"]) == ("DONE", False, False)
+            assert timedelta() < seen["due_at"] - seen["last_done_at"] <= timedelta(minutes=1)
+            first = cursor.execute("select * from public.job_runs('end_suspensions', page_size => 2)").fetchall()
+            rest = cursor.execute(
+                "select * from public.job_runs(before => %s, before_id => %s)", [first[1]["started_at"], first[1]["id"]]
+            ).fetchall()
+            assert len({row["id"] for row in first + rest}) == 3
+
+
+@pytest.mark.parametrize("person", ["owner", "member", "outsider", "suspended"])
+def test_attack_see_the_jobs_as_somebody_else(database: Database, person: str) -> None:
+    for call in ("job_overview()", "job_runs()"):
+        with database.acting_as(person) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege, match="admins"):
+            cursor.execute(f"select * from public.{call}")
+
+
+# The jobs ------------------------------------------------------------------------------------------------------------
 
 
 def test_suspensions_end_when_their_time_has_passed(database: Database) -> None:
@@ -97,21 +328,59 @@ def test_old_runs_are_forgotten(database: Database) -> None:
 def test_pg_cron_is_given_every_job_where_it_is_present(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         assert connection.execute("select private.schedule_jobs()").fetchone() == (0,)
+        connection.execute(CRON)
+        connection.execute("select private.schedule_jobs()")
+        connection.execute("select private.schedule_jobs()")
+        scheduled = connection.execute("select jobname, schedule from cron.job order by 1").fetchall()
+        assert scheduled == connection.execute("select name, schedule from private.jobs order by 1").fetchall()
+
+
+def test_pg_cron_commits_the_row_of_a_run_before_its_work_begins(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection, fresh_database.connect() as onlooker:
+        connection.execute(CRON)
         connection.execute(
-            "create schema cron;"
-            "create table cron.job (jobid bigint generated always as identity, jobname text primary key,"
-            " schedule text, command text);"
-            "create function cron.schedule(text, text, text) returns bigint language sql as $$"
-            " insert into cron.job (jobname, schedule, command) values ($1, $2, $3)"
-            " on conflict (jobname) do update set schedule = $2, command = $3 returning jobid $$;"
+            "create table private.seen (outcome text);"
+            "create function private.look() returns void language plpgsql as $$ begin"
+            " insert into private.seen select r.outcome from private.job_runs r where r.job = 'look'"
+            " and pg_xact_status(r.xmin::text::xid8) = 'committed'; end $$;"
+            "insert into private.jobs (name, schedule, runs, description)"
+            " values ('look', '* * * * *', 'private.look', 'Looks.'), ('there', '* * * * *', null, 'Elsewhere.')"
         )
         connection.execute("select private.schedule_jobs()")
-        connection.execute("select private.schedule_jobs()")
-        scheduled = connection.execute("select jobname, schedule, command from cron.job order by 1").fetchall()
-        jobs = connection.execute("select name, schedule from private.jobs order by 1").fetchall()
-        assert scheduled == [(name, schedule, f"select private.run_job('{name}')") for name, schedule in jobs]
-        for _, _, command in scheduled[:1]:
-            connection.execute(command)
+        commands = dict(connection.execute("select jobname, command from cron.job").fetchall())
+        connection.execute(commands["look"])
+        assert onlooker.execute("select outcome from private.seen").fetchall() == [("RUNNING",)]
+        assert onlooker.execute("select outcome::text from private.job_runs").fetchall() == [("DONE",)]
+        assert commands["there"] == "select private.call_job('there')"
+
+
+def test_a_job_that_only_its_function_can_do_is_called_by_pg_net(fresh_database: Database) -> None:
+    with fresh_database.connect("supabase_admin") as connection:
+        connection.execute("create schema if not exists vault; create schema if not exists net")
+        connection.execute(
+            "create table vault.decrypted_secrets (name text, decrypted_secret text);"
+            "create table net.sent (url text, body jsonb, headers jsonb, timeout_milliseconds int);"
+            "create function net.http_post(url text, body jsonb, headers jsonb, timeout_milliseconds int)"
+            " returns bigint language sql as"
+            " $$ insert into net.sent values (url, body, headers, timeout_milliseconds) returning 7 $$;"
+            "grant usage on schema vault, net to postgres; grant all on all tables in schema vault, net to postgres"
+        )
+    with fresh_database.connect() as connection:
+        with pytest.raises(psycopg.Error, match="does not know where the functions are"):
+            connection.execute("select private.call_job('reconcile_stripe')")
+        connection.execute(
+            "insert into vault.decrypted_secrets values ('functions_url', 'https://f.test/functions/v1'),"
+            " ('functions_secret_key', 'sb_secret_x')"
+        )
+        assert connection.execute("select private.call_job('reconcile_stripe')").fetchone() == (7,)
+        sent = connection.execute("select url, body, headers from net.sent").fetchall()
+        assert sent == [
+            (
+                "https://f.test/functions/v1/reconcile-stripe",
+                {},
+                {"apikey": "sb_secret_x", "content-type": "application/json"},
+            )
+        ]
 
 
 def test_onboarding_sessions_nobody_paid_for_are_deleted_a_week_after_they_expired(database: Database) -> None:

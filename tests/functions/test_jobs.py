@@ -1,0 +1,177 @@
+"""Jobs over HTTP: for the server alone, one run at a time, and a row that says how it went."""
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from functions import load, names
+from tests.functions.serving import BESIDE, CRON_KEY, PUBLISHABLE_KEY, SECRET_KEY, Serving, environment, serving
+from tests.functions.test_contract import refused
+from tests.world import Database
+
+
+def ask(functions: Serving, job: str, key: str = CRON_KEY) -> httpx.Response:
+    with functions.client(None, apikey=key) as client:
+        return client.post(f"/functions/v1/{job}", json={})
+
+
+def test_every_job_has_a_function_of_its_name_that_says_the_same(database: Database) -> None:
+    with database.connect() as connection:
+        jobs = dict(connection.execute("select name, description from private.jobs").fetchall())
+    for name, description in jobs.items():
+        assert name in names()
+        (function,) = load(name)
+        assert (function.auth, f"{function.summary}.") == (("secret",), description)
+
+
+@pytest.mark.parametrize("job", ["end-suspensions", "forget-job-runs"])
+def test_a_job_runs_when_the_server_asks(functions: Serving, database: Database, job: str) -> None:
+    answer = ask(functions, job)
+    assert answer.status_code == 200, answer.text
+    run = answer.json()
+    assert (run["job"], run["outcome"], run["result"], run["error"]) == (job.replace("-", "_"), "DONE", 0, None)
+    with database.connect() as connection:
+        kept = connection.execute("select outcome::text from private.job_runs where id = %s", [run["id"]]).fetchall()
+    assert kept == [("DONE",)]
+
+
+def test_attack_run_a_job_as_a_user_or_an_app(functions: Serving) -> None:
+    refused(ask(functions, "end-suspensions", PUBLISHABLE_KEY), 401, "missing_credentials")
+    refused(ask(functions, "end-suspensions", SECRET_KEY[:-1]), 401, "invalid_api_key")
+    with functions.client("super_admin") as client:
+        refused(client.post("/functions/v1/end-suspensions", json={}), 401, "missing_credentials")
+
+
+def test_a_job_that_runs_already_is_skipped(functions: Serving, database: Database) -> None:
+    with database.connect() as connection, connection.transaction():
+        connection.execute("select private.try_job_lock('end_suspensions')")
+        assert ask(functions, "end-suspensions").json()["outcome"] == "SKIPPED"
+    assert ask(functions, "end-suspensions").json()["outcome"] == "DONE"
+
+
+def test_a_job_asked_for_many_times_at_once_is_done_and_never_fails(functions: Serving) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(functions, "end-suspensions"), range(16)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert "DONE" in {answer.json()["outcome"] for answer in answers}
+
+
+# Jobs whose work is done in the process ------------------------------------------------------------------------------
+
+WORK = '''\
+import asyncio
+from shared.function import Answered, Call, function
+from shared import jobs
+from shared.jobs import Connection, Nothing, Run, perform_here
+
+jobs.BEAT_SECONDS = 0.2
+
+async def work(connection: Connection):
+    for _ in range(600):
+        cursor = await connection.execute("select private.what_to_do()")
+        (todo,) = await cursor.fetchone()
+        if todo == "end":
+            return {"worked": True}
+        if todo == "fail":
+            raise ValueError("the other server said no")
+        await asyncio.sleep(0.05)
+
+@function("secret")
+async def elsewhere(call: Call[Nothing]) -> Answered[Run]:
+    """Work elsewhere."""
+    return await perform_here(call, "elsewhere", work)
+'''
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, fresh_database: Database, functions_login: str) -> Iterator[tuple[Serving, Database]]:
+    (tmp_path / "elsewhere.py").write_text(WORK)
+    with fresh_database.connect() as connection:
+        connection.execute(
+            "insert into private.jobs (name, schedule, description)"
+            " values ('elsewhere', '0 4 * * *', 'Work elsewhere.');"
+            "create table private.todo (what text); insert into private.todo values ('wait');"
+            "create function private.what_to_do() returns text language sql security definer"
+            " return (select what from private.todo);"
+            "grant execute on function private.what_to_do() to strive_functions"
+        )
+    variables = environment(fresh_database.url(functions_login), FUNCTION_TARGET="elsewhere")
+    with serving(tmp_path, variables, [*BESIDE, str(tmp_path)]) as functions:
+        yield functions, fresh_database
+
+
+def tell(database: Database, what: str) -> None:
+    with database.connect() as connection:
+        connection.execute("update private.todo set what = %s", [what])
+
+
+def wait_until_it_runs(database: Database) -> None:
+    with database.connect() as connection:
+        deadline = time.monotonic() + 20
+        while connection.execute("select from private.job_runs where outcome = 'RUNNING'").rowcount == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def runs(database: Database) -> list[tuple[str, str | None]]:
+    with database.connect() as connection:
+        return connection.execute("select outcome, error from private.job_history order by started_at").fetchall()
+
+
+def test_a_job_done_in_the_process_is_seen_while_it_runs_and_skipped_meanwhile(
+    elsewhere: tuple[Serving, Database],
+) -> None:
+    functions, database = elsewhere
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, functions, "elsewhere")
+        wait_until_it_runs(database)
+        assert ask(functions, "elsewhere").json()["outcome"] == "SKIPPED"
+        tell(database, "end")
+        done = first.result().json()
+    assert (done["outcome"], done["result"]) == ("DONE", {"worked": True})
+    assert runs(database) == [("DONE", None), ("SKIPPED", None)]
+
+
+def test_a_job_that_fails_in_the_process_says_so_and_why(elsewhere: tuple[Serving, Database]) -> None:
+    functions, database = elsewhere
+    tell(database, "fail")
+    failed = refused(ask(functions, "elsewhere"), 500, "job_failed")
+    assert failed.json()["details"] == "ValueError: the other server said no"
+    assert runs(database) == [("FAILED", "ValueError: the other server said no")]
+
+
+def test_a_killed_process_frees_the_lock_and_its_run_is_shown_as_failed(elsewhere: tuple[Serving, Database]) -> None:
+    functions, database = elsewhere
+    with ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(ask, functions, "elsewhere")
+        wait_until_it_runs(database)
+        functions.process.send_signal(signal.SIGKILL)
+        with pytest.raises(httpx.TransportError):
+            lost.result()
+    with database.connect() as connection:
+        deadline = time.monotonic() + 20
+        while connection.execute("select private.try_job_lock('elsewhere')").fetchone() != (True,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        connection.execute("update private.job_runs set started_at = started_at - interval '10 seconds'")
+    assert runs(database) == [("FAILED", "Its process died.")]
+
+
+def test_a_job_whose_lock_is_lost_stops(elsewhere: tuple[Serving, Database]) -> None:
+    functions, database = elsewhere
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, functions, "elsewhere")
+        wait_until_it_runs(database)
+        with database.connect("supabase_admin") as connection:
+            connection.execute(
+                "select pg_terminate_backend(l.pid) from pg_locks l join pg_stat_activity a using (pid)"
+                " where l.locktype = 'advisory' and a.application_name = 'strive-jobs'"
+                " and a.datname = current_database()"
+            )
+        failed = refused(first.result(), 500, "job_failed")
+    assert failed.json()["details"].startswith("LockLostError")
