@@ -706,7 +706,7 @@ if TYPE_CHECKING:
         is_archived: bool
         created_at: datetime
         updated_at: datetime
-        created_by: UUID
+        created_by: UUID | None
 
     class ActivityFeedReadsRow(TypedDict):
         """activity_feed_reads: Which feed entries one person has read; written by mark_feed_read()."""
