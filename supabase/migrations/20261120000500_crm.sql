@@ -423,12 +423,17 @@ begin
     select d.lead_id, d.contact_id into a_lead, a_contact from public.deals d
     where d.organization_id = new.organization_id and d.id = new.deal_id;
   end if;
-  update public.leads l set last_contact_at = contacted
-  where l.organization_id = new.organization_id and l.id = any (array[new.lead_id, a_lead])
-    and (l.last_contact_at is null or l.last_contact_at < contacted);
-  update public.contacts c set last_contact_at = contacted
-  where c.organization_id = new.organization_id and c.id = any (array[new.contact_id, a_contact])
-    and (c.last_contact_at is null or c.last_contact_at < contacted);
+  -- A statement that changes nothing still asks its policies.
+  if coalesce(new.lead_id, a_lead) is not null then
+    update public.leads l set last_contact_at = contacted
+    where l.organization_id = new.organization_id and l.id = any (array[new.lead_id, a_lead])
+      and (l.last_contact_at is null or l.last_contact_at < contacted);
+  end if;
+  if coalesce(new.contact_id, a_contact) is not null then
+    update public.contacts c set last_contact_at = contacted
+    where c.organization_id = new.organization_id and c.id = any (array[new.contact_id, a_contact])
+      and (c.last_contact_at is null or c.last_contact_at < contacted);
+  end if;
   return null;
 end $$;
 comment on function private.note_contact() is
@@ -474,7 +479,7 @@ begin
   return new;
 end $$;
 comment on function private.follow_score() is 'Keeps score and score_value together.';
-create trigger follow_score before insert or update on public.leads
+create trigger follow_score before insert or update of score, score_value on public.leads
   for each row execute function private.follow_score();
 
 create function private.guard_conversion() returns trigger language plpgsql set search_path = '' as $$
