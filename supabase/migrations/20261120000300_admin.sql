@@ -159,8 +159,11 @@ create table public.platform_metrics (
   elite_count integer not null default 0,
   enterprise_count integer not null default 0,
   total_storage bigint not null default 0,
-  api_calls integer not null default 0,
+  api_calls bigint not null default 0,
   created_at timestamptz not null default now(),
+  measured_at timestamptz not null default now(),
+  is_estimated boolean not null generated always as
+    (measured_at at time zone 'UTC' > (date + 1)::timestamp + interval '1 hour') stored,
   constraint "metrics are not negative" check (
     least(total_users, active_users, new_users, total_orgs, active_orgs, new_orgs, mrr_cents, arr_cents, churn_rate,
       free_count, starter_count, growth_count, elite_count, enterprise_count, total_storage, api_calls) >= 0
@@ -168,11 +171,18 @@ create table public.platform_metrics (
 );
 comment on table public.platform_metrics is 'How the platform does, one row per UTC day.';
 comment on column public.platform_metrics.active_users is 'Signed in within the last 30 days.';
-comment on column public.platform_metrics.mrr_cents is 'Live paid subscriptions, yearly ones divided by 12.';
+comment on column public.platform_metrics.active_orgs is 'With a member who signed in within the last 30 days.';
+comment on column public.platform_metrics.mrr_cents is
+  'ACTIVE and PAST_DUE subscriptions, yearly ones divided by 12, rounded once; a TRIAL pays nothing yet.';
+comment on column public.platform_metrics.arr_cents is 'mrr_cents × 12.';
 comment on column public.platform_metrics.churn_rate is
   'Cancelled in the last 30 days per live at their start: 0.05 is 5 %.';
-comment on column public.platform_metrics.total_storage is 'Bytes.';
+comment on column public.platform_metrics.free_count is 'Organisations of this tier; so the other four.';
+comment on column public.platform_metrics.total_storage is 'Bytes of all files.';
 comment on column public.platform_metrics.api_calls is 'Of this day.';
+comment on column public.platform_metrics.measured_at is 'When it was counted. Before the end of the day: the day so far.';
+comment on column public.platform_metrics.is_estimated is
+  'Counted more than an hour after the day: what was deleted or changed since is missing, prices are those of then.';
 
 -- System alerts -------------------------------------------------------------------------------------------------------
 

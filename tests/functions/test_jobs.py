@@ -61,6 +61,27 @@ def test_a_job_asked_for_many_times_at_once_is_done_and_never_fails(functions: S
     assert "DONE" in {answer.json()["outcome"] for answer in answers}
 
 
+def test_the_days_of_a_range_are_counted_once_each(functions: Serving, database: Database) -> None:
+    def count(**days: str) -> httpx.Response:
+        with functions.client(None, apikey=CRON_KEY) as client:
+            return client.post("/functions/v1/refresh-platform-metrics", json=days)
+
+    assert count().json()["result"] == 1
+    for _ in range(2):
+        assert count(first="2026-02-27", last="2026-03-02").json()["result"] == 4
+    with database.connect() as connection:
+        assert connection.execute("select from public.platform_metrics").rowcount == 5
+        connection.execute("delete from public.platform_metrics")
+    for wrong in (
+        {"first": "2026-02-27"},
+        {"first": "2026-02-02", "last": "2026-02-01"},
+        {"first": "2020-01-01", "last": "2026-01-01"},
+    ):
+        refused(count(**wrong), 422, "invalid_body")
+    failed = refused(count(first="2100-01-01", last="2100-01-01"), 500, "job_failed")
+    assert "has not begun" in failed.json()["details"]
+
+
 # Jobs whose work is done in the process ------------------------------------------------------------------------------
 
 WORK = '''\

@@ -1,0 +1,156 @@
+-- Platform metrics: how the platform did on each day (UTC), as far as it is over. A day is counted again and again while
+-- it lasts and once more when it has ended; that count stays. Counted later than an hour after its end it is an
+-- estimate, since what was deleted or changed meanwhile is not known any more: the next count may replace it.
+
+-- Signing in overwrites users.last_login_at, so that nobody could say tomorrow who was active yesterday.
+create table private.sign_in_days (
+  user_id uuid not null references public.users (id) on delete cascade,
+  day date not null,
+  first_at timestamptz not null,
+  last_at timestamptz not null,
+  primary key (user_id, day),
+  constraint "last_at is not before first_at" check (last_at >= first_at)
+);
+comment on table private.sign_in_days is 'On which days (UTC) a user signed in, first and last.';
+create index sign_in_days_day_idx on private.sign_in_days (day, user_id);
+
+create function private.record_sign_in() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into private.sign_in_days as d (user_id, day, first_at, last_at)
+  values (new.id, (new.last_login_at at time zone 'UTC')::date, new.last_login_at, new.last_login_at)
+  on conflict (user_id, day) do update set
+    first_at = least(d.first_at, excluded.first_at), last_at = greatest(d.last_at, excluded.last_at);
+  return null;
+end $$;
+comment on function private.record_sign_in() is 'Remembers the day of a sign-in.';
+create trigger record_sign_in after insert on public.users
+  for each row when (new.last_login_at is not null) execute function private.record_sign_in();
+create trigger record_another_sign_in after update of last_login_at on public.users
+  for each row when (new.last_login_at is distinct from old.last_login_at and new.last_login_at is not null)
+  execute function private.record_sign_in();
+
+insert into private.sign_in_days (user_id, day, first_at, last_at)
+select u.id, (u.last_login_at at time zone 'UTC')::date, u.last_login_at, u.last_login_at
+from public.users u where u.last_login_at is not null;
+
+create function private.end_of_day(day date) returns timestamptz
+language plpgsql immutable set search_path = '' as $$
+begin
+  return (day + 1)::timestamp at time zone 'UTC';
+end $$;
+comment on function private.end_of_day(date) is 'The first moment after a day (UTC).';
+
+-- Subscriptions say how they are, not how they were: one that is live now, or was cancelled after a moment, was live at
+-- that moment if it was there.
+create function private.measure_platform(day date, as_of timestamptz) returns public.platform_metrics
+language plpgsql stable set search_path = '' as $$
+declare
+  measured public.platform_metrics;
+  begins timestamptz := private.end_of_day(day - 1);
+  month_before timestamptz := as_of - interval '720 hours';
+begin
+  measured.date := day;
+  measured.measured_at := now();
+  select count(*), count(*) filter (where u.created_at >= begins) into measured.total_users, measured.new_users
+  from public.users u where u.created_at < as_of;
+  with active as materialized (
+    select distinct d.user_id from private.sign_in_days d
+    where d.day between (month_before at time zone 'UTC')::date and (as_of at time zone 'UTC')::date
+      and d.last_at >= month_before and d.first_at < as_of
+  )
+  select (select count(*) from active), (
+    select count(distinct m.organization_id) from active a
+    join public.organization_members m on m.user_id = a.user_id and m.joined_at < as_of
+    join public.organizations o on o.id = m.organization_id and o.created_at < as_of
+  ) into measured.active_users, measured.active_orgs;
+  select count(*), count(*) filter (where o.created_at >= begins),
+    count(*) filter (where o.subscription_tier = 'FREE'), count(*) filter (where o.subscription_tier = 'STARTER'),
+    count(*) filter (where o.subscription_tier = 'GROWTH'), count(*) filter (where o.subscription_tier = 'ELITE'),
+    count(*) filter (where o.subscription_tier = 'ENTERPRISE')
+  into measured.total_orgs, measured.new_orgs, measured.free_count, measured.starter_count, measured.growth_count,
+    measured.elite_count, measured.enterprise_count
+  from public.organizations o where o.created_at < as_of;
+  select
+    coalesce(round(sum(case s.billing_cycle when 'YEARLY' then s.amount_cents / 12.0 else s.amount_cents end) filter (
+      where s.created_at < as_of and (s.status in ('ACTIVE', 'PAST_DUE') or s.cancelled_after >= as_of)
+    )), 0),
+    coalesce(
+      count(*) filter (where s.cancelled_after >= month_before and s.cancelled_after < as_of)::float8
+      / nullif(count(*) filter (
+        where s.created_at < month_before
+          and (s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') or s.cancelled_after >= month_before)
+      ), 0), 0
+    )
+  into measured.mrr_cents, measured.churn_rate
+  from (
+    -- Who has given notice has a cancelled_at before the end has come.
+    select s.*, case when s.status = 'CANCELLED' then s.cancelled_at end as cancelled_after from public.subscriptions s
+  ) s;
+  measured.arr_cents := measured.mrr_cents * 12;
+  select coalesce(sum((o.metadata ->> 'size')::bigint), 0) into measured.total_storage
+  from storage.objects o where o.created_at < as_of;
+  select coalesce(sum(t.usage_amount), 0) into measured.api_calls from public.usage_tracking t
+  where t.resource_type = 'API_CALLS' and t.created_at >= begins and t.created_at < as_of;
+  return measured;
+end $$;
+comment on function private.measure_platform(date, timestamptz) is
+  'The metrics of a day as they were at a moment of it, by what is known now.';
+
+create function private.record_platform_metrics(day date) returns boolean
+language plpgsql security definer set search_path = '' as $$
+declare
+  measured public.platform_metrics;
+begin
+  if day is null or day > (now() at time zone 'UTC')::date then
+    raise exception 'A day that has not begun has no metrics' using errcode = 'PT422', detail = format('Found %s.', day);
+  end if;
+  if exists (
+    select from public.platform_metrics p
+    where p.date = day and p.measured_at >= private.end_of_day(day) and not p.is_estimated
+  ) then
+    return false;
+  end if;
+  measured := private.measure_platform(day, least(now(), private.end_of_day(day)));
+  insert into public.platform_metrics as p (
+    date, total_users, active_users, new_users, total_orgs, active_orgs, new_orgs, mrr_cents, arr_cents, churn_rate,
+    free_count, starter_count, growth_count, elite_count, enterprise_count, total_storage, api_calls, measured_at
+  ) values (
+    measured.date, measured.total_users, measured.active_users, measured.new_users, measured.total_orgs,
+    measured.active_orgs, measured.new_orgs, measured.mrr_cents, measured.arr_cents, measured.churn_rate,
+    measured.free_count, measured.starter_count, measured.growth_count, measured.elite_count,
+    measured.enterprise_count, measured.total_storage, measured.api_calls, measured.measured_at
+  )
+  on conflict (date) do update set
+    total_users = excluded.total_users, active_users = excluded.active_users, new_users = excluded.new_users,
+    total_orgs = excluded.total_orgs, active_orgs = excluded.active_orgs, new_orgs = excluded.new_orgs,
+    mrr_cents = excluded.mrr_cents, arr_cents = excluded.arr_cents, churn_rate = excluded.churn_rate,
+    free_count = excluded.free_count, starter_count = excluded.starter_count, growth_count = excluded.growth_count,
+    elite_count = excluded.elite_count, enterprise_count = excluded.enterprise_count,
+    total_storage = excluded.total_storage, api_calls = excluded.api_calls, measured_at = excluded.measured_at
+  -- Two at once: the later look wins.
+  where p.measured_at <= excluded.measured_at;
+  return true;
+end $$;
+comment on function private.record_platform_metrics(date) is
+  'Writes the row of a day; false when it was counted at its end, which stays.';
+
+create function private.refresh_platform_metrics() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  today date := (now() at time zone 'UTC')::date;
+  written bigint;
+begin
+  select count(*) filter (where private.record_platform_metrics(today - n)) into written
+  from generate_series(coalesce(today - (select max(p.date) from public.platform_metrics p), 0), 0, -1) n;
+  return written;
+end $$;
+comment on function private.refresh_platform_metrics() is
+  'Writes today''s row and those since the last there is; returns how many. Safe to repeat.';
+grant execute on function private.record_platform_metrics(date), private.refresh_platform_metrics()
+  to service_role, strive_functions;
+
+-- Soon after midnight, so that the day before is counted within the hour.
+insert into private.jobs (name, schedule, runs, description) values
+  ('refresh_platform_metrics', '1 * * * *', 'private.refresh_platform_metrics', 'Count how the platform does today.');
+select private.schedule_jobs();
