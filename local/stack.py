@@ -200,6 +200,7 @@ class Stack:
             "SUPABASE_PUBLISHABLE_KEYS": json.dumps({"default": keys.publishable_key}),
             "SUPABASE_SECRET_KEYS": json.dumps({"default": keys.secret_key}),
             "SUPABASE_JWKS_URL": values["JWKS_URL"],
+            "SUPABASE_SIGNING_KEY": json.dumps(keys.jwk),
             "SUPABASE_DB_URL": self.cluster.url("strive_functions"),
         }
 

@@ -33,6 +33,18 @@ class ApiError(Exception):
         super().__init__(message)
         self.problem = Problem(status, code, message, details, hint, headers, more)
 
+    @classmethod
+    def of(cls, problem: "Problem") -> "ApiError":
+        return cls(
+            problem.status,
+            problem.code,
+            problem.message,
+            details=problem.details,
+            hint=problem.hint,
+            headers=problem.headers,
+            more=problem.more,
+        )
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -94,21 +106,26 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def _refused(error: psycopg.Error, state: str) -> Problem:
+    said = error.diag
+    return problem_of_state(state, said.message_primary, said.message_detail, said.message_hint)
+
+
+def problem_of_state(state: str, message: str | None, detail: str | None, hint: str | None) -> Problem:
+    """The answer to what the database said under this SQLSTATE; INTERNAL where it means nothing to a caller."""
     status = state[2:] if state.startswith("PT") else ""
     meaning: int | Problem = int(status) if status in STATUSES else INTERNAL
     for length in (2, 3, 5):
         meaning = MEANING.get(state[:length], meaning)
     if isinstance(meaning, Problem):
         return meaning
-    said = error.diag
     # "Failing row contains (…)" would show columns the caller may not see.
-    details = None if state in {"23502", "23514"} else said.message_detail
+    details = None if state in {"23502", "23514"} else detail
     return Problem(
         meaning,
         CODES.get(state, state),
-        said.message_primary or "The database refused",
+        message or "The database refused",
         details,
-        said.message_hint,
+        hint,
         RETRY if meaning in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE} else {},
     )
 

@@ -31,6 +31,7 @@ class Settings:
     jwks_url: str | None
     jwks: tuple[Mapping[str, Any], ...] = field(repr=False)
     jwt_secret: str | None = field(repr=False)
+    signing_key: Mapping[str, Any] | None = field(repr=False)
     publishable_keys: Mapping[str, str] = field(repr=False)
     secret_keys: Mapping[str, str] = field(repr=False)
     database_url: str = field(repr=False)
@@ -84,6 +85,12 @@ class Settings:
             jwks_url=jwks_url,
             jwks=keys,
             jwt_secret=optional("SUPABASE_JWT_SECRET", _jwt_secret, None, f"at least {JWT_SECRET_BYTES} bytes"),
+            signing_key=optional(
+                "SUPABASE_SIGNING_KEY",
+                _signing_key,
+                None,
+                "a private JSON Web Key: EC, P-256, with kid and d, that the project trusts",
+            ),
             publishable_keys=api_keys("SUPABASE_PUBLISHABLE_KEY", "sb_publishable_"),
             secret_keys=api_keys("SUPABASE_SECRET_KEY", "sb_secret_"),
             database_url=required(
@@ -184,6 +191,15 @@ def _jwt_secret(text: str) -> str:
     if (length := len(text.encode())) < JWT_SECRET_BYTES:
         raise ValueError(f"{length} bytes")
     return text
+
+
+def _signing_key(text: str) -> Mapping[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict) or (found.get("kty"), found.get("crv")) != ("EC", "P-256"):
+        raise ValueError("no key of this kind")
+    if missing := [name for name in ("kid", "d", "x", "y") if not isinstance(found.get(name), str)]:
+        raise ValueError(f"one without {', '.join(missing)}")
+    return found
 
 
 def _connections(text: str) -> int:

@@ -134,5 +134,15 @@ class Tokens:
             self._fetching = None
 
 
+def signed(settings: Settings, claims: Mapping[str, Any]) -> str:
+    """A token of our own, with the key that the project was told to trust."""
+    key = settings.signing_key
+    if key is None:
+        raise LookupError("There is no SUPABASE_SIGNING_KEY")
+    return jwt.encode(
+        {**claims, "iss": settings.issuer}, jwt.PyJWK(dict(key), "ES256").key, "ES256", {"kid": key["kid"]}
+    )
+
+
 def _parse(keys: tuple[Mapping[str, Any], ...]) -> Keys:
     return {key.get("kid"): (jwt.PyJWK(dict(key), ALGORITHMS[key["kty"]]).key, ALGORITHMS[key["kty"]]) for key in keys}

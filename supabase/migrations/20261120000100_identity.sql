@@ -11,6 +11,7 @@ revoke create on schema public from public;
 create schema private;
 comment on schema private is 'Helpers of policies, triggers and functions. Not exposed by the API.';
 grant usage on schema private to authenticated, service_role, supabase_auth_admin;
+create extension if not exists pg_trgm with schema extensions;
 
 -- Types ---------------------------------------------------------------------------------------------------------------
 
@@ -51,6 +52,8 @@ comment on column public.users.suspended_until is 'Null while suspended: until r
 create index users_email_idx on public.users (lower(email));
 create index users_created_at_idx on public.users (created_at desc);
 create index users_last_login_at_idx on public.users (last_login_at desc);
+create index users_search_idx on public.users
+  using gin (email extensions.gin_trgm_ops, name extensions.gin_trgm_ops);
 create index users_suspended_until_idx on public.users (suspended_until) where suspended_until is not null;
 
 create table public.organizations (
@@ -72,6 +75,8 @@ create table public.organizations (
 comment on table public.organizations is 'A tenant. Everything a customer owns hangs on one.';
 comment on column public.organizations.subscription_tier is 'Follows the live subscription; never written by clients.';
 create index organizations_created_at_idx on public.organizations (created_at desc);
+create index organizations_search_idx on public.organizations
+  using gin (name extensions.gin_trgm_ops, slug extensions.gin_trgm_ops);
 
 create table public.organization_members (
   user_id uuid not null references public.users (id) on delete cascade,
@@ -110,14 +115,53 @@ create index organization_invitations_invited_by_idx on public.organization_invi
 create unique index organization_invitations_open_idx
   on public.organization_invitations (organization_id, lower(email)) where accepted_at is null;
 
+-- The id is the session_id of the token, which the auth service does not know as a session of its own: it neither renews
+-- such a token nor lets it change the account.
+create table private.impersonations (
+  id uuid primary key default gen_random_uuid(),
+  admin_id uuid not null references public.users (id) on delete cascade,
+  user_id uuid not null references public.users (id) on delete cascade,
+  reason text not null constraint "reason is 1 to 500 characters" check (length(reason) between 1 and 500),
+  started_at timestamptz not null default now(),
+  expires_at timestamptz not null default now() + interval '15 minutes',
+  ended_at timestamptz,
+  constraint "an impersonation lasts at most 15 minutes"
+    check (expires_at > started_at and expires_at <= started_at + interval '15 minutes'),
+  constraint "nobody impersonates themselves" check (admin_id <> user_id)
+);
+comment on table private.impersonations is 'Who acted as whom, why and until when. A token with `act` is worth its row here.';
+comment on column private.impersonations.ended_at is 'Set when it is ended before its time; its token is worth nothing since.';
+create index impersonations_admin_idx on private.impersonations (admin_id, started_at desc);
+create index impersonations_user_idx on private.impersonations (user_id, started_at desc);
+
 -- Who calls -----------------------------------------------------------------------------------------------------------
 -- Policies compare a column with `(select private.f())`: evaluated once per statement, and the only form which keeps
 -- the ordered index scan of a tenant's list. plpgsql costs half of SQL here. SECURITY DEFINER, since policies on the
 -- tables these functions read would otherwise recurse.
 
+create function private.impersonation_holds(claims jsonb) returns boolean
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return exists (
+    select from private.impersonations i
+    join public.users a on a.id = i.admin_id
+    join public.users u on u.id = i.user_id
+    where i.id = (claims ->> 'session_id')::uuid and i.user_id = (claims ->> 'sub')::uuid
+      and i.admin_id = (claims #>> '{act,sub}')::uuid and i.ended_at is null and i.expires_at > now()
+      and a.global_role = 'SUPER_ADMIN' and a.is_active and (a.suspended_at is null or a.suspended_until <= now())
+      -- Whoever became an admin meanwhile is not impersonated any more.
+      and u.global_role not in ('ADMIN', 'SUPER_ADMIN')
+  );
+end $$;
+comment on function private.impersonation_holds(jsonb) is
+  'Whether the impersonation that a token with `act` speaks of is going on: neither ended nor expired, by an admin who still may.';
+
 create function private.current_user_id() returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 begin
+  if auth.jwt() ? 'act' and not private.impersonation_holds(auth.jwt()) then
+    return null;
+  end if;
   return (
     select u.id from public.users u
     where u.id = auth.uid() and u.is_active and (u.suspended_at is null or u.suspended_until <= now())
@@ -155,6 +199,9 @@ declare
   found_org uuid;
   found_role public."OrgRole";
 begin
+  if claims ? 'act' and not private.impersonation_holds(claims) then
+    return null;
+  end if;
   if named is null then
     select m.organization_id, m.role into found_org, found_role from public.organization_members m
     where m.user_id = (claims ->> 'sub')::uuid and (m.blocked_until is null or m.blocked_until <= now())
@@ -284,6 +331,20 @@ end $$;
 comment on function private.block_membership() is 'A suspended user stays suspended in an organisation they join.';
 create trigger block_membership before insert on public.organization_members
   for each row execute function private.block_membership();
+
+create function private.end_impersonations() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if (private.blocked_until(new), new.global_role) is distinct from (private.blocked_until(old), old.global_role) then
+    update private.impersonations i set ended_at = now()
+    where new.id in (i.admin_id, i.user_id) and i.ended_at is null and i.expires_at > now();
+  end if;
+  return null;
+end $$;
+comment on function private.end_impersonations() is
+  'Suspending or promoting either side of an impersonation ends it for good: it does not go on when that is undone.';
+create trigger end_impersonations after update of is_active, suspended_at, suspended_until, global_role on public.users
+  for each row execute function private.end_impersonations();
 
 -- An organisation always has an owner. Whoever takes the last one away waits in line on the organisation's row, so two
 -- owners leaving at once cannot both succeed. When the organisation itself is going, its row is already gone.

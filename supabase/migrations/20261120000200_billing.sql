@@ -93,6 +93,7 @@ create unique index subscriptions_live_idx on public.subscriptions (organization
 comment on index public.subscriptions_live_idx is 'At most one live subscription per organisation.';
 create index subscriptions_organization_idx on public.subscriptions (organization_id, created_at desc);
 create index subscriptions_customer_idx on public.subscriptions (stripe_customer_id);
+create index subscriptions_created_at_idx on public.subscriptions (created_at desc);
 create index subscriptions_cancelled_at_idx on public.subscriptions (cancelled_at);
 create trigger touch before update on public.subscriptions for each row execute function private.touch_updated_at();
 

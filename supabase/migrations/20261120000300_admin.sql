@@ -100,9 +100,11 @@ declare
   actor uuid := coalesce((auth.jwt() #>> '{act,sub}')::uuid, auth.uid());
 begin
   -- Without a user's token the caller is the server itself, which names the admin it works for.
-  if (actor is not null or auth.role() in ('anon', 'authenticated')) and not exists (
-    select from public.users u where u.id = actor and u.global_role in ('ADMIN', 'SUPER_ADMIN')
-      and coalesce(private.blocked_until(u) <= now(), true)
+  if (actor is not null or auth.role() in ('anon', 'authenticated')) and (
+    (auth.jwt() ? 'act' and not private.impersonation_holds(auth.jwt())) or not exists (
+      select from public.users u where u.id = actor and u.global_role in ('ADMIN', 'SUPER_ADMIN')
+        and coalesce(private.blocked_until(u) <= now(), true)
+    )
   ) then
     raise exception 'Only platform admins write to their log' using errcode = '42501';
   end if;

@@ -21,12 +21,17 @@ alter role strive_functions set idle_in_transaction_session_timeout = '10s';
 create function private.refuse_suspended() returns void
 language plpgsql stable security definer set search_path = '' as $$
 begin
+  if auth.jwt() ? 'act' and not private.impersonation_holds(auth.jwt()) then
+    raise exception 'This impersonation is over' using
+      errcode = 'PT401', hint = 'A super admin can begin another one.';
+  end if;
   if private.current_user_id() is null and exists (select from public.users u where u.id = auth.uid()) then
     raise exception 'This account is suspended' using
       errcode = 'PT403', hint = 'Ask the administrators of the platform.';
   end if;
 end $$;
-comment on function private.refuse_suspended() is 'PT403 if the caller has an account that may do nothing at present.';
+comment on function private.refuse_suspended() is
+  'PT403 if the caller has an account that may do nothing at present, PT401 if their impersonation is over.';
 
 create function private.require_org(minimum_role "OrgRole") returns uuid
 language plpgsql stable set search_path = '' as $$

@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from tests.database.acting import Cursor, now_as, server, value
 from tests.world import ACME, PEOPLE, Database
@@ -87,11 +88,25 @@ def test_an_entry_says_who_did_what_to_whom_from_where(database: Database) -> No
 
 
 def test_an_impersonated_action_is_logged_as_the_admins_who_did_it(database: Database) -> None:
-    with server(database) as cursor:
-        now_as(cursor, "owner", act={"sub": str(PEOPLE["super_admin"])})
+    with (
+        database.connect() as connection,
+        connection.transaction(force_rollback=True),
+        connection.cursor(row_factory=dict_row) as cursor,
+    ):
+        going_on = value(
+            cursor,
+            "insert into private.impersonations (admin_id, user_id, reason) values (%s, %s, 'Help') returning id::text",
+            [PEOPLE["super_admin"], PEOPLE["owner"]],
+        )
+        now_as(cursor, "owner", act={"sub": str(PEOPLE["super_admin"])}, session_id=going_on)
         log(cursor)
         (entry,) = entries(now_as(cursor, "platform_admin"))
     assert (entry["admin_id"], entry["acting_as_id"]) == (PEOPLE["super_admin"], PEOPLE["owner"])
+
+
+def test_attack_log_in_an_admins_name_by_an_impersonation_that_never_was(database: Database) -> None:
+    with server(database) as cursor, pytest.raises(psycopg.Error, match="Only platform admins"):
+        log(now_as(cursor, "owner", act={"sub": str(PEOPLE["super_admin"])}))
 
 
 def test_the_server_names_the_admin_it_works_for_or_the_platform(database: Database) -> None:

@@ -40,7 +40,8 @@ def alerts(connection: Connection, job: str) -> list[bool]:
 
 def test_every_job_is_a_function_that_can_run_now(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
-        jobs = [name for (name,) in connection.execute("select name from private.jobs order by name")]
+        named = "select name from private.jobs where runs is not null order by name"
+        jobs = [name for (name,) in connection.execute(named)]
         assert {"end_suspensions", "expire_onboarding_sessions", "forget_expired_keys", "forget_job_runs"} <= set(jobs)
         runs = [run(connection, job) for job in [*jobs, *jobs]]
         assert [(r["job"], r["outcome"], r["error"]) for r in runs] == [(job, "DONE", None) for job in [*jobs, *jobs]]

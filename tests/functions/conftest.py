@@ -3,6 +3,8 @@ from collections.abc import Iterator
 import pytest
 
 from local.postgres import Cluster
+from tests.conftest import Strive
+from tests.functions.platform import Platform, platform_of
 from tests.functions.serving import Serving, environment, serving
 from tests.world import Database
 
@@ -25,3 +27,9 @@ def functions(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> It
     """All functions, served as they are in production, on the module's database."""
     with serving(tmp_path_factory.mktemp("functions"), environment(database_url)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def platform(stack: Strive) -> Iterator[Platform]:
+    with platform_of(stack) as platform:
+        yield platform

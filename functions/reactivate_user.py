@@ -1,0 +1,23 @@
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from shared.administration import Administered, administer
+from shared.function import Answered, Call, Strict, function
+
+
+class Reactivation(Strict):
+    user_id: UUID
+    reason: Annotated[str | None, Field(min_length=1, max_length=500, description="For the log.")] = None
+
+
+@function("user", errors={404: "There is no such user.", 409: "The account is deleted."})
+async def reactivate_user(call: Call[Reactivation]) -> Answered[Administered]:
+    """End a suspension or a deactivation.
+
+    For platform admins, as suspend-user. Reactivating somebody who is active changes nothing.
+    """
+    return await administer(
+        call, "private.reactivate_user", action="USER_UPDATE", target=("user", str(call.body.user_id))
+    )

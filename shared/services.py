@@ -1,0 +1,83 @@
+"""What we ask of Supabase's own services, Auth and Storage, with the project's secret key."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import RETRY, ApiError
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
+
+ANSWER_SECONDS = 10.0
+AT_ONCE = 8
+
+
+class ServiceError(ApiError):
+    """A service did not do what it was asked; `told` is what it said."""
+
+    def __init__(self, service: str, told: str) -> None:
+        super().__init__(
+            503,
+            f"{service}_unavailable",
+            f"The {service} service did not do its part",
+            details=told,
+            hint="Try again in a moment.",
+            headers=RETRY,
+        )
+        self.told = told
+
+
+class Services:
+    def __init__(self, client: "httpx.AsyncClient") -> None:
+        self._client = client
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def ban(self, user_id: str, seconds: int) -> None:
+        """Refuse this user new tokens for so long; 0 lets them sign in again."""
+        await self._ask("auth", "PUT", f"admin/users/{user_id}", {"ban_duration": f"{seconds}s" if seconds else "none"})
+
+    async def _ask(self, service: str, method: str, path: str, body: Any, *, allowed: Iterable[int] = ()) -> Any:
+        return await self._send(service, method, path, allowed, json=body)
+
+    async def _send(self, service: str, method: str, path: str, allowed: Iterable[int], **content: Any) -> Any:
+        import httpx  # noqa: PLC0415 - see services()
+
+        async with self._slots:
+            try:
+                answer = await self._client.request(method, f"/{service}/v1/{path}", **content)
+            except httpx.HTTPError as problem:
+                raise ServiceError(service, type(problem).__qualname__) from None
+        if answer.is_error and answer.status_code not in allowed:
+            raise ServiceError(service, f"{answer.status_code} {_said(answer)}"[:300])
+        try:
+            return answer.json()
+        except ValueError:
+            return None
+
+
+def _said(answer: "httpx.Response") -> str:
+    try:
+        found: Mapping[str, Any] = answer.json()
+        return str(found.get("msg") or found.get("message") or found.get("error"))
+    except (ValueError, AttributeError):
+        return answer.reason_phrase
+
+
+@asynccontextmanager
+async def services(settings: Settings) -> AsyncIterator[Services]:
+    import httpx  # noqa: PLC0415 - costs as much as everything else together, and only administration needs it
+
+    if not settings.secret_keys:
+        raise ApiError(
+            501,
+            "no_secret_key",
+            "These functions hold no secret key",
+            hint="Set SUPABASE_SECRET_KEY, see docs/deployment.md.",
+        )
+    key = next(iter(settings.secret_keys.values()))
+    headers = {"apikey": key, "authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=settings.url, headers=headers, timeout=ANSWER_SECONDS) as client:
+        yield Services(client)
