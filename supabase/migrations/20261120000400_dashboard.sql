@@ -191,18 +191,21 @@ create table public.dashboard_metrics (
   permissions text[] not null default '{}',
   refresh_rate integer not null default 300 constraint "refresh_rate is positive" check (refresh_rate > 0),
   last_calculated timestamptz,
-  cached_value double precision
-    constraint "a metric of the system caches no value, it differs by tenant"
-    check (cached_value is null or organization_id is not null),
+  cached_value double precision,
+  cached_result jsonb,
   created_by uuid default auth.uid() references public.users (id) on delete set null,
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  constraint "a metric of the system caches no value, it differs by tenant"
+    check ((cached_value is null and cached_result is null) or organization_id is not null)
 );
 comment on table public.dashboard_metrics is 'Figures of the dashboard. Without organisation: of the system.';
 comment on column public.dashboard_metrics.query is 'What is counted, in the metric language: {"source", "aggregate", "where", …}.';
 comment on column public.dashboard_metrics.permissions is 'A member sees the metric only if holding all of these.';
 comment on column public.dashboard_metrics.refresh_rate is 'Seconds after which cached_value is stale.';
-comment on column public.dashboard_metrics.cached_value is 'Last result; never written by clients.';
+comment on column public.dashboard_metrics.cached_value is
+  'Last result, the same for every member; null where members may see different rows.';
+comment on column public.dashboard_metrics.cached_result is 'The whole of it: previous value and series, too.';
 create index dashboard_metrics_organization_idx on public.dashboard_metrics (organization_id, created_at desc);
 create index dashboard_metrics_created_by_idx on public.dashboard_metrics (created_by);
 create index dashboard_metrics_category_idx on public.dashboard_metrics (category);
@@ -215,8 +218,9 @@ create trigger touch before update on public.user_dashboards
 -- Running an action is no change of it.
 create trigger touch before update on public.quick_actions
   for each row when (new.usage_count = old.usage_count) execute function private.touch_updated_at();
+-- Nor is counting a metric again.
 create trigger touch before update on public.dashboard_metrics
-  for each row execute function private.touch_updated_at();
+  for each row when (new.last_calculated is not distinct from old.last_calculated) execute function private.touch_updated_at();
 
 -- Policies ------------------------------------------------------------------------------------------------------------
 

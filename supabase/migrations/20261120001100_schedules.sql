@@ -419,6 +419,7 @@ grant execute on function private.end_suspensions(), private.expire_onboarding_s
 
 insert into private.jobs (name, schedule, runs, description) values
   ('end_suspensions', '* * * * *', 'private.end_suspensions', 'End suspensions whose time has passed.'),
+  ('refresh_dashboard_metrics', '* * * * *', 'private.refresh_dashboard_metrics', 'Count stale metrics again.'),
   ('roll_up_alert_counts', '*/5 * * * *', 'private.roll_up_alert_counts', 'Add views and dismissals to their alerts.'),
   ('roll_up_tallies', '*/5 * * * *', 'private.roll_up_tallies', 'Add uses, views and likes that were left behind.'),
   ('expire_onboarding_sessions', '27 * * * *', 'private.expire_onboarding_sessions',

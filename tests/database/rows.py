@@ -74,8 +74,8 @@ def one(cursor: Cursor) -> Row:
 
 
 @contextmanager
-def refused(cursor: Cursor, sqlstate: str, saying: str) -> Iterator[None]:
+def refused(cursor: Cursor, sqlstate: str, saying: str) -> Iterator[pytest.ExceptionInfo[psycopg.Error]]:
     """The statement inside fails with this SQLSTATE and message; the transaction goes on."""
     with pytest.raises(psycopg.Error, match=saying) as caught, cursor.connection.transaction():
-        yield
+        yield caught
     assert caught.value.sqlstate == sqlstate, caught.value

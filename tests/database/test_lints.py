@@ -43,6 +43,8 @@ ACCEPTED: dict[tuple[str, str], str] = {
     ): ("anybody signed in may like a public showcase"),
     ("a client reads or writes a private table", "private.deal_stages by authenticated"): "constants of the domain",
     ("a client reads or writes a private table", "private.lead_scores by authenticated"): "constants of the domain",
+    ("a client reads or writes a private table", "private.metric_columns by authenticated"): "what a metric may name",
+    ("a client reads or writes a private table", "private.metric_sources by authenticated"): "what a metric may name",
 }
 
 

@@ -64,7 +64,11 @@ VALUES: dict[str, dict[str, Row]] = {
     "appointments": {"*": {"end_time": "2026-11-20T13:00:00Z"}},
     "build_logs": {"ours move": {"stage": "status_change"}},
     "content": {"*": {"slug": "draft"}, "ours public": PUBLISHED, "theirs public": PUBLISHED},
-    "dashboard_metrics": {"ours guarded": GUARDED, "system guarded": GUARDED},
+    "dashboard_metrics": {
+        "*": {"query": Jsonb({"source": "leads", "aggregate": "count"})},
+        "ours guarded": GUARDED,
+        "system guarded": GUARDED,
+    },
     "dashboard_widgets": {"*": {"position": Jsonb({"x": 0, "y": 0, "w": 1, "h": 1})}, "ours guarded": GUARDED},
     "feature_flags": {"*": {"name": "flag", "seed": fixed_id("seed")}},
     "feature_flag_exposures": {"*": {"seed": fixed_id("seed")}},
