@@ -87,8 +87,10 @@ def resolved(condition: Any, now: datetime) -> Any:
     return condition
 
 
-def aggregated(rows: list[Row], query: Row) -> float | None:
-    values = [row[query["column"]] for row in rows if row[query["column"]] is not None] if "column" in query else rows
+def aggregated(rows: list[Row], query: Row) -> Any:
+    values: list[Any] = rows
+    if "column" in query:
+        values = [row[query["column"]] for row in rows if row[query["column"]] is not None]
     match query["aggregate"]:
         case "count":
             return len(values)
@@ -135,7 +137,7 @@ def read_slowly(leads: list[Row], query: Row, now: datetime) -> Row:
 
 
 def same(ours: Any, slow: Any) -> bool:
-    return ours == slow if None in (ours, slow) else ours == pytest.approx(slow, rel=1e-9)
+    return bool(ours == slow if None in (ours, slow) else ours == pytest.approx(slow, rel=1e-9))
 
 
 # Made-up queries -----------------------------------------------------------------------------------------------------
