@@ -11,6 +11,7 @@ import pytest
 from local import database as setup
 from local.postgres import SUPERUSER, Cluster
 from local.stack import Stack, free_port
+from local.stripe.server import Double
 from tests.world import Database, populate
 
 _serial = count(1)
@@ -59,6 +60,14 @@ def database(cluster: Cluster) -> Iterator[Database]:
 def fresh_database(cluster: Cluster) -> Iterator[Database]:
     """A database for one test, to do anything with."""
     yield from clone(cluster)
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    """A Stripe of this test's own, within reach: its clock, its mischief, its faults."""
+    double = Double().start()
+    yield double
+    double.stop()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""What survives a kill: every object, every delivery still owed, every answer given under an Idempotency-Key."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Object = dict[str, Any]
+
+TABLES = """
+pragma journal_mode = wal;
+pragma synchronous = off;  -- the process may die at any point; the machine may not
+create table if not exists objects (
+  n integer primary key, id text not null unique, kind text not null, created integer not null, due integer,
+  body text not null
+);
+create index if not exists objects_kind on objects (kind, created, n);
+create index if not exists objects_due on objects (due, n) where due is not null;
+create table if not exists deliveries (
+  n integer primary key, event text not null, endpoint text not null, due real not null, rank real not null,
+  attempts integer not null default 0
+);
+create index if not exists deliveries_due on deliveries (due, rank);
+create table if not exists answers (
+  key text primary key, asked text not null, status integer not null, body text not null, at integer not null
+);
+create table if not exists notes (name text primary key, value text not null);
+"""
+
+
+class Store:
+    """One connection, one change at a time: whatever a request does is there as a whole, or not at all."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._db = sqlite3.connect(file or ":memory:", check_same_thread=False, isolation_level=None)
+        self._db.executescript(TABLES)
+        self._lock = threading.RLock()
+        self._changing = False
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        with self._lock:
+            if self._changing:  # part of the change around it
+                yield
+                return
+            self._db.execute("begin")
+            self._changing = True
+            try:
+                yield
+                self._db.execute("commit")
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            finally:
+                self._changing = False
+
+    def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(statement, values).fetchall()
+
+    # Objects ----------------------------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> Object | None:
+        rows = self._rows("select body from objects where id = ?", name)
+        return json.loads(rows[0][0]) if rows else None
+
+    def put(self, thing: Object, due: int | None) -> None:
+        self._rows(
+            "insert into objects (id, kind, created, due, body) values (?, ?, ?, ?, ?)"
+            " on conflict (id) do update set due = excluded.due, body = excluded.body",
+            thing["id"],
+            thing["object"],
+            thing.get("created", 0),
+            due,
+            json.dumps(thing),
+        )
+
+    def all(self, kind: str, before: str | None = None, after: str | None = None) -> Iterator[Object]:
+        """Newest first, from beyond the object named; with `after` oldest first, for the page before a page."""
+        beyond, order = (after, "asc") if after else (before, "desc")
+        place = self._rows("select created, n from objects where id = ?", beyond) if beyond else []
+        sign = ">" if after else "<"
+        while True:
+            where, values = (f"and (created, n) {sign} (?, ?)", place[0]) if place else ("", ())
+            rows = self._rows(
+                f"select created, n, body from objects where kind = ? {where}"  # noqa: S608 - no word of it is given
+                f" order by created {order}, n {order} limit 500",
+                kind,
+                *values,
+            )
+            yield from (json.loads(body) for *_, body in rows)
+            if not rows:
+                return
+            place = [rows[-1][:2]]
+
+    def first_due(self, now: int) -> tuple[Object, int] | None:
+        rows = self._rows(
+            "select body, due from objects where due is not null and due <= ? order by due, n limit 1", now
+        )
+        return (json.loads(rows[0][0]), rows[0][1]) if rows else None
+
+    # Deliveries -------------------------------------------------------------------------------------------------------
+
+    def owe(self, event: str, endpoint: str, due: float, rank: float) -> None:
+        self._rows(
+            "insert into deliveries (event, endpoint, due, rank) values (?, ?, ?, ?)", event, endpoint, due, rank
+        )
+
+    def owed(self, now: float) -> list[tuple[int, str, str, int]]:
+        return self._rows(
+            "select n, event, endpoint, attempts from deliveries where due <= ? order by rank, n limit 50", now
+        )
+
+    def owed_in_all(self, event: str | None = None) -> int:
+        where = ("where event = ?", event) if event else ("",)
+        return int(self._rows(f"select count(*) from deliveries {where[0]}", *where[1:])[0][0])  # noqa: S608 - see above
+
+    def delivered(self, delivery: int) -> None:
+        self._rows("delete from deliveries where n = ?", delivery)
+
+    def postpone(self, delivery: int, due: float) -> None:
+        self._rows("update deliveries set attempts = attempts + 1, due = ? where n = ?", due, delivery)
+
+    def hurry(self) -> None:
+        self._rows("update deliveries set due = 0 where attempts > 0")
+
+    # Answers and notes ------------------------------------------------------------------------------------------------
+
+    def answer(self, key: str, now: int) -> tuple[str, int, str] | None:
+        """What was asked and answered under this key in the last 24 hours."""
+        self._rows("delete from answers where at < ?", now - 86_400)
+        rows = self._rows("select asked, status, body from answers where key = ?", key)
+        return rows[0] if rows else None
+
+    def remember(self, key: str, asked: str, status: int, body: str, now: int) -> None:
+        self._rows("insert into answers values (?, ?, ?, ?, ?)", key, asked, status, body, now)
+
+    def note(self, name: str, otherwise: Any = None) -> Any:
+        rows = self._rows("select value from notes where name = ?", name)
+        return json.loads(rows[0][0]) if rows else otherwise
+
+    def write_note(self, name: str, value: Any) -> None:
+        self._rows("insert or replace into notes values (?, ?)", name, json.dumps(value))

@@ -1,0 +1,114 @@
+"""Delivers what is owed: signed, again and again until it is taken, in an order and number that mischief decides."""
+
+import hashlib
+import hmac
+import http.client
+import json
+import threading
+import time
+from urllib.parse import urlsplit
+
+from local.stripe.account import Account
+from local.stripe.shapes import shown
+from local.stripe.store import Object
+
+PATIENCE_S = 10
+LONGEST_PAUSE_S = 3600
+# Then it is given up, as Stripe does after three days.
+ATTEMPTS = 80
+
+
+class Deliveries:
+    """Several threads, as Stripe delivers several events at once; each leaves what another is at."""
+
+    def __init__(self, account: Account, threads: int = 3) -> None:
+        self.paused = False
+        self._account = account
+        self._under_way: set[int] = set()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition()
+        self._ended = False
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        self._ended = True
+        self.wake()
+        for thread in self._threads:
+            thread.join()
+
+    def wake(self) -> None:
+        with self._wake:
+            self._wake.notify_all()
+
+    def settle(self, timeout: float = 30) -> None:
+        """Wait until nothing is owed; what failed is tried again at once, not after its pause."""
+        deadline = time.monotonic() + timeout
+        while self._account.store.owed_in_all() or self._under_way:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._account.store.owed_in_all()} deliveries were not taken")
+            self._account.store.hurry()
+            self.wake()
+            time.sleep(0.005)
+
+    def _work(self) -> None:
+        while not self._ended:
+            if self.paused or not (owed := self._take()):
+                with self._wake:
+                    self._wake.wait(0.5)
+                continue
+            serial, event, endpoint, attempts = owed
+            try:
+                self._deliver(serial, event, endpoint, attempts)
+            finally:
+                self._under_way.discard(serial)
+
+    def _take(self) -> tuple[int, str, str, int] | None:
+        with self._lock:
+            store = self._account.store
+            for owed in store.owed(time.time() + store.note("ahead", 0)):
+                if owed[0] not in self._under_way:
+                    self._under_way.add(owed[0])
+                    return owed
+        return None
+
+    def _deliver(self, serial: int, event: str, endpoint: str, attempts: int) -> None:
+        store = self._account.store
+        what, where = store.get(event), store.get(endpoint)
+        taken = not what or not where or post(where["url"], payload(self._account, what, where), where["_secret"])
+        if taken or attempts + 1 >= ATTEMPTS:
+            store.delivered(serial)
+        else:
+            pause = min(2**attempts, LONGEST_PAUSE_S)
+            store.postpone(serial, time.time() + store.note("ahead", 0) + pause)
+
+
+def payload(account: Account, event: Object, endpoint: Object) -> bytes:
+    """The endpoint's version decides the shape."""
+    version = endpoint["api_version"] or account.version
+    return json.dumps(shown(account, {**event, "api_version": version}, version), indent=2).encode()
+
+
+def signature(body: bytes, secret: str, at: int | None = None) -> str:
+    at = int(time.time()) if at is None else at
+    return f"t={at},v1={hmac.new(secret.encode(), b'%d.%b' % (at, body), hashlib.sha256).hexdigest()}"
+
+
+def post(url: str, body: bytes, secret: str) -> bool:
+    """Whether it was taken: any answer but 2xx is none."""
+    address = urlsplit(url)
+    secure = address.scheme == "https"
+    connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(
+        address.netloc, timeout=PATIENCE_S
+    )
+    try:
+        headers = {"content-type": "application/json; charset=utf-8", "stripe-signature": signature(body, secret)}
+        connection.request("POST", address.path or "/", body, headers | {"user-agent": "Stripe/1.0"})
+        return 200 <= connection.getresponse().status < 300  # noqa: PLR2004 - what 2xx means
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
