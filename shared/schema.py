@@ -668,6 +668,8 @@ if TYPE_CHECKING:
         total_storage: int
         api_calls: int
         created_at: datetime
+        measured_at: datetime
+        is_estimated: bool
 
     class SystemAlertDismissalsRow(TypedDict):
         """system_alert_dismissals: Who dismissed which alert."""
@@ -755,6 +757,7 @@ if TYPE_CHECKING:
         refresh_rate: int
         last_calculated: datetime | None
         cached_value: float | None
+        cached_result: Json | None
         created_by: UUID | None
         created_at: datetime
         updated_at: datetime
