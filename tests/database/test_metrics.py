@@ -334,7 +334,9 @@ SAME_FOR_ALL = "(organization_id = ( SELECT private.current_user_org() AS curren
 
 def refresh(cursor: Cursor) -> Any:
     turn(cursor, None)
-    run = one(cursor.execute("select private.run_job('refresh_dashboard_metrics') as run"))["run"]
+    run = one(cursor.execute("select private.perform_run(private.start_run('refresh_dashboard_metrics')) as run"))[
+        "run"
+    ]
     assert run["outcome"] == "DONE", run
     return run["result"]
 
