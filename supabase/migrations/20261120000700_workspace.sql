@@ -694,50 +694,119 @@ begin
 end $$;
 comment on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid) is
   'Notifies these members of an organisation, or with null all; who is no member is left out. Returns how many.';
-grant execute on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid)
+
+create function public.notify_members(
+  organization_id uuid, type "NotificationType", title text, message text, recipients uuid[] default null,
+  action_url text default null, entity_type text default null, entity_id uuid default null
+) returns bigint language sql set search_path = '' as $$
+  select private.notify(
+    organization_id, recipients, type, title, message, action_url, entity_type, entity_id
+  )
+$$;
+comment on function public.notify_members(uuid, "NotificationType", text, text, uuid[], text, text, uuid) is
+  'For the server: notifies these members of an organisation, or all of them at once; returns how many.';
+
+grant execute on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid),
+  public.notify_members(uuid, "NotificationType", text, text, uuid[], text, text, uuid)
   to service_role;
+
+create function public.notifications_page(
+  unread_only boolean default false, before timestamptz default 'infinity',
+  before_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff', page_size integer default 50
+) returns setof public.notifications language plpgsql stable set search_path = '' as $$
+begin
+  if page_size is null or page_size not between 1 and 100 then
+    raise exception 'page_size is 1 to 100' using errcode = 'PT400', detail = format('Found %s.', page_size);
+  end if;
+  -- Two statements, so that the unread ones have their own index.
+  if unread_only then
+    return query
+      select n.* from public.notifications n
+      where n.user_id = (select auth.uid()) and not n.read and (n.created_at, n.id) < (before, before_id)
+      order by n.created_at desc, n.id desc limit page_size;
+  else
+    return query
+      select n.* from public.notifications n
+      where n.user_id = (select auth.uid()) and (n.created_at, n.id) < (before, before_id)
+      order by n.created_at desc, n.id desc limit page_size;
+  end if;
+end $$;
+comment on function public.notifications_page(boolean, timestamptz, uuid, integer) is
+  'One''s newest notifications in the current organisation; for the next page give created_at and id of the last one.';
+
+create function public.unread_notification_count() returns bigint
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select count(*) from public.notifications n where n.user_id = (select auth.uid()) and not n.read);
+end $$;
+comment on function public.unread_notification_count() is
+  'How many of one''s notifications in the current organisation are unread: counted, so always exact.';
+
+-- In one order, so that two who change some of the same wait for each other instead of deadlocking.
+create function private.lock_notifications(ids uuid[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+  wanted uuid[] := array(select distinct i from unnest(ids) i);
+  mine uuid[];
+begin
+  if coalesce(cardinality(ids), 0) not between 1 and 100 then
+    raise exception 'Name 1 to 100 notifications at a time' using
+      errcode = 'PT400', detail = format('Found %s.', coalesce(cardinality(ids), 0)),
+      hint = 'Send longer lists in several calls.';
+  end if;
+  mine := array(
+    select n.id from public.notifications n
+    where n.id = any (wanted) and n.user_id = (select auth.uid()) order by n.id for update
+  );
+  if cardinality(mine) <> cardinality(wanted) then
+    raise exception 'Some of these notifications do not exist' using
+      errcode = 'PT404', detail = format('Found %s of %s; none was changed.', cardinality(mine), cardinality(wanted)),
+      hint = 'Read the list again.';
+  end if;
+  return mine;
+end $$;
+comment on function private.lock_notifications(uuid[]) is 'Holds 1 to 100 of one''s notifications: all of them or PT404.';
 
 create function public.mark_notifications_read(ids uuid[]) returns bigint
 language plpgsql set search_path = '' as $$
 declare
-  wanted uuid[] := array(select distinct i from unnest(ids) i where i is not null);
+  mine uuid[] := private.lock_notifications(ids);
   marked bigint;
 begin
-  if cardinality(ids) not between 1 and 100 or ids is null then
-    raise exception 'Mark 1 to 100 notifications at a time' using
-      errcode = 'PT400', detail = format('Found %s.', coalesce(cardinality(ids), 0)),
-      hint = 'Send several calls, or mark_all_notifications_read.';
-  end if;
-  update public.notifications n set read = true where n.id = any (wanted);
+  update public.notifications n set read = true where n.id = any (mine) and not n.read;
   get diagnostics marked = row_count;
-  if marked <> cardinality(wanted) then
-    raise exception 'Some of these notifications do not exist' using
-      errcode = 'PT404', detail = format('Found %s of %s; none was marked.', marked, cardinality(wanted)),
-      hint = 'Read the list again.';
-  end if;
   return marked;
 end $$;
-comment on function public.mark_notifications_read(uuid[]) is 'Marks up to 100 of one''s notifications, all or none.';
+comment on function public.mark_notifications_read(uuid[]) is
+  'Marks 1 to 100 of one''s notifications, all or none; returns how many were unread.';
 
 create function public.mark_all_notifications_read() returns bigint
 language plpgsql set search_path = '' as $$
 declare
+  mine uuid[] := array(
+    select n.id from public.notifications n
+    where n.user_id = (select auth.uid()) and not n.read order by n.id for update
+  );
   marked bigint;
 begin
-  update public.notifications n set read = true where not n.read;
+  update public.notifications n set read = true where n.id = any (mine) and not n.read;
   get diagnostics marked = row_count;
   return marked;
 end $$;
 comment on function public.mark_all_notifications_read() is
   'Marks all of one''s notifications in the current organisation; returns how many were unread.';
 
-create function public.unread_notification_count() returns bigint
-language plpgsql stable set search_path = '' as $$
+create function public.delete_notifications(ids uuid[]) returns bigint
+language plpgsql set search_path = '' as $$
+declare
+  mine uuid[] := private.lock_notifications(ids);
 begin
-  return (select count(*) from public.notifications n where not n.read);
+  delete from public.notifications n where n.id = any (mine);
+  return cardinality(mine);
 end $$;
-comment on function public.unread_notification_count() is
-  'How many of one''s notifications in the current organisation are unread.';
+comment on function public.delete_notifications(uuid[]) is 'Deletes 1 to 100 of one''s notifications, all or none.';
 
-grant execute on function public.mark_notifications_read(uuid[]), public.mark_all_notifications_read(),
-  public.unread_notification_count() to authenticated, service_role;
+grant execute on function public.notifications_page(boolean, timestamptz, uuid, integer),
+  public.unread_notification_count(), private.lock_notifications(uuid[]), public.mark_notifications_read(uuid[]),
+  public.mark_all_notifications_read(), public.delete_notifications(uuid[])
+  to authenticated, service_role;
