@@ -48,6 +48,12 @@ def reset(stack: Stack, _options: argparse.Namespace) -> int:
     return 0
 
 
+def prices(stack: Stack, _options: argparse.Namespace) -> int:
+    changed = stack.put_on_sale()
+    print("\n".join(changed) if changed else "Every plan on sale had its price.")
+    return 0
+
+
 def status(stack: Stack, options: argparse.Namespace) -> int:
     processes = stack.processes()
     missing = [name for name, process in processes.items() if not process]
@@ -100,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         starter.add_argument("--db-port", type=_port, metavar="PORT", help=f"default {DB_PORT}; 0 for any free port")
     command("stop", stop, "stop all of it; data stays")
     command("reset", reset, "make the database again from migrations and seed; its data is gone")
+    command("prices", prices, "make the prices of the plans at Stripe (STRIPE_SECRET_KEY) and note them at the plans")
     shown = command("status", status, "addresses and keys; exit 1 when not running")
     shown.add_argument("-o", "--output", choices=["pretty", "env", "json"], default="pretty")
     return parser

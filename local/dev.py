@@ -13,7 +13,7 @@ from watchfiles import watch
 
 from local import ROOT, StackError
 from local.database import MIGRATIONS
-from local.stack import SERVICES, Stack
+from local.stack import Stack
 
 SOURCES = [ROOT / "functions", ROOT / "shared"]
 TICK_MS = 200
@@ -58,7 +58,7 @@ def _follow(stack: Stack, changed: list[Path]) -> None:
     if any(path.is_relative_to(MIGRATIONS) for path in changed):
         stack.migrate()
     reload = any(path.suffix == ".py" for path in changed)
-    for service in SERVICES:
+    for service in stack.services:
         if not processes[service]:
             stack.say(f"{service} is gone; starting it again")
             stack.restart(service)
@@ -70,7 +70,7 @@ def _follow(stack: Stack, changed: list[Path]) -> None:
 class Logs:
     """Shows what the services wrote since the last look."""
 
-    COLOURS = {"postgres": 34, "api": 35, "functions": 36}  # noqa: RUF012 - never changed
+    COLOURS = {"postgres": 34, "api": 35, "functions": 36, "stripe": 33}  # noqa: RUF012 - never changed
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack

@@ -1,5 +1,7 @@
 """The secrets of one workdir: made once, readable by their owner only, never printed but by `strive status`."""
 
+import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -16,6 +18,18 @@ class Keys:
     jwt_secret: str
     database_password: str
     jwk: dict[str, Any]
+
+    @property
+    def stripe_secret_key(self) -> str:
+        """For the double; made of another secret, so that there is one file and nothing to bring up to date."""
+        return f"sk_test_{self._derived('stripe key')}"
+
+    @property
+    def stripe_webhook_secret(self) -> str:
+        return f"whsec_{self._derived('stripe webhooks')}"
+
+    def _derived(self, what: str) -> str:
+        return hmac.new(self.jwt_secret.encode(), what.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def load_keys(file: Path) -> Keys:

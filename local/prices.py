@@ -18,7 +18,16 @@ where is_active and amount_cents > 0 order by amount_cents
 """
 
 
-class Catalogue:
+def put_on_sale(connection: psycopg.Connection[Any], address: str, key: str) -> list[str]:
+    """Make the prices that are missing and note them at their plans; the lookup keys of the plans that changed."""
+    catalogue = _Catalogue(address, key)
+    try:
+        return catalogue.put_on_sale(connection)
+    finally:
+        catalogue.close()
+
+
+class _Catalogue:
     """Products and prices of one Stripe account, the double's or a real one's. Nothing is made twice."""
 
     def __init__(self, address: str, key: str) -> None:
@@ -33,11 +42,11 @@ class Catalogue:
             "content-type": "application/x-www-form-urlencoded",
         }
 
-    def put_on_sale(self, connection: psycopg.Connection[Any]) -> list[str]:
-        """Make the prices that are missing and note them at their plans; the lookup keys of the plans that changed.
+    def close(self) -> None:
+        self._connection.close()
 
-        A price at Stripe never changes its amount: where the plan's has, another takes over the key.
-        """
+    def put_on_sale(self, connection: psycopg.Connection[Any]) -> list[str]:
+        """A price at Stripe never changes its amount: where the plan's has, another takes over the key."""
         plans = connection.execute(ON_SALE).fetchall()
         keys = {plan[0]: f"strive_{plan[1]}_{plan[2]}".lower() for plan in plans}
         query = urlencode([("lookup_keys[]", key) for key in keys.values()] + [("active", "true"), ("limit", "100")])

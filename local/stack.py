@@ -1,4 +1,4 @@
-"""The whole stack of one workdir: Postgres, the API in front of it, the functions behind that."""
+"""The whole stack of one workdir: Postgres, the API in front of it, the functions behind that, a Stripe beside them."""
 
 import fcntl
 import http.client
@@ -21,10 +21,14 @@ from local import NODE, ROOT, StackError, database
 from local.config import api_environment
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
+from local.prices import put_on_sale
 from local.processes import find, launch, stop, tail
 
 API_PORT, DB_PORT = 54321, 54322
-SERVICES = ("api", "functions")
+SERVICES = ("stripe", "api", "functions")
+HEALTH = {"stripe": "/", "api": "/health", "functions": "/healthz"}
+# Of one's own account at Stripe; given with the key, they reach the functions as they are.
+STRIPE_API = "https://api.stripe.com"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Ports:
     api: int
     database: int
     functions: int
+    stripe: int = 0  # none: there is a key, so there is the real one
 
 
 class Stack:
@@ -73,8 +78,12 @@ class Stack:
         if not self.ports:  # never started: there is nothing, not even keys
             return dict.fromkeys(("postgres", *SERVICES))
         noted = self._state().get("processes", {})
-        found = {name: find(*noted[name]) if name in noted else None for name in SERVICES}
+        found = {name: find(*noted[name]) if name in noted else None for name in self.services}
         return {"postgres": self.cluster.process(), **found}
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        return SERVICES if self.ports and self.ports.stripe else SERVICES[1:]
 
     def running(self) -> bool:
         return self.ports is not None and all(self.processes().values())
@@ -92,7 +101,19 @@ class Stack:
             "PUBLISHABLE_KEY": keys.publishable_key,
             "SECRET_KEY": keys.secret_key,
             "JWKS_URL": f"{api}/auth/v1/.well-known/jwks.json",
+            **self.stripe(),
         }
+
+    def stripe(self) -> dict[str, str]:
+        """Where Stripe is and how its events are signed: the double's, or as the environment has it."""
+        ports, keys = self.ports, self.keys
+        if ports and ports.stripe:
+            return {
+                "STRIPE_API_BASE": f"http://127.0.0.1:{ports.stripe}",
+                "STRIPE_WEBHOOK_SECRET": keys.stripe_webhook_secret,
+            }
+        own = {"STRIPE_API_BASE": STRIPE_API} | os.environ
+        return {name: own[name] for name in ("STRIPE_API_BASE", "STRIPE_WEBHOOK_SECRET") if name in own}
 
     # What it can do ---------------------------------------------------------------------------------------------------
 
@@ -108,10 +129,15 @@ class Stack:
             try:
                 self._start_postgres(seed=seed)
                 self.say("API and functions")
-                self._start_service("api")
-                self._start_service("functions")
-                self._await("api", "/health")
-                self._await("functions", "/healthz")
+                for service in self.services:
+                    self._start_service(service)
+                if "stripe" in self.services:
+                    self._await("stripe")
+                    self.put_on_sale()
+                else:
+                    self.say("Stripe is your own account; `strive prices` puts the plans on sale there")
+                self._await("api")
+                self._await("functions")
             except BaseException:
                 self._stop()
                 raise
@@ -128,6 +154,7 @@ class Stack:
             self._stop()
             shutil.rmtree(self.workdir / "postgres", ignore_errors=True)
             shutil.rmtree(self.workdir / "storage", ignore_errors=True)
+            shutil.rmtree(self.workdir / "stripe", ignore_errors=True)
         self.start(*(ports.api, ports.database) if ports else ())
         if not ran:
             self.stop()
@@ -138,13 +165,21 @@ class Stack:
             if process := self.processes()[service]:
                 stop(process)
             self._start_service(service)
-            self._await(service, "/health" if service == "api" else "/healthz")
+            self._await(service)
 
     def migrate(self) -> None:
         with self.cluster.connect() as connection:
             database.migrate(connection, lambda name: self.say(f"migration {name}"))
             for name in database.edited(connection):
                 self.say(f"note: {name} was edited after it was applied; `strive reset` applies it again")
+
+    def put_on_sale(self) -> list[str]:
+        """See to it that every plan on sale has its price at Stripe; the keys of those that changed."""
+        key = self.keys.stripe_secret_key if self.ports and self.ports.stripe else os.environ.get("STRIPE_SECRET_KEY")
+        if not key:
+            raise StackError("There is no key to Stripe here.", "Give it in STRIPE_SECRET_KEY")
+        with self.cluster.connect() as connection:
+            return put_on_sale(connection, self.stripe()["STRIPE_API_BASE"], key)
 
     # How --------------------------------------------------------------------------------------------------------------
 
@@ -173,7 +208,8 @@ class Stack:
 
     def _start_service(self, service: str) -> None:
         words, environment = self._command(service)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
+        not_theirs = ("SUPABASE_", "STRIPE_") if "stripe" in self.services else ("SUPABASE_",)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(not_theirs)}
         process = launch(words, log=self.log(service), cwd=ROOT, env=inherited | environment)
         state = self._state()
         state.setdefault("processes", {})[service] = [process.pid, process.create_time()]
@@ -182,6 +218,14 @@ class Stack:
     def _command(self, service: str) -> tuple[list[str | Path], dict[str, str]]:
         values, keys, ports = self.values(), self.keys, self.ports
         assert ports  # noqa: S101 - values() would have raised
+        stripe = {**self.stripe(), "STRIPE_SECRET_KEY": keys.stripe_secret_key} if ports.stripe else {}
+        if service == "stripe":
+            return [sys.executable, "-m", "local.stripe"], {
+                "PORT": str(ports.stripe),
+                "STRIPE_FILE": str(self.workdir / "stripe" / "stripe.sqlite"),
+                "WEBHOOK_URL": f"{values['FUNCTIONS_URL']}/stripe-webhook",
+                **stripe,
+            }
         if service == "api":
             return [NODE, ROOT / "local/api/server.mjs"], {
                 "HOST": "127.0.0.1",
@@ -191,6 +235,7 @@ class Stack:
                 "FUNCTIONS_URL": f"http://127.0.0.1:{ports.functions}",
                 "KEYS_FILE": str(self.workdir / "keys.json"),
                 "STORAGE_DIR": str(self.workdir / "storage"),
+                **({"STRIPE_URL": stripe["STRIPE_API_BASE"]} if stripe else {}),
                 **api_environment(),
             }
         return [sys.executable, "-m", "functions"], {
@@ -202,13 +247,14 @@ class Stack:
             "SUPABASE_JWKS_URL": values["JWKS_URL"],
             "SUPABASE_SIGNING_KEY": json.dumps(keys.jwk),
             "SUPABASE_DB_URL": self.cluster.url("strive_functions"),
+            **stripe,
         }
 
-    def _await(self, service: str, path: str, timeout: float = 30) -> None:
+    def _await(self, service: str, timeout: float = 30) -> None:
         ports, deadline = self.ports, time.monotonic() + timeout
         assert ports  # noqa: S101 - chosen before anything starts
         port = getattr(ports, service)
-        while not _answers(port, path):
+        while not _answers(port, HEALTH[service]):
             process = self.processes()[service]
             if not process or time.monotonic() > deadline:
                 what = "did not answer" if process else "stopped while starting"
@@ -217,7 +263,7 @@ class Stack:
 
     def _stop(self) -> bool:
         processes = self.processes()
-        for service in SERVICES:
+        for service in self.services:
             if process := processes[service]:
                 stop(process)
         if processes["postgres"]:
@@ -240,6 +286,9 @@ class Stack:
             wanted["database"] = last.database
         flags = {"api": "--api-port", "database": "--db-port"}
         chosen = {name: free_port() if port == 0 else _own_port(port, flags[name]) for name, port in wanted.items()}
+        if not os.environ.get("STRIPE_SECRET_KEY"):
+            # Links to its pages outlive a restart, where nobody else took the port.
+            chosen["stripe"] = last.stripe if last and last.stripe and _is_free(last.stripe) else free_port()
         self._save(self._state() | {"ports": chosen})
 
     def _state(self) -> dict[str, Any]:
@@ -291,17 +340,23 @@ def free_port() -> int:
 
 
 def _own_port(port: int, flag: str) -> int:
+    if not _is_free(port):
+        raise StackError(
+            f"Port {port} is not free: {_holder(port) or 'it cannot be bound'}.",
+            f"Choose another with {flag} PORT; {flag} 0 takes any free one.",
+        )
+    return port
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         # As the servers themselves do: a connection that just closed does not count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StackError(
-                f"Port {port} is not free: {_holder(port) or error.strerror}.",
-                f"Choose another with {flag} PORT; {flag} 0 takes any free one.",
-            ) from None
-    return port
+        except OSError:
+            return False
+    return True
 
 
 def _holder(port: int) -> str:

@@ -8,10 +8,11 @@ const DEMO_PASSWORD = 'strive-demo-1'; // of everyone in supabase/seed.sql
 const PATIENCE_MS = 1000;
 
 export class Landing {
-  constructor(database, mail, { functionsUrl, apiUrl, keys }) {
+  constructor(database, mail, { functionsUrl, stripeUrl, apiUrl, keys }) {
     this.database = database;
     this.mail = mail;
     this.functionsUrl = functionsUrl;
+    this.stripeUrl = stripeUrl;
     this.apiUrl = apiUrl;
     this.publishableKey = keys.publishable_key;
   }
@@ -23,6 +24,9 @@ export class Landing {
       publishableKey: text(this.publishableKey),
       database: state(accounts !== null),
       functionServer: state(functions !== null),
+      payments: this.stripeUrl
+        ? `<a href="${text(this.stripeUrl)}/">pay with test cards</a>`
+        : 'at Stripe',
       functions: table(
         functions,
         'No function server answers yet.',

@@ -32,6 +32,7 @@ export function readSettings(env) {
     databaseUrl: url('DB_URL', required('DB_URL')),
     poolSize: number('DB_POOL_SIZE', 10),
     functionsUrl: url('FUNCTIONS_URL'),
+    stripeUrl: url('STRIPE_URL'),
     storageDirectory: required('STORAGE_DIR'),
     fileSizeLimit: size('STORAGE_FILE_SIZE_LIMIT', '50MiB'),
     schemas: (env.DB_SCHEMAS ?? 'public').split(',').map((name) => name.trim()),

@@ -262,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
         if urlsplit(self.path).path.startswith("/v1/"):
             answer = self.server.double.answer(self.command, self.path, self.headers, body)
         else:
-            answer = pages.answer(self.server.double, self.command, self.path, body)
+            answer = pages.answer(self.server.double, self.command, self.path, body, self.headers)
         if answer is None:
             self.close_connection = True
             return

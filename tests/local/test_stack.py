@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from local import ROOT, StackError, database
 from local.keys import ensure_keys, load_keys
 from local.stack import Stack
+from tests.functions.serving import NO_TLS
 
-VALUES = {"API_URL", "DB_URL", "FUNCTIONS_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "JWKS_URL"}
+STRIPE = {"STRIPE_API_BASE", "STRIPE_WEBHOOK_SECRET"}
+VALUES = {"API_URL", "DB_URL", "FUNCTIONS_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "JWKS_URL"} | STRIPE
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +125,53 @@ def test_keys_are_the_workdirs_own_and_closed_to_others(tmp_path: Path) -> None:
     assert load_keys(files[0]) == first
 
 
+def stripe_of(stack: Stack) -> httpx.Client:
+    headers = {"authorization": f"Bearer {stack.keys.stripe_secret_key}"}
+    return httpx.Client(base_url=stack.values()["STRIPE_API_BASE"], headers=headers, verify=NO_TLS)
+
+
+def prices(stack: Stack) -> dict[str, str | None]:
+    with stack.cluster.connect() as connection:
+        return dict(
+            connection.execute(
+                "select tier || ' ' || billing_cycle, stripe_price_id from public.plans where amount_cents > 0"
+            ).fetchall()
+        )
+
+
+def test_every_plan_on_sale_has_its_price_at_the_stripe_beside_it(own: Stack) -> None:
+    own.start(0, 0)
+    before = prices(own)
+    assert len({*before.values()} - {None}) == len(before) == 6
+    assert own.put_on_sale() == []
+    with own.cluster.connect() as connection:
+        connection.execute(
+            "update public.plans set amount_cents = 70000 where tier = 'GROWTH' and amount_cents = 69900"
+        )
+    assert own.put_on_sale() == ["strive_growth_monthly"]
+    after = prices(own)
+    assert {plan for plan in before if before[plan] != after[plan]} == {"GROWTH MONTHLY"}
+
+
+def test_with_a_key_to_ones_own_account_the_functions_get_it_and_no_other_stripe_runs(
+    own: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRIPE_SECRET_KEY", "sk_test_of_ones_own")
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_of_ones_own")
+    own.start(0, 0)
+    processes = own.processes()
+    assert set(processes) == {"postgres", "api", "functions"}
+    assert processes["functions"]
+    told = processes["functions"].environ()
+    assert told["STRIPE_SECRET_KEY"] == "sk_test_of_ones_own"
+    assert "STRIPE_API_BASE" not in told
+    values = own.values()
+    assert (values["STRIPE_API_BASE"], values["STRIPE_WEBHOOK_SECRET"]) == (
+        "https://api.stripe.com",
+        "whsec_of_ones_own",
+    )
+
+
 def test_two_stacks_run_side_by_side_and_know_nothing_of_each_other(own: Stack, new: Stack) -> None:
     own.start(0, 0)
     new.start(0, 0)
@@ -135,15 +185,19 @@ def test_two_stacks_run_side_by_side_and_know_nothing_of_each_other(own: Stack, 
 def test_what_was_committed_survives_kill_9_of_every_process(own: Stack) -> None:
     own.start(0, 0)
     note(own, "before the crash")
+    with stripe_of(own) as stripe:
+        made = stripe.post("/v1/customers").json()
     for process in own.processes().values():
         assert process
         process.kill()
     until(lambda: not any(own.processes().values()), "all processes are gone")
     own.start()
     assert notes(own) == ["before the crash"]
+    with stripe_of(own) as stripe:
+        assert stripe.get("/v1/customers").json()["data"] == [made]
 
 
-@pytest.mark.parametrize("lost", ["postgres", "api", "functions"])
+@pytest.mark.parametrize("lost", ["postgres", "stripe", "api", "functions"])
 def test_start_mends_a_stack_that_lost_one_process(own: Stack, lost: str) -> None:
     own.start(0, 0)
     note(own, "kept")
@@ -219,6 +273,8 @@ def test_reset_brings_back_the_demo_data_and_nothing_else(own: Stack) -> None:
     own.start(0, 0)
     keys, ports = own.keys, own.ports
     note(own, "gone after")
+    with stripe_of(own) as stripe:
+        stripe.post("/v1/customers")
     with own.cluster.connect() as connection:
         connection.execute("update public.organizations set name = name || name")
     (own.workdir / "storage" / "attachments").mkdir(parents=True, exist_ok=True)
@@ -227,6 +283,10 @@ def test_reset_brings_back_the_demo_data_and_nothing_else(own: Stack) -> None:
         assert connection.execute("select to_regclass('public.notes')").fetchone() == (None,)
         names = connection.execute("select array_agg(name order by name) from public.organizations").fetchone()
     assert names == (["Acme Realty", "Globex Estates"],)
+    with stripe_of(own) as stripe:
+        assert stripe.get("/v1/customers").json()["data"] == []
+        known = {price["id"] for price in stripe.get("/v1/prices").json()["data"]}
+    assert {*prices(own).values()} == known
     assert not (own.workdir / "storage" / "attachments").exists()
     assert own.keys == keys
     assert own.ports
@@ -242,7 +302,7 @@ def test_many_starts_at_once_make_one_stack(tmp_path: Path) -> None:
     try:
         assert [attempt.wait(60) for attempt in attempts] == [0, 0, 0]
         running = pids(Stack(workdir))
-        assert set(running) == {"postgres", "api", "functions"}
+        assert set(running) == {"postgres", "stripe", "api", "functions"}
         # The starts that came second started nothing of their own.
         mine = [p for p in psutil.process_iter(["cmdline"]) if str(workdir) in " ".join(p.info["cmdline"] or [])]
         assert {p.pid for p in mine if p.ppid() != running["postgres"]} == {running["postgres"]}
