@@ -216,7 +216,8 @@ create table public.system_alerts (
   created_by uuid default auth.uid() references public.users (id) on delete cascade,
   constraint "ends_at is after starts_at" check (ends_at > starts_at)
 );
-comment on table public.system_alerts is 'What the platform tells its users, or some of them.';
+comment on table public.system_alerts is
+  'What the platform tells its users, or some of them. Admins'' own; everybody else reads active_alerts().';
 comment on column public.system_alerts.is_global is 'For everyone; otherwise for whom any of the target lists names.';
 comment on column public.system_alerts.auto_hide_after is 'Seconds after which a client hides it.';
 comment on column public.system_alerts.created_by is 'Null: the platform itself.';
@@ -319,6 +320,56 @@ end $$;
 comment on function private.current_global_role() is 'Role of the caller on the platform; null when nobody.';
 grant execute on function private.current_global_role() to authenticated, service_role;
 
+-- A row of system_alerts names whom it is for: other organisations, other people. So only platform admins read it, and
+-- everybody else what concerns themselves.
+create function private.alerts_for_me() returns setof public.system_alerts
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  me uuid := private.current_user_id();
+  my_role public."UserRole" := private.current_global_role();
+  my_tier public."SubscriptionTier" := private.current_tier();
+  my_org uuid := private.current_user_org();
+begin
+  return query
+  select a.* from public.system_alerts a
+  where me is not null and a.is_active and not a.is_archived and a.starts_at <= now()
+    and (a.ends_at is null or a.ends_at > now())
+    and (
+      a.is_global
+      or me = any (a.target_users)
+      or my_role = any (a.target_roles)
+      or my_tier = any (a.target_tiers)
+      or my_org = any (a.target_orgs)
+    );
+end $$;
+comment on function private.alerts_for_me() is
+  'What the caller should see now, dismissed or not, with whom else it is for. Granted to nobody.';
+
+create function private.active_alerts() returns table (
+  id uuid, title text, message text, level "AlertLevel", category "AlertCategory", is_dismissible boolean,
+  auto_hide_after integer, starts_at timestamptz, ends_at timestamptz, created_at timestamptz, is_viewed boolean
+) language sql stable security definer set search_path = '' as $$
+  select a.id, a.title, a.message, a.level, a.category, a.is_dismissible, a.auto_hide_after, a.starts_at, a.ends_at,
+    a.created_at, exists (
+      select from public.system_alert_views v where v.alert_id = a.id and v.user_id = (select private.current_user_id())
+    )
+  from private.alerts_for_me() a
+  where not (a.is_dismissible and exists (
+    select from public.system_alert_dismissals d
+    where d.alert_id = a.id and d.user_id = (select private.current_user_id())
+  ))
+  order by a.starts_at desc, a.created_at desc, a.id
+$$;
+comment on function private.active_alerts() is 'See public.active_alerts().';
+
+create function private.alert_is_dismissible(alert_id uuid) returns boolean
+language sql stable security definer set search_path = '' as $$
+  select a.is_dismissible from private.alerts_for_me() a where a.id = alert_is_dismissible.alert_id
+$$;
+comment on function private.alert_is_dismissible(uuid) is
+  'Whether the caller may dismiss an alert; null when there is none for them.';
+grant execute on function private.active_alerts(), private.alert_is_dismissible(uuid) to authenticated, service_role;
+
 -- Policies ------------------------------------------------------------------------------------------------------------
 
 alter table public.admin_action_logs enable row level security;
@@ -334,22 +385,9 @@ create policy "platform admins read the metrics" on public.platform_metrics for 
 grant select on public.platform_metrics to authenticated;
 grant all on public.platform_metrics to service_role;
 
--- What is known of the caller is asked once per statement. active_alerts() repeats the test, since admins see all here.
 alter table public.system_alerts enable row level security;
-create policy "people see the alerts meant for them, admins all" on public.system_alerts for select to authenticated
-  using (
-    (select private.is_admin())
-    or (
-      is_active and not is_archived and starts_at <= now() and (ends_at is null or ends_at > now())
-      and (
-        (is_global and (select private.current_user_id()) is not null)
-        or (select private.current_user_id()) = any (target_users)
-        or (select private.current_global_role()) = any (target_roles)
-        or (select private.current_tier()) = any (target_tiers)
-        or (select private.current_user_org()) = any (target_orgs)
-      )
-    )
-  );
+create policy "platform admins see alerts and whom they are for" on public.system_alerts for select to authenticated
+  using ((select private.is_admin()));
 create policy "platform admins make alerts" on public.system_alerts for insert to authenticated
   with check ((select private.is_admin()));
 create policy "platform admins change alerts" on public.system_alerts for update to authenticated
@@ -371,7 +409,7 @@ create policy "people see what they dismissed" on public.system_alert_dismissals
 create policy "people dismiss what they see and may" on public.system_alert_dismissals for insert to authenticated
   with check (
     user_id = (select private.current_user_id())
-    and exists (select from public.system_alerts a where a.id = alert_id and a.is_dismissible)
+    and (select private.alert_is_dismissible(alert_id))
   );
 grant select, insert (alert_id) on public.system_alert_dismissals to authenticated;
 grant select, insert, update, delete on public.system_alert_dismissals to service_role;
@@ -381,7 +419,7 @@ create policy "people see what they saw" on public.system_alert_views for select
   using (user_id = (select private.current_user_id()));
 create policy "people mark what they see" on public.system_alert_views for insert to authenticated
   with check (
-    user_id = (select private.current_user_id()) and exists (select from public.system_alerts a where a.id = alert_id)
+    user_id = (select private.current_user_id()) and (select private.alert_is_dismissible(alert_id)) is not null
   );
 grant select, insert (alert_id) on public.system_alert_views to authenticated;
 grant select, insert, update, delete on public.system_alert_views to service_role;
@@ -391,36 +429,16 @@ grant select, insert, update, delete on public.system_alert_views to service_rol
 create function public.active_alerts() returns table (
   id uuid, title text, message text, level "AlertLevel", category "AlertCategory", is_dismissible boolean,
   auto_hide_after integer, starts_at timestamptz, ends_at timestamptz, created_at timestamptz, is_viewed boolean
-) language sql stable set search_path = '' as $$
-  select a.id, a.title, a.message, a.level, a.category, a.is_dismissible, a.auto_hide_after, a.starts_at, a.ends_at,
-    a.created_at, exists (
-      select from public.system_alert_views v
-      where v.alert_id = a.id and v.user_id = (select private.current_user_id())
-    )
-  from public.system_alerts a
-  where a.is_active and not a.is_archived and a.starts_at <= now() and (a.ends_at is null or a.ends_at > now())
-    and (
-      a.is_global
-      or (select private.current_user_id()) = any (a.target_users)
-      or (select private.current_global_role()) = any (a.target_roles)
-      or (select private.current_tier()) = any (a.target_tiers)
-      or (select private.current_user_org()) = any (a.target_orgs)
-    )
-    and not (a.is_dismissible and exists (
-      select from public.system_alert_dismissals d
-      where d.alert_id = a.id and d.user_id = (select private.current_user_id())
-    ))
-  order by a.starts_at desc, a.id
-$$;
+) language sql stable set search_path = '' as 'select * from private.active_alerts()';
 comment on function public.active_alerts() is
-  'The alerts the caller should see now, newest first, without those they dismissed.';
+  'The alerts the caller should see now, newest first, without those they dismissed. Whom else they are for, it does'
+  ' not say.';
 
 create function public.dismiss_alert(alert_id uuid) returns boolean
 language plpgsql set search_path = '' as $$
 declare
-  dismissible boolean;
+  dismissible boolean := private.alert_is_dismissible(dismiss_alert.alert_id);
 begin
-  select a.is_dismissible into dismissible from public.system_alerts a where a.id = dismiss_alert.alert_id;
   if dismissible is null then
     raise exception 'There is no such alert for you' using errcode = 'PT404';
   elsif not dismissible then
@@ -435,7 +453,7 @@ comment on function public.dismiss_alert(uuid) is 'Hides an alert from the calle
 create function public.mark_alert_viewed(alert_id uuid) returns boolean
 language plpgsql set search_path = '' as $$
 begin
-  if not exists (select from public.system_alerts a where a.id = mark_alert_viewed.alert_id) then
+  if private.alert_is_dismissible(mark_alert_viewed.alert_id) is null then
     raise exception 'There is no such alert for you' using errcode = 'PT404';
   end if;
   insert into public.system_alert_views (alert_id) values (mark_alert_viewed.alert_id) on conflict do nothing;

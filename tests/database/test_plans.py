@@ -27,7 +27,6 @@ NO_LISTS = {
     "activity_feed_reads": "found by the entries that are shown",
     "ai_tools": _CATALOGUE,
     "plans": _CATALOGUE,
-    "system_alerts": _CATALOGUE,
     "dashboard_metrics": _HANDFUL,
     "dashboard_widgets": _HANDFUL,
     "onboarding_sessions": _HANDFUL,
