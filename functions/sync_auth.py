@@ -10,7 +10,7 @@ from shared.jobs import Nothing, Run, perform_here
 
 @function("secret")
 async def sync_auth(call: Call[Nothing]) -> Answered[Run]:
-    """Tell the auth service of suspensions it does not know of yet.
+    """Tell the auth service who is suspended or deleted, as far as it does not know yet.
 
     Up to 100 users a run, whoever has failed most last.
     """

@@ -97,7 +97,10 @@ async def settle_errands(settings: Settings, errands: Errands, settle: Callable[
 
 async def _tell(reached: Services, errand: dict[str, Any]) -> dict[str, Any]:
     try:
-        await reached.ban(errand["user_id"], errand["seconds"])
+        if errand["deletion"]:
+            await reached.forget(errand["user_id"])
+        else:
+            await reached.ban(errand["user_id"], errand["seconds"])
     except ApiError as problem:
         return errand | {"error": str(problem.problem.details)}
     return errand

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 10.0
 AT_ONCE = 8
+LISTED_AT_ONCE = 1000
 
 
 class ServiceError(ApiError):
@@ -38,6 +39,35 @@ class Services:
     async def ban(self, user_id: str, seconds: int) -> None:
         """Refuse this user new tokens for so long; 0 lets them sign in again."""
         await self._ask("auth", "PUT", f"admin/users/{user_id}", {"ban_duration": f"{seconds}s" if seconds else "none"})
+
+    async def forget(self, user_id: str) -> None:
+        """Remove the user's pictures, and their account; who was forgotten before is no error.
+
+        The account is deleted softly: its id stays, without address, password or identity, for what refers to it.
+        """
+        if pictures := [name async for name in self.files("avatars", f"{user_id}/")]:
+            await self.remove("avatars", pictures)
+        await self._ask("auth", "DELETE", f"admin/users/{user_id}", {"should_soft_delete": True}, allowed=(404,))
+
+    async def files(self, bucket: str, folder: str) -> AsyncIterator[str]:
+        """The paths of all files in a folder of a bucket and below."""
+        offset = 0
+        while entries := await self._ask(
+            "storage", "POST", f"object/list/{bucket}", {"prefix": folder, "limit": LISTED_AT_ONCE, "offset": offset}
+        ):
+            for entry in entries:
+                if entry["id"] is None:
+                    async for below in self.files(bucket, f"{folder}{entry['name']}/"):
+                        yield below
+                else:
+                    yield folder + entry["name"]
+            offset += len(entries)
+
+    async def remove(self, bucket: str, paths: list[str]) -> None:
+        for first in range(0, len(paths), LISTED_AT_ONCE):
+            await self._ask(
+                "storage", "DELETE", f"object/{bucket}", {"prefixes": paths[first : first + LISTED_AT_ONCE]}
+            )
 
     async def _ask(self, service: str, method: str, path: str, body: Any, *, allowed: Iterable[int] = ()) -> Any:
         return await self._send(service, method, path, allowed, json=body)

@@ -41,13 +41,16 @@ create table public.users (
   suspended_until timestamptz,
   suspended_reason text
     constraint "suspended_reason is 1 to 500 characters" check (length(suspended_reason) between 1 and 500),
+  deleted_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  constraint "suspended_until is after suspended_at" check (suspended_until > suspended_at)
+  constraint "suspended_until is after suspended_at" check (suspended_until > suspended_at),
+  constraint "a deleted account is not active" check (deleted_at is null or not is_active)
 );
 comment on table public.users is 'Everyone who can sign in; kept in step with auth.users.';
 comment on column public.users.global_role is 'Role on the platform, not in an organisation.';
 comment on column public.users.is_active is 'False: the account may do nothing.';
+comment on column public.users.deleted_at is 'Set: nothing personal is left, only an id that business records point to.';
 comment on column public.users.suspended_until is 'Null while suspended: until reactivated by hand.';
 create index users_email_idx on public.users (lower(email));
 create index users_created_at_idx on public.users (created_at desc);
@@ -293,7 +296,8 @@ begin
     )
     on conflict (id) do update set email = excluded.email,
       last_login_at = coalesce(excluded.last_login_at, u.last_login_at)
-    where u.email is distinct from excluded.email or u.last_login_at is distinct from excluded.last_login_at;
+    where u.deleted_at is null
+      and (u.email is distinct from excluded.email or u.last_login_at is distinct from excluded.last_login_at);
   end if;
   return null;
 end $$;

@@ -498,7 +498,7 @@ create trigger audit after insert or update or delete on public.attachments
 create trigger audit after insert or update or delete on public.organization_members
   for each row execute function private.audit('user_id');
 
--- A row goes only with its organisation, and forgets only an account that is gone.
+-- A row goes only with its organisation, and forgets only an account that is gone, or where a deleted one was.
 create function private.keep_activity_logs() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -507,6 +507,12 @@ begin
   end if;
   if tg_op = 'UPDATE' and to_jsonb(new) = jsonb_set(to_jsonb(old), '{user_id}', 'null')
     and not exists (select from public.users u where u.id = old.user_id) then
+    return new;
+  end if;
+  if tg_op = 'UPDATE' and exists (select from public.users u where u.id = old.user_id and u.deleted_at is not null)
+    and to_jsonb(new) - '{ip_address,user_agent}'::text[] = to_jsonb(old) - '{ip_address,user_agent}'::text[]
+    and coalesce(new.ip_address, old.ip_address) is not distinct from old.ip_address
+    and coalesce(new.user_agent, old.user_agent) is not distinct from old.user_agent then
     return new;
   end if;
   raise exception 'The activity log is append-only' using

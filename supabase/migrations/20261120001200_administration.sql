@@ -78,6 +78,7 @@ comment on function private.log_interrupted(jsonb) is
 create table private.auth_errands (
   user_id uuid primary key references public.users (id) on delete cascade,
   banned_until timestamptz,
+  is_deletion boolean not null default false,
   version bigint not null default 1,
   changed_at timestamptz not null default now(),
   settled_at timestamptz,
@@ -86,6 +87,7 @@ create table private.auth_errands (
 );
 comment on table private.auth_errands is 'What the auth service shall know of suspended users; settled_at is null until it does.';
 comment on column private.auth_errands.banned_until is 'Null: not banned.';
+comment on column private.auth_errands.is_deletion is 'The account goes, with its pictures.';
 comment on column private.auth_errands.version is 'Grows with every change: what was told of an older one does not count.';
 create index auth_errands_due_idx on private.auth_errands (changed_at) where settled_at is null;
 
@@ -109,7 +111,7 @@ create trigger note_auth_errand after update of is_active, suspended_at, suspend
 
 create function private.due_auth_errands(users uuid[] default null) returns jsonb
 language sql stable security definer set search_path = '' as $$
-  select coalesce(jsonb_agg(jsonb_build_object('user_id', d.user_id, 'version', d.version,
+  select coalesce(jsonb_agg(jsonb_build_object('user_id', d.user_id, 'version', d.version, 'deletion', d.is_deletion,
     'seconds', case when d.banned_until is null then 0 else
       -- A century where there is no end; at least a second, so that a ban about to end is not taken for none.
       greatest(1, ceil(extract(epoch from least(d.banned_until, now() + interval '100 years') - now()))) end)), '[]')
@@ -155,6 +157,9 @@ begin
   perform private.require_admin();
   if target.id is null then
     raise exception 'There is no such user' using errcode = 'PT404', detail = format('Found no user %s.', user_id);
+  end if;
+  if target.deleted_at is not null then
+    raise exception 'This account is deleted' using errcode = 'PT409', detail = format('User %s.', user_id);
   end if;
   if target.id = auth.uid() then
     raise exception 'Nobody does this to themselves' using errcode = 'PT422', hint = 'Ask another admin.';
@@ -555,5 +560,5 @@ grant execute on function private.suspend_user(jsonb), private.reactivate_user(j
   to strive_functions;
 
 insert into private.jobs (name, schedule, runs, description) values
-  ('sync_auth', '* * * * *', null, 'Tell the auth service of suspensions it does not know of yet.');
+  ('sync_auth', '* * * * *', null, 'Tell the auth service who is suspended or deleted, as far as it does not know yet.');
 select private.schedule_jobs();

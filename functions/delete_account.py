@@ -1,0 +1,42 @@
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, Field
+
+from shared.administration import administer
+from shared.function import Answered, Call, Shape, Strict, function
+
+
+class OwnAccount(Strict):
+    confirm: Annotated[str, Field(max_length=255, description="The e-mail address of the account.")]
+
+
+class OthersAccount(Strict):
+    user_id: UUID
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class Deleted(Shape):
+    """`auth` is pending while Auth and Storage have not done their part; the account is of no use all the same."""
+
+    user_id: UUID
+    deleted_at: AwareDatetime
+    auth: Literal["told", "pending"]
+
+
+@function(
+    "user",
+    errors={
+        404: "There is no such user.",
+        409: "It is the last owner of an organisation; details name it. Or the last super admin.",
+    },
+)
+async def delete_account(call: Call[OwnAccount | OthersAccount]) -> Answered[Deleted]:
+    """Delete an account and what is personal of it.
+
+    One's own, or for platform admins another's. What organisations made of its work stays, and points to an account
+    without name, address or picture. Deleting it again answers the same.
+    """
+    body = call.body
+    target = body.user_id if isinstance(body, OthersAccount) else call.caller.user_id
+    return await administer(call, "private.delete_account", action="USER_DELETE", target=("user", str(target)))
