@@ -547,6 +547,7 @@ if TYPE_CHECKING:
         suspended_at: datetime | None
         suspended_until: datetime | None
         suspended_reason: str | None
+        deleted_at: datetime | None
         created_at: datetime
         updated_at: datetime
 
@@ -686,7 +687,9 @@ if TYPE_CHECKING:
         created_at: datetime
 
     class SystemAlertsRow(TypedDict):
-        """system_alerts: What the platform tells its users, or some of them."""
+        """system_alerts: What the platform tells its users, or some of them. Admins' own; everybody else reads
+        active_alerts().
+        """
 
         id: UUID
         title: str
