@@ -2,10 +2,22 @@
 
 import tomllib
 from typing import Any
+from urllib.parse import urlsplit
 
 from local import ROOT
 
 FILE = ROOT / "supabase" / "config.toml"
+
+
+def return_origins() -> str:
+    """Where people may be led back to: the origins that mailed links may lead to."""
+    auth = tomllib.loads(FILE.read_text()).get("auth", {})
+    addresses = [urlsplit(text) for text in [auth.get("site_url", ""), *auth.get("additional_redirect_urls", [])]]
+    # A pattern with a * in its host names no origin.
+    known = [
+        f"{at.scheme}://{at.netloc}" for at in addresses if at.scheme in {"http", "https"} and "*" not in at.netloc
+    ]
+    return ",".join(dict.fromkeys(known))
 
 
 def api_environment() -> dict[str, str]:

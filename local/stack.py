@@ -18,7 +18,7 @@ import psutil
 from psycopg import sql
 
 from local import NODE, ROOT, StackError, database
-from local.config import api_environment
+from local.config import api_environment, return_origins
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
 from local.prices import put_on_sale
@@ -247,6 +247,7 @@ class Stack:
             "SUPABASE_JWKS_URL": values["JWKS_URL"],
             "SUPABASE_SIGNING_KEY": json.dumps(keys.jwk),
             "SUPABASE_DB_URL": self.cluster.url("strive_functions"),
+            "RETURN_ORIGINS": return_origins(),
             **stripe,
         }
 

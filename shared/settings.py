@@ -40,6 +40,7 @@ class Settings:
     stripe_secret_key: str | None = field(repr=False)
     stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
     stripe_api_base: str
+    return_origins: tuple[str, ...]
     telemetry: bool
 
     @property
@@ -111,6 +112,9 @@ class Settings:
                 "secrets that begin with whsec_, separated by commas",
             ),
             stripe_api_base=optional("STRIPE_API_BASE", _origin, "https://api.stripe.com", "an http(s) address"),
+            return_origins=optional(
+                "RETURN_ORIGINS", _origins, (), "origins separated by commas, e.g. https://app.example.com"
+            ),
             telemetry=_telemetry(environment),
         )
 
@@ -154,6 +158,10 @@ def _origin(text: str) -> str:
     if address.path not in {"", "/"} or address.query or address.fragment:
         raise ValueError(f"{text!r}, which has a path")
     return text.rstrip("/")
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    return tuple(_origin(part.strip()).lower() for part in text.split(","))
 
 
 def _web_address(text: str) -> str:

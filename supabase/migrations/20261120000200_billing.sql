@@ -164,7 +164,22 @@ end $$;
 comment on function private.plan_limit(uuid, text) is
   'What the plan of an organisation allows: null is unlimited, 0 nothing (also without organisation or plan).';
 
-grant execute on function private.current_tier() to authenticated, service_role;
+create function private.billing_customer(asked jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  org uuid := private.require_org('OWNER');
+  customer text := (select o.stripe_customer_id from public.organizations o where o.id = org);
+begin
+  if customer is null then
+    raise exception 'This organisation has never bought anything' using errcode = 'PT409',
+      detail = format('Organisation %s has no customer at Stripe.', org),
+      hint = 'There is a portal once a plan is paid for; the way there begins with create-onboarding-session.';
+  end if;
+  return jsonb_build_object('stripe_customer_id', customer);
+end $$;
+comment on function private.billing_customer(jsonb) is 'Whom Stripe bills for the current organisation; for its OWNER.';
+
+grant execute on function private.current_tier(), private.billing_customer(jsonb) to authenticated, service_role;
 grant execute on function private.plan_limit(uuid, text), private.are_plan_limits(jsonb) to service_role;
 
 -- Onboarding ----------------------------------------------------------------------------------------------------------

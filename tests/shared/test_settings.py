@@ -56,6 +56,11 @@ def test_while_a_webhook_secret_is_rotated_there_are_several() -> None:
     assert Settings.read(GOOD | several).stripe_webhook_secrets == ("whsec_new", "whsec_old")
 
 
+def test_origins_to_return_to_are_compared_in_lower_case() -> None:
+    settings = Settings.read(GOOD | {"RETURN_ORIGINS": "https://App.example.com/, http://127.0.0.1:3000"})
+    assert settings.return_origins == ("https://app.example.com", "http://127.0.0.1:3000")
+
+
 PRIVATE = json.dumps({"keys": [public_jwk() | {"d": "hidden-word"}]})
 
 
@@ -92,6 +97,7 @@ PRIVATE = json.dumps({"keys": [public_jwk() | {"d": "hidden-word"}]})
         ("STRIPE_WEBHOOK_SECRET", "hidden-word", "begins otherwise"),
         ("STRIPE_WEBHOOK_SECRETS", "whsec_a,hidden-word", "begins otherwise"),
         ("STRIPE_API_BASE", "https://api.stripe.com/v1", "has a path"),
+        ("RETURN_ORIGINS", "https://app.test,app.test", "'app.test'"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_name_and_without_its_secret(variable: str, value: str, found: str) -> None:
