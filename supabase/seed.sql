@@ -183,21 +183,21 @@ insert into public.project_showcases (
 
 -- Dashboard and administration ----------------------------------------------------------------------------------------
 
-insert into public.dashboard_widgets (organization_id, name, type, config, position, created_by)
-select pg_temp.org(), w.name, w.type::public."WidgetType", '{}', jsonb_build_object('x', w.x, 'y', w.y, 'w', w.w, 'h', w.h), auth.uid()
-from (values
-  ('Open deals', 'KPI_CARD', 0, 0, 3, 2), ('New leads', 'KPI_CARD', 3, 0, 3, 2), ('Pipeline', 'CHART', 0, 2, 6, 4),
-  ('What happened', 'ACTIVITY_FEED', 6, 0, 6, 6)
-) w (name, type, x, y, w, h);
+insert into public.dashboard_widgets (organization_id, name, type, data_source, config, position, created_by)
+values
+  (pg_temp.org(), 'Leads by source', 'CHART', null, '{"query": {"source": "leads", "aggregate": "count", "group_by": "source"}}',
+    '{"x": 0, "y": 12, "w": 6, "h": 4}', auth.uid()),
+  (pg_temp.org(), 'Hot leads', 'TABLE', 'leads', '{"columns": ["name", "score_value", "budget"], "where": {"score": "HOT"}}',
+    '{"x": 6, "y": 12, "w": 6, "h": 4}', auth.uid());
 insert into public.dashboard_metrics (organization_id, name, category, query, unit, format, created_by)
 values
-  (pg_temp.org(), 'Pipeline value', 'SALES', '{"source": "deals", "aggregate": "sum", "column": "value"}', '$', 'currency', auth.uid()),
+  (pg_temp.org(), 'Value of all deals', 'SALES', '{"source": "deals", "aggregate": "sum", "column": "value"}', '$', 'currency', auth.uid()),
   (null, 'New leads this month', 'SALES', '{"source": "leads", "aggregate": "count", "period": "30d"}', null, 'number', null);
 insert into public.quick_actions (organization_id, name, icon, action_type, target_url, sort_order, created_by)
 values
   (null, 'New lead', 'user-plus', 'NAVIGATION', '/leads/new', 1, null), (null, 'New deal', 'handshake', 'NAVIGATION', '/deals/new', 2, null),
   (pg_temp.org(), 'Our price list', 'tag', 'NAVIGATION', '/content/price-list', 3, auth.uid());
-insert into public.user_dashboards (user_id, layout, theme, pinned_modules) values (auth.uid(), '{"columns": 12}', 'AUTO', '{crm,garage}');
+update public.user_dashboards set theme = 'AUTO', pinned_modules = '{crm,garage}' where user_id = auth.uid();
 
 select pg_temp.acts('admin@strive.test');
 insert into public.feature_flags (name, description, is_enabled, rollout_percent, target_tiers, created_by)

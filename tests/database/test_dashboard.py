@@ -11,7 +11,7 @@ from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 PLACE = '{"x": 0, "y": 0, "w": 2, "h": 1}'
 TABLES: dict[str, dict[str, Any]] = {
-    "dashboard_widgets": {"name": "Pipeline", "type": "CHART", "config": "{}", "position": PLACE},
+    "dashboard_widgets": {"name": "Pipeline", "type": "CALENDAR", "config": "{}", "position": PLACE},
     "activity_feeds": {
         "title": "Done", "type": "USER_ACTION", "entity_type": "deal", "entity_id": "1", "action": "done",
     },
@@ -94,6 +94,7 @@ def test_attack_move_a_row_into_another_of_ones_organisations(database: Database
     with scene(database) as cursor:
         add(cursor, "organization_members", user_id=PEOPLE["admin"], organization_id=GLOBEX, role="ADMIN")
         row = make_for(cursor, ACME, table)
+        cursor.execute(f"delete from public.{table} where id <> %s", [row["id"]])
         turn(cursor, "admin", ACME)
         with refused(cursor, "42501", "row-level security"):
             change(cursor, table, row, organization_id=GLOBEX)
@@ -251,6 +252,7 @@ def test_a_value_out_of_its_range_is_refused_with_the_rule_in_words(
 
 def test_a_layout_belongs_to_one_person(database: Database) -> None:
     with scene(database) as cursor:
+        cursor.execute("delete from public.user_dashboards")
         turn(cursor, "viewer")
         mine = add(cursor, "user_dashboards", layout="{}")
         assert mine["user_id"] == PEOPLE["viewer"]
@@ -269,6 +271,7 @@ def test_a_layout_belongs_to_one_person(database: Database) -> None:
 
 def test_attack_make_or_give_away_a_layout_in_anothers_name(database: Database) -> None:
     with scene(database) as cursor:
+        cursor.execute("delete from public.user_dashboards")
         turn(cursor, "member")
         # Without an answer only the policy of the insert itself looks at the row.
         with refused(cursor, "42501", "row-level security"):

@@ -29,6 +29,9 @@ FOUND: dict[str, dict[str, Row]] = {
         "ours admin's": {"user_id": PEOPLE["admin"], "organization_id": ACME},
         "theirs": {"user_id": PEOPLE["globex_member"], "organization_id": GLOBEX},
     },
+    "user_dashboards": {
+        kind: {"user_id": OWNERS[kind][1], "layout": Jsonb({"columns": 12})} for kind in ("ours", "theirs")
+    },
     "plans": {
         "system on sale": {"tier": "STARTER", "billing_cycle": "MONTHLY"},
         "system retired": {"tier": "ENTERPRISE", "billing_cycle": "MONTHLY"},
@@ -69,7 +72,14 @@ VALUES: dict[str, dict[str, Row]] = {
         "ours guarded": GUARDED,
         "system guarded": GUARDED,
     },
-    "dashboard_widgets": {"*": {"position": Jsonb({"x": 0, "y": 0, "w": 1, "h": 1})}, "ours guarded": GUARDED},
+    "dashboard_widgets": {
+        "*": {
+            "type": "CALENDAR",
+            "data_source": None,
+            "position": Jsonb({"x": 0, "y": 0, "w": 1, "h": 1}),
+        },
+        "ours guarded": GUARDED,
+    },
     "feature_flags": {"*": {"name": "flag", "seed": fixed_id("seed")}},
     "feature_flag_exposures": {"*": {"seed": fixed_id("seed")}},
     "onboarding_sessions": {
