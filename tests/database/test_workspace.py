@@ -384,12 +384,18 @@ def test_every_change_is_in_the_activity_log_with_what_changed(database: Databas
     }
 
 
-def test_an_admin_acting_as_a_user_is_visible_in_the_activity_log(database: Database) -> None:
+def test_an_admin_acting_as_a_user_is_visible_in_the_activity_log(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+        begun = connection.execute(
+            "insert into private.impersonations (admin_id, user_id, reason) values (%s, %s, 'Help') returning id::text",
+            [PEOPLE["super_admin"], PEOPLE["admin"]],
+        ).fetchone()
+    assert begun
     token = {
         "sub": str(PEOPLE["admin"]), "role": "authenticated", "app_metadata": {"org_id": str(ACME)},
-        "act": {"sub": str(PEOPLE["super_admin"])},
+        "act": {"sub": str(PEOPLE["super_admin"])}, "session_id": begun[0],
     }  # fmt: skip
-    with database.acting_as("admin", claims=token) as cursor:
+    with fresh_database.acting_as("admin", claims=token) as cursor:
         row = customer(cursor)["id"]
         entry = one(cursor, "select user_id, impersonated_by from public.activity_logs where resource_id = %s", row)
     assert entry == {"user_id": PEOPLE["admin"], "impersonated_by": PEOPLE["super_admin"]}
