@@ -1,8 +1,10 @@
 """One account at Stripe: its objects, its clock, and the events by which it tells of every change."""
 
 import copy
+import json
 import secrets
 import time
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -29,6 +31,8 @@ PREFIXES = {
     "webhook_endpoint": "we",
     "event": "evt",
 }
+# What each kind has before anything is said about it.
+BLANK: dict[str, Object] = json.loads(Path(__file__).with_name("blank.json").read_text())
 FIRST_ATTEMPT_HOURS = 23
 NEVER = 1 << 62
 
@@ -92,17 +96,13 @@ class Account:
     def name(self, kind: str) -> str:
         return f"{PREFIXES[kind]}_1{secrets.token_hex(11)}"
 
-    def new(self, kind: str, **fields: Any) -> Object:
-        """A new object; names that begin with _ are never shown."""
-        made = {
-            "id": self.name(kind),
-            "object": kind,
-            "created": self.now(),
-            "livemode": False,
-            "metadata": {},
-            **fields,
-        }
+    def new(self, kind: str, event: str | None = None, /, **fields: Any) -> Object:
+        """A new object, and the event that tells of it; names that begin with _ are never shown."""
+        plain = {"id": self.name(kind), "object": kind, "created": self.now(), "livemode": False, "metadata": {}}
+        made = {**plain, **copy.deepcopy(BLANK[kind]), **fields}
         self.put(made)
+        if event:
+            self.tell(event, made)
         return made
 
     def put(self, thing: Object) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from local.stripe import payments
 from local.stripe.account import Account, Refused
+from local.stripe.forms import picked
 from local.stripe.store import Object
 
 DAY = 86_400
 # After the first attempt at a renewal; then the subscription is cancelled.
 RETRY_AFTER_DAYS = (3, 5, 7)
-NO_SETTINGS = {"payment_method_options": None, "payment_method_types": None, "save_default_payment_method": "off"}
 LIVE = {"trialing", "active", "past_due", "unpaid"}
 
 
@@ -20,62 +20,55 @@ LIVE = {"trialing", "active", "past_due", "unpaid"}
 
 
 def subscribe(account: Account, given: Object) -> Object:
+    """Of one price, as all of ours are."""
     customer = account.referred("customer", given.get("customer"), "customer")
-    prices = [price_of(account, item, f"items[{n}][price]") for n, item in enumerate(given["items"])]
-    if any(not price["recurring"] for price, _ in prices):
+    (wanted,) = given["items"]
+    price, quantity = price_of(account, wanted, "items[0][price]")
+    if not price["recurring"]:
         raise Refused(
             "The price specified is set to `type=one_time` but this field only accepts prices with `type=recurring`.",
             param="items[0][price]",
         )
-    if len({(price["currency"], *price["recurring"].values()) for price, _ in prices}) > 1:
-        raise Refused("All prices on a subscription must have the same `recurring.interval` and `currency`.")
-    behavior = given.get("payment_behavior", "allow_incomplete")
-    paid_with = given.get("default_payment_method") and own_method(
-        account, given["default_payment_method"], customer["id"]
-    )
-    on_file = paid_with or customer["invoice_settings"]["default_payment_method"]
-    if (
-        behavior != "default_incomplete"
-        and not on_file
-        and not given.get("trial_period_days")
-        and not given.get("trial_end")
-    ):
-        raise Refused(
-            "This customer has no attached payment source or default payment method.", code="resource_missing"
-        )
-    now, trial_end = account.now(), given.get("trial_end") or 0
-    if days := given.get("trial_period_days"):
-        trial_end = now + days * DAY
-    name, end = account.name("subscription"), trial_end or after(now, prices[0][0]["recurring"], now)
+    behavior, now = given.get("payment_behavior", "allow_incomplete"), account.now()
+    card = given.get("default_payment_method")
+    if card:
+        own_method(account, card, customer["id"])
+    days = given.get("trial_period_days")
+    trial_end = now + days * DAY if days else given.get("trial_end")
+    on_file = card or customer["invoice_settings"]["default_payment_method"]
+    if not (on_file or trial_end or behavior == "default_incomplete"):
+        message = "This customer has no attached payment source or default payment method."
+        raise Refused(message, code="resource_missing")
+    name, end = account.name("subscription"), trial_end or after(now, price["recurring"], now)
+    item = {
+        "id": account.name("subscription_item"),
+        "object": "subscription_item",
+        "created": now,
+        "current_period_start": now,
+        "current_period_end": end,
+        "metadata": {},
+        "price": price,
+        "quantity": quantity,
+        "subscription": name,
+    }
     subscription = account.new(
         "subscription",
+        **picked(given, "cancel_at cancel_at_period_end collection_method default_payment_method description metadata"),
         id=name,
         billing_cycle_anchor=trial_end or now,
-        billing_mode={"type": "flexible"},
-        cancel_at=end if given.get("cancel_at_period_end") else given.get("cancel_at"),
-        cancel_at_period_end=given.get("cancel_at_period_end", False),
-        canceled_at=None,
-        cancellation_details={"comment": None, "feedback": None, "reason": None},
-        collection_method=given.get("collection_method", "charge_automatically"),
-        currency=prices[0][0]["currency"],
+        currency=price["currency"],
         customer=customer["id"],
-        default_payment_method=paid_with["id"] if paid_with else None,
-        description=given.get("description"),
-        discounts=[],
-        ended_at=None,
-        items=list_of([_item(account, name, *price, now, end) for price in prices], "/v1/subscription_items"),
-        latest_invoice=None,
-        metadata=given.get("metadata", {}),
-        pause_collection=None,
-        payment_settings=NO_SETTINGS | given.get("payment_settings", {}),
-        pending_setup_intent=None,
+        items=list_of([item], "/v1/subscription_items"),
         start_date=now,
         status="trialing" if trial_end else "incomplete",
-        trial_end=trial_end or None,
+        trial_end=trial_end,
         trial_start=now if trial_end else None,
     )
+    subscription["payment_settings"] |= given.get("payment_settings", {})
+    if subscription["cancel_at_period_end"]:
+        subscription["cancel_at"] = end
     invoice = bill(account, subscription, "subscription_create", now, end, free=bool(trial_end))
-    if trial_end and not paid_with and behavior == "default_incomplete":
+    if trial_end and not card and behavior == "default_incomplete":
         subscription["pending_setup_intent"] = intend_set_up(account, customer["id"])["id"]
     subscription["latest_invoice"] = invoice["id"]
     if invoice["status"] == "paid" and not trial_end:
@@ -90,29 +83,11 @@ def subscribe(account: Account, given: Object) -> Object:
     return subscription
 
 
-def _item(account: Account, subscription: str, price: Object, quantity: int, start: int, end: int) -> Object:
-    return {
-        "id": account.name("subscription_item"),
-        "object": "subscription_item",
-        "created": start,
-        "current_period_start": start,
-        "current_period_end": end,
-        "metadata": {},
-        "price": price,
-        "quantity": quantity,
-        "subscription": subscription,
-    }
-
-
 def update(account: Account, subscription: Object, given: Object) -> Object:
     if subscription["status"] in {"canceled", "incomplete_expired"}:
         raise Refused("A canceled subscription can only update its cancellation_details and metadata.")
     items, now = subscription["items"]["data"], account.now()
-    plain: Object = {
-        name: given[name]
-        for name in ("metadata", "description", "cancel_at", "collection_method", "pause_collection")
-        if name in given
-    }
+    plain = picked(given, "metadata description cancel_at collection_method pause_collection")
     if "default_payment_method" in given:
         plain["default_payment_method"] = own_method(
             account, given["default_payment_method"], subscription["customer"]
@@ -261,20 +236,14 @@ def bill(
         "invoice",
         id=name,
         amount_due=total,
-        amount_paid=0,
         amount_remaining=total,
-        attempt_count=0,
-        attempted=False,
-        auto_advance=True,
         billing_reason=reason,
         collection_method=subscription["collection_method"],
         currency=subscription["currency"],
         customer=customer["id"],
         customer_email=customer["email"],
-        default_payment_method=None,
-        hosted_invoice_url=f"{account.address}/invoice/{name}",
+        hosted_invoice_url=f"{account.address}/",
         lines=list_of(lines, f"/v1/invoices/{name}/lines"),
-        next_payment_attempt=None,
         number=secrets.token_hex(4).upper() + "-0001",
         parent={
             "type": "subscription_details",
@@ -283,11 +252,9 @@ def bill(
         },
         period_start=start,
         period_end=until,
-        status="open",
         status_transitions={"finalized_at": now, "marked_uncollectible_at": None, "paid_at": None, "voided_at": None},
         subtotal=total,
         total=total,
-        _intent=None,
     )
     if total:
         saves = subscription["payment_settings"]["save_default_payment_method"] == "on_subscription"
@@ -413,24 +380,10 @@ def subscription_of(invoice: Object) -> str:
 
 def intend_set_up(account: Account, customer: str | None, **fields: Any) -> Object:
     name = account.name("setup_intent")
-    made = account.new(
-        "setup_intent",
-        **{
-            "id": name,
-            "cancellation_reason": None,
-            "client_secret": f"{name}_secret_{secrets.token_hex(12)}",
-            "customer": customer,
-            "last_setup_error": None,
-            "next_action": None,
-            "payment_method": None,
-            "payment_method_types": ["card"],
-            "status": "requires_payment_method",
-            "usage": "off_session",
-            **fields,
-        },
+    secret = f"{name}_secret_{secrets.token_hex(12)}"
+    return account.new(
+        "setup_intent", "setup_intent.created", id=name, client_secret=secret, customer=customer, **fields
     )
-    account.tell("setup_intent.created", made)
-    return made
 
 
 # Prices and periods --------------------------------------------------------------------------------------------------

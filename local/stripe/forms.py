@@ -72,6 +72,10 @@ def check(given: Object, known: Iterable[str], needed: Iterable[str]) -> None:
             raise Refused(f"Missing required param: {name}.", code="parameter_missing", param=name)
 
 
+def picked(given: Object, names: str) -> Object:
+    return {name: given[name] for name in names.split() if name in given}
+
+
 def merged(before: Object, given: Object | None) -> Object:
     """Metadata: named keys are set, empty ones taken away, the others stay."""
     if given is None:

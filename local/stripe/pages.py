@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from local.stripe import api, billing, payments
+from local.stripe import billing, checkout, payments
 from local.stripe.account import Refused
 from local.stripe.forms import Answer
 from local.stripe.store import Object
@@ -155,7 +155,7 @@ def _checkout(double: "Double", name: str) -> Answer:
 def _checked_out(double: "Double", name: str, given: dict[str, str]) -> None:
     with double.store.change():
         session = double.account.get("checkout.session", name)
-        api.complete_checkout(double.account, session, given["card"].replace(" ", ""))
+        checkout.complete(double.account, session, given["card"].replace(" ", ""))
     double.deliveries.wake()
 
 

@@ -57,15 +57,8 @@ def method(account: Account, given: str, param: str = "payment_method") -> Objec
     number = TOKENS.get(given, given)
     if number not in CARDS:
         return account.referred("payment_method", given, param)
-    return account.new(
-        "payment_method",
-        type="card",
-        billing_details={"address": None, "email": None, "name": None, "phone": None},
-        card={"brand": CARDS[number].brand, "last4": number[-4:], "exp_month": 12, "exp_year": 2034, "country": "US"},
-        customer=None,
-        _number=number,
-        _authenticated=False,
-    )
+    card = {"brand": CARDS[number].brand, "last4": number[-4:], "exp_month": 12, "exp_year": 2034, "country": "US"}
+    return account.new("payment_method", card=card, _number=number)
 
 
 def attach(account: Account, paid_with: Object, customer: str) -> Object:
@@ -95,35 +88,9 @@ def declined(card: Card, **more: Any) -> Refused:
 
 def intend(account: Account, amount: int, currency: str, customer: str | None, **fields: object) -> Object:
     name = account.name("payment_intent")
-    made = account.new(
-        "payment_intent",
-        **{
-            "id": name,
-            "amount": amount,
-            "amount_capturable": 0,
-            "amount_received": 0,
-            "canceled_at": None,
-            "cancellation_reason": None,
-            "capture_method": "automatic",
-            "client_secret": f"{name}_secret_{secrets.token_hex(12)}",
-            "confirmation_method": "automatic",
-            "currency": currency,
-            "customer": customer,
-            "description": None,
-            "last_payment_error": None,
-            "latest_charge": None,
-            "next_action": None,
-            "payment_method": None,
-            "payment_method_types": ["card"],
-            "receipt_email": None,
-            "setup_future_usage": None,
-            "status": "requires_payment_method",
-            "_invoice": None,
-            **fields,
-        },
-    )
-    account.tell("payment_intent.created", made)
-    return made
+    plain = {"id": name, "client_secret": f"{name}_secret_{secrets.token_hex(12)}"}
+    fields |= {"amount": amount, "currency": currency, "customer": customer}
+    return account.new("payment_intent", "payment_intent.created", **plain, **fields)
 
 
 def confirm(account: Account, intent: Object, paid_with: Object, *, off_session: bool = False) -> Object:
@@ -177,7 +144,9 @@ def authenticate(account: Account, intent: Object, *, succeeds: bool) -> Object:
 
 
 def succeed(account: Account, intent: Object, paid_with: Object) -> None:
-    charge = _charge(account, intent, paid_with, status="succeeded", paid=True, captured=True)
+    charge = _charge(
+        account, intent, paid_with, status="succeeded", paid=True, captured=True, amount_captured=intent["amount"]
+    )
     account.change(
         intent,
         "payment_intent.succeeded",
@@ -256,27 +225,14 @@ def set_up(account: Account, intent: Object, paid_with: Object) -> Object:
 
 
 def _charge(account: Account, intent: Object, paid_with: Object, **fields: object) -> Object:
+    same = {name: intent[name] for name in ("amount", "currency", "customer", "description", "metadata", "_invoice")}
     return account.new(
         "charge",
-        **{
-            "amount": intent["amount"],
-            "amount_captured": intent["amount"] if fields["paid"] else 0,
-            "amount_refunded": 0,
-            "captured": False,
-            "currency": intent["currency"],
-            "customer": intent["customer"],
-            "description": intent["description"],
-            "disputed": False,
-            "failure_code": None,
-            "failure_message": None,
-            "payment_intent": intent["id"],
-            "payment_method": paid_with["id"],
-            "payment_method_details": {"type": "card", "card": paid_with["card"]},
-            "refunded": False,
-            "_invoice": intent["_invoice"],
-            "metadata": intent["metadata"],
-            **fields,
-        },
+        **same,
+        **fields,
+        payment_intent=intent["id"],
+        payment_method=paid_with["id"],
+        payment_method_details={"type": "card", "card": paid_with["card"]},
     )
 
 
@@ -289,15 +245,14 @@ def refund(account: Account, charge: Object, amount: int | None, reason: str | N
         raise Refused(f"Refund amount ({amount}) is greater than unrefunded amount on charge ({left})", param="amount")
     made = account.new(
         "refund",
+        "refund.created",
         amount=amount,
         charge=charge["id"],
         currency=charge["currency"],
         metadata=metadata,
         payment_intent=charge["payment_intent"],
         reason=reason,
-        status="succeeded",
     )
-    account.tell("refund.created", made)
     back = charge["amount_refunded"] + amount
     account.change(charge, "charge.refunded", amount_refunded=back, refunded=back == charge["amount"])
     return made
@@ -305,16 +260,8 @@ def refund(account: Account, charge: Object, amount: int | None, reason: str | N
 
 def dispute(account: Account, charge: Object, reason: str = "fraudulent") -> Object:
     account.change(charge, "charge.updated", disputed=True)
-    made = account.new(
-        "dispute",
-        amount=charge["amount"],
-        charge=charge["id"],
-        currency=charge["currency"],
-        payment_intent=charge["payment_intent"],
-        reason=reason,
-        status="needs_response",
-    )
-    account.tell("charge.dispute.created", made)
+    same = {name: charge[name] for name in ("amount", "currency", "payment_intent")}
+    made = account.new("dispute", "charge.dispute.created", **same, charge=charge["id"], reason=reason)
     account.tell("charge.dispute.funds_withdrawn", made)
     return made
 

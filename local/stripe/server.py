@@ -6,13 +6,14 @@ import re
 import secrets
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from local.stripe import LATEST, api, forms, pages, payments
+from local.stripe import LATEST, addresses, forms, pages, payments
 from local.stripe.account import Account, Refused
 from local.stripe.forms import Answer
 from local.stripe.store import Object, Store
@@ -123,11 +124,14 @@ class Double:
                 if endpoint["_secret"] == secret:
                     self.account.change(endpoint, None, **fields)
                     return
-            self.account.new("webhook_endpoint", description=None, **fields)
+            self.account.new("webhook_endpoint", **fields)
 
     def environment(self, secret: str) -> dict[str, str]:
         """What functions that talk to it are told."""
         return {"STRIPE_API_BASE": self.url, "STRIPE_SECRET_KEY": self.key, "STRIPE_WEBHOOK_SECRETS": secret}
+
+    def page(self, method: str, path: str, headers: Any, body: str) -> Answer:
+        return pages.answer(self, method, path, body, headers)
 
     # A request --------------------------------------------------------------------------------------------------------
 
@@ -186,7 +190,7 @@ class Double:
                 asked = json.dumps([address.path, given], sort_keys=True)
                 try:
                     answer = Answer(
-                        200, json.dumps(api.call(account, method, address.path, given, version), indent=2), reply
+                        200, json.dumps(addresses.call(account, method, address.path, given, version), indent=2), reply
                     )
                 except Refused as refused:
                     if not refused.kept:
@@ -259,10 +263,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0)).decode(errors="replace")
-        if urlsplit(self.path).path.startswith("/v1/"):
-            answer = self.server.double.answer(self.command, self.path, self.headers, body)
-        else:
-            answer = pages.answer(self.server.double, self.command, self.path, body, self.headers)
+        double: Double = self.server.double
+        answering = double.answer if self.path.startswith("/v1/") else double.page
+        try:
+            answer = answering(self.command, self.path, self.headers, body)
+        except Exception:  # noqa: BLE001 - a mistake of the double must not look like a fault it was told to have
+            traceback.print_exc()
+            answer = _broken("500", {}, retry="false")
         if answer is None:
             self.close_connection = True
             return
