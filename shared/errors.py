@@ -132,7 +132,7 @@ def problem_of_state(state: str, message: str | None, detail: str | None, hint: 
 
 def invalid_body(error: ValidationError, body: bytes) -> ApiError:
     """What is wrong with a body, field by field."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    found = error.errors(include_url=False, include_input=False)
     if found[0]["type"] == "json_invalid":
         return ApiError(400, "malformed_json", "The body is not JSON", details=found[0]["msg"])
     sent = from_json(body)
@@ -150,4 +150,6 @@ def _place(error: ErrorDetails, sent: Any) -> str:
         if here or (error["type"] == "missing" and step == error["loc"][-1]):
             place.append(str(step))
             sent = sent[step] if here else None
+    if error["type"].startswith("union_tag"):  # what tells the forms apart is itself wrong
+        place.append(error["ctx"]["discriminator"].strip("'"))
     return ".".join(place)

@@ -381,6 +381,7 @@ begin
   where s.expires_at <= now() - interval '7 days' and not s.is_completed
     and s.payment_status = 'PENDING' and s.payment_attempt = 0 and s.stripe_subscription_id is null;
   get diagnostics gone = row_count;
+  delete from private.onboarding_counts c where c.hour < now() - interval '2 hours';
   return gone;
 end $$;
 comment on function private.expire_onboarding_sessions() is
@@ -424,6 +425,8 @@ insert into private.jobs (name, schedule, runs, description) values
   ('roll_up_tallies', '*/5 * * * *', 'private.roll_up_tallies', 'Add uses, views and likes that were left behind.'),
   ('expire_onboarding_sessions', '27 * * * *', 'private.expire_onboarding_sessions',
     'Delete onboarding sessions nobody came back to.'),
+  ('settle_onboarding_payments', '*/10 * * * *', null,
+    'Cancel payments that were left behind, ask about long ones, issue refunds that are due.'),
   ('redact_stripe_events', '37 * * * *', 'private.redact_stripe_events', 'Forget what old events of Stripe said.'),
   ('forget_expired_keys', '7 * * * *', 'private.forget_expired_keys', 'Delete expired idempotency keys.'),
   ('forget_job_runs', '17 3 * * *', 'private.forget_job_runs', 'Delete runs of jobs older than 30 days.');

@@ -116,6 +116,7 @@ VALUES: dict[str, dict[str, Row]] = {
         "theirs avatar": {"name": f"{PEOPLE['globex_member']}/face.png", "bucket_id": "avatars"},
         "system": {"name": "logo.png", "bucket_id": "public-assets"},
     },
+    "refunds_due": {"*": {"currency": "usd"}},
     "stripe_events": {"*": {"id": "evt_1", "payload": Jsonb({})}},
     "subscriptions": {"*": {"tier": "GROWTH", "status": "ACTIVE", "current_period_end": "2099-01-01"}},
     "system_alert_dismissals": {

@@ -1,0 +1,13 @@
+from shared.function import Answered, Call, function
+from shared.onboarding import Named, Session
+
+
+@function(
+    "user", "publishable", errors={404: "There is no such session for this caller.", 410: "It has expired unpaid."}
+)
+async def get_onboarding_session(call: Call[Named]) -> Answered[Session]:
+    """Where an onboarding stands, to resume it.
+
+    Its user finds it without a token, on any device. Unknown, malformed and other people's tokens get the same 404.
+    """
+    return await call.run("private.get_onboarding_session", call.body.asked())
