@@ -221,6 +221,7 @@ create table public.attachments (
     constraint "mime_type is a type and a subtype" check (mime_type ~ '^[^/[:space:]]+/[^/[:space:]]+$'),
   file_path text not null unique,
   uploaded_by_id uuid references public.users (id) on delete set null,
+  stored_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "file_path is organization/entity_type/entity_id/file" check (
@@ -228,10 +229,16 @@ create table public.attachments (
     and file_path ~ '^[^/]+/[^/]+/[^/]+/[^/]+$'
   )
 );
-comment on table public.attachments is 'Files in the bucket `attachments`, each at something of the organisation.';
+comment on table public.attachments is
+  'Files in the bucket `attachments`, each at something of the organisation. An upload makes its row; a row made before '
+  'holds the room for an upload to come.';
 comment on column public.attachments.entity_type is 'Table of what it is attached to.';
 comment on column public.attachments.uploaded_by_id is 'Null once the account is gone.';
-create index attachments_organization_idx on public.attachments (organization_id, created_at desc);
+comment on column public.attachments.stored_at is 'When the file came; null while it is awaited, for a day at most.';
+-- With the sizes, so that what an organisation stores is summed up from the index alone.
+create index attachments_organization_idx
+  on public.attachments (organization_id, created_at desc) include (file_size);
+create index attachments_awaited_idx on public.attachments (created_at) where stored_at is null;
 create index attachments_entity_idx on public.attachments (organization_id, entity_type, entity_id, created_at desc);
 create index attachments_uploaded_by_idx on public.attachments (uploaded_by_id);
 
@@ -366,6 +373,17 @@ create trigger stamp_author before insert on public.attachments
   for each row execute function private.stamp_author('uploaded_by_id');
 create trigger stamp_author before insert on public.ai_conversations
   for each row execute function private.stamp_author('user_id');
+
+create function private.guard_storage() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if row_security_active(tg_relid) then
+    perform private.claim_room(new.organization_id, 'storage_bytes', new.file_size);
+  end if;
+  return new;
+end $$;
+comment on function private.guard_storage() is 'Holds clients to the storage of their plan before a byte is sent.';
+create trigger guard_storage before insert on public.attachments
+  for each row execute function private.guard_storage();
 
 create trigger audit_change after insert or update or delete on public.ai_tools
   for each row execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'ai_tool', 'name');

@@ -16,8 +16,11 @@ create function private.is_storage_path(bucket text, path text) returns boolean
 language plpgsql immutable set search_path = '' as $$
 begin
   return path !~ '(^|/)\.{0,2}(/|$)' and case bucket
-    when 'attachments' then path ~ '^[0-9a-f-]{36}/[a-z_]{1,50}/[0-9a-f-]{36}/[^/]+$'
-    when 'avatars' then path ~ '^[0-9a-f-]{36}/.+$'
+    when 'attachments' then path ~ (
+      '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[a-z]+(_[a-z]+)*/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/'
+      '[^/\\]{1,255}$'
+    )
+    when 'avatars' then path ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/.+$'
     when 'public-assets' then true
     else false
   end;
@@ -74,3 +77,187 @@ create policy "own files are deleted" on storage.objects for delete to authentic
     when 'public-assets' then (select private.is_admin())
   end
 );
+
+-- Files and their rows ------------------------------------------------------------------------------------------------
+-- An upload, a move and a deletion change the row of an attachment in the transaction of the storage service: there is
+-- no row of an upload that failed. A row that is deleted leaves its file to the job sync_attachments, since files are
+-- removed through the storage service alone. The job also repairs what came apart while the trigger was not there.
+
+create table private.doomed_objects (
+  bucket_id text not null,
+  name text not null,
+  doomed_at timestamptz not null default now(),
+  claimed_at timestamptz,
+  primary key (bucket_id, name)
+);
+comment on table private.doomed_objects is 'Files without an owner, to be deleted through the storage service.';
+comment on column private.doomed_objects.claimed_at is 'Since when its deletion is under way; nothing is stored there.';
+
+create function private.doom_attachment() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into private.doomed_objects (bucket_id, name)
+  select o.bucket_id, o.name from storage.objects o where o.bucket_id = 'attachments' and o.name = old.file_path
+  on conflict (bucket_id, name) do nothing;
+  return null;
+end $$;
+comment on function private.doom_attachment() is 'Has the file of a deleted row deleted, too.';
+create trigger doom_attachment after delete on public.attachments
+  for each row execute function private.doom_attachment();
+
+create function private.keep_attachment(object storage.objects) returns boolean
+language plpgsql security definer set search_path = '' as $$
+declare
+  part text[] := string_to_array(object.name, '/');
+  kind text := lower(trim(split_part(object.metadata ->> 'mimetype', ';', 1)));
+begin
+  if object.bucket_id <> 'attachments' or object.metadata ->> 'size' is null
+    or not private.is_storage_path(object.bucket_id, object.name) then
+    return false;
+  end if;
+  insert into public.attachments as a (
+    organization_id, entity_type, entity_id, file_name, file_size, mime_type, file_path, uploaded_by_id, stored_at
+  )
+  select o.id, part[2], part[3]::uuid, part[4], (object.metadata ->> 'size')::bigint,
+    case when kind ~ '^[^/[:space:]]+/[^/[:space:]]+$' then kind else 'application/octet-stream' end, object.name,
+    (select u.id from public.users u where u.id::text = object.owner_id), object.updated_at
+  from public.organizations o where o.id = part[1]::uuid
+  on conflict (file_path) do update set
+    file_size = excluded.file_size, mime_type = excluded.mime_type, uploaded_by_id = excluded.uploaded_by_id,
+    stored_at = excluded.stored_at;
+  return found;
+end $$;
+comment on function private.keep_attachment(storage.objects) is
+  'Makes the row of a file say what the file is; false for one that is at nothing of an organisation.';
+
+create function private.follow_object() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  org uuid;
+  -- The storage service asks for permission before it takes the bytes, and may not know then how many they will be.
+  size bigint := coalesce(new.metadata ->> 'size', new.metadata ->> 'contentLength', '1')::bigint;
+  before bigint := 0;
+  said text;
+  found_so text;
+  advice text;
+begin
+  if new.bucket_id = 'attachments' and private.is_storage_path(new.bucket_id, new.name) then
+    delete from private.doomed_objects d
+    where d.bucket_id = new.bucket_id and d.name = new.name and d.claimed_at is null;
+    if exists (select from private.doomed_objects d where d.bucket_id = new.bucket_id and d.name = new.name) then
+      raise exception 'A file with this name is being deleted' using
+        errcode = '42501', hint = 'Try again in a few minutes, or choose another name.';
+    end if;
+    select o.id into org from public.organizations o where o.id = split_part(new.name, '/', 1)::uuid;
+    select a.file_size into before from public.attachments a
+    where a.file_path = case when tg_op = 'UPDATE' then old.name else new.name end;
+    if org is not null and size > coalesce(before, 0) then
+      begin
+        perform private.require_room(org, 'storage_bytes', size - coalesce(before, 0));
+      exception when sqlstate 'PT402' then
+        -- Of all refusals, the storage service passes on the words of this one alone.
+        get stacked diagnostics said = message_text, found_so = pg_exception_detail, advice = pg_exception_hint;
+        raise exception '%: % %', said, found_so, advice using errcode = '42501';
+      end;
+    end if;
+  end if;
+  if tg_op = 'UPDATE' and old.bucket_id = 'attachments' and (old.bucket_id, old.name) <> (new.bucket_id, new.name) then
+    if org is not null then
+      update public.attachments a
+      set organization_id = org, entity_type = split_part(new.name, '/', 2),
+        entity_id = split_part(new.name, '/', 3)::uuid, file_name = split_part(new.name, '/', 4), file_path = new.name
+      where a.file_path = old.name;
+    end if;
+    delete from public.attachments a where a.file_path = old.name;
+  end if;
+  perform private.keep_attachment(new);
+  return null;
+end $$;
+comment on function private.follow_object() is
+  'Keeps attachments in step with the files stored, and holds them to the storage of the plan.';
+
+create function private.follow_object_away() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  delete from public.attachments a where old.bucket_id = 'attachments' and a.file_path = old.name;
+  delete from private.doomed_objects d where d.bucket_id = old.bucket_id and d.name = old.name;
+  return null;
+end $$;
+comment on function private.follow_object_away() is 'Deletes the row of a file that was deleted.';
+
+-- Without this privilege (it is the storage service's to give) the job alone keeps files and rows in step.
+do $$ begin
+  if has_table_privilege('storage.objects', 'trigger') then
+    create or replace trigger strive_follow_object after insert or update of bucket_id, name, metadata
+      on storage.objects for each row execute function private.follow_object();
+    create or replace trigger strive_follow_object_away after delete
+      on storage.objects for each row execute function private.follow_object_away();
+  else
+    raise warning 'No trigger on storage.objects: attachments follow their files only when sync_attachments runs.';
+  end if;
+end $$;
+
+create function private.repair_attachments() returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  adopted bigint;
+  forgotten bigint;
+  doomed bigint;
+begin
+  select count(*) filter (where private.keep_attachment(o)) into adopted
+  from storage.objects o left join public.attachments a on a.file_path = o.name
+  where o.bucket_id = 'attachments' and (a.id is null or a.stored_at is null)
+    and not exists (select from private.doomed_objects d where d.bucket_id = o.bucket_id and d.name = o.name);
+  delete from public.attachments a
+  where case when a.stored_at is null then a.created_at < now() - interval '24 hours' else true end
+    and not exists (select from storage.objects o where o.bucket_id = 'attachments' and o.name = a.file_path);
+  get diagnostics forgotten = row_count;
+  insert into private.doomed_objects (bucket_id, name)
+  select o.bucket_id, o.name from storage.objects o
+  where private.is_storage_path(o.bucket_id, o.name) and case o.bucket_id
+    when 'attachments'
+      then not exists (select from public.organizations g where g.id::text = split_part(o.name, '/', 1))
+    when 'avatars' then not exists (select from public.users u where u.id::text = split_part(o.name, '/', 1))
+  end
+  on conflict (bucket_id, name) do nothing;
+  get diagnostics doomed = row_count;
+  return jsonb_build_object('adopted', adopted, 'forgotten', forgotten, 'doomed', doomed);
+end $$;
+comment on function private.repair_attachments() is
+  'Makes rows for files without one, deletes rows without a file, and dooms files whose organisation or user is gone.';
+
+create function private.claim_doomed_objects(most integer) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  claimed jsonb;
+begin
+  with claimed as (
+    update private.doomed_objects d set claimed_at = now()
+    from (
+      select o.bucket_id, o.name from private.doomed_objects o order by o.bucket_id, o.doomed_at limit most
+      for update skip locked
+    ) next
+    where d.bucket_id = next.bucket_id and d.name = next.name
+    returning d.bucket_id, d.name
+  ), by_bucket as (
+    select c.bucket_id, jsonb_agg(c.name) as names from claimed c group by c.bucket_id
+  )
+  select coalesce(jsonb_object_agg(b.bucket_id, b.names), '{}') into claimed from by_bucket b;
+  return claimed;
+end $$;
+comment on function private.claim_doomed_objects(integer) is
+  'The next files to delete, by bucket: from now on nothing is stored in their places.';
+
+create function private.forget_doomed_objects(bucket text, names text[]) returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  gone text[] := array(
+    select n from unnest(names) n
+    where not exists (select from storage.objects o where o.bucket_id = bucket and o.name = n)
+  );
+begin
+  delete from private.doomed_objects d where d.bucket_id = bucket and d.name = any (gone);
+  return cardinality(gone);
+end $$;
+comment on function private.forget_doomed_objects(text, text[]) is
+  'Strikes off those of the files that are gone, and returns how many.';

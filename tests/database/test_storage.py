@@ -1,8 +1,15 @@
 """Whose files these are: the folders of the three buckets."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import psycopg
 import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
+from tests.database.attacks.race import Attempt, both
 from tests.world import ACME, GLOBEX, PEOPLE, Database, Row, fixed_id
 
 TASK = fixed_id("a task")
@@ -175,3 +182,277 @@ def test_attack_give_ones_file_to_another(database: Database) -> None:
         cursor.execute(
             "update storage.objects set owner_id = %s where name = %s", [str(PEOPLE["viewer"]), attachment()]
         )
+
+
+# Files and their rows ------------------------------------------------------------------------------------------------
+
+ROW = (
+    "select file_size, mime_type, uploaded_by_id, stored_at is not null as stored from public.attachments"
+    " where file_path = %s"
+)
+ANNOUNCED = (
+    "insert into public.attachments"
+    " (organization_id, entity_type, entity_id, file_name, file_size, mime_type, file_path)"
+    " values (%s, 'task', %s, %s, %s, 'text/plain', %s)"
+)
+
+
+def store(cursor: psycopg.Cursor[Row], path: str, size: int | None, owner: str = "member", kind: str = "a/b") -> None:
+    """As the storage service keeps a file: without its metadata when it only asks for permission."""
+    metadata = None if size is None else Jsonb({"size": size, "mimetype": kind})
+    cursor.execute(
+        "insert into storage.objects (bucket_id, name, owner_id, metadata) values ('attachments', %s, %s, %s)"
+        " on conflict (bucket_id, name) do update set metadata = excluded.metadata, owner_id = excluded.owner_id",
+        [path, str(PEOPLE[owner]), metadata],
+    )
+
+
+def announce(cursor: psycopg.Cursor[Row], path: str, size: int = 7) -> None:
+    cursor.execute(ANNOUNCED, [ACME, TASK, path.rpartition("/")[2], size, path])
+
+
+@contextmanager
+def limited(database: Database, storage_bytes: int | None) -> Iterator[None]:
+    """The plan of both organisations allows so many bytes."""
+    change = (
+        "update public.plans set limits = jsonb_set(limits, '{storage_bytes}', %s) where tier = 'GROWTH'"
+        " returning limits -> 'storage_bytes'"
+    )
+    with database.connect() as connection:
+        (usual,) = connection.execute(
+            "select limits -> 'storage_bytes' from public.plans where tier = 'GROWTH'"
+        ).fetchone() or (0,)
+        connection.execute(change, [Jsonb(storage_bytes)])
+        try:
+            yield
+        finally:
+            connection.execute(change, [Jsonb(usual)])
+
+
+def test_an_upload_makes_its_row_and_a_deletion_takes_it(database: Database) -> None:
+    path = attachment(file="one.txt")
+    with database.acting_as("member") as cursor:
+        store(cursor, path, 12, kind="Text/Plain; charset=utf-8")
+        expected = {"file_size": 12, "mime_type": "text/plain", "uploaded_by_id": PEOPLE["member"], "stored": True}
+        assert cursor.execute(ROW, [path]).fetchall() == [expected]
+        store(cursor, path, 40, kind="nonsense")
+        assert cursor.execute(ROW, [path]).fetchall() == [
+            expected | {"file_size": 40, "mime_type": "application/octet-stream"}
+        ]
+        cursor.execute("delete from storage.objects where name = %s", [path])
+        assert cursor.execute(ROW, [path]).fetchall() == []
+
+
+def test_asking_for_permission_makes_no_row(database: Database) -> None:
+    with database.acting_as("member") as cursor:
+        store(cursor, attachment(file="asked.txt"), None)
+        assert cursor.execute(ROW, [attachment(file="asked.txt")]).fetchall() == []
+
+
+def test_a_row_made_before_holds_the_room_and_becomes_the_files(database: Database) -> None:
+    path = attachment(file="announced.txt")
+    with database.acting_as("member") as cursor:
+        announce(cursor, path)
+        assert [row["stored"] for row in cursor.execute(ROW, [path])] == [False]
+        store(cursor, path, 9)
+        (row,) = cursor.execute(ROW, [path]).fetchall()
+        assert (row["file_size"], row["mime_type"], row["stored"]) == (9, "a/b", True)
+
+
+def test_a_file_that_moves_takes_its_row_along(database: Database) -> None:
+    old, new = attachment(file="old.txt"), f"{ACME}/project/{TASK}/new.txt"
+    find = "select id, entity_type, file_name, file_size from public.attachments where file_path = %s"
+    with database.acting_as("member") as cursor:
+        store(cursor, old, 5)
+        (before,) = cursor.execute(find, [old]).fetchall()
+        cursor.execute("update storage.objects set name = %s where name = %s", [new, old])
+        assert cursor.execute(find, [old]).fetchall() == []
+        (after,) = cursor.execute(find, [new]).fetchall()
+        assert after == before | {"entity_type": "project", "file_name": "new.txt"}
+
+
+def refused_for_room() -> pytest.RaisesExc[psycopg.Error]:
+    return pytest.raises(psycopg.Error, match="allows no more storage")
+
+
+def test_the_plan_limits_what_an_organisation_stores(database: Database) -> None:
+    with limited(database, 100), database.acting_as("member") as cursor:
+        announce(cursor, attachment(file="a"), 60)
+        with refused_for_room() as caught, cursor.connection.transaction():
+            announce(cursor, attachment(file="b"), 41)
+        assert caught.value.sqlstate == "PT402"
+        assert caught.value.diag.message_detail == "GROWTH allows 100, and 60 are used."
+        assert "ELITE allows" in str(caught.value.diag.message_hint)
+        announce(cursor, attachment(file="b"), 40)
+        with refused_for_room():
+            announce(cursor, attachment(file="c"), 1)
+
+
+def test_an_upload_beyond_the_plan_is_refused_in_the_words_the_storage_service_passes_on(database: Database) -> None:
+    with limited(database, 100), database.acting_as("member") as cursor:
+        store(cursor, attachment(file="a"), 60)
+        for size in (41, 2**33):
+            with refused_for_room() as caught, cursor.connection.transaction():
+                store(cursor, attachment(file="b"), size)
+            assert caught.value.sqlstate == "42501"
+        store(cursor, attachment(file="a"), 100)  # in the place of the 60
+        with refused_for_room(), cursor.connection.transaction():
+            store(cursor, attachment(file="b"), None)  # before a byte is taken
+    with limited(database, None), database.acting_as("member") as cursor:
+        store(cursor, attachment(file="a"), 50 * 2**20)
+
+
+def test_attack_announce_little_and_upload_much(database: Database) -> None:
+    with limited(database, 100), database.acting_as("member") as cursor:
+        announce(cursor, attachment(file="a"), 0)
+        with refused_for_room():
+            store(cursor, attachment(file="a"), 101)
+
+
+def test_attack_fill_the_storage_by_two_at_once(fresh_database: Database) -> None:
+    with limited(fresh_database, 100):
+
+        def uploading(person: str) -> tuple[str, Attempt]:
+            return person, lambda connection: connection.execute(
+                "insert into storage.objects (bucket_id, name, owner_id, metadata) values ('attachments', %s, %s, %s)",
+                [attachment(file=person), str(PEOPLE[person]), Jsonb({"size": 60, "mimetype": "a/b"})],
+            )
+
+        assert both(fresh_database, uploading("member"), uploading("admin")) == ["done", "42501"]
+
+
+def test_attack_learn_by_uploading_how_full_another_organisation_is(database: Database) -> None:
+    with limited(database, 0), database.acting_as("member") as cursor:
+        with pytest.raises(REFUSED) as caught:
+            store(cursor, attachment(GLOBEX, "x"), 1)
+        assert "storage" not in str(caught.value.diag.message_primary)
+    with limited(database, 0), database.acting_as("member") as cursor, pytest.raises(REFUSED, match="row-level"):
+        cursor.execute(ANNOUNCED, [GLOBEX, TASK, "x", 1, attachment(GLOBEX, "x")])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{ACME}/Task/{TASK}/x",
+        f"{ACME}/task_/{TASK}/x",
+        f"{ACME}/task/{'-' * 36}/x",
+        f"{'-' * 36}/task/{TASK}/x",
+        f"{ACME}/task/{TASK}/a\\b",
+        f"{ACME}/task/{TASK}/{'x' * 256}",
+        f"{ACME}/task/{TASK}/.",
+        f"{ACME}/task/{TASK}/a/b",
+        f"{str(ACME).upper()}/task/{TASK}/x",
+    ],
+)
+def test_attack_upload_where_no_row_could_stand_for_it(database: Database, path: str) -> None:
+    with database.acting_as("member") as cursor, pytest.raises(REFUSED):
+        store(cursor, path, 1)
+
+
+def test_what_the_server_keeps_elsewhere_in_the_bucket_has_no_row(database: Database) -> None:
+    with database.acting_as("owner", role="service_role") as cursor:
+        for path in ("exports/all.zip", attachment(fixed_id("nobody"))):
+            store(cursor, path, 1)
+            assert cursor.execute(ROW, [path]).fetchall() == []
+        store(cursor, attachment(file="moves"), 1)
+        cursor.execute("update storage.objects set name = 'exports/x' where name = %s", [attachment(file="moves")])
+        assert cursor.execute(ROW, [attachment(file="moves")]).fetchall() == []
+
+
+def doomed(cursor: psycopg.Cursor[Row]) -> set[str]:
+    return {row["name"] for row in cursor.execute("select name from private.doomed_objects")}
+
+
+@pytest.fixture
+def server(fresh_database: Database) -> Iterator[psycopg.Cursor[Row]]:
+    with fresh_database.connect() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        yield cursor
+
+
+def repair(cursor: psycopg.Cursor[Row]) -> tuple[int, int, int]:
+    (row,) = cursor.execute("select private.repair_attachments() as it").fetchall()
+    return row["it"]["adopted"], row["it"]["forgotten"], row["it"]["doomed"]
+
+
+def claim(cursor: psycopg.Cursor[Row]) -> Any:
+    (row,) = cursor.execute("select private.claim_doomed_objects(10) as it").fetchall()
+    return row["it"]
+
+
+def test_the_file_of_a_deleted_row_is_deleted_by_the_job(server: psycopg.Cursor[Row]) -> None:
+    kept, gone = attachment(file="kept"), attachment(file="gone")
+    for path in (kept, gone):
+        store(server, path, 1)
+    server.execute("delete from public.attachments where file_path = %s", [gone])
+    assert claim(server) == {"attachments": [gone]}
+    with pytest.raises(REFUSED, match="being deleted"):
+        store(server, gone, 2)
+    forget = "select private.forget_doomed_objects('attachments', %s) as n"
+    assert server.execute(forget, [[gone, attachment(file="never")]]).fetchall() == [{"n": 1}]
+    server.execute("delete from storage.objects where name = %s", [gone])
+    assert claim(server) == {}
+    store(server, gone, 2)
+    assert repair(server) == (0, 0, 0)
+
+
+def test_a_file_stored_again_before_the_job_comes_is_not_deleted(server: psycopg.Cursor[Row]) -> None:
+    path = attachment(file="again")
+    store(server, path, 1)
+    server.execute("delete from public.attachments where file_path = %s", [path])
+    assert doomed(server) == {path}
+    store(server, path, 2)
+    assert doomed(server) == set()
+    assert server.execute(ROW, [path]).rowcount == 1
+
+
+def test_what_came_apart_is_brought_together_again(server: psycopg.Cursor[Row]) -> None:
+    """As when the storage service had no trigger for a while."""
+    found, lost, waiting, late = (attachment(file=name) for name in ("found", "lost", "waiting", "late"))
+    server.execute("alter table storage.objects disable trigger user")
+    store(server, found, 5)
+    store(server, attachment(fixed_id("nobody")), 5)
+    server.execute(
+        "insert into storage.objects (bucket_id, name) values ('avatars', %s), ('avatars', %s)",
+        [f"{PEOPLE['member']}/face.png", f"{fixed_id('nobody')}/face.png"],
+    )
+    for path in (lost, waiting, late):
+        announce(server, path)
+    server.execute("update public.attachments set stored_at = now() where file_path = %s", [lost])
+    server.execute(
+        "update public.attachments set created_at = now() - interval '25 hours' where file_path = %s", [late]
+    )
+    assert repair(server) == (1, 2, 2)
+    rows = server.execute(
+        "select file_path, stored_at is null as awaited from public.attachments order by 2"
+    ).fetchall()
+    assert rows == [{"file_path": found, "awaited": False}, {"file_path": waiting, "awaited": True}]
+    assert doomed(server) == {attachment(fixed_id("nobody")), f"{fixed_id('nobody')}/face.png"}
+    assert repair(server) == (0, 0, 0)
+
+
+def test_the_files_of_an_organisation_and_of_a_person_go_with_them(server: psycopg.Cursor[Row]) -> None:
+    store(server, attachment(), 5)
+    server.execute(
+        "insert into storage.objects (bucket_id, name) values ('avatars', %s)", [f"{PEOPLE['member']}/a.png"]
+    )
+    server.execute("delete from public.organizations where id = %s", [ACME])
+    server.execute("delete from auth.users where id = %s", [PEOPLE["member"]])
+    repair(server)
+    assert doomed(server) == {attachment(), f"{PEOPLE['member']}/a.png"}
+
+
+def test_a_viewers_and_a_strangers_deletion_dooms_nothing(database: Database) -> None:
+    with database.connect() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        store(cursor, attachment(file="theirs"), 1)
+    for person in ("viewer", "globex_owner", "outsider", "removed"):
+        with database.acting_as(person) as cursor:
+            assert cursor.execute("delete from public.attachments").rowcount == 0, person
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["repair_attachments()", "claim_doomed_objects(1)", "forget_doomed_objects('attachments', '{}')"],
+)
+def test_attack_have_files_deleted_as_a_user(database: Database, call: str) -> None:
+    with database.acting_as("super_admin") as cursor, pytest.raises(REFUSED):
+        cursor.execute(f"select private.{call}")
