@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from shared.errors import ApiError
-from shared.flags import Evaluation, Snapshot
+from shared.flags import Context, Evaluation, Snapshot
 from shared.flags.asking import context_of, identity_of
 from shared.flags.evaluation import failed
 from shared.function import Answered, Call, Shape, Strict, function
@@ -92,11 +92,18 @@ async def evaluate_all(call: Call[Evaluate]) -> Answered[EvaluatedAll]:
     if _matches(call.headers.get(b"if-none-match"), tag):
         return Answered(b"", status=304, headers={"etag": tag})
     context = context_of(call, _given(call), identity)
+    return Answered(
+        snapshot.remembered(tag, lambda: _all_of(snapshot, context, stale=stale)),
+        headers={"etag": tag},
+    )
+
+
+def _all_of(snapshot: Snapshot, context: Context, *, stale: bool) -> bytes:
     flags = b",".join(
         [_json(each, stale=True) for each in snapshot.evaluate_all(context)] if stale else snapshot.answers(context)
     )
-    metadata = json.dumps({"version": snapshot.version, "stale": stale}).encode()
-    return Answered(b'{"flags":[%b],"metadata":%b}' % (flags, metadata), headers={"etag": tag})
+    about = b'{"version":%d,"stale":%b}' % (snapshot.version, b"true" if stale else b"false")
+    return b'{"flags":[%b],"metadata":%b}' % (flags, about)
 
 
 def _given(call: Call[Evaluate]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ TURN_SECONDS = 0.5
 GOALS = {
     "one": ">= 0.6 of hello",
     "all": ">= 0.4 of hello",
+    "all_anew": "beside all: every answer is made, none remembered",
     "unchanged": "above all",
     "postgres_cpu_us_per_request": "about nothing",
 }
@@ -33,17 +34,23 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as database:
         _store(database)
         with reference(database, "hello") as bare, ours(Path(folder), database) as (port, process):
-            user = workload.users()[0]
-            body = json.dumps({"context": {"targetingKey": user["id"], **user}}).encode()
+            # Of users who come back, and of many more than answers are remembered.
+            bodies = [
+                json.dumps({"context": {"targetingKey": f"{turn}-{user['id']}", **user}}).encode()
+                for turn in range(5)
+                for user in workload.users()
+            ]
+            body = bodies[0]
             key = {"apikey": SECRET_KEY}
             tag = httpx.post(f"http://127.0.0.1:{port}{FLAGS}", content=body, headers=key | _JSON).headers["etag"]
             requests = {
-                "bare_hello": (*bare, request("/", b"{}")),
-                "hello": (port, process, b"GET /healthz HTTP/1.1\r\nhost: bench\r\n\r\n"),
-                "one": (port, process, request(f"{FLAGS}/flag-7", body, key)),
-                "one_plain": (port, process, request(EVALUATE, b'{"flag":"flag-7","context":' + body[12:], key)),
-                "all": (port, process, request(FLAGS, body, key)),
-                "unchanged": (port, process, request(FLAGS, body, key | {"if-none-match": tag})),
+                "bare_hello": (*bare, [request("/", b"{}")]),
+                "hello": (port, process, [b"GET /healthz HTTP/1.1\r\nhost: bench\r\n\r\n"]),
+                "one": (port, process, [request(f"{FLAGS}/flag-7", body, key)]),
+                "one_plain": (port, process, [request(EVALUATE, b'{"flag":"flag-7","context":' + body[12:], key)]),
+                "all": (port, process, [request(FLAGS, each, key) for each in bodies[: workload.USERS]]),
+                "all_anew": (port, process, [request(FLAGS, each, key) for each in bodies]),
+                "unchanged": (port, process, [request(FLAGS, body, key | {"if-none-match": tag})]),
             }
             return {"goals": GOALS, **_compare(database, requests)}
 
@@ -51,13 +58,13 @@ def measure() -> dict[str, Any]:
 _JSON = {"content-type": "application/json"}
 
 
-def _compare(database: Database, requests: dict[str, tuple[int, Any, bytes]]) -> dict[str, Any]:
+def _compare(database: Database, requests: dict[str, tuple[int, Any, list[bytes]]]) -> dict[str, Any]:
     rates: dict[str, list[float]] = {name: [] for name in requests}
     count, cpu, postgres = (dict.fromkeys(requests, 0.0) for _ in range(3))
     for turn in range(TURNS + 1):
         for name, (port, process, sent) in requests.items():
             before, before_postgres = cpu_seconds(process), postgres_cpu_seconds(database)
-            samples = load.run(port, sent, connections=16, seconds=TURN_SECONDS)
+            samples = load.run(port, *sent, connections=16, seconds=TURN_SECONDS)
             assert not samples.failures, samples.failures[0]
             if turn == 0:
                 continue  # to warm up

@@ -1,8 +1,10 @@
-"""A load generator that costs little beside what it measures: one request in bytes, sent again on every answer."""
+"""A load generator that costs little beside what it measures: requests in bytes, the next one sent on every answer."""
 
 import asyncio
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import cast
 
 import uvloop
@@ -30,15 +32,15 @@ class Samples:
         return sorted(self.latencies)[int(len(self.latencies) * share)] * 1000
 
 
-def run(port: int, request: bytes, *, connections: int, seconds: float) -> Samples:
+def run(port: int, *requests: bytes, connections: int, seconds: float) -> Samples:
     """Keep every connection busy for so long."""
-    return uvloop.run(_run(port, request, connections, seconds))
+    return uvloop.run(_run(port, cycle(requests), connections, seconds))
 
 
-async def _run(port: int, request: bytes, connections: int, seconds: float) -> Samples:
+async def _run(port: int, requests: Iterator[bytes], connections: int, seconds: float) -> Samples:
     samples, loop = Samples(), asyncio.get_running_loop()
     began = time.perf_counter()
-    clients = [_Client(request, began + seconds, samples) for _ in range(connections)]
+    clients = [_Client(requests, began + seconds, samples) for _ in range(connections)]
     for client in clients:
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
     await asyncio.gather(*(client.done for client in clients))
@@ -47,8 +49,8 @@ async def _run(port: int, request: bytes, connections: int, seconds: float) -> S
 
 
 class _Client(asyncio.Protocol):
-    def __init__(self, request: bytes, until: float, samples: Samples) -> None:
-        self._request, self._until, self._samples = request, until, samples
+    def __init__(self, requests: Iterator[bytes], until: float, samples: Samples) -> None:
+        self._requests, self._until, self._samples = requests, until, samples
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._data = b""
 
@@ -58,7 +60,7 @@ class _Client(asyncio.Protocol):
 
     def _send(self) -> None:
         self._sent = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
         self._data += data

@@ -13,7 +13,7 @@ from sys import intern
 from typing import Any
 
 from shared.flags.buckets import drawn, prefix, threshold
-from shared.flags.conditions import ConditionError, compile_condition
+from shared.flags.conditions import ConditionError, compile_checks
 from shared.flags.context import Context
 from shared.flags.evaluation import Evaluation, failed
 
@@ -130,11 +130,12 @@ def _decision(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> 
     users, organizations = dict.fromkeys(flag["target_users"]), dict.fromkeys(flag["target_orgs"])
     tiers = frozenset(map(intern, flag["target_tiers"]))  # the same few in every flag
     conditions = flag.get("conditions")
-    condition = None if conditions is None or conditions == {} else compile_condition(conditions)
+    checks, condition = ((), None) if conditions is None or conditions == {} else compile_checks(conditions)
+    conditional = bool(checks or condition)
     listed = _winner(flag, answers, "TARGETING_MATCH", "target")
-    share = _share(flag, answers, targeted=bool(targeted or tiers or condition or users or organizations))
+    share = _share(flag, answers, targeted=bool(targeted or tiers or conditional or users or organizations))
     other_tier = answers.off("DEFAULT", "tier")
-    no_match = answers.off("DEFAULT", "conditions") if condition else other_tier
+    no_match = answers.off("DEFAULT", "conditions") if conditional else other_tier
     name = answers.name
 
     def decide(context: Context) -> Evaluation:
@@ -142,9 +143,14 @@ def _decision(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> 
             return listed(context)
         if tiers and context.tier not in tiers:
             return other_tier
-        if condition is not None:
+        if conditional:
+            attributes = context.attributes
             try:
-                if not condition(context.attributes):
+                for path, usual, check, test in checks:
+                    value = attributes.get(path)
+                    if not (check(value) if type(value) is usual else test(value)):
+                        return no_match
+                if condition is not None and not condition(attributes):
                     return no_match
             except Exception as problem:  # noqa: BLE001 - whatever was sent, it is this flag's trouble alone
                 return failed(name, "INVALID_CONTEXT", str(problem))

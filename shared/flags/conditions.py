@@ -6,6 +6,7 @@ negation ($ne, $nin, $not, …) it does. Numbers and texts that spell numbers co
 
 import json
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,20 +17,24 @@ from shared.flags.versions import sortable
 Attributes = Mapping[str, Any]
 Test = Callable[[Any], bool]  # of one value
 Condition = Callable[[Attributes], bool]
+# What is asked of one attribute, in a form that costs no call: the attribute, the type it usually has, the test for
+# that, which Python has built in, and the test for anything else.
+Check = tuple[str, type, Test, Test]
 
 DEPTH = 20
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "$gt": lambda a, b: a > b,
-    "$gte": lambda a, b: a >= b,
-    "$lt": lambda a, b: a < b,
-    "$lte": lambda a, b: a <= b,
+    "$gt": operator.gt,
+    "$gte": operator.ge,
+    "$lt": operator.lt,
+    "$lte": operator.le,
 }
+_FROM_THE_BOUND = {"$gt": "__lt__", "$gte": "__le__", "$lt": "__gt__", "$lte": "__ge__"}
 _VERSIONS: dict[str, Callable[[str, str], bool]] = {
-    "$veq": lambda a, b: a == b,
-    "$vgt": lambda a, b: a > b,
-    "$vgte": lambda a, b: a >= b,
-    "$vlt": lambda a, b: a < b,
-    "$vlte": lambda a, b: a <= b,
+    "$veq": operator.eq,
+    "$vgt": operator.gt,
+    "$vgte": operator.ge,
+    "$vlt": operator.lt,
+    "$vlte": operator.le,
 }
 _TYPES: dict[type, str] = {
     type(None): "null",
@@ -61,8 +66,52 @@ class ConditionError(Exception):
         return self
 
 
+# Flags ask the same things again and again: what is compiled alike is the same closure. typed: true is not 1.
+_shared = lru_cache(maxsize=8192, typed=True)
+
+
 def compile_condition(condition: Any) -> Condition:
     return _condition(condition, 1)
+
+
+def compile_checks(condition: Any) -> tuple[tuple[Check, ...], Condition | None]:
+    """The same, as checks that must all hold and what else must: flags mostly ask what can be checked."""
+    if not isinstance(condition, dict):
+        return (), _condition(condition, 1)
+    checks = {path: check for path, asked in condition.items() if (check := _check(path, asked))}
+    rest = {path: asked for path, asked in condition.items() if path not in checks}
+    return tuple(checks.values()), _condition(rest, 1) if rest else None
+
+
+def _check(path: str, asked: Any) -> Check | None:
+    """Of a text to be equal to, a bound, or a list; anything else, and all that is wrong, is for _condition()."""
+    if path == "" or path.startswith("$") or "." in path:
+        return None
+    if type(asked) is str:
+        return _text_check(path, asked)
+    if type(asked) is dict and len(asked) == 1:
+        ((name, operand),) = asked.items()
+        if name in _FROM_THE_BOUND and type(operand) in {int, float}:
+            return _bound_check(path, name, operand)
+        if name == "$in" and type(operand) is list:
+            return _list_check(path, json.dumps(operand))
+    return None
+
+
+@_shared
+def _text_check(path: str, expected: str) -> Check:
+    return path, str, expected.__eq__, lambda _: False
+
+
+@_shared
+def _bound_check(path: str, name: str, bound: float) -> Check:
+    return path, int, getattr(bound, _FROM_THE_BOUND[name]), _comparison(name, bound)
+
+
+@_shared
+def _list_check(path: str, listed: str) -> Check:
+    texts = frozenset(one for one in json.loads(listed) if type(one) is str)
+    return path, str, texts.__contains__, _member(listed, None)
 
 
 def _condition(condition: Any, depth: int) -> Condition:
@@ -152,10 +201,6 @@ def _any(parts: Sequence[Condition]) -> Condition:
 
 def _negated(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: not test(value)
-
-
-# Flags ask the same things again and again: what is compiled alike is the same closure. typed: true is not 1.
-_shared = lru_cache(maxsize=8192, typed=True)
 
 
 @_shared

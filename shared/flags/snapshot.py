@@ -1,7 +1,7 @@
 """All flags of an environment at one version. Never changed: a change makes another one."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import time
 from types import MappingProxyType
@@ -10,6 +10,9 @@ from shared.flags.compiling import Flag, Rules
 from shared.flags.context import Context
 from shared.flags.evaluation import Evaluation, failed, not_found
 
+# Of whole answers, some hundreds of a hundred flags: who loads a page again mostly asks the same.
+REMEMBERED_BYTES = 4 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -17,6 +20,7 @@ class Snapshot:
     flags: Mapping[str, Flag]
     _rules: Mapping[str, Rules] = field(init=False, repr=False)
     _boundaries: tuple[float, ...] = field(init=False, repr=False)
+    _remembered: dict[str, bytes] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flags", MappingProxyType(dict(self.flags)))
@@ -34,6 +38,15 @@ class Snapshot:
     def answers(self, context: Context) -> list[bytes]:
         """All of them as JSON; most has been written before."""
         return [(found := rules(context)).written or found.json for rules in self._rules.values()]
+
+    def remembered(self, tag: str, answer: Callable[[], bytes]) -> bytes:
+        """An answer that depends on these flags and what the tag stands for, and on nothing else."""
+        if (known := self._remembered.get(tag)) is None:
+            known = answer()
+            if len(self._remembered) * len(known) > REMEMBERED_BYTES:
+                self._remembered.clear()
+            self._remembered[tag] = known
+        return known
 
     def is_on(self, name: str, context: Context) -> bool:
         """For gates of our own features: unknown flags and those in error are off."""

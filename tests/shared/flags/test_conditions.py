@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.flags.conditions import DEPTH, ConditionError, compile_condition
+from shared.flags.conditions import DEPTH, ConditionError, compile_checks, compile_condition
 from shared.flags.patterns import TEXT_CHARACTERS, LongTextError
 
 ANNA = {
@@ -173,19 +173,48 @@ MALFORMED: list[Any] = [
 def test_it_holds(condition: dict[str, Any]) -> None:
     assert compile_condition(condition)(ANNA) is True
     assert compile_condition({"$not": condition})(ANNA) is False
+    assert holds_by_checks(condition, ANNA) is True
 
 
 @pytest.mark.parametrize("condition", FAILS, ids=str)
 def test_it_does_not_hold(condition: dict[str, Any]) -> None:
     assert compile_condition(condition)(ANNA) is False
     assert compile_condition({"$not": condition})(ANNA) is True
+    assert holds_by_checks(condition, ANNA) is False
+
+
+def holds_by_checks(condition: Any, attributes: dict[str, Any]) -> bool:
+    """As a flag asks it."""
+    checks, rest = compile_checks(condition)
+    for path, usual, check, test in checks:
+        value = attributes.get(path)
+        found = check(value) if type(value) is usual else test(value)
+        assert found in {True, False}
+        if not found:
+            return False
+    return rest is None or rest(attributes)
+
+
+@given(
+    value=st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "1", "-1.0"]),
+    operand=st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "1", "-1.0"]),
+    wrapped=st.booleans(),
+)
+def test_a_check_is_the_condition_it_stands_for(value: Any, operand: Any, wrapped: bool) -> None:
+    sent = {"a": [value] if wrapped else value}
+    conditions = [{"a": operand}, {"a": {"$in": [operand, 2]}}, {"a": operand, "b": None, "a.0": {"$ne": 5}}]
+    conditions += [{"a": {name: operand}} for name in ("$gt", "$gte", "$lt", "$lte")]
+    for condition in conditions:
+        for attributes in (sent, {}):
+            assert holds_by_checks(condition, attributes) is compile_condition(condition)(attributes), condition
 
 
 @pytest.mark.parametrize("condition", MALFORMED, ids=str)
 def test_what_cannot_be_understood_is_an_error_and_negated_still_no_match(condition: Any) -> None:
     for wrapped in (condition, {"$not": condition}, {"$or": [{"name": "Anna"}, condition]}):
-        with pytest.raises(ConditionError, match=r"found .*expected "):
-            compile_condition(wrapped)
+        for compile_it in (compile_condition, compile_checks):
+            with pytest.raises(ConditionError, match=r"found .*expected "):
+                compile_it(wrapped)
 
 
 def test_nesting_is_bounded() -> None:

@@ -240,6 +240,23 @@ def test_numbers_of_an_experiment_are_all_floats_if_one_is() -> None:
     assert b'"value":2,' in evaluate(variants=whole).json
 
 
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.flags.snapshot.REMEMBERED_BYTES", 1000)
+    flags = snapshot(a={})
+    made = []
+
+    def answer() -> bytes:
+        made.append(1)
+        return b"x" * 100
+
+    for tag in ("1", "1", "2"):
+        assert flags.remembered(tag, answer) == b"x" * 100
+    assert len(made) == 2
+    for number in range(100):
+        flags.remembered(str(number), answer)
+        assert sum(map(len, flags._remembered.values())) <= 1100
+
+
 # Who
 
 
