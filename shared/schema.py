@@ -389,6 +389,30 @@ class PropertyType(StrEnum):
     LUXURY = "LUXURY"
 
 
+class RefundReason(StrEnum):
+    """Why money is owed. REPLACED: another plan had been chosen. ENDED: the subscription was over before it began.
+    UNCLAIMED: paid without signing in, and nobody came back. MISMATCH: not what was offered.
+    """
+
+    REPLACED = "REPLACED"
+    ENDED = "ENDED"
+    UNCLAIMED = "UNCLAIMED"
+    MISMATCH = "MISMATCH"
+
+
+class RefundStatus(StrEnum):
+    """TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: Stripe is being asked.
+    FAILED: Stripe refused, error says why. WITHDRAWN: the money is kept, for what was given after all.
+    """
+
+    TO_DECIDE = "TO_DECIDE"
+    DUE = "DUE"
+    ISSUING = "ISSUING"
+    REFUNDED = "REFUNDED"
+    FAILED = "FAILED"
+    WITHDRAWN = "WITHDRAWN"
+
+
 class ResourceType(StrEnum):
     """What usage is counted of."""
 
@@ -1165,7 +1189,9 @@ if TYPE_CHECKING:
         updated_at: datetime
 
     class AttachmentsRow(TypedDict):
-        """attachments: Files in the bucket `attachments`, each at something of the organisation."""
+        """attachments: Files in the bucket `attachments`, each at something of the organisation. An upload makes its
+        row; a row made before holds the room for an upload to come.
+        """
 
         id: UUID
         organization_id: UUID
@@ -1176,6 +1202,7 @@ if TYPE_CHECKING:
         mime_type: str
         file_path: str
         uploaded_by_id: UUID | None
+        stored_at: datetime | None
         created_at: datetime
         updated_at: datetime
 
@@ -1280,6 +1307,27 @@ if TYPE_CHECKING:
         usage_amount: int
         billing_period: str
         metadata: Json | None
+        created_at: datetime
+        updated_at: datetime
+
+    class RefundsDueRow(TypedDict):
+        """refunds_due: Money that was paid and for which nothing can be given; given back by the job, or by decision of
+        a platform admin.
+        """
+
+        id: UUID
+        object_id: str
+        onboarding_session_id: UUID | None
+        stripe_payment_intent_id: str | None
+        amount_cents: int
+        currency: str
+        reason: RefundReason
+        status: RefundStatus
+        refund_after: datetime
+        tries: int
+        stripe_refund_id: str | None
+        error: str | None
+        refunded_at: datetime | None
         created_at: datetime
         updated_at: datetime
 
