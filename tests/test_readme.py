@@ -84,16 +84,16 @@ def test_every_link_into_the_checkout_leads_somewhere() -> None:
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
-def test_the_curl_walk_reads_ones_own_organisation_and_records_once(made: Stack) -> None:
+def test_the_walk_goes_from_a_new_customer_to_a_feature_turned_on(made: Stack) -> None:
     (walk,) = [text for text in blocks("sh") if "curl" in text]
-    first = run(["bash", "-euo", "pipefail", "-c", walk], made)
-    assert '"Acme Realty"' in first
-    assert "Globex" not in first
-    assert '"feed_id"' in first
-    run(["bash", "-euo", "pipefail", "-c", walk], made)
-    with made.cluster.connect() as connection:
-        counted = connection.execute("select count(*) from public.activity_feeds where title = 'Read the README'")
-        assert counted.fetchone() == (1,)
+    told = run(["bash", "-euo", "pipefail", "-c", walk], made)
+    assert "paid: 200" in told
+    assert '"subscription_tier":"GROWTH","subscription_status":"ACTIVE"' in told
+    assert '"status": "SUBMITTED"' in told
+    assert '"title":"Took the walk"' in told
+    assert '"title":"Order submitted: Night desk"' in told
+    assert '"key":"crm.match-buyers","value":true' in told
+    assert "Acme" not in told
 
 
 def test_the_python_example_prints_the_feed(made: Stack) -> None:
