@@ -74,6 +74,27 @@ def test_supabase_py_without_a_session_is_told_to_sign_in(anonymous: Client) -> 
     assert caught.value.status == 401
 
 
+def test_supabase_py_draws_the_first_screen(member: Client) -> None:
+    answer = member.functions.invoke("dashboard-snapshot", {"body": {"feed_size": 3}, "responseType": "json"})
+    screen = json.loads(answer) if isinstance(answer, bytes | str) else answer
+    assert screen["organization"]["slug"] == "acme"
+    assert [widget["error"] for widget in screen["widgets"]] == [None] * len(screen["widgets"])
+    leads = member.table("leads").select("id").eq("score", "HOT").execute()
+    (table,) = [widget for widget in screen["widgets"] if widget["name"] == "Hot leads"]
+    assert len(table["data"]) == min(len(leads.data), 10)
+
+
+def test_supabase_py_evaluates_a_metric_and_is_told_what_is_wrong_with_one(member: Client) -> None:
+    query = {"source": "leads", "aggregate": "count", "where": {"score": "HOT"}}
+    value = member.rpc("evaluate_metric", {"query": query}).execute()
+    hot = member.table("leads").select("id").eq("score", "HOT").execute().data
+    assert value.data == {"value": len(hot)}
+    with pytest.raises(APIError) as caught:
+        member.rpc("evaluate_metric", {"query": {**query, "source": "users"}}).execute()
+    assert caught.value.code == "PT422"
+    assert "query.source" in str(caught.value.details)
+
+
 SCRIPT = """
 import { createClient } from '@supabase/supabase-js';
 const strive = createClient(process.env.API_URL, process.env.PUBLISHABLE_KEY, { auth: { persistSession: false } });

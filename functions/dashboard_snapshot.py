@@ -1,0 +1,167 @@
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AwareDatetime, Field, JsonValue
+
+from shared.function import Answered, Call, Shape, Strict, function
+from shared.schema import (
+    ActionType,
+    ActivitySeverity,
+    AlertCategory,
+    AlertLevel,
+    DashboardActivityType,
+    DashboardTheme,
+    LayoutDensity,
+    MetricCategory,
+    OrgRole,
+    SubscriptionTier,
+    WidgetType,
+)
+
+
+class Wanted(Strict):
+    feed_size: Annotated[int, Field(ge=1, le=50)] = 20
+
+
+class Problem(Shape):
+    """Why this part could not be shown; the rest of the answer stands."""
+
+    code: str
+    message: str
+    details: str | None
+    hint: str | None
+
+
+class Organization(Shape):
+    """`role` is null for a platform admin who looks in."""
+
+    id: UUID
+    name: str
+    slug: str
+    tier: SubscriptionTier
+    role: OrgRole | None
+
+
+class Dashboard(Shape):
+    layout: dict[str, Any] | list[Any]
+    theme: DashboardTheme
+    density: LayoutDensity
+    auto_refresh: bool
+    pinned_modules: list[str]
+
+
+class Position(Shape):
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+class Widget(Shape):
+    """`data` depends on the type; it is null where `error` says why."""
+
+    id: UUID
+    name: str
+    title: str
+    type: WidgetType
+    chart_type: str | None
+    display: dict[str, Any] | None
+    refresh_rate: int
+    position: Position
+    data: JsonValue
+    error: Problem | None
+
+
+class Point(Shape):
+    """`group` is a day, the first day of a week or month, or the value of a column."""
+
+    group: str | bool | None
+    value: float | None
+
+
+class Metric(Shape):
+    """Of one that could not be evaluated only `id`, `name` and `error` are there.
+
+    `previous` and `change` come with a period, `series` and `more` with group_by.
+    """
+
+    id: UUID
+    name: str
+    error: Problem | None
+    category: MetricCategory | None = None
+    unit: str | None = None
+    format: str | None = None
+    target_value: float | None = None
+    chart_type: str | None = None
+    color: str | None = None
+    icon: str | None = None
+    status: str | None = None
+    calculated_at: AwareDatetime | None = None
+    value: float | None = None
+    previous: float | None = None
+    change: float | None = None
+    series: list[Point] | None = None
+    more: bool | None = None
+
+
+class FeedEntry(Shape):
+    id: UUID
+    user_id: UUID | None
+    title: str
+    description: str | None
+    type: DashboardActivityType
+    entity_type: str
+    entity_id: str
+    action: str
+    metadata: JsonValue
+    severity: ActivitySeverity
+    is_read: bool
+    is_pinned: bool
+    is_archived: bool
+    created_at: AwareDatetime
+
+
+class QuickAction(Shape):
+    id: UUID
+    name: str
+    description: str | None
+    icon: str
+    color: str
+    action_type: ActionType
+
+
+class Alert(Shape):
+    id: UUID
+    title: str
+    message: str
+    level: AlertLevel
+    category: AlertCategory
+    is_dismissible: bool
+    auto_hide_after: int | None
+    starts_at: AwareDatetime
+    ends_at: AwareDatetime | None
+    created_at: AwareDatetime
+    is_viewed: bool
+
+
+class FirstScreen(Shape):
+    at: AwareDatetime
+    organization: Organization
+    dashboard: Dashboard
+    widgets: list[Widget]
+    metrics: list[Metric]
+    feed: list[FeedEntry]
+    quick_actions: list[QuickAction]
+    alerts: list[Alert]
+    unread: int
+
+
+@function("user")
+async def dashboard_snapshot(call: Call[Wanted]) -> Answered[FirstScreen]:
+    """Draw the first screen.
+
+    Everything a client needs for it in one answer: the layout, the widgets with what they show, metrics, the first page
+    of the feed, quick actions, alerts and the number of unread notifications, as the caller may see them in their
+    organisation. A widget or metric that fails says so in its place.
+    """
+    return await call.run("public.dashboard_snapshot", call.body)
