@@ -216,6 +216,7 @@ def test_a_job_that_is_overdue_is_told_once_and_taken_back_when_it_is_done(fresh
                 [by, by, job],
             )
 
+        connection.execute("update private.jobs set created_at = now()")
         run(connection, "forget_job_runs")
         assert alerts(connection, "end_suspensions") == []
         age("end_suspensions", timedelta(minutes=8))
