@@ -37,6 +37,39 @@ def test_what_is_announced_is_shown_only_to_whom_policies_show_it(database: Data
         assert unguarded.fetchall() == []
 
 
+def test_every_change_of_them_is_announced_and_a_deletion_tells_no_more_than_the_id(database: Database) -> None:
+    """Deletions pass no policy: nobody can be asked about a row that is gone. So they must say nothing."""
+    with database.connect() as connection:
+        published = connection.execute(
+            "select puballtables, pubinsert, pubupdate, pubdelete from pg_publication"
+            " where pubname = 'supabase_realtime'"
+        )
+        assert published.fetchall() == [(False, True, True, True)]
+        told = connection.execute(
+            "select p.tablename, c.relreplident::text, p.rowfilter, array(select a.attname::text from pg_index i"
+            " join pg_attribute a on a.attrelid = c.oid and a.attnum = any (i.indkey)"
+            " where i.indrelid = c.oid and i.indisprimary)"
+            " from pg_publication_tables p"
+            " join pg_class c on c.oid = format('%I.%I', p.schemaname, p.tablename)::regclass"
+            " where p.pubname = 'supabase_realtime'"
+        )
+        assert {row[1:3] + tuple(row[3]) for row in told} == {("d", None, "id")}
+
+
+def test_channels_have_these_policies_and_no_others(database: Database) -> None:
+    with database.connect() as connection:
+        policies = connection.execute(
+            "select cmd, permissive, roles::text[] from pg_policies"
+            " where schemaname = 'realtime' and tablename = 'messages' order by cmd"
+        )
+        assert policies.fetchall() == [
+            ("INSERT", "PERMISSIVE", ["authenticated"]),
+            ("SELECT", "PERMISSIVE", ["authenticated"]),
+        ]
+        guarded = connection.execute("select relrowsecurity from pg_class where oid = 'realtime.messages'::regclass")
+        assert guarded.fetchone() == (True,)
+
+
 @pytest.fixture(scope="module")
 def channels(database: Database) -> Iterator[Database]:
     """What realtime does to find out what somebody may hear: it looks for messages it has put there itself."""
@@ -134,3 +167,45 @@ def test_attack_a_topic_that_is_none_of_ours(channels: Database, topic: str) -> 
     assert not hears(channels, "member", topic)
     assert not says(channels, "member", topic, "broadcast")
     assert not says(channels, "member", topic, "presence")
+
+
+@pytest.mark.parametrize("person", ["owner", "super_admin"])
+def test_attack_rewrite_or_remove_what_was_said(channels: Database, person: str) -> None:
+    for change in ("update realtime.messages set topic = 'x'", "delete from realtime.messages"):
+        with channels.acting_as(person) as cursor:
+            cursor.execute("select set_config('realtime.topic', %s, true)", [f"org:{ACME}:tasks"])
+            try:
+                assert cursor.execute(change).rowcount == 0
+            except psycopg.errors.InsufficientPrivilege:
+                continue
+
+
+def test_attack_name_an_organisation_that_is_not_ones_own_beside_ones_own(channels: Database) -> None:
+    """Neither what the request names nor what a token claims decides, but the membership there is now."""
+    forged = {"sub": str(PEOPLE["globex_owner"]), "role": "authenticated", "app_metadata": {"org_id": str(ACME)}}
+    for claims in (forged, forged | {"user_metadata": {"org_id": str(ACME)}, "org_id": str(ACME)}):
+        with channels.acting_as("globex_owner", org=ACME, claims=claims) as cursor:
+            cursor.execute("select set_config('realtime.topic', %s, true)", [f"org:{ACME}:tasks"])
+            assert cursor.execute("select from realtime.messages").rowcount == 0
+
+
+def test_attack_be_present_where_others_are_told_things(channels: Database) -> None:
+    for topic in (f"user:{PEOPLE['admin']}:presence", f"org:{GLOBEX}:presence", f"org:{ACME}:presence:x"):
+        assert not says(channels, "member", topic, "presence")
+
+
+def test_who_leaves_hears_and_says_nothing_from_then_on(fresh_database: Database) -> None:
+    topic = f"org:{ACME}:tasks"
+    with fresh_database.connect("supabase_admin") as connection:
+        connection.execute(
+            "insert into realtime.messages (topic, extension) values ('probe', 'broadcast'), ('probe', 'presence')"
+        )
+        assert hears(fresh_database, "member", topic)
+        connection.execute(
+            "update public.organization_members set role = 'VIEWER' where user_id = %s", [PEOPLE["member"]]
+        )
+        assert hears(fresh_database, "member", topic)
+        assert not says(fresh_database, "member", topic, "broadcast")
+        connection.execute("delete from public.organization_members where user_id = %s", [PEOPLE["member"]])
+        assert not hears(fresh_database, "member", topic)
+        assert not says(fresh_database, "member", f"org:{ACME}:presence", "presence")
