@@ -63,6 +63,25 @@ def test_every_module_of_the_runtime_stands_in_the_document() -> None:
         assert path.name in document or path.name in {"__init__.py", "settings.py"}, path.name
 
 
+def test_every_job_stands_in_the_document_with_its_time(database: Database) -> None:
+    document = (DOCS / "operations.md").read_text()
+    said = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", document, re.MULTILINE))
+    with database.connect() as connection:
+        jobs = dict(connection.execute("select name, schedule from private.jobs").fetchall())
+    assert {name: crontab(when) for name, when in said.items()} == jobs
+
+
+def crontab(when: str) -> str:
+    if when == "every minute":
+        return "* * * * *"
+    if often := re.fullmatch(r"every (\d+) minutes", when):
+        return f"*/{often[1]} * * * *"
+    if hourly := re.fullmatch(r"at minute (\d+)( of every hour)?", when):
+        return f"{hourly[1]} * * * *"
+    hour, minute = when.removeprefix("at ").split(":")
+    return f"{minute} {hour} * * *"
+
+
 def test_every_function_is_a_module_with_a_function_of_its_name() -> None:
     for name in names():
         assert f"async def {name}(" in (ROOT / f"functions/{name}.py").read_text()

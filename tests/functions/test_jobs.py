@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from functions import load, names
+from tests.conftest import Strive
 from tests.functions.serving import BESIDE, CRON_KEY, PUBLISHABLE_KEY, SECRET_KEY, Serving, environment, serving
+from tests.functions.test_clients import PASSWORD
 from tests.functions.test_contract import refused
 from tests.world import Database
 
@@ -80,6 +82,29 @@ def test_the_days_of_a_range_are_counted_once_each(functions: Serving, database:
         refused(count(**wrong), 422, "invalid_body")
     failed = refused(count(first="2100-01-01", last="2100-01-01"), 500, "job_failed")
     assert "has not begun" in failed.json()["details"]
+
+
+def test_every_job_runs_on_the_stack_and_the_overview_tells_the_server_and_platform_admins(stack: Strive) -> None:
+    server = {"apikey": stack.secret_key}
+    with httpx.Client(base_url=stack.api_url, timeout=60) as client:
+        address = "/rest/v1/rpc/job_overview?select=name,last_outcome,is_overdue"
+        jobs = client.get(address, headers=server).json()
+        for job in jobs:
+            answer = client.post(f"/functions/v1/{job['name'].replace('_', '-')}", json={}, headers=server)
+            assert answer.status_code == 200, answer.text
+        told = client.get(address, headers=server).json()
+        assert {(job["last_outcome"], job["is_overdue"]) for job in told} == {("DONE", False)}
+        runs = client.post("/rest/v1/rpc/job_runs", json={"page_size": 100}, headers=server).json()
+        assert {run["job_name"] for run in runs} == {job["name"] for job in jobs}
+        assert client.get(f"{address}&is_overdue=is.true", headers=server).json() == []
+        for email, status in (("admin@strive.test", 200), ("owner@globex.test", 403)):
+            answer = client.post(
+                "/auth/v1/token?grant_type=password",
+                json={"email": email, "password": PASSWORD},
+                headers={"apikey": stack.publishable_key},
+            )
+            user = {"apikey": stack.publishable_key, "authorization": f"Bearer {answer.json()['access_token']}"}
+            assert client.get(address, headers=user).status_code == status
 
 
 # Jobs whose work is done in the process ------------------------------------------------------------------------------
