@@ -79,6 +79,7 @@ create table public.subscriptions (
   current_period_end timestamptz not null,
   cancel_at_period_end boolean not null default false,
   cancelled_at timestamptz,
+  past_due_since timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "current_period_end is after current_period_start" check (current_period_end > current_period_start),
@@ -88,12 +89,15 @@ comment on table public.subscriptions is 'What organisations buy and have bought
 comment on column public.subscriptions.amount_cents is 'Paid per billing cycle; may differ from the plan.';
 comment on column public.subscriptions.status is
   'TRIAL, ACTIVE and PAST_DUE are live: the organisation has the tier. PAST_DUE is the grace while Stripe retries.';
+comment on column public.subscriptions.past_due_since is
+  'Since when Stripe tries to get the payment; the grace counts from here, and ends with INACTIVE.';
 create unique index subscriptions_live_idx on public.subscriptions (organization_id)
   where status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
 comment on index public.subscriptions_live_idx is 'At most one live subscription per organisation.';
 create index subscriptions_organization_idx on public.subscriptions (organization_id, created_at desc);
 create index subscriptions_customer_idx on public.subscriptions (stripe_customer_id);
 create index subscriptions_created_at_idx on public.subscriptions (created_at desc);
+create index subscriptions_past_due_idx on public.subscriptions (past_due_since) where status = 'PAST_DUE';
 create index subscriptions_cancelled_at_idx on public.subscriptions (cancelled_at);
 create trigger touch before update on public.subscriptions for each row execute function private.touch_updated_at();
 
@@ -378,10 +382,16 @@ create table public.stripe_events (
   id text primary key constraint "id is that of a Stripe event" check (id ~ '^evt_[A-Za-z0-9_]{1,250}$'),
   type text not null,
   object_id text,
+  object_type text,
+  customer_id text,
   created timestamptz not null,
   api_version text,
   livemode boolean not null,
   payload jsonb constraint "payload is an object" check (jsonb_typeof(payload) = 'object'),
+  state jsonb constraint "state is an object" check (jsonb_typeof(state) = 'object'),
+  before jsonb constraint "before is an object" check (jsonb_typeof(before) = 'object'),
+  place integer not null default 0,
+  is_last boolean not null default false,
   status "StripeEventStatus" not null default 'RECEIVED',
   attempts integer not null default 0 constraint "attempts is not negative" check (attempts >= 0),
   error text,
@@ -399,8 +409,16 @@ comment on column public.stripe_events.created_at is 'When it was first delivere
 comment on column public.stripe_events.object_id is 'The object the event is about (data.object.id).';
 comment on column public.stripe_events.api_version is 'Decides the shape of the payload.';
 comment on column public.stripe_events.payload is 'The whole event; null once redacted, 90 days after delivery.';
+comment on column public.stripe_events.object_type is 'What kind of object that is; null if nothing is done with it.';
+comment on column public.stripe_events.customer_id is 'The customer that object belongs to.';
+comment on column public.stripe_events.state is
+  'What matters of the object after the event, in words of ours (shared/billing/objects.py); nothing personal.';
+comment on column public.stripe_events.before is 'What of the state was different before; null if the event does not say.';
+comment on column public.stripe_events.place is
+  'Orders events of one second that do not say what was before; 0 is the beginning of the object.';
+comment on column public.stripe_events.is_last is 'Nothing can happen to the object after this.';
 comment on column public.stripe_events.error is 'Why it is PARKED or QUARANTINED, or what went wrong last.';
-create index stripe_events_object_idx on public.stripe_events (object_id, created);
+create index stripe_events_object_idx on public.stripe_events (object_id, created desc);
 create index stripe_events_created_idx on public.stripe_events (created);
 create index stripe_events_open_idx on public.stripe_events (status, created_at)
   where status in ('RECEIVED', 'PARKED', 'QUARANTINED');

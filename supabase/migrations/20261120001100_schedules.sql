@@ -392,22 +392,23 @@ end $$;
 comment on function private.expire_onboarding_sessions() is
   'Deletes onboarding sessions that expired a week ago without a payment; expired they are at once, by expires_at.';
 
+-- What was parked is redacted as well: what matters for applying it stands in state.
 create function private.redact_stripe_events() returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare
   redacted bigint;
 begin
-  update public.stripe_events e set payload = null, redacted_at = now()
+  update public.stripe_events e set payload = null, redacted_at = now(),
+    error = case when e.status in ('PARKED', 'QUARANTINED') then e.error end
   where e.id in (
     select o.id from public.stripe_events o
-    where o.redacted_at is null and o.created_at <= now() - interval '90 days' and o.status in ('APPLIED', 'IGNORED')
+    where o.redacted_at is null and o.created_at <= now() - interval '90 days'
     order by o.created_at limit 10000 for update skip locked
   );
   get diagnostics redacted = row_count;
   return redacted;
 end $$;
-comment on function private.redact_stripe_events() is
-  'Forgets what customers'' events said 90 days after they came; what was never applied is kept to be looked at.';
+comment on function private.redact_stripe_events() is 'Forgets what customers'' events said, 90 days after they came.';
 
 create function private.forget_job_runs() returns bigint
 language plpgsql security definer set search_path = '' as $$
@@ -436,6 +437,7 @@ insert into private.jobs (name, schedule, runs, description) values
     'Delete onboarding sessions nobody came back to.'),
   ('settle_onboarding_payments', '*/10 * * * *', null,
     'Cancel payments that were left behind, ask about long ones, issue refunds that are due.'),
+  ('reconcile_stripe', '*/10 * * * *', null, 'Ask Stripe for what its events have not told us.'),
   ('redact_stripe_events', '37 * * * *', 'private.redact_stripe_events', 'Forget what old events of Stripe said.'),
   ('forget_expired_keys', '7 * * * *', 'private.forget_expired_keys', 'Delete expired idempotency keys.'),
   ('sync_attachments', '*/5 * * * *', null, 'Bring files and their rows into step.'),

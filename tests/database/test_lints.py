@@ -20,6 +20,7 @@ RULES = [*advisors.RULES, *tenancy.RULES, *ground.RULES]
 ACCEPTED: dict[tuple[str, str], str] = {
     ("a policy compares a column without an index", "public.plans.tier"): "a table of ten rows",
     ("an id is no uuid", "public.stripe_events.id"): "Stripe's own id is what makes a delivery count once",
+    ("an id is no uuid", "public.stripe_objects.id"): "as above",
     ("organization_id is no key to organizations that goes with them", "public.onboarding_sessions.organization_id"): (
         "it makes the organisation at its end, and belongs to a user"
     ),

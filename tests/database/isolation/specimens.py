@@ -118,6 +118,7 @@ VALUES: dict[str, dict[str, Row]] = {
     },
     "refunds_due": {"*": {"currency": "usd"}},
     "stripe_events": {"*": {"id": "evt_1", "payload": Jsonb({})}},
+    "stripe_objects": {"*": {"id": "sub_1", "state": Jsonb({})}},
     "subscriptions": {"*": {"tier": "GROWTH", "status": "ACTIVE", "current_period_end": "2099-01-01"}},
     "system_alert_dismissals": {
         "ours unseen": {"alert_id": "{system_alerts.system for Globex}"},

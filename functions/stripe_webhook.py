@@ -1,0 +1,36 @@
+from typing import Any
+
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+
+from shared.billing.events import delivery
+from shared.billing.signatures import signed_by_stripe
+from shared.function import Answered, Call, Shape, function
+from shared.schema import StripeEventStatus
+
+ATTEMPTS = 3
+
+
+class Taken(Shape):
+    """`duplicate`: it was here before; its status is what became of it then."""
+
+    id: str
+    status: StripeEventStatus
+    duplicate: bool
+
+
+@function(signature=signed_by_stripe)
+async def stripe_webhook(call: Call[Any]) -> Answered[Taken]:
+    """Take an event of Stripe.
+
+    It is kept and applied in one transaction; 200 says that both are done, or that nothing is to be done. An event
+    about a customer or price nobody knows is parked, one of the other mode (test or live) quarantined.
+    """
+    sent = delivery(call.body, call.sent.decode(), livemode=call.settings.stripe_livemode)
+    for attempt in range(ATTEMPTS):
+        try:
+            return await call.run("private.receive_stripe_event", sent)
+        except (DeadlockDetected, LockNotAvailable):
+            # Somebody writes down the very ids this event is about. They go first, and then it is clear whose it is.
+            if attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError("a last attempt returns or raises")

@@ -1,0 +1,1 @@
+"""What Stripe tells us, read: signatures, events, objects of every shape."""

@@ -1,0 +1,113 @@
+"""Whatever order events come in, an object ends in the state it has at Stripe."""
+
+import json
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from shared.billing.events import delivery
+from tests.billing.histories import History, deliveries, histories
+from tests.billing.told import sell
+from tests.world import Connection, Database, Row
+
+RECEIVE = "select private.receive_stripe_event(%s::jsonb)"
+
+
+def receive(connection: Connection, told: Row, *, livemode: bool = False) -> Row:
+    row = connection.execute(RECEIVE, [delivery(told, json.dumps(told), livemode=livemode)]).fetchone()
+    assert row
+    return dict(row[0])
+
+
+def open_accounts(connection: Connection, told: Sequence[History]) -> None:
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "insert into public.organizations (name, slug, stripe_customer_id) values (%s, %s, %s)",
+            [(one.customer, one.customer.replace("_", "-"), one.customer) for one in told],
+        )
+
+
+def outcomes(connection: Connection) -> dict[str, tuple[Any, ...]]:
+    rows = connection.execute(
+        "select s.stripe_subscription_id, s.status::text, s.tier::text, s.amount_cents, s.cancel_at_period_end,"
+        " extract(epoch from s.current_period_end)::bigint from public.subscriptions s"
+    )
+    return {name: tuple(rest) for name, *rest in rows}
+
+
+def standings(connection: Connection) -> dict[str, tuple[str, str]]:
+    rows = connection.execute(
+        "select stripe_customer_id, subscription_tier::text, subscription_status::text from public.organizations"
+        " where stripe_customer_id is not null"
+    )
+    return {customer: (tier, status) for customer, tier, status in rows}
+
+
+def expected_standing(history: History) -> tuple[str, str]:
+    status, tier, *_ = history.outcome
+    return tier if status in {"TRIAL", "ACTIVE", "PAST_DUE"} else "FREE", status
+
+
+def wrong(connection: Connection, told: Sequence[History]) -> list[str]:
+    """Subscriptions that are not as at Stripe, or whose organisation is not."""
+    found, standing = outcomes(connection), standings(connection)
+    return [
+        one.name
+        for one in told
+        if found.get(one.name) != one.outcome or standing[one.customer] != expected_standing(one)
+    ]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_200_subscriptions_shuffled_and_repeated_end_as_in_order(fresh_database: Database, seed: int) -> None:
+    told = histories(seed, 200)
+    with fresh_database.connect() as connection:
+        sell(connection)
+        open_accounts(connection, told)
+        with connection.transaction():
+            for each in deliveries(seed, told):
+                taken = receive(connection, each)
+                assert taken["status"] == "APPLIED", taken
+        assert wrong(connection, told) == []
+        doubts = connection.execute("select count(*) from public.stripe_objects where in_doubt_since is not null")
+        assert doubts.fetchone() == (0,), "with all events there is nothing to doubt"
+
+
+def test_eight_deliver_at_once_and_everything_ends_as_in_order(fresh_database: Database) -> None:
+    told = histories(3, 200)
+    with fresh_database.connect() as connection:
+        sell(connection)
+        open_accounts(connection, told)
+    sent = deliveries(3, told)
+
+    def deliver(part: list[Row]) -> None:
+        with fresh_database.connect() as connection:
+            for each in part:
+                receive(connection, each)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(deliver, (sent[number::8] for number in range(8))))
+    with fresh_database.connect() as connection:
+        assert wrong(connection, told) == []
+
+
+def test_customers_and_prices_that_become_known_midway_change_nothing(fresh_database: Database) -> None:
+    told = histories(4, 100)
+    sent, chance = deliveries(4, told), random.Random(4)  # noqa: S311 - a seed makes it happen again
+    with fresh_database.connect() as connection, connection.transaction():
+        connection.execute("set constraints all immediate")
+        places = sorted(chance.sample(range(len(sent)), 40))
+        late = iter(told)
+        for place, each in enumerate(sent):
+            receive(connection, each)
+            if place in places:
+                open_accounts(connection, [next(late)])
+            if place == len(sent) // 2:
+                sell(connection)
+        open_accounts(connection, list(late))
+        assert wrong(connection, told) == []
+        left = connection.execute("select status, count(*) from public.stripe_events group by 1").fetchall()
+        assert left == [("APPLIED", sum(len(one.events) for one in told))]

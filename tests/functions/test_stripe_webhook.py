@@ -1,0 +1,680 @@
+"""What Stripe sends, over HTTP: what is let in, what is kept, and what becomes of it."""
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tests.billing.told import (
+    MONTH,
+    NOW,
+    OLD_SECRET,
+    SECRET,
+    SHAPES,
+    WEBHOOK,
+    differences,
+    event,
+    sell,
+    send,
+    signed,
+    subscription,
+)
+from tests.database.acting import wait_until_somebody_waits
+from tests.functions.serving import Serving, environment, serving
+from tests.functions.test_contract import refused
+from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
+
+KEY = "sk_test_of_the_tests"
+
+
+@pytest.fixture(scope="module")
+def stripe(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Serving]:
+    """The functions of an account in test mode; Acme is cus_acme, Globex cus_globex."""
+    with database.connect() as connection:
+        sell(connection)
+        for org, customer in ((ACME, "cus_acme"), (GLOBEX, "cus_globex")):
+            connection.execute(
+                "update public.organizations set stripe_customer_id = %s, subscription_tier = 'FREE',"
+                " subscription_status = 'INACTIVE' where id = %s",
+                [customer, org],
+            )
+    variables = environment(database_url, STRIPE_WEBHOOK_SECRETS=f"{OLD_SECRET},{SECRET}", STRIPE_SECRET_KEY=KEY)
+    with serving(tmp_path_factory.mktemp("stripe"), variables) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def forgotten(database: Database) -> Iterator[None]:
+    """Each test begins with organisations that have bought nothing."""
+    yield
+    with database.connect() as connection:
+        connection.execute(
+            "delete from public.stripe_events; delete from public.stripe_objects; delete from public.notifications;"
+            "delete from public.subscriptions; delete from public.onboarding_sessions;"
+            "delete from public.plans where stripe_price_id = 'price_new'"
+        )
+        sell(connection)
+
+
+@pytest.fixture
+def stored(database: Database) -> Iterator[Connection]:
+    with database.connect() as connection:
+        yield connection
+
+
+def status(connection: Connection, told: Row) -> str:
+    row = connection.execute("select status::text from public.stripe_events where id = %s", [told["id"]]).fetchone()
+    assert row, "the event is not stored"
+    return str(row[0])
+
+
+def standing(connection: Connection, org: object = ACME) -> tuple[str, str]:
+    row = connection.execute(
+        "select subscription_tier::text, subscription_status::text from public.organizations where id = %s", [org]
+    ).fetchone()
+    assert row
+    return row[0], row[1]
+
+
+def acme(status: str = "active", **more: Any) -> Row:
+    return subscription("sub_acme", "cus_acme", status=status, **more)
+
+
+def created(of: Row, **more: Any) -> Row:
+    return event("customer.subscription.created", of, **more)
+
+
+def updated(before: Row, after: Row, **more: Any) -> Row:
+    return event("customer.subscription.updated", after, before=differences(before, after), **more)
+
+
+def deleted(of: Row, **more: Any) -> Row:
+    return event("customer.subscription.deleted", of, **more)
+
+
+def taken(functions: Serving, *told: Row) -> list[str]:
+    with functions.client(None) as client:
+        answers = [send(functions, each, client) for each in told]
+    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+    return [answer.json()["status"] for answer in answers]
+
+
+# Who is let in
+
+
+def test_what_stripe_signed_is_taken_once_and_answered_with_what_became_of_it(
+    stripe: Serving, stored: Connection
+) -> None:
+    told = created(acme())
+    assert send(stripe, told).json() == {"id": told["id"], "status": "APPLIED", "duplicate": False}
+    assert send(stripe, told).json() == {"id": told["id"], "status": "APPLIED", "duplicate": True}
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+    assert stored.execute("select payload from public.stripe_events").fetchall() == [(told,)]
+
+
+def test_every_secret_counts_while_one_is_rotated(stripe: Serving) -> None:
+    for secret, expected in ((SECRET, 200), (OLD_SECRET, 200), ("whsec_guess", 400)):
+        body = json.dumps(event("balance.available", {"object": "balance"})).encode()
+        with stripe.client(None) as client:
+            assert client.post(WEBHOOK, content=body, headers=signed(body, secret=secret)).status_code == expected
+
+
+def test_several_signatures_of_which_one_is_ours(stripe: Serving) -> None:
+    body = json.dumps(event("balance.available", {"object": "balance"})).encode()
+    headers = signed(body)
+    time_, _, ours = headers["stripe-signature"].partition(",")
+    headers["stripe-signature"] = f"{time_},v1={'0' * 64},v0={'1' * 64},{ours},v1=ab"
+    with stripe.client(None) as client:
+        assert client.post(WEBHOOK, content=body, headers=headers).status_code == 200
+
+
+BODY = b'{"id": "evt_forged"}'
+RIGHT = signed(BODY)["stripe-signature"]
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "",
+        "t=,v1=",
+        "v1=" + "0" * 64,
+        RIGHT.partition(",")[0],
+        RIGHT.replace("t=", "t=x"),
+        RIGHT.replace("t=", "t=-"),
+        RIGHT.replace("t=", "t=1,t="),
+        RIGHT.replace("v1=", "v0="),
+        RIGHT[:-1],
+        RIGHT.upper(),
+        "t=" + "9" * 5000 + ",v1=" + "0" * 64,
+        "=,=,=",
+        "t=1" + ",v1=" + ",v1=".join(["0" * 64] * 60),
+    ],
+)
+def test_attack_a_malformed_or_forged_signature_is_400(stripe: Serving, signature: str) -> None:
+    headers = {"content-type": "application/json", "stripe-signature": signature}
+    with stripe.client(None) as client:
+        answer = client.post(WEBHOOK, content=b'{"id": "evt_other"}', headers=headers)
+    refused(answer, 400, answer.json()["code"])
+    assert answer.json()["code"] in {"malformed_signature", "invalid_signature"}
+
+
+@pytest.mark.parametrize("value", ["t=1,v1=é".encode(), b"t=1,v1=\xc5\xbf" * 20, b"t=\xff,v1=\xfe", b"\xc3\x28"])
+def test_attack_a_signature_that_is_not_ascii_is_400(stripe: Serving, value: bytes) -> None:
+    with stripe.client(None) as client:
+        headers = [(b"content-type", b"application/json"), (b"stripe-signature", value)]
+        refused(client.post(WEBHOOK, content=BODY, headers=headers), 400, "malformed_signature")
+
+
+def test_without_a_signature_nobody_is_let_in_not_even_with_keys(stripe: Serving) -> None:
+    with stripe.client("super_admin") as client:
+        refused(client.post(WEBHOOK, json={}), 400, "malformed_signature")
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(-290, 200), (-310, 400), (290, 200), (310, 400)])
+def test_attack_a_delivery_is_replayed_later_or_signed_for_the_future(
+    stripe: Serving, seconds: int, expected: int
+) -> None:
+    body = json.dumps(event("balance.available", {"object": "balance"})).encode()
+    with stripe.client(None) as client:
+        answer = client.post(WEBHOOK, content=body, headers=signed(body, at=time.time() + seconds))
+    assert answer.status_code == expected, answer.text
+    assert expected == 200 or answer.json()["code"] == "stale_signature"
+
+
+def test_attack_one_byte_is_changed(stripe: Serving) -> None:
+    body = json.dumps(created(acme())).encode()
+    with stripe.client(None) as client:
+        answer = client.post(WEBHOOK, content=body.replace(b"price_growth", b"price_elite_"), headers=signed(body))
+    refused(answer, 400, "invalid_signature")
+
+
+def nested(depth: int) -> bytes:
+    return b'{"id": "evt_1", "type": "a", "created": 1, "data": ' + b"[" * depth + b"]" * depth + b"}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"evt_1"',
+        b"1",
+        b"{}",
+        nested(1000),
+        nested(100_000),
+        b'{"id": "evt_1", "type": "a", "created": ' + b"9" * 5000 + b"}",
+        b'{"id": "evt_1", "type": "a", "created": 1, "livemode": false, "data": {"n": ' + b"9" * 200_000 + b"}}",
+        b'{"id": "evt_1", "type": "a", "created": 1, "data": {"n": 1e999999}}',
+        b'{"id": "evt_1", "type": "a", "created": 1, "data": {"n": NaN}}',
+        b'{"id": "evt_1", "type": "a", "created": 99999999999999}',
+        b'{"id": "evt_1", "type": "a", "created": -1}',
+        b'{"id": "evt_1", "type": "a", "created": 1.5}',
+        b'{"id": "evt_1", "type": "a", "created": true}',
+        b'{"id": "evt_1", "type": "a"}',
+        b'{"id": "evt_1", "type": null, "created": 1}',
+        b'{"id": "evt_1", "type": {}, "created": 1}',
+        b'{"id": "in_1", "type": "a", "created": 1}',
+        b'{"id": ["evt_1"], "type": "a", "created": 1}',
+        b'{"id": "evt_1", "type": "a", "created": 1, "data": {"name": "a\\u0000b"}}',
+        b'{"id": "evt_1", "type": "a", "created": 1, "api_version": "\\u0000"}',
+        b'{"id": "evt_1", "type": "a", "created": 1, "data": {"name": "\\ud800"}}',
+        b'{"id": "evt_1", "type": "a", "created": 1, "data": "\xff"}',
+        b"\xef\xbb\xbf{}",
+        b'{"id": "evt_1", "type": "a", "created": 1} {}',
+    ],
+    ids=lambda body: body[:60].decode("latin-1"),
+)
+def test_attack_what_is_signed_and_yet_no_event_is_400(stripe: Serving, stored: Connection, body: bytes) -> None:
+    answer = send(stripe, body)
+    refused(answer, 400, answer.json()["code"])
+    assert stored.execute("select count(*) from public.stripe_events").fetchone() == (0,)
+
+
+def test_a_body_over_the_limit_is_413_and_one_below_is_read(stripe: Serving) -> None:
+    told = event("balance.available", {"object": "balance", "filler": "x" * (1 << 20)})
+    refused(send(stripe, told), 413, "body_too_large")
+    told["data"]["object"]["filler"] = "x" * 900_000
+    assert send(stripe, told).json()["status"] == "IGNORED"
+
+
+def test_what_stripe_never_sends_is_415_and_another_method_405(stripe: Serving) -> None:
+    body = json.dumps(created(acme())).encode()
+    with stripe.client(None) as client:
+        refused(client.get(WEBHOOK), 405, "method_not_allowed")
+        for kind in ("text/plain", "application/x-www-form-urlencoded"):
+            headers = signed(body) | {"content-type": kind}
+            refused(client.post(WEBHOOK, content=body, headers=headers), 415, "unsupported_media_type")
+
+
+def test_without_secrets_deliveries_are_put_off_not_refused(tmp_path: Path, database_url: str) -> None:
+    with serving(tmp_path, environment(database_url)) as functions:
+        refused(send(functions, created(acme())), 503, "billing_off")
+
+
+def test_nothing_personal_is_in_the_log(stripe: Serving) -> None:
+    customer = {"id": "cus_acme", "object": "customer", "email": "jo@private.test", "name": "Jo Private"}
+    for told in (event("customer.updated", customer), event("customer.updated", customer | {"id": "cus_unknown"})):
+        send(stripe, told)
+    send(stripe, json.dumps(event("customer.updated", customer)).encode()[:-1])
+    assert "rivate" not in stripe.log.read_text()
+
+
+# What becomes of it
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_subscription_gives_the_organisation_its_tier_in_both_shapes(
+    stripe: Serving, stored: Connection, shape: str
+) -> None:
+    assert taken(stripe, created(acme(shape=shape), api_version=shape)) == ["APPLIED"]
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+    row = stored.execute(
+        "select tier::text, billing_cycle::text, amount_cents, extract(epoch from current_period_end)::bigint"
+        " from public.subscriptions where organization_id = %s",
+        [ACME],
+    ).fetchone()
+    assert row == ("GROWTH", "MONTHLY", 69_900, NOW + MONTH)
+
+
+@pytest.mark.parametrize(
+    ("at_stripe", "here"),
+    [
+        ("incomplete", ("FREE", "INACTIVE")),
+        ("incomplete_expired", ("FREE", "INACTIVE")),
+        ("trialing", ("GROWTH", "TRIAL")),
+        ("active", ("GROWTH", "ACTIVE")),
+        ("past_due", ("GROWTH", "PAST_DUE")),
+        ("unpaid", ("FREE", "INACTIVE")),
+        ("paused", ("FREE", "INACTIVE")),
+        ("canceled", ("FREE", "CANCELLED")),
+        ("something_new", ("FREE", "INACTIVE")),
+        (None, ("FREE", "INACTIVE")),
+    ],
+)
+def test_a_status_at_stripe_is_one_here(
+    stripe: Serving, stored: Connection, at_stripe: Any, here: tuple[str, str]
+) -> None:
+    now = int(time.time())
+    assert taken(stripe, created(acme(at_stripe), created=now)) == ["APPLIED"]
+    assert standing(stored) == here
+
+
+def test_a_plan_that_ends_with_its_period_is_kept_until_then(stripe: Serving, stored: Connection) -> None:
+    before, after = acme(), acme(cancel_at_period_end=True, canceled_at=NOW + 5)
+    taken(stripe, created(before), updated(before, after, created=NOW + 5))
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+    assert stored.execute("select cancel_at_period_end, cancelled_at from public.subscriptions").fetchone() == (
+        True,
+        None,
+    )
+    taken(stripe, deleted(after | {"status": "canceled", "ended_at": NOW + MONTH}, created=NOW + MONTH))
+    assert standing(stored) == ("FREE", "CANCELLED")
+    cancelled = stored.execute("select extract(epoch from cancelled_at)::bigint from public.subscriptions").fetchone()
+    assert cancelled == (NOW + MONTH,)
+
+
+def test_owners_alone_hear_of_every_turn(stripe: Serving, stored: Connection) -> None:
+    now = int(time.time())
+    trial, active, late = acme(), acme(price="price_elite", amount=199_900), acme("past_due", price="price_elite")
+    ending = active | {"cancel_at_period_end": True}
+    taken(
+        stripe,
+        created(trial, created=now),
+        updated(trial, active, created=now + 1),
+        updated(active, late, created=now + 2),
+        updated(late, active, created=now + 3),
+        updated(active, ending, created=now + 4),
+        deleted(ending | {"status": "canceled"}, created=now + 5),
+    )
+    told = stored.execute("select user_id, type::text, title from public.notifications order by created_at").fetchall()
+    assert {who for who, _, _ in told} == {PEOPLE["owner"]}
+    assert [(kind, title.partition(" on ")[0]) for _, kind, title in told] == [
+        ("SUCCESS", "Your plan is Growth"),
+        ("INFO", "Your plan is Elite now"),
+        ("ERROR", "A payment failed"),
+        ("SUCCESS", "The payment has arrived"),
+        ("INFO", "Your Elite plan ends"),
+        ("WARNING", "Your Elite plan has ended"),
+    ]
+
+
+def test_events_of_one_second_are_put_in_order_by_what_they_say_was_before(stripe: Serving, stored: Connection) -> None:
+    first, paid, late = acme("incomplete"), acme("active"), acme("past_due")
+    told = [created(first), updated(first, paid), updated(paid, late), updated(late, paid)]
+    taken(stripe, *reversed(told))
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+
+
+def test_a_circle_within_one_second_ends_where_the_second_before_ended(stripe: Serving, stored: Connection) -> None:
+    off, on = acme(), acme(cancel_at_period_end=True)
+    turned_on, turned_off = updated(off, on, created=NOW + 9), updated(on, off, created=NOW + 9)
+    taken(stripe, turned_off, turned_on, created(off))
+    ends = "select cancel_at_period_end from public.subscriptions"
+    assert stored.execute(ends).fetchone() == (False,)
+    assert stored.execute("select in_doubt_since from public.stripe_objects").fetchone() == (None,)
+
+
+def test_what_its_events_leave_open_is_marked_to_be_asked_for(stripe: Serving, stored: Connection) -> None:
+    first, paid, late, gone = acme("incomplete"), acme(), acme("past_due"), acme("unpaid")
+    taken(stripe, created(first, created=NOW - 5), updated(first, paid), updated(late, gone))
+    assert stored.execute("select in_doubt_since is not null from public.stripe_objects").fetchone() == (True,)
+    taken(stripe, updated(paid, late))
+    assert stored.execute("select in_doubt_since is not null from public.stripe_objects").fetchone() == (False,)
+    assert standing(stored) == ("FREE", "INACTIVE")
+
+
+def test_nothing_brings_back_what_was_deleted(stripe: Serving, stored: Connection) -> None:
+    taken(stripe, deleted(acme("canceled"), created=NOW), created(acme(), created=NOW - 50))
+    taken(stripe, updated(acme("past_due"), acme(), created=NOW))
+    assert standing(stored) == ("FREE", "CANCELLED")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "customer.subscription.created",
+        "invoice.paid",
+        "payment_intent.succeeded",
+        "customer.updated",
+        "charge.refunded",
+    ],
+)
+def test_an_unknown_customer_parks_the_event_until_somebody_has_it(
+    stripe: Serving, stored: Connection, kind: str
+) -> None:
+    of = subscription("sub_new", "cus_new") if "subscription" in kind else {"id": "x_new", "customer": "cus_new"}
+    told = event(kind, {"id": "cus_new"} if kind == "customer.updated" else of)
+    assert taken(stripe, told) == ["PARKED"]
+    with stored.transaction(force_rollback=True):
+        stored.execute("set constraints all immediate")
+        stored.execute("update public.organizations set stripe_customer_id = 'cus_new' where id = %s", [GLOBEX])
+        assert status(stored, told) == "APPLIED"
+        assert standing(stored, GLOBEX)[0] == ("GROWTH" if "subscription" in kind else "FREE")
+
+
+def test_an_unknown_price_parks_the_event_until_a_plan_has_it(stripe: Serving, stored: Connection) -> None:
+    told = created(acme(price="price_new"))
+    assert taken(stripe, told) == ["PARKED"]
+    assert standing(stored) == ("FREE", "INACTIVE")
+    price = {"id": "price_new", "object": "price", "active": True, "unit_amount": 99_900, "currency": "usd",
+             "recurring": {"interval": "month", "interval_count": 1}, "metadata": {"tier": "ELITE"}}  # fmt: skip
+    assert taken(stripe, event("price.created", price)) == ["APPLIED"]
+    assert status(stored, told) == "APPLIED"
+    assert standing(stored) == ("ELITE", "ACTIVE")
+
+
+def test_a_known_subscription_that_changes_to_an_unknown_price_keeps_its_tier(
+    stripe: Serving, stored: Connection
+) -> None:
+    before, after = acme(), acme(price="price_new", cancel_at_period_end=True)
+    assert taken(stripe, updated(before, after, created=NOW + 1), created(before)) == ["PARKED", "PARKED"]
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+    taken(stripe, deleted(after | {"status": "canceled"}, created=NOW + 2))
+    assert standing(stored) == ("FREE", "CANCELLED")
+    assert stored.execute("select distinct status::text from public.stripe_events").fetchall() == [("APPLIED",)]
+
+
+def test_an_event_of_the_other_mode_is_quarantined(stripe: Serving, stored: Connection) -> None:
+    told = created(acme(), livemode=True)
+    assert taken(stripe, told) == ["QUARANTINED"]
+    assert standing(stored) == ("FREE", "INACTIVE")
+    assert taken(stripe, created(acme("past_due"), created=int(time.time()))) == ["APPLIED"]
+    assert standing(stored) == ("GROWTH", "PAST_DUE")
+
+
+def test_two_running_subscriptions_count_once_and_are_shown(stripe: Serving, stored: Connection) -> None:
+    older, newer = acme(), acme(id="sub_newer", price="price_elite", created=NOW + 5)
+    taken(stripe, created(newer, created=NOW + 5), created(older))
+    assert standing(stored) == ("ELITE", "ACTIVE")
+    assert stored.execute("select kind, id from public.billing_attention").fetchall() == [("PAID_TWICE", "sub_acme")]
+    taken(stripe, deleted(newer | {"status": "canceled"}, created=NOW + 9))
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+
+
+def test_a_price_archived_at_stripe_is_no_longer_sold(stripe: Serving, stored: Connection) -> None:
+    price = {"id": "price_growth", "object": "price", "active": False, "product": "prod_1", "unit_amount": 69_900}
+    sold = "select is_active from public.plans where stripe_price_id = 'price_growth'"
+    taken(stripe, event("price.updated", price, before={"active": True}))
+    assert stored.execute(sold).fetchone() == (False,)
+    taken(stripe, event("price.updated", price | {"active": True}, before={"active": False}, created=NOW + 1))
+    assert stored.execute(sold).fetchone() == (True,)
+    product = {"id": "prod_1", "object": "product", "active": False}
+    taken(stripe, event("product.updated", product, before={"active": True}))
+    assert stored.execute(sold).fetchone() == (False,)
+    taken(stripe, event("product.updated", product | {"active": True}, before={"active": False}, created=NOW + 1))
+    assert stored.execute(sold).fetchone() == (True,)
+
+
+def test_a_dispute_is_shown_until_it_is_answered(stripe: Serving, stored: Connection) -> None:
+    dispute = {"id": "dp_1", "object": "dispute", "status": "needs_response", "charge": "ch_1", "reason": "fraudulent",
+               "evidence_details": {"due_by": NOW}, "payment_intent": "pi_1"}  # fmt: skip
+    assert taken(stripe, event("charge.dispute.created", dispute)) == ["PARKED"]
+    paid = {"id": "pi_1", "object": "payment_intent", "status": "succeeded", "customer": "cus_acme"}
+    assert taken(stripe, event("payment_intent.succeeded", paid)) == ["APPLIED"]
+    shown = "select kind, subject from public.billing_attention"
+    assert stored.execute(shown).fetchall() == [("DISPUTED", "fraudulent")]
+    taken(stripe, event("charge.dispute.closed", dispute | {"status": "won"}, created=NOW + 5))
+    assert stored.execute(shown).fetchall() == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "account.updated", "balance.available", "invoice.upcoming", "v1.billing.meter.error_report_triggered",
+        "customer.tax_id.created", "customer.discount.created", "a", "test_helpers.test_clock.ready",
+        "customer.subscription.something_new", "charge.succeeded", "terminal.reader.action_failed", "plan.created",
+    ],
+)  # fmt: skip
+def test_no_event_of_any_type_fails_whatever_it_is_about(stripe: Serving, kind: str) -> None:
+    about: list[Any] = [None, [], "x", 1, {}, {"id": None}, {"id": 7, "customer": {"id": []}}]
+    assert set(taken(stripe, *(event(kind, of) for of in about))) == {"IGNORED"}
+
+
+NAMES = [
+    "status", "customer", "items", "plan", "price", "parent", "payments", "metadata", "recurring", "charge",
+    "subscription", "payment_intent", "active", "currency", "evidence_details", "unit_amount", "amount",
+    "amount_refunded", "created", "current_period_end", "cancel_at", "ended_at", "product", "last_payment_error",
+]  # fmt: skip
+FAMILIES = [
+    "customer.subscription.updated", "customer.subscription.deleted", "invoice.paid", "setup_intent.created",
+    "customer.updated", "payment_intent.created", "checkout.session.completed", "charge.refunded",
+    "charge.dispute.created", "product.updated", "price.updated",
+]  # fmt: skip
+VALUES = [None, "", "x", "\U0001f600" * 300, 0, -1, 10**30, 1.5, True, [], [None], {}, {"data": [None, 1]}, {"id": "y"}]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: ascii(value)[:12])
+def test_no_event_of_a_family_we_handle_fails_whatever_stands_in_it(stripe: Serving, value: Any) -> None:
+    for number, family in enumerate(FAMILIES):
+        of = dict.fromkeys(NAMES, value) | {"id": f"x_{number}"}
+        told = [event(family, of, before=before) for before in (None, value, {"items": value, "status": value})]
+        assert set(taken(stripe, *told)) <= {"APPLIED", "PARKED"}, family
+        known = [event(family, of | {"customer": "cus_acme", "id": f"known_{number}"}, created=NOW + 5)]
+        assert set(taken(stripe, *known)) <= {"APPLIED", "PARKED"}, family
+
+
+def test_an_event_of_an_account_connected_to_ours_is_ignored(stripe: Serving) -> None:
+    assert taken(stripe, created(acme(), account="acct_1")) == ["IGNORED"]
+
+
+# What waits for people
+
+
+def rpc(database: Database, person: str, name: str) -> Row:
+    with database.acting_as(person, commit=True) as cursor:
+        row = cursor.execute("select public.requeue_stripe_event(%s) as taken", [name]).fetchone()
+        assert row
+        return dict(row["taken"])
+
+
+def test_platform_admins_alone_see_what_waits_with_the_reason_and_what_to_do(
+    stripe: Serving, database: Database
+) -> None:
+    parked, foreign = created(subscription("sub_x", "cus_x")), created(acme(), livemode=True)
+    priceless = created(acme(price="price_new"))
+    taken(stripe, parked, foreign, priceless)
+    with database.acting_as("platform_admin") as cursor:
+        shown = {row["id"]: row for row in cursor.execute("select * from public.billing_attention")}
+    assert {name: (row["kind"], row["reason"]) for name, row in shown.items()} == {
+        parked["id"]: ("PARKED", "No organisation or onboarding has the customer cus_x."),
+        foreign["id"]: ("QUARANTINED", "It is of live mode, and this is test mode."),
+        priceless["id"]: ("PARKED", "No plan has the price price_new."),
+    }
+    assert all(row["what_to_do"] for row in shown.values())
+    for person in ("owner", "outsider"):
+        with database.acting_as(person) as cursor:
+            assert cursor.execute("select from public.billing_attention").rowcount == 0
+
+
+def test_an_admin_requeues_what_can_be_applied_now_and_the_log_says_so(
+    stripe: Serving, database: Database, stored: Connection
+) -> None:
+    told = created(acme())
+    taken(stripe, told)
+    stored.execute(
+        "update public.stripe_events set status = 'RECEIVED', applied_at = null, error = 'a defect';"
+        "delete from public.stripe_objects; delete from public.subscriptions"
+    )
+    assert rpc(database, "platform_admin", told["id"]) == {"id": told["id"], "status": "APPLIED", "reason": None}
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+    logged = "select admin_id, success, target_id from public.admin_action_logs where target_type = 'stripe_event'"
+    assert stored.execute(logged).fetchall()[-1] == (PEOPLE["platform_admin"], True, told["id"])
+
+
+def test_requeueing_what_is_still_unknown_or_foreign_leaves_it_and_says_why(
+    stripe: Serving, database: Database
+) -> None:
+    parked, foreign = created(subscription("sub_x", "cus_x")), created(acme(), livemode=True)
+    taken(stripe, parked, foreign)
+    assert rpc(database, "super_admin", parked["id"])["status"] == "PARKED"
+    assert rpc(database, "super_admin", foreign["id"])["status"] == "QUARANTINED"
+
+
+@pytest.mark.parametrize(("person", "name", "state"), [("owner", "", "42501"), ("platform_admin", "", "PT404")])
+def test_attack_requeue_without_being_an_admin_or_what_is_not_there(
+    stripe: Serving, database: Database, person: str, name: str, state: str
+) -> None:
+    assert stripe
+    with pytest.raises(psycopg.Error) as refusal:
+        rpc(database, person, name)
+    assert refusal.value.sqlstate == state
+
+
+def test_what_is_applied_is_not_requeued(stripe: Serving, database: Database) -> None:
+    told = created(acme())
+    taken(stripe, told)
+    with pytest.raises(psycopg.Error) as refusal:
+        rpc(database, "platform_admin", told["id"])
+    assert refusal.value.sqlstate == "PT409"
+
+
+def test_events_of_the_right_mode_are_applied_when_the_key_was_set_right(
+    tmp_path: Path, database: Database, database_url: str, stored: Connection
+) -> None:
+    told = created(acme(), livemode=True)
+    variables = environment(database_url, STRIPE_WEBHOOK_SECRETS=SECRET)
+    with serving(tmp_path, variables | {"STRIPE_SECRET_KEY": KEY}) as functions:
+        assert taken(functions, told) == ["QUARANTINED"]
+    with serving(tmp_path, variables | {"STRIPE_SECRET_KEY": KEY.replace("test", "live", 1)}) as functions:
+        taken(functions, event("balance.available", {}, livemode=True))
+        assert rpc(database, "platform_admin", told["id"])["status"] == "APPLIED"
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+    stored.execute("update private.stripe_account set livemode = false")
+
+
+def test_what_is_redacted_can_still_be_applied(stripe: Serving, stored: Connection) -> None:
+    told = created(acme(price="price_new"))
+    taken(stripe, told)
+    with stored.transaction(force_rollback=True):
+        stored.execute("set constraints all immediate")
+        stored.execute("update public.stripe_events set created_at = now() - interval '91 days'")
+        stored.execute("select private.redact_stripe_events()")
+        kept = stored.execute("select payload, state ->> 'status' from public.stripe_events").fetchone()
+        assert kept == (None, "active")
+        stored.execute("update public.plans set stripe_price_id = 'price_new' where stripe_price_id = 'price_elite'")
+        assert standing(stored) == ("ELITE", "ACTIVE")
+
+
+def test_a_payment_that_does_not_arrive_ends_the_plan_after_the_grace(stripe: Serving, stored: Connection) -> None:
+    day = 86_400
+    since = int(time.time()) - 29 * day
+    late = acme("past_due")
+    told = [created(acme(), created=since - day), updated(acme(), late, created=since)]
+    told += [updated(late | {"metadata": {"a": "b"}}, late, created=since + 9 * day)]
+    taken(stripe, *reversed(told))
+    assert standing(stored) == ("GROWTH", "PAST_DUE")
+    stored.execute("update public.stripe_events set created = created - interval '2 days'")
+    stored.execute("update public.subscriptions set past_due_since = past_due_since - interval '2 days'")
+    stored.execute("select private.settle_billing()")
+    assert standing(stored) == ("FREE", "INACTIVE")
+
+
+# Crashes
+
+
+def test_a_connection_killed_before_the_commit_leaves_nothing_and_the_next_delivery_everything(
+    stripe: Serving, stored: Connection, database: Database
+) -> None:
+    told = created(acme())
+    with database.connect() as blocker, ThreadPoolExecutor(1) as pool:
+        with blocker.transaction():
+            # The event is in the inbox already when the subscription is written.
+            blocker.execute("lock table public.subscriptions in share mode")
+            answer = pool.submit(send, stripe, told)
+            wait_until_somebody_waits(database)
+            with database.connect("supabase_admin") as superuser:
+                superuser.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'"
+                    " and usename = 'strive_functions' and datname = current_database()"
+                )
+        refused(answer.result(), 503, "database_away")
+    assert answer.result().headers["retry-after"]
+    assert stored.execute("select count(*) from public.stripe_events").fetchone() == (0,)
+    assert taken(stripe, told) == ["APPLIED"]
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+
+
+def test_who_writes_down_the_ids_an_event_is_about_goes_first_and_nothing_is_lost(
+    stripe: Serving, stored: Connection, database: Database
+) -> None:
+    """They hold the row and want the customer; the delivery holds the customer and wants the row."""
+    taken(stripe, created(acme()))
+    told = updated(acme(), acme("past_due"), created=int(time.time()))
+    with database.connect() as person, ThreadPoolExecutor(1) as pool:
+        with person.transaction():
+            person.execute("select from public.organizations where id = %s for update", [ACME])
+            answer = pool.submit(send, stripe, told)
+            wait_until_somebody_waits(database)
+            person.execute("select private.wake_stripe('cus_acme')")
+        assert answer.result().json()["status"] == "APPLIED"
+    assert standing(stored) == ("GROWTH", "PAST_DUE")
+
+
+def test_no_database_is_503_and_stripe_comes_again(tmp_path: Path) -> None:
+    nowhere = "postgresql://strive_functions:x@127.0.0.1:1/postgres"
+    with serving(tmp_path, environment(nowhere, STRIPE_WEBHOOK_SECRETS=SECRET)) as functions:
+        answer = send(functions, created(acme()))
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+
+
+def test_an_answer_that_was_lost_is_given_again_to_the_next_delivery(stripe: Serving, stored: Connection) -> None:
+    """Committed, and the connection gone before the 200: Stripe delivers again."""
+    told = created(acme())
+    body = json.dumps(told).encode()
+    with pytest.raises(httpx.ReadTimeout), stripe.client(None) as client:
+        client.post(WEBHOOK, content=body, headers=signed(body), timeout=httpx.Timeout(5, read=0.000_001))
+    deadline = time.monotonic() + 5
+    while not stored.execute("select from public.stripe_events").rowcount:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert send(stripe, told).json() == {"id": told["id"], "status": "APPLIED", "duplicate": True}
+    assert standing(stored) == ("GROWTH", "ACTIVE")
