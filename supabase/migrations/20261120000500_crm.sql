@@ -68,13 +68,6 @@ grant select on private.lead_scores, private.deal_stages to authenticated, servi
 
 -- How people and properties are found ---------------------------------------------------------------------------------
 
-create function private.words(variadic parts text[]) returns text
-language plpgsql immutable parallel safe set search_path = '' as $$
-begin
-  return array_to_string(parts, ' ');
-end $$;
-comment on function private.words(text[]) is 'What a row is searched by. The indexes hold it: to change it is to rebuild them.';
-
 create function private.digits(phone text) returns text
 language plpgsql immutable parallel safe set search_path = '' as $$
 begin
@@ -89,8 +82,50 @@ begin
   return case when length(private.digits(phone)) >= 7 then right(private.digits(phone), 10) end;
 end $$;
 comment on function private.same_phone(text) is 'What two ways to write one phone number have in common.';
-grant execute on function private.words(text[]), private.digits(text), private.same_phone(text)
-  to authenticated, service_role;
+create function private.search_words(written text) returns text[]
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  return array_remove(string_to_array(
+    translate(lower(written), '@.,:;!?/\|&()"<>-_+#%*''’', '                      '), ' '
+  ), '');
+end $$;
+comment on function private.search_words(text) is
+  'The words of a text as they are searched. The indexes hold them: to change it is to rebuild those.';
+
+create function private.search_terms(org uuid, phone text, variadic parts text[]) returns tsvector
+language plpgsql immutable parallel safe set search_path = '' as $$
+declare
+  tenant constant text := left(org::text, 8);
+  digits constant text := right(private.digits(phone), 10);
+  terms text[] := '{}';
+  word text;
+  one integer;
+  two integer;
+begin
+  foreach word in array private.search_words(array_to_string(parts, ' ')) loop
+    terms := terms || (tenant || word);
+    -- An error is in the first, the second or the last third of a word: without that third the word is as it was.
+    word := rtrim(word, '0123456789');
+    if length(word) > 3 then
+      one := (length(word) + 2) / 3;
+      two := (2 * length(word) + 2) / 3;
+      terms := terms || array[
+        repeat('*', one) || substr(word, one + 1),
+        left(word, one) || repeat('*', two - one) || substr(word, two + 1),
+        left(word, two) || repeat('*', length(word) - two)
+      ];
+    end if;
+  end loop;
+  if digits <> '' then
+    terms := terms || array[tenant || digits, tenant || right(digits, 7), tenant || right(digits, 4)];
+  end if;
+  return array_to_tsvector(terms);
+end $$;
+comment on function private.search_terms(uuid, text, text[]) is
+  'By what a row is found: its words, under the beginning of its organisation''s id, so that lists are as short as a '
+  'tenant and no longer; each word with a third of it blotted out, for typing errors; its phone number, however given.';
+grant execute on function private.digits(text), private.same_phone(text), private.search_words(text),
+  private.search_terms(uuid, text, text[]) to authenticated, service_role;
 
 -- Tables --------------------------------------------------------------------------------------------------------------
 -- Keys between these tables carry the organisation, so that no row can point into another tenant nor ask whether an id
@@ -141,8 +176,8 @@ create index contacts_assigned_to_idx on public.contacts (assigned_to_id, organi
 create index contacts_type_idx on public.contacts (type);
 create index contacts_status_idx on public.contacts (status);
 create index contacts_search_idx on public.contacts using gin (
-  organization_id, (private.words(name, email, phone, private.digits(phone), company)) extensions.gin_trgm_ops
-) with (gin_pending_list_limit = 256);
+  organization_id, private.search_terms(organization_id, phone, name, email, company)
+) with (gin_pending_list_limit = 512);
 create index contacts_same_email_idx on public.contacts (organization_id, lower(email));
 create index contacts_same_phone_idx on public.contacts (organization_id, private.same_phone(phone));
 create index contacts_created_at_idx on public.contacts using brin (created_at);
@@ -195,8 +230,8 @@ create index leads_status_idx on public.leads (status);
 create index leads_source_idx on public.leads (source);
 create index leads_score_idx on public.leads (score);
 create index leads_search_idx on public.leads using gin (
-  organization_id, (private.words(name, email, phone, private.digits(phone), company)) extensions.gin_trgm_ops
-) with (gin_pending_list_limit = 256);
+  organization_id, private.search_terms(organization_id, phone, name, email, company)
+) with (gin_pending_list_limit = 512);
 create index leads_same_email_idx on public.leads (organization_id, lower(email));
 create index leads_same_phone_idx on public.leads (organization_id, private.same_phone(phone));
 create index leads_created_at_idx on public.leads using brin (created_at);
@@ -252,8 +287,8 @@ create index listings_city_idx on public.listings (city);
 create index listings_state_idx on public.listings (state);
 create index listings_property_type_idx on public.listings (property_type);
 create index listings_search_idx on public.listings using gin (
-  organization_id, (private.words(title, address, city, state, zip_code, mls_number)) extensions.gin_trgm_ops
-) with (gin_pending_list_limit = 256);
+  organization_id, private.search_terms(organization_id, null, title, address, city, state, zip_code, mls_number)
+) with (gin_pending_list_limit = 512);
 create index listings_created_at_idx on public.listings using brin (created_at);
 
 create table public.deals (
@@ -312,8 +347,8 @@ create index deals_stage_idx on public.deals (stage);
 create index deals_status_idx on public.deals (status);
 create index deals_expected_close_date_idx on public.deals (organization_id, expected_close_date);
 create index deals_search_idx on public.deals using gin (
-  organization_id, (private.words(title)) extensions.gin_trgm_ops
-) with (gin_pending_list_limit = 256);
+  organization_id, private.search_terms(organization_id, null, title)
+) with (gin_pending_list_limit = 512);
 create index deals_created_at_idx on public.deals using brin (created_at);
 
 create table public.activities (

@@ -6,6 +6,55 @@
 
 -- Search --------------------------------------------------------------------------------------------------------------
 
+create function private.search_query(org uuid, asked text, forgiving boolean) returns tsquery
+language plpgsql immutable set search_path = '' as $$
+declare
+  tenant constant text := left(org::text, 8);
+  digits text := private.digits(asked);
+  word text;
+  size integer;
+  one integer;
+  two integer;
+  ways text[];
+  words text[] := '{}';
+  sought text;
+begin
+  foreach word in array private.search_words(asked) loop
+    size := length(word);
+    -- One letter or two digits begin too many words.
+    ways := array[format(case when word ~ '^(.|[0-9]{2})$' then '%L' else '%L:*' end, tenant || word)];
+    if forgiving and size > 2 and word !~ '[0-9]' then
+      for long in greatest(size - 1, 4) .. size + 1 loop
+        one := (long + 2) / 3;
+        two := (2 * long + 2) / 3;
+        ways := ways || array[
+          quote_literal(repeat('*', one) || right(word, long - one)),
+          quote_literal(left(word, one) || repeat('*', two - one) || right(word, long - two)),
+          quote_literal(left(word, two) || repeat('*', long - two))
+        ];
+      end loop;
+      -- Two letters changed places where the thirds meet.
+      foreach one in array array[(size + 2) / 3, (2 * size + 2) / 3] loop
+        ways := ways || quote_literal(
+          tenant || left(word, one - 1) || substr(word, one + 1, 1) || substr(word, one, 1) || substr(word, one + 2)
+        );
+      end loop;
+    end if;
+    words := words || ('(' || array_to_string(ways, '|') || ')');
+  end loop;
+  sought := array_to_string(words, '&');
+  if sought <> '' and asked ~ '^[-+/(). 0-9]+$' and length(digits) > 3 then
+    -- A phone number: whole, the local part, or a beginning of either; one wrong digit leaves the others right.
+    sought := format('(%s)|%L', sought, tenant || right(digits, case when length(digits) < 10 then 7 else 10 end))
+      || case when length(digits) < 7 then ':*' else '' end
+      || case when forgiving and length(digits) > 6 then format('|%L', tenant || right(digits, 4)) else '' end
+      || case when forgiving and length(digits) > 9 then format('|%L:*', tenant || left(right(digits, 10), 6)) else '' end;
+  end if;
+  return sought::tsquery;
+end $$;
+comment on function private.search_query(uuid, text, boolean) is
+  'What rows must have among their terms: every word asked for, or the beginning of one; if forgiving, what resembles it.';
+
 -- Bitmaps only: an ordered walk through the tenant that hopes to meet the words soon is the plan that takes long.
 create function private.search_crm(query text, most integer) returns table (
   kind text, id uuid, title text, detail text, status text, likeness real
@@ -14,63 +63,70 @@ set search_path = '' set enable_seqscan = off set enable_indexscan = off as $$
 declare
   org uuid := private.require_org('VIEWER');
   asked text := trim(regexp_replace(query, '\s+', ' ', 'g'));
-  pattern text;
-  person text := 'private.words(name, email, phone, private.digits(phone), company)';
-  property text := 'private.words(title, address, city, state, zip_code, mls_number)';
-  holding text;
-  resembling text;
-  exact bigint := 0;
+  wanted tsquery;
 begin
   if coalesce(length(asked), 0) not between 2 and 100 or coalesce(most, 0) not between 1 and 100 then
     raise exception 'A search is for 2 to 100 characters, and answers with 1 to 100 rows' using
       errcode = 'PT422', detail = format('Found %s characters, and %s rows.', coalesce(length(asked), 0), most);
   end if;
-  if asked ~ '^[-+/(). 0-9]+$' and length(private.digits(asked)) >= 4 then
-    asked := private.digits(asked);
-  end if;
-  pattern := '%' || regexp_replace(asked, '([\\%_])', '\\\1', 'g') || '%';
-  -- At most 200 of each kind are weighed: words that more have in common find nobody, they shall only be answered soon.
-  select string_agg(one || format('%s operator(pg_catalog.~~*) $3 limit 200)', words), ' union all '),
-    string_agg(one || format(
-      '%s operator(extensions.%%>) $2 limit 200)', words
-    ), ' union all ')
-  into holding, resembling
-  from (
-    select t.words, format(
-      '(select %L, id, %I::text, %s, status::text, extensions.word_similarity($2, %s), created_at from public.%I'
-      ' where organization_id = $1 and ', t.kind, t.title, t.detail, t.words, t.relation
-    ) as one
-    from (values
-      ('lead', 'leads', 'name', 'concat_ws('', '', email, phone, company)', person),
-      ('contact', 'contacts', 'name', 'concat_ws('', '', email, phone, company)', person),
-      ('deal', 'deals', 'title', 'null', 'private.words(title)'),
-      ('listing', 'listings', 'title', 'concat_ws('', '', address, city, state)', property)
-    ) t (kind, relation, title, detail, words)
-  ) kinds;
-  perform set_config('pg_trgm.word_similarity_threshold', '0.4', true);
-  -- What contains the words as they stand; where nothing does, what resembles them. Two characters have no trigram
-  -- inside a word: they are looked for where words begin.
-  if length(asked) > 2 then
-    return query execute
-      'select kind, id, title, detail, status, likeness from (' || holding
-      || ') f (kind, id, title, detail, status, likeness, at) order by likeness desc, at desc, id limit $4'
-      using org, asked, pattern, most;
-    get diagnostics exact = row_count;
-  end if;
-  if exact = 0 then
-    return query execute
-      'select kind, id, title, detail, status, likeness from (' || resembling
-      || ') f (kind, id, title, detail, status, likeness, at) order by likeness desc, at desc, id limit $4'
-      using org, asked, pattern, most;
-  end if;
+  -- What has the words as they stand; where nothing does, what resembles them. At most 200 of each kind are weighed:
+  -- words that more have in common find nobody, they shall only be answered soon.
+  foreach wanted in array array[private.search_query(org, asked, false), private.search_query(org, asked, true)] loop
+    return query
+    select f.kind, f.id, f.title, f.detail, f.status, extensions.word_similarity(asked, f.words)
+    from (
+      (
+        select 'lead' as kind, l.id, l.name as title, concat_ws(', ', l.email, l.phone, l.company) as detail,
+          l.status::text as status, concat_ws(' ', l.name, l.email, l.phone, l.company) as words, l.created_at
+        from public.leads l
+        where l.organization_id = org
+          and private.search_terms(l.organization_id, l.phone, l.name, l.email, l.company) @@ wanted
+        limit 200
+      ) union all (
+        select 'contact', c.id, c.name, concat_ws(', ', c.email, c.phone, c.company), c.status::text,
+          concat_ws(' ', c.name, c.email, c.phone, c.company), c.created_at
+        from public.contacts c
+        where c.organization_id = org
+          and private.search_terms(c.organization_id, c.phone, c.name, c.email, c.company) @@ wanted
+        limit 200
+      ) union all (
+        select 'deal', d.id, d.title, null, d.status::text, d.title, d.created_at
+        from public.deals d
+        where d.organization_id = org and private.search_terms(d.organization_id, null, d.title) @@ wanted
+        limit 200
+      ) union all (
+        select 'listing', l.id, l.title, concat_ws(', ', l.address, l.city, l.state), l.status::text,
+          concat_ws(' ', l.title, l.address, l.city, l.state, l.zip_code, l.mls_number), l.created_at
+        from public.listings l
+        where l.organization_id = org and private.search_terms(
+          l.organization_id, null, l.title, l.address, l.city, l.state, l.zip_code, l.mls_number
+        ) @@ wanted
+        limit 200
+      )
+    ) f
+    order by 6 desc, f.created_at desc, f.id limit most;
+    exit when found;
+  end loop;
 end $$;
 comment on function private.search_crm(text, integer) is 'Finds rows of the caller''s organisation by their words.';
 
+-- What was found is read once more under the caller's own policies.
 create function public.search_crm(query text, most integer default 20) returns table (
   kind text, id uuid, title text, detail text, status text, likeness real
-) language sql stable set search_path = '' as 'select * from private.search_crm(query, most)';
+) language sql stable set search_path = '' as $$
+  select f.kind, f.id, f.title, f.detail, f.status, f.likeness
+  from private.search_crm(query, most) with ordinality f (kind, id, title, detail, status, likeness, place)
+  where case f.kind
+    when 'lead' then exists (select from public.leads l where l.id = f.id)
+    when 'contact' then exists (select from public.contacts c where c.id = f.id)
+    when 'deal' then exists (select from public.deals d where d.id = f.id)
+    else exists (select from public.listings l where l.id = f.id)
+  end
+  order by f.place
+$$;
 comment on function public.search_crm(text, integer) is
-  'Leads, contacts, deals and listings by name, email, phone or address, best first; typing errors are forgiven.';
+  'Leads, contacts, deals and listings by name, email, phone or address, best first. Every word counts, or the beginning '
+  'of one; where nothing has them all, typing errors are forgiven.';
 
 -- Duplicates ----------------------------------------------------------------------------------------------------------
 
@@ -512,7 +568,8 @@ $$;
 comment on function public.export_contacts() is
   'Contacts for a spreadsheet: ask with Accept: text/csv. Cells that would be formulas begin with an apostrophe.';
 
-grant execute on function private.search_crm(text, integer), public.search_crm(text, integer), private.find_duplicates(text, text, uuid),
+grant execute on function private.search_query(uuid, text, boolean), private.search_crm(text, integer),
+  public.search_crm(text, integer), private.find_duplicates(text, text, uuid),
   public.find_duplicates(text, text, uuid), private.add_person(text, jsonb), public.add_lead(jsonb),
   public.add_contact(jsonb), private.lock_rows(text, uuid[]), private.feed_bulk(text, text, uuid[], jsonb),
   public.bulk_assign(text, uuid[], uuid), public.bulk_tag(text, uuid[], text[], text[]),
