@@ -498,7 +498,9 @@ declare
   score_written boolean := new.score <> case when tg_op = 'UPDATE' then old.score else 'COLD' end;
   band private.lead_scores;
 begin
-  if not value_written and score_written then
+  if not value_written and not score_written then
+    return new;
+  elsif not value_written then
     select s.* into band from private.lead_scores s where s.score = new.score;
     new.score_value := least(greatest(new.score_value, band.lowest), band.highest);
   else

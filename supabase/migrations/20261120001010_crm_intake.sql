@@ -228,8 +228,10 @@ begin
 end $$;
 comment on function private.known_emails(text[]) is 'Which of these the caller''s organisation has already.';
 
-create function private.import_row(org uuid, kind text, rows jsonb) returns void
+create function private.import_row(org uuid, kind text, items jsonb) returns void
 language plpgsql set search_path = '' as $$
+declare
+  rows jsonb := (select jsonb_agg(i -> 'row') from jsonb_array_elements(items) i);
 begin
   if kind = 'leads' then
     insert into public.leads (
@@ -238,10 +240,10 @@ begin
     )
     select org, r.name, r.email, r.phone, r.company, r.source, r.status, r.score_value, r.budget, r.property_types,
       r.cities, r.min_bedrooms, r.timeline, r.notes, r.tags
-    from jsonb_array_elements(rows) e, jsonb_populate_record(
+    from jsonb_populate_recordset(jsonb_populate_record(
       null::public.leads, '{"source": "WEBSITE", "status": "NEW_LEAD", "score": "COLD", "score_value": 0,
-        "property_types": [], "cities": [], "tags": []}' || (e -> 'row')
-    ) r;
+        "property_types": [], "cities": [], "tags": []}'
+    ), rows) r;
   else
     insert into public.contacts (
       organization_id, name, email, phone, company, position, type, status, budget, property_types, cities,
@@ -249,10 +251,9 @@ begin
     )
     select org, r.name, r.email, r.phone, r.company, r.position, r.type, r.status, r.budget, r.property_types, r.cities,
       r.min_bedrooms, r.notes, r.tags
-    from jsonb_array_elements(rows) e, jsonb_populate_record(
+    from jsonb_populate_recordset(jsonb_populate_record(
       null::public.contacts, '{"type": "PROSPECT", "status": "ACTIVE", "property_types": [], "cities": [], "tags": []}'
-        || (e -> 'row')
-    ) r;
+    ), rows) r;
   end if;
 end $$;
 comment on function private.import_row(uuid, text, jsonb) is 'Inserts rows of a file under the caller''s policies.';
