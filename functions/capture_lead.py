@@ -1,8 +1,11 @@
+import time
 from decimal import Decimal
 from typing import Annotated
 
+import psycopg
 from pydantic import ConfigDict, Field, model_validator
 
+from shared.errors import ApiError
 from shared.function import Answered, Call, Shape, Strict, function
 from shared.schema import PropertyType
 
@@ -57,6 +60,19 @@ async def capture_lead(call: Call[Capture]) -> Answered[Received]:
     """Take a lead from a website.
 
     The token names the organisation. Who is known by email or phone becomes no second lead: what they wrote is noted.
-    The answer is the same for everybody.
+    Whoever has them, or else the owners, are notified. The answer is the same for everybody.
     """
-    return await call.run("private.capture_lead", call.body)
+    try:
+        return await call.run("private.capture_lead", call.body)
+    except psycopg.Error as error:
+        if error.sqlstate != "PT429":
+            raise
+        said, wait = error.diag, 60 - int(time.time()) % 60
+        raise ApiError(
+            429,
+            "PT429",
+            said.message_primary or "",
+            details=said.message_detail,
+            hint=said.message_hint,
+            headers={"retry-after": str(wait)},
+        ) from None

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -64,14 +65,16 @@ class _Batch(BaseModel):
     skip_known: bool
 
 
-@function("user", takes_file="text/csv")
+@function("user", takes_file="text/csv", idempotent=True)
 async def import_records(call: Call[Import]) -> AsyncIterator[Progress]:
     """Import leads or contacts from a CSV file.
 
     The answer is a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet would
-    take for a formula is an error of its line.
+    take for a formula is an error of its line. An upload repeated with its Idempotency-Key is imported once: the answer
+    is the last line of the first one.
     """
     asked = call.body
+    entry = _entry(call)
     reader = csv.reader(io.TextIOWrapper(call.file, "utf-8-sig", newline=""), strict=True)
     columns, ignored = _columns(asked, _lines(reader))
     total = Progress(
@@ -79,6 +82,9 @@ async def import_records(call: Call[Import]) -> AsyncIterator[Progress]:
     )
     seen: set[str] = set()
     async with call.transaction() as run:
+        if entry and (earlier := await run("private.enter_import", entry)):
+            yield Progress(**earlier)
+            return
         lines = _lines(reader)
         while batch := list(islice(lines, BATCH)):
             rows: list[dict[str, Any]] = []
@@ -110,9 +116,22 @@ async def import_records(call: Call[Import]) -> AsyncIterator[Progress]:
             title = f"{total.imported} {asked.kind} imported"
             about = {"entity_type": "import", "entity_id": asked.kind, "action": "imported", "type": "USER_ACTION"}
             await run("public.record_activity", about | {"title": title})
-        total.committed = True
+        total.committed = total.done = True
+        if entry:
+            await run("private.finish_import", entry | {"answer": total.model_dump()})
     total.done = True
     yield total
+
+
+def _entry(call: Call[Import]) -> dict[str, str] | None:
+    """By what a repeated upload is known: its key, what it asked for, and the file."""
+    if not (key := call.headers.get(b"idempotency-key")):
+        return None
+    digest = hashlib.sha256(call.headers.get(b"x-org-id", b"").lower() + b"\n" + call.sent + b"\n")
+    while piece := call.file.read(1 << 20):
+        digest.update(piece)
+    call.file.seek(0)
+    return {"key": key.decode(), "fingerprint": digest.hexdigest()}
 
 
 def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:

@@ -114,7 +114,7 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
         "responses": {
             str(function.status): {
                 "description": HTTPStatus(function.status).phrase,
-                "headers": HEADERS | (REPLAYED if function.idempotent else {}),
+                "headers": HEADERS | (REPLAYED if function.idempotent and not function.takes_file else {}),
                 "content": {
                     "application/x-ndjson" if function.takes_file else "application/json": {"schema": response}
                 },

@@ -129,13 +129,29 @@ begin
     on conflict on constraint capture_counts_pkey do update set captured = c.captured + 1
     where c.captured < count_of.allowed;
     if not found then
-      raise exception 'Too many requests' using errcode = 'PT429', hint = 'Try again in a minute.';
+      raise exception 'Too many requests' using
+        errcode = 'PT429', detail = format('A minute has room for %s.', count_of.allowed),
+        hint = 'Try again in the next minute.';
     end if;
   end loop;
   delete from private.capture_counts c where c.token_id = token.id and c.minute < now() - interval '5 minutes';
 end $$;
 comment on function private.count_capture(private.capture_tokens, text) is
   'Counts a capture; PT429 beyond what the token allows, or 5 a minute from one address.';
+
+create function private.tell_of_lead(token private.capture_tokens, lead_id uuid, contact_id uuid, assignee uuid, title text, said text)
+returns void language plpgsql set search_path = '' as $$
+begin
+  perform private.notify(
+    token.organization_id, array(
+      select m.user_id from public.organization_members m
+      where m.organization_id = token.organization_id and (m.user_id = assignee or assignee is null and m.role = 'OWNER')
+    ), 'INFO', left(title, 100), left(coalesce(said, 'They left no message.'), 500),
+    entity_type => case when lead_id is null then 'contact' else 'lead' end, entity_id => coalesce(lead_id, contact_id)
+  );
+end $$;
+comment on function private.tell_of_lead(private.capture_tokens, uuid, uuid, uuid, text, text) is
+  'Tells whoever has the lead or contact, or else the owners, that somebody wrote.';
 
 -- The same answer for a new lead, a known one and a robot: it tells nobody who is known here.
 create function private.capture_lead(capture jsonb) returns jsonb
@@ -190,6 +206,10 @@ begin
       concat_ws(E'\n', sent.message, came_from::text), lead_id => known.lead_id, contact_id => known.contact_id,
       assigned_to_id => known.assigned_to_id
     );
+    perform private.tell_of_lead(
+      token, known.lead_id, known.contact_id, known.assigned_to_id, format('%s wrote again on %s', sent.name, token.name),
+      sent.message
+    );
     return received;
   end if;
   insert into public.leads (
@@ -206,6 +226,9 @@ begin
   perform private.record_change(
     token.organization_id, 'lead', a_lead, 'captured', format('New lead from %s: %s', token.name, trim(sent.name)),
     sent.message, lead_id => a_lead, assigned_to_id => token.assigned_to_id, severity => 'SUCCESS'
+  );
+  perform private.tell_of_lead(
+    token, a_lead, null, token.assigned_to_id, format('New lead from %s: %s', token.name, trim(sent.name)), sent.message
   );
   return received;
 end $$;
@@ -296,5 +319,23 @@ begin
   );
 end $$;
 comment on function private.import_rows(jsonb) is 'Imports some rows of a file; says which could not be, and why.';
-grant execute on function private.known_emails(text[]), private.import_row(uuid, text, jsonb),
+
+create function private.enter_import(entry jsonb) returns jsonb language plpgsql set search_path = '' as $$
+begin
+  return coalesce(private.enter_once(
+    current_setting('request.jwt.claims'), current_setting('request.headers'), 'import-records', entry ->> 'key',
+    decode(entry ->> 'fingerprint', 'hex')
+  ), 'null');
+end $$;
+comment on function private.enter_import(jsonb) is
+  'Begins an import with an Idempotency-Key: how the first one with it ended, or null if this is the first.';
+
+create function private.finish_import(entry jsonb) returns jsonb language plpgsql set search_path = '' as $$
+begin
+  return private.remember(
+    'import-records', entry ->> 'key', decode(entry ->> 'fingerprint', 'hex'), entry -> 'answer'
+  );
+end $$;
+comment on function private.finish_import(jsonb) is 'Keeps how an import ended, in the transaction that ends it.';
+grant execute on function private.enter_import(jsonb), private.finish_import(jsonb), private.known_emails(text[]), private.import_row(uuid, text, jsonb),
   private.import_rows(jsonb) to strive_functions;

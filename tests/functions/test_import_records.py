@@ -1,11 +1,17 @@
 """import-records: what is read from a file, what is refused, and all or nothing."""
 
+import csv as tables
+import io
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.functions.serving import Serving
 from tests.functions.test_contract import refused
@@ -21,15 +27,16 @@ def empty(database: Database) -> Iterator[None]:
 
 
 def send(
-    functions: Serving, csv: str | bytes, kind: str = "leads", person: str = "member", **asked: Any
+    functions: Serving,
+    csv: str | bytes,
+    kind: str = "leads",
+    person: str = "member",
+    key: str | None = None,
+    **asked: Any,
 ) -> httpx.Response:
+    headers = {"content-type": "text/csv"} | ({"idempotency-key": key} if key else {})
     with functions.client(person) as client:
-        return client.post(
-            "/functions/v1/import-records",
-            params={"kind": kind, **asked},
-            content=csv,
-            headers={"content-type": "text/csv"},
-        )
+        return client.post("/functions/v1/import-records", params={"kind": kind, **asked}, content=csv, headers=headers)
 
 
 def report(answer: httpx.Response) -> list[Row]:
@@ -143,3 +150,71 @@ def test_what_comes_after_a_mistake_in_a_long_file_ends_the_import(functions: Se
 def test_another_type_is_415(functions: Serving) -> None:
     with functions.client() as client:
         refused(client.post("/functions/v1/import-records?kind=leads", json={}), 415, "unsupported_media_type")
+
+
+# Once ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_repeated_with_its_key_is_imported_once(functions: Serving, database: Database) -> None:
+    key, csv = str(uuid4()), "name\n" + "Ada\n" * 1500
+    with ThreadPoolExecutor(3) as pool:
+        answers = [report(answer) for answer in pool.map(lambda _: send(functions, csv, key=key), range(3))]
+    last = {"done": True, "committed": True, "lines": 1500, "imported": 1500}
+    assert all(answer[-1] | last == answer[-1] for answer in answers)
+    assert sorted(len(answer) for answer in answers) == [1, 1, 3]
+    assert len(rows(database)) == 1500
+    refused(send(functions, csv + "Eve\n", key=key), 422, "PT422")
+    refused(send(functions, csv, key=key, on_error="skip"), 422, "PT422")
+    assert len(rows(database)) == 1500
+
+
+def test_what_was_not_imported_may_be_sent_again_with_its_key(functions: Serving, database: Database) -> None:
+    key = str(uuid4())
+    assert not report(send(functions, WRONG, key=key))[-1]["committed"]
+    assert not report(send(functions, "name\nAda\n", key=key, dry_run="true"))[-1]["committed"]
+    assert report(send(functions, "name\nAda\n", key=key))[-1]["committed"]
+    assert [row["name"] for row in rows(database)] == ["Ada"]
+
+
+# Any file ------------------------------------------------------------------------------------------------------------
+
+COLUMNS = ["name", "email", "phone", "budget", "source", "status", "score_value", "tags", "property_types", "?"]
+cells = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        ["", "Ada", "a@b.test", "1e5", "NaN", "-1", "Infinity", "9" * 30, "=1+1", "website", "\0", "x" * 300]
+    ),
+)
+files = st.one_of(
+    st.binary(max_size=200),
+    st.tuples(st.lists(st.sampled_from(COLUMNS), max_size=6), st.lists(st.lists(cells, max_size=7), max_size=5)),
+)
+
+
+def written(file: bytes | tuple[list[str], list[list[str]]]) -> bytes:
+    if isinstance(file, bytes):
+        return file
+    text = io.StringIO()
+    tables.writer(text).writerows([["name", *file[0]], *file[1]])
+    return text.getvalue().encode("utf-8", "surrogatepass")
+
+
+@settings(max_examples=120, deadline=None)
+@given(file=files, kind=st.sampled_from(["leads", "contacts"]), on_error=st.sampled_from(["stop", "skip"]))
+def test_no_file_is_a_fault_of_ours_and_every_line_is_accounted_for(
+    functions: Serving, database: Database, file: Any, kind: str, on_error: str
+) -> None:
+    before = len(rows(database, kind))
+    answer = send(functions, written(file), kind, on_error=on_error)
+    if answer.status_code != 200:
+        assert (answer.status_code, answer.json()["code"]) in {(422, "invalid_mapping"), (400, "malformed_csv")}
+        return
+    *_, last = report(answer)
+    if "error" in last:
+        assert last["error"]["code"] == "malformed_csv"
+        added = 0
+    else:
+        assert last["lines"] == last["imported"] + last["failed"] + last["known"]
+        assert last["committed"] == (last["failed"] == 0 or on_error == "skip")
+        added = last["imported"] if last["committed"] else 0
+    assert len(rows(database, kind)) == before + added
