@@ -1,11 +1,15 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
+import httpx
 import pytest
 
 from local.postgres import Cluster
+from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
 from tests.functions.platform import Platform, platform_of
 from tests.functions.serving import Serving, environment, serving
+from tests.functions.test_clients import PASSWORD, connect
 from tests.world import Database
 
 
@@ -33,3 +37,23 @@ def functions(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> It
 def platform(stack: Strive) -> Iterator[Platform]:
     with platform_of(stack) as platform:
         yield platform
+
+
+@pytest.fixture(scope="module")
+def clients(stack: Strive) -> Iterator[Callable[[str, str], Client]]:
+    """Sign somebody in who has an account."""
+    with ExitStack() as closing:
+
+        def client(email: str, password: str = PASSWORD) -> Client:
+            made = connect(stack, closing.enter_context(httpx.Client(timeout=30)))
+            made.auth.sign_in_with_password({"email": email, "password": password})
+            return made
+
+        yield client
+
+
+@pytest.fixture(scope="module")
+def server(stack: Strive) -> Iterator[Client]:
+    with httpx.Client(timeout=30) as http:
+        options = ClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
+        yield create_client(stack.api_url, stack.secret_key, options=options)

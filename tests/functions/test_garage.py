@@ -2,21 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from postgrest.exceptions import APIError
 from supabase_functions.errors import FunctionsHttpError
 
-from supabase import Client, ClientOptions, create_client
-from tests.conftest import Strive
+from supabase import Client
 from tests.database.test_garage import MOVES, STATUSES
-from tests.functions.test_clients import PASSWORD, connect
+from tests.functions.agency import account, call, code, email_of, open_agencies
 
 # Its people are made once, by one worker.
 pytestmark = pytest.mark.xdist_group("garage")
@@ -33,59 +29,14 @@ Garage = dict[str, Client]
 
 
 @pytest.fixture(scope="module")
-def clients(stack: Strive) -> Iterator[Callable[[str, str], Client]]:
-    """Sign somebody in who has an account."""
-    with ExitStack() as closing:
-
-        def client(email: str, password: str = PASSWORD) -> Client:
-            made = connect(stack, closing.enter_context(httpx.Client(timeout=30)))
-            made.auth.sign_in_with_password({"email": email, "password": password})
-            return made
-
-        yield client
-
-
-@pytest.fixture(scope="module")
-def server(stack: Strive) -> Iterator[Client]:
-    with httpx.Client(timeout=30) as http:
-        options = ClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
-        yield create_client(stack.api_url, stack.secret_key, options=options)
-
-
-@pytest.fixture(scope="module")
 def ids(server: Client) -> dict[str, str]:
-    """Two new organisations of the plan GROWTH, and their people."""
-    made = {}
-    for slug in ("agency", "rival"):
-        row: Any = (
-            server.table("organizations")
-            .insert({"name": slug, "slug": f"{slug}-{uuid4()}", "subscription_tier": "GROWTH"})
-            .execute()
-            .data
-        )
-        made[slug] = str(row[0]["id"])
-    for name, (organization, role) in PEOPLE.items():
-        made[name] = account(server, name)
-        server.table("organization_members").insert(
-            {"user_id": made[name], "organization_id": made[organization], "role": role}
-        ).execute()
-    return made
-
-
-def account(server: Client, name: str) -> str:
-    user = server.auth.admin.create_user(
-        {"email": f"{name}-{RUN}@garage.test", "password": PASSWORD, "email_confirm": True}
-    ).user
-    return str(user.id)
-
-
-RUN = uuid4().hex
+    return open_agencies(server, PEOPLE)
 
 
 @pytest.fixture(scope="module")
 def garage(ids: dict[str, str], clients: Callable[[str], Client], server: Client) -> Garage:
     assert ids
-    people = {name: clients(f"{name}-{RUN}@garage.test") for name in PEOPLE}
+    people = {name: clients(email_of(name)) for name in PEOPLE}
     return people | {"platform": clients("admin@strive.test"), "server": server}
 
 
@@ -107,19 +58,6 @@ def draft(client: Client, organization: str, **values: Any) -> str:
 def submit(client: Client, order: str, **changes: Any) -> Any:
     options = {"body": {"order_id": order, **changes}, "headers": {"Idempotency-Key": order}, "responseType": "json"}
     return client.functions.invoke("submit-order", options)
-
-
-def call(client: Client, function: str, **arguments: Any) -> Any:
-    return client.rpc(function, arguments).execute().data
-
-
-def code(work: Callable[[], Any]) -> str | None:
-    """The code of the refusal, or None."""
-    try:
-        work()
-    except APIError as error:
-        return error.code
-    return None
 
 
 # Orders --------------------------------------------------------------------------------------------------------------
@@ -310,7 +248,7 @@ def test_likes_and_views_of_a_crowd_at_once_are_exact(
     crowd = [garage[name] for name in PEOPLE]
     for n in range(6):
         account(garage["server"], f"fan{n}")
-        crowd.append(clients(f"fan{n}-{RUN}@garage.test"))
+        crowd.append(clients(email_of(f"fan{n}")))
 
     def visit(fan: Client) -> None:
         call(fan, "view_showcase", showcase_id=showcase)
