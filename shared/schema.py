@@ -624,10 +624,16 @@ if TYPE_CHECKING:
         id: str
         type: str
         object_id: str | None
+        object_type: str | None
+        customer_id: str | None
         created: datetime
         api_version: str | None
         livemode: bool
         payload: Json | None
+        state: Json | None
+        before: Json | None
+        place: int
+        is_last: bool
         status: StripeEventStatus
         attempts: int
         error: str | None
@@ -651,6 +657,7 @@ if TYPE_CHECKING:
         current_period_end: datetime
         cancel_at_period_end: bool
         cancelled_at: datetime | None
+        past_due_since: datetime | None
         created_at: datetime
         updated_at: datetime
 
@@ -1307,6 +1314,22 @@ if TYPE_CHECKING:
         usage_amount: int
         billing_period: str
         metadata: Json | None
+        created_at: datetime
+        updated_at: datetime
+
+    class StripeObjectsRow(TypedDict):
+        """stripe_objects: Subscriptions, payments, prices … of Stripe, as the events say they are now."""
+
+        id: str
+        type: str
+        customer_id: str | None
+        state: Json
+        state_at: datetime
+        is_last: bool
+        fetched: Json | None
+        fetched_at: datetime | None
+        in_doubt_since: datetime | None
+        waits_for: str | None
         created_at: datetime
         updated_at: datetime
 
