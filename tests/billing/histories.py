@@ -1,12 +1,14 @@
 """What happens to subscriptions at Stripe, made up from a seed: the events, and how each ends, known without them."""
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.billing.told import MONTH, NOW, SHAPES, differences, event, subscription
 from tests.world import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # status → where it may go by itself
 COURSES = {

@@ -243,4 +243,4 @@ def test_whatever_is_called_by_whoever_in_whatever_order_leads_nowhere_that_is_f
     database: Database, machine: type[Played]
 ) -> None:
     played = type(machine.__name__, (machine,), {"database": database})
-    run_state_machine_as_test(played, settings=SHORT)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(played, settings=SHORT)
