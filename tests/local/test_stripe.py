@@ -482,6 +482,10 @@ def test_since_2025_an_invoice_names_its_subscription_and_payment_elsewhere(shop
     assert not {"subscription", "payment_intent", "payments", "confirmation_secret"} & now.keys()
     with pytest.raises(stripe_error.InvalidRequestError, match="cannot be expanded"):
         shop.client.v1.subscriptions.retrieve(made.id, expand)
+    with pytest.raises(stripe_error.InvalidRequestError, match="cannot be expanded"):
+        client_of(shop.double, stripe_version=OLD).v1.invoices.retrieve(
+            made.latest_invoice.id, {"expand": ["confirmation_secret"]}
+        )
 
 
 def test_which_invoice_a_payment_is_for_can_be_asked(shop: Shop) -> None:
@@ -626,6 +630,15 @@ def test_what_fails_after_its_effect_has_had_it(shop: Shop, how: str, error: str
         shop.client.v1.customers.create({"name": "Ada"})
     names = [customer.name for customer in shop.client.v1.customers.list().data]
     assert ("Ada" in names) == after
+
+
+def test_a_500_after_the_effect_is_what_its_key_answers_from_then_on(shop: Shop) -> None:
+    shop.double.fail("500", after=True)
+    for _ in range(2):
+        with pytest.raises(stripe_error.APIError) as caught:
+            shop.client.v1.customers.create({"name": "Ada"}, {"idempotency_key": "k"})
+        assert caught.value.http_status == 500
+    assert [customer.name for customer in shop.client.v1.customers.list().data].count("Ada") == 1
 
 
 def test_an_answer_lost_on_the_way_is_given_again_for_its_key(shop: Shop) -> None:
