@@ -69,8 +69,12 @@ def page(account: Account, given: Object, kind: str, path: str, wanted: Callable
     for name, param in (before, "starting_after"), (after, "ending_before"):
         if name:
             account.referred(kind, name, param)
+    created = given.get("created")
+    oldest = max(created.get("gte", 0), created.get("gt", 0)) if isinstance(created, dict) else 0
     found = []
     for thing in account.store.all(kind, before, after):
+        if not after and thing.get("created", oldest) < oldest:
+            break
         if not thing.get("deleted") and wanted(thing):
             found.append(thing)
             if len(found) > limit:

@@ -24,6 +24,7 @@ create table if not exists deliveries (
   attempts integer not null default 0
 );
 create index if not exists deliveries_due on deliveries (due, rank);
+create index if not exists deliveries_event on deliveries (event);
 create table if not exists answers (
   key text primary key, asked text not null, status integer not null, body text not null, at integer not null
 );

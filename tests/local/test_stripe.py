@@ -570,7 +570,7 @@ def test_the_version_of_the_endpoint_decides_the_shape_of_its_events(shop: Shop,
     got = [event for event in receiver.events() if event["type"] == "customer.subscription.updated"]
     assert {event["api_version"] for event in got} == {OLD}
     assert got[0]["data"]["object"]["id"] == made.id
-    renewed = got[-1]["data"]
+    (renewed,) = [event["data"] for event in got if "current_period_end" in event["data"]["previous_attributes"]]
     assert renewed["object"]["current_period_start"] == renewed["previous_attributes"]["current_period_end"]
     invoices = [event["data"]["object"] for event in receiver.events() if event["type"] == "invoice.paid"]
     assert {invoice["subscription"] for invoice in invoices} == {made.id}
@@ -615,6 +615,17 @@ def test_mischief_drops_doubles_and_shuffles_the_same_way_for_the_same_seed(rece
     assert 15 < len(set(first)) < 30 < len(first) + 10
     in_order = delivered(1)
     assert in_order != sorted(in_order, key=int)
+
+
+def test_mischief_delays_what_it_delivers(shop: Shop, receiver: Receiver) -> None:
+    shop.double.send_events_to(receiver.url, SECRET)
+    shop.double.mischief(3, delay=86400)
+    shop.client.v1.customers.update(shop.customer, {"name": "Ada"})
+    with pytest.raises(TimeoutError, match="1 deliveries"):
+        shop.double.deliveries.settle(timeout=0.1)
+    shop.double.advance(days=1)
+    shop.double.deliveries.settle()
+    assert len(receiver.got) == 1
 
 
 # Faults --------------------------------------------------------------------------------------------------------------
