@@ -723,14 +723,17 @@ begin
   end if;
   is_ours := is_ours and (delivery ->> 'livemode')::boolean = live;
   if is_ours then
+    -- Whoever works on a session holds it, and takes the customer's lock when they end: in this order, then.
+    perform from public.onboarding_sessions s
+    where s.stripe_customer_id = delivery ->> 'customer_id' and not s.is_completed for update;
     perform private.lock_stripe(delivery ->> 'customer_id') where delivery ->> 'customer_id' is not null;
     perform private.lock_stripe(i ->> 'price') from jsonb_array_elements(delivery #> '{state,items}') i
     where i ->> 'price' is not null and not exists (
       select from public.plans p where p.stripe_price_id = i ->> 'price'
     );
     perform private.lock_stripe(delivery ->> 'object_id');
-    -- Who saves a session's ids holds its row and waits for our lock. We are the ones to step back: the sender repeats.
-    perform set_config('lock_timeout', '500ms', true);
+    -- Whose ids are only being saved could not be known above. We are the ones to step back, and come again.
+    perform set_config('lock_timeout', '100ms', true);
   end if;
   -- As though it were applied already: so it is written once in nearly every case.
   insert into public.stripe_events (

@@ -167,9 +167,10 @@ declare
   object public.stripe_objects;
   tried record;
 begin
+  perform from public.onboarding_sessions s
+  where s.stripe_customer_id = seen ->> 'customer_id' and not s.is_completed for update;
   perform private.lock_stripe(seen ->> 'customer_id') where seen ->> 'customer_id' is not null;
   perform private.lock_stripe(seen ->> 'object_id');
-  perform set_config('lock_timeout', '500ms', true);
   select * into known from public.stripe_objects o where o.id = seen ->> 'object_id';
   if known.state = seen -> 'state' and known.in_doubt_since is null then
     return null;

@@ -1,0 +1,129 @@
+"""Onboarding whose browser is gone: what Stripe's events alone bring about, in whatever order they come."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.billing.told import WEBHOOK
+from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, SECRET, Shop, shop, sweep
+from tests.world import Database, Row
+
+
+@pytest.fixture(scope="module")
+def _shop(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Shop]:
+    with shop(tmp_path_factory.mktemp("shop"), database, database_url) as running:
+        running.double.send_events_to(f"{running.functions.url}{WEBHOOK}", SECRET)
+        yield running
+
+
+@pytest.fixture
+def stripe(_shop: Shop) -> Iterator[Shop]:
+    yield _shop
+    _shop.double.deliveries.paused = False
+    _shop.double.deliveries.settle()
+    _shop.double.mischief()
+    sweep(_shop.database)
+    _shop.write("delete from public.stripe_events")
+    _shop.write("delete from public.stripe_objects")
+    _shop.forget()
+
+
+def session(stripe: Shop) -> Row:
+    (found,) = stripe.look("select payment_status::text, is_completed from public.onboarding_sessions")
+    return found
+
+
+def settled(stripe: Shop) -> None:
+    stripe.double.deliveries.paused = False
+    stripe.double.deliveries.settle()
+    assert stripe.look("select id, type, status, error from public.stripe_events where status = 'RECEIVED'") == []
+
+
+def test_paid_and_gone_the_events_make_the_organisation(stripe: Shop) -> None:
+    stripe.paid(stripe.customer("outsider", "GROWTH"))
+    settled(stripe)
+    assert session(stripe) == {"payment_status": "SUCCEEDED", "is_completed": True}
+    assert stripe.made() == ONE
+    parked = stripe.look("select id, type, error from public.stripe_events where status = 'PARKED'")
+    assert parked == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_events_shuffled_doubled_and_late_make_one_organisation(stripe: Shop, seed: int) -> None:
+    stripe.double.deliveries.paused = True
+    stripe.double.mischief(seed=seed, duplicate=0.5, shuffle=50)
+    stripe.paid(stripe.customer("outsider", "GROWTH"))
+    settled(stripe)
+    assert stripe.made() == ONE
+    assert stripe.look("select id, type, error from public.stripe_events where status = 'PARKED'") == []
+
+
+def test_the_events_come_before_the_ids_are_saved(stripe: Shop) -> None:
+    """As though the process had died between creating at Stripe and saving what it got."""
+    stripe.double.deliveries.paused = True
+    started = stripe.customer("outsider", "GROWTH").done("pay")
+    for table in ("public.onboarding_sessions", "private.onboarding_payments"):
+        stripe.write(
+            f"update {table} set stripe_customer_id = null, stripe_subscription_id = null,"
+            " stripe_payment_intent_id = null"
+        )
+    stripe.double.pay(started["client_secret"])
+    settled(stripe)
+    assert stripe.made() == ONE
+
+
+def test_webhook_and_completion_at_once_make_one_organisation(stripe: Shop) -> None:
+    customer = stripe.customer("outsider", "GROWTH")
+    stripe.paid(customer)
+    assert customer.done("complete")["is_completed"]
+    settled(stripe)
+    assert stripe.made() == ONE
+
+
+def test_what_happened_between_payment_and_completion_counts(stripe: Shop) -> None:
+    """Nobody is signed in, so the organisation waits; its subscription is cancelled meanwhile."""
+    anonymous = stripe.customer(None, "GROWTH")
+    stripe.paid(anonymous)
+    settled(stripe)
+    assert session(stripe) == {"payment_status": "SUCCEEDED", "is_completed": False}
+    assert stripe.made() == NONE
+    assert anonymous.signed_in("outsider").done("complete")["is_completed"]
+    assert stripe.made() == ONE
+
+
+def test_a_declined_card_and_one_that_asks_the_bank_are_followed(stripe: Shop) -> None:
+    customer = stripe.customer("outsider", "GROWTH")
+    started = stripe.paid(customer, ANOTHER_CARD)
+    settled(stripe)
+    assert session(stripe)["payment_status"] == "FAILED"
+    stripe.double.advance(seconds=2)  # nobody has another card at hand within a second
+    stripe.double.pay(started["client_secret"], AUTHENTICATED)
+    settled(stripe)
+    assert session(stripe)["payment_status"] == "REQUIRES_ACTION"
+    stripe.double.authenticate(started["client_secret"])
+    settled(stripe)
+    assert session(stripe) == {"payment_status": "SUCCEEDED", "is_completed": True}
+
+
+def test_a_plan_that_was_paid_after_another_was_chosen_is_owed_back_and_shown(stripe: Shop) -> None:
+    customer = stripe.customer("outsider", "GROWTH")
+    first = customer.done("pay")
+    stripe.double.fail("500", times=9, path="invoices")
+    customer.done("update", step=2, tier="STARTER", billing_cycle="MONTHLY")
+    stripe.double.faults.clear()
+    stripe.double.pay(first["client_secret"])
+    settled(stripe)
+    assert stripe.made() == NONE
+    (shown,) = stripe.look("select kind, reason from public.billing_attention")
+    assert shown == {"kind": "REFUND_DUE", "reason": "Another plan had been chosen when this was paid."}
+
+
+def test_a_subscription_lives_on_by_its_events(stripe: Shop) -> None:
+    stripe.paid(stripe.customer("outsider", "GROWTH"))
+    settled(stripe)
+    stripe.double.advance(days=32)
+    settled(stripe)
+    (bought,) = stripe.look("select status::text, current_period_end > now() + interval '40 days' as renewed"
+                            " from public.subscriptions where stripe_subscription_id is not null")  # fmt: skip
+    assert bought == {"status": "ACTIVE", "renewed": True}
+    assert stripe.refunds() == []
