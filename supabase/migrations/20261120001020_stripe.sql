@@ -291,7 +291,7 @@ begin
   by_hand := exists (
     select from public.subscriptions s
     where s.organization_id = org and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
-      and not exists (select from public.stripe_objects o where o.id = s.stripe_subscription_id)
+      and s.tier <> 'FREE' and not exists (select from public.stripe_objects o where o.id = s.stripe_subscription_id)
   );
   for wanted in
     select m as made, l.is_live and (by_hand or row_number() over (
@@ -301,13 +301,18 @@ begin
     from public.stripe_objects o
     cross join lateral private.subscription_of(o, org) m
     cross join lateral (select m.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') as is_live) l
+    -- One whose first payment is awaited is nothing yet; where that is known to have come, it was written with it.
     where o.customer_id = customer and o.type = 'subscription' and m.stripe_subscription_id is not null
+      and o.state ->> 'status' <> 'incomplete'
     -- The one that is live last: it may take the place of another.
     order by l.is_live, 2 desc
   loop
     made := wanted.made;
     if wanted.is_doubled then
       made.status := 'INACTIVE';
+    elsif made.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') then
+      update public.subscriptions s set status = 'CANCELLED', cancelled_at = now()
+      where s.organization_id = org and s.tier = 'FREE' and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
     end if;
     insert into public.subscriptions as s (
       organization_id, stripe_subscription_id, stripe_customer_id, status, tier, billing_cycle, amount_cents,

@@ -742,7 +742,8 @@ comment on function private.expire_onboarding_payments(jsonb) is
 
 create function private.settle_onboarding_payment(settled jsonb) returns jsonb
 language sql security definer set search_path = '' as $$
-  update private.onboarding_payments p set settled_at = now(), status = 'CANCELLED'
+  update private.onboarding_payments p set
+    settled_at = now(), status = 'CANCELLED', billing_name = null, billing_email = null
   where p.session_id = (settled ->> 'session_id')::uuid and p.attempt = (settled ->> 'attempt')::integer
     and p.let_go_at is not null and p.settled_at is null and p.stripe_subscription_id is null
   returning to_jsonb(true)
