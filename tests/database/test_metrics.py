@@ -329,8 +329,6 @@ def test_a_metric_of_the_system_is_counted_for_whoever_asks(database: Database) 
 
 # What is kept --------------------------------------------------------------------------------------------------------
 
-SAME_FOR_ALL = "(organization_id = ( SELECT private.current_user_org() AS current_user_org))"
-
 
 def refresh(cursor: Cursor) -> Any:
     turn(cursor, None)
@@ -341,17 +339,33 @@ def refresh(cursor: Cursor) -> Any:
     return run["result"]
 
 
-def test_values_are_kept_only_of_sources_whose_policy_shows_every_member_the_same(database: Database) -> None:
-    with database.connect() as connection:
-        policies = connection.execute(
-            "select s.name, s.is_shared, array_agg(pg_get_expr(p.polqual, p.polrelid)), bool_and(c.relrowsecurity)"
-            " from private.metric_sources s join pg_class c on c.oid = format('public.%I', s.name)::regclass"
-            " left join pg_policy p on p.polrelid = c.oid and p.polcmd in ('r', '*') group by 1, 2"
-        ).fetchall()
-    assert len(policies) == 18
-    for source, is_shared, conditions, is_secured in policies:
-        assert is_secured
-        assert is_shared == (conditions == [SAME_FOR_ALL]), (source, conditions)
+def test_a_metric_is_searched_in_the_index_that_a_statement_by_hand_would_use(database: Database) -> None:
+    with scene(database) as cursor:
+        cursor.execute(
+            "insert into public.leads (organization_id, name, status, created_at)"
+            " select o.id, 'Ada', (enum_range(null::\"LeadStatus\"))[1 + n %% 6], now() - n * interval '1 hour'"
+            " from public.organizations o, generate_series(1, 3000) n where o.id <> %s or n %% 3 = 0",
+            [ACME],
+        )
+        cursor.execute("analyze public.leads")
+        query = {**LEADS, "where": {"status": "LOST"}, "period": "30d", "group_by": "week"}
+        turn(cursor, "viewer")
+        compiled = one(cursor.execute("select (private.compile_metric(%s)).*", [json.dumps(query)]))
+        assert compiled["given"] == []
+        statement = compiled["statement"]
+        month = "now() - interval '30 d'"
+        for place, value in {
+            "$2": f"'{ACME}'::uuid",
+            "$3": month,
+            "$4": "now() - interval '60 d'",
+            "$5": "now()",
+        }.items():
+            statement = statement.replace(place, value)
+        plan = str(one(cursor.execute(f"explain (format json) {statement}")))
+        assert "leads_status_lost_idx" in plan
+        # The policy is one question beforehand, not one for each row.
+        assert "One-Time Filter" in plan
+        assert "'Seq Scan'" not in plan
 
 
 def test_every_column_that_may_be_asked_for_exists_and_is_of_its_kind(database: Database) -> None:
