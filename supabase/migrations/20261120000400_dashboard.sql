@@ -498,7 +498,8 @@ begin
       errcode = '42501', hint = 'Name an organisation you belong to in the header x-org-id.';
   end if;
   select a.* into found_action from public.quick_actions a
-  where a.id = action_id and (a.organization_id = org or a.organization_id is null);
+  where a.id = action_id and (a.organization_id = org or a.organization_id is null)
+  for no key update; -- so that it still is what was checked when it is counted
   if not found then
     raise exception 'There is no such action' using errcode = 'PT404', detail = format('Found no action %s.', action_id);
   end if;

@@ -104,6 +104,27 @@ def test_moments_are_relative_to_now(database: Database) -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ({"budget": {"$gt": 5}}, 1),
+        ({"$not": {"budget": {"$gt": 5}}}, 2),
+        ({"$nor": [{"budget": {"$gt": 5}}]}, 2),
+        ({"budget": {"$not": {"$gt": 5}}}, 2),
+        ({"budget": {"$ne": 9}}, 2),
+        ({"budget": {"$nin": [9]}}, 2),
+        ({"$not": {"$not": {"budget": {"$gt": 5}}}}, 1),
+        ({"budget": None}, 1),
+        ({"budget": {"$exists": True}}, 2),
+    ],
+)
+def test_what_is_missing_satisfies_no_comparison(database: Database, where: Any, value: int) -> None:
+    with scene(database) as cursor:
+        leads(cursor, {"budget": None}, {"budget": 1}, {"budget": 9})
+        turn(cursor, "viewer")
+        assert evaluate(cursor, **LEADS, where=where) == {"value": value}
+
+
 def test_a_number_that_is_none_breaks_nothing(database: Database) -> None:
     with scene(database) as cursor:
         leads(cursor, {"budget": "NaN"}, {"budget": 5})
