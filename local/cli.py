@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
+
 from local import ROOT, StackError
 from local.dev import dev
 from local.stack import API_PORT, DB_PORT, Stack
@@ -74,6 +76,15 @@ def status(stack: Stack, options: argparse.Namespace) -> int:
     return 0
 
 
+def _restore(stack: Stack, options: argparse.Namespace) -> int:
+    from local.restore import restore  # noqa: PLC0415 - only this command needs it
+
+    with psycopg.connect(options.db_url or stack.values()["DB_URL"], autocommit=True) as connection:
+        rows = restore(connection, options.folder)
+    print("\n".join(f"{count:>9}  {table}" for table, count in rows.items() if count))
+    return 0
+
+
 def _dev(stack: Stack, options: argparse.Namespace) -> int:
     dev(stack, options.api_port, options.db_port)
     return 0
@@ -107,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     command("stop", stop, "stop all of it; data stays")
     command("reset", reset, "make the database again from migrations and seed; its data is gone")
     command("prices", prices, "make the prices of the plans at Stripe (STRIPE_SECRET_KEY) and note them at the plans")
+    restored = command("restore", _restore, "put an exported organisation back, all of it or nothing")
+    restored.add_argument("folder", type=Path, help="where the manifest and the files of the export are")
+    restored.add_argument(
+        "--db-url", metavar="URL", help="another database, as `postgres`; default the one of the workdir"
+    )
     shown = command("status", status, "addresses and keys; exit 1 when not running")
     shown.add_argument("-o", "--output", choices=["pretty", "env", "json"], default="pretty")
     return parser

@@ -17,6 +17,8 @@ from shared.settings import Settings
 MIGRATIONS = Path(__file__).parent.parent / "supabase" / "migrations"
 CHECKOUT_SECONDS = 2.0
 WAITING_REQUESTS = 256
+FETCHED_ROWS = 500
+SNAPSHOT_IDLE = "2min"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,30 @@ class Database:
             async with connection.transaction():
                 await connection.execute(_CLAIMS, (claims, headers))
                 yield step
+        finally:
+            await self._pool.putconn(connection)
+
+    @asynccontextmanager
+    async def snapshot(self, *, claims: str, headers: str) -> AsyncIterator[Callable[[str, str], AsyncIterator[str]]]:
+        """One reading transaction under the caller's policies, in which everything is as of one moment.
+
+        It yields what reads lines: an operation opens the cursor `exported`, and its rows come a few at a time.
+        """
+        connection = await self._checkout()
+
+        async def lines(operation: str, payload: str) -> AsyncIterator[str]:
+            await connection.execute(_step(operation), (payload,))
+            while rows := await (await connection.execute(f"fetch {FETCHED_ROWS} from exported")).fetchall():
+                for (line,) in rows:
+                    yield line
+            await connection.execute("close exported")
+
+        try:
+            async with connection.transaction():
+                await connection.execute("set transaction isolation level repeatable read, read only")
+                await connection.execute(f"set local idle_in_transaction_session_timeout = '{SNAPSHOT_IDLE}'")
+                await connection.execute(_CLAIMS, (claims, headers))
+                yield lines
         finally:
             await self._pool.putconn(connection)
 

@@ -50,6 +50,8 @@ class Answered(Generic[Given]):
 
 # Runs an operation within a transaction; its answer, read.
 Step = Callable[[str, Any], Awaitable[Any]]
+# Opens a cursor by an operation with a payload of JSON: its lines.
+Lines = Callable[[str, str], AsyncIterator[str]]
 
 
 class Call(Generic[Body]):
@@ -68,6 +70,7 @@ class Call(Generic[Body]):
         "place",
         "sent",
         "settings",
+        "snapshot",
         "stripe",
         "transaction",
     )
@@ -76,6 +79,8 @@ class Call(Generic[Body]):
     # operations run as the caller, all or none: psycopg.Rollback undoes them.
     file: IO[bytes]
     transaction: Callable[[], AbstractAsyncContextManager[Step]]
+    # All others have this, to read much as of one moment: an operation opens the cursor `exported`.
+    snapshot: Callable[[], AbstractAsyncContextManager[Lines]]
 
     def __init__(
         self,

@@ -213,6 +213,7 @@ class Runtime:
             sent=body,
             place=place,
         )
+        call.snapshot = lambda: self._database.snapshot(claims=caller.claims, headers=_passed_on(headers))
         answered = await function.work(call)
         told_more = {"idempotency-replayed": "true", **answered.headers} if answered.replayed else answered.headers
         given = answered.json if isinstance(answered.json, bytes) else answered.json.encode()

@@ -49,6 +49,21 @@ class Services:
             await self.remove("avatars", pictures)
         await self._ask("auth", "DELETE", f"admin/users/{user_id}", {"should_soft_delete": True}, allowed=(404,))
 
+    async def put(self, bucket: str, path: str, content: bytes, content_type: str) -> None:
+        headers = {"content-type": content_type}
+        await self._send("storage", "POST", f"object/{bucket}/{path}", content=content, headers=headers)
+
+    async def sign(self, bucket: str, paths: list[str], seconds: int) -> list[str]:
+        """Addresses at which anybody who has them reads these files, for so long."""
+        signed: list[str] = []
+        for first in range(0, len(paths), LISTED_AT_ONCE):
+            asked = {"expiresIn": seconds, "paths": paths[first : first + LISTED_AT_ONCE]}
+            told = await self._ask("storage", "POST", f"object/sign/{bucket}", asked)
+            if wrong := [each["error"] for each in told if not each["signedURL"]]:
+                raise ServiceError("storage", str(wrong[0]))
+            signed += [f"{str(self._client.base_url).rstrip('/')}/storage/v1{each['signedURL']}" for each in told]
+        return signed
+
     async def files(self, bucket: str, folder: str) -> AsyncIterator[str]:
         """The paths of all files in a folder of a bucket and below."""
         offset = 0
@@ -70,9 +85,9 @@ class Services:
             )
 
     async def _ask(self, service: str, method: str, path: str, body: Any, *, allowed: Iterable[int] = ()) -> Any:
-        return await self._send(service, method, path, allowed, json=body)
+        return await self._send(service, method, path, json=body, allowed=allowed)
 
-    async def _send(self, service: str, method: str, path: str, allowed: Iterable[int], **content: Any) -> Any:
+    async def _send(self, service: str, method: str, path: str, *, allowed: Iterable[int] = (), **content: Any) -> Any:
         import httpx  # noqa: PLC0415 - see services()
 
         async with self._slots:

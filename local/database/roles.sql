@@ -18,6 +18,9 @@ grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;
 -- Hosted, an extension lets `postgres` write policies on these owners' tables; membership is the nearest to it.
 grant supabase_storage_admin, supabase_realtime_admin to postgres;
 
+-- Hosted, `postgres` may switch off triggers for a session, to put data back as it was.
+grant set on parameter session_replication_role to postgres;
+
 alter role anon set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';
 alter role authenticator set statement_timeout = '8s';

@@ -15,7 +15,7 @@ create table private.personal_columns (
 comment on table private.personal_columns is 'Columns with personal data, and what becomes of it when an account is deleted.';
 comment on column private.personal_columns.on_deletion is 'DELETE: the row goes. CLEAR: the column is emptied. KEEP: it stays.';
 comment on column private.personal_columns.found_by is
-  'The column of the relation that names the user, by id; by address where it is the column itself.';
+  'The column of the relation that names the user: by their address if it is an e-mail, else by their id.';
 
 insert into private.personal_columns (relation, name, on_deletion, found_by, because)
 select regexp_replace(c.path, '[.][^.]+$', ''), substring(c.path, '[^.]+$'), k.on_deletion, k.found_by, k.because
@@ -25,7 +25,9 @@ from (values
     activity_feed_reads.user_id, showcase_likes.user_id, system_alert_views.user_id, system_alert_dismissals.user_id}$$),
   ('DELETE', 'owner', 'answers the person was given', '{private.idempotency_keys.owner}'),
   ('DELETE', 'email', 'an invitation of the person', '{organization_invitations.email}'),
-  ('CLEAR', 'billing_email', 'the person''s address', '{organizations.billing_email}'),
+  ('CLEAR', 'billing_email', 'the person''s name and address', $${
+    organizations.billing_email, private.onboarding_payments.billing_email,
+    private.onboarding_payments.billing_name}$$),
   ('CLEAR', 'user_id', 'where the person was', '{activity_logs.ip_address, activity_logs.user_agent}'),
   ('CLEAR', 'user_id', 'the organisation it made stays', '{onboarding_sessions.user_id}'),
   ('CLEAR', 'id', 'the account itself', $${
@@ -37,7 +39,7 @@ from (values
     custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by,
     feature_flags.created_by, organization_invitations.invited_by, project_showcases.created_by_id,
     quick_actions.created_by, system_alerts.created_by, tasks.created_by, template_reviews.reviewer_id,
-    tool_blueprints.created_by_id, usage_tracking.user_id, feature_flags.target_users, system_alerts.target_users}$$),
+    private.sign_in_days.user_id, tool_blueprints.created_by_id, usage_tracking.user_id, feature_flags.target_users, system_alerts.target_users}$$),
   ('KEEP', null, 'emptied with the membership', $${
     appointments.assigned_to, contacts.assigned_to_id, customers.assigned_to, deals.assigned_to_id, leads.assigned_to_id,
     listings.assigned_to_id, projects.project_manager_id, tasks.assigned_to, private.capture_tokens.assigned_to_id}$$),
@@ -49,7 +51,8 @@ from (values
     leads.name, leads.email, leads.phone, contacts.name, contacts.email, contacts.phone, contacts.linkedin_url,
     contacts.twitter_url, customers.name, customers.email, customers.phone}$$),
   ('KEEP', null, 'of a house', '{listings.address}'),
-  ('KEEP', null, 'of a visitor of a website, for a few minutes', '{private.capture_counts.address}')
+  ('KEEP', null, 'of a visitor of a website, for a few minutes', $${
+    private.capture_counts.address, private.onboarding_counts.address}$$)
 ) k (on_deletion, found_by, because, columns),
 lateral (
   select case when t like 'private.%' then t else 'public.' || t end as path from unnest(k.columns::text[]) t
@@ -65,7 +68,7 @@ begin
   select * into target from public.users u where u.id = who;
   for item in
     select p.* from private.personal_columns p
-    where p.on_deletion <> 'KEEP' order by p.on_deletion = 'CLEAR', p.relation = 'public.users', p.relation, p.name
+    where p.on_deletion <> 'KEEP' order by p.on_deletion = 'CLEAR', p.relation = 'public.users', p.relation, p.name desc
   loop
     execute case item.on_deletion
       when 'DELETE' then format('delete from %s', item.relation::regclass)

@@ -50,6 +50,7 @@ def test_the_buckets_are_as_private_and_as_large_as_they_should_be(database: Dat
         assert rows.fetchall() == [
             ("attachments", False, 52_428_800, None),
             ("avatars", True, 5_242_880, ["image/jpeg", "image/png", "image/webp", "image/gif"]),
+            ("exports", False, 52_428_800, ["application/x-ndjson", "text/csv", "application/json"]),
             (
                 "public-assets",
                 True,

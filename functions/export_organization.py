@@ -1,0 +1,174 @@
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from shared.administration import attempt
+from shared.database import expected_migration
+from shared.errors import problem_of
+from shared.function import Answered, Call, Lines, Shape, Strict, function
+from shared.services import Services, services
+
+BUCKET = "exports"
+SIGNED_SECONDS = 3600
+# A file that any storage takes in one piece.
+PART_BYTES = 8 * 1024 * 1024
+PARTS_AT_ONCE = 3
+TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
+
+
+class Export(Strict):
+    """ndjson is exact and can be restored; csv is for people and their spreadsheets."""
+
+    organization_id: UUID
+    format: Literal["ndjson", "csv"] = "ndjson"
+
+
+class File(Shape):
+    name: str
+    table: str
+    rows: int
+    bytes: int
+    sha256: str
+    url: str
+
+
+class Exported(Shape):
+    """The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes."""
+
+    export_id: UUID
+    complete: Annotated[bool, Field(description="False for an owner: without what belongs to single members.")]
+    rows: int
+    manifest_url: str
+    manifest_sha256: str
+    files: list[File]
+
+
+@function(
+    "user",
+    errors={404: "There is no such organisation.", 409: "It is being exported already."},
+)
+async def export_organization(call: Call[Export]) -> Answered[Exported]:
+    """Export everything an organisation has.
+
+    For platform admins, and for its owners without what belongs to single members. All tables are read as of one moment
+    and stored in the private bucket `exports`, in files of at most 8 MB, with a manifest of counts and SHA-256 hashes.
+    """
+    asked = call.body.model_dump(mode="json")
+    target = ("organization", str(call.body.organization_id))
+    begun = (await attempt(call, "private.begin_export", asked, action="DATA_EXPORT", target=target))["done"]
+    outcome: dict[str, Any] = {"export_id": begun["export_id"]}
+    folder = begun["folder"]
+    stored: list[str] = []
+    try:
+        async with services(call.settings) as reached:
+            try:
+                files = await _store(call, reached, begun, stored)
+                rows = sum(file["rows"] for file in files)
+                manifest = _manifest(call.body, begun, files)
+                stored.append(f"{folder}/manifest.json")
+                await reached.put(BUCKET, stored[-1], manifest, "application/json")
+                sha256 = hashlib.sha256(manifest).hexdigest()
+                first, *others = await reached.sign(BUCKET, [stored[-1], *stored[:-1]], SIGNED_SECONDS)
+            except BaseException:
+                await _forget(reached, stored)
+                raise
+    except Exception as error:
+        failed = outcome | {"error": problem_of(error).code}
+        await call.run("private.finish_export", json.dumps(failed))
+        raise
+    await call.run("private.finish_export", json.dumps(outcome | {"sha256": sha256, "rows": rows}))
+    answer = outcome | {
+        "complete": begun["complete"],
+        "rows": rows,
+        "manifest_url": first,
+        "manifest_sha256": sha256,
+        "files": [file | {"url": url} for file, url in zip(files, others, strict=True)],
+    }
+    return Answered(json.dumps(answer), headers={"cache-control": "no-store"})
+
+
+async def _store(
+    call: Call[Export], reached: Services, begun: dict[str, Any], stored: list[str]
+) -> list[dict[str, Any]]:
+    """Every table in files of its own, all as of one moment; a table without rows has one without lines.
+
+    Few are on their way at once: that is what an export holds in memory.
+    """
+    files: list[dict[str, Any]] = []
+    kind = call.body.format
+    free = asyncio.Semaphore(PARTS_AT_ONCE)
+
+    async def put(path: str, part: bytes) -> None:
+        try:
+            await reached.put(BUCKET, path, part, TYPES[kind])
+        finally:
+            free.release()
+
+    try:
+        async with call.snapshot() as lines, asyncio.TaskGroup() as uploads:
+            for table in begun["tables"]:
+                number = 0
+                async for part, rows in _parts(lines, begun["export_id"], table, csv=kind == "csv"):
+                    number += 1
+                    name = f"{table['name']}.{number:04}.{kind}"
+                    sha256 = hashlib.sha256(part).hexdigest()
+                    files.append(
+                        {"name": name, "table": table["name"], "rows": rows, "bytes": len(part), "sha256": sha256}
+                    )
+                    stored.append(f"{begun['folder']}/{name}")
+                    await free.acquire()
+                    uploads.create_task(put(stored[-1], part))
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return files
+
+
+async def _parts(lines: Lines, export_id: str, table: dict[str, Any], *, csv: bool) -> AsyncIterator[tuple[bytes, int]]:
+    """The lines of a table, in pieces with the number of their rows."""
+    head = ",".join(table["columns"]).encode() + b"\n" if csv else b""
+    part, rows, parts = bytearray(head), 0, 0
+    wish = json.dumps({"export_id": export_id, "relation": table["name"]})
+    async for line in lines("private.open_export", wish):
+        encoded = line.encode() + b"\n"
+        if rows and len(part) + len(encoded) > PART_BYTES:
+            yield bytes(part), rows
+            part, rows, parts = bytearray(head), 0, parts + 1
+        part += encoded
+        rows += 1
+    if rows or not parts:
+        yield bytes(part), rows
+
+
+async def _forget(reached: Services, stored: list[str]) -> None:
+    """What is left of an export that failed is of no use; its manifest was not written, so nobody takes it for one."""
+    with suppress(Exception):  # the first error is the one to tell
+        await reached.remove(BUCKET, stored)
+
+
+def _manifest(asked: Export, begun: dict[str, Any], files: list[dict[str, Any]]) -> bytes:
+    tables = [
+        table
+        | {
+            "rows": sum(file["rows"] for file in files if file["table"] == table["name"]),
+            "files": [file for file in files if file["table"] == table["name"]],
+        }
+        for table in begun["tables"]
+    ]
+    return json.dumps(
+        {
+            "version": 1,
+            "organization_id": str(asked.organization_id),
+            "export_id": begun["export_id"],
+            "format": asked.format,
+            "complete": begun["complete"],
+            "migration": expected_migration(),
+            "tables": tables,
+        },
+        indent=1,
+    ).encode()

@@ -1,0 +1,226 @@
+-- Exporting an organisation: everything that is its own, as of one moment, into the private bucket `exports`.
+
+insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types) values
+  ('exports', 'exports', false, 50 * 1024 * 1024, '{application/x-ndjson,text/csv,application/json}')
+on conflict (id) do update set public = excluded.public, file_size_limit = excluded.file_size_limit,
+  allowed_mime_types = excluded.allowed_mime_types;
+
+create table private.exports (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  requested_by uuid not null,
+  is_complete boolean not null,
+  format text not null constraint "format is ndjson or csv" check (format in ('ndjson', 'csv')),
+  started_at timestamptz not null default now(),
+  finished_at timestamptz,
+  error text,
+  manifest_sha256 text
+);
+comment on table private.exports is 'Exports of organisations: who asked for which, and how it went.';
+comment on column private.exports.is_complete is
+  'Of a platform admin: all there is. Of an owner: without what belongs to single members, and without secrets.';
+comment on column private.exports.manifest_sha256 is 'Of the manifest, which has the hashes of all other files.';
+create index exports_organization_idx on private.exports (organization_id, started_at desc);
+insert into private.personal_columns (relation, name, on_deletion, because)
+values ('private.exports', 'requested_by', 'KEEP', 'a pseudonym: it points to an account without a name');
+
+-- What an organisation has ----------------------------------------------------------------------------------------------
+
+-- Found in the catalog, so that a new table is among them by being there: what carries organization_id, what hangs on
+-- such a row without carrying it, and the organisation itself.
+create function private.export_relations() returns table (relation regclass, condition text, is_personal boolean)
+language sql stable security definer set search_path = '' as $$
+  with carrying as (
+    select c.oid, c.relname from pg_catalog.pg_class c
+    join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
+    where c.relkind in ('r', 'p') and c.relnamespace in ('public'::regnamespace, 'private'::regnamespace)
+      and c.oid <> 'private.exports'::regclass
+  )
+  select 'public.organizations'::regclass, 't.id = $1', false
+  union all
+  select c.oid::regclass, 't.organization_id = $1',
+    -- A member's alone, or a secret: not for the owner.
+    c.relname in ('ai_conversations', 'notifications', 'activity_feed_reads', 'capture_tokens', 'onboarding_sessions',
+      'organization_invitations')
+  from carrying c
+  union all
+  select k.conrelid::regclass, format('t.%I in (select p.%I from %s p where p.organization_id = $1)', a.attname,
+    parent.attname, k.confrelid::regclass), true
+  from pg_catalog.pg_constraint k
+  join carrying c on c.oid = k.confrelid
+  join pg_catalog.pg_class child on child.oid = k.conrelid
+  join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = k.conkey[1]
+  join pg_catalog.pg_attribute parent on parent.attrelid = k.confrelid and parent.attnum = k.confkey[1]
+  where k.contype = 'f' and cardinality(k.conkey) = 1 and a.attnotnull
+    and child.relnamespace in ('public'::regnamespace, 'private'::regnamespace)
+    and k.conrelid not in (select oid from carrying)
+$$;
+comment on function private.export_relations() is
+  'Every table with rows of an organisation and the condition that finds them ($1 is its id).';
+
+create function private.export_columns(relation regclass) returns text[]
+language sql stable set search_path = '' as $$
+  select array_agg(a.attname::text order by a.attnum) from pg_catalog.pg_attribute a
+  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+$$;
+comment on function private.export_columns(regclass) is 'The columns of a table that are stored, not computed.';
+
+create function private.people_condition() returns text
+language sql stable set search_path = '' as $$
+  select string_agg(
+    format('select t.%I from %s t where %s', a.attname, r.relation, r.condition), ' union ' order by r.relation::text, a.attname
+  )
+  from private.export_relations() r
+  join pg_catalog.pg_constraint k on k.conrelid = r.relation and k.contype = 'f' and k.confrelid = 'public.users'::regclass
+  join pg_catalog.pg_attribute a on a.attrelid = r.relation and a.attnum = k.conkey[1]
+$$;
+comment on function private.people_condition() is 'The query for all users whom rows of an organisation ($1) point to.';
+
+-- One text for each row. The format of lines of JSON is exact; that of CSV is for people and their spreadsheets.
+create function private.export_query(relation text, format text) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  found_one record;
+  line text;
+begin
+  if relation = 'public.users' then
+    return pg_catalog.format(
+      'select %s from (select u.id, u.email, u.name, u.avatar_url from public.users u where u.id in (%s)) t',
+      case format when 'csv' then private.csv_line('{id,email,name,avatar_url}') else 'pg_catalog.to_jsonb(t)::text' end,
+      private.people_condition()
+    );
+  elsif relation = 'storage.objects' then
+    return pg_catalog.format(
+      $q$select %s from (select o.name, o.metadata ->> 'size' as size, o.metadata ->> 'mimetype' as mime_type,
+        o.metadata ->> 'eTag' as etag from storage.objects o
+        where o.bucket_id = 'attachments' and starts_with(o.name, $1::text || '/')) t$q$,
+      case format when 'csv' then private.csv_line('{name,size,mime_type,etag}') else 'pg_catalog.to_jsonb(t)::text' end
+    );
+  end if;
+  select * into found_one from private.export_relations() r where r.relation = to_regclass(export_query.relation);
+  line := case format
+    when 'csv' then private.csv_line(private.export_columns(found_one.relation))
+    else pg_catalog.format('(pg_catalog.to_jsonb(t)%s)::text', (
+      select string_agg(pg_catalog.format(' - %L', a.attname), '') from pg_catalog.pg_attribute a
+      where a.attrelid = found_one.relation and a.attgenerated <> ''
+    ))
+  end;
+  return pg_catalog.format('select %s from %s t where %s', line, found_one.relation, found_one.condition);
+end $$;
+comment on function private.export_query(text, text) is 'The query for the lines of one file.';
+
+create function private.csv_line(columns text[]) returns text
+language sql immutable set search_path = '' as $$
+  select string_agg(format(
+    'coalesce(''"'' || replace(private.spreadsheet_safe(t.%I::text), ''"'', ''""'') || ''"'', '''')', c.name
+  ), ' || '','' || ' order by c.place)
+  from unnest(columns) with ordinality c (name, place)
+$$;
+comment on function private.csv_line(text[]) is 'The expression for a row as a line of CSV; null is empty, an empty text is "".';
+
+-- The steps of an export ------------------------------------------------------------------------------------------------
+
+create function private.do_begin_export(wish jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  org uuid := wish ->> 'organization_id';
+  complete boolean := private.is_admin();
+  made private.exports;
+begin
+  if not complete and (auth.jwt() ? 'act' or private.current_user_id() is null or not exists (
+    select from public.organization_members m
+    where m.organization_id = org and m.user_id = auth.uid() and m.role = 'OWNER'
+  )) then
+    raise exception 'An organisation is exported by its owners, and by platform admins' using
+      errcode = '42501', hint = 'Ask an owner of it. Nobody does it by impersonation.';
+  end if;
+  -- The row waits for another export of this organisation that begins.
+  perform from public.organizations o where o.id = org for no key update;
+  if not found then
+    raise exception 'There is no such organisation' using errcode = 'PT404', detail = format('Found none with id %s.', org);
+  end if;
+  if exists (
+    select from private.exports e
+    where e.organization_id = org and e.finished_at is null and e.started_at > now() - interval '30 minutes'
+  ) then
+    raise exception 'This organisation is being exported' using errcode = 'PT409', hint = 'Try again when that is done.';
+  end if;
+  insert into private.exports (organization_id, requested_by, is_complete, format)
+  values (org, auth.uid(), complete, wish ->> 'format') returning * into made;
+  return jsonb_build_object(
+    'export_id', made.id, 'complete', complete,
+    'folder', format('%s%s/%s', case when complete then 'platform/' else '' end, org, made.id),
+    'tables', (
+      select jsonb_agg(jsonb_build_object('name', t.name, 'columns', t.columns) order by t.name)
+      from (
+        select format('%s.%s', c.relnamespace::regnamespace, c.relname) as name, private.export_columns(c.oid) as columns
+        from private.export_relations() r join pg_catalog.pg_class c on c.oid = r.relation
+        where complete or not r.is_personal
+        union all select 'public.users', '{id,email,name,avatar_url}'
+        union all select 'storage.objects', '{name,size,mime_type,etag}'
+      ) t
+    )
+  );
+end $$;
+comment on function private.do_begin_export(jsonb) is
+  'Notes that {organization_id, format} is exported, and says which tables there are.';
+
+create function private.begin_export(wish jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+  return private.attempt(
+    'do_begin_export', wish, 'DATA_EXPORT', 'Export begun', 'organization', wish ->> 'organization_id'
+  );
+end $$;
+comment on function private.begin_export(jsonb) is 'See do_begin_export(); logged.';
+
+create function private.own_export(export_id uuid) returns private.exports
+language plpgsql stable set search_path = '' as $$
+declare
+  found_one private.exports;
+begin
+  select * into found_one from private.exports e
+  where e.id = export_id and e.requested_by = auth.uid() and e.finished_at is null;
+  if not found then
+    raise exception 'There is no such export going on' using errcode = 'PT404';
+  end if;
+  return found_one;
+end $$;
+comment on function private.own_export(uuid) is 'The export that the caller has begun.';
+
+-- A cursor runs with the rights of who opened it, and gives its rows one by one: neither side holds them all.
+create function private.open_export(wish jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  running private.exports := private.own_export((wish ->> 'export_id')::uuid);
+  lines refcursor := 'exported';
+begin
+  if not running.is_complete and exists (
+    select from private.export_relations() r
+    where r.relation = to_regclass(wish ->> 'relation') and r.is_personal
+  ) then
+    raise exception 'This table is not for an owner' using errcode = '42501';
+  end if;
+  open lines for execute private.export_query(wish ->> 'relation', running.format) using running.organization_id;
+  return '{}';
+end $$;
+comment on function private.open_export(jsonb) is 'Opens the cursor `exported` on the lines of {export_id, relation}.';
+
+create function private.finish_export(outcome jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  done private.exports := private.own_export((outcome ->> 'export_id')::uuid);
+begin
+  update private.exports e set finished_at = clock_timestamp(), error = left(outcome ->> 'error', 500),
+    manifest_sha256 = outcome ->> 'sha256'
+  where e.id = done.id;
+  perform private.append_admin_action('DATA_EXPORT',
+    case when outcome ->> 'error' is null then 'Export finished' else 'Export failed' end,
+    'organization', done.organization_id::text, outcome - 'error', outcome ->> 'error' is null,
+    left(outcome ->> 'error', 500), null);
+  return '{}';
+end $$;
+comment on function private.finish_export(jsonb) is 'Notes how {export_id, sha256, rows, error} ended; logged.';
+
+grant execute on function private.begin_export(jsonb), private.open_export(jsonb), private.finish_export(jsonb)
+  to strive_functions;
