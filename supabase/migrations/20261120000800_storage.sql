@@ -214,13 +214,15 @@ begin
   where case when a.stored_at is null then a.created_at < now() - interval '24 hours' else true end
     and not exists (select from storage.objects o where o.bucket_id = 'attachments' and o.name = a.file_path);
   get diagnostics forgotten = row_count;
+  -- The shape of the path is asked of the few that are left: it takes longer than everything else together.
+  with lost as materialized (
+    select o.bucket_id, o.name from storage.objects o
+    left join public.organizations g on o.bucket_id = 'attachments' and g.id::text = split_part(o.name, '/', 1)
+    left join public.users u on o.bucket_id = 'avatars' and u.id::text = split_part(o.name, '/', 1)
+    where o.bucket_id in ('attachments', 'avatars') and g.id is null and u.id is null
+  )
   insert into private.doomed_objects (bucket_id, name)
-  select o.bucket_id, o.name from storage.objects o
-  where private.is_storage_path(o.bucket_id, o.name) and case o.bucket_id
-    when 'attachments'
-      then not exists (select from public.organizations g where g.id::text = split_part(o.name, '/', 1))
-    when 'avatars' then not exists (select from public.users u where u.id::text = split_part(o.name, '/', 1))
-  end
+  select l.bucket_id, l.name from lost l where private.is_storage_path(l.bucket_id, l.name)
   on conflict (bucket_id, name) do nothing;
   get diagnostics doomed = row_count;
   return jsonb_build_object('adopted', adopted, 'forgotten', forgotten, 'doomed', doomed);
