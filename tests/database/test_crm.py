@@ -729,3 +729,37 @@ def test_no_index_offers_to_look_for_a_tenants_newest_rows_among_everybodys(data
             [table],
         )
         assert cursor.fetchall() == []
+
+
+def test_of_all_who_close_and_reopen_a_deal_at_once_each_finds_it_as_the_last_one_left_it(
+    fresh_database: Database,
+) -> None:
+    with fresh_database.acting_as("member", commit=True) as cursor:
+        deal = make(cursor, "deals")
+    start = Barrier(6)
+
+    def press(n: int) -> Counter[str]:
+        done: Counter[str] = Counter()
+        start.wait(timeout=10)
+        for turn_of in range(6):
+            function = ("close_deal", "reopen_deal")[(n + turn_of) % 2]
+            arguments = {"outcome": "WON"} if function == "close_deal" else {}
+            with fresh_database.acting_as("member", commit=True) as cursor:
+                try:
+                    call(cursor, function, deal_id=deal["id"], **arguments)
+                except psycopg.Error as error:
+                    assert error.sqlstate == "PT409"
+                    cursor.connection.rollback()
+                else:
+                    done[function] += 1
+        return done
+
+    with ThreadPoolExecutor(6) as pool:
+        done = sum(pool.map(press, range(6)), Counter[str]())
+    with fresh_database.acting_as("member") as cursor:
+        titles = Counter(note["title"].split(":")[0] for note in notes(cursor, "deal_id", deal))
+        now = seen(cursor, "deals", deal)
+        assert now
+    assert titles == {"Deal won": done["close_deal"], "Deal reopened": done["reopen_deal"]}
+    assert done["close_deal"] - done["reopen_deal"] == (now["status"] == "WON")
+    assert done["close_deal"] > 1
