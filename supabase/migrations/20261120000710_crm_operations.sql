@@ -45,10 +45,13 @@ begin
   sought := array_to_string(words, '&');
   if sought <> '' and asked ~ '^[-+/(). 0-9]+$' and length(digits) > 3 then
     -- A phone number: whole, the local part, or a beginning of either; one wrong digit leaves the others right.
-    sought := format('(%s)|%L', sought, tenant || right(digits, case when length(digits) < 10 then 7 else 10 end))
-      || case when length(digits) < 7 then ':*' else '' end
-      || case when forgiving and length(digits) > 6 then format('|%L', tenant || right(digits, 4)) else '' end
-      || case when forgiving and length(digits) > 9 then format('|%L:*', tenant || left(right(digits, 10), 6)) else '' end;
+    sought := case
+      when length(digits) < 7 then format('(%s)|%L:*', sought, tenant || digits)
+      else format('%L:*|%L', tenant || digits, tenant || right(digits, case when length(digits) < 10 then 7 else 10 end))
+        || case when forgiving then format('|%L', tenant || right(digits, 4)) else '' end
+        || case when forgiving and length(digits) > 9
+          then format('|%L:*', tenant || left(right(digits, 10), 6)) else '' end
+    end;
   end if;
   return sought::tsquery;
 end $$;

@@ -30,7 +30,7 @@ some_reason = st.sampled_from([None, " ", "Too dear"])
 some_outcome = st.sampled_from(["ACTIVE", "WON", "LOST", "ABANDONED"])
 some_probability = st.none() | st.integers(-1, 101)
 SHORT = settings(
-    max_examples=30, stateful_step_count=14, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )  # fmt: skip
 
 
@@ -86,6 +86,12 @@ class Deals(Played):
             self.moves[made[0]["id"]] = 0
         assert refusal in {None, "42501", "PT422"}
 
+    # Most of all moves are refused; this one is not.
+    @rule(who=st.sampled_from(["member", "admin", "owner"]), n=which, forward=st.integers(-1, 4))
+    def went_on(self, who: str, n: int, forward: int) -> None:
+        at = STAGES.index(self.seen[n % len(self.seen)]["stage"])
+        self.step(who, n, "move_deal", stage=STAGES[max(at + forward, 0) % 5])
+
     @rule(who=everybody, n=which, stage=some_stage, probability=some_probability, reason=some_reason)
     def moved(self, who: str, n: int, stage: str, probability: int | None, reason: str | None) -> None:
         self.step(who, n, "move_deal", stage=stage, probability=probability, lost_reason=reason)
@@ -94,6 +100,7 @@ class Deals(Played):
     def closed(self, who: str, n: int, outcome: str, reason: str | None) -> None:
         self.step(who, n, "close_deal", outcome=outcome, lost_reason=reason)
 
+    @precondition(lambda self: any(deal["stage"] not in OPEN for deal in self.seen))
     @rule(who=everybody, n=which, stage=some_stage)
     def reopened(self, who: str, n: int, stage: str) -> None:
         self.step(who, n, "reopen_deal", stage=stage)

@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from local import ROOT
 from supabase import Client
 from tests.conftest import Strive
 from tests.functions.agency import call, code, email_of, open_agencies
@@ -96,6 +97,16 @@ def test_who_may_call_what_and_nobody_else_reaches_a_row(agents: Agents, ids: di
         kept = [add(agents["mia"], "contacts", ids["agency"])["id"] for _ in range(2)]
         merge = code(lambda: call(agents[person], "merge_contacts", into_id=kept[0], duplicate_ids=kept[1:]))  # noqa: B023
         assert merge == {"ana": None, "otto": None, "rob": "PT404"}.get(person, "42501")
+
+
+def test_the_example_of_the_page_works_as_it_stands(agents: Agents) -> None:
+    example = (ROOT / "docs/crm.md").read_text().split("```python\n")[1].split("```")[0]
+    known: dict[str, Any] = {"strive": agents["rob"]}
+    exec(example, known)  # noqa: S102 - our own page
+    assert known["lead"]["id"] in {row["id"] for row in known["found"]}
+    assert (known["deal"]["stage"], known["deal"]["value"]) == ("CLOSED_WON", 250000)
+    (won,) = [row for row in known["report"] if row["stage"] == "CLOSED_WON"]
+    assert won["value"] >= 250000
 
 
 # Finding -------------------------------------------------------------------------------------------------------------
