@@ -26,10 +26,12 @@ class Source:
 
     async def batches(self, _: str, values: tuple[Any, ...], size: int) -> AsyncIterator[list[tuple[Any, ...]]]:
         if values[1] == self.version:
-            yield [(self.version, None, None, None)]
+            yield [(self.version, None, None, None, None)]
             return
         for start in range(0, len(self.definitions), size):
-            yield [(self.version, name, self.version, text) for name, text in self.definitions[start : start + size]]
+            yield [
+                (self.version, name, self.version, None, text) for name, text in self.definitions[start : start + size]
+            ]
 
     async def listen(self, _: str) -> AsyncIterator[str]:
         return

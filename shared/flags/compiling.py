@@ -16,6 +16,7 @@ from shared.flags.buckets import drawn, prefix, threshold
 from shared.flags.conditions import ConditionError, compile_checks
 from shared.flags.context import Context
 from shared.flags.evaluation import Evaluation, failed
+from shared.flags.groups import NONE, Groups
 
 Rules = Callable[[Context], Evaluation]
 _NOBODY = Context({})
@@ -70,16 +71,16 @@ def _needing(flag: Flag, needed: Sequence[tuple[str, Flag | None]]) -> Rules:
     return with_prerequisites
 
 
-def compile_flag(name: str, version: int, definition: Mapping[str, Any]) -> Flag:
+def compile_flag(name: str, version: int, definition: Mapping[str, Any], groups: Groups = NONE) -> Flag:
     """Never fails: a flag that cannot be understood answers with its error."""
     try:
-        return _compile(name, version, definition)
+        return _compile(name, version, definition, groups)
     except (ConditionError, KeyError, TypeError, ValueError, AttributeError) as problem:
         broken = failed(name, "PARSE_ERROR", str(problem))
         return Flag(name, version, lambda _: broken)
 
 
-def _compile(name: str, version: int, flag: Mapping[str, Any]) -> Flag:
+def _compile(name: str, version: int, flag: Mapping[str, Any], groups: Groups) -> Flag:
     answers = _Answers(name, version, flag.get("variants"))
     if not flag["is_enabled"]:
         disabled = answers.off("DISABLED", "disabled")
@@ -90,7 +91,7 @@ def _compile(name: str, version: int, flag: Mapping[str, Any]) -> Flag:
     return Flag(
         name,
         version,
-        _decision(flag, answers, targeted=scheduled or bool(needed)),
+        _decision(flag, answers, groups, targeted=scheduled or bool(needed)),
         answers.off("DEFAULT", "prerequisites") if needed else None,
         answers.off("DEFAULT", "schedule") if scheduled else None,
         -math.inf if starts_at is None else 0.0 + starts_at,
@@ -125,12 +126,12 @@ class _Answers:
         return Evaluation(self.name, variant[2], reason, variant[0], on=True, rule=rule, version=self.version)
 
 
-def _decision(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> Rules:
+def _decision(flag: Mapping[str, Any], answers: _Answers, groups: Groups, *, targeted: bool) -> Rules:
     # Dictionaries, since they take half of what sets do.
     users, organizations = dict.fromkeys(flag["target_users"]), dict.fromkeys(flag["target_orgs"])
     tiers = frozenset(map(intern, flag["target_tiers"]))  # the same few in every flag
     conditions = flag.get("conditions")
-    checks, condition = ((), None) if conditions is None or conditions == {} else compile_checks(conditions)
+    checks, condition = ((), None) if conditions is None or conditions == {} else compile_checks(conditions, groups)
     conditional = bool(checks or condition)
     listed = _winner(flag, answers, "TARGETING_MATCH", "target")
     share = _share(flag, answers, targeted=bool(targeted or tiers or conditional or users or organizations))

@@ -7,10 +7,11 @@ negation ($ne, $nin, $not, …) it does. Numbers and texts that spell numbers co
 import json
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from shared.flags.groups import NONE, TYPES, Group, Groups, holds_group, known, with_groups
 from shared.flags.patterns import found, pattern
 from shared.flags.versions import sortable
 
@@ -36,17 +37,8 @@ _VERSIONS: dict[str, Callable[[str, str], bool]] = {
     "$vlt": operator.lt,
     "$vlte": operator.le,
 }
-_TYPES: dict[type, str] = {
-    type(None): "null",
-    bool: "boolean",
-    int: "number",
-    float: "number",
-    str: "string",
-    list: "array",
-    dict: "object",
-}
 _SCALARS = {str, int, float, bool, type(None)}
-_KINDS = {*_TYPES.values(), "undefined"}
+_KINDS = {*TYPES.values(), "undefined"}
 _OF_ATTRIBUTES = ("$or", "$and", "$nor", "$not")
 
 
@@ -70,12 +62,13 @@ class ConditionError(Exception):
 _shared = lru_cache(maxsize=8192, typed=True)
 
 
-def compile_condition(condition: Any) -> Condition:
-    return _condition(condition, 1)
+def compile_condition(condition: Any, groups: Groups = NONE) -> Condition:
+    return _condition(with_groups(condition, groups), 1)
 
 
-def compile_checks(condition: Any) -> tuple[tuple[Check, ...], Condition | None]:
+def compile_checks(condition: Any, groups: Groups = NONE) -> tuple[tuple[Check, ...], Condition | None]:
     """The same, as checks that must all hold and what else must: flags mostly ask what can be checked."""
+    condition = with_groups(condition, groups)
     if not isinstance(condition, dict):
         return (), _condition(condition, 1)
     checks = {path: check for path, asked in condition.items() if (check := _check(path, asked))}
@@ -140,7 +133,9 @@ def _part(key: str, value: Any, depth: int) -> Condition:
             return _negated(_any(_conditions(value, depth)))
         case "$not":
             return _negated(_condition(value, depth + 1))
-    return _attribute(key, _value(value, depth + 1))
+    # What is shared is kept, and a group is let go with the last flag that names it.
+    attribute = _attribute.__wrapped__ if holds_group(value) else _attribute
+    return attribute(key, _value(value, depth + 1))
 
 
 def _conditions(found: Any, depth: int) -> list[Condition]:
@@ -285,7 +280,7 @@ def _equal_to_scalar(expected: Any) -> Test:
 
 def _same(a: Any, b: Any) -> bool:
     """Equal as JSON: true is not 1, 1 is 1.0, and an object's keys stand in one order."""
-    if _TYPES.get(type(a)) != _TYPES.get(type(b)):
+    if TYPES.get(type(a)) != TYPES.get(type(b)):
         return False
     if isinstance(a, list):
         return len(a) == len(b) and all(map(_same, a, b))
@@ -352,22 +347,19 @@ def _folded(value: Any) -> Any:
     return value.lower() if type(value) is str else value
 
 
-def _known(value: Any) -> tuple[str | None, Any]:
-    """What a value is looked up by: true is not 1, but 1.0 is."""
-    return _TYPES.get(type(value)), value
-
-
 @_shared
 def _member(expected: str, fold: Callable[[Any], Any] | None) -> Test:
     """Of a list, written as JSON. Objects and lists in it are equal to no other."""
     plain = [fold(one) if fold else one for one in json.loads(expected) if type(one) not in {list, dict}]
     texts = frozenset(one for one in plain if type(one) is str)
-    others = frozenset(_known(one) for one in plain if type(one) is not str)
+    return _listed(texts, frozenset(known(one) for one in plain if type(one) is not str), fold)
 
+
+def _listed(texts: Container[str], others: frozenset[Any], fold: Callable[[Any], Any] | None = None) -> Test:
     def is_listed(value: Any) -> bool:
         if type(value) is str:
             return (fold(value) if fold else value) in texts
-        return bool(others) and type(value) not in {list, dict} and _known(value) in others
+        return bool(others) and type(value) not in {list, dict} and known(value) in others
 
     def listed(value: Any) -> bool:
         return any(is_listed(one) for one in value) if type(value) is list else is_listed(value)
@@ -438,7 +430,7 @@ def _existence(operand: Any) -> Test:
 def _type(operand: Any) -> Test:
     if type(operand) is not str or operand not in _KINDS:
         raise ConditionError(operand, "string, number, boolean, array, object, null or undefined")
-    return lambda value: _TYPES.get(type(value)) == operand
+    return lambda value: TYPES.get(type(value)) == operand
 
 
 def _operator(name: str, operand: Any, depth: int) -> Test:  # noqa: C901, PLR0911, PLR0912 - one branch per operator
@@ -464,6 +456,11 @@ def _operator(name: str, operand: Any, depth: int) -> Test:  # noqa: C901, PLR09
                 return _every_one(operand, depth, fold=name == "$alli")
             listed = _member(json.dumps(operand), _folded if name.endswith("i") else None)
             return listed if name in {"$in", "$ini"} else _negated(listed)
+        case "$inGroup" | "$notInGroup":
+            if type(operand) is not Group:
+                raise ConditionError(operand, "the name of a group")
+            member = _listed(operand.texts, operand.others)
+            return member if name == "$inGroup" else _negated(member)
         case "$exists":
             return _existence(operand)
         case "$type":

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 from psycopg import Error, InterfaceError
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from pydantic_core import from_json
 
 from shared.errors import RETRY, ApiError
 from shared.flags.compiling import Flag, compile_flag
+from shared.flags.groups import Group, Groups
 from shared.flags.snapshot import Snapshot
 from shared.logs import log
 
@@ -28,7 +30,7 @@ BATCH = 100
 # So many flags are worth keeping from the garbage collector, which would look at each again and again.
 MANY = 1000
 
-LOAD = 'select * from private.load_feature_flags(%s::text::public."Environment", %s)'
+LOAD = 'select * from private.load_feature_flags(%s::text::public."Environment", %s, %s::uuid[])'
 AWAY = (Error, InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError)
 
 
@@ -114,8 +116,10 @@ class Flags:
 
     async def _load(self) -> None:
         known = self._snapshot
-        version, flags = -1, dict[str, Flag]()
-        rows = self._source.batches(LOAD, (self.environment, known.version if known else -1), BATCH)
+        version, flags, groups = -1, dict[str, Flag](), dict[str, Group]()
+        known_groups = {group.revision: group for group in known.groups.values()} if known else {}
+        values = (self.environment, known.version if known else -1, [*known_groups])
+        rows = self._source.batches(LOAD, values, BATCH)
         async with aclosing(rows):  # type: ignore[type-var]  # an AsyncIterator that can be closed  # a generator, of which the protocol says less
             with ExitStack() as stack:
                 async for batch in rows:
@@ -123,12 +127,17 @@ class Flags:
                         return
                     if not flags:
                         stack.enter_context(_nothing_collected())
-                    flags |= {name: _flag(known, name, at, text) for _, name, at, text in batch if name is not None}
+                    for _, name, at, revision, text in batch:
+                        if at is not None:
+                            flags[name] = _flag(known, name, at, text, groups)
+                        elif name is not None:  # groups come before the flags that name them
+                            groups[name] = known_groups.get(revision) or Group(from_json(text), revision)
+                            await asyncio.sleep(0)
                     await asyncio.sleep(0)
                 if known and version < known.version:
                     # A standby that lags, or a backup: this process has seen more than the database now says.
                     raise InterfaceError(f"flags went back from version {known.version} to {version}")
-                self._snapshot = Snapshot(version, flags)
+                self._snapshot = Snapshot(version, flags, groups)
                 if len(flags) >= MANY:
                     gc.freeze()
         before = [*known.flags.values()] if known else []
@@ -173,11 +182,11 @@ def _nothing_collected() -> Iterator[None]:
             gc.enable()
 
 
-def _flag(known: Snapshot | None, name: str, version: int, definition: str | None) -> Flag:
+def _flag(known: Snapshot | None, name: str, version: int, definition: str | None, groups: Groups) -> Flag:
     if definition is None and known and (flag := known.flags.get(name)):
         return flag
     try:
         found = json.loads(definition or "null")
     except (ValueError, RecursionError):
         found = None  # which compiles into an error
-    return compile_flag(name, version, found)
+    return compile_flag(name, version, found, groups)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from shared.flags.compiling import Flag, Rules
 from shared.flags.context import Context
 from shared.flags.evaluation import Evaluation, failed, not_found
+from shared.flags.groups import Groups
 
 # Of whole answers, some hundreds of a hundred flags: who loads a page again mostly asks the same.
 REMEMBERED_BYTES = 4 << 20
@@ -18,6 +19,7 @@ REMEMBERED_BYTES = 4 << 20
 class Snapshot:
     version: int
     flags: Mapping[str, Flag]
+    groups: Groups = field(default_factory=dict)
     _rules: Mapping[str, Rules] = field(init=False, repr=False)
     _boundaries: tuple[float, ...] = field(init=False, repr=False)
     _remembered: dict[str, bytes] = field(init=False, repr=False, compare=False, default_factory=dict)

@@ -76,6 +76,8 @@ begin
       when operator = '$type' then
         case when operand #>> '{}' in ('string', 'number', 'boolean', 'array', 'object', 'null', 'undefined')
           is not true then 'string, number, boolean, array, object, null or undefined' end
+      when operator in ('$inGroup', '$notInGroup') then
+        case when kind <> 'string' then 'the name of a group' end
       when operator in ('$regex', '$regexi', '$notRegex', '$notRegexi') then
         case when kind <> 'string' or not private.is_regular_expression(operand #>> '{}')
           then 'a regular expression of at most 1000 characters' end
@@ -85,8 +87,8 @@ begin
         case when kind <> 'object' then 'a condition or operators' end
       when operator = '$not' then null
       when starts_with(operator, '$') then 'one of $eq, $ne, $gt, $gte, $lt, $lte, $veq, $vne, $vgt, $vgte, $vlt,'
-        ' $vlte, $in, $nin, $ini, $nini, $all, $alli, $exists, $type, $regex, $regexi, $notRegex, $notRegexi, $size,'
-        ' $elemMatch, $not'
+        ' $vlte, $in, $nin, $ini, $nini, $all, $alli, $inGroup, $notInGroup, $exists, $type, $regex, $regexi,'
+        ' $notRegex, $notRegexi, $size, $elemMatch, $not'
       else 'only operators beside an operator'
     end;
     if expected is not null then
@@ -368,25 +370,173 @@ create trigger guard_prerequisites after insert or delete or update of name, env
 create trigger audit_change after insert or update or delete on public.feature_flags
   for each row execute function private.audit_change('FEATURE_FLAG_UPDATE', 'feature_flag', 'name');
 
+-- Groups --------------------------------------------------------------------------------------------------------------
+
+create table public.feature_flag_groups (
+  id uuid primary key default gen_random_uuid(),
+  name text not null unique
+    constraint "name is 1 to 100 of a-z, 0-9, dot, underscore and hyphen" check (name ~ '^[a-z0-9._-]{1,100}$'),
+  description text,
+  revision uuid not null default gen_random_uuid(),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  created_by uuid default auth.uid() references public.users (id) on delete set null
+);
+comment on table public.feature_flag_groups is
+  'Saved groups: lists of values that conditions name by $inGroup and $notInGroup. Only platform admins see them.';
+comment on column public.feature_flag_groups.revision is 'Another one with every change of the members.';
+create index feature_flag_groups_created_by_idx on public.feature_flag_groups (created_by);
+create trigger touch before update on public.feature_flag_groups
+  for each row execute function private.touch_updated_at();
+
+create table public.feature_flag_group_members (
+  group_id uuid not null references public.feature_flag_groups (id) on delete cascade,
+  value jsonb not null
+    constraint "value is a number, true, false or at most 300 characters"
+    check (jsonb_typeof(value) in ('string', 'number', 'boolean') and length(value #>> '{}') <= 300),
+  created_at timestamptz not null default now(),
+  primary key (group_id, value)
+);
+comment on table public.feature_flag_group_members is 'What belongs to a group: any value of an attribute, mostly ids.';
+
+-- Kept by the flags themselves, so that it is known without reading conditions which groups are in use.
+create table private.feature_flag_group_uses (
+  flag_id uuid not null references public.feature_flags (id) on delete cascade,
+  group_id uuid not null references public.feature_flag_groups (id),
+  primary key (flag_id, group_id)
+);
+comment on table private.feature_flag_group_uses is 'Which flags name which groups.';
+create index feature_flag_group_uses_group_idx on private.feature_flag_group_uses (group_id);
+
+create function private.note_groups() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  names text[] := array(
+    select n #>> '{}' from jsonb_path_query(new.conditions, '$.**."$inGroup"') n
+    union
+    select n #>> '{}' from jsonb_path_query(new.conditions, '$.**."$notInGroup"') n
+  );
+  unknown text;
+begin
+  select string_agg(n.name, ', ' order by n.name) into unknown from unnest(names) n (name)
+  where not exists (select from public.feature_flag_groups g where g.name = n.name);
+  if unknown is not null then
+    raise exception 'The conditions of % name a group that does not exist', new.name using
+      errcode = 'PT422', detail = format('There is no group %s.', left(unknown, 300)),
+      hint = 'Make it in feature_flag_groups first.';
+  end if;
+  delete from private.feature_flag_group_uses u using public.feature_flag_groups g
+  where u.flag_id = new.id and g.id = u.group_id and g.name <> all (names);
+  insert into private.feature_flag_group_uses (flag_id, group_id)
+  select new.id, g.id from public.feature_flag_groups g where g.name = any (names)
+  on conflict do nothing;
+  return null;
+end $$;
+comment on function private.note_groups() is 'Groups that conditions name exist, and are known to be in use.';
+create trigger note_groups after insert or update of conditions on public.feature_flags
+  for each row execute function private.note_groups();
+
+-- A group changes in line with the flags that name it: between two of their versions.
+create trigger lock_feature_flags before insert or update or delete on public.feature_flag_groups
+  for each statement when (pg_trigger_depth() = 0) execute function private.lock_feature_flags();
+create trigger lock_feature_flags before insert or update or delete on public.feature_flag_group_members
+  for each statement when (pg_trigger_depth() = 0) execute function private.lock_feature_flags();
+
+create function private.keep_group() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  users text;
+begin
+  if tg_op = 'UPDATE' and new.name = old.name then
+    return new;
+  end if;
+  select string_agg(f.name, ', ' order by f.name) into users
+  from private.feature_flag_group_uses u join public.feature_flags f on f.id = u.flag_id where u.group_id = old.id;
+  if users is not null then
+    raise exception 'Flags use group %', old.name using
+      errcode = 'PT409', detail = format('It is named in the conditions of %s.', left(users, 300)),
+      hint = 'Take it out of their conditions first.';
+  end if;
+  return coalesce(new, old);
+end $$;
+comment on function private.keep_group() is 'A group stays, and keeps its name, while conditions name it.';
+create trigger keep_group before delete or update of name on public.feature_flag_groups
+  for each row execute function private.keep_group();
+create trigger audit_change after insert or delete or update of name, description on public.feature_flag_groups
+  for each row execute function private.audit_change('FEATURE_FLAG_UPDATE', 'feature_flag_group', 'name');
+
+create function private.change_group() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  changed record;
+begin
+  for changed in
+    select g.id, g.name, count(*) as many, array_agg(c.value order by c.value) as members
+    from changed_members c join public.feature_flag_groups g on g.id = c.group_id group by g.id
+  loop
+    if tg_op = 'INSERT'
+      and (select count(*) from public.feature_flag_group_members m where m.group_id = changed.id) > 100000 then
+      raise exception 'Group % would be too large', changed.name using
+        errcode = 'PT422', detail = 'A group has at most 100000 members.',
+        hint = 'List organisations instead of their users, or let the client send an attribute for it.';
+    end if;
+    update public.feature_flag_groups set revision = gen_random_uuid() where id = changed.id;
+    -- Which counts as a change of theirs: of their version, of their environment's, told to who listens.
+    update public.feature_flags f set version = f.version + 1
+    from private.feature_flag_group_uses u where u.group_id = changed.id and f.id = u.flag_id;
+    perform private.append_admin_action(
+      'FEATURE_FLAG_UPDATE',
+      format('Feature Flag Group %s changed: %s %s', changed.name, changed.many,
+        case tg_op when 'INSERT' then 'added' else 'removed' end),
+      'feature_flag_group', changed.id::text,
+      -- The first of them: a log of whole lists would outgrow everything else.
+      jsonb_build_object(case tg_op when 'INSERT' then 'added' else 'removed' end, to_jsonb(changed.members[:100])),
+      true, null, null
+    );
+  end loop;
+  return null;
+end $$;
+comment on function private.change_group() is 'A change of a group is one of every flag that names it, and is logged.';
+create trigger change_group_by_insert after insert on public.feature_flag_group_members
+  referencing new table as changed_members for each statement execute function private.change_group();
+create trigger change_group_by_delete after delete on public.feature_flag_group_members
+  referencing old table as changed_members for each statement execute function private.change_group();
+
 -- Serving flags -------------------------------------------------------------------------------------------------------
 
--- One statement, so one state of the database: the version, and the flags as they were at exactly that version.
-create function private.load_feature_flags(environment "Environment", known bigint) returns table (
-  version bigint, name text, flag_version bigint, definition text
-) language sql stable security definer set search_path = '' as $$
-  select v.version, f.name, f.version, case when f.version > load_feature_flags.known then (
-      to_jsonb(f) - array['id', 'name', 'description', 'category', 'environment', 'version', 'created_at', 'updated_at',
-        'created_by']
-      || jsonb_build_object('starts_at', extract(epoch from f.starts_at), 'ends_at', extract(epoch from f.ends_at))
-    )::text end
-  from private.feature_flag_versions v
-  left join public.feature_flags f
-    on f.environment = v.environment and v.version is distinct from load_feature_flags.known
-  where v.environment = load_feature_flags.environment
-  order by f.name
+-- One statement, so one state of the database: the version, and the groups and flags as they were at exactly that.
+create function private.load_feature_flags(environment "Environment", known bigint, known_groups uuid[])
+returns table (version bigint, name text, flag_version bigint, group_revision uuid, definition text)
+language sql stable security definer set search_path = '' as $$
+  with now_at as (
+    select v.version, v.environment, v.version is distinct from load_feature_flags.known as is_new
+    from private.feature_flag_versions v where v.environment = load_feature_flags.environment
+  ), flags as (
+    select f.* from now_at n join public.feature_flags f on n.is_new and f.environment = n.environment
+  ), parts as (
+    select g.name, null::bigint as flag_version, g.revision as group_revision,
+      case when g.revision <> all (load_feature_flags.known_groups) then coalesce((
+        select jsonb_agg(m.value) from public.feature_flag_group_members m where m.group_id = g.id
+      ), '[]')::text end as definition
+    from public.feature_flag_groups g
+    where exists (
+      select from flags f join private.feature_flag_group_uses u on u.flag_id = f.id where u.group_id = g.id
+    )
+    union all
+    select f.name, f.version, null, case when f.version > load_feature_flags.known then (
+        to_jsonb(f) - array['id', 'name', 'description', 'category', 'environment', 'version', 'created_at',
+          'updated_at', 'created_by']
+        || jsonb_build_object('starts_at', extract(epoch from f.starts_at), 'ends_at', extract(epoch from f.ends_at))
+      )::text end
+    from flags f
+  )
+  select n.version, p.name, p.flag_version, p.group_revision, p.definition
+  from now_at n left join parts p on true
+  order by p.group_revision is null, p.name
 $$;
-comment on function private.load_feature_flags("Environment", bigint) is
-  'The version of an environment and, unless it is the known one, its flags; definitions only of what changed since.';
+comment on function private.load_feature_flags("Environment", bigint, uuid[]) is
+  'The version of an environment and, unless it is the known one, its groups and then its flags; contents only of what'
+  ' is not known.';
 
 create function private.flag_identity(asked jsonb) returns jsonb
 language plpgsql stable security definer set search_path = '' as $$
@@ -416,31 +566,106 @@ $$;
 comment on function private.flag_bucket(uuid, text, text) is
   'Where a unit falls, from 0 to 2^52 - 1: it is within a share of p % if that is below p / 100 * 2^52.';
 
-create function private.flag_reaches(
-  flag public.feature_flags, user_id uuid, organization_id uuid, tier "SubscriptionTier"
-) returns boolean language plpgsql stable security definer set search_path = '' as $$
+-- What is known here of a user are texts, or null. Whatever asks for more, for a pattern or for a version is null: not
+-- known. What shared/flags/conditions.py answers is never another than this one does.
+create function private.value_matches(attribute text, asked jsonb) returns boolean
+language plpgsql stable set search_path = '' as $$
 declare
+  operator text;
+  operand jsonb;
+  matches boolean := true;
+  attribute_json constant jsonb := coalesce(to_jsonb(attribute), 'null');
+begin
+  if jsonb_typeof(asked) <> 'object' or not exists (select from jsonb_object_keys(asked) k where starts_with(k, '$')) then
+    return asked = '{}' or asked = attribute_json;
+  end if;
+  for operator, operand in select * from jsonb_each(asked) loop
+    matches := matches and case
+      when operator = '$eq' then operand = attribute_json
+      when operator = '$ne' then operand <> attribute_json
+      when operator in ('$in', '$nin') then
+        (operand @> attribute_json) = (operator = '$in')
+      when operator in ('$inGroup', '$notInGroup') then (attribute is not null and exists (
+        select from public.feature_flag_groups g join public.feature_flag_group_members m on m.group_id = g.id
+        where g.name = operand #>> '{}' and m.value = attribute_json
+      )) = (operator = '$inGroup')
+      when operator = '$exists' then (attribute is not null) = operand::boolean
+      when operator = '$type' then operand #>> '{}' = case when attribute is null then 'null' else 'string' end
+      when operator in ('$gt', '$gte', '$lt', '$lte') and attribute is null then false
+      when operator in ('$size', '$elemMatch', '$all', '$alli') then false
+      when operator = '$not' then not private.value_matches(attribute, operand)
+    end;
+    exit when not matches;
+  end loop;
+  return matches;
+end $$;
+comment on function private.value_matches(text, jsonb) is
+  'Whether a text or null is what a condition asks of an attribute; null when that is not known here.';
+
+create function private.condition_holds(condition jsonb, attributes jsonb) returns boolean
+language plpgsql stable set search_path = '' as $$
+declare
+  key text;
+  asked jsonb;
+  holds boolean := true;
+begin
+  for key, asked in select * from jsonb_each(condition) loop
+    holds := holds and case
+      when key = '$not' then not private.condition_holds(asked, attributes)
+      when key = '$and' then not private.any_condition_holds(asked, attributes, false)
+      when key in ('$or', '$nor') then
+        (asked = '[]' or private.any_condition_holds(asked, attributes, true)) = (key = '$or')
+      when attributes ? key then private.value_matches(attributes ->> key, asked)
+      -- Texts have nothing further in.
+      when attributes ? split_part(key, '.', 1) then private.value_matches(null, asked)
+    end;
+    exit when not holds;
+  end loop;
+  return holds;
+end $$;
+comment on function private.condition_holds(jsonb, jsonb) is
+  'Whether a condition holds for these attributes; null when it asks for others.';
+
+create function private.any_condition_holds(conditions jsonb, attributes jsonb, wanted boolean) returns boolean
+language sql stable set search_path = '' as $$
+  select case when bool_or(h.holds) then true when bool_or(h.holds is null) then null else false end
+  from jsonb_array_elements(conditions) c
+  cross join lateral (select private.condition_holds(c, attributes) = wanted as holds) h
+$$;
+comment on function private.any_condition_holds(jsonb, jsonb, boolean) is
+  'Whether any of several conditions comes out as wanted; null when that is not known here.';
+
+create function private.flag_reaches(flag public.feature_flags, identity jsonb) returns boolean
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  user_id uuid := identity ->> 'user_id';
+  organization_id uuid := identity ->> 'organization_id';
+  tier public."SubscriptionTier" := identity ->> 'tier';
   needed public.feature_flags;
-  unit text := case when flag.bucket_by = 'org' then organization_id else user_id end;
+  known boolean := true;
 begin
   if not flag.is_enabled or flag.starts_at > now() or flag.ends_at <= now() then
     return false;
   end if;
   for needed in select f.* from public.feature_flags f where f.name = any (flag.prerequisites) loop
-    if not private.flag_reaches(needed, user_id, organization_id, tier) then
+    known := known and private.flag_reaches(needed, identity);
+    if not known then
       return false;
     end if;
   end loop;
   if user_id = any (flag.target_users) or organization_id = any (flag.target_orgs) then
-    return true;
+    return known;
   elsif flag.target_tiers <> '{}' and (tier = any (flag.target_tiers)) is not true then
     return false;
+  elsif flag.rollout_percent < 100 and (private.flag_bucket(
+      flag.seed, 'rollout', case when flag.bucket_by = 'org' then organization_id else user_id end::text
+    ) < ceil(flag.rollout_percent / 100 * 4503599627370496)) is not true then
+    return false;
   end if;
-  return flag.rollout_percent >= 100 or coalesce(
-    private.flag_bucket(flag.seed, 'rollout', unit) < ceil(flag.rollout_percent / 100 * 4503599627370496), false);
+  return known and (flag.conditions is null or private.condition_holds(flag.conditions, identity));
 end $$;
-comment on function private.flag_reaches(public.feature_flags, uuid, uuid, "SubscriptionTier") is
-  'Whether a flag is on for a user, its conditions apart: what they ask for is known only when the user is there.';
+comment on function private.flag_reaches(public.feature_flags, jsonb) is
+  'Whether a flag is on for a user; null when that depends on what only the user''s request says.';
 
 create function private.flag_audience(flag text, changes jsonb) returns jsonb
 language plpgsql stable security definer set search_path = '' as $$
@@ -448,6 +673,7 @@ declare
   changeable constant text[] := array['is_enabled', 'rollout_percent', 'target_tiers', 'target_orgs', 'target_users',
     'bucket_by', 'starts_at', 'ends_at', 'conditions'];
   found_flag public.feature_flags;
+  wrong text;
 begin
   if not private.is_admin() then
     raise exception 'Only platform admins see whom a flag reaches' using errcode = '42501';
@@ -463,20 +689,33 @@ begin
       hint = format('Changes are an object with some of %s.', array_to_string(changeable, ', '));
   end if;
   found_flag := jsonb_populate_record(found_flag, changes);
+  wrong := private.condition_error(found_flag.conditions);
+  if wrong is not null then
+    raise exception 'This feature flag could not be evaluated' using
+      errcode = 'PT400', detail = wrong, hint = 'Conditions follow GrowthBook''s syntax.';
+  end if;
   return (
     select jsonb_build_object(
       'users', count(*),
-      'on', count(*) filter (where private.flag_reaches(found_flag, u.id, m.organization_id, m.tier)),
+      'on', count(*) filter (where r.reaches is not false),
+      'undecided', count(*) filter (where r.reaches is null),
       'listed', count(*) filter (
         where u.id = any (found_flag.target_users) or m.organization_id = any (found_flag.target_orgs)),
       'has_conditions', coalesce(found_flag.conditions, '{}') <> '{}'
     )
     from public.users u
     left join lateral (
-      select o.id as organization_id, o.subscription_tier as tier
+      select o.id as organization_id, o.subscription_tier as tier, om.role
       from public.organization_members om join public.organizations o on o.id = om.organization_id
       where om.user_id = u.id order by om.joined_at, om.organization_id limit 1
     ) m on true
+    cross join lateral (
+      -- What flag_identity() would answer them.
+      select private.flag_reaches(found_flag, jsonb_build_object(
+        'targetingKey', u.id, 'user_id', u.id, 'email', u.email, 'global_role', u.global_role,
+        'organization_id', m.organization_id, 'tier', m.tier, 'org_role', m.role
+      )) as reaches offset 0
+    ) r
     where private.blocked_until(u) is null or private.blocked_until(u) <= now()
   );
 end $$;
@@ -528,11 +767,11 @@ create function public.flag_audience(flag text, changes jsonb default '{}') retu
 language sql stable set search_path = '' as 'select private.flag_audience(flag, changes)';
 comment on function public.flag_audience(text, jsonb) is
   'How many users a flag would reach, now or after changes, in the organisation each joined first: {"users", "on",'
-  ' "listed", "has_conditions"}. With conditions, on is the most it can be.';
+  ' "undecided", "listed", "has_conditions"}. Of those it is on for, the undecided hang on what only their requests say.';
 
 grant execute on function private.flag_bucket(uuid, text, text), private.flag_audience(text, jsonb),
   public.flag_audience(text, jsonb), public.experiment_results(text) to authenticated, service_role;
-grant execute on function private.load_feature_flags("Environment", bigint), private.flag_identity(jsonb),
+grant execute on function private.load_feature_flags("Environment", bigint, uuid[]), private.flag_identity(jsonb),
   private.record_exposure(jsonb) to strive_functions;
 
 -- Leaving -------------------------------------------------------------------------------------------------------------
@@ -578,6 +817,30 @@ grant
   on public.feature_flags to authenticated;
 -- No truncate: it would pass by the version and the log.
 grant select, insert, update, delete on public.feature_flags to service_role;
+
+alter table public.feature_flag_groups enable row level security;
+create policy "platform admins read groups" on public.feature_flag_groups for select to authenticated
+  using ((select private.is_admin()));
+create policy "platform admins make groups" on public.feature_flag_groups for insert to authenticated
+  with check ((select private.is_admin()));
+create policy "platform admins change groups" on public.feature_flag_groups for update to authenticated
+  using ((select private.is_admin())) with check ((select private.is_admin()));
+create policy "platform admins delete groups" on public.feature_flag_groups for delete to authenticated
+  using ((select private.is_admin()));
+grant select, delete, insert (name, description), update (name, description)
+  on public.feature_flag_groups to authenticated;
+grant select, insert, update, delete on public.feature_flag_groups to service_role;
+
+alter table public.feature_flag_group_members enable row level security;
+create policy "platform admins read members of groups" on public.feature_flag_group_members for select
+  to authenticated using ((select private.is_admin()));
+create policy "platform admins add members to groups" on public.feature_flag_group_members for insert
+  to authenticated with check ((select private.is_admin()));
+create policy "platform admins remove members of groups" on public.feature_flag_group_members for delete
+  to authenticated using ((select private.is_admin()));
+grant select, delete, insert (group_id, value) on public.feature_flag_group_members to authenticated;
+-- No update: a member is another one with another value, and added and removed are what is logged.
+grant select, insert, delete on public.feature_flag_group_members to service_role;
 
 alter table public.feature_flag_exposures enable row level security;
 create policy "platform admins read exposures" on public.feature_flag_exposures for select to authenticated

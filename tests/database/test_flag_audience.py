@@ -36,7 +36,7 @@ def audience(cursor: Cursor, flag: str = "flag", **changes: Any) -> Any:
 
 def test_it_counts_whom_the_flag_reaches(cursor: Cursor) -> None:
     make(cursor, rollout_percent=100)
-    assert audience(cursor) == {"users": ACTIVE, "on": ACTIVE, "listed": 0, "has_conditions": False}
+    assert audience(cursor) == {"users": ACTIVE, "on": ACTIVE, "undecided": 0, "listed": 0, "has_conditions": False}
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_the_count_is_what_the_functions_answer(fresh_database: Database) -> Non
             " (select array_agg(id) from public.users where email like 'user-1%%0@%%'), %s",
             [[GLOBEX], PEOPLE["platform_admin"]],
         )
-        ((_, name, at, definition),) = connection.execute(
-            "select * from private.load_feature_flags('PRODUCTION', -1)"
+        ((_, name, at, _, definition),) = connection.execute(
+            "select * from private.load_feature_flags('PRODUCTION', -1, '{}')"
         ).fetchall()
         people = connection.execute(
             "select u.id, m.organization_id from public.users u left join public.organization_members m"
@@ -163,7 +163,7 @@ def test_a_unit_counts_once_with_the_variant_it_met_first(fresh_database: Databa
 def test_attack_write_exposures_or_load_flags_past_the_functions(database: Database, role: str) -> None:
     for call in (
         "private.record_exposure('{}')",
-        "private.load_feature_flags('PRODUCTION', -1)",
+        "private.load_feature_flags('PRODUCTION', -1, '{}')",
         "private.flag_identity('{}')",
     ):
         with database.acting_as(None, role=role) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):

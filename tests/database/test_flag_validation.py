@@ -11,6 +11,7 @@ from tests.world import Database
 OPERATORS = [
     *("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$veq", "$vne", "$vgt", "$vgte", "$vlt", "$vlte", "$in", "$nin"),
     *("$ini", "$nini", "$all", "$alli", "$exists", "$type", "$regex", "$regexi", "$notRegex", "$notRegexi", "$size"),
+    *("$inGroup", "$notInGroup"),
     *("$elemMatch", "$not", "$gtx", "$or", "$and", "$nor", "plain"),
 ]
 SCALARS: list[Any] = [None, True, 0, 1.5, "", "a", "1.2.3", "string", "(", r"\d+", "$gt"]
@@ -104,7 +105,7 @@ def test_a_flag_as_the_database_tells_it_compiles(database: Database) -> None:
             """ "value": 2.5}]', '1969-01-01', '2500-01-01 00:00:00.5+02', 'org', u.id from public.users u limit 1"""
         )
         rows = connection.execute(
-            "select name, flag_version, definition from private.load_feature_flags('PRODUCTION', -1)"
+            "select name, flag_version, definition from private.load_feature_flags('PRODUCTION', -1, '{}')"
         ).fetchall()
     ((name, version, definition),) = rows
     flag = compile_flag(name, version, json.loads(definition))

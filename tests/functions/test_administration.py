@@ -60,6 +60,32 @@ def test_a_flag_goes_on_and_off_for_a_user(admin: httpx.Client, member: httpx.Cl
     ]
 
 
+def test_a_group_counts_as_soon_as_a_flag_and_stays_while_one_names_it(
+    admin: httpx.Client, member: httpx.Client
+) -> None:
+    flag, group, me = f"flag-{uuid4()}", f"group-{uuid4()}", "member@acme.test"
+
+    def value() -> Any:
+        return member.post("/functions/v1/evaluate-flag", json={"flag": flag}).json().get("value")
+
+    conditions = {"email": {"$inGroup": group}}
+    row = {"name": flag, "is_enabled": True, "rollout_percent": 100, "conditions": conditions}
+    refused = admin.post("/rest/v1/feature_flags", json=row)
+    assert (refused.status_code, refused.json()["code"]) == (422, "PT422")
+    assert refused.json()["details"] == f"There is no group {group}."
+    (made,) = ok(admin.post("/rest/v1/feature_flag_groups", json={"name": group}, headers=WHOLE))
+    ok(admin.post("/rest/v1/feature_flags", json=row))
+    wait_for(lambda: value() is False)
+    members = [{"group_id": made["id"], "value": each} for each in (me, "somebody@else.test")]
+    ok(admin.post("/rest/v1/feature_flag_group_members", json=members))
+    wait_for(lambda: value() is True)
+    assert ok(admin.post("/rest/v1/rpc/flag_audience", json={"flag": flag}))["on"] == 1
+    assert admin.delete(f"/rest/v1/feature_flag_groups?id=eq.{made['id']}").status_code == 409
+    ok(admin.delete(f'/rest/v1/feature_flag_group_members?group_id=eq.{made["id"]}&value=eq."{me}"'))
+    wait_for(lambda: value() is False)
+    assert ok(member.get("/rest/v1/feature_flag_groups")) == []
+
+
 def test_a_flag_that_would_fail_later_is_refused_now(admin: httpx.Client) -> None:
     answer = admin.post("/rest/v1/feature_flags", json={"name": "wrong", "conditions": {"a": {"$gtx": 1}}})
     assert answer.status_code == 400

@@ -81,6 +81,8 @@ VALUES: dict[str, dict[str, Row]] = {
         "ours guarded": GUARDED,
     },
     "feature_flags": {"*": {"name": "flag", "seed": fixed_id("seed")}},
+    "feature_flag_groups": {"*": {"name": "group", "revision": fixed_id("revision")}},
+    "feature_flag_group_members": {"*": {"value": Jsonb(7)}},
     "feature_flag_exposures": {"*": {"seed": fixed_id("seed")}},
     "onboarding_sessions": {
         "*": {"organization_id": None},

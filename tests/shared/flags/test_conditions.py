@@ -1,5 +1,7 @@
 """GrowthBook's condition syntax: what each operator means, what coerces, and what is an error rather than an answer."""
 
+import gc
+import sys
 import time
 from typing import Any
 
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.flags.conditions import DEPTH, ConditionError, compile_checks, compile_condition
+from shared.flags.groups import Group
 from shared.flags.patterns import TEXT_CHARACTERS, LongTextError
 
 ANNA = {
@@ -24,6 +27,11 @@ ANNA = {
     "zip": "08010",
     "nothing": None,
     "empty": "",
+    "since": "2026-02-03T04:05:06.000Z",
+    "rc": "1.4.0-rc.2",
+    "build": "3.0.0+build.17",
+    "none": [],
+    "mixed": ["a", 1, None, {"b": 1}],
 }
 
 # What holds for Anna, and what does not.
@@ -80,6 +88,39 @@ HOLDS: list[dict[str, Any]] = [
     {"$or": []},
     {"$and": [], "$nor": [{"age": 1}, {"name": "Ben"}]},
     {"$and": [{"age": 41}, {"$not": {"name": "Ben"}}, {"$or": [{"admin": True}]}]},
+    # Dates are texts, and sort as such.
+    {"since": {"$gt": "2026-01-31T00:00:00.000Z", "$lt": "2026-02-10T00:00:00.000Z"}},
+    {"since": {"$gte": "2026-02-03T04:05:06.000Z", "$lte": "2026-02-03T04:05:06.000Z"}},
+    # Of versions every part that is a number counts as one; a pre-release comes before its release.
+    {"version": {"$vgt": "2.9", "$vlt": "2.10.21"}},
+    {"rc": {"$vlt": "1.4.0", "$vgt": "1.3.99", "$veq": "1.4.0-rc.2"}},
+    {"rc": {"$vgt": "1.4.0-rc.1", "$vlt": "1.4.0-rc.10"}},
+    {"rc": {"$vgt": "1.4.0-beta.9", "$vne": "1.4.0-rc.2.1"}},
+    {"build": {"$veq": "3.0.0", "$vgte": "v3.0.0+other", "$vlte": "3.0.0"}},
+    {"age": {"$vgt": "9"}},
+    {"version": {"$vgt": "2.10.3.1"}},  # whatever follows three numbers is a pre-release
+    # A list matches $in and $nin by what it has in common.
+    {"numbers": {"$in": [7, 20]}, "tags": {"$nin": ["us", "jp"]}},
+    {"numbers": {"$nin": []}, "none": {"$nin": ["eu"]}},
+    {"tags": {"$ini": ["US", "EU"]}, "numbers": {"$ini": [5, "X"]}},
+    {"tags": {"$nini": ["US"]}, "missing": {"$nini": ["x"]}, "age": {"$nini": ["41"]}},
+    {"tags": {"$alli": ["Beta", "EU"]}, "mixed": {"$alli": ["A", 1]}},
+    {"mixed": {"$all": ["a", 1, None]}},
+    {"none": {"$size": 0}, "pairs": {"$elemMatch": {"$size": 2}}},
+    {"pairs": {"$elemMatch": {"$size": {"$gt": 2}}}, "numbers": {"$size": {"$not": 2}}},
+    {"numbers": {"$size": {"$in": [1, 3]}}},
+    {"pairs": {"$elemMatch": {"$elemMatch": {"$eq": 3}}}},
+    {"pairs": {"$elemMatch": {"$all": ["b", 2]}}},
+    {"pets": {"$elemMatch": {"$not": {"name": "Rex"}}}},
+    {"pets": {"$elemMatch": {"name": {"$in": ["Tom"]}, "$nor": [{"age": 3}]}}},
+    {"tags": {"$elemMatch": {"$regex": "^be"}}, "numbers": {"$elemMatch": {"$in": [5]}}},
+    {"tags": {"$not": {"$elemMatch": {"$eq": "us"}}}, "numbers": {"$not": {"$gt": 0}}},
+    {"tags": {"$not": ["beta"]}, "name": {"$not": {"$type": "number"}}},
+    {"none": {"$type": "array", "$exists": True, "$not": {"$elemMatch": {"$exists": True}}}},
+    {"nothing": {"$in": [None], "$type": "null", "$ne": "x", "$eq": None}},
+    {"nothing": {"$not": {"$lt": 1}}, "missing": {"$not": {"$regex": "."}}},
+    {"plan.since": None, "plan.missing.deeper": {"$exists": False}},
+    {"empty": {"$in": [""], "$ne": None, "$type": "string", "$not": {"$gt": "a"}}},
 ]
 FAILS: list[dict[str, Any]] = [
     {"name": "anna"},
@@ -136,13 +177,45 @@ FAILS: list[dict[str, Any]] = [
     {"$nor": [{"age": 1}, {"name": "Anna"}]},
     {"$nor": []},
     {"$not": {}},
+    {"since": {"$lt": "2026-02-03"}},
+    {"since": {"$gt": 20260101}},
+    {"rc": {"$vgte": "1.4.0"}},
+    {"rc": {"$vlt": "1.4.0-rc.1"}},
+    {"build": {"$vgt": "3.0.0"}},
+    {"numbers": {"$in": ["1", "5"]}},
+    {"numbers": {"$nin": [7, 20]}},
+    {"none": {"$in": ["eu", None]}},
+    {"tags": {"$nini": ["US", "Eu"]}},
+    {"name": {"$ini": []}},
+    {"name": {"$alli": ["anna"]}},
+    {"tags": {"$alli": ["eu", "us"]}},
+    {"missing": {"$alli": []}},
+    {"mixed": {"$all": ["1"]}},
+    {"mixed": {"$all": ["a", True]}},
+    {"numbers": {"$size": {"$not": 3}}},
+    {"pairs": {"$elemMatch": {"$size": 4}}},
+    {"plan": {"$size": 3}},
+    {"pairs": {"$elemMatch": {"$elemMatch": {"$eq": 4}}}},
+    {"none": {"$elemMatch": {"$exists": False}}},
+    {"plan": {"$elemMatch": {"name": "pro"}}},
+    {"tags": {"$not": {"$size": 2}}},
+    {"tags": {"$not": ["beta", "eu"]}},
+    {"nothing": {"$type": "undefined"}},
+    {"nothing": {"$exists": True}},
+    {"nothing": {"$ne": None}},
+    {"nothing": {"$nin": [None]}},
+    {"nothing": {"$lte": "0"}},
+    {"empty": {"$exists": False}},
+    {"plan.since": {"$gt": 0}},
 ]
 MALFORMED: list[Any] = [
     None,
     [],
     "US",
     {"a": {"$gtx": 1}},
-    {"a": {"$inGroup": "x"}},
+    {"a": {"$inGroup": ["x"]}},
+    {"a": {"$notInGroup": 1}},
+    {"a": {"$ingroup": "x"}},
     {"$xor": []},
     {"": 1},
     {"$not": []},
@@ -167,6 +240,66 @@ MALFORMED: list[Any] = [
     {"a": {"b": {"$gt": 1}}},
     {"a": [{"$gt": 1}]},
 ]
+
+
+# Saved groups
+
+GROUPS = {"people": Group(["Anna", "2", 3, True]), "tags": Group(["eu"]), "empty": Group([])}
+IN_GROUP: list[dict[str, Any]] = [
+    {"name": {"$inGroup": "people"}},
+    {"tags": {"$inGroup": "tags"}},
+    {"numbers.1": {"$notInGroup": "people"}},
+    {"admin": {"$inGroup": "people"}},
+    {"plan": {"$notInGroup": "people"}},
+    {"missing": {"$notInGroup": "people"}, "nothing": {"$notInGroup": "people"}},
+    {"name": {"$notInGroup": "empty"}},
+    {"name": {"$notInGroup": "unknown"}},
+    {"numbers": {"$notInGroup": "people"}},
+    {"pets": {"$elemMatch": {"age": {"$inGroup": "people"}}}},
+    {"pets.0.age": {"$inGroup": "people"}},
+    {"name": {"$not": {"$notInGroup": "people"}, "$inGroup": "people"}},
+    {"$or": [{"age": {"$inGroup": "people"}}, {"name": {"$inGroup": "people"}}]},
+    {"tags": {"$all": [{"$notInGroup": "people"}]}},
+]
+NOT_IN_GROUP: list[dict[str, Any]] = [
+    {"age": {"$inGroup": "people"}},
+    {"name": {"$inGroup": "unknown"}},
+    {"name": {"$inGroup": "empty"}},
+    {"missing": {"$inGroup": "people"}, "name": "Anna"},
+    {"name": {"$notInGroup": "people"}},
+    {"tags": {"$notInGroup": "tags"}},
+    {"numbers.0": {"$inGroup": "people"}},  # 1 is not true
+    {"zip": {"$inGroup": "people"}},
+    {"plan": {"$inGroup": "people"}},
+    {"name": {"$not": {"$inGroup": "people"}}},
+    {"$nor": [{"name": {"$inGroup": "people"}}]},
+]
+
+
+@pytest.mark.parametrize("condition", IN_GROUP, ids=str)
+def test_a_group_holds(condition: dict[str, Any]) -> None:
+    assert compile_condition(condition, GROUPS)(ANNA) is True
+    assert compile_condition({"$not": condition}, GROUPS)(ANNA) is False
+
+
+@pytest.mark.parametrize("condition", NOT_IN_GROUP, ids=str)
+def test_a_group_does_not_hold(condition: dict[str, Any]) -> None:
+    assert compile_condition(condition, GROUPS)(ANNA) is False
+    assert compile_condition({"$not": condition}, GROUPS)(ANNA) is True
+
+
+def test_a_value_equals_a_member_only_of_its_own_type() -> None:
+    for value, is_member in ((2, False), ("2", True), (3, True), (3.0, True), ("3", False), (1, False), (None, False)):
+        assert compile_condition({"a": {"$inGroup": "people"}}, GROUPS)({"a": value}) is is_member, value
+
+
+def test_a_group_is_gone_with_the_last_flag_that_names_it() -> None:
+    group = Group(["Anna"])
+    watched = sys.getrefcount(group)
+    for condition in IN_GROUP:
+        compile_checks(condition, {"people": group, "tags": group})
+    gc.collect()
+    assert sys.getrefcount(group) == watched
 
 
 @pytest.mark.parametrize("condition", HOLDS, ids=str)

@@ -292,6 +292,7 @@ def test_a_snapshot_nobody_holds_is_gone_without_a_collector() -> None:
         *({"a": {"$regex": "x"}, "b": {"$type": "null"}, "c": {"$vgt": "1"}, "d": [1], "e": {"$exists": True}},),
     ]
     flags: dict[str, Any] = {f"c{number}": {"conditions": each} for number, each in enumerate(conditions)}
+    flags["g"] = {"conditions": {"$or": [{"a.b": {"$not": {"$inGroup": "beta"}}}], "c": {"$inGroup": "beta"}}}
     flags["v"] = {"variants": [{"name": "a", "weight": 1}, {"name": "b", "weight": 1}], "ends_at": 4e9}
     flags["p"] = {"prerequisites": ["v", "c0"], "rollout_percent": 50}
     made = snapshot(**flags)

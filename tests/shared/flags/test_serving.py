@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -20,6 +22,8 @@ class Source:
     def __init__(self) -> None:
         self.version = 1
         self.flags: dict[str, tuple[int, dict[str, Any]]] = {"a": (1, USUAL)}
+        self.groups: dict[str, tuple[UUID, list[Any]]] = {}
+        self.sent: list[str] = []
         self.looks = 0
         self.away = False
         self.slow: asyncio.Event | None = None
@@ -33,14 +37,19 @@ class Source:
         self.looks += 1
         if self.away:
             raise psycopg.OperationalError("away")
-        known = values[1]
+        _, known, known_groups = values
         version = self.version
-        rows: list[tuple[Any, ...]] = [(version, None, None, None)]
+        rows: list[tuple[Any, ...]] = [(version, None, None, None, None)]
         if version != known:
             rows = [
-                (version, name, at, json.dumps(definition) if at > known else None)
+                (version, name, None, revision, None if revision in known_groups else json.dumps(members))
+                for name, (revision, members) in sorted(self.groups.items())
+            ]
+            rows += [
+                (version, name, at, None, json.dumps(definition) if at > known else None)
                 for name, (at, definition) in sorted(self.flags.items())
             ]
+        self.sent = [row[1] for row in rows if row[4] is not None]
         if self.slow:
             await self.slow.wait()
         for start in range(0, len(rows), size):
@@ -220,6 +229,60 @@ def test_only_what_changed_is_compiled_again_and_what_is_gone_is_gone(clock: Clo
         assert list(after.flags) == ["a", "b"]
         assert list(before.flags) == ["a", "b", "c"], "who holds the old ones keeps them whole"
 
+    run(test)
+
+
+def test_a_group_is_sent_once_and_again_when_it_is_another(clock: Clock) -> None:
+    async def test(source: Source, flags: Flags) -> None:
+        source.groups = {"beta": (uuid4(), ["anna"]), "large": (uuid4(), ["x"])}
+        source.change("a", conditions={"name": {"$inGroup": "beta"}})
+        source.change("b", conditions={"name": {"$notInGroup": "large"}})
+        before, _ = await flags.current()
+        assert source.sent == ["beta", "large", "a", "b"]
+        assert [before.is_on("a", somebody(name=name)) for name in ("anna", "ben")] == [True, False]
+        source.groups["beta"] = (uuid4(), ["ben"])
+        source.change("a", conditions={"name": {"$inGroup": "beta"}})
+        clock.now += FRESH_SECONDS
+        after, _ = await flags.current()
+        assert source.sent == ["beta", "a"]
+        assert [after.is_on("a", somebody(name=name)) for name in ("anna", "ben")] == [False, True]
+        assert [before.is_on("a", somebody(name=name)) for name in ("anna", "ben")] == [True, False], "not mixed"
+        assert after.groups["large"] is before.groups["large"]
+        # Renamed while no flag named it.
+        source.groups = {"renamed": source.groups["large"]}
+        source.change("b", conditions={"name": {"$inGroup": "renamed"}})
+        del source.flags["a"]
+        clock.now += FRESH_SECONDS
+        renamed, _ = await flags.current()
+        assert renamed.is_on("b", somebody(name="x"))
+        assert list(renamed.groups) == ["renamed"]
+
+    run(test)
+
+
+def test_a_group_of_a_hundred_thousand_is_quick_to_load_and_to_look_in(clock: Clock) -> None:
+    members = [str(UUID(int=number)) for number in range(100_000)]
+
+    async def test(source: Source, flags: Flags) -> None:
+        source.groups = {"large": (uuid4(), members)}
+        for number in range(50):
+            source.change(f"flag-{number}", conditions={"targetingKey": {"$inGroup": "large"}})
+        loading = asyncio.create_task(flags.current())
+        pause, last = 0.0, time.thread_time()
+        while not loading.done():
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            pause, last = max(pause, now - last), now
+        snapshot, _ = await loading
+        assert pause < 0.25, "it blocked for so long; some 30 ms where nothing else runs"
+        inside, outside = somebody(members[-1]), somebody("nobody")
+        began = time.thread_time()
+        for _ in range(100):
+            assert all(each.on for each in snapshot.evaluate_all(inside))
+        assert time.thread_time() - began < 0.5, "it looks through the list"
+        assert [each.key for each in snapshot.evaluate_all(outside) if each.on] == ["a"]
+
+    assert clock
     run(test)
 
 
