@@ -1365,6 +1365,26 @@ if TYPE_CHECKING:
         variant: str
         created_at: datetime
 
+    class FeatureFlagGroupMembersRow(TypedDict):
+        """feature_flag_group_members: What belongs to a group: any value of an attribute, mostly ids."""
+
+        group_id: UUID
+        value: Json
+        created_at: datetime
+
+    class FeatureFlagGroupsRow(TypedDict):
+        """feature_flag_groups: Saved groups: lists of values that conditions name by $inGroup and $notInGroup. Only
+        platform admins see them.
+        """
+
+        id: UUID
+        name: str
+        description: str | None
+        revision: UUID
+        created_at: datetime
+        updated_at: datetime
+        created_by: UUID | None
+
     class FeatureFlagsRow(TypedDict):
         """feature_flags: Which features are on, for whom. Only platform admins see the rules."""
 
