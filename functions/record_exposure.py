@@ -41,7 +41,7 @@ async def record_exposure(call: Call[Exposure]) -> Answered[Recorded]:
     if evaluation.error_code:
         found = evaluation.error_code != "FLAG_NOT_FOUND"
         raise ApiError(400 if found else 404, evaluation.error_code.lower(), evaluation.error_details or "")
-    seen = {"flag": evaluation.key, "variant": evaluation.variant}
+    seen: dict[str, Any] = {"flag": evaluation.key, "variant": evaluation.variant}
     if not evaluation.on:
         return Answered(json.dumps(seen | {"recorded": False}))
     unit = snapshot.unit(evaluation.key, context)
@@ -49,4 +49,7 @@ async def record_exposure(call: Call[Exposure]) -> Answered[Recorded]:
         raise ApiError(400, "targeting_key_missing", "Nobody is named whom this flag could count")
     if call.caller.mode == "publishable":  # a key of their own choice must not stand for a user
         unit = f"anonymous:{unit}"
-    return await call.run("private.record_exposure", json.dumps(seen | {"unit": unit}))
+    # A user's takes two round trips, a key's this one: only the database says who a user is, and only we, knowing that,
+    # which variant they meet. What this one notes is the experiment that was evaluated, whatever changed between them.
+    seed = snapshot.flags[evaluation.key].seed
+    return await call.run("private.record_exposure", json.dumps(seen | {"unit": unit, "seed": seed}))

@@ -36,6 +36,7 @@ class Flag:
     ends_at: float = math.inf
     prerequisites: tuple[str, ...] = ()
     by_organization: bool = False
+    seed: str = ""
 
     def linked(self, needed: Sequence[tuple[str, "Flag | None"]] = ()) -> Rules:
         """Its rules, off unless those flags are on, each by its own rules; None is a flag that does not exist."""
@@ -98,6 +99,7 @@ def _compile(name: str, version: int, flag: Mapping[str, Any], groups: Groups) -
         math.inf if ends_at is None else 0.0 + ends_at,
         needed,
         flag["bucket_by"] == "org",
+        flag["seed"],
     )
 
 

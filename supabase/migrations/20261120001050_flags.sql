@@ -743,14 +743,15 @@ declare
   recorded public.feature_flag_exposures;
 begin
   insert into public.feature_flag_exposures (flag_id, seed, unit, variant)
-  select f.id, f.seed, exposure ->> 'unit', exposure ->> 'variant' from public.feature_flags f
+  select f.id, (exposure ->> 'seed')::uuid, exposure ->> 'unit', exposure ->> 'variant' from public.feature_flags f
   where f.name = exposure ->> 'flag'
   on conflict do nothing returning * into recorded;
   return jsonb_build_object('flag', exposure ->> 'flag', 'variant', exposure ->> 'variant',
     'recorded', recorded.unit is not null);
 end $$;
 comment on function private.record_exposure(jsonb) is
-  'Notes {flag, unit, variant}, once for each unit. Believes what it is told: for the functions, which evaluated it.';
+  'Notes {flag, seed, unit, variant}, once for each unit and seed. Believes what it is told: for the functions, which'
+  ' evaluated it.';
 
 create function public.experiment_results(flag text) returns table (
   variant text, units bigint, first_at timestamptz, last_at timestamptz

@@ -140,10 +140,12 @@ def test_a_unit_counts_once_with_the_variant_it_met_first(fresh_database: Databa
         connection.execute(
             "insert into public.feature_flags (name, created_by) values ('flag', %s)", [PEOPLE["platform_admin"]]
         )
+        row = connection.execute("select seed::text from public.feature_flags").fetchone()
+        assert row
         recorded = [
             connection.execute(
                 "select private.record_exposure(%s) ->> 'recorded'",
-                [json.dumps({"flag": "flag", "unit": unit, "variant": variant})],
+                [json.dumps({"flag": "flag", "seed": row[0], "unit": unit, "variant": variant})],
             ).fetchone()
             for unit, variant in [("u1", "a"), ("u1", "a"), ("u1", "b"), ("u2", "b"), ("u3", "b")]
         ]
@@ -153,6 +155,12 @@ def test_a_unit_counts_once_with_the_variant_it_met_first(fresh_database: Databa
         assert rows == [{"variant": "a", "units": 1}, {"variant": "b", "units": 2}]
     with fresh_database.connect() as connection:
         connection.execute("update public.feature_flags set seed = gen_random_uuid()")
+        # Evaluated just before: it belongs to the experiment that was.
+        late = json.dumps({"flag": "flag", "seed": row[0], "unit": "u4", "variant": "a"})
+        assert connection.execute("select private.record_exposure(%s) ->> 'recorded'", [late]).fetchone() == ("true",)
+        assert connection.execute(
+            "select variant from public.feature_flag_exposures where unit = 'u4' and seed = %s", [row[0]]
+        ).fetchall() == [("a",)]
     with fresh_database.acting_as("platform_admin") as cursor:
         assert cursor.execute("select from public.experiment_results('flag')").rowcount == 0, "another experiment"
     with fresh_database.acting_as("owner") as cursor:

@@ -3,10 +3,12 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -44,6 +46,40 @@ def deafen(database: Database) -> None:
         )
 
 
+def answers_around(
+    change_it: Callable[[], None], processes: list[Serving], flag: str, context: dict[str, Any]
+) -> list[tuple[float, Any]]:
+    """What is answered under load while something changes: when each was asked, in seconds from the commit."""
+    seen: list[tuple[float, Any]] = []
+    ending = threading.Event()
+
+    def load(functions: Serving) -> None:
+        with httpx.Client(base_url=functions.url, headers={"apikey": SECRET_KEY}, timeout=30) as client:
+            while not ending.is_set():
+                asked = time.monotonic()
+                answer = client.post(EVALUATE, json={"flag": flag, "context": context})
+                seen.append((asked, answer.json()["value"]))
+
+    with ThreadPoolExecutor(2 * len(processes)) as pool:
+        loads = [pool.submit(load, functions) for functions in processes * 2]
+        try:
+            wait_for(lambda: len(seen) > 100)
+            change_it()
+            committed = time.monotonic()
+            time.sleep(1.3)  # of load, after it
+        finally:
+            ending.set()
+        for each in loads:
+            each.result()
+    return [(asked - committed, value) for asked, value in seen]
+
+
+def assert_seen_within_a_second(answers: list[tuple[float, Any]], *, before: bool) -> None:
+    assert any(value is before for asked, value in answers if asked < 0)
+    assert any(asked > 1 for asked, _ in answers)
+    assert not any(value is before for asked, value in answers if asked > 1)
+
+
 @pytest.mark.parametrize("told", [True, False], ids=["told", "with every notification lost"])
 def test_a_kill_switch_holds_within_a_second_under_load(
     processes: list[Serving], database: Database, told: bool
@@ -52,31 +88,37 @@ def test_a_kill_switch_holds_within_a_second_under_load(
     for functions in processes:
         wait_for(lambda functions=functions: is_on(ask(functions, "switch")))  # type: ignore[misc]
     wait_for(lambda: listeners(database) == PROCESSES)
-    seen: list[tuple[float, bool]] = []
-    ending = threading.Event()
 
-    def load(functions: Serving) -> None:
-        with httpx.Client(base_url=functions.url, headers={"apikey": SECRET_KEY}) as client:
-            while not ending.is_set():
-                asked = time.monotonic()
-                seen.append((asked, client.post(EVALUATE, json={"flag": "switch"}).json()["value"]))
+    def kill() -> None:
+        if not told:
+            deafen(database)
+        change(database, "switch", is_enabled=False)
 
-    with ThreadPoolExecutor(2 * PROCESSES) as pool:
-        loads = [pool.submit(load, functions) for functions in processes * 2]
-        try:
-            wait_for(lambda: len(seen) > 100)
-            if not told:
-                deafen(database)
-            change(database, "switch", is_enabled=False)
-            committed = time.monotonic()
-            time.sleep(1.3)  # of load, after it
-        finally:
-            ending.set()
-        for each in loads:
-            each.result()
-    assert any(value for asked, value in seen if asked < committed)
-    assert any(asked > committed + 1 for asked, _ in seen)
-    assert not any(value for asked, value in seen if asked > committed + 1)
+    assert_seen_within_a_second(answers_around(kill, processes, "switch", {}), before=True)
+
+
+def test_through_a_transaction_pooler_where_none_can_listen_a_change_is_seen_within_a_second(
+    tmp_path: Path, pooler: tuple[str, int], fresh_database: Database
+) -> None:
+    url, _ = pooler
+    make(fresh_database, "switch")
+    with fresh_database.connect() as connection:
+        connection.execute("insert into public.feature_flag_groups (name) values ('beta')")
+    make(fresh_database, "grouped", conditions={"name": {"$inGroup": "beta"}})
+
+    def join() -> None:
+        with fresh_database.connect() as connection:
+            connection.execute(
+                "insert into public.feature_flag_group_members (group_id, value)"
+                """ select id, '"anna"' from public.feature_flag_groups"""
+            )
+
+    with serving(tmp_path, environment(url)) as functions:
+        wait_for(lambda: is_on(ask(functions, "switch")))
+        kill = partial(change, fresh_database, "switch", is_enabled=False)
+        assert_seen_within_a_second(answers_around(kill, [functions], "switch", {}), before=True)
+        assert_seen_within_a_second(answers_around(join, [functions], "grouped", {"name": "anna"}), before=False)
+        assert listeners(fresh_database) == 0
 
 
 def test_every_answer_is_of_one_version_while_many_write_at_once(processes: list[Serving], database: Database) -> None:

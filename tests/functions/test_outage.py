@@ -1,10 +1,6 @@
 """The database goes away, comes back, is slow, is behind a pooler: no answer is wrong, and nobody has to help."""
 
-import os
-import shutil
 import signal
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,8 +17,6 @@ from local.stack import free_port
 from tests.functions.serving import ENTRY, RECORD, Serving, environment, serving
 from tests.functions.test_contract import refused
 from tests.world import ACME, GLOBEX, Database, populate
-
-PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 
 
 @pytest.fixture
@@ -196,50 +190,6 @@ def test_a_database_that_says_nothing_any_more_is_503_and_no_hang(tmp_path: Path
                 process.resume()
         wait_until_ready(functions)
         assert functions.record().status_code == 201
-
-
-@pytest.fixture
-def pooler(tmp_path: Path, fresh_database: Database, functions_login: str) -> Iterator[tuple[str, int]]:
-    """PgBouncer in transaction mode before the database: its address and how many servers it opens."""
-    if PGBOUNCER is None:
-        pytest.skip("needs the program pgbouncer (Debian and Ubuntu: apt install pgbouncer)")
-    cluster, port, servers = fresh_database.cluster, free_port(), 3
-    (tmp_path / "users.txt").write_text(f'"{functions_login}" "{cluster.password}"\n')
-    (tmp_path / "pgbouncer.ini").write_text(
-        f"""[databases]
-{fresh_database.name} = host=127.0.0.1 port={cluster.port}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = scram-sha-256
-auth_file = {tmp_path}/users.txt
-pool_mode = transaction
-default_pool_size = {servers}
-logfile = {tmp_path}/pgbouncer.log
-{"user = nobody" if os.geteuid() == 0 else ""}
-"""  # as Postgres, it refuses to run as root
-    )
-    if os.geteuid() == 0:
-        for folder in (tmp_path, *list(tmp_path.parents)[:3]):  # up to pytest's own, which it closes to others
-            folder.chmod(folder.stat().st_mode | 0o055)
-    (tmp_path / "pgbouncer.log").touch(mode=0o666)
-    (tmp_path / "pgbouncer.log").chmod(0o666)
-    process = subprocess.Popen([PGBOUNCER, tmp_path / "pgbouncer.ini"], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, (tmp_path / "pgbouncer.log").read_text()
-                time.sleep(0.02)
-        url = f"postgresql://{functions_login}:{cluster.password}@127.0.0.1:{port}/{fresh_database.name}"
-        yield url, servers
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def test_through_a_transaction_pooler_many_callers_share_few_sessions_and_no_claims(

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.functions.flags import RECORD, ask, make
+from tests.functions.flags import RECORD, ask, ask_all, make, wait_for
 from tests.functions.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
 from tests.functions.test_contract import refused
 from tests.world import ACME, PEOPLE, Database
@@ -52,6 +52,27 @@ def test_a_rush_of_one_user_counts_once(functions: Serving) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: expose(functions, "colour", person="owner").json(), range(16)))
     assert sum(answer["recorded"] for answer in answers) == 1
+
+
+def test_another_seed_is_another_experiment_in_which_everybody_counts_again(
+    functions: Serving, database: Database
+) -> None:
+    make(database, "again", variants=VARIANTS)
+    context = {"targetingKey": "somebody"}
+    wait_for(lambda: ask(functions, "again", context).status_code == 200)
+    assert [expose(functions, "again", context).json()["recorded"] for _ in range(2)] == [True, False]
+    with database.connect() as connection:
+        row = connection.execute(
+            "update public.feature_flags set seed = gen_random_uuid() where name = 'again' returning version"
+        ).fetchone()
+    assert row
+    wait_for(lambda: ask_all(functions, context).json()["metadata"]["version"] == row[0])
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: expose(functions, "again", context).json()["recorded"], range(16)))
+    assert sum(answers) == 1
+    assert exposures(database, "again") == {"somebody": ask(functions, "again", context).json()["variant"]}
+    with database.connect() as connection:
+        assert connection.execute("select from public.feature_flag_exposures where unit = 'somebody'").rowcount == 2
 
 
 def test_an_organisation_counts_once_for_all_its_members(functions: Serving, database: Database) -> None:
