@@ -207,7 +207,7 @@ class Stack:
         ready.touch()
 
     def _start_service(self, service: str) -> None:
-        words, environment = self._command(service)
+        words, environment = self.command(service)
         not_theirs = ("SUPABASE_", "STRIPE_") if "stripe" in self.services else ("SUPABASE_",)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(not_theirs)}
         process = launch(words, log=self.log(service), cwd=ROOT, env=inherited | environment)
@@ -215,7 +215,7 @@ class Stack:
         state.setdefault("processes", {})[service] = [process.pid, process.create_time()]
         self._save(state)
 
-    def _command(self, service: str) -> tuple[list[str | Path], dict[str, str]]:
+    def command(self, service: str) -> tuple[list[str | Path], dict[str, str]]:
         values, keys, ports = self.values(), self.keys, self.ports
         assert ports  # noqa: S101 - values() would have raised
         stripe = {**self.stripe(), "STRIPE_SECRET_KEY": keys.stripe_secret_key} if ports.stripe else {}

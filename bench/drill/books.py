@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import httpx
+
 from bench.drill.traffic import Book
 from local.stack import Stack
 
@@ -20,6 +22,16 @@ NEVER = {
         select s.id from public.project_showcases s
         where s.likes <> (select count(*) from public.showcase_likes l where l.showcase_id = s.id)
     """,
+    "a payment that succeeded, whose customer signed in, and nothing came of it": """
+        select s.id from public.onboarding_sessions s
+        where s.payment_status = 'SUCCEEDED' and s.user_id is not null and s.organization_id is null
+    """,
+    "an organisation paid for that has not one owner and one live subscription": """
+        select o.id from public.onboarding_sessions s join public.organizations o on o.id = s.organization_id
+        where (select count(*) from public.organization_members m where m.organization_id = o.id) <> 1
+          or (select count(*) from public.subscriptions p where p.organization_id = o.id and p.status = 'ACTIVE') <> 1
+          or o.subscription_tier <> 'STARTER'
+    """,
     "an organisation without an owner": """
         select o.id from public.organizations o where not exists (
           select from public.organization_members m where m.organization_id = o.id and m.role = 'OWNER')
@@ -30,7 +42,7 @@ NEVER = {
 def balance(stack: Stack, book: Book) -> dict[str, list[str]]:
     """What was lost and what is wrong, in words."""
     lost: list[str] = []
-    wrong = list(book.wrong)
+    wrong = [*book.wrong, *_subscriptions(stack)]
     with stack.cluster.connect() as connection:
         connection.execute("select private.roll_up_tallies()")
         for what, asked, named in (
@@ -50,6 +62,42 @@ def balance(stack: Stack, book: Book) -> dict[str, list[str]]:
             ]
             wrong += [f"{what} {name}: {count} times" for name, count in present.items() if count > 1]
             wrong += [f"{what} {name}: nobody asked for it" for name in present.keys() - asked.keys()]
+        present = Counter(name for (name,) in connection.execute("select id::text from public.organizations"))
+        lost += [f"organisation of {who}" for who, had in book.customers.items() if had and had not in present]
         for what, found in NEVER.items():
             wrong += [f"{what}: {row[0]}" for row in connection.execute(found)]
     return {"lost": lost, "wrong": wrong}
+
+
+def _subscriptions(stack: Stack) -> list[str]:
+    """What differs between Stripe and us once reconcile-stripe has run."""
+    values, key = stack.values(), stack.keys.stripe_secret_key
+    job = httpx.post(
+        f"{values['FUNCTIONS_URL']}/reconcile-stripe", json={"compare": True}, headers={"apikey": values["SECRET_KEY"]},
+        timeout=120,
+    )  # fmt: skip
+    if job.is_error:
+        return [f"reconcile-stripe: {job.text}"]
+    at_stripe: dict[str, str] = {}
+    asked = {"status": "all", "limit": "100"}
+    while True:
+        page = httpx.get(f"{values['STRIPE_API_BASE']}/v1/subscriptions", params=asked, auth=(key, "")).json()
+        at_stripe |= {each["id"]: each["status"] for each in page["data"]}
+        if not page["has_more"]:
+            break
+        asked["starting_after"] = page["data"][-1]["id"]
+    with stack.cluster.connect() as connection:
+        ours = dict(
+            connection.execute("select stripe_subscription_id, status::text from public.subscriptions").fetchall()
+        )
+        waiting = {
+            name
+            for (name,) in connection.execute(
+                "select stripe_subscription_id from public.onboarding_sessions where organization_id is null"
+            )
+        }
+    return [
+        f"subscription {name}: {status} at Stripe, {ours.get(name)} here"
+        for name, status in at_stripe.items()
+        if name not in waiting and (status == "active") != (ours.get(name) == "ACTIVE")
+    ]

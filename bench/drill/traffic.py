@@ -23,6 +23,7 @@ TOOK_TOO_LONG = "57014"  # PostgREST calls it a 500; nothing was done
 ANSWER_SECONDS = 15
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # only 127.0.0.1 is spoken to
 PAUSE_SECONDS = 0.05
+CARD = "4242424242424242"
 ORDER = {
     "description": "Answers at night",
     "use_case": "support",
@@ -45,13 +46,15 @@ class Book:
     entries: dict[str, bool] = field(default_factory=dict)
     leads: dict[str, bool] = field(default_factory=dict)
     orders: dict[str, bool] = field(default_factory=dict)
+    # Who paid at Stripe, and the organisation they were told they have.
+    customers: dict[str, str | None] = field(default_factory=dict)
 
 
 class Client:
     """Somebody with a token, who repeats a request until it is answered."""
 
     def __init__(self, values: dict[str, str], email: str, book: Book, over: threading.Event) -> None:
-        self.email, self.book, self.over = email, book, over
+        self.values, self.email, self.book, self.over = values, email, book, over
         self.http = httpx.Client(
             base_url=values["API_URL"],
             headers={"apikey": values["PUBLISHABLE_KEY"]},
@@ -96,6 +99,17 @@ class Client:
             self.book.asked_again[kind] += 1
             self.over.wait(PAUSE_SECONDS)
         return None
+
+    def pay(self, secret: str) -> bool:
+        """With a test card at the Stripe of the stack, which may be away as well."""
+        while not self.over.is_set():
+            try:
+                paid = self.http.post(f"{self.values['STRIPE_API_BASE']}/pay/{secret}", data={"card": CARD})
+            except httpx.TransportError:
+                self.over.wait(PAUSE_SECONDS)
+            else:
+                return paid.is_success or self.over.wait(PAUSE_SECONDS)
+        return False
 
     def wrong(self, kind: str, answer: httpx.Response) -> None:
         self.book.wrong.append(f"{kind}: {answer.status_code} {answer.text[:300]}")
@@ -159,6 +173,30 @@ def like(client: Client) -> None:
             client.insist("like", "POST", f"/rest/v1/rpc/{rpc}", json={"showcase_id": showcase["id"]})
 
 
+def onboard(client: Client) -> None:
+    """Somebody new, from a name to a paid organisation; each step is repeated until it is answered."""
+    new = Client(client.values, f"{uuid4()}@drill.test", client.book, client.over)
+    made = new.insist("onboarding", "POST", "/functions/v1/create-onboarding-session", json={})
+    if made is None:
+        return
+    session = {"token": made.json()["token"]}
+    named = session | {"step": 1, "name": "Drill Homes"}
+    planned = session | {"step": 2, "tier": "STARTER", "billing_cycle": "MONTHLY"}
+    new.insist("onboarding", "POST", "/functions/v1/update-onboarding-session", json=named)
+    new.insist("onboarding", "POST", "/functions/v1/update-onboarding-session", json=planned)
+    started = new.insist("onboarding", "POST", "/functions/v1/start-onboarding-payment", json=session)
+    if started is None or not new.pay(started.json()["client_secret"]):
+        return
+    client.book.customers[new.email] = None
+    # Whom the answer to signing up never reached has an account all the same.
+    new.insist("onboarding", "POST", "/auth/v1/signup", json={"email": new.email, "password": PASSWORD}, may=(422,))
+    new.sign_in()
+    completed = new.insist("onboarding", "POST", "/functions/v1/complete-onboarding-session", json=session)
+    if completed is not None:
+        client.book.customers[new.email] = completed.json()["organization"]["id"]
+    new.http.close()
+
+
 KINDS: dict[str, Callable[[Client], None]] = {
     "sign-in": sign_in,
     "read": read,
@@ -166,7 +204,12 @@ KINDS: dict[str, Callable[[Client], None]] = {
     "add lead": add_lead,
     "submit-order": order,
     "like": like,
+    "onboarding": onboard,
 }
+
+
+# Globex's plan has no orders; likes are from as many as there are.
+CLIENTS = {"like": (*ACME, *GLOBEX), "submit-order": ACME[:2]}
 
 
 class Traffic:
@@ -177,9 +220,7 @@ class Traffic:
         self._threads = [
             threading.Thread(target=self._work, args=(stack.values(), email, work), name=f"{kind} by {email}")
             for kind, work in KINDS.items()
-            for email in (
-                (*ACME, *GLOBEX) if kind == "like" else (ACME[0], GLOBEX[0]) if kind != "submit-order" else ACME[:2]
-            )
+            for email in CLIENTS.get(kind, (ACME[0], GLOBEX[0]))
         ]
 
     def _work(self, values: dict[str, str], email: str, work: Callable[[Client], None]) -> None:

@@ -1,0 +1,91 @@
+"""The functions once more, behind PgBouncer in transaction mode, which is killed while they work."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from bench.drill.traffic import ACME, Book, Client, record
+from local.processes import launch, stop
+from local.stack import Stack, free_port
+
+PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+ENTRIES = 200
+READY_SECONDS = 30
+
+
+def behind_a_pooler(stack: Stack, book: Book) -> None:
+    """What is acknowledged through it is looked for in the books like everything else."""
+    if PGBOUNCER is None:
+        raise NotImplementedError("there is no PgBouncer on this machine")
+    with tempfile.TemporaryDirectory() as folder:
+        home, port = Path(folder), free_port()
+        settings = _settings(stack, home, port)
+        pooler = _pooler(settings)
+        words, environment = stack.command("functions")
+        database = stack.cluster.url("strive_functions")
+        behind = database.replace(f":{stack.cluster.port}/", f":{port}/")
+        url = f"http://127.0.0.1:{(own := free_port())}"
+        functions = launch(
+            words, log=home / "functions.log", cwd=Path.cwd(),
+            env=os.environ | environment | {"PORT": str(own), "SUPABASE_DB_URL": behind},
+        )  # fmt: skip
+        try:
+            _await(f"{url}/readyz")
+            client = Client(stack.values(), ACME[0], book, threading.Event())
+            client.sign_in()
+            client.http.base_url = httpx.URL(url)
+            for number in range(ENTRIES):
+                if number == ENTRIES // 2:
+                    pooler.kill()
+                    pooler.wait()
+                    pooler = _pooler(settings)
+                record(client)
+        finally:
+            stop(functions)
+            pooler.kill()
+            pooler.wait()
+
+
+def _settings(stack: Stack, home: Path, port: int) -> Path:
+    cluster = stack.cluster
+    (home / "users.txt").write_text(f'"strive_functions" "{cluster.password}"\n')
+    (home / "pgbouncer.ini").write_text(
+        f"""[databases]
+* = host=127.0.0.1 port={cluster.port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = {home}/users.txt
+pool_mode = transaction
+default_pool_size = 4
+{"user = nobody" if os.geteuid() == 0 else ""}
+"""  # as Postgres, it refuses to run as root
+    )
+    home.chmod(0o755)
+    return home / "pgbouncer.ini"
+
+
+def _pooler(settings: Path) -> "subprocess.Popen[bytes]":
+    assert PGBOUNCER
+    return subprocess.Popen([PGBOUNCER, settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _await(url: str) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            if httpx.get(url).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{url} is not ready")
+        time.sleep(0.05)
