@@ -25,8 +25,8 @@ CLAIMS = json.dumps({"sub": str(PEOPLE["member"]), "role": "authenticated"})
 
 
 @contextmanager
-def world(home: Path) -> Iterator[Database]:
-    cluster = Cluster(home, free_port(), "of-the-bench", home / "postgres.log", durable=False)
+def world(home: Path, *, durable: bool = False) -> Iterator[Database]:
+    cluster = Cluster(home, free_port(), "of-the-bench", home / "postgres.log", durable=durable)
     cluster.initialise()
     cluster.start()
     try:
