@@ -313,9 +313,11 @@ begin
     from public.stripe_objects o
     cross join lateral private.subscription_of(o, org) m
     cross join lateral (select m.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') as is_live) l
-    -- One whose first payment is awaited is nothing yet; where that is known to have come, it was written with it.
     where o.customer_id = customer and o.type = 'subscription' and m.stripe_subscription_id is not null
-      and o.state ->> 'status' <> 'incomplete'
+      -- Its events still wait for the first payment, which is known to have come: it was written with that.
+      and not (o.state ->> 'status' = 'incomplete' and exists (
+        select from private.onboarding_payments p where p.stripe_subscription_id = o.id and p.status = 'SUCCEEDED'
+      ))
     -- The one that is live last: it may take the place of another.
     order by l.is_live, 2 desc
   loop
