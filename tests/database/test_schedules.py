@@ -63,6 +63,7 @@ def test_a_job_that_runs_already_is_skipped_and_leaves_a_row(database: Database)
 def test_of_two_that_began_together_one_works_and_the_other_is_skipped(fresh_database: Database) -> None:
     with fresh_database.connect() as first, fresh_database.connect() as second:
         runs = [c.execute("select private.start_run('end_suspensions')").fetchone() for c in (first, second)]
+        second.execute("set lock_timeout = '2s'")
         perform = "select private.perform_run(%s) ->> 'outcome'"
         with first.transaction():
             assert first.execute(perform, runs[0]).fetchone() == ("DONE",)
@@ -263,6 +264,7 @@ def test_a_job_that_always_fails_becomes_overdue_and_the_alert_says_why(fresh_da
 def test_two_that_find_a_job_overdue_at_once_raise_one_alert(fresh_database: Database) -> None:
     with fresh_database.connect() as first, fresh_database.connect() as second:
         first.execute("update private.jobs set created_at = now() - interval '1 hour' where name = 'end_suspensions'")
+        second.execute("set lock_timeout = '2s'")
         with first.transaction():
             assert first.execute("select private.raise_overdue()").fetchone() == (1,)
             assert second.execute("select private.raise_overdue()").fetchone() == (0,)
