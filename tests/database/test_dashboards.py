@@ -111,6 +111,10 @@ def test_attack_set_a_widget_to_the_metric_of_another_tenant(database: Database)
             assert str(caught.value.diag.message_detail).replace(str(unknown), "…") == (
                 'config.metric_id: found "…", expected the id of a metric of the organisation or the system.'
             )
+        # Not by the server either, whom no policy keeps from seeing it.
+        turn(cursor, None)
+        with refused(cursor, "PT422", "cannot be shown"):
+            planted(cursor, kind="KPI_CARD", config={"metric_id": str(theirs["id"])})
 
 
 # What a widget shows -------------------------------------------------------------------------------------------------
@@ -227,7 +231,7 @@ def three(database: Database) -> Any:
 def test_a_layout_places_widgets_beside_each_other(three: tuple[Cursor, list[Row]]) -> None:
     cursor, (a, b, c) = three
     places = [at(a, 0, 0, 6, 2), at(b, 6, 0, 6, 2), at(c, 0, 2, 12, 1)]
-    for layout in ({"columns": 12, "widgets": places}, {"widgets": places}, places, [], {}):
+    for layout in ({"columns": 12, "widgets": places}, {"widgets": places}, places, places[::-1], [], {}):
         assert arrange(cursor, layout=layout)["layout"] == layout
 
 
