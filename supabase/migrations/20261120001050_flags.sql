@@ -379,13 +379,11 @@ create table public.feature_flag_groups (
   description text,
   revision uuid not null default gen_random_uuid(),
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  created_by uuid default auth.uid() references public.users (id) on delete set null
+  updated_at timestamptz not null default now()
 );
 comment on table public.feature_flag_groups is
   'Saved groups: lists of values that conditions name by $inGroup and $notInGroup. Only platform admins see them.';
 comment on column public.feature_flag_groups.revision is 'Another one with every change of the members.';
-create index feature_flag_groups_created_by_idx on public.feature_flag_groups (created_by);
 create trigger touch before update on public.feature_flag_groups
   for each row execute function private.touch_updated_at();
 
