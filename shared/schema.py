@@ -1383,7 +1383,6 @@ if TYPE_CHECKING:
         revision: UUID
         created_at: datetime
         updated_at: datetime
-        created_by: UUID | None
 
     class FeatureFlagsRow(TypedDict):
         """feature_flags: Which features are on, for whom. Only platform admins see the rules."""
