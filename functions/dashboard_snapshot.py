@@ -65,7 +65,7 @@ class Widget(Shape):
     title: str
     type: WidgetType
     chart_type: str | None
-    display: dict[str, Any] | None
+    config: dict[str, Any]
     refresh_rate: int
     position: Position
     data: JsonValue

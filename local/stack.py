@@ -4,12 +4,13 @@ import fcntl
 import http.client
 import json
 import os
+import secrets
 import shutil
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from local.prices import put_on_sale
 from local.processes import find, launch, stop, tail
 
 API_PORT, DB_PORT = 54321, 54322
+PORTS = range(10_000, 32_000)
 SERVICES = ("stripe", "api", "functions")
 HEALTH = {"stripe": "/", "api": "/health", "functions": "/healthz"}
 # Of one's own account at Stripe; given with the key, they reach the functions as they are.
@@ -335,9 +337,12 @@ def _answers(port: int, path: str) -> bool:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below those that are given to outgoing connections: none of these takes it before it is used."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _own_port(port: int, flag: str) -> int:

@@ -76,31 +76,14 @@ create function private.check_widget(widget public.dashboard_widgets) returns vo
 language plpgsql stable set search_path = '' as $$
 declare
   config jsonb := widget.config;
-  known text[] := case
-    when widget.type in ('KPI_CARD', 'CHART') then '{metric_id,query,display}'
-    when widget.type = 'PROGRESS_TRACKER' then '{metric_id,query,target,display}'
-    when widget.type = 'TABLE' then '{columns,where,limit,display}'
-    when widget.type in ('ACTIVITY_FEED', 'QUICK_ACTIONS', 'NOTIFICATION_PANEL') then '{limit,display}'
-    when widget.type = 'MODULE_SHORTCUTS' then '{modules,display}'
-    when widget.type = 'CALENDAR' then '{days,display}'
-    when widget.type = 'WEATHER' then '{place,display}' end;
   query jsonb := config -> 'query';
 begin
   if pg_column_size(config) > 20000 then
     perform private.refuse_setting('config', to_jsonb(pg_column_size(config) || ' bytes'), 'at most 20000');
-  elsif config - known <> '{}' then
-    perform private.refuse_setting(
-      'config', (select to_jsonb(k) from jsonb_object_keys(config - known) k limit 1),
-      format('only %s with %s', array_to_string(known, ', '), widget.type)
-    );
-  elsif config ? 'display' and jsonb_typeof(config -> 'display') <> 'object' then
-    perform private.refuse_setting('config.display', config -> 'display', 'an object, which is the client''s');
-  elsif widget.data_source is not null and widget.type <> 'TABLE' then
-    perform private.refuse_setting('data_source', to_jsonb(widget.data_source), 'nothing: only a TABLE has one');
   end if;
   case
     when widget.type in ('KPI_CARD', 'CHART', 'PROGRESS_TRACKER') then
-      if (config ? 'metric_id') = (config ? 'query') then
+      if config ?& '{metric_id,query}' then
         perform private.refuse_setting('config', config, 'either metric_id or query');
       elsif config ? 'metric_id' then
         select m.query into query from public.dashboard_metrics m
@@ -111,7 +94,7 @@ begin
             'config.metric_id', config -> 'metric_id', 'the id of a metric of the organisation or the system'
           );
         end if;
-      else
+      elsif config ? 'query' then
         perform private.compile_metric(query);
       end if;
       if widget.type = 'CHART' and not query ? 'group_by' then
@@ -120,20 +103,23 @@ begin
         perform private.refuse_setting('config.target', config -> 'target', 'a number');
       end if;
     when widget.type = 'TABLE' then
-      perform private.compile_table(widget.data_source, config);
+      if config ? 'columns' then
+        perform private.compile_table(widget.data_source, config);
+      end if;
     when widget.type = 'MODULE_SHORTCUTS' then
       perform private.check_modules(config -> 'modules');
     when widget.type = 'CALENDAR' then
       perform private.whole_number(config -> 'days', 1, 62, 'config.days', 7);
     when widget.type = 'WEATHER' then
-      if coalesce(length(config ->> 'place'), 0) not between 1 and 100 or jsonb_typeof(config -> 'place') <> 'string' then
+      if config ? 'place' and (length(config ->> 'place') not between 1 and 100 or jsonb_typeof(config -> 'place') <> 'string') then
         perform private.refuse_setting('config.place', config -> 'place', 'the name of a place, 1 to 100 characters');
       end if;
     else
       perform private.whole_number(config -> 'limit', 1, 50, 'config.limit', 10);
   end case;
 end $$;
-comment on function private.check_widget(public.dashboard_widgets) is 'PT422 if a widget of this type cannot be set to this.';
+comment on function private.check_widget(public.dashboard_widgets) is
+  'PT422 if what a widget says cannot be shown. What is still missing is told where it is shown; other settings are the client''s.';
 
 create function private.check_modules(sent jsonb) returns void
 language plpgsql immutable set search_path = '' as $$
@@ -158,7 +144,7 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.understand_widget() is 'Refuses a widget that could show nothing.';
+comment on function private.understand_widget() is 'Refuses a widget that says what cannot be shown.';
 create trigger understand before insert or update of type, config, data_source, organization_id
   on public.dashboard_widgets for each row execute function private.understand_widget();
 
@@ -176,7 +162,9 @@ declare
 begin
   case
     when widget.type in ('KPI_CARD', 'CHART', 'PROGRESS_TRACKER') then
-      if config ? 'query' then
+      if not config ?| '{metric_id,query}' then
+        perform private.refuse_setting('config', config, 'metric_id or query');
+      elsif config ? 'query' then
         answer := private.evaluate(config -> 'query', org);
       elsif answered ? (config ->> 'metric_id') then
         answer := answered -> (config ->> 'metric_id');
@@ -550,7 +538,7 @@ begin
     end if;
     listed := listed || jsonb_build_object(
       'id', widget.id, 'name', widget.name, 'title', coalesce(widget.title, widget.name), 'type', widget.type,
-      'chart_type', widget.chart_type, 'display', widget.config -> 'display', 'refresh_rate', widget.refresh_rate,
+      'chart_type', widget.chart_type, 'config', widget.config, 'refresh_rate', widget.refresh_rate,
       'position', coalesce(shown.place, widget.position), 'data', data, 'error', error
     );
   end loop;
