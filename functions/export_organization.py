@@ -17,7 +17,7 @@ from shared.services import Services, services
 BUCKET = "exports"
 SIGNED_SECONDS = 3600
 # A file that any storage takes in one piece.
-PART_BYTES = 8 * 1024 * 1024
+PART_BYTES = 4 * 1024 * 1024
 PARTS_AT_ONCE = 3
 TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 
@@ -57,7 +57,7 @@ async def export_organization(call: Call[Export]) -> Answered[Exported]:
     """Export everything an organisation has.
 
     For platform admins, and for its owners without what belongs to single members. All tables are read as of one moment
-    and stored in the private bucket `exports`, in files of at most 8 MB, with a manifest of counts and SHA-256 hashes.
+    and stored in the private bucket `exports`, in files of at most 4 MB, with a manifest of counts and SHA-256 hashes.
     """
     asked = call.body.model_dump(mode="json")
     target = ("organization", str(call.body.organization_id))
