@@ -28,9 +28,11 @@ from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, claims_of
 EXPORT = "/functions/v1/export-organization"
 # Tables that no organisation has rows of: why. A new table is either exported or stands here.
 OF_THE_PLATFORM = {
-    "public": "admin_action_logs ai_tools feature_flag_exposures feature_flags plans platform_metrics refunds_due"
+    "public": "admin_action_logs ai_tools feature_flag_exposures feature_flag_group_members feature_flag_groups"
+    " feature_flags plans platform_metrics refunds_due"
     " stripe_events stripe_objects system_alert_dismissals system_alert_views system_alerts user_dashboards users",
-    "private": "auth_errands deal_stages doomed_objects exports feature_flag_versions idempotency_keys impersonations"
+    "private": "auth_errands deal_stages doomed_objects exports feature_flag_group_uses"
+    " feature_flag_versions idempotency_keys impersonations"
     " job_runs jobs lead_scores metric_columns metric_sources onboarding_counts onboarding_steps order_moves"
     " payment_moves personal_columns sign_in_days stripe_account subscription_statuses system_alert_tallies tallies",
 }
