@@ -245,6 +245,8 @@ comment on function private.fold_tallies(text, uuid) is 'Moves what was counted 
 -- Exact without queueing for a row: everyone appends under a shared lock which lasts until they commit. The first is
 -- the folder of the batch, and waits for the rest of it by taking that lock exclusively; then it sees them all and adds
 -- them up in one update. Whoever finds a folder at work leaves, since it cannot finish before they have committed.
+-- That holds because being the folder ends before the batch does: it is a lock of the session, given back by hand. Two
+-- locks of a transaction end in any order, and who came in between would leave with nobody at work.
 create function private.tally(counter text, subject uuid, change integer) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -253,9 +255,15 @@ declare
 begin
   perform pg_advisory_xact_lock_shared(batch);
   insert into private.tallies (counter, subject_id, change) values (tally.counter, subject, tally.change);
-  if pg_try_advisory_xact_lock(folder) then
-    perform pg_advisory_xact_lock(batch);
-    perform private.fold_tallies(tally.counter, subject);
+  if pg_try_advisory_lock(folder) then
+    begin
+      perform pg_advisory_xact_lock(batch);
+      perform private.fold_tallies(tally.counter, subject);
+      perform pg_advisory_unlock(folder);
+    exception when others or query_canceled then
+      perform pg_advisory_unlock(folder);
+      raise;
+    end;
   end if;
 end $$;
 comment on function private.tally(text, uuid, integer) is 'Counts something, exactly under any concurrency.';

@@ -150,7 +150,7 @@ begin
     perform private.refuse_suspended();
     if lower(me.email) <> lower(trim(deletion ->> 'confirm')) then
       raise exception 'This is not the address of the account' using
-        errcode = 'PT422', hint = 'To confirm, send the e-mail address you sign in with.';
+        errcode = 'PT409', hint = 'To confirm, send the e-mail address you sign in with.';
     end if;
   end if;
   done := private.do_delete_account(jsonb_build_object('user_id', me.id));

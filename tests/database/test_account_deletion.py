@@ -202,7 +202,7 @@ def test_only_the_right_address_confirms(database: Database) -> None:
     for wrong in ("", "member@strive.tes", "owner@strive.test", "%"):
         with pytest.raises(psycopg.Error, match="not the address") as caught:
             delete_own(database, "member", wrong)
-        assert caught.value.sqlstate == "PT422"
+        assert caught.value.sqlstate == "PT409"
 
 
 def test_auth_does_not_write_an_address_back(fresh_database: Database) -> None:

@@ -1,6 +1,7 @@
 """AI Garage: templates, blueprints and showcases are seen by many, written by their owners, and counted exactly."""
 
 from decimal import Decimal
+from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -258,6 +259,37 @@ def test_likes_and_views_at_once_all_count(fresh_database: Database) -> None:
         connection.execute("delete from auth.users where id = %s", [crowd[0]])
         likes = connection.execute("select likes from public.project_showcases where id = %s", [row]).fetchone()
     assert likes == (len(crowd) - 1,), "the like of a deleted user is gone"
+
+
+def test_a_burst_of_counts_leaves_no_remainder(fresh_database: Database) -> None:
+    """Whoever comes while the folder of a batch is leaving is neither in its sum nor finds nobody at work."""
+    with fresh_database.acting_as("owner", commit=True) as cursor:
+        row = showcase(cursor, is_public=True)["id"]
+    with ExitStack() as closing:
+        counters = [closing.enter_context(fresh_database.connect()) for _ in range(8)]
+
+        def count(index: int) -> None:
+            for _ in range(10):
+                counters[index].execute("select private.tally('showcase_views', %s, 1)", [row])
+
+        for burst in range(1, 61):
+            at_once(len(counters), count)
+            seen = counters[0].execute("select views from public.project_showcases where id = %s", [row]).fetchone()
+            assert seen == (burst * 80,)
+        held = counters[0].execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone()
+    assert held == (0,)
+
+
+def test_a_count_that_fails_does_not_stay_the_folder(fresh_database: Database) -> None:
+    with fresh_database.acting_as("owner", commit=True) as cursor:
+        row = showcase(cursor, is_public=True)["id"]
+    with fresh_database.connect() as one_, fresh_database.connect() as other, other.transaction():
+        other.execute("select from public.project_showcases where id = %s for update", [row])
+        one_.execute("set statement_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            one_.execute("select private.tally('showcase_views', %s, 1)", [row])
+        held = one_.execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone()
+    assert held == (0,)
 
 
 def test_who_takes_a_like_back_may_like_again(database: Database) -> None:

@@ -263,7 +263,7 @@ def test_a_failing_migration_is_explained_and_leaves_nothing_running(
 
 
 def test_a_service_that_cannot_start_shows_the_end_of_its_log(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Stack, "_command", lambda *_: ([sys.executable, "-c", "raise SystemExit('no such luck')"], {}))
+    monkeypatch.setattr(Stack, "command", lambda *_: ([sys.executable, "-c", "raise SystemExit('no such luck')"], {}))
     with pytest.raises(StackError, match="no such luck"):
         own.start(0, 0)
     assert not any(own.processes().values())
