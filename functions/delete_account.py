@@ -28,7 +28,7 @@ class Deleted(Shape):
     "user",
     errors={
         404: "There is no such user.",
-        409: "Another address was sent to confirm. Or it is the last owner of an organisation; details name it. Or the last super admin.",
+        409: "Another address was sent to confirm, or it is the last owner of an organisation or the last super admin.",
     },
 )
 async def delete_account(call: Call[OwnAccount | OthersAccount]) -> Answered[Deleted]:

@@ -1,7 +1,7 @@
 """AI Garage: templates, blueprints and showcases are seen by many, written by their owners, and counted exactly."""
 
-from decimal import Decimal
 from contextlib import ExitStack
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
