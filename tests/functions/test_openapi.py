@@ -42,7 +42,8 @@ def test_no_input_gets_a_5xx_or_an_answer_that_is_not_documented(tmp_path: Path,
         '[[operations]]\ninclude-path = "/record-activity"\nchecks.positive_data_acceptance.expected-statuses ='
         ' ["2xx", "401", "403", "404", "409", "422", "5xx"]\n'
         # Nor does a schema know how to sign.
-        '[[operations]]\ninclude-path = "/stripe-webhook"\nchecks.positive_data_acceptance.expected-statuses = ["400"]\n'
+        '[[operations]]\ninclude-path = "/stripe-webhook"\nchecks.positive_data_acceptance.expected-statuses ='
+        ' ["400"]\n'
     )
     with serving(tmp_path, environment(database_url, STRIPE_WEBHOOK_SECRETS="whsec_of_the_fuzzer")) as functions:
         done = subprocess.run(
