@@ -60,7 +60,15 @@ class _Catalogue:
                 price = self._price(key, tier, amount, currency, interval)
             assert price  # noqa: S101 - found or made
             if price["id"] != noted:
-                connection.execute("update public.plans set stripe_price_id = %s where id = %s", (price["id"], plan))
+                with connection.transaction():
+                    # Stripe's own word of the new price may have come first, and been noted as a plan not on sale.
+                    connection.execute("lock table public.plans in share row exclusive mode")
+                    connection.execute(
+                        "delete from public.plans where stripe_price_id = %s and not is_active", (price["id"],)
+                    )
+                    connection.execute(
+                        "update public.plans set stripe_price_id = %s where id = %s", (price["id"], plan)
+                    )
                 changed.append(key)
         return changed
 

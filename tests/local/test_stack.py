@@ -134,7 +134,8 @@ def prices(stack: Stack) -> dict[str, str | None]:
     with stack.cluster.connect() as connection:
         return dict(
             connection.execute(
-                "select tier || ' ' || billing_cycle, stripe_price_id from public.plans where amount_cents > 0"
+                "select tier || ' ' || billing_cycle, stripe_price_id from public.plans"
+                " where is_active and amount_cents > 0"
             ).fetchall()
         )
 
