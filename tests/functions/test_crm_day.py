@@ -14,7 +14,6 @@ from supabase import Client
 from tests.database.test_crm import OPEN, PROBABILITY, STAGES, may_move
 from tests.functions.agency import call, code, email_of, open_agencies
 
-pytestmark = pytest.mark.xdist_group("crm")
 PEOPLE = {
     "boss": ("agency", "OWNER"),
     "ann": ("agency", "MEMBER"),

@@ -206,7 +206,7 @@ def test_a_snapshot_is_evaluated_without_a_query(processes: list[Serving], datab
 
     functions = processes[0]
     with httpx.Client(base_url=functions.url, headers={"apikey": SECRET_KEY}) as client:
-        asked = 300
+        asked = 1500  # many beside what both processes ask by themselves
         client.post(EVALUATE, json={"flag": "switch"})
         before, began = statements(), time.monotonic()
         for _ in range(asked):

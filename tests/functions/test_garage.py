@@ -14,8 +14,6 @@ from supabase import Client
 from tests.database.test_garage import MOVES, STATUSES
 from tests.functions.agency import account, call, code, email_of, open_agencies
 
-# Its people are made once, by one worker.
-pytestmark = pytest.mark.xdist_group("garage")
 # name → (organisation, role there)
 PEOPLE = {
     "olga": ("agency", "OWNER"),

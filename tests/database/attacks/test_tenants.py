@@ -15,8 +15,6 @@ from tests.database.isolation.matrix import Matrix
 from tests.database.isolation.specimens import OWNERS
 from tests.world import ACME, GLOBEX, Connection, Database, become, claims_of
 
-# Its rows are made once, by one worker.
-pytestmark = pytest.mark.xdist_group("tenants")
 EXPECTED = Expected.read()
 TENANT_TABLES = [name for name in EXPECTED.lines if "." not in name and "ours select" in EXPECTED.lines[name]]
 OURS = [

@@ -16,8 +16,6 @@ from tests.database.isolation.specimens import FOLDER
 from tests.local.api import Api, running
 from tests.world import ACME, GLOBEX, Database
 
-# Its rows are made once, by one worker.
-pytestmark = pytest.mark.xdist_group("over http")
 EXPECTED = Expected.read()
 TABLES = [name for name in EXPECTED.lines if "." not in name]
 FORGED = {
