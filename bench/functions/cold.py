@@ -15,7 +15,7 @@ from local.stack import free_port
 from tests.functions.serving import environment
 from tests.world import Database
 
-ROUNDS = 9
+ROUNDS = 5
 GOAL = "ratio <= 1.3"
 IMPORTS = """
 import sys, time

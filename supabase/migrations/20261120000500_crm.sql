@@ -517,7 +517,7 @@ begin
   return new;
 end $$;
 comment on function private.follow_score() is 'Keeps score and score_value together.';
-create trigger follow_score before insert or update of score, score_value on public.leads
+create trigger follow_score before insert or update on public.leads
   for each row execute function private.follow_score();
 
 create function private.guard_conversion() returns trigger language plpgsql set search_path = '' as $$
