@@ -250,8 +250,8 @@ def test_a_merged_contact_keeps_everybodys_history_and_gaps_are_filled(database:
                 created_by_id=PEOPLE["member"], **about,
             ),
             "appointments": add(
-                cursor, "appointments", organization_id=ACME, title="Visit", start_time="2026-12-01T10:00Z",
-                end_time="2026-12-01T11:00Z", **about,
+                cursor, "appointments", organization_id=ACME, title="Visit", start_time="2099-12-01T10:00Z",
+                end_time="2099-12-01T11:00Z", **about,
             ),
         }  # fmt: skip
         turn(cursor, "admin")

@@ -74,7 +74,8 @@ VALUES: dict[str, dict[str, Row]] = {
     },
     "dashboard_widgets": {
         "*": {
-            "type": "CALENDAR",
+            "type": "WEATHER",  # shows the same at any time
+            "config": Jsonb({"place": "Oslo"}),
             "data_source": None,
             "position": Jsonb({"x": 0, "y": 0, "w": 1, "h": 1}),
         },
