@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.local.api import Api, error_of
+from tests.local.test_stack import until
 
 
 @pytest.fixture
@@ -464,11 +465,11 @@ def test_the_projects_own_check_runs_before_every_request(api: Api, anon: httpx.
     with api.database.connect("supabase_admin") as superuser:
         superuser.execute("alter role authenticator set pgrst.db_pre_request = 'private.check_request'")
         superuser.execute("notify pgrst, 'reload config'")
+        blocked = {"x-blocked": "yes"}
         try:
+            until(lambda: anon.get("/rest/v1/books?id=eq.1", headers=blocked).is_error, "the API has heard of it")
             for method in ("GET", "PATCH"):
-                answer = anon.request(
-                    method, "/rest/v1/books?id=eq.1", headers={"x-blocked": "yes"}, json={"title": "x"}
-                )
+                answer = anon.request(method, "/rest/v1/books?id=eq.1", headers=blocked, json={"title": "x"})
                 assert error_of(answer) == (429, "PT429")
             assert anon.get("/rest/v1/books?id=eq.1").status_code == 200
         finally:
