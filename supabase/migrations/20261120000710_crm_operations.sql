@@ -10,6 +10,7 @@ create function private.search_query(org uuid, asked text, forgiving boolean) re
 language plpgsql immutable set search_path = '' as $$
 declare
   tenant constant text := left(org::text, 8);
+  blot constant text := left(tenant, 1) || '*';
   digits text := private.digits(asked);
   word text;
   size integer;
@@ -28,9 +29,9 @@ begin
         one := (long + 2) / 3;
         two := (2 * long + 2) / 3;
         ways := ways || array[
-          quote_literal(repeat('*', one) || right(word, long - one)),
-          quote_literal(left(word, one) || repeat('*', two - one) || right(word, long - two)),
-          quote_literal(left(word, two) || repeat('*', long - two))
+          quote_literal(blot || repeat('*', one) || right(word, long - one)),
+          quote_literal(blot || left(word, one) || repeat('*', two - one) || right(word, long - two)),
+          quote_literal(blot || left(word, two) || repeat('*', long - two))
         ];
       end loop;
       -- Two letters changed places where the thirds meet.
