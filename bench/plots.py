@@ -144,13 +144,17 @@ def _flags(results: Results) -> Plot:
 
 
 def _webhook(results: Results) -> Plot:
-    found = results["webhook"]["figures"]
+    found = results["webhook"]["figures"]["speed"]
     bars = [
-        Bar(f"{label}, {connections} at once", found[name][connections]["per_second"], name == "strive")
-        for connections in ("1", "8", "32")
-        for name, label in (("strive", "Strive"), ("stripe_sync_engine", "stripe-sync-engine"))
+        Bar(f"{label}, {connections} at once", found[f"{connections}_at_once"][name]["per_second"], name != "peer")
+        for connections in (1, 8, 32)
+        for name, label in (("http", "over HTTP"), ("in_process", "in-process"), ("peer", "stripe-sync-engine"))
     ]
-    return Plot("Stripe events a second over HTTP", "the same events on the same Postgres", bars, "/s")
+    wrong = {
+        name: sum(each[name]["wrong"] for at, each in found.items() if "at_once" in at) for name in ("http", "peer")
+    }
+    subtitle = f"wrong final states: {wrong['http']} of ours, {wrong['peer']} of stripe-sync-engine's"
+    return Plot("Stripe events a second", subtitle, bars, "/s")
 
 
 def _stack(results: Results) -> Plot:
