@@ -82,6 +82,7 @@ SCREEN = [
     f"select date_trunc('day', created_at, 'UTC'), count(*) from public.leads where {DAYS_30} group by 1",
     "select sum(value) from public.deals where status = 'ACTIVE'",
     f"select sum(value) from public.deals where status = 'WON' and {CLOSED}",
+    # A status of tasks, the first of these, not work left to do.
     "select count(*) from public.tasks where due_date < now() and status in ('TODO', 'IN_PROGRESS', 'REVIEW')",
     "select * from public.agenda(now(), now() + interval '7 d')",
     "select * from public.feed_page(page_size => 10)",

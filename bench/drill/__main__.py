@@ -16,6 +16,7 @@ from signal import SIGINT
 
 from bench.drill.books import balance
 from bench.drill.faults import FAULTS
+from bench.drill.pooler import AbsentError
 from bench.drill.traffic import Traffic
 from local.stack import Stack
 
@@ -38,7 +39,7 @@ def main() -> None:
                 print(f"{name:<55}", end=" ", file=sys.stderr, flush=True)
                 try:
                     fault(stack, traffic.book)
-                except NotImplementedError as why:
+                except AbsentError as why:
                     print(f"skipped: {why}", file=sys.stderr)
                     continue
                 recoveries[name] = round(traffic.until_all_flow(), 2)

@@ -19,10 +19,14 @@ ENTRIES = 200
 READY_SECONDS = 30
 
 
+class AbsentError(Exception):
+    """What a fault needs is not on this machine."""
+
+
 def behind_a_pooler(stack: Stack, book: Book) -> None:
     """What is acknowledged through it is looked for in the books like everything else."""
     if PGBOUNCER is None:
-        raise NotImplementedError("there is no PgBouncer on this machine")
+        raise AbsentError("there is no PgBouncer on this machine")
     with tempfile.TemporaryDirectory() as folder:
         home, port = Path(folder), free_port()
         settings = _settings(stack, home, port)

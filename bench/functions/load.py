@@ -41,8 +41,9 @@ async def _run(port: int, requests: Iterator[bytes], connections: int, seconds: 
     samples, loop = Samples(), asyncio.get_running_loop()
     began = time.perf_counter()
     clients = [_Client(requests, began + seconds, samples) for _ in range(connections)]
-    for client in clients:
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+    next_client = iter(clients).__next__
+    for _ in clients:
+        await loop.create_connection(next_client, "127.0.0.1", port)
     await asyncio.gather(*(client.done for client in clients))
     samples.seconds = time.perf_counter() - began
     return samples
