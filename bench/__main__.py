@@ -5,14 +5,12 @@ Choose some by name: `make bench ARGS="stack flags"`.
 """
 
 import json
-import platform
 import subprocess
 import sys
 import time
 from typing import Any
 
-import psutil
-
+from bench import machine
 from bench.plots import draw
 from local import ROOT
 
@@ -45,11 +43,7 @@ def main() -> None:
         results[name] = _run(name, ends - began)
         how = results[name].get("skipped", "done")
         print(f"[{number}/{len(chosen)}] {name}: {how}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    results["machine"] = {
-        "cpus": psutil.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
+    results["machine"] = machine()
     file.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
     for drawn in draw(results, RESULTS):
         print(drawn.relative_to(ROOT))

@@ -6,7 +6,6 @@ the backend.
 """
 
 import json
-import platform
 import random
 import statistics
 import sys
@@ -15,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from bench.rls import Connection, cluster, processor
+from bench import machine
+from bench.rls import Connection, processor
 from local.postgres import SUPERUSER, Cluster
+from local.temporary import migrated
 from tests.world import ACME, become, claims_of, populate
 
 LEADS, TENANT, OTHERS = 500_000, 50_000, 900
@@ -84,7 +83,7 @@ REPORTS = {
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as home, cluster(Path(home)) as own:
+    with tempfile.TemporaryDirectory() as home, migrated(Path(home)) as own:
         with own.connect() as connection:
             populate(connection)
         with own.connect(SUPERUSER) as connection:
@@ -94,7 +93,6 @@ def main() -> None:
     took = [one for figure in searches.values() for one in figure.pop("taken")]
     for figure in reports.values():
         del figure["taken"]
-    machine = {"cpus": psutil.cpu_count(), "system": platform.platform(), "load": psutil.getloadavg()[0]}
     summary = {
         "p50_ms": round(statistics.median(took), 2),
         "p95_ms": round(statistics.quantiles(took, n=20)[-1], 2),
@@ -103,7 +101,9 @@ def main() -> None:
     }
     size = {"leads": LEADS, "tenant": TENANT, "deals": DEALS, "feed": FEED}
     print(
-        json.dumps({"machine": machine, **size, "search": summary, "searches": searches, "reports": reports}, indent=2)
+        json.dumps(
+            {"machine": machine(), **size, "search": summary, "searches": searches, "reports": reports}, indent=2
+        )
     )
 
 

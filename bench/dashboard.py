@@ -6,8 +6,6 @@ security, who knows the organisation.
 """
 
 import json
-import platform
-import secrets
 import statistics
 import tempfile
 import time
@@ -15,11 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from local import database as setup
+from bench import machine
 from local.postgres import SUPERUSER, Cluster
-from local.stack import free_port
+from local.temporary import migrated
 from tests.world import ACME, Connection, become, claims_of, populate
 
 ROUNDS = 15
@@ -97,25 +93,14 @@ SCREEN = [
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as home:
-        cluster = Cluster(Path(home), free_port(), secrets.token_urlsafe(12), Path(home) / "log", durable=False)
-        cluster.initialise()
-        cluster.start()
-        try:
-            setup.create_roles(cluster)
-            with cluster.connect(SUPERUSER) as connection:
-                setup.create_schemas(connection)
-            with cluster.connect() as connection:
-                setup.migrate(connection)
-                populate(connection)
-            with cluster.connect(SUPERUSER) as connection:
-                fill(connection)
-            figures = measure(cluster)
-        finally:
-            cluster.stop()
-    machine = {"cpus": psutil.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    with tempfile.TemporaryDirectory() as home, migrated(Path(home)) as cluster:
+        with cluster.connect() as connection:
+            populate(connection)
+        with cluster.connect(SUPERUSER) as connection:
+            fill(connection)
+        figures = measure(cluster)
     size = {"leads": LEADS, "organizations": ORGANIZATIONS, "of_the_tenant": 0.2}
-    print(json.dumps({"machine": machine, **size, "rounds": ROUNDS, "figures": figures}, indent=2))
+    print(json.dumps({"machine": machine(), **size, "rounds": ROUNDS, "figures": figures}, indent=2))
 
 
 def fill(connection: Connection) -> None:

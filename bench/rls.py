@@ -7,14 +7,11 @@ without policies; what is compared is the processor time of the backend. Feeds a
 
 import argparse
 import json
-import platform
-import secrets
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,9 @@ from typing import Any
 import psutil
 import psycopg
 
-from local import database
+from bench import machine
 from local.postgres import SUPERUSER, Cluster
-from local.stack import free_port
+from local.temporary import migrated
 
 Connection = psycopg.Connection[Any]
 Figure = dict[str, float]
@@ -142,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.rls", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="up to 1 M feed entries: about two minutes")
     steps = FEEDS[:2] if parser.parse_args().quick else FEEDS
-    with tempfile.TemporaryDirectory() as home, cluster(Path(home)) as own:
+    with tempfile.TemporaryDirectory() as home, migrated(Path(home)) as own:
         growth: dict[int, Figure] = {}
         with own.connect(SUPERUSER) as filling:
             filling.execute("set session_replication_role = replica; set work_mem = '256MB'")
@@ -156,22 +153,6 @@ def main() -> None:
                 growth[rows] = compare(own, FEED_READ)
             figures = {statement.name: compare(own, statement) for statement in READS + WRITES}
     print(json.dumps(report(figures, growth), indent=2))
-
-
-@contextmanager
-def cluster(home: Path) -> Iterator[Cluster]:
-    own = Cluster(home, free_port(), secrets.token_urlsafe(12), home / "postgres.log", durable=False)
-    own.initialise()
-    own.start()
-    try:
-        database.create_roles(own)
-        with own.connect(SUPERUSER) as connection:
-            database.create_schemas(connection)
-        with own.connect() as connection:
-            database.migrate(connection)
-        yield own
-    finally:
-        own.stop()
 
 
 def fill(
@@ -261,7 +242,7 @@ def report(figures: dict[str, Figure], growth: dict[int, Figure]) -> dict[str, o
         "growth": max(used) / min(used) <= GOALS["growth"],
     }
     return {
-        "machine": {"cpus": psutil.cpu_count(), "system": platform.platform(), "load": psutil.getloadavg()[0]},
+        "machine": machine(),
         "goals": GOALS,
         "met": met,
         "feed_newest_50_by_rows": growth,

@@ -4,7 +4,6 @@ The reference is Postgres alone, made and started in the same run: what no stack
 """
 
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from bench import machine
 from local.postgres import Cluster
 from local.stack import Stack, free_port
 
@@ -38,8 +38,7 @@ def main() -> None:
             a / b for a, b in zip(samples[f"{kind}_start_s"], samples[f"{kind}_start_postgres_alone_s"], strict=True)
         ]
         figures[f"{kind}_start_ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-    machine = {"cpus": psutil.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-    print(json.dumps({"machine": machine, "rounds": ROUNDS, "goals": GOALS, "figures": figures}, indent=2))
+    print(json.dumps({"machine": machine(), "rounds": ROUNDS, "goals": GOALS, "figures": figures}, indent=2))
 
 
 def postgres_alone(home: Path, note: Note) -> None:

@@ -4,8 +4,6 @@ The reference is the same search written by hand without row level security, by 
 """
 
 import json
-import platform
-import secrets
 import statistics
 import sys
 import tempfile
@@ -13,11 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from local import database as setup
+from bench import machine
 from local.postgres import SUPERUSER, Cluster
-from local.stack import free_port
+from local.temporary import migrated
 from tests.world import ACME, Connection, become, claims_of, populate
 
 ROUNDS = 9
@@ -61,25 +57,16 @@ SEARCHES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as home:
-        cluster = Cluster(Path(home), free_port(), secrets.token_urlsafe(12), Path(home) / "log", durable=False)
-        cluster.initialise()
-        cluster.start()
-        try:
-            setup.create_roles(cluster)
-            with cluster.connect(SUPERUSER) as connection:
-                setup.create_schemas(connection)
-            with cluster.connect() as connection:
-                setup.migrate(connection)
-                populate(connection)
-            with cluster.connect(SUPERUSER) as connection:
-                fill(connection)
-            figures = measure(cluster)
-        finally:
-            cluster.stop()
-    machine = {"cpus": psutil.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    with tempfile.TemporaryDirectory() as home, migrated(Path(home)) as cluster:
+        with cluster.connect() as connection:
+            populate(connection)
+        with cluster.connect(SUPERUSER) as connection:
+            fill(connection)
+        figures = measure(cluster)
     size = {"templates": TEMPLATES, "organizations": ORGANIZATIONS, "public_percent": PUBLIC_PERCENT}
-    print(json.dumps({"machine": machine, **size, "rounds": ROUNDS, "goal_ms": GOAL_MS, "figures": figures}, indent=2))
+    print(
+        json.dumps({"machine": machine(), **size, "rounds": ROUNDS, "goal_ms": GOAL_MS, "figures": figures}, indent=2)
+    )
 
 
 def fill(connection: Connection) -> None:

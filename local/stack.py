@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from psycopg import sql
 
 from local import NODE, ROOT, StackError, database
 from local.config import api_environment, return_origins
@@ -199,9 +198,7 @@ class Stack:
                 database.create_schemas(connection)
         self.migrate()
         with cluster.connect() as connection:
-            # The migration makes this login without a password: hosted, people set it; here it is the workdir's.
-            password = sql.Literal(self.keys.database_password)
-            connection.execute(sql.SQL("alter role strive_functions password {}").format(password))
+            database.let_functions_in(connection, self.keys.database_password)
             if not ready.exists() and seed:
                 self.say("demo data")
                 database.seed(connection)

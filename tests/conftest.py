@@ -1,17 +1,16 @@
 """Every test worker has a Postgres cluster of its own on free ports, with template databases to clone from."""
 
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import count
 
 import pytest
 
-from local import database as setup
 from local.postgres import SUPERUSER, Cluster
-from local.stack import Stack, free_port
+from local.stack import Stack
 from local.stripe.server import Double
+from local.temporary import migrated
 from tests.world import Database, populate
 
 _serial = count(1)
@@ -20,22 +19,12 @@ _serial = count(1)
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Postgres alone. Database `world` is migrated and populated: clone it, never change it."""
-    home = tmp_path_factory.mktemp("postgres")
-    cluster = Cluster(home, free_port(), secrets.token_urlsafe(12), home / "postgres.log", durable=False)
-    cluster.initialise()
-    cluster.start()
-    try:
-        setup.create_roles(cluster)
-        with cluster.connect(SUPERUSER) as connection:
-            setup.create_schemas(connection)
+    with migrated(tmp_path_factory.mktemp("postgres")) as cluster:
         with cluster.connect() as connection:
-            setup.migrate(connection)
             populate(connection)
         with cluster.connect(SUPERUSER, "template1") as connection:
             connection.execute("alter database postgres rename to world")
         yield cluster
-    finally:
-        cluster.stop()
 
 
 def clone(cluster: Cluster) -> Iterator[Database]:

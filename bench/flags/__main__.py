@@ -6,11 +6,9 @@ Choose some of it by name (`python -m bench.flags loading serving`); `evaluation
 
 import argparse
 import json
-import platform
 import sys
 
-import psutil
-
+from bench import machine
 from bench.flags import evaluation, loading, serving
 
 MEASUREMENTS = {"evaluation": evaluation, "serving": serving, "loading": loading}
@@ -26,8 +24,7 @@ def main() -> None:
     for name in chosen:
         print(f"measuring {name} …", file=sys.stderr)
         figures[name] = MEASUREMENTS[name].measure()
-    machine = {"cpus": psutil.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-    print(json.dumps({"machine": machine, "figures": figures}, indent=2))
+    print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ unless named.
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from pathlib import Path
 
-import psutil
-
+from bench import machine
 from bench.functions import cold, memory, peer, throughput
 from bench.functions.world import world
 
@@ -31,8 +29,7 @@ def main() -> None:
         print(f"measuring {name} …", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as database:
             figures[name] = MEASUREMENTS[name].measure(Path(folder), database)
-    machine = {"cpus": psutil.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-    print(json.dumps({"machine": machine, "figures": figures}, indent=2))
+    print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import httpx
 import psutil
 
 from local import ROOT
-from local import database as setup
-from local.postgres import SUPERUSER, Cluster
 from local.stack import free_port
+from local.temporary import migrated
 from tests.functions.serving import ENTRY, RECORD, environment, serving, token
 from tests.world import ACME, PEOPLE, Database, populate
 
@@ -26,20 +25,10 @@ CLAIMS = json.dumps({"sub": str(PEOPLE["member"]), "role": "authenticated"})
 
 @contextmanager
 def world(home: Path, *, durable: bool = False) -> Iterator[Database]:
-    cluster = Cluster(home, free_port(), "of-the-bench", home / "postgres.log", durable=durable)
-    cluster.initialise()
-    cluster.start()
-    try:
-        setup.create_roles(cluster)
-        with cluster.connect(SUPERUSER) as connection:
-            setup.create_schemas(connection)
+    with migrated(home, durable=durable) as cluster:
         with cluster.connect() as connection:
-            setup.migrate(connection)
             populate(connection)
-            connection.execute("alter role strive_functions password 'of-the-bench'")
         yield Database(cluster, "postgres")
-    finally:
-        cluster.stop()
 
 
 def compiled() -> dict[str, str]:

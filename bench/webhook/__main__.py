@@ -8,16 +8,15 @@ printed as JSON.
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 from psycopg import Connection
 
+from bench import machine
 from bench.functions.world import world
 from bench.webhook import contenders
 from tests.billing.histories import STANDING, History, deliveries, histories
@@ -107,8 +106,7 @@ def main() -> None:
         print(f"measuring {name} …", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder, world(Path(folder), durable=True) as database:
             figures[name] = MEASUREMENTS[name](Path(folder), database)
-    machine = {"cpus": psutil.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-    print(json.dumps({"machine": machine, "figures": figures}, indent=2))
+    print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
 
 
 if __name__ == "__main__":

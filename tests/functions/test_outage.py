@@ -11,9 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from local import database as setup
-from local.postgres import Cluster
-from local.stack import free_port
+from local.temporary import migrated
 from tests.functions.serving import ENTRY, RECORD, Serving, environment, serving
 from tests.functions.test_contract import refused
 from tests.world import ACME, GLOBEX, Database, populate
@@ -83,21 +81,10 @@ def lost(database: Database, acknowledged: list[str]) -> set[str]:
 @pytest.fixture(scope="module")
 def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """A cluster to be killed; durable, since what it acknowledged has to survive. Leave it running."""
-    home = tmp_path_factory.mktemp("own")
-    cluster = Cluster(home, free_port(), "of-the-test", home / "postgres.log")
-    cluster.initialise()
-    cluster.start()
-    try:
-        setup.create_roles(cluster)
-        with cluster.connect("supabase_admin") as connection:
-            setup.create_schemas(connection)
+    with migrated(tmp_path_factory.mktemp("own"), durable=True) as cluster:
         with cluster.connect() as connection:
-            setup.migrate(connection)
             populate(connection)
-            connection.execute("alter role strive_functions password 'of-the-test'")
         yield Database(cluster, "postgres")
-    finally:
-        cluster.stop()
 
 
 def test_the_database_is_killed_under_load_and_nothing_acknowledged_is_lost(
