@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from itertools import count
 
 import pytest
 
@@ -12,8 +11,6 @@ from local.stack import Stack
 from local.stripe.server import Double
 from local.temporary import migrated
 from tests.world import Database, populate
-
-_serial = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -27,28 +24,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def clone(cluster: Cluster) -> Iterator[Database]:
-    name = f"test_{next(_serial)}"
-    with cluster.connect(SUPERUSER, "template1") as connection:
-        connection.execute(f'create database "{name}" template world owner postgres')
-        connection.execute(f'alter database "{name}" set search_path = "$user", public, extensions')
-    try:
-        yield Database(cluster, name)
-    finally:
-        with cluster.connect(SUPERUSER, "template1") as connection:
-            connection.execute(f'drop database "{name}" with (force)')
-
-
 @pytest.fixture(scope="module")
 def database(cluster: Cluster) -> Iterator[Database]:
     """A database for the tests of one module; leave it as you found it (acting_as rolls back)."""
-    yield from clone(cluster)
+    with Database(cluster, "world").copied() as copy:
+        yield copy
 
 
 @pytest.fixture
 def fresh_database(cluster: Cluster) -> Iterator[Database]:
     """A database for one test, to do anything with."""
-    yield from clone(cluster)
+    with Database(cluster, "world").copied() as copy:
+        yield copy
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -11,10 +12,12 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from local.postgres import Cluster
+from local.postgres import SUPERUSER, Cluster
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Any]
+
+_serial = count(1)
 
 
 def fixed_id(name: str) -> UUID:
@@ -89,6 +92,19 @@ class Database:
 
     def connect(self, user: str = "postgres") -> Connection:
         return self.cluster.connect(user, self.name)
+
+    @contextmanager
+    def copied(self) -> Iterator["Database"]:
+        """One with the same contents, for as long as it is wanted; nobody may be connected to the original."""
+        copy = f"copy_{next(_serial)}"
+        with self.cluster.connect(SUPERUSER, "template1") as connection:
+            connection.execute(f'create database "{copy}" template "{self.name}" owner postgres')
+            connection.execute(f'alter database "{copy}" set search_path = "$user", public, extensions')
+        try:
+            yield Database(self.cluster, copy)
+        finally:
+            with self.cluster.connect(SUPERUSER, "template1") as connection:
+                connection.execute(f'drop database "{copy}" with (force)')
 
     @contextmanager
     def acting_as(

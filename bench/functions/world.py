@@ -57,7 +57,7 @@ def reference_environment(database: Database, port: int, login: str = "strive_fu
 def reference(database: Database, target: str) -> Iterator[tuple[int, psutil.Process]]:
     """Bare functions-framework: its port, and the process that works."""
     port = free_port()
-    login = "postgres" if target == "insert_as_owner" else "strive_functions"
+    login = "postgres" if target in ("insert_as_owner", "keep_event") else "strive_functions"
     variables = reference_environment(database, port, login)
     process = subprocess.Popen(reference_command(target), env=variables, cwd=ROOT)
     try:

@@ -1,4 +1,7 @@
-"""Three ways through the same deliveries: over HTTP, in one process, and the peer's."""
+"""Ways through the same deliveries: ours, the peer's, and the least that keeps an event; over HTTP and in one process.
+
+Each is warm when it is measured: the first deliveries go through the same connections before.
+"""
 
 import asyncio
 import json
@@ -6,16 +9,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import uvloop
+from psycopg_pool import AsyncConnectionPool
 from pydantic_core import from_json
 
-from bench.functions.world import cpu_seconds, ours, request
+from bench.functions.reference import KEEP
+from bench.functions.world import cpu_seconds, ours, postgres_cpu_seconds, reference, request
 from local import NODE, ROOT
 from shared.billing.events import delivery
 from shared.billing.signatures import signed_by_stripe
@@ -27,6 +33,10 @@ from tests.world import Database, Row
 
 PACKAGE = "@supabase/stripe-sync-engine"
 HOME = ROOT / ".strive/bench/stripe"
+PEER = Path(__file__).parent / "peer.mjs"
+
+Bodies = Sequence[bytes]
+Take = Callable[[bytes, dict[bytes, bytes]], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -39,46 +49,110 @@ class Sample:
     postgres_cpu_seconds: float
 
     @property
-    def figures(self) -> dict[str, float]:
-        return {
-            "per_second": round(self.events / self.seconds),
-            "cpu_us_per_event": round(self.cpu_seconds / self.events * 1e6),
-            "postgres_cpu_us_per_event": round(self.postgres_cpu_seconds / self.events * 1e6),
-        }
+    def per_second(self) -> float:
+        return self.events / self.seconds
 
 
-def postgres_cpu_seconds(database: Database) -> float:
-    """Those that have ended, too."""
-    postmaster = database.cluster.process()
-    assert postmaster
-    total = sum(postmaster.cpu_times()[:4])
-    for process in postmaster.children(recursive=True):
-        try:
-            total += cpu_seconds(process)
-        except psutil.NoSuchProcess:
-            continue
-    return float(total)
+@dataclass(frozen=True)
+class Deliveries:
+    warming: Bodies
+    measured: Bodies
+
+    @classmethod
+    def of(cls, sent: Sequence[Row], warming: int) -> "Deliveries":
+        bodies = [json.dumps(each).encode() for each in sent]
+        return cls(bodies[:warming], bodies[warming:])
 
 
-def _settings(database: Database, at_once: int) -> dict[str, str]:
-    return environment(
-        database.url("strive_functions"), STRIPE_WEBHOOK_SECRETS=SECRET, DATABASE_CONNECTIONS=str(at_once)
-    )
+Contender = Callable[[Path, Database, Deliveries, int], Sample]
 
 
-def over_http(home: Path, database: Database, sent: Sequence[Row], at_once: int) -> Sample:
-    bodies = [json.dumps(each).encode() for each in sent]
-    requests = [request(WEBHOOK, body, _without_type(signed(body))) for body in bodies]
+def over_http(home: Path, database: Database, sent: Deliveries, at_once: int) -> Sample:
     more = {"STRIPE_WEBHOOK_SECRETS": SECRET, "DATABASE_CONNECTIONS": str(at_once)}
     with ours(home, database, **more) as (port, process):
-        uvloop.run(_send(port, requests[:1], 1))
-        before = cpu_seconds(process), postgres_cpu_seconds(database)
-        seconds = uvloop.run(_send(port, requests, at_once))
-        return Sample(len(sent), seconds, cpu_seconds(process) - before[0], postgres_cpu_seconds(database) - before[1])
+        return _served(database, port, process, sent, at_once)
 
 
-def _without_type(headers: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name != "content-type"}
+def bare_over_http(_home: Path, database: Database, sent: Deliveries, at_once: int) -> Sample:
+    with reference(database, "keep_event") as (port, process):
+        return _served(database, port, process, sent, at_once)
+
+
+def peer_over_http(_home: Path, database: Database, sent: Deliveries, at_once: int) -> Sample:
+    with _peer(database, at_once) as process:
+        port = int(_line(process))
+        return _served(database, port, psutil.Process(process.pid), sent, at_once)
+
+
+def in_process(_home: Path, database: Database, sent: Deliveries, at_once: int) -> Sample:
+    variables = {"STRIPE_WEBHOOK_SECRETS": SECRET, "DATABASE_CONNECTIONS": str(at_once)}
+    settings = Settings.read(environment(database.url("strive_functions"), **variables))
+
+    async def work() -> Sample:
+        pool = Pool(settings)
+
+        async def take(body: bytes, headers: dict[bytes, bytes]) -> None:
+            signed_by_stripe(settings, headers, body)
+            told = delivery(from_json(body), body.decode(), livemode=False)
+            await pool.run("private.receive_stripe_event", told, claims='{"role":"service_role"}', headers="{}")
+
+        await pool.open()
+        sample = await _taken(database, take, sent, at_once)
+        await pool.close()
+        return sample
+
+    return uvloop.run(work())
+
+
+def bare_in_process(_home: Path, database: Database, sent: Deliveries, at_once: int) -> Sample:
+    async def work() -> Sample:
+        async with AsyncConnectionPool(database.url(), kwargs={"autocommit": True}, min_size=at_once) as pool:
+
+            async def take(body: bytes, _headers: dict[bytes, bytes]) -> None:
+                async with pool.connection() as connection:
+                    await connection.execute(KEEP, [body.decode()])
+
+            return await _taken(database, take, sent, at_once)
+
+    return uvloop.run(work())
+
+
+def peer_in_process(home: Path, database: Database, sent: Deliveries, at_once: int) -> Sample:
+    files = []
+    for name, bodies in (("warming", sent.warming), ("measured", sent.measured)):
+        lines = (json.dumps({"body": body.decode(), "signature": signed(body)["stripe-signature"]}) for body in bodies)
+        files.append(home / f"{name}.jsonl")
+        files[-1].write_text("\n".join(lines))
+    with _peer(database, at_once, *files) as process:
+        assert process.stdin
+        assert _line(process) == "warm"
+        before = postgres_cpu_seconds(database)
+        process.stdin.write("on\n")
+        told = json.loads(_line(process))
+        postgres = postgres_cpu_seconds(database) - before
+    assert not told["failed"], told
+    return Sample(len(sent.measured), told["seconds"], told["cpu_seconds"], postgres)
+
+
+WAYS: dict[str, Contender] = {
+    "http": over_http,
+    "bare_http": bare_over_http,
+    "peer_http": peer_over_http,
+    "in_process": in_process,
+    "bare": bare_in_process,
+    "peer": peer_in_process,
+}
+
+
+def _served(database: Database, port: int, process: psutil.Process, sent: Deliveries, at_once: int) -> Sample:
+    warming, measured = (
+        [request(WEBHOOK, body, {"stripe-signature": signed(body)["stripe-signature"]}) for body in bodies]
+        for bodies in (sent.warming, sent.measured)
+    )
+    uvloop.run(_send(port, warming, at_once))
+    before = cpu_seconds(process), postgres_cpu_seconds(database)
+    seconds = uvloop.run(_send(port, measured, at_once))
+    return Sample(len(measured), seconds, cpu_seconds(process) - before[0], postgres_cpu_seconds(database) - before[1])
 
 
 async def _send(port: int, requests: Sequence[bytes], at_once: int) -> float:
@@ -100,52 +174,46 @@ async def _send(port: int, requests: Sequence[bytes], at_once: int) -> float:
     return time.perf_counter() - began
 
 
-def in_process(_home: Path, database: Database, sent: Sequence[Row], at_once: int) -> Sample:
-    settings = Settings.read(_settings(database, at_once))
-    deliveries = [
-        (body, {name.encode(): value.encode() for name, value in signed(body).items()})
-        for body in (json.dumps(each).encode() for each in sent)
-    ]
+async def _taken(database: Database, take: Take, sent: Deliveries, at_once: int) -> Sample:
+    def ready(bodies: Bodies) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        return [(body, {b"stripe-signature": signed(body)["stripe-signature"].encode()}) for body in bodies]
 
-    async def work() -> tuple[float, float]:
-        pool = Pool(settings)
-        await pool.open()
-        waiting: Iterator[tuple[bytes, dict[bytes, bytes]]] = iter(deliveries)
+    async def work(waiting: Iterator[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        await asyncio.gather(*(worker(waiting) for _ in range(at_once)))
 
-        async def worker() -> None:
-            for body, headers in waiting:
-                signed_by_stripe(settings, headers, body)
-                told = delivery(from_json(body), body.decode(), livemode=False)
-                await pool.run("private.receive_stripe_event", told, claims='{"role":"service_role"}', headers="{}")
+    async def worker(waiting: Iterator[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        for body, headers in waiting:
+            await take(body, headers)
 
-        cpu, began = time.process_time(), time.perf_counter()
-        await asyncio.gather(*(worker() for _ in range(at_once)))
-        spent = time.perf_counter() - began, time.process_time() - cpu
-        await pool.close()
-        return spent
-
-    before = postgres_cpu_seconds(database)
-    seconds, cpu = uvloop.run(work())
-    return Sample(len(sent), seconds, cpu, postgres_cpu_seconds(database) - before)
+    await work(iter(ready(sent.warming)))
+    measured = ready(sent.measured)
+    postgres, cpu, began = postgres_cpu_seconds(database), time.process_time(), time.perf_counter()
+    await work(iter(measured))
+    seconds, spent = time.perf_counter() - began, time.process_time() - cpu
+    return Sample(len(measured), seconds, spent, postgres_cpu_seconds(database) - postgres)
 
 
-def peer(home: Path, database: Database, sent: Sequence[Row], at_once: int) -> Sample:
-    file = home / "deliveries.jsonl"
-    lines = []
-    for each in sent:
-        body = json.dumps(each)
-        lines.append(json.dumps({"body": body, "signature": signed(body.encode())["stripe-signature"]}))
-    file.write_text("\n".join(lines))
-    before = postgres_cpu_seconds(database)
-    done = subprocess.run(
-        [NODE, Path(__file__).parent / "peer.mjs", HOME, database.url(), file, str(at_once)],
+@contextmanager
+def _peer(database: Database, at_once: int, *files: Path) -> Iterator[subprocess.Popen[str]]:
+    """It serves HTTP if it is given no files; it ends when its input does."""
+    process = subprocess.Popen(
+        [NODE, PEER, HOME, database.url(), str(at_once), *files],
         env=os.environ | {"WEBHOOK_SECRET": SECRET, "NODE_NO_WARNINGS": "1"},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        check=True,
+        text=True,
+        bufsize=1,
     )
-    told = json.loads(done.stdout)
-    assert not told["failed"], told
-    return Sample(len(sent), told["seconds"], told["cpu_seconds"], postgres_cpu_seconds(database) - before)
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
 
 
 def install() -> str | None:
@@ -160,6 +228,3 @@ def install() -> str | None:
 
 def version() -> Any:
     return json.loads((HOME / "node_modules" / PACKAGE / "package.json").read_text())["version"]
-
-
-Contender = Callable[[Path, Database, Sequence[Row], int], Sample]

@@ -54,51 +54,35 @@ create function private.fold_stripe_object(
   object text, until timestamptz, out state jsonb, out state_at timestamptz, out is_last boolean, out is_certain boolean
 ) language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan as $$
 declare
-  since timestamptz := '-infinity';
   fetched jsonb;
-  is_chained boolean;
+  since timestamptz;
+  newest record;
   beginning jsonb;
   entered jsonb[];
   touched jsonb[];
   unplaced bigint;
 begin
-  select o.fetched, date_trunc('second', o.fetched_at) into fetched, since
-  from public.stripe_objects o where o.id = object and o.fetched is not null;
-  since := coalesce(since, '-infinity');
   is_certain := true;
-  is_last := false;
-  select e.state, e.created, true into state, state_at, is_last
-  from public.stripe_events e
-  where e.object_id = object and e.state is not null and e.status <> 'QUARANTINED' and e.is_last
-    and e.created >= since and e.created < until
-  order by e.created desc, e.place desc, e.id limit 1;
-  if found then
-    return;
-  end if;
-  is_last := false;
-  select e.created, e.object_type in ('subscription', 'customer', 'product', 'price') into state_at, is_chained
+  select o.fetched, date_trunc('second', o.fetched_at) into fetched, since from public.stripe_objects o where o.id = object;
+  since := coalesce(since, '-infinity');
+  -- Its end, if it has come, whatever is told of later; else what the last second tells, and how often.
+  select e.state, e.created, e.is_last, e.object_type in ('subscription', 'customer', 'product', 'price') as is_chained,
+    count(*) over (partition by e.created) as times
+  into newest
   from public.stripe_events e
   where e.object_id = object and e.state is not null and e.status <> 'QUARANTINED'
     and e.created >= since and e.created < until
-  order by e.created desc limit 1;
+  order by e.is_last desc, e.created desc, e.place desc, e.id desc limit 1;
   if not found then
     state := fetched;
     state_at := nullif(since, '-infinity');
+    is_last := false;
     return;
   end if;
-  if not is_chained then
-    select e.state into state from public.stripe_events e
-    where e.object_id = object and e.created = state_at and e.state is not null and e.status <> 'QUARANTINED'
-    order by e.place desc, e.id desc limit 1;
-    return;
-  end if;
-  -- One event alone is its second, and most are.
-  select array_agg(e.state) into touched from (
-    select e.state from public.stripe_events e
-    where e.object_id = object and e.created = state_at and e.state is not null and e.status <> 'QUARANTINED' limit 2
-  ) e;
-  if cardinality(touched) = 1 then
-    state := touched[1];
+  state_at := newest.created;
+  is_last := newest.is_last;
+  if is_last or not newest.is_chained or newest.times = 1 then
+    state := newest.state;
     return;
   end if;
   with happened as (
@@ -142,12 +126,18 @@ end $$;
 comment on function private.fold_stripe_object(text, timestamptz) is
   'The state of an object by all its events before a moment. Not certain: events are missing, and more than one is possible.';
 
-create function private.lock_stripe(key text) returns void
+create function private.lock_stripe(variadic keys text[]) returns void
 language plpgsql set search_path = '' as $$
+declare
+  key text;
 begin
-  perform pg_advisory_xact_lock(hashtextextended('stripe:' || key, 0));
+  foreach key in array keys loop
+    if key is not null then
+      perform pg_advisory_xact_lock(hashtextextended('stripe:' || key, 0));
+    end if;
+  end loop;
 end $$;
-comment on function private.lock_stripe(text) is
+comment on function private.lock_stripe(text[]) is
   'One transaction at a time works on a customer, then on an object. Taken in this order, and before any row is locked.';
 
 create function private.place_stripe_event(
@@ -166,7 +156,7 @@ begin
     -- Later than all that is known: what it shows is so.
     select event.state as state, event.created as state_at, event.is_last as is_last, true as is_certain into folded;
   else
-    select * into folded from private.fold_stripe_object(event.object_id, 'infinity') f;
+    folded := private.fold_stripe_object(event.object_id, 'infinity');
   end if;
   insert into public.stripe_objects as o (id, type, customer_id, state, state_at, is_last, in_doubt_since)
   values (event.object_id, event.object_type, event.customer_id, folded.state, folded.state_at, folded.is_last,
@@ -225,14 +215,17 @@ end $$;
 comment on function private.plan_of(public.stripe_objects) is 'The plan whose price is paid; null if none of its prices is known.';
 
 create function private.past_due_since(subscription public.stripe_objects) returns timestamptz
-language sql stable set search_path = '' as $$
-  select coalesce(min(e.created), subscription.state_at) from public.stripe_events e
-  where e.object_id = subscription.id and e.state ->> 'status' = 'past_due' and e.status <> 'QUARANTINED'
-    and e.created > coalesce((
-      select max(o.created) from public.stripe_events o
-      where o.object_id = subscription.id and o.state ->> 'status' <> 'past_due' and o.status <> 'QUARANTINED'
-    ), '-infinity')
-$$;
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce((
+    select min(e.created) from public.stripe_events e
+    where e.object_id = subscription.id and e.state ->> 'status' = 'past_due' and e.status <> 'QUARANTINED'
+      and e.created > coalesce((
+        select max(o.created) from public.stripe_events o
+        where o.object_id = subscription.id and o.state ->> 'status' <> 'past_due' and o.status <> 'QUARANTINED'
+      ), '-infinity')
+  ), subscription.state_at);
+end $$;
 comment on function private.past_due_since(public.stripe_objects) is 'Since when a subscription has been past due, without a break.';
 
 create function private.subscription_of(object public.stripe_objects, org uuid) returns public.subscriptions
@@ -296,20 +289,26 @@ language plpgsql set search_path = '' as $$
 declare
   wanted record;
   made public.subscriptions;
-  by_hand boolean;
 begin
   -- As the trigger of subscriptions does: whoever settles later sees what the one before has written.
   perform from public.organizations o where o.id = org for no key update;
-  by_hand := exists (
-    select from public.subscriptions s
-    where s.organization_id = org and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
-      and s.tier <> 'FREE' and not exists (select from public.stripe_objects o where o.id = s.stripe_subscription_id)
-  );
   for wanted in
-    select m as made, l.is_live and (by_hand or row_number() over (
-      partition by l.is_live
-      order by m.status <> 'PAST_DUE' desc, (o.state ->> 'started')::bigint desc nulls last, o.id desc
-    ) > 1) as is_doubled
+    select m as made, l.is_live and (
+      -- One that was made by hand counts before those of Stripe.
+      exists (
+        select from public.subscriptions s
+        where s.organization_id = org and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
+          and s.tier <> 'FREE' and not exists (select from public.stripe_objects o where o.id = s.stripe_subscription_id)
+      )
+      or row_number() over (
+        partition by l.is_live
+        order by m.status <> 'PAST_DUE' desc, (o.state ->> 'started')::bigint desc nulls last, o.id desc
+      ) > 1
+    ) as is_doubled,
+    l.is_live and exists (
+      select from public.subscriptions s
+      where s.organization_id = org and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') and s.tier = 'FREE'
+    ) as was_free
     from public.stripe_objects o
     cross join lateral private.subscription_of(o, org) m
     cross join lateral (select m.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') as is_live) l
@@ -324,7 +323,7 @@ begin
     made := wanted.made;
     if wanted.is_doubled then
       made.status := 'INACTIVE';
-    elsif made.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') then
+    elsif wanted.was_free then
       update public.subscriptions s set status = 'CANCELLED', cancelled_at = now()
       where s.organization_id = org and s.tier = 'FREE' and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
     end if;
@@ -507,6 +506,7 @@ declare
   told jsonb := object.state;
   customer text := object.customer_id;
   org uuid;
+  plan public.plans;
   seen jsonb;
   is_onboarding boolean := false;
 begin
@@ -547,11 +547,13 @@ begin
       end if;
     end if;
   end if;
-  if org is null and not is_onboarding and not exists (
-    select from public.onboarding_sessions s where s.stripe_customer_id = customer
-      or s.stripe_subscription_id = told ->> 'subscription' or s.stripe_payment_intent_id = told ->> 'payment_intent'
-  ) then
-    return coalesce(customer, told ->> 'subscription', told ->> 'payment_intent', object.id);
+  if org is null and not is_onboarding then
+    if not exists (
+      select from public.onboarding_sessions s where s.stripe_customer_id = customer
+        or s.stripe_subscription_id = told ->> 'subscription' or s.stripe_payment_intent_id = told ->> 'payment_intent'
+    ) then
+      return coalesce(customer, told ->> 'subscription', told ->> 'payment_intent', object.id);
+    end if;
   end if;
   if object.type = 'charge' and (told ->> 'refunded')::boolean then
     update public.refunds_due r set status = 'REFUNDED', refunded_at = now(), error = null
@@ -559,10 +561,13 @@ begin
   end if;
   if object.type = 'subscription' and org is not null then
     perform private.settle_subscriptions(customer, org);
-    if (private.plan_of(object)).id is null and (not object.is_last or not exists (
-      select from public.subscriptions s where s.stripe_subscription_id = object.id
-    )) then
-      return coalesce(told #>> '{items,0,price}', object.id);
+    plan := private.plan_of(object);
+    if plan.id is null then
+      if not object.is_last or not exists (
+        select from public.subscriptions s where s.stripe_subscription_id = object.id
+      ) then
+        return coalesce(told #>> '{items,0,price}', object.id);
+      end if;
     end if;
   end if;
   return null;
@@ -633,7 +638,7 @@ begin
   for waiting in select * from public.stripe_objects o where o.waits_for = key or o.id = key order by o.id loop
     perform private.lock_stripe(waiting.id);
     select * into waiting from public.stripe_objects o where o.id = waiting.id;
-    select * into tried from private.try_stripe_object(waiting);
+    tried := private.try_stripe_object(waiting);
     settled := settled + (tried.missing is null and tried.failure is null)::integer;
   end loop;
   return settled;
@@ -706,7 +711,7 @@ declare
   object public.stripe_objects;
   tried record;
 begin
-  select * into placed from private.place_stripe_event(event);
+  placed := private.place_stripe_event(event);
   object := placed.object;
   -- What it says has been overtaken. But since when a payment is late, and what a subscription was that has ended, its
   -- history tells.
@@ -715,7 +720,7 @@ begin
   then
     return 'APPLIED';
   end if;
-  select * into tried from private.try_stripe_object(object);
+  tried := private.try_stripe_object(object);
   if tried.failure is not null then
     return 'RECEIVED';
   end if;
@@ -737,8 +742,7 @@ comment on function private.apply_stripe_event(public.stripe_events, boolean) is
 create function private.reapply_stripe_event(event public.stripe_events) returns "StripeEventStatus"
 language plpgsql set search_path = '' as $$
 begin
-  perform private.lock_stripe(event.customer_id) where event.customer_id is not null;
-  perform private.lock_stripe(event.object_id);
+  perform private.lock_stripe(event.customer_id, event.object_id);
   update public.stripe_events e set status = 'APPLIED', applied_at = now(), error = null
   where e.id = event.id and e.status <> 'APPLIED' returning * into event;
   return private.apply_stripe_event(event, again => true);
@@ -749,46 +753,59 @@ create function private.receive_stripe_event(delivery jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   live boolean := (delivery ->> 'expected_livemode')::boolean;
+  is_ours boolean := (delivery ->> 'livemode')::boolean = live and delivery ->> 'object_type' is not null;
   event public.stripe_events;
-  is_ours boolean := delivery ->> 'object_type' is not null;
+  stands record;
   is_kept boolean;
 begin
-  if not exists (select from private.stripe_account a where a.livemode = live) then
+  -- But for the payload: nothing below looks at it, and it is large.
+  event.id := delivery ->> 'id';
+  event.object_id := delivery ->> 'object_id';
+  event.object_type := delivery ->> 'object_type';
+  event.customer_id := delivery ->> 'customer_id';
+  event.created := to_timestamp((delivery ->> 'created')::bigint);
+  event.livemode := (delivery ->> 'livemode')::boolean;
+  event.state := nullif(delivery -> 'state', 'null');
+  event.before := nullif(delivery -> 'before', 'null');
+  event.place := coalesce((delivery ->> 'place')::integer, 0);
+  event.is_last := coalesce((delivery ->> 'is_last')::boolean, false);
+  -- As though it were applied already: so it is written once in nearly every case.
+  event.status := case when is_ours then 'APPLIED' when event.livemode = live then 'IGNORED' else 'QUARANTINED' end;
+  select (select a.livemode from private.stripe_account a) as livemode,
+    is_ours and exists (
+      select from public.onboarding_sessions s where s.stripe_customer_id = event.customer_id and not s.is_completed
+    ) as is_onboarding,
+    array(
+      select i ->> 'price' from jsonb_array_elements(event.state -> 'items') i
+      where not exists (select from public.plans p where p.stripe_price_id = i ->> 'price') order by 1
+    ) as unknown_prices
+  into stands;
+  if stands.livemode is distinct from live then
     insert into private.stripe_account (livemode) values (live) on conflict (id) do update set livemode = live;
   end if;
-  is_ours := is_ours and (delivery ->> 'livemode')::boolean = live;
   if is_ours then
     -- Whoever works on a session holds it, and takes the customer's lock when they end: in this order, then.
-    perform from public.onboarding_sessions s
-    where s.stripe_customer_id = delivery ->> 'customer_id' and not s.is_completed for update;
-    perform private.lock_stripe(delivery ->> 'customer_id') where delivery ->> 'customer_id' is not null;
-    perform private.lock_stripe(i ->> 'price') from jsonb_array_elements(delivery #> '{state,items}') i
-    where i ->> 'price' is not null and not exists (
-      select from public.plans p where p.stripe_price_id = i ->> 'price'
-    );
-    perform private.lock_stripe(delivery ->> 'object_id');
+    if stands.is_onboarding then
+      perform from public.onboarding_sessions s
+      where s.stripe_customer_id = event.customer_id and not s.is_completed for update;
+    end if;
+    perform private.lock_stripe(variadic event.customer_id || stands.unknown_prices || event.object_id);
     -- Whose ids are only being saved could not be known above. We are the ones to step back, and come again.
     perform set_config('lock_timeout', '100ms', true);
   end if;
-  -- As though it were applied already: so it is written once in nearly every case.
   insert into public.stripe_events (
     id, type, object_id, object_type, customer_id, created, api_version, livemode, payload, state, before, place, is_last,
     status, applied_at, error
   ) values (
-    delivery ->> 'id', delivery ->> 'type', delivery ->> 'object_id', delivery ->> 'object_type',
-    delivery ->> 'customer_id', to_timestamp((delivery ->> 'created')::bigint), delivery ->> 'api_version',
-    (delivery ->> 'livemode')::boolean, delivery -> 'payload', nullif(delivery -> 'state', 'null'),
-    nullif(delivery -> 'before', 'null'), coalesce((delivery ->> 'place')::integer, 0),
-    coalesce((delivery ->> 'is_last')::boolean, false),
-    case when is_ours then 'APPLIED' when (delivery ->> 'livemode')::boolean = live then 'IGNORED' else 'QUARANTINED'
-      end::public."StripeEventStatus",
-    case when is_ours then now() end,
-    case when (delivery ->> 'livemode')::boolean <> live then
+    event.id, delivery ->> 'type', event.object_id, event.object_type, event.customer_id, event.created,
+    delivery ->> 'api_version', event.livemode, delivery -> 'payload', event.state, event.before, event.place,
+    event.is_last, event.status, case when is_ours then now() end,
+    case when event.status = 'QUARANTINED' then
       format('It is of %s, and this is %s.', case when live then 'test mode' else 'live mode' end,
         case when live then 'live mode' else 'test mode' end) end
   )
-  on conflict (id) do nothing returning * into event;
-  is_kept := event.id is null;
+  on conflict (id) do nothing;
+  is_kept := not found;
   if is_kept then
     select * into event from public.stripe_events e where e.id = delivery ->> 'id';
   end if;

@@ -169,8 +169,7 @@ declare
 begin
   perform from public.onboarding_sessions s
   where s.stripe_customer_id = seen ->> 'customer_id' and not s.is_completed for update;
-  perform private.lock_stripe(seen ->> 'customer_id') where seen ->> 'customer_id' is not null;
-  perform private.lock_stripe(seen ->> 'object_id');
+  perform private.lock_stripe(seen ->> 'customer_id', seen ->> 'object_id');
   select * into known from public.stripe_objects o where o.id = seen ->> 'object_id';
   if known.state = seen -> 'state' and known.in_doubt_since is null then
     return null;
@@ -181,12 +180,12 @@ begin
   on conflict (id) do update set customer_id = coalesce(excluded.customer_id, o.customer_id),
     fetched = excluded.fetched, fetched_at = excluded.fetched_at, in_doubt_since = null;
   -- What has happened since it was asked for counts more.
-  select * into folded from private.fold_stripe_object(seen ->> 'object_id', 'infinity') f;
+  folded := private.fold_stripe_object(seen ->> 'object_id', 'infinity');
   update public.stripe_objects o
   set state = folded.state, state_at = coalesce(folded.state_at, o.fetched_at), is_last = folded.is_last,
     in_doubt_since = case when not folded.is_certain then now() end
   where o.id = seen ->> 'object_id' returning * into object;
-  select * into tried from private.try_stripe_object(object);
+  tried := private.try_stripe_object(object);
   if known.state = object.state then
     return null;
   end if;
@@ -229,7 +228,7 @@ begin
     order by o.id limit 200
   loop
     perform private.lock_stripe(object.id);
-    select * into tried from private.try_stripe_object(object);
+    tried := private.try_stripe_object(object);
     if tried.missing is null and tried.failure is null then
       settled := settled || jsonb_build_object('object', object.id, 'type', object.type, 'status', 'APPLIED');
     end if;
@@ -240,7 +239,7 @@ begin
     where s.status = 'PAST_DUE' and s.past_due_since <= now() - private.payment_grace() order by o.id limit 500
   loop
     perform private.lock_stripe(object.id);
-    select * into tried from private.try_stripe_object(object);
+    tried := private.try_stripe_object(object);
     settled := settled || jsonb_build_object('object', object.id, 'type', object.type, 'status', 'GRACE_ENDED');
   end loop;
   return settled;

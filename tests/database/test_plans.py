@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 
 from local.postgres import Cluster
-from tests.conftest import clone
 from tests.database import generated
 from tests.world import ACME, Connection, Database, Row, become, claims_of
 
@@ -94,7 +93,7 @@ def explain(connection: Connection, query: str) -> Plan:
 
 @pytest.fixture(scope="module")
 def full(cluster: Cluster) -> Iterator[Database]:
-    for database in clone(cluster):
+    with Database(cluster, "world").copied() as database:
         with database.connect("supabase_admin") as connection:
             generated.fill(connection)
         yield database

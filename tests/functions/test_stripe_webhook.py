@@ -4,10 +4,10 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
@@ -671,8 +671,9 @@ def test_an_answer_that_was_lost_is_given_again_to_the_next_delivery(stripe: Ser
     """Committed, and the connection gone before the 200: Stripe delivers again."""
     told = created(acme())
     body = json.dumps(told).encode()
-    with pytest.raises(httpx.ReadTimeout), stripe.client(None) as client:
-        client.post(WEBHOOK, content=body, headers=signed(body), timeout=httpx.Timeout(5, read=0.000_001))
+    gone = HTTPConnection(stripe.url.removeprefix("http://"))
+    gone.request("POST", WEBHOOK, body, signed(body))
+    gone.close()
     deadline = time.monotonic() + 5
     while not stored.execute("select from public.stripe_events").rowcount:
         assert time.monotonic() < deadline
