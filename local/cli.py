@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     began = time.monotonic()
     stack = Stack(
-        options.workdir, say=lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr)
+        options.workdir,
+        jobs=True,
+        say=lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr),
     )
     try:
         return int(options.run(stack, options) or 0)
@@ -72,8 +74,24 @@ def status(stack: Stack, options: argparse.Namespace) -> int:
             width = max(map(len, values))
             print("\n".join(f"{name:>{width}}  {value}" for name, value in values.items()))
             sizes = [f"{name} {process.memory_info().rss >> 20} MB" for name, process in processes.items() if process]
-            print(f"\n{'Memory':>{width}}  {', '.join(sizes)}\n{'Look at':>{width}}  {values['API_URL']}/")
+            print(f"\n{'Memory':>{width}}  {', '.join(sizes)}\n{'Jobs':>{width}}  {_jobs(stack)}")
+            print(f"{'Look at':>{width}}  {values['API_URL']}/")
     return 0
+
+
+def _jobs(stack: Stack) -> str:
+    with stack.cluster.connect() as connection:
+        rows = connection.execute("select name, last_outcome, last_error, is_overdue, due_at from private.job_overview")
+        jobs = rows.fetchall()
+    wrong = [
+        f"{name} {f'failed: {error}' if outcome == 'FAILED' else 'is overdue'}"
+        for name, outcome, error, is_overdue, _ in jobs
+        if is_overdue or outcome == "FAILED"
+    ]
+    if wrong:
+        return "; ".join(wrong)
+    due, name = min((due, name) for name, *_, due in jobs)
+    return f"{len(jobs)}, none failed or overdue; next is {name}, at {due:%H:%M} UTC"
 
 
 def _restore(stack: Stack, options: argparse.Namespace) -> int:

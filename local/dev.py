@@ -70,7 +70,7 @@ def _follow(stack: Stack, changed: list[Path]) -> None:
 class Logs:
     """Shows what the services wrote since the last look."""
 
-    COLOURS = {"postgres": 34, "api": 35, "functions": 36, "stripe": 33}  # noqa: RUF012 - never changed
+    COLOURS = {"postgres": 34, "api": 35, "functions": 36, "stripe": 33, "jobs": 32}  # noqa: RUF012 - never changed
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack

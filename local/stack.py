@@ -1,4 +1,4 @@
-"""The whole stack of one workdir: Postgres, the API in front of it, the functions behind that, a Stripe beside them."""
+"""The whole stack of one workdir: Postgres, the API before it, the functions behind that, a Stripe and jobs beside."""
 
 import fcntl
 import http.client
@@ -26,7 +26,7 @@ from local.processes import find, launch, stop, tail
 
 API_PORT, DB_PORT = 54321, 54322
 PORTS = range(10_000, 32_000)
-SERVICES = ("stripe", "api", "functions")
+SERVICES = ("stripe", "api", "functions", "jobs")
 HEALTH = {"stripe": "/", "api": "/health", "functions": "/healthz"}
 # Of one's own account at Stripe; given with the key, they reach the functions as they are.
 STRIPE_API = "https://api.stripe.com"
@@ -43,9 +43,17 @@ class Ports:
 class Stack:
     """All operations are safe to repeat: each looks at what is there and does what is missing."""
 
-    def __init__(self, workdir: Path, *, durable: bool = True, say: Callable[[str], None] = lambda _text: None) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        durable: bool = True,
+        jobs: bool = False,
+        say: Callable[[str], None] = lambda _text: None,
+    ) -> None:
         self.workdir = workdir.resolve()
         self.durable = durable
+        self.jobs = jobs  # whether a start lets them run when they are due
         self.say = say
         self.logs = self.workdir / "logs"
 
@@ -84,7 +92,9 @@ class Stack:
 
     @property
     def services(self) -> tuple[str, ...]:
-        return SERVICES if self.ports and self.ports.stripe else SERVICES[1:]
+        """Those of the last start."""
+        there = {"stripe": self.ports and self.ports.stripe, "jobs": self._state().get("jobs")}
+        return tuple(service for service in SERVICES if there.get(service, True))
 
     def running(self) -> bool:
         return self.ports is not None and all(self.processes().values())
@@ -127,11 +137,13 @@ class Stack:
             self._stop()
             ensure_keys(self.workdir / "keys.json")
             self._choose_ports(api_port, db_port)
+            self._save(self._state() | {"jobs": self.jobs})
             try:
                 self._start_postgres(seed=seed)
                 self.say("API and functions")
                 for service in self.services:
-                    self._start_service(service)
+                    if service in HEALTH:
+                        self._start_service(service)
                 if "stripe" in self.services:
                     self._await("stripe")
                     self.put_on_sale()
@@ -139,6 +151,8 @@ class Stack:
                     self.say("Stripe is your own account; `strive prices` puts the plans on sale there")
                 self._await("api")
                 self._await("functions")
+                if "jobs" in self.services:
+                    self._start_service("jobs")
             except BaseException:
                 self._stop()
                 raise
@@ -166,7 +180,8 @@ class Stack:
             if process := self.processes()[service]:
                 stop(process)
             self._start_service(service)
-            self._await(service)
+            if service in HEALTH:
+                self._await(service)
 
     def migrate(self) -> None:
         with self.cluster.connect() as connection:
@@ -225,6 +240,12 @@ class Stack:
                 "WEBHOOK_URL": f"{values['FUNCTIONS_URL']}/stripe-webhook",
                 **stripe,
             }
+        if service == "jobs":
+            return [sys.executable, "-m", "local.jobs"], {
+                "DB_URL": values["DB_URL"],
+                "FUNCTIONS_URL": values["FUNCTIONS_URL"],
+                "SECRET_KEY": keys.secret_key,
+            }
         if service == "api":
             return [NODE, ROOT / "local/api/server.mjs"], {
                 "HOST": "127.0.0.1",
@@ -263,7 +284,7 @@ class Stack:
 
     def _stop(self) -> bool:
         processes = self.processes()
-        for service in self.services:
+        for service in reversed(self.services):
             if process := processes[service]:
                 stop(process)
         if processes["postgres"]:

@@ -53,7 +53,9 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
 def test_nothing_generated_or_secret_is_tracked() -> None:
     names = {str(path.relative_to(ROOT)) for path in tracked()}
     assert not [
-        name for name in names if re.search(r"(^|/)(\.venv|node_modules|\.strive|__pycache__|\.env)(/|$)", name)
+        name
+        for name in names
+        if re.search(r"(^|/)(\.venv|node_modules|\.strive|\.schemathesis|__pycache__|\.env)(/|$)", name)
     ]
     secret = re.compile(r"sb_secret_[A-Za-z0-9_-]{30,}|sk_(live|test)_[A-Za-z0-9]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY")
     for path in tracked():

@@ -105,7 +105,9 @@ def test_start_status_and_stop_as_a_person_types_them(tmp_path: Path) -> None:
         assert all(value.startswith('"') and value.endswith('"') for value in environment.values())
         values = json.loads(strive("status", "-o", "json", workdir=workdir).stdout)
         assert {name: json.loads(value) for name, value in environment.items()} == values
-        assert "already running" in strive("start", workdir=workdir).stdout
+        again = strive("start", workdir=workdir).stdout
+        assert "already running" in again
+        assert "none failed or overdue" in again
     finally:
         stopped = strive("stop", workdir=workdir)
     assert stopped.returncode == 0
@@ -303,7 +305,7 @@ def test_many_starts_at_once_make_one_stack(tmp_path: Path) -> None:
     try:
         assert [attempt.wait(60) for attempt in attempts] == [0, 0, 0]
         running = pids(Stack(workdir))
-        assert set(running) == {"postgres", "stripe", "api", "functions"}
+        assert set(running) == {"postgres", "stripe", "api", "functions", "jobs"}
         # The starts that came second started nothing of their own.
         mine = [p for p in psutil.process_iter(["cmdline"]) if str(workdir) in " ".join(p.info["cmdline"] or [])]
         assert {p.pid for p in mine if p.ppid() != running["postgres"]} == {running["postgres"]}
@@ -404,3 +406,22 @@ def test_dev_replaces_a_process_that_died(in_foreground: Foreground) -> None:
         process.kill()
         until(lambda: pids(stack).get(name, process.pid) != process.pid, f"{name} is replaced")  # noqa: B023
     until(stack.running, "all of it runs")
+
+
+def test_dev_runs_the_jobs_that_are_due(in_foreground: Foreground) -> None:
+    _, stack, shown = in_foreground
+    with stack.cluster.connect() as connection:
+        connection.execute("update private.jobs set created_at = now() - interval '2 days'")
+        connection.execute(
+            "insert into private.jobs (name, schedule, runs, description) values"
+            " ('broken', '* * * * *', 'private.nowhere', '')"
+        )
+        connection.execute("update private.jobs set created_at = now() - interval '2 minutes' where name = 'broken'")
+        process = stack.processes()["jobs"]
+        assert process
+        process.kill()  # the one that takes its place looks at once, not at the next minute
+        done = "select from private.job_history where outcome = 'DONE'"
+        jobs = connection.execute("select from private.jobs").rowcount
+        until(lambda: connection.execute(done).rowcount >= jobs - 1, "all jobs but one are done")
+    until(lambda: b"broken FAILED" in shown.read_bytes(), "what failed is shown")
+    assert "broken failed: " in strive("status", workdir=stack.workdir).stdout

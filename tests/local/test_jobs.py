@@ -1,0 +1,83 @@
+"""The jobs of a stack are run when they are due, once, and what went wrong is said."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local.jobs import run_due
+from local.stack import free_port
+from tests.functions.serving import SECRET_KEY, environment, serving
+from tests.world import Database
+
+IN_THE_DATABASE, BY_ITS_FUNCTION = "end_suspensions", "sync_auth"
+
+
+@pytest.fixture
+def due(fresh_database: Database) -> Database:
+    """A database whose two jobs were to run a minute ago."""
+    with fresh_database.connect() as connection:
+        connection.execute("delete from private.jobs where name not in (%s, %s)", [IN_THE_DATABASE, BY_ITS_FUNCTION])
+        connection.execute("update private.jobs set created_at = now() - interval '2 minutes'")
+    return fresh_database
+
+
+@pytest.fixture
+def functions_url(tmp_path: Path, due: Database) -> Iterator[str]:
+    with serving(tmp_path, environment(due.url("strive_functions"))) as functions:
+        yield f"{functions.url}/functions/v1"
+
+
+def runs(database: Database) -> list[tuple[str, str]]:
+    with database.connect() as connection:
+        return connection.execute("select job, outcome from private.job_history order by job, started_at").fetchall()
+
+
+def test_each_job_that_is_due_runs_once_and_says_nothing_where_it_found_nothing_to_do(
+    due: Database, functions_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with due.connect() as connection:
+        connection.execute("delete from private.auth_errands")
+        # Far from the next time, so that the second look finds nothing due whatever the clock says.
+        connection.execute(
+            "update private.jobs set created_at = now() - interval '2 days',"
+            " schedule = to_char(now() at time zone 'UTC' - interval '12 hours', 'FMMI FMHH24 * * *')"
+        )
+    for _ in range(2):
+        run_due(due.url("postgres"), functions_url, SECRET_KEY)
+    assert runs(due) == [(IN_THE_DATABASE, "DONE"), (BY_ITS_FUNCTION, "DONE")]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_job_that_has_not_been_due_since_the_database_was_made_waits(
+    due: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with due.connect() as connection:
+        connection.execute("update private.jobs set created_at = now() + interval '1 minute'")
+    run_due(due.url("postgres"), "", "")
+    assert runs(due) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_what_a_job_did_and_why_another_failed_stand_in_the_log(
+    due: Database, functions_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with due.connect() as connection:
+        connection.execute(
+            "update public.users set suspended_at = now() - interval '2 hours', suspended_reason = 'a test',"
+            " suspended_until = now() - interval '1 hour'"
+        )
+        people = connection.execute("select from public.users").rowcount
+    run_due(due.url("postgres"), functions_url, "no key of theirs")
+    assert capsys.readouterr().out.splitlines() == [
+        f"{IN_THE_DATABASE} DONE: {people}",
+        f'{BY_ITS_FUNCTION} FAILED: "HTTP Error 401: Unauthorized"',
+    ]
+
+
+def test_functions_that_are_away_stop_no_other_job(due: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    with due.connect() as connection:
+        connection.execute("update private.jobs set name = 'a_job_before_it', runs = null where name = 'sync_auth'")
+    run_due(due.url("postgres"), f"http://127.0.0.1:{free_port()}", SECRET_KEY)
+    assert "a_job_before_it FAILED" in capsys.readouterr().out
+    assert runs(due) == [(IN_THE_DATABASE, "DONE")]
