@@ -3,6 +3,7 @@ from typing import Any
 
 from shared.function import Answered, Call, function
 from shared.jobs import Connection, Nothing, Run, perform_here
+from shared.services import services
 
 AT_ONCE = 100
 
@@ -20,17 +21,11 @@ async def sync_attachments(call: Call[Nothing]) -> Answered[Run]:
 async def _sync(call: Call[Nothing], connection: Connection) -> dict[str, int]:
     counts: dict[str, int] = await _one(connection, "select private.repair_attachments()")
     counts["deleted"] = 0
-    keys = call.settings.secret_keys
-    key = keys.get("default") or next(iter(keys.values()))
-    headers = {"apikey": key, "authorization": f"Bearer {key}"}
-    import httpx  # noqa: PLC0415 - costs as much as everything else together
-
-    async with httpx.AsyncClient(base_url=f"{call.settings.url}/storage/v1", headers=headers, timeout=60) as storage:
+    async with services(call.settings) as asked:
         while claimed := await _one(connection, "select private.claim_doomed_objects(%s)", AT_ONCE):
             gone = 0
             for bucket, names in claimed.items():
-                answer = await storage.request("DELETE", f"/object/{bucket}", json={"prefixes": names})
-                answer.raise_for_status()
+                await asked.remove(bucket, names)
                 gone += await _one(connection, "select private.forget_doomed_objects(%s, %s)", bucket, names)
             if not gone:
                 raise RuntimeError("the storage service deletes nothing of what it is asked to")

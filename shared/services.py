@@ -119,7 +119,7 @@ def _said(answer: "httpx.Response") -> str:
 
 @asynccontextmanager
 async def services(settings: Settings) -> AsyncIterator[Services]:
-    import httpx  # noqa: PLC0415 - costs as much as everything else together, and only administration needs it
+    import httpx  # noqa: PLC0415 - costs as much as everything else together, and few functions need it
 
     if not settings.secret_keys:
         raise ApiError(

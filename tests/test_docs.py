@@ -1,13 +1,18 @@
-"""The documents keep to what is there."""
+"""What the documents say is so: names, links and tables are those of the project, their examples work as written."""
 
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 
 from local import ROOT
+from tests.functions.serving import BESIDE, environment, serving
+from tests.functions.test_contract import refused
+from tests.world import ACME, Database
 
-DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = ROOT / "docs"
+DOCUMENTS = sorted(DOCS.glob("*.md"))
 TESTS = {
     name
     for path in (ROOT / "tests").rglob("*.py")
@@ -25,3 +30,69 @@ def test_every_test_that_is_named_exists(document: Path) -> None:
 def test_every_link_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
     assert not [link for link in links if not (document.parent / link).exists()]
+
+
+def block(text: str, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_the_function_of_the_tutorial_works_as_written(tmp_path: Path, fresh_database: Database) -> None:
+    tutorial = (DOCS / "functions.md").read_text()
+    with fresh_database.connect() as connection:
+        connection.execute(block(tutorial, "sql"))
+    (tmp_path / "rename_organization.py").write_text(block(tutorial, "python"))
+    words = [*BESIDE, str(tmp_path)]
+    with serving(tmp_path, environment(fresh_database.url("strive_functions")), words) as functions:
+
+        def rename(name: str, person: str = "admin", **headers: str) -> httpx.Response:
+            with functions.client(person) as client:
+                return client.post("/functions/v1/rename-organization", json={"name": name}, headers=headers)
+
+        answer = rename("New & Better", **{"idempotency-key": "tutorial"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {"id": str(ACME), "name": "New & Better", "slug": "new-better"}
+        assert rename("New & Better", **{"idempotency-key": "tutorial"}).headers["idempotency-replayed"] == "true"
+        refused(rename("Globex"), 409, "PT409")
+        refused(rename("x"), 422, "invalid_body")
+        refused(rename("Mine", "member"), 403, "42501")
+        with functions.client(None) as client:
+            paths = client.get("/functions/v1/openapi.json").json()["paths"]
+        assert paths["/rename-organization"]["post"]["summary"] == "Rename the organisation"
+
+
+def test_every_setting_stands_in_the_document() -> None:
+    document = (DOCS / "deployment.md").read_text()
+    read = re.findall(
+        r'"((?:SUPABASE|STRIPE|DATABASE|OTEL_EXPORTER)_[A-Z_]+)"', (ROOT / "shared/settings.py").read_text()
+    )
+    assert len(read) > 8
+    for name in read:
+        spoken_for = name in document or name.startswith("OTEL_EXPORTER_OTLP_")
+        assert spoken_for, name
+
+
+def test_every_module_of_the_runtime_stands_in_the_document() -> None:
+    document = (DOCS / "functions.md").read_text()
+    for path in (ROOT / "shared").glob("*.py"):
+        assert path.name in document or path.name in {"__init__.py", "settings.py"}, path.name
+
+
+def test_every_job_stands_in_the_document_with_its_time(database: Database) -> None:
+    document = (DOCS / "operations.md").read_text()
+    said = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", document, re.MULTILINE))
+    with database.connect() as connection:
+        jobs = dict(connection.execute("select name, schedule from private.jobs").fetchall())
+    assert {name: crontab(when) for name, when in said.items()} == jobs
+
+
+def crontab(when: str) -> str:
+    if when == "every minute":
+        return "* * * * *"
+    if often := re.fullmatch(r"every (\d+) minutes", when):
+        return f"*/{often[1]} * * * *"
+    if hourly := re.fullmatch(r"at minute (\d+)( of every hour)?", when):
+        return f"{hourly[1]} * * * *"
+    hour, minute = when.removeprefix("at ").split(":")
+    return f"{minute} {hour} * * *"

@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local.postgres import Cluster
 from local.stack import free_port
 from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
@@ -22,17 +21,9 @@ from tests.world import Database
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 
 
-@pytest.fixture(scope="session")
-def functions_login(cluster: Cluster) -> str:
-    """The login of the functions, with the password that people set by hand where they deploy."""
-    with cluster.connect("supabase_admin", "template1") as connection:
-        connection.execute(f"alter role strive_functions password '{cluster.password}'")
-    return "strive_functions"
-
-
 @pytest.fixture(scope="module")
-def database_url(database: Database, functions_login: str) -> str:
-    return database.url(functions_login)
+def database_url(database: Database) -> str:
+    return database.url("strive_functions")
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +60,12 @@ def server(stack: Strive) -> Iterator[Client]:
 
 
 @pytest.fixture
-def pooler(tmp_path: Path, fresh_database: Database, functions_login: str) -> Iterator[tuple[str, int]]:
+def pooler(tmp_path: Path, fresh_database: Database) -> Iterator[tuple[str, int]]:
     """PgBouncer in transaction mode before the database: its address and how many servers it opens."""
     if PGBOUNCER is None:
         pytest.skip("needs the program pgbouncer (Debian and Ubuntu: apt install pgbouncer)")
     cluster, port, servers = fresh_database.cluster, free_port(), 3
-    (tmp_path / "users.txt").write_text(f'"{functions_login}" "{cluster.password}"\n')
+    (tmp_path / "users.txt").write_text(f'"strive_functions" "{cluster.password}"\n')
     (tmp_path / "pgbouncer.ini").write_text(
         f"""[databases]
 {fresh_database.name} = host=127.0.0.1 port={cluster.port}
@@ -105,7 +96,7 @@ logfile = {tmp_path}/pgbouncer.log
             except OSError:
                 assert time.monotonic() < deadline, (tmp_path / "pgbouncer.log").read_text()
                 time.sleep(0.02)
-        url = f"postgresql://{functions_login}:{cluster.password}@127.0.0.1:{port}/{fresh_database.name}"
+        url = f"postgresql://strive_functions:{cluster.password}@127.0.0.1:{port}/{fresh_database.name}"
         yield url, servers
     finally:
         process.terminate()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from psycopg.rows import dict_row
 
 from local.prices import put_on_sale
@@ -113,11 +112,3 @@ def sweep(database: Database) -> None:
 
 ONE: Row = {"organizations": 1, "owners": 1, "subscriptions": 1}
 NONE: Row = {"organizations": 0, "owners": 0, "subscriptions": 0}
-
-
-def killed_backends(connection: psycopg.Connection[Any], sleeping: str) -> int:
-    """End the database sessions that are busy with a statement like this; how many there were."""
-    return connection.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep' and query like %s",
-        [sleeping],
-    ).rowcount

@@ -166,11 +166,9 @@ def test_every_answer_is_of_one_version_while_many_write_at_once(processes: list
         assert wait_for(lambda functions=functions: ask_all(functions).json()["metadata"]["version"] == row[0]) < 1.5  # type: ignore[misc]
 
 
-def test_without_the_database_answers_are_the_last_known_and_say_so(
-    tmp_path: Path, fresh_database: Database, functions_login: str
-) -> None:
+def test_without_the_database_answers_are_the_last_known_and_say_so(tmp_path: Path, fresh_database: Database) -> None:
     make(fresh_database, "switch")
-    with serving(tmp_path, environment(fresh_database.url(functions_login))) as functions:
+    with serving(tmp_path, environment(fresh_database.url("strive_functions"))) as functions:
         assert is_on(ask(functions, "switch"))
         with fresh_database.cluster.connect("supabase_admin", "template1") as connection:
             connection.execute(f"alter database {fresh_database.name} allow_connections false")

@@ -135,7 +135,7 @@ async def elsewhere(call: Call[Nothing]) -> Answered[Run]:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, fresh_database: Database, functions_login: str) -> Iterator[tuple[Serving, Database]]:
+def elsewhere(tmp_path: Path, fresh_database: Database) -> Iterator[tuple[Serving, Database]]:
     (tmp_path / "elsewhere.py").write_text(WORK)
     with fresh_database.connect() as connection:
         connection.execute(
@@ -146,7 +146,7 @@ def elsewhere(tmp_path: Path, fresh_database: Database, functions_login: str) ->
             " return (select what from private.todo);"
             "grant execute on function private.what_to_do() to strive_functions"
         )
-    variables = environment(fresh_database.url(functions_login), FUNCTION_TARGET="elsewhere")
+    variables = environment(fresh_database.url("strive_functions"), FUNCTION_TARGET="elsewhere")
     with serving(tmp_path, variables, [*BESIDE, str(tmp_path)]) as functions:
         yield functions, fresh_database
 

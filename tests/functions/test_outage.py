@@ -18,8 +18,8 @@ from tests.world import ACME, GLOBEX, Database, populate
 
 
 @pytest.fixture
-def own_url(fresh_database: Database, functions_login: str) -> str:
-    return fresh_database.url(functions_login)
+def own_url(fresh_database: Database) -> str:
+    return fresh_database.url("strive_functions")
 
 
 def wait_until_ready(functions: Serving, seconds: float = 30) -> float:

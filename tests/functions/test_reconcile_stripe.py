@@ -78,11 +78,11 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, fresh_database: Database, functions_login: str) -> Iterator[Shop]:
+def shop(tmp_path: Path, fresh_database: Database) -> Iterator[Shop]:
     double = Double().start()
     http = library.HTTPXClient(allow_sync_methods=True, verify_ssl_certs=False)
     client: Any = library.StripeClient(double.key, base_addresses={"api": double.url}, http_client=http)
-    variables = environment(fresh_database.url(functions_login)) | double.environment(SECRET)
+    variables = environment(fresh_database.url("strive_functions")) | double.environment(SECRET)
     try:
         with serving(tmp_path, variables) as functions, fresh_database.connect() as connection:
             product = client.v1.products.create({"name": "Strive"})

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from functions import names
 from local import ROOT
 from local.stack import free_port
 from tests.functions.serving import ENTRY, RECORD, Serving, environment, serving, token
@@ -193,3 +194,15 @@ def test_traces_and_metrics_go_where_otel_variables_say(tmp_path: Path, database
     assert b"http.server.request.duration" in sent["/v1/metrics"]
     for secret in (b"member@strive.test", ENTRY["title"].encode()):
         assert secret not in b"".join(sent.values())
+
+
+def test_every_function_is_a_module_with_a_function_of_its_name() -> None:
+    for name in names():
+        assert f"async def {name}(" in (ROOT / f"functions/{name}.py").read_text()
+
+
+def test_the_image_has_what_the_functions_need() -> None:
+    dockerfile = (ROOT / "functions/Dockerfile").read_text()
+    for needed in ("requirements.lock", "COPY functions functions", "COPY shared shared", "supabase/migrations"):
+        assert needed in dockerfile
+    assert "USER nobody" in dockerfile

@@ -22,8 +22,6 @@ select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, a.attnot
   a.atthasdef as has_default, a.attgenerated <> '' as generated, t.typtype = 'e' as is_enum,
   (select e.enumlabel from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder limit 1) as first_label,
   t.typcategory = 'A' as is_array,
-  array(select r from unnest(array['anon', 'authenticated', 'service_role']) r
-    where has_column_privilege(r, a.attrelid, a.attnum, 'select')) as readers,
   has_column_privilege('authenticated', a.attrelid, a.attnum, 'insert') as insertable,
   has_column_privilege('authenticated', a.attrelid, a.attnum, 'update') as updatable
 from pg_attribute a join pg_type t on t.oid = a.atttypid
@@ -53,7 +51,6 @@ class Column:
     is_enum: bool
     first_label: str | None
     is_array: bool
-    readers: list[str]
     insertable: bool
     updatable: bool
 
