@@ -1,12 +1,17 @@
 """What the documents say is so: names, links and tables are those of the project, their examples work as written."""
 
 import re
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from local import ROOT
+from tests.database.isolation.expected import Expected
+from tests.database.isolation.matrix import Matrix
+from tests.database.lint import advisors, ground, prepare, tenancy
 from tests.functions.serving import BESIDE, environment, serving
 from tests.functions.test_contract import refused
 from tests.world import ACME, Database
@@ -60,6 +65,31 @@ def test_the_function_of_the_tutorial_works_as_written(tmp_path: Path, fresh_dat
         with functions.client(None) as client:
             paths = client.get("/functions/v1/openapi.json").json()["paths"]
         assert paths["/rename-organization"]["post"]["summary"] == "Rename the organisation"
+
+
+def test_the_table_of_the_tutorial_passes_what_every_table_has_to(fresh_database: Database) -> None:
+    tutorial = (DOCS / "tables.md").read_text()
+    expected = Expected.read()
+    columns = tomllib.loads(block(tutorial, "toml"))["columns"]["offers"]
+    assert "[class.business]" in tutorial
+    expected = replace(
+        expected,
+        lines={**expected.lines, "offers": expected.lines["projects"]},
+        without={**expected.without, "offers": expected.without["projects"]},
+        columns={**expected.columns, "offers": columns},
+    )
+    rules = [*advisors.RULES, *tenancy.RULES, *ground.RULES]
+    with fresh_database.connect("supabase_admin") as superuser, fresh_database.connect() as owner:
+        prepare(superuser)
+        before = [rule.offences(superuser) for rule in rules]
+        owner.execute(block(tutorial, "sql"))
+        assert [rule.offences(superuser) for rule in rules] == before
+        matrix = Matrix(superuser, expected)
+        matrix.populate(owner)
+        cells = matrix.check_table("offers")
+        assert len(cells) > 100
+        assert [str(cell) for cell in cells if not cell.holds] == []
+        assert matrix.check_grants("offers") == []
 
 
 def test_every_setting_stands_in_the_document() -> None:

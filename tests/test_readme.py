@@ -93,6 +93,14 @@ def test_the_walk_goes_from_a_new_customer_to_a_feature_turned_on(made: Stack) -
     assert "Acme" not in told
 
 
+def test_the_walk_of_a_flag_ends_with_it_on(made: Stack) -> None:
+    (walk,) = [text for text in blocks("sh") if "curl" in text]
+    (commands,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/flags.md").read_text(), re.MULTILINE | re.DOTALL)
+    told = run(["bash", "-euo", "pipefail", "-c", walk.partition("# 1.")[0] + commands], made)
+    assert '"key":"crm.offers","value":true' in told
+    assert re.search(r'"on": ?\d+', told)
+
+
 def test_the_python_example_prints_the_feed(made: Stack) -> None:
     (example,) = blocks("python")
     assert run([sys.executable, "-c", example], made).strip()
