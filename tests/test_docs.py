@@ -110,11 +110,35 @@ def test_every_module_of_the_runtime_stands_in_the_document() -> None:
 
 
 def test_every_job_stands_in_the_document_with_its_time(database: Database) -> None:
-    document = (DOCS / "operations.md").read_text()
+    _, _, document = (DOCS / "operations.md").read_text().partition("## Jobs")
     said = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", document, re.MULTILINE))
     with database.connect() as connection:
         jobs = dict(connection.execute("select name, schedule from private.jobs").fetchall())
     assert {name: crontab(when) for name, when in said.items()} == jobs
+
+
+def test_all_that_waits_for_people_stands_in_the_document_and_nothing_else(database: Database) -> None:
+    attention = (DOCS / "operations.md").read_text().partition("## Keys")[0]
+    said = {kind for row in re.findall(r"^\| (`[A-Z_]+`.*?) \|", attention, re.MULTILINE) for kind in row.split(", ")}
+    with database.connect() as connection:
+        labels = "select enumlabel from pg_enum where enumtypid = %s::regtype"
+        events = {label for (label,) in connection.execute(labels, ['public."StripeEventStatus"'])}
+        refunds = {label for (label,) in connection.execute(labels, ['public."RefundStatus"'])}
+        (view,) = connection.execute("select pg_get_viewdef('public.billing_attention'::regclass)").fetchone() or ("",)
+    kinds = events - {"APPLIED", "IGNORED"} | {f"REFUND_{label}" for label in refunds - {"REFUNDED", "WITHDRAWN"}}
+    others = set(re.findall(r"SELECT '([A-Z_]+)'::text", view))
+    assert len(others) == 3
+    assert said == {f"`{kind}`" for kind in kinds | others}
+
+
+def test_whatever_is_logged_as_a_warning_or_an_error_stands_in_the_document() -> None:
+    document = (DOCS / "operations.md").read_text()
+    sources = [path.read_text() for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
+    logged = {
+        text for source in sources for text in re.findall(r'log\(\s*"?(?:WARNING|ERROR|severity)"?,\s*"(.*?)"', source)
+    }
+    assert len(logged) >= 7
+    assert {text for text in logged if f"`{text}`" not in document} == set()
 
 
 def crontab(when: str) -> str:

@@ -1,5 +1,6 @@
 """Every command of the README does what the README says, typed as it stands there."""
 
+import json
 import os
 import re
 import shutil
@@ -99,6 +100,23 @@ def test_the_walk_of_a_flag_ends_with_it_on(made: Stack) -> None:
     told = run(["bash", "-euo", "pipefail", "-c", walk.partition("# 1.")[0] + commands], made)
     assert '"key":"crm.offers","value":true' in told
     assert re.search(r'"on": ?\d+', told)
+
+
+def test_what_an_operator_types_works_and_finds_a_healthy_stack(made: Stack) -> None:
+    document = (ROOT / "docs/operations.md").read_text()
+    commands = [
+        text for text in re.findall(r"^```sh\n(.*?)^```$", document, re.MULTILINE | re.DOTALL) if "curl" in text
+    ]
+    told = {text: run(["bash", "-euo", "pipefail", "-c", text], made) for text in commands}
+    assert len(told) == 5
+    for text, answer in told.items():
+        if "billing_attention" in text or "is_overdue" in text:
+            assert answer == "[]"
+        else:
+            assert json.loads(answer)["outcome"] == "DONE"
+        if "reconcile" in text:
+            result = json.loads(answer)["result"]
+            assert (result["compared"], result["missed_events"], result["changes"]) == (True, 0, 0)
 
 
 def test_the_python_example_prints_the_feed(made: Stack) -> None:
