@@ -10,6 +10,7 @@ from local.schema.catalog import Column, Schema, Table
 from local.schema.layout import Edge, Layout, arrange
 
 ROW, HEAD, FONT = 18, 28, 11.5
+_SMALL, _GAP = 10.5, 16
 _FAMILY = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
 _CHARACTER = FONT * 0.602  # of a monospaced font
 _SHORT = {
@@ -19,6 +20,7 @@ _SHORT = {
     "boolean": "bool",
 }
 _LEGEND = ("● primary key", "○ key", "→ to a table of another domain", "fork: many", "? may be null")
+_LEGEND_WIDTH = round(sum(map(len, _LEGEND)) * _SMALL * 0.602 + (len(_LEGEND) - 1) * _GAP + 2 * 22)
 _LINES = ("#4f46e5", "#0d9488", "#c2410c", "#be185d", "#0369a1", "#65a30d", "#7c3aed", "#a16207")
 
 
@@ -32,8 +34,8 @@ def render(schema: Schema, domain: str) -> str:
         if key.target in inside - {table.name}
     ]
     layout = arrange({table.name: _size(table, inside) for table in tables}, edges, HEAD / 2)
-    width, height = f"{layout.width:g}", f"{layout.height + 26:g}"
-    legend = "".join(f'<tspan dx="{16 if at else 0}">{words}</tspan>' for at, words in enumerate(_LEGEND))
+    width, height = f"{max(layout.width, _LEGEND_WIDTH):g}", f"{layout.height + 26:g}"
+    legend = "".join(f'<tspan dx="{_GAP if at else 0}">{words}</tspan>' for at, words in enumerate(_LEGEND))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"',
         f'  role="img" aria-labelledby="t" font-family="{_FAMILY}" font-size="{FONT}">',
@@ -41,7 +43,7 @@ def render(schema: Schema, domain: str) -> str:
         f'<rect width="{width}" height="{height}" rx="14" fill="#f8fafc"/>',
         *_strokes(layout),
         *(line for table in tables for line in _box(table, inside, layout)),
-        f'<text x="22" y="{layout.height + 8:g}" fill="#64748b" font-size="10.5">{legend}</text>',
+        f'<text x="22" y="{layout.height + 8:g}" fill="#64748b" font-size="{_SMALL}">{legend}</text>',
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
