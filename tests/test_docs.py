@@ -31,6 +31,18 @@ def test_every_test_that_is_named_exists(document: Path) -> None:
     assert named <= TESTS
 
 
+def test_every_attack_that_is_played_stands_in_the_threat_model() -> None:
+    document = (DOCS / "security.md").read_text()
+    files = {name: ROOT / name for name in re.findall(r"`(tests/[\w/]+\.py)`", document)}
+    assert {name for name, path in files.items() if "test_attack_" not in path.read_text()} == set()
+    played = {
+        name: str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_attack_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert {name: file for name, file in played.items() if f"`{name}`" not in document and file not in files} == {}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
