@@ -25,6 +25,12 @@ TESTS = {
 }
 
 
+def anchors(document: Path) -> set[str]:
+    """What its headings are called in a link."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_test_that_is_named_exists(document: Path) -> None:
     named = set(re.findall(r"`(test_\w+)`", document.read_text()))
@@ -43,10 +49,13 @@ def test_every_attack_that_is_played_stands_in_the_threat_model() -> None:
     assert {name: file for name, file in played.items() if f"`{name}`" not in document and file not in files} == {}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "README.md"], ids=lambda path: path.name)
 def test_every_link_leads_somewhere(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
-    assert not [link for link in links if not (document.parent / link).exists()]
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", document.read_text())
+    for file, heading in links:
+        path = document.parent / file if file else document
+        assert path.exists(), file
+        assert not heading or heading in anchors(path), f"{file}#{heading}"
 
 
 def block(text: str, language: str) -> str:
@@ -102,6 +111,12 @@ def test_the_table_of_the_tutorial_passes_what_every_table_has_to(fresh_database
         assert len(cells) > 100
         assert [str(cell) for cell in cells if not cell.holds] == []
         assert matrix.check_grants("offers") == []
+
+
+def test_the_readme_leads_to_every_document_and_every_picture() -> None:
+    readme = (ROOT / "README.md").read_text()
+    wanted = [*DOCUMENTS, *(DOCS / "benchmarks").glob("*.svg"), *(DOCS / "pages").iterdir(), DOCS / "request.svg"]
+    assert [path.name for path in wanted if f"]({path.relative_to(ROOT)}" not in readme] == []
 
 
 def test_every_setting_stands_in_the_document() -> None:

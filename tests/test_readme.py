@@ -76,12 +76,6 @@ def test_every_block_is_known_to_these_tests() -> None:
     assert {kind for kind, _ in BLOCKS} == {"sh", "python", "js"}
 
 
-def test_every_link_into_the_checkout_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert len(links) >= 3
-    assert not [link for link in links if not (ROOT / link).exists()]
-
-
 def test_the_walk_goes_from_a_new_customer_to_a_feature_turned_on(made: Stack) -> None:
     (walk,) = [text for text in blocks("sh") if "curl" in text]
     told = run(["bash", "-euo", "pipefail", "-c", walk], made)
