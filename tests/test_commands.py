@@ -1,4 +1,4 @@
-"""Every command of the README does what the README says, typed as it stands there."""
+"""Every command of the README and the documents does what they say, typed as it stands there."""
 
 import json
 import os
@@ -16,15 +16,23 @@ from local import NODE, ROOT
 from local.stack import Stack
 from tests.local.test_stack import until
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+README = "README.md"
 
 # What cannot run inside a test run, and what stands for it.
 MAKE = {"make dev", "make test", "make check"}
 
 
-def blocks(language: str) -> list[str]:
-    return [text.strip() for kind, text in BLOCKS if kind == language]
+def all_blocks(document: str = README) -> list[tuple[str, str]]:
+    found = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    return [(language, text.strip()) for language, text in found]
+
+
+def blocks(language: str, document: str = README) -> list[str]:
+    return [text for kind, text in all_blocks(document) if kind == language]
+
+
+def bash(text: str, stack: Stack) -> str:
+    return run(["bash", "-euo", "pipefail", "-c", text], stack)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +81,12 @@ def test_every_block_is_known_to_these_tests() -> None:
         )  # fmt: skip
         kinds[kind] += 1
     assert kinds == {"make": 3, "docker": 1, "curl": 1, "strive": 1}
-    assert {kind for kind, _ in BLOCKS} == {"sh", "python", "js"}
+    assert {kind for kind, _ in all_blocks()} == {"sh", "python", "js"}
 
 
 def test_the_walk_goes_from_a_new_customer_to_a_feature_turned_on(made: Stack) -> None:
     (walk,) = [text for text in blocks("sh") if "curl" in text]
-    told = run(["bash", "-euo", "pipefail", "-c", walk], made)
+    told = bash(walk, made)
     assert "paid: 200" in told
     assert '"subscription_tier":"GROWTH","subscription_status":"ACTIVE"' in told
     assert '"status": "SUBMITTED"' in told
@@ -90,18 +98,14 @@ def test_the_walk_goes_from_a_new_customer_to_a_feature_turned_on(made: Stack) -
 
 def test_the_walk_of_a_flag_ends_with_it_on(made: Stack) -> None:
     (walk,) = [text for text in blocks("sh") if "curl" in text]
-    (commands,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/flags.md").read_text(), re.MULTILINE | re.DOTALL)
-    told = run(["bash", "-euo", "pipefail", "-c", walk.partition("# 1.")[0] + commands], made)
+    (commands,) = blocks("sh", "docs/flags.md")
+    told = bash(walk.partition("# 1.")[0] + commands, made)
     assert '"key":"crm.offers","value":true' in told
     assert re.search(r'"on": ?\d+', told)
 
 
 def test_what_an_operator_types_works_and_finds_a_healthy_stack(made: Stack) -> None:
-    document = (ROOT / "docs/operations.md").read_text()
-    commands = [
-        text for text in re.findall(r"^```sh\n(.*?)^```$", document, re.MULTILINE | re.DOTALL) if "curl" in text
-    ]
-    told = {text: run(["bash", "-euo", "pipefail", "-c", text], made) for text in commands}
+    told = {text: bash(text, made) for text in blocks("sh", "docs/operations.md")}
     assert len(told) == 5
     for text, answer in told.items():
         if "billing_attention" in text or "is_overdue" in text:
@@ -111,6 +115,21 @@ def test_what_an_operator_types_works_and_finds_a_healthy_stack(made: Stack) -> 
         if "reconcile" in text:
             result = json.loads(answer)["result"]
             assert (result["compared"], result["missed_events"], result["changes"]) == (True, 0, 0)
+
+
+def test_the_walk_of_an_onboarding_ends_with_an_organisation_that_is_paid_for(made: Stack) -> None:
+    (walk,) = blocks("sh", "docs/onboarding.md")
+    told = bash(walk, made)
+    assert '"payment_status": "SUCCEEDED"' in told
+    assert '[{"name":"Initech","slug":"initech","subscription_tier":"GROWTH"}]' in told
+
+
+def test_the_example_of_an_order_submits_it(made: Stack) -> None:
+    sign_in, _, _ = blocks("python")[0].partition("feed =")
+    (order,) = blocks("py", "docs/garage.md")
+    organization = 'organization = strive.table("organizations").select("id").execute().data[0]["id"]'
+    shown = 'print(strive.table("custom_agent_orders").select("status").eq("id", draft["id"]).execute().data)'
+    assert "SUBMITTED" in run([sys.executable, "-c", f"{sign_in}\n{organization}\n{order}\n{shown}"], made)
 
 
 def test_the_python_example_prints_the_feed(made: Stack) -> None:
@@ -128,7 +147,7 @@ def test_the_javascript_example_prints_the_members_and_their_names(made: Stack) 
 def test_the_strive_commands_run_a_second_stack_beside_the_first(made: Stack) -> None:
     (commands,) = [text for text in blocks("sh") if ".strive/second" in text]
     try:
-        printed = run(["bash", "-euo", "pipefail", "-c", commands], made)
+        printed = bash(commands, made)
     finally:
         Stack(ROOT / ".strive/second").stop()
         shutil.rmtree(ROOT / ".strive/second", ignore_errors=True)
