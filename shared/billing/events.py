@@ -10,8 +10,9 @@ from typing import Any
 from shared.billing.objects import KINDS, LARGEST_TIME, Kind, State, at, identity
 from shared.errors import ApiError
 
-EVENT_ID = re.compile(r"evt_[A-Za-z0-9_]{1,250}")
-TYPE = re.compile(r"[a-z0-9_.\[\]]{1,255}")
+# Whatever Stripe thinks of next: a name nobody has heard of is still a name.
+EVENT_ID = re.compile(r"evt_[!-~]{1,250}")
+TYPE = re.compile(r"[^\s\x00-\x1f\x7f]{1,255}")
 
 # By the longest beginning of its type, what an event is about; what is not here is nothing to us.
 ABOUT = {

@@ -381,7 +381,7 @@ create trigger guard_onboarding before update on public.onboarding_sessions
 
 create table public.stripe_events (
   -- A bound within the expression ({1,250}) would make it sixty times as slow.
-  id text primary key constraint "id is that of a Stripe event" check (id ~ '^evt_[A-Za-z0-9_]+$' and length(id) < 255),
+  id text primary key constraint "id is that of a Stripe event" check (id ~ '^evt_[!-~]+$' and length(id) < 255),
   type text not null,
   object_id text,
   object_type text,

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -221,6 +222,9 @@ def nested(depth: int) -> bytes:
         b'{"id": "evt_1", "type": "a", "created": true}',
         b'{"id": "evt_1", "type": "a"}',
         b'{"id": "evt_1", "type": null, "created": 1}',
+        b'{"id": "evt_1", "type": "", "created": 1}',
+        b'{"id": "evt_1", "type": "two words", "created": 1}',
+        b'{"id": "evt_ 1", "type": "a", "created": 1}',
         b'{"id": "evt_1", "type": {}, "created": 1}',
         b'{"id": "in_1", "type": "a", "created": 1}',
         b'{"id": ["evt_1"], "type": "a", "created": 1}',
@@ -472,6 +476,7 @@ def test_a_dispute_is_shown_until_it_is_answered(stripe: Serving, stored: Connec
         "account.updated", "balance.available", "invoice.upcoming", "v1.billing.meter.error_report_triggered",
         "customer.tax_id.created", "customer.discount.created", "a", "test_helpers.test_clock.ready",
         "customer.subscription.something_new", "charge.succeeded", "terminal.reader.action_failed", "plan.created",
+        "Not-Yet.Known!", "événement.créé", "x" * 255,
     ],
 )  # fmt: skip
 def test_no_event_of_any_type_fails_whatever_it_is_about(stripe: Serving, kind: str) -> None:
@@ -500,6 +505,12 @@ def test_no_event_of_a_family_we_handle_fails_whatever_stands_in_it(stripe: Serv
         assert set(taken(stripe, *told)) <= {"APPLIED", "PARKED"}, family
         known = [event(family, of | {"customer": "cus_acme", "id": f"known_{number}"}, created=NOW + 5)]
         assert set(taken(stripe, *known)) <= {"APPLIED", "PARKED"}, family
+
+
+def test_an_events_id_is_whatever_stripe_makes_it(stripe: Serving, stored: Connection) -> None:
+    told = [created(acme(), id=name) for name in (f"evt_{uuid4()}", "evt_1.x:y", "evt_" + "9" * 250)]
+    assert taken(stripe, *told) == ["APPLIED"] * 3
+    assert status(stored, told[0]) == "APPLIED"
 
 
 def test_an_event_of_an_account_connected_to_ours_is_ignored(stripe: Serving) -> None:
