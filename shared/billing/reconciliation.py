@@ -27,13 +27,14 @@ TOLD = 1000
 
 
 class Reconciliation:
-    """One run; `changed` is what it has put right."""
+    """One run; `changed` is what it has put right, `changes` how much that is."""
 
     def __init__(self, connection: Connection, client: Stripe, *, livemode: bool) -> None:
         self._connection = connection
         self._v1 = client.v1
         self._livemode = livemode
         self.changed: list[dict[str, Any]] = []
+        self.changes = 0
         self.missed = 0
 
     async def run(self, *, compare: bool | None = None) -> dict[str, Any]:
@@ -44,35 +45,33 @@ class Reconciliation:
             await self._look(each["type"], each["id"])
         if begun["compare"]:
             await self._compare()
-        self.changed += await self._ask("private.settle_billing()")
+        self._tell(*await self._ask("private.settle_billing()"))
         return {
             "missed_events": self.missed,
             "compared": begun["compare"],
-            "changes": len(self.changed),
-            "changed": self.changed[:TOLD],
+            "changes": self.changes,
+            "changed": self.changed,
         }
 
     async def _list_events(self, listed_until: int | None) -> None:
-        """All that were never delivered, the oldest first."""
+        """All that were never delivered. Their order is of no matter: a page at a time, and no more is ever held."""
         now = int(time.time())
         since = max((listed_until or 0) - OVERLAP_SECONDS, now - KEPT_SECONDS)
-        missing: list[dict[str, Any]] = []
         page: dict[str, dict[str, Any]] = {}
         listed = await self._v1.events.list_async({"created": {"gte": since}, "limit": PAGE})
         async for event in listed.auto_paging_iter():
             page[event.id] = event.to_dict()
             if len(page) == PAGE:
-                missing += await self._missing(page)
-                page = {}
-        missing += await self._missing(page)
-        missing.reverse()  # within a second, too, the list has the newest first
-        for told in sorted(missing, key=lambda each: int(each["created"])):
-            await self._receive(told)
-        self.missed = len(missing)
+                await self._receive_missing(page)
+                page.clear()
+        await self._receive_missing(page)
         await self._ask("private.note_stripe_progress(%s::jsonb)", json.dumps({"listed_until": now - LAG_SECONDS}))
 
-    async def _missing(self, page: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        return [page[name] for name in await self._ask("private.missing_stripe_events(%s)", list(page))]
+    async def _receive_missing(self, page: Mapping[str, dict[str, Any]]) -> None:
+        missing = await self._ask("private.missing_stripe_events(%s)", list(page))
+        self.missed += len(missing)
+        for name in reversed(missing):  # the list has the newest first
+            await self._receive(page[name])
 
     async def _receive(self, event: dict[str, Any]) -> None:
         try:
@@ -80,7 +79,7 @@ class Reconciliation:
         except ApiError:
             return  # nothing we could keep; it will not be otherwise the next time
         taken = await self._ask("private.receive_stripe_event(%s::jsonb)", sent)
-        self.changed.append({"event": event["id"], "type": event["type"], "status": taken["status"]})
+        self._tell({"event": event["id"], "type": event["type"], "status": taken["status"]})
 
     async def _compare(self) -> None:
         """Every subscription that runs at Stripe, and every one that is over there and not here."""
@@ -97,6 +96,8 @@ class Reconciliation:
     async def _look(self, kind: str, name: str) -> None:
         services: dict[str, Any] = {
             "subscription": self._v1.subscriptions,
+            "payment_intent": self._v1.payment_intents,
+            "setup_intent": self._v1.setup_intents,
             "customer": self._v1.customers,
             "product": self._v1.products,
             "price": self._v1.prices,
@@ -107,7 +108,7 @@ class Reconciliation:
             if error.code != "resource_missing":
                 raise
             await self._ask("private.forget_doubt(%s)", name)
-            self.changed.append({"object": name, "type": kind, "status": "MISSING"})
+            self._tell({"object": name, "type": kind, "status": "MISSING"})
             return
         await self._observe(found.to_dict(), _read_at(found))
 
@@ -115,7 +116,11 @@ class Reconciliation:
         if (seen := observe(found)) is None:
             return
         if change := await self._ask("private.observe_stripe_object(%s::jsonb)", json.dumps(seen | {"at": at})):
-            self.changed.append(change)
+            self._tell(change)
+
+    def _tell(self, *changes: dict[str, Any]) -> None:
+        self.changes += len(changes)
+        self.changed += changes[: TOLD - len(self.changed)]
 
     async def _ask(self, call: str, *values: Any) -> Any:
         cursor = await self._connection.execute(f"select {call}", values)

@@ -10,6 +10,7 @@ import stripe as library
 
 from local.stripe.server import Double
 from tests.billing.told import SECRET, WEBHOOK
+from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED
 from tests.functions.serving import SECRET_KEY, Serving, environment, serving
 from tests.functions.test_contract import refused
 from tests.world import Connection, Database, Row
@@ -30,7 +31,7 @@ class Shop:
     price: str
     other_price: str
 
-    def subscribe(self, name: str) -> Any:
+    def subscribe(self, name: str, card: str = "4242424242424242") -> Any:
         customer = self.client.v1.customers.create({"name": name, "email": f"{name}@private.test"})
         self.connection.execute(
             "insert into public.organizations (name, slug, stripe_customer_id) values (%s, %s, %s)",
@@ -45,7 +46,7 @@ class Shop:
                 "expand": ["latest_invoice.payments"],
             }
         )
-        self.double.pay(made.latest_invoice.payments.data[0].payment.payment_intent)
+        self.double.pay(made.latest_invoice.payments.data[0].payment.payment_intent, card)
         return made
 
     def reconcile(self, **asked: Any) -> Row:
@@ -185,6 +186,32 @@ def test_an_object_in_doubt_is_looked_at(shop: Shop) -> None:
     (change,) = shop.reconcile(compare=False)["changed"]
     assert (change["before"], change["after"]) == ({"status": "unpaid"}, {"status": "active"})
     assert shop.differences() == []
+
+
+def test_a_payment_of_which_one_second_says_two_things_is_looked_at(shop: Shop) -> None:
+    shop.reconcile()
+    shop.double.deliveries.paused = True
+    made = shop.subscribe("org-doubted", ANOTHER_CARD)
+    shop.double.pay(made.latest_invoice.payments.data[0].payment.payment_intent, AUTHENTICATED)
+    shop.double.deliveries.paused = False
+    shop.double.deliveries.settle()
+    shown = "select state ->> 'status', in_doubt_since is null from public.stripe_objects where type = 'payment_intent'"
+    assert shop.connection.execute(shown).fetchone() == ("requires_payment_method", False)
+    shop.connection.execute(
+        "update public.stripe_events set created = created - interval '5 minutes';"
+        "update public.stripe_objects set in_doubt_since = in_doubt_since - interval '5 minutes'"
+    )
+    shop.reconcile(compare=False)
+    assert shop.connection.execute(shown).fetchone() == ("requires_action", True)
+
+
+def test_more_than_one_page_of_events_that_were_lost_is_made_up_for(shop: Shop) -> None:
+    shop.double.mischief(seed=1, drop=1.0)
+    live(shop, 24)
+    result = shop.reconcile(compare=False)
+    assert result["missed_events"] == result["changes"] > 200
+    assert shop.differences() == []
+    assert shop.reconcile()["changes"] == 0
 
 
 @pytest.mark.parametrize("how", ["429", "500", "timeout"])

@@ -1,0 +1,54 @@
+"""Reconciling with an account of many events holds no more of them than a page."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+from shared.billing.reconciliation import PAGE, Reconciliation
+
+COUNT = 10 * PAGE + 7
+
+
+class Account:
+    """Lists events one by one, as the library does page by page, and keeps what was taken at each."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.most_held = 0
+
+    async def auto_paging_iter(self) -> AsyncIterator[Any]:
+        for number in range(COUNT):
+            self.most_held = max(self.most_held, number - len(self.taken))
+            event = {"id": f"evt_{number}", "type": "a.b", "created": COUNT - number, "data": {"object": {}}}
+            yield SimpleNamespace(id=event["id"], to_dict=lambda event=event: event)
+
+    async def list_async(self, _: Any) -> Any:
+        return self
+
+    async def execute(self, call: str, values: Any) -> Any:
+        answer: Any = None
+        if "begin_reconciliation" in call:
+            answer = {"listed_until": None, "compare": False}
+        elif "missing_stripe_events" in call:
+            answer = values[0]
+        elif "receive_stripe_event" in call:
+            self.taken.append(json.loads(values[0])["id"])
+            answer = {"status": "IGNORED"}
+        elif "doubtful" in call or "settle" in call:
+            answer = []
+
+        async def fetchone() -> tuple[Any]:
+            return (answer,)
+
+        return SimpleNamespace(fetchone=fetchone)
+
+
+def test_a_first_run_holds_one_page_of_events_at_a_time_and_tells_of_the_first_thousand() -> None:
+    account = Account()
+    client: Any = SimpleNamespace(v1=SimpleNamespace(events=account))
+    result = asyncio.run(Reconciliation(account, client, livemode=False).run())  # type: ignore[arg-type]  # stands for it
+    assert (result["missed_events"], result["changes"], len(result["changed"])) == (COUNT, COUNT, 1000)
+    assert len(set(account.taken)) == COUNT
+    assert account.most_held <= PAGE
