@@ -227,7 +227,7 @@ create function private.past_due_since(subscription public.stripe_objects) retur
 language plpgsql stable set search_path = '' as $$
 begin
   return coalesce((
-    select min(e.created) from public.stripe_events e
+    select min(greatest(e.created, e.created_at - interval '3 days')) from public.stripe_events e
     where e.object_id = subscription.id and e.state ->> 'status' = 'past_due' and e.status <> 'QUARANTINED'
       and e.created > coalesce((
         select max(o.created) from public.stripe_events o

@@ -12,41 +12,17 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.billing.told import (
-    MONTH,
-    NOW,
-    OLD_SECRET,
-    SECRET,
-    SHAPES,
-    WEBHOOK,
-    differences,
-    event,
-    sell,
-    send,
-    signed,
-    subscription,
-)
+from tests.billing.listening import KEY, acme, created, deleted, forget, listening, standing, status, taken, updated
+from tests.billing.told import MONTH, NOW, OLD_SECRET, SECRET, SHAPES, WEBHOOK, event, send, signed, subscription
 from tests.database.acting import wait_until_somebody_waits
 from tests.functions.serving import Serving, environment, serving
 from tests.functions.test_contract import refused
 from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
 
-KEY = "sk_test_of_the_tests"
-
 
 @pytest.fixture(scope="module")
 def stripe(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Serving]:
-    """The functions of an account in test mode; Acme is cus_acme, Globex cus_globex."""
-    with database.connect() as connection:
-        sell(connection)
-        for org, customer in ((ACME, "cus_acme"), (GLOBEX, "cus_globex")):
-            connection.execute(
-                "update public.organizations set stripe_customer_id = %s, subscription_tier = 'FREE',"
-                " subscription_status = 'INACTIVE' where id = %s",
-                [customer, org],
-            )
-    variables = environment(database_url, STRIPE_WEBHOOK_SECRETS=f"{OLD_SECRET},{SECRET}", STRIPE_SECRET_KEY=KEY)
-    with serving(tmp_path_factory.mktemp("stripe"), variables) as running:
+    with listening(tmp_path_factory.mktemp("stripe"), database, database_url) as running:
         yield running
 
 
@@ -54,56 +30,13 @@ def stripe(tmp_path_factory: pytest.TempPathFactory, database: Database, databas
 def forgotten(database: Database) -> Iterator[None]:
     """Each test begins with organisations that have bought nothing."""
     yield
-    with database.connect() as connection:
-        connection.execute(
-            "delete from public.stripe_events; delete from public.stripe_objects; delete from public.notifications;"
-            "delete from public.subscriptions; delete from public.onboarding_sessions;"
-            "delete from public.plans where stripe_price_id = 'price_new'"
-        )
-        sell(connection)
+    forget(database)
 
 
 @pytest.fixture
 def stored(database: Database) -> Iterator[Connection]:
     with database.connect() as connection:
         yield connection
-
-
-def status(connection: Connection, told: Row) -> str:
-    row = connection.execute("select status::text from public.stripe_events where id = %s", [told["id"]]).fetchone()
-    assert row, "the event is not stored"
-    return str(row[0])
-
-
-def standing(connection: Connection, org: object = ACME) -> tuple[str, str]:
-    row = connection.execute(
-        "select subscription_tier::text, subscription_status::text from public.organizations where id = %s", [org]
-    ).fetchone()
-    assert row
-    return row[0], row[1]
-
-
-def acme(status: str = "active", **more: Any) -> Row:
-    return subscription("sub_acme", "cus_acme", status=status, **more)
-
-
-def created(of: Row, **more: Any) -> Row:
-    return event("customer.subscription.created", of, **more)
-
-
-def updated(before: Row, after: Row, **more: Any) -> Row:
-    return event("customer.subscription.updated", after, before=differences(before, after), **more)
-
-
-def deleted(of: Row, **more: Any) -> Row:
-    return event("customer.subscription.deleted", of, **more)
-
-
-def taken(functions: Serving, *told: Row) -> list[str]:
-    with functions.client(None) as client:
-        answers = [send(functions, each, client) for each in told]
-    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
-    return [answer.json()["status"] for answer in answers]
 
 
 # Who is let in
@@ -622,8 +555,12 @@ def test_a_payment_that_does_not_arrive_ends_the_plan_after_the_grace(stripe: Se
     told = [created(acme(), created=since - day), updated(acme(), late, created=since)]
     told += [updated(late | {"metadata": {"a": "b"}}, late, created=since + 9 * day)]
     taken(stripe, *reversed(told))
+    stored.execute("update public.stripe_events set created_at = created")  # and each came at once
+    stored.execute("update public.subscriptions set past_due_since = to_timestamp(%s)", [since])
+    stored.execute("select private.settle_billing()")
     assert standing(stored) == ("GROWTH", "PAST_DUE")
-    stored.execute("update public.stripe_events set created = created - interval '2 days'")
+    earlier = "created = created - interval '2 days', created_at = created_at - interval '2 days'"
+    stored.execute(f"update public.stripe_events set {earlier}")
     stored.execute("update public.subscriptions set past_due_since = past_due_since - interval '2 days'")
     stored.execute("select private.settle_billing()")
     assert standing(stored) == ("FREE", "INACTIVE")
