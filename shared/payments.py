@@ -202,7 +202,8 @@ async def _see(call: Call[Any], subscription: stripe.Subscription) -> Seen:
     }
     payments = (invoice.get("payments") or {}).get("data", [])
     if names := [each["payment"]["payment_intent"] for each in payments if each["payment"].get("payment_intent")]:
-        intent = (await call.stripe().v1.payment_intents.retrieve_async(names[0])).to_dict()
+        asked = await call.stripe().v1.payment_intents.retrieve_async(names[0], {"expand": ["latest_charge"]})
+        intent = asked.to_dict()
         paid = intent["status"] == "succeeded"
         failed = intent["status"] == "requires_payment_method" and intent.get("last_payment_error")
         facts |= {
@@ -210,6 +211,7 @@ async def _see(call: Call[Any], subscription: stripe.Subscription) -> Seen:
             "payment_status": "FAILED" if failed else STATUS[intent["status"]],
             "amount_cents": intent["amount_received"] if paid else intent["amount"],
             "currency": intent["currency"],
+            "refunded": (intent["latest_charge"] or {}).get("refunded"),
         }
     secret = invoice.get("confirmation_secret") or {}
     return Seen(facts, secret.get("client_secret"), invoice.get("id"))

@@ -25,6 +25,8 @@ ABOUT = {
     "setup_intent.": "setup_intent",
     "checkout.session.": "checkout_session",
     "charge.refunded": "charge",
+    "charge.refund.updated": "refund",
+    "refund.": "refund",
     "charge.dispute.": "dispute",
     "product.": "product",
     "price.": "price",

@@ -4,6 +4,7 @@ An event's shape follows the API version of the endpoint, so every reader takes 
 field may be null, missing, or something else than expected: then it is null here.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 State = dict[str, Any]
 
 ID_CHARACTERS = 255
-# What a bigint and a time of day hold.
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+# What a bigint, an integer and a time of day hold.
 LARGEST_AMOUNT = 10**15
+LARGEST_PLACE = 2**31 - 1
 LARGEST_TIME = 253_402_300_799  # the end of the year 9999
 
 
@@ -126,11 +129,17 @@ def setup_intent(of: Any) -> State:
 
 
 def checkout_session(of: Any) -> State:
+    # Behind a payment link `client_reference_id` is what the buyer's browser says; then only our metadata counts.
+    named = at(of, "metadata", "organization_id") or (
+        at(of, "client_reference_id") if at(of, "payment_link") is None else None
+    )
     return {
         "status": word(at(of, "status")),
         "payment_status": word(at(of, "payment_status")),
+        "mode": word(at(of, "mode")),
         "subscription": identity(at(of, "subscription")),
         "payment_intent": identity(at(of, "payment_intent")),
+        "organization": named.lower() if isinstance(named, str) and UUID.fullmatch(named) else None,
     }
 
 
@@ -140,6 +149,16 @@ def charge(of: Any) -> State:
         "amount_refunded": whole(at(of, "amount_refunded")),
         "refunded": at(of, "refunded") is True,
         "currency": word(at(of, "currency")),
+        "payment_intent": identity(at(of, "payment_intent")),
+    }
+
+
+def refund(of: Any) -> State:
+    return {
+        "status": word(at(of, "status")),
+        "amount": whole(at(of, "amount")),
+        "currency": word(at(of, "currency")),
+        "charge": identity(at(of, "charge")),
         "payment_intent": identity(at(of, "payment_intent")),
     }
 
@@ -213,6 +232,14 @@ _paying = _in_order(
 )
 
 
+_billing = _in_order("draft", "open", "payment_failed", "payment_action_required", "uncollectible", "void", "paid")
+
+
+def _invoice(state: State) -> int:
+    """An open one stays open when its payment fails; that the bank asks is told beside the failure, and says more."""
+    return _billing({"status": state.get("outcome") or "open"} if state["status"] == "open" else state)
+
+
 def _payment(state: State) -> int:
     """A new intent waits for a payment method, and so does one that failed: first and after all others."""
     return 0 if state["status"] == "requires_payment_method" and not state["failed"] else _paying(state)
@@ -229,7 +256,7 @@ KINDS = {
             "invoice",
             invoice,
             ends=_ends_in("paid", "void"),
-            place=_in_order("draft", "open", "uncollectible", "void", "paid"),
+            place=_invoice,
         ),
         Kind(
             "payment_intent",
@@ -249,7 +276,13 @@ KINDS = {
             ends=lambda state: state["status"] == "expired" or state["payment_status"] in PAID,
             place=_in_order("open", "complete", "expired"),
         ),
-        Kind("charge", charge, place=lambda state: (state["amount_refunded"] or 0) + 1),
+        Kind("charge", charge, place=lambda state: min((state["amount_refunded"] or 0) + 1, LARGEST_PLACE)),
+        Kind(
+            "refund",
+            refund,
+            ends=_ends_in("failed", "canceled"),
+            place=_in_order("requires_action", "pending", "succeeded"),
+        ),
         Kind(
             "dispute",
             dispute,

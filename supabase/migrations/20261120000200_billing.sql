@@ -176,7 +176,10 @@ declare
   customer text := (select o.stripe_customer_id from public.organizations o where o.id = org);
 begin
   if customer is null then
-    raise exception 'This organisation has never bought anything' using errcode = 'PT409',
+    raise exception using errcode = 'PT409',
+      message = case when exists (
+        select from public.subscriptions s where s.organization_id = org and s.stripe_customer_id is not null
+      ) then 'This organisation was deleted at Stripe' else 'This organisation has never bought anything' end,
       detail = format('Organisation %s has no customer at Stripe.', org),
       hint = 'There is a portal once a plan is paid for; the way there begins with create-onboarding-session.';
   end if;

@@ -242,6 +242,10 @@ language plpgsql stable set search_path = '' as $$
 declare
   told jsonb := object.state;
   plan public.plans := private.plan_of(object);
+  deleted_at timestamptz := (
+    select c.state_at from public.stripe_objects c
+    where c.id = object.customer_id and c.type = 'customer' and (c.state ->> 'deleted')::boolean
+  );
   made public.subscriptions;
 begin
   if plan.id is null then
@@ -258,9 +262,9 @@ begin
   made.organization_id := org;
   made.stripe_subscription_id := object.id;
   made.stripe_customer_id := object.customer_id;
-  made.status := coalesce(
+  made.status := case when deleted_at is not null then 'CANCELLED' else coalesce(
     (select s.status from private.subscription_statuses s where s.stripe_status = told ->> 'status'), 'INACTIVE'
-  );
+  ) end;
   made.tier := plan.tier;
   made.billing_cycle := plan.billing_cycle;
   made.amount_cents := coalesce((
@@ -278,7 +282,8 @@ begin
   made.cancel_at_period_end := (told ->> 'cancel_at_period_end')::boolean or told ->> 'cancel_at' is not null;
   if made.status = 'CANCELLED' then
     made.cancelled_at := coalesce(
-      to_timestamp((told ->> 'ended_at')::bigint), to_timestamp((told ->> 'canceled_at')::bigint), object.state_at
+      to_timestamp((told ->> 'ended_at')::bigint), to_timestamp((told ->> 'canceled_at')::bigint), deleted_at,
+      object.state_at
     );
   elsif made.status = 'PAST_DUE' then
     made.past_due_since := private.past_due_since(object);
@@ -405,6 +410,23 @@ create trigger tell_owners
   after insert or update of status, tier, cancel_at_period_end on public.subscriptions
   for each row execute function private.tell_owners();
 
+create function private.tell_owners_of_card() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform private.notify(
+    o.id, array(select m.user_id from public.organization_members m where m.organization_id = o.id and m.role = 'OWNER'),
+    'ERROR', 'A card could not be saved', 'What is due next cannot be paid with it. Please check how you pay.',
+    '/settings/billing', 'organization', o.id
+  ) from public.organizations o where o.stripe_customer_id = new.customer_id;
+  return null;
+end $$;
+comment on function private.tell_owners_of_card() is 'Owners hear when a card for later payments is refused.';
+create trigger tell_owners_of_card
+  after insert or update of state on public.stripe_objects
+  for each row when (new.type = 'setup_intent' and (new.state ->> 'failed')::boolean
+    and new.state ->> 'status' = 'requires_payment_method')
+  execute function private.tell_owners_of_card();
+
 -- Payments of onboarding ----------------------------------------------------------------------------------------------
 
 -- All that is known of a payment, not what one event says: events come in any order. That it has succeeded is the word of
@@ -460,7 +482,12 @@ begin
       when invoice.state ->> 'status' = 'paid' then invoice.state -> 'amount_paid'
       else coalesce(payment.state -> 'amount', invoice.state -> 'amount_due')
     end,
-    'currency', coalesce(payment.state -> 'currency', invoice.state -> 'currency')
+    'currency', coalesce(payment.state -> 'currency', invoice.state -> 'currency'),
+    'refunded', (
+      select true from public.stripe_objects o
+      where o.customer_id = object.customer_id and o.type = 'charge' and (o.state ->> 'refunded')::boolean
+        and o.state ->> 'payment_intent' = coalesce(payment.id, invoice.state ->> 'payment_intent') limit 1
+    )
   ));
 end $$;
 comment on function private.seen_payment(public.stripe_objects) is
@@ -509,6 +536,67 @@ end $$;
 comment on function private.settle_price(public.stripe_objects) is
   'A price that names its tier in its metadata becomes a plan''s; one that is archived takes its plan off sale.';
 
+create function private.link_customer(checkout public.stripe_objects) returns void
+language sql set search_path = '' as $$
+  update public.organizations o set stripe_customer_id = checkout.customer_id
+  where o.id = (checkout.state ->> 'organization')::uuid and o.stripe_customer_id is null
+    and checkout.state ->> 'status' = 'complete' and checkout.state ->> 'mode' = 'subscription'
+    and checkout.state ->> 'payment_status' in ('paid', 'no_payment_required')
+    and not exists (select from public.organizations other where other.stripe_customer_id = checkout.customer_id)
+    and not exists (
+      select from public.stripe_objects c
+      where c.id = checkout.customer_id and c.type = 'customer' and (c.state ->> 'deleted')::boolean
+    )
+$$;
+comment on function private.link_customer(public.stripe_objects) is
+  'Who bought in a checkout that we made for an organisation is its customer, if it has none.';
+
+create table private.former_customers (
+  stripe_customer_id text primary key,
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  created_at timestamptz not null default now()
+);
+comment on table private.former_customers is
+  'Customers that were deleted at Stripe, and whose they were: what is told of them later is about that organisation.';
+create index former_customers_organization_idx on private.former_customers (organization_id);
+
+create function private.part_with_customer(customer text, org uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+  insert into private.former_customers (stripe_customer_id, organization_id) values (customer, org)
+  on conflict (stripe_customer_id) do nothing;
+  -- Its subscriptions end with it, says Stripe. Should it not say so of each, it is asked.
+  update public.stripe_objects o set in_doubt_since = coalesce(o.in_doubt_since, now())
+  where o.customer_id = customer and o.type = 'subscription' and not o.is_last;
+  perform private.settle_subscriptions(customer, org);
+  update public.organizations o set stripe_customer_id = null where o.id = org and o.stripe_customer_id = customer;
+end $$;
+comment on function private.part_with_customer(text, uuid) is
+  'What follows from a customer being deleted at Stripe: its plan ends, and the organisation may become another.';
+
+-- A refund may fail days after it was made; one that a person then makes at Stripe is later than that.
+create function private.settle_refund(told_of public.stripe_objects) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if told_of.type = 'charge' and (told_of.state ->> 'refunded')::boolean then
+    update public.refunds_due r set status = 'REFUNDED', refunded_at = now(), error = null
+    where r.stripe_payment_intent_id = told_of.state ->> 'payment_intent' and r.status <> 'REFUNDED' and not exists (
+      select from public.stripe_objects f
+      where f.id = r.stripe_refund_id and f.type = 'refund' and f.is_last and f.state_at >= told_of.state_at
+    );
+  elsif told_of.type = 'refund' and told_of.is_last then
+    update public.refunds_due r set
+      status = 'FAILED', refunded_at = null, error = format('Stripe says: %s.', told_of.state ->> 'status')
+    where r.stripe_refund_id = told_of.id and r.status = 'REFUNDED' and not exists (
+      select from public.stripe_objects c
+      where c.id = told_of.state ->> 'charge' and c.type = 'charge' and (c.state ->> 'refunded')::boolean
+        and c.state_at > told_of.state_at
+    );
+  end if;
+end $$;
+comment on function private.settle_refund(public.stripe_objects) is
+  'What Stripe made of a refund in the end, in the queue, too.';
+
 create function private.settle_stripe_object(object public.stripe_objects) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -534,11 +622,17 @@ begin
     where o.id in (told ->> 'payment_intent', told ->> 'charge', told ->> 'subscription') and o.customer_id is not null
     limit 1;
   end if;
+  if object.type = 'checkout_session' and told ->> 'organization' is not null then
+    perform private.link_customer(object);
+  end if;
   select o.id into org from public.organizations o where o.stripe_customer_id = customer;
   if org is null then
     select s.organization_id into org from public.subscriptions s
     where s.stripe_customer_id = customer or s.stripe_subscription_id = object.id
     order by s.created_at desc limit 1;
+  end if;
+  if org is null then
+    select f.organization_id into org from private.former_customers f where f.stripe_customer_id = customer;
   end if;
   -- Once it is complete, an onboarding has nothing more to hear; but for what was paid of another attempt.
   if object.type in ('subscription', 'invoice', 'payment_intent') and (org is null or exists (
@@ -564,9 +658,10 @@ begin
       return coalesce(customer, told ->> 'subscription', told ->> 'payment_intent', object.id);
     end if;
   end if;
-  if object.type = 'charge' and (told ->> 'refunded')::boolean then
-    update public.refunds_due r set status = 'REFUNDED', refunded_at = now(), error = null
-    where r.stripe_payment_intent_id = told ->> 'payment_intent' and r.status <> 'REFUNDED';
+  if object.type in ('charge', 'refund') then
+    perform private.settle_refund(object);
+  elsif object.type = 'customer' and (told ->> 'deleted')::boolean and org is not null then
+    perform private.part_with_customer(customer, org);
   end if;
   if object.type = 'subscription' and org is not null then
     perform private.settle_subscriptions(customer, org);

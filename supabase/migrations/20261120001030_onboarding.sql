@@ -48,7 +48,7 @@ create trigger touch before update on private.onboarding_payments
 
 create type "RefundReason" as enum ('REPLACED', 'ENDED', 'UNCLAIMED', 'MISMATCH');
 comment on type "RefundReason" is
-  'Why money is owed. REPLACED: another plan had been chosen. ENDED: the subscription was over before it began. '
+  'Why money is owed. REPLACED: another plan had been chosen. ENDED: the subscription was over, or the money given back, before it began. '
   'UNCLAIMED: paid without signing in, and nobody came back. MISMATCH: not what was offered.';
 create type "RefundStatus" as enum ('TO_DECIDE', 'DUE', 'ISSUING', 'REFUNDED', 'FAILED', 'WITHDRAWN');
 comment on type "RefundStatus" is
@@ -498,8 +498,8 @@ comment on function private.complete_onboarding(public.onboarding_sessions) is
 -- What Stripe says ----------------------------------------------------------------------------------------------------
 -- `seen` is told by Stripe, never by a client: {session_id, attempt, tier} from the metadata that we wrote ourselves,
 -- {customer, subscription, subscription_status, price, quantity, period_start, period_end (Unix seconds)} of the
--- subscription, {payment_intent, payment_status, amount_cents, currency} of the payment. An event knows some of it; what is
--- known counts.
+-- subscription, {payment_intent, payment_status, amount_cents, currency, refunded} of the payment. An event knows some of
+-- it; what is known counts.
 
 create function private.followed(
   outcome text, session public.onboarding_sessions, payment private.onboarding_payments
@@ -609,7 +609,7 @@ begin
   outcome := case
     when payment.attempt <> session.payment_attempt or session.is_completed then 'REPLACED'
     when payment.status <> 'SUCCEEDED' or seen ->> 'subscription_status' in ('canceled', 'incomplete_expired', 'unpaid')
-      then 'ENDED'
+      or (seen ->> 'refunded')::boolean then 'ENDED'
     when session.user_id is null then 'UNCLAIMED'
     else 'COMPLETED' end;
   if outcome = 'COMPLETED' then
@@ -757,8 +757,10 @@ language sql security definer set search_path = '' as $$
     status = (issued ->> 'status')::public."RefundStatus", error = issued ->> 'error',
     stripe_refund_id = coalesce(issued ->> 'refund', r.stripe_refund_id),
     refunded_at = case issued ->> 'status' when 'REFUNDED' then now() end
-  where r.id = (issued ->> 'id')::uuid and r.status = 'ISSUING'
-  returning to_jsonb(r.status)
+  where r.id = (issued ->> 'id')::uuid and r.status = 'ISSUING';
+  -- Made by a run that died, and failed since.
+  select private.settle_refund(o) from public.stripe_objects o where o.id = issued ->> 'refund';
+  select to_jsonb(r.status) from public.refunds_due r where r.id = (issued ->> 'id')::uuid
 $$;
 comment on function private.record_refund(jsonb) is 'What Stripe made of a refund.';
 

@@ -20,7 +20,7 @@ create view public.billing_attention with (security_invoker = true) as
     to_char(r.amount_cents / 100.0, 'FM999999999990.00') || ' ' || upper(r.currency),
     concat_ws(' ', case r.reason
       when 'REPLACED' then 'Another plan had been chosen when this was paid.'
-      when 'ENDED' then 'It was over at Stripe when it was paid.'
+      when 'ENDED' then 'It was over, or given back, at Stripe before it began.'
       when 'UNCLAIMED' then 'Paid, but nobody came back for it.'
       when 'MISMATCH' then 'What was paid is not what was offered.'
     end, r.error),

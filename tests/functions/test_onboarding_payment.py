@@ -399,6 +399,18 @@ def test_a_subscription_that_was_over_before_it_began_is_given_back(stripe: Shop
     assert due["reason"] == "ENDED"
 
 
+def test_what_somebody_refunded_at_stripe_before_anybody_came_back_makes_nothing(stripe: Shop) -> None:
+    anonymous = stripe.customer(None, "GROWTH")
+    stripe.paid(anonymous)
+    tampered(stripe, "charge", amount_refunded=69900, refunded=True)
+    refused(anonymous.signed_in("outsider").ask("complete"), 410, "payment_given_back")
+    assert stripe.made() == NONE
+    assert stripe.job()["refunded"] == 1
+    assert [(due["status"], due["reason"]) for due in stripe.refunds()] == [("REFUNDED", "ENDED")]
+    assert stripe.at_stripe("refund") == []
+    assert [each["status"] for each in stripe.at_stripe("subscription")] == ["canceled"]
+
+
 def test_what_stripe_forgot_within_a_day_is_cancelled_for_good(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     customer.done("pay")

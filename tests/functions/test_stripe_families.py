@@ -1,0 +1,377 @@
+"""What follows from what Stripe says beside subscriptions: of customers, checkouts, cards, refunds and payments."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.billing.listening import acme, created, deleted, forget, listening, standing, status, taken, updated
+from tests.billing.told import NOW, event, subscription
+from tests.functions.serving import Serving
+from tests.functions.test_contract import refused
+from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
+
+
+@pytest.fixture(scope="module")
+def stripe(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Serving]:
+    with listening(tmp_path_factory.mktemp("stripe"), database, database_url) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def forgotten(database: Database) -> Iterator[None]:
+    yield
+    forget(database)
+
+
+@pytest.fixture
+def stored(database: Database) -> Iterator[Connection]:
+    with database.connect() as connection:
+        yield connection
+        connection.execute("delete from public.refunds_due")
+
+
+def customer_of(connection: Connection, org: object = ACME) -> Any:
+    row = connection.execute("select stripe_customer_id from public.organizations where id = %s", [org]).fetchone()
+    assert row
+    return row[0]
+
+
+def heard(connection: Connection) -> list[tuple[Any, ...]]:
+    """What people were told."""
+    return connection.execute(
+        "select user_id, type::text, title from public.notifications order by created_at, title"
+    ).fetchall()
+
+
+def everything(connection: Connection) -> list[tuple[Any, ...]]:
+    """All that Stripe's word may change here."""
+    found: list[tuple[Any, ...]] = []
+    for table in ("organizations", "subscriptions", "plans", "notifications", "onboarding_sessions", "refunds_due"):
+        found += connection.execute(
+            f"select %s, (to_jsonb(t) - 'updated_at')::text from public.{table} t order by 2", [table]
+        ).fetchall()
+    return found
+
+
+# Customers
+
+GONE = {"id": "cus_acme", "object": "customer"}
+
+
+def test_a_customer_deleted_at_stripe_is_nobodys_and_its_plan_ends(stripe: Serving, stored: Connection) -> None:
+    taken(stripe, created(acme()))
+    assert taken(stripe, event("customer.deleted", GONE, created=NOW + 9)) == ["APPLIED"]
+    assert standing(stored) == ("FREE", "CANCELLED")
+    assert customer_of(stored) is None
+    assert heard(stored)[-1] == (PEOPLE["owner"], "WARNING", "Your Growth plan has ended")
+    with stripe.client("owner") as client:
+        refusal = refused(client.post("/functions/v1/create-billing-portal-session", json={}), 409, "PT409")
+    assert refusal.json()["message"] == "This organisation was deleted at Stripe"
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_a_deleted_customers_events_end_the_same_in_any_order(
+    stripe: Serving, stored: Connection, order: tuple[int, ...]
+) -> None:
+    told = [
+        created(acme()),
+        event("customer.deleted", GONE, created=NOW + 9),
+        event("customer.updated", GONE | {"name": "Acme"}, created=NOW + 5),
+    ]
+    taken(stripe, *(told[n] for n in order))
+    assert standing(stored) == ("FREE", "CANCELLED")
+    assert customer_of(stored) is None
+
+
+def test_what_stripe_has_not_said_of_a_deleted_customers_subscription_is_asked(
+    stripe: Serving, stored: Connection
+) -> None:
+    doubted = "select in_doubt_since is not null from public.stripe_objects where id = 'sub_acme'"
+    taken(stripe, created(acme()), event("customer.deleted", GONE, created=NOW + 9))
+    assert stored.execute(doubted).fetchone() == (True,)
+    taken(stripe, deleted(acme("canceled", ended_at=NOW + 9), created=NOW + 9))
+    assert stored.execute(doubted).fetchone() == (False,)
+    assert standing(stored) == ("FREE", "CANCELLED")
+
+
+def test_after_one_customer_was_deleted_an_organisation_may_become_another(stripe: Serving, stored: Connection) -> None:
+    taken(stripe, created(acme()), event("customer.deleted", GONE, created=NOW + 9))
+    taken(stripe, created(subscription("sub_again", "cus_again", price="price_elite")))
+    stored.execute("update public.organizations set stripe_customer_id = 'cus_again' where id = %s", [ACME])
+    assert standing(stored) == ("ELITE", "ACTIVE")
+    assert stored.execute("select kind from public.billing_attention where kind = 'PAID_TWICE'").fetchall() == []
+
+
+def test_a_customer_who_was_deleted_is_not_taken_for_one(stripe: Serving, stored: Connection) -> None:
+    told = event("customer.deleted", {"id": "cus_new", "object": "customer"})
+    assert taken(stripe, told) == ["PARKED"]
+    stored.execute("update public.organizations set stripe_customer_id = 'cus_new' where id = %s", [GLOBEX])
+    assert status(stored, told) == "APPLIED"
+    assert customer_of(stored, GLOBEX) is None
+
+
+def test_how_a_customer_is_called_stays_at_stripe(stripe: Serving, stored: Connection) -> None:
+    before = everything(stored)
+    named = {"id": "cus_acme", "object": "customer", "email": "jo@private.test", "name": "Jo", "delinquent": True}
+    assert taken(stripe, event("customer.created", named), event("customer.updated", named, created=NOW + 1)) == [
+        "APPLIED",
+        "APPLIED",
+    ]
+    assert everything(stored) == before
+    kept = stored.execute("select state::text from public.stripe_objects").fetchall()
+    assert kept == [('{"deleted": false}',)]
+
+
+# Checkouts
+
+
+def checkout(**fields: Any) -> Row:
+    return {
+        "id": "cs_1", "object": "checkout.session", "mode": "subscription", "status": "complete", "customer": "cus_new",
+        "payment_status": "paid", "subscription": "sub_new", "payment_link": None, "metadata": {},
+        "client_reference_id": str(GLOBEX), **fields,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def unsold(stored: Connection) -> Connection:
+    """Globex has bought nothing, and is nobody's customer."""
+    stored.execute("update public.organizations set stripe_customer_id = null where id = %s", [GLOBEX])
+    return stored
+
+
+BOUGHT = created(subscription("sub_new", "cus_new"))
+
+
+@pytest.mark.parametrize("first", ["checkout", "subscription"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"client_reference_id": str(GLOBEX).upper()},
+        {"client_reference_id": None, "metadata": {"organization_id": str(GLOBEX)}},
+        {"client_reference_id": str(ACME), "payment_link": "plink_1", "metadata": {"organization_id": str(GLOBEX)}},
+    ],
+    ids=["reference", "upper case", "metadata", "payment link"],
+)
+def test_who_buys_in_a_checkout_made_for_an_organisation_is_its_customer(
+    stripe: Serving, unsold: Connection, first: str, named: Row
+) -> None:
+    told = [event("checkout.session.completed", checkout(**named)), BOUGHT]
+    taken(stripe, *(told if first == "checkout" else reversed(told)))
+    assert customer_of(unsold, GLOBEX) == "cus_new"
+    assert standing(unsold, GLOBEX) == ("GROWTH", "ACTIVE")
+    assert [status(unsold, each) for each in told] == ["APPLIED", "APPLIED"]
+
+
+def test_a_checkout_paid_in_its_own_time_makes_the_customer_then(stripe: Serving, unsold: Connection) -> None:
+    taken(stripe, BOUGHT, event("checkout.session.completed", checkout(payment_status="unpaid")))
+    assert customer_of(unsold, GLOBEX) is None
+    taken(stripe, event("checkout.session.async_payment_succeeded", checkout(), created=NOW + 99))
+    assert standing(unsold, GLOBEX) == ("GROWTH", "ACTIVE")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"payment_link": "plink_1"},
+        {"client_reference_id": str(ACME)},
+        {"client_reference_id": str(uuid4())},
+        {"client_reference_id": "globex"},
+        {"client_reference_id": {"id": str(GLOBEX)}},
+        {"status": "open"},
+        {"status": "expired"},
+        {"payment_status": "unpaid"},
+        {"mode": "payment"},
+        {"mode": "setup", "payment_status": "no_payment_required"},
+    ],
+    ids=lambda fields: "-".join(map(str, fields.values()))[:30],
+)
+def test_attack_a_checkout_makes_somebody_a_customer_who_is_not(
+    stripe: Serving, unsold: Connection, fields: Row
+) -> None:
+    """By the address of a payment link, for an organisation that has one, or without having bought."""
+    told = event("checkout.session.completed", checkout(**fields))
+    assert taken(stripe, told) == ["PARKED"]
+    assert (customer_of(unsold), customer_of(unsold, GLOBEX)) == ("cus_acme", None)
+    (shown,) = unsold.execute("select reason from public.billing_attention").fetchall()
+    assert shown == ("No organisation or onboarding has the customer cus_new.",)
+
+
+def test_attack_a_checkout_moves_a_customer_to_another_organisation(stripe: Serving, unsold: Connection) -> None:
+    taken(stripe, event("checkout.session.completed", checkout(customer="cus_acme")))
+    assert (customer_of(unsold), customer_of(unsold, GLOBEX)) == ("cus_acme", None)
+
+
+@pytest.mark.parametrize("kind", ["expired", "async_payment_failed", "completed"])
+def test_any_other_checkout_of_a_customer_changes_nothing(stripe: Serving, stored: Connection, kind: str) -> None:
+    before = everything(stored)
+    state = {"status": "expired" if kind == "expired" else "complete", "payment_status": "unpaid"}
+    assert taken(stripe, event(f"checkout.session.{kind}", checkout(customer="cus_acme", **state))) == ["APPLIED"]
+    assert everything(stored) == before
+
+
+# Cards for later
+
+
+def card(status: str, error: Row | None = None, customer: str | None = "cus_acme") -> Row:
+    return {"id": "seti_1", "object": "setup_intent", "status": status, "last_setup_error": error, "customer": customer}
+
+
+REFUSED = card("requires_payment_method", {"code": "card_declined"})
+
+
+def test_owners_hear_once_of_a_card_that_could_not_be_saved(stripe: Serving, stored: Connection) -> None:
+    failed = event("setup_intent.setup_failed", REFUSED, created=NOW + 1)
+    told = [event("setup_intent.created", card("requires_payment_method")), failed, failed]
+    assert taken(stripe, *told) == ["APPLIED"] * 3
+    assert heard(stored) == [(PEOPLE["owner"], "ERROR", "A card could not be saved")]
+
+
+def test_a_card_that_is_saved_after_all_is_nothing_to_be_told(stripe: Serving, stored: Connection) -> None:
+    told = [event("setup_intent.setup_failed", REFUSED), event("setup_intent.succeeded", card("succeeded"))]
+    taken(stripe, *reversed(told))
+    taken(stripe, event("setup_intent.requires_action", card("requires_action") | {"id": "seti_2"}))
+    taken(stripe, event("setup_intent.canceled", card("canceled") | {"id": "seti_3"}))
+    assert heard(stored) == []
+
+
+def test_a_card_of_nobody_we_know_is_told_to_nobody(stripe: Serving, stored: Connection) -> None:
+    assert taken(stripe, event("setup_intent.setup_failed", REFUSED | {"customer": "cus_new"})) == ["PARKED"]
+    assert heard(stored) == []
+
+
+# Refunds
+
+
+def charge(**fields: Any) -> Row:
+    return {"id": "ch_1", "object": "charge", "customer": "cus_acme", "payment_intent": "pi_1", "amount": 69_900,
+            "amount_refunded": 69_900, "refunded": True, "currency": "usd", **fields}  # fmt: skip
+
+
+def refund(status: str, **fields: Any) -> Row:
+    return {"id": "re_1", "object": "refund", "charge": "ch_1", "payment_intent": "pi_1", "status": status,
+            "amount": 69_900, "currency": "usd", **fields}  # fmt: skip
+
+
+@pytest.fixture
+def given_back(stored: Connection) -> Connection:
+    """A refund that the job has issued."""
+    stored.execute(
+        "insert into public.refunds_due (object_id, stripe_payment_intent_id, stripe_refund_id, amount_cents, currency,"
+        " reason, status, refunded_at) values ('sub_old', 'pi_1', 're_1', 69900, 'usd', 'REPLACED', 'REFUNDED', now())"
+    )
+    return stored
+
+
+def entry(connection: Connection) -> tuple[Any, ...]:
+    row = connection.execute("select status::text, error, refunded_at is null from public.refunds_due").fetchone()
+    assert row
+    return tuple(row)
+
+
+PAID = {"id": "pi_1", "object": "payment_intent", "status": "succeeded", "customer": "cus_acme"}
+ISSUED = event("charge.refunded", charge(), created=NOW)
+
+
+@pytest.mark.parametrize("kind", ["refund.failed", "charge.refund.updated", "refund.updated"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "reversed"])
+def test_a_refund_that_fails_days_later_is_due_again_and_shown(
+    stripe: Serving, given_back: Connection, kind: str, order: tuple[int, ...]
+) -> None:
+    failed = event(kind, refund("failed"), created=NOW + 3 * 86_400)
+    taken(stripe, event("payment_intent.succeeded", PAID))
+    assert taken(stripe, *([ISSUED, failed][n] for n in order)) == ["APPLIED", "APPLIED"]
+    assert entry(given_back) == ("FAILED", "Stripe says: failed.", True)
+    shown = given_back.execute("select kind, what_to_do from public.billing_attention").fetchall()
+    assert [kind for kind, _ in shown] == ["REFUND_FAILED"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_a_refund_made_by_hand_after_one_that_failed_ends_the_matter(
+    stripe: Serving, given_back: Connection, order: tuple[int, ...]
+) -> None:
+    told = [
+        ISSUED,
+        event("refund.failed", refund("failed"), created=NOW + 9),
+        event("charge.refunded", charge(), created=NOW + 99),
+    ]
+    taken(stripe, event("payment_intent.succeeded", PAID), *(told[n] for n in order))
+    assert entry(given_back) == ("REFUNDED", None, False)
+
+
+def test_a_refund_on_its_way_changes_nothing(stripe: Serving, given_back: Connection) -> None:
+    taken(stripe, event("payment_intent.succeeded", PAID))
+    before = everything(given_back)
+    told = [event("refund.created", refund("pending")), event("refund.updated", refund("succeeded"), created=NOW + 1)]
+    assert taken(stripe, *told) == ["APPLIED", "APPLIED"]
+    assert everything(given_back) == before
+
+
+def test_a_refund_in_a_currency_of_large_numbers_is_taken(stripe: Serving) -> None:
+    dear = charge(amount=10**12, amount_refunded=10**12, currency="idr")
+    assert taken(stripe, event("charge.refunded", dear)) == ["APPLIED"]
+
+
+# Payments of one second, payments nobody heard of
+
+
+def intent(status: str, *, failed: bool = False, kind: str = "payment_intent") -> Row:
+    error = {"code": "card_declined"} if failed else None
+    return {"id": "pi_1", "object": kind, "status": status, "customer": "cus_acme", "last_payment_error": error,
+            "last_setup_error": error}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("second", "is_doubted"),
+    [
+        ([intent("requires_payment_method"), intent("requires_payment_method", failed=True)], False),
+        ([intent("requires_payment_method"), intent("requires_action")], False),
+        ([intent("requires_action"), intent("succeeded")], False),
+        ([intent("requires_payment_method", failed=True), intent("succeeded")], False),
+        ([intent("requires_payment_method", failed=True), intent("canceled")], False),
+        ([intent("requires_payment_method", failed=True), intent("requires_action")], True),
+        ([intent("requires_payment_method", failed=True), intent("processing")], True),
+    ],
+    ids=lambda second: "-".join(each["status"] for each in second) if isinstance(second, list) else "",
+)
+@pytest.mark.parametrize("kind", ["payment_intent", "setup_intent"])
+def test_a_payment_whose_second_says_more_than_one_thing_is_to_be_asked_for(
+    stripe: Serving, stored: Connection, kind: str, second: list[Row], *, is_doubted: bool
+) -> None:
+    taken(stripe, *(event(f"{kind}.{each['status']}", each) for each in second))
+    doubted = "select in_doubt_since is not null from public.stripe_objects"
+    assert stored.execute(doubted).fetchone() == (is_doubted,)
+    taken(stripe, event(f"{kind}.processing", intent("processing"), created=NOW + 1))
+    assert stored.execute(doubted).fetchone() == (False,)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+def test_an_invoice_of_one_second_is_as_far_along_as_it_came(
+    stripe: Serving, stored: Connection, order: tuple[int, ...]
+) -> None:
+    kinds = ("created", "finalized", "payment_failed", "payment_action_required")
+    told = [
+        event(f"invoice.{kind}", {"id": "in_1", "status": "draft" if kind == "created" else "open",
+                                  "customer": "cus_acme"})
+        for kind in kinds
+    ]  # fmt: skip
+    taken(stripe, *(told[n] for n in order))
+    assert stored.execute("select state ->> 'outcome' from public.stripe_objects").fetchone() == (kinds[-1],)
+
+
+def test_a_late_payment_that_nobody_heard_of_has_its_grace_from_when_they_do(
+    stripe: Serving, stored: Connection
+) -> None:
+    """Stripe delivers for three days: what comes later was lost here, and is not the customer's fault."""
+    long_ago = int(time.time()) - 40 * 86_400
+    on_time = acme(created=long_ago)
+    taken(stripe, created(on_time, created=long_ago))
+    taken(stripe, updated(on_time, on_time | {"status": "past_due"}, created=long_ago + 5))
+    assert standing(stored) == ("GROWTH", "PAST_DUE")
+    since = "select now() - past_due_since between '3 days' and '3 days 1 minute' from public.subscriptions"
+    assert stored.execute(since).fetchone() == (True,)
