@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from local import ROOT
+from local.database import migrations
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.matrix import Matrix
 from tests.database.lint import advisors, ground, prepare, tenancy
@@ -117,6 +118,13 @@ def test_the_readme_leads_to_every_document_and_every_picture() -> None:
     readme = (ROOT / "README.md").read_text()
     wanted = [*DOCUMENTS, *(DOCS / "benchmarks").glob("*.svg"), *(DOCS / "pages").iterdir(), DOCS / "request.svg"]
     assert [path.name for path in wanted if f"]({path.relative_to(ROOT)}" not in readme] == []
+
+
+def test_every_chapter_of_the_schema_stands_in_the_document() -> None:
+    said = re.findall(
+        r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[a-z_`, ]+) \|", (DOCS / "schema.md").read_text(), re.M))
+    )
+    assert sorted(said) == sorted(name for _, name, _ in migrations())
 
 
 def test_every_setting_stands_in_the_document() -> None:

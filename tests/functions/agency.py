@@ -7,7 +7,7 @@ from uuid import uuid4
 from postgrest.exceptions import APIError
 
 from supabase import Client
-from tests.functions.test_clients import PASSWORD
+from tests.functions.platform import PASSWORD
 
 RUN = uuid4().hex
 

@@ -13,9 +13,8 @@ import pytest
 from local.stack import free_port
 from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
-from tests.functions.platform import Platform, platform_of
+from tests.functions.platform import PASSWORD, Platform, connect, platform_of
 from tests.functions.serving import Serving, environment, serving
-from tests.functions.test_clients import PASSWORD, connect
 from tests.world import Database
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import httpx
 import psycopg
 
+from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
 
 PASSWORD = "strive-demo-1"
@@ -44,6 +45,12 @@ class Person:
 
     def rpc(self, name: str, **arguments: Any) -> httpx.Response:
         return self.http.post(f"/rest/v1/rpc/{name}", json=arguments)
+
+
+def connect(stack: Strive, http: httpx.Client) -> Client:
+    """As `create_client(url, key)`, but its connections are closed with the test."""
+    options = ClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
+    return create_client(stack.api_url, stack.publishable_key, options=options)
 
 
 class Platform:

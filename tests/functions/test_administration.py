@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import Strive
 from tests.functions.flags import wait_for
+from tests.functions.platform import PASSWORD
 
-PASSWORD = "strive-demo-1"
 WHOLE = {"prefer": "return=representation"}
 
 

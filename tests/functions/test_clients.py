@@ -13,11 +13,10 @@ from postgrest.exceptions import APIError
 from supabase_functions.errors import FunctionsHttpError
 
 from local import NODE, ROOT
-from supabase import Client, ClientOptions, create_client
+from supabase import Client
 from tests.conftest import Strive
+from tests.functions.platform import PASSWORD, connect
 from tests.functions.serving import ENTRY
-
-PASSWORD = "strive-demo-1"
 
 
 @pytest.fixture
@@ -41,12 +40,6 @@ def viewer(stack: Strive) -> Iterator[Client]:
         client = connect(stack, http)
         client.auth.sign_in_with_password({"email": "viewer@acme.test", "password": PASSWORD})
         yield client
-
-
-def connect(stack: Strive, http: httpx.Client) -> Client:
-    """As `create_client(url, key)`, but its connections are closed with the test."""
-    options = ClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
-    return create_client(stack.api_url, stack.publishable_key, options=options)
 
 
 def invoke(client: Client, body: object, **headers: str) -> Any:

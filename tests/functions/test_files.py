@@ -15,7 +15,7 @@ from storage3.exceptions import StorageApiError
 
 from supabase import Client
 from tests.conftest import Strive
-from tests.functions.test_clients import PASSWORD, connect
+from tests.functions.platform import PASSWORD, connect
 from tests.functions.test_notifications import server as server  # noqa: PLC0414 - a fixture
 
 MIB = 2**20

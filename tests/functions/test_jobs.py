@@ -11,8 +11,8 @@ import pytest
 
 from functions import load, names
 from tests.conftest import Strive
+from tests.functions.platform import PASSWORD
 from tests.functions.serving import BESIDE, CRON_KEY, PUBLISHABLE_KEY, SECRET_KEY, Serving, environment, serving
-from tests.functions.test_clients import PASSWORD
 from tests.functions.test_contract import refused
 from tests.world import Database
 
