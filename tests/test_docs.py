@@ -122,7 +122,7 @@ def test_the_readme_leads_to_every_document_and_every_picture() -> None:
 
 def test_every_chapter_of_the_schema_stands_in_the_document() -> None:
     said = re.findall(
-        r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[a-z_`, ]+) \|", (DOCS / "schema.md").read_text(), re.M))
+        r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[a-z_`, ]+) \|", (DOCS / "schema.md").read_text(), re.MULTILINE))
     )
     assert sorted(said) == sorted(name for _, name, _ in migrations())
 
