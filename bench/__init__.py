@@ -1,15 +1,30 @@
 """How fast Strive is, as ratios to references of the same run."""
 
 import platform
+from pathlib import Path
 
 import psutil
+
+# Taken before anything is measured: what the machine was busy with besides.
+LOAD_BEFORE = round(psutil.getloadavg()[0], 2)
 
 
 def machine() -> dict[str, object]:
     """Where the figures are from, and what else it had to do."""
     return {
+        "processor": _processor(),
         "cpus": psutil.cpu_count(),
-        "system": platform.platform(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "system": f"{platform.system()} {platform.release().split('-')[0]} on {platform.machine()}",
         "python": platform.python_version(),
-        "load": psutil.getloadavg()[0],
+        "load": LOAD_BEFORE,
     }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()

@@ -1,73 +1,64 @@
 """Everything under bench/ in one go: `make bench` (at most ten minutes), into docs/benchmarks/.
 
-Every figure is a ratio to a reference of the same run. What cannot be measured here says why and stops nothing.
-Choose some by name: `make bench ARGS="stack flags"`.
+Every figure is set against a reference of the same run. A peer that cannot be had is skipped, a bench that fails says
+so, and neither stops the others. Choose some by name: `make bench ARGS="stack flags"`.
 """
 
 import json
-import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import machine, population
 from bench.plots import draw
+from bench.report import page, summary
+from bench.running import Bench, run_all
 from local import ROOT
 
 BUDGET_SECONDS = 600
-# In the order of what would be missed least if time ran out, reversed.
+FOLDER = ROOT / "docs/benchmarks"
+# What it takes on two cores; what is missed least comes last, should time run out.
 BENCHES = {
-    "functions": ["throughput", "cold", "memory", "peer"],
-    "webhook": [],
-    "flags": [],
-    "stack": [],
-    "crm": [],
-    "dashboard": [],
-    "templates": [],
-    "rls": ["--quick"],
+    "functions": Bench("bench.functions", 150),
+    "webhook": Bench("bench.webhook", 55),
+    "rls": Bench("bench.rls", 110, needs_population=True),
+    "flags": Bench("bench.flags", 75),
+    "stack": Bench("bench.stack", 25),
+    "crm": Bench("bench.crm", 40, needs_population=True),
+    "dashboard": Bench("bench.dashboard", 5, needs_population=True),
+    "templates": Bench("bench.templates", 10, needs_population=True),
 }
-RESULTS = ROOT / "docs/benchmarks"
 
 
-def main() -> None:
-    chosen = sys.argv[1:] or list(BENCHES)
-    if unknown := set(chosen) - BENCHES.keys():
-        raise SystemExit(f"There is no {', '.join(unknown)}. Found: {', '.join(BENCHES)}.")
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / "results.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    ends = time.monotonic() + BUDGET_SECONDS
-    for number, name in enumerate(chosen, 1):
-        print(f"[{number}/{len(chosen)}] {name} …", file=sys.stderr, flush=True)
-        began = time.monotonic()
-        results[name] = _run(name, ends - began)
-        how = results[name].get("skipped", "done")
-        print(f"[{number}/{len(chosen)}] {name}: {how}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    results["machine"] = machine()
-    file.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
-    for drawn in draw(results, RESULTS):
-        print(drawn.relative_to(ROOT))
+def main(names: list[str], benches: Mapping[str, Bench], folder: Path, budget: float) -> int:
+    if unknown := [name for name in names if name not in benches]:
+        raise SystemExit(f"There is no {', '.join(unknown)}. Found: {', '.join(benches)}.")
+    chosen = {name: bench for name, bench in benches.items() if not names or name in names}
+    began = time.monotonic()
+    with ExitStack() as stack:
+        outcomes = run_all(chosen, budget, lambda: stack.enter_context(population.shared()))
+    results = _kept(folder)
+    results["benches"] |= outcomes
+    if len(chosen) == len(benches):
+        results["whole"] = {"seconds": round(time.monotonic() - began), "machine": machine()}
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    for path in draw(results["benches"], folder):
+        print(path.name, end=" ", file=sys.stderr)
+    (folder / "README.md").write_text(page(results))
+    print(summary(outcomes))
+    return int(any("figures" not in outcome for outcome in outcomes.values()))
 
 
-def _run(name: str, seconds: float) -> dict[str, Any]:
-    if seconds <= 0:
-        return {"skipped": f"the {BUDGET_SECONDS // 60} minutes were over"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", f"bench.{name}", *BENCHES[name]],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=seconds,
-            check=True,
-        )
-    except subprocess.TimeoutExpired:
-        return {"skipped": f"not ready within the {BUDGET_SECONDS // 60} minutes"}
-    except subprocess.CalledProcessError as error:
-        return {"skipped": f"it ended with exit status {error.returncode}, see above"}
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+def _kept(folder: Path) -> dict[str, Any]:
+    """What was measured before, of benches that are not run now."""
+    file = folder / "results.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found if "benches" in found else {"benches": {}}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:], BENCHES, FOLDER, BUDGET_SECONDS))

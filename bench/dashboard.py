@@ -1,44 +1,17 @@
 """What the first screen and metrics cost: `python -m bench.dashboard`.
 
-The screen is set against the same reads as plain statements of the same caller, one after the other in one transaction
-on the same machine; a metric against the statement somebody would write by hand, without row level
-security, who knows the organisation.
+The screen is set against the same reads as plain statements of the same caller, one after the other in one transaction;
+a metric against the statement somebody would write by hand, without policies, who knows the organisation.
 """
 
 import json
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from bench import machine
-from local.postgres import SUPERUSER, Cluster
-from local.temporary import migrated
-from tests.world import ACME, Connection, become, claims_of, populate
+from bench import machine, population
+from bench.population import TENANT, Connection
+from bench.side_by_side import compare, statement
 
-ROUNDS = 15
-LEADS = 300_000
-ORGANIZATIONS = 500
-# A fifth of everything is Acme's.
-FILL = """
-    insert into public.organizations (id, name, slug)
-    select gen_random_uuid(), 'O ' || n, 'o-' || n from generate_series(1, %(more)s) n;
-    create temp table ids as
-    select id, row_number() over (order by id) - 1 as place from public.organizations where id <> %(acme)s;
-    insert into public.leads
-      (organization_id, name, email, status, source, score_value, budget, created_at)
-    select coalesce(i.id, %(acme)s), 'Somebody', 'somebody' || n || '@example.test',
-      (enum_range(null::"LeadStatus"))[1 + n / 5 %% 6], (enum_range(null::"LeadSource"))[1 + n / 5 %% 9],
-      n %% 101, n %% 1000 * 1000, now() - n * interval '2 minutes'
-    from generate_series(1, %(leads)s) n left join ids i on n %% 5 > 0 and i.place = n %% %(more)s;
-    insert into public.activity_feeds (organization_id, title, type, entity_type, entity_id, action, created_at)
-    select organization_id, name, 'USER_ACTION', 'lead', id::text, 'created', created_at from public.leads;
-    insert into public.deals (organization_id, title, value, stage, status, probability, created_at)
-    select organization_id, 'Deal', budget, 'LEAD', 'ACTIVE', 10, created_at from public.leads where score_value < 20;
-"""
-NEWLY = "organization_id = %(acme)s and created_at > now() - interval '60 d' and created_at <= now()"
+NEWLY = "organization_id = %(org)s and created_at > now() - interval '60 d' and created_at <= now()"
 METRICS: dict[str, tuple[dict[str, Any], str]] = {
     "count of the last 30 days": (
         {"source": "leads", "aggregate": "count", "period": "30d"},
@@ -56,15 +29,15 @@ METRICS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "budget of all, by source": (
         {"source": "leads", "aggregate": "sum", "column": "budget", "group_by": "source"},
-        "select source, sum(budget) from public.leads where organization_id = %(acme)s group by 1 order by 2 desc",
+        "select source, sum(budget) from public.leads where organization_id = %(org)s group by 1 order by 2 desc",
     ),
     "converted ever": (
         {"source": "leads", "aggregate": "count", "where": {"status": "CONVERTED"}},
-        "select count(*) from public.leads where organization_id = %(acme)s and status = 'CONVERTED'",
+        "select count(*) from public.leads where organization_id = %(org)s and status = 'CONVERTED'",
     ),
     "nothing to count": (
         {"source": "listings", "aggregate": "count"},
-        "select count(*) from public.listings where organization_id = %(acme)s",
+        "select count(*) from public.listings where organization_id = %(org)s",
     ),
 }
 CLOSED = "actual_close_date > now() - interval '60 d' and actual_close_date <= now()"
@@ -93,67 +66,29 @@ SCREEN = [
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as home, migrated(Path(home)) as cluster:
-        with cluster.connect() as connection:
-            populate(connection)
-        with cluster.connect(SUPERUSER) as connection:
-            fill(connection)
-        figures = measure(cluster)
-    size = {"leads": LEADS, "organizations": ORGANIZATIONS, "of_the_tenant": 0.2}
-    print(json.dumps({"machine": machine(), **size, "rounds": ROUNDS, "figures": figures}, indent=2))
+    snapshot = statement("select public.dashboard_snapshot()::text")
+    with population.database() as own:
+        population.fill(own, "leads", "deals", feed=population.FEEDS[0])
+        metrics = {
+            name: compare(
+                own,
+                name,
+                statement("select public.evaluate_metric(%(query)s)", query=json.dumps(query)),
+                statement(by_hand, org=TENANT),
+            )
+            for name, (query, by_hand) in METRICS.items()
+        }
+        counted = compare(own, "first screen, counted", snapshot, plainly, secured=True)
+        with own.connect() as connection:
+            connection.execute("select private.refresh_dashboard_metrics()")
+        kept = compare(own, "first screen, kept", snapshot, plainly, secured=True)
+    found = {"metrics": metrics, "first_screen": {"counted": counted, "kept": kept}}
+    print(json.dumps({"machine": machine(), "figures": found}, indent=2))
 
 
-def fill(connection: Connection) -> None:
-    connection.execute("set session_replication_role = replica")
-    for statement in filter(str.strip, FILL.split(";")):
-        connection.execute(statement, {"more": ORGANIZATIONS - 2, "leads": LEADS, "acme": ACME})
-    connection.execute("reset session_replication_role")
-    for table in ("leads", "deals", "activity_feeds"):
-        connection.execute(f"vacuum analyze public.{table}")
-
-
-def measure(cluster: Cluster) -> dict[str, Any]:
-    figures: dict[str, Any] = {"metrics": {}}
-    for name, (query, statement) in METRICS.items():
-        ours = timed(cluster, run("select public.evaluate_metric(%(query)s)", query=json.dumps(query)))
-        plain = timed(cluster, run(statement, acme=ACME), secured=False)
-        figures["metrics"][name] = compared(ours, plain)
-
-    def plainly(connection: Connection) -> None:
-        for statement in SCREEN:
-            connection.execute(statement).fetchall()
-
-    def snapshot(connection: Connection) -> None:
-        connection.execute("select public.dashboard_snapshot()::text").fetchall()
-
-    by_hand = timed(cluster, plainly)
-    figures["first screen, counted"] = compared(timed(cluster, snapshot), by_hand)
-    with cluster.connect() as connection:
-        connection.execute("select private.run_job('refresh_dashboard_metrics')")
-    figures["first screen, kept"] = compared(timed(cluster, snapshot), by_hand)
-    return figures
-
-
-def run(statement: str, **values: Any) -> Callable[[Connection], Any]:
-    return lambda connection: connection.execute(statement, values).fetchall()
-
-
-def compared(ours: float, plain: float) -> dict[str, float]:
-    return {"ms": round(ours, 2), "by_hand_ms": round(plain, 2), "ratio": round(ours / plain, 2)}
-
-
-def timed(cluster: Cluster, work: Callable[[Connection], Any], *, secured: bool = True) -> float:
-    """Milliseconds of the fastest half, after a first run that fills the caches of the session."""
-    with cluster.connect("authenticator" if secured else "postgres") as connection, connection.transaction():
-        if secured:
-            become(connection, "authenticated", claims_of("member"), {})
-        work(connection)
-        taken = []
-        for _ in range(ROUNDS):
-            began = time.perf_counter()
-            work(connection)
-            taken.append((time.perf_counter() - began) * 1000)
-    return statistics.median(sorted(taken)[: ROUNDS // 2 + 1])
+def plainly(connection: Connection) -> None:
+    for each in SCREEN:
+        connection.execute(each, prepare=True).fetchall()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ The reference is Postgres alone, made and started in the same run: what no stack
 """
 
 import json
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,31 +12,25 @@ from pathlib import Path
 import psutil
 
 from bench import machine
+from bench.rounds import ratios, rounds, spread
 from local.postgres import Cluster
 from local.stack import Stack, free_port
 
 ROUNDS = 5
-GOALS = {"first_start_s": 5.0, "warm_start_s": 1.5, "idle_memory_mb": 350.0}
-
-
 Note = Callable[[str, float], None]
 
 
 def main() -> None:
     samples: dict[str, list[float]] = {}
-    for number in range(1, ROUNDS + 1):
-        print(f"round {number} of {ROUNDS}", file=sys.stderr)
+    for _ in rounds("starts", ROUNDS):
         for measure in (postgres_alone, whole_stack):
             with tempfile.TemporaryDirectory() as folder:
                 measure(Path(folder), lambda name, value: samples.setdefault(name, []).append(value))
-
-    figures = {name: {"median": statistics.median(v), "min": min(v), "max": max(v)} for name, v in samples.items()}
+    figures = {name: spread(found) for name, found in samples.items()}
     for kind in ("first", "warm"):
-        ratios = [
-            a / b for a, b in zip(samples[f"{kind}_start_s"], samples[f"{kind}_start_postgres_alone_s"], strict=True)
-        ]
-        figures[f"{kind}_start_ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-    print(json.dumps({"machine": machine(), "rounds": ROUNDS, "goals": GOALS, "figures": figures}, indent=2))
+        figures[f"{kind}_start_ratio"] = ratios(samples[f"{kind}_start_s"], samples[f"{kind}_start_postgres_alone_s"])
+    figures["idle_memory_ratio"] = ratios(samples["idle_memory_mb"], samples["idle_memory_postgres_mb"])
+    print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
 
 
 def postgres_alone(home: Path, note: Note) -> None:

@@ -6,7 +6,6 @@ Choose some of it by name (`python -m bench.flags loading serving`); `evaluation
 
 import argparse
 import json
-import sys
 
 from bench import machine
 from bench.flags import evaluation, loading, serving
@@ -20,10 +19,7 @@ def main() -> None:
     chosen = parser.parse_args().measurements or list(MEASUREMENTS)
     if unknown := set(chosen) - MEASUREMENTS.keys():
         parser.error(f"found {', '.join(unknown)}; expected some of {', '.join(MEASUREMENTS)}")
-    figures = {}
-    for name in chosen:
-        print(f"measuring {name} …", file=sys.stderr)
-        figures[name] = MEASUREMENTS[name].measure()
+    figures = {name: MEASUREMENTS[name].measure() for name in chosen}
     print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
 
 

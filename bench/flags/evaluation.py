@@ -1,24 +1,25 @@
-"""Evaluations per second of processor time, beside the engines of others on the same flags and users.
+"""Evaluations per second of processor time, beside the engines of others on the same flags and users, in turns.
 
-The others are installed into an environment of their own, when the bench first wants them; one that cannot be had is
-left out, and why is told.
+The others are installed into an environment of their own; one that cannot be had is left out, and why is told.
 """
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import venv
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench import peers
 from bench.flags import workload
+from bench.rounds import ratios, rounds, spread
 from local import ROOT
 
-ROUNDS = 3
+ROUNDS = 5
 CONTENDERS = Path(__file__).with_name("contenders.py")
-HOME = ROOT / ".strive/bench/flags"
+HOME = peers.HOME / "flags"
 PEERS = {
     "growthbook": "growthbook",
     "UnleashClient": "UnleashClient",
@@ -26,77 +27,88 @@ PEERS = {
     "flagsmith-flag-engine": "flagsmith-flag-engine",
     "flagd-core": "openfeature-flagd-core",
 }
-GOALS = {"one_ratio": ">= 8", "all_ratio": ">= 8"}
+KINDS = {"without_conditions": False, "with_conditions": True}
 
 
 def measure() -> dict[str, Any]:
-    absent = {name: why for name, package in PEERS.items() if (why := _install(package))}
-    return {
-        "goals": GOALS,
-        "absent": absent,
-        "versions": {name: _version(package) for name, package in PEERS.items() if name not in absent},
-        **{
-            kind: _compare(full=kind == "with_conditions", absent=absent)
-            for kind in ("without_conditions", "with_conditions")
-        },
-    }
-
-
-def _compare(*, full: bool, absent: dict[str, str]) -> dict[str, Any]:
-    given = json.dumps({"flags": workload.flags(full=full), "users": workload.users()})
+    absent = {name: why for name, package in PEERS.items() if (why := peers.pip(HOME, package))}
     names = ["strive", *(name for name in PEERS if name not in absent)]
-    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for _ in range(ROUNDS):
-        for name in names:
-            samples[name].append(_run(name, given))
-    figures: dict[str, Any] = {
-        name: {
-            "one_per_cpu_second": round(statistics.median(each["one"] for each in found)),
-            "all_per_cpu_second": round(statistics.median(each["all"] for each in found)),
-            "share_on": found[0]["on_share"],
+    with ExitStack() as stack:
+        contenders = {
+            (kind, name): stack.enter_context(_contender(name, workload.flags(full=full)))
+            for kind, full in KINDS.items()
+            for name in names
         }
-        for name, found in samples.items()
+        shares = {each: float(contender.told()["on_share"]) for each, contender in contenders.items()}
+        samples: dict[tuple[str, str], list[dict[str, float]]] = {each: [] for each in contenders}
+        for _ in rounds("evaluation", ROUNDS):
+            for each, contender in contenders.items():
+                samples[each].append(contender.turn())
+    figures = {}
+    for kind in KINDS:
+        of_kind = [shares[kind, name] for name in names]
+        assert max(of_kind) - min(of_kind) < 0.02, f"they do not evaluate the same flags: {of_kind}"
+        figures[kind] = _compared({name: samples[kind, name] for name in names}) | {"share_on": of_kind[0]}
+    versions = {name: _version(package) for name, package in PEERS.items() if name not in absent}
+    return {"absent": absent, "versions": versions, **figures}
+
+
+def _compared(samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        name: {f"{what}_per_cpu_second": spread([turn[what] for turn in turns]) for what in ("one", "all")}
+        for name, turns in samples.items()
     }
-    shares = [each["share_on"] for each in figures.values()]
-    assert max(shares) - min(shares) < 0.02, f"they do not evaluate the same flags: {shares}"
-    for kind in ("one", "all"):
-        # Within each round, so that both have seen the same machine.
-        best = [max(samples[name][n][kind] for name in names[1:]) for n in range(ROUNDS)] if names[1:] else []
-        ratios = [samples["strive"][n][kind] / value for n, value in enumerate(best)]
-        figures[f"{kind}_ratio"] = round(statistics.median(ratios), 1) if ratios else None
-    return figures
+    mine, others = samples["strive"], [turns for name, turns in samples.items() if name != "strive"]
+    if not others:
+        return {"engines": figures}
+    ratio = {
+        f"{what}_ratio": ratios(
+            [turn[what] for turn in mine], [max(turn[what] for turn in turns) for turns in zip(*others, strict=True)]
+        )
+        for what in ("one", "all")
+    }
+    return {"engines": figures, **ratio}
 
 
-def _run(name: str, given: str) -> dict[str, Any]:
-    python = sys.executable if name == "strive" else str(_python())
+class _Contender:
+    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
+        self.name, self.process = name, process
+
+    def say(self, line: str) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def told(self) -> dict[str, float]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line, f"{self.name} did not run"
+        found: dict[str, float] = json.loads(line)
+        assert found.get("one_is_as_all", True), self.name
+        return found
+
+    def turn(self) -> dict[str, float]:
+        self.say("")
+        return self.told()
+
+
+@contextmanager
+def _contender(name: str, flags: list[dict[str, Any]]) -> Iterator[_Contender]:
+    program = sys.executable if name == "strive" else str(peers.python(HOME))
     variables = {"PATH": os.environ["PATH"]} | ({"PYTHONPATH": str(ROOT)} if name == "strive" else {})
-    done = subprocess.run(
-        [python, CONTENDERS, name], input=given, capture_output=True, text=True, env=variables, cwd=HOME, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{name} did not run: {done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert found["one_is_as_all"], name
-    return found
-
-
-def _python() -> Path:
-    return HOME / "venv/bin/python"
-
-
-def _install(package: str) -> str | None:
-    """Nothing, or why it is not there."""
-    if not _python().exists():
-        venv.create(HOME / "venv", with_pip=True)
-    done = subprocess.run(
-        [_python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+    with subprocess.Popen(
+        [program, CONTENDERS, name],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=HOME,
+    ) as process:  # fmt: skip
+        try:
+            contender = _Contender(name, process)
+            contender.say(json.dumps({"flags": flags, "users": workload.users()}))
+            yield contender
+        finally:
+            process.kill()
 
 
 def _version(package: str) -> str:
     script = f"import importlib.metadata as m; print(m.version({package!r}))"
-    return subprocess.run([_python(), "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    words: list[str | Path] = [peers.python(HOME), "-c", script]
+    return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()

@@ -1,13 +1,11 @@
 """How fast the functions are, as ratios to bare functions-framework in the same run: `python -m bench.functions`.
 
-What is compared runs in turns of half a second, so that both see the same machine. Figures are printed as JSON.
-Choose some of them by name (`python -m bench.functions throughput memory`); `peer` installs Deno and is left out
-unless named.
+What is compared runs in turns of less than a second, so that both see the same machine. Figures are printed as JSON.
+Choose some of them by name (`python -m bench.functions throughput memory`); `peer` installs Deno into .strive/bench.
 """
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,14 +19,11 @@ MEASUREMENTS = {"throughput": throughput, "cold": cold, "memory": memory, "peer"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.functions", description=__doc__)
     parser.add_argument("measurements", nargs="*", help=f"of {', '.join(MEASUREMENTS)}")
-    chosen = parser.parse_args().measurements or ["throughput", "cold", "memory"]
+    chosen = parser.parse_args().measurements or list(MEASUREMENTS)
     if unknown := set(chosen) - MEASUREMENTS.keys():
         parser.error(f"found {', '.join(unknown)}; expected some of {', '.join(MEASUREMENTS)}")
-    figures = {}
-    for name in chosen:
-        print(f"measuring {name} …", file=sys.stderr)
-        with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as database:
-            figures[name] = MEASUREMENTS[name].measure(Path(folder), database)
+    with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as database:
+        figures = {name: MEASUREMENTS[name].measure(Path(folder), database) for name in chosen}
     print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
 
 

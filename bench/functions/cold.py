@@ -1,5 +1,6 @@
 """From the start of a process to its first answer, and what a function's imports cost."""
 
+import json
 import socket
 import statistics
 import subprocess
@@ -9,20 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from bench.functions.world import compiled, reference_command, reference_environment, request, signed_in
+from bench.rounds import ratios, rounds, spread
 from functions import names
 from local import ROOT
 from local.stack import free_port
 from tests.functions.serving import environment
 from tests.world import Database
 
-ROUNDS = 5
-GOAL = "ratio <= 1.3"
+ROUNDS = 3
+# Each function in a child of its own, of a process that has what bare functions-framework has.
 IMPORTS = """
-import sys, time
+import json, os, sys, time
 import functions_framework.aio, uvicorn
-before, began = set(sys.modules), time.process_time()
-import functions.{name}, shared.runtime, shared.server
-print(round((time.process_time() - began) * 1000, 1), len(set(sys.modules) - before))
+names = sys.argv[1:]
+for name in names:
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        before, began = set(sys.modules), time.process_time()
+        __import__("functions." + name)
+        import shared.runtime, shared.server
+        told = {"cpu_ms": (time.process_time() - began) * 1000, "modules": len(set(sys.modules) - before)}
+        os.write(writing, json.dumps(told).encode())
+        os._exit(0)
+    os.wait()
+    print(os.read(reading, 1000).decode())
 """
 
 
@@ -30,27 +41,38 @@ def measure(_home: Path, database: Database) -> dict[str, Any]:
     python = compiled()
     variables = {k: v for k, v in environment(database.url("strive_functions")).items() if k in python or k.isupper()}
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
-    samples: dict[str, list[float]] = {"bare_hello": []}
-    for _ in range(ROUNDS):
-        port = free_port()
-        command = reference_command("hello")
-        samples["bare_hello"].append(_start(command, reference_environment(database, port), port, request("/")))
-        for name in [*names(), "strive"]:
-            settings = variables | {"FUNCTION_TARGET": name}
-            # Whatever a function answers to a stranger, it takes all of it to answer; then once as somebody.
-            for label, first in (("", request(f"/functions/v1/{name.replace('_', '-')}")), ("_signed_in", signed_in())):
-                if label and name not in {"record_activity", "strive"}:
-                    continue
-                port = free_port()
-                took = _start([sys.executable, "-m", "functions"], settings | {"PORT": str(port)}, port, first)
-                samples.setdefault(name + label, []).append(took)
-    bare = statistics.median(samples["bare_hello"])
+    samples: dict[str, list[float]] = {}
+    imports: dict[str, list[float]] = {name: [] for name in names()}
+    modules: dict[str, int] = {}
+    # Whatever a function answers to a stranger, it takes all of it to answer; then once as somebody.
+    starts = [(name, name, request(f"/functions/v1/{name.replace('_', '-')}")) for name in [*names(), "strive"]]
+    starts += [(f"{name}_signed_in", name, signed_in()) for name in ("record_activity", "strive")]
+    for _ in rounds("cold starts", ROUNDS):
+        bare = []
+        for number, (label, name, first) in enumerate(starts):
+            if number % 8 == 0:
+                bare.append(_bare(database))
+            port = free_port()
+            settings = variables | {"FUNCTION_TARGET": name, "PORT": str(port)}
+            taken = _start([sys.executable, "-m", "functions"], settings, port, first)
+            samples.setdefault(label, []).append(taken)
+        samples.setdefault("bare_hello", []).append(statistics.median(bare))
+        for name, told in _imports(python).items():
+            imports[name].append(told["cpu_ms"])
+            modules[name] = int(told["modules"])
+    ratio = {name: ratios(taken, samples["bare_hello"]) for name, taken in samples.items()}
+    slowest = max(names(), key=lambda name: ratio[name]["median"])
     return {
-        "goal": GOAL,
-        "seconds": {name: round(statistics.median(found), 3) for name, found in samples.items()},
-        "ratio": {name: round(statistics.median(found) / bare, 2) for name, found in samples.items()},
-        "imports": {name: _imports(name, python) for name in names()},
+        "slowest": {"function": slowest, **ratio[slowest]},
+        "seconds": {name: spread(taken) for name, taken in samples.items()},
+        "ratio": ratio,
+        "imports": {name: {"cpu_ms": spread(taken), "modules": modules[name]} for name, taken in imports.items()},
     }
+
+
+def _bare(database: Database) -> float:
+    port = free_port()
+    return _start(reference_command("hello"), reference_environment(database, port), port, request("/"))
 
 
 def _start(command: list[str], variables: dict[str, str], port: int, first: bytes) -> float:
@@ -71,14 +93,8 @@ def _start(command: list[str], variables: dict[str, str], port: int, first: byte
         process.wait(20)
 
 
-def _imports(name: str, variables: dict[str, str]) -> dict[str, float]:
-    """CPU milliseconds and modules beyond functions-framework; the least of several runs."""
-    found = []
-    for _ in range(5):
-        done = subprocess.run(
-            [sys.executable, "-c", IMPORTS.format(name=name)],
-            cwd=ROOT, env=variables, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        found.append([float(word) for word in done.stdout.split()])
-    milliseconds, modules = min(found)
-    return {"cpu_ms": milliseconds, "modules": modules}
+def _imports(variables: dict[str, str]) -> dict[str, dict[str, float]]:
+    """CPU milliseconds and modules of each function, beyond functions-framework."""
+    words = [sys.executable, "-c", IMPORTS, *names()]
+    done = subprocess.run(words, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True, check=True)
+    return {name: json.loads(line) for name, line in zip(names(), done.stdout.splitlines(), strict=True)}

@@ -3,52 +3,37 @@
 Both write into the same local stack; the peer goes through its data API, as it would on Supabase.
 """
 
-import os
-import statistics
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
+from bench import peers
 from bench.functions import load
 from bench.functions.world import BODY, cpu_seconds, request
-from local import NODE, ROOT
+from bench.rounds import ratios, rounds, spread
 from local.processes import launch
 from local.stack import Stack, free_port
 from tests.functions.serving import RECORD
 from tests.world import Database
 
 PACKAGES = ("deno@2", "@supabase/supabase-js@2")
-TURNS = 12
-TURN_SECONDS = 1.0
+FOLDER = peers.HOME / "deno"
+ROUNDS, TURN_SECONDS = 6, 0.75
 
 
 def measure(home: Path, _database: Database) -> dict[str, Any]:
-    deno = _install(ROOT / ".strive" / "bench")
+    if why := peers.npm(FOLDER, *PACKAGES):
+        return {"absent": {"Deno": why}}
+    shutil.copy(Path(__file__).parent / "peer/record-activity.ts", FOLDER)
     stack = Stack(home / "stack", durable=False)
     stack.start(0, 0)
     try:
-        return _compare(home, stack, deno)
+        return _compare(home, stack, FOLDER)
     finally:
         stack.stop()
-
-
-def _install(folder: Path) -> Path:
-    """Outside the product, and only when asked for."""
-    npm = NODE.parent.parent / "lib/node_modules/npm/bin/npm-cli.js"
-    folder.mkdir(parents=True, exist_ok=True)
-    quietly = ("--no-save", "--no-audit", "--no-fund", "--loglevel=error")
-    words: list[str | Path] = [NODE, npm, "install", *quietly, "--prefix", folder, *PACKAGES]
-    subprocess.run(words, check=True, env=_environment(folder), stdout=sys.stderr)
-    (folder / "record-activity.ts").write_text((Path(__file__).parent / "peer/record-activity.ts").read_text())
-    return folder
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    return os.environ | {"PATH": f"{NODE.parent}:{os.environ['PATH']}", "HOME": str(folder)}
 
 
 def _compare(home: Path, stack: Stack, folder: Path) -> dict[str, Any]:
@@ -67,7 +52,7 @@ def _compare(home: Path, stack: Stack, folder: Path) -> dict[str, Any]:
     }
     allowed = ("--no-prompt", "--node-modules-dir=manual", "--allow-net", "--allow-env", "--allow-read")
     words: list[str | Path] = [folder / "node_modules/.bin/deno", "run", *allowed, folder / "record-activity.ts"]
-    deno = launch(words, log=home / "deno.log", cwd=folder, env=_environment(folder) | variables)
+    deno = launch(words, log=home / "deno.log", cwd=folder, env=peers.beside_node(folder) | variables)
     try:
         _await_ready(home / "deno.log", deno)
         return _turns(
@@ -83,27 +68,20 @@ def _compare(home: Path, stack: Stack, folder: Path) -> dict[str, Any]:
 
 def _turns(contenders: dict[str, tuple[int, list[psutil.Process], bytes]]) -> dict[str, Any]:
     rates: dict[str, list[float]] = {name: [] for name in contenders}
-    samples = {name: load.Samples() for name in contenders}
-    cpu = dict.fromkeys(contenders, 0.0)
-    for _ in range(TURNS):
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
+    for port, _, sent in contenders.values():  # to warm up
+        load.run(port, sent, connections=16, seconds=TURN_SECONDS)
+    for _ in rounds("record-activity beside Deno", ROUNDS):
         for name, (port, processes, sent) in contenders.items():
             before = sum(map(cpu_seconds, processes))
             turn = load.run(port, sent, connections=16, seconds=TURN_SECONDS)
             assert not turn.failures, turn.failures[0]
-            cpu[name] += sum(map(cpu_seconds, processes)) - before
+            cpu[name].append((sum(map(cpu_seconds, processes)) - before) / len(turn.latencies) * 1e6)
             rates[name].append(turn.rate)
-            samples[name].add(turn)
-    ratios = [mine / peer for mine, peer in zip(rates["record_activity"], rates["deno"], strict=True)]
-    figures = {
-        name: {
-            "per_second": round(found.rate),
-            "p50_ms": round(found.percentile_ms(0.5), 2),
-            "p99_ms": round(found.percentile_ms(0.99), 2),
-            "cpu_us_per_request": round(cpu[name] / len(found.latencies) * 1e6),
-        }
-        for name, found in samples.items()
+    return {
+        "rate_ratio": ratios(rates["record_activity"], rates["deno"]),
+        **{name: {"per_second": spread(rates[name]), "cpu_us_per_request": spread(cpu[name])} for name in contenders},
     }
-    return {"rate_ratio": round(statistics.median(ratios), 2), **figures}
 
 
 def _functions(stack: Stack) -> psutil.Process:

@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +20,36 @@ from bench.functions.world import (
     request,
     signed_in,
 )
+from bench.rounds import Spread, ratios, rounds, spread
 from tests.functions.serving import ENTRY
 from tests.world import ACME, PEOPLE, Database
 
-TURN_SECONDS = 0.5
-TURNS = 24
-GOALS = {
-    "rate_ratio": ">= 0.85",
-    "p99_ratio": "<= 2.0",
-    "cpu_us_per_request": "<= 230",
-    "added_p50_ms_at_one_connection": "<= 0.4",
-}
+TURN_SECONDS, ROUNDS = 0.75, 10
+ALONE_SECONDS, ALONE_ROUNDS = 0.4, 6
 
 
 class Contender:
     def __init__(self, port: int, process: Any, request: bytes, database: Database) -> None:
         self.port, self.process, self.request, self.database = port, process, request, database
-        self.samples, self.rates = load.Samples(), list[float]()
-        self.cpu = self.postgres_cpu = 0.0
+        self.turns: dict[str, list[float]] = defaultdict(list)
 
-    def turn(self, connections: int = 16, seconds: float = TURN_SECONDS) -> None:
+    def turn(self) -> None:
         cpu, postgres = cpu_seconds(self.process), postgres_cpu_seconds(self.database)
-        samples = load.run(self.port, self.request, connections=connections, seconds=seconds)
+        samples = load.run(self.port, self.request, connections=16, seconds=TURN_SECONDS)
         assert not samples.failures, samples.failures[0]
-        self.cpu += cpu_seconds(self.process) - cpu
-        self.postgres_cpu += postgres_cpu_seconds(self.database) - postgres
-        self.samples.add(samples)
-        self.rates.append(samples.rate)
-
-    def figures(self) -> dict[str, float]:
-        count = len(self.samples.latencies)
-        return {
-            "requests": count,
-            "per_second": round(self.samples.rate),
-            "p50_ms": round(self.samples.percentile_ms(0.5), 2),
-            "p99_ms": round(self.samples.percentile_ms(0.99), 2),
-            "cpu_us_per_request": round(self.cpu / count * 1e6),
-            "postgres_cpu_us_per_request": round(self.postgres_cpu / count * 1e6),
+        count = len(samples.latencies)
+        told = {
+            "per_second": samples.rate,
+            "p50_ms": samples.percentile_ms(0.5),
+            "p99_ms": samples.percentile_ms(0.99),
+            "cpu_us_per_request": (cpu_seconds(self.process) - cpu) / count * 1e6,
+            "postgres_cpu_us_per_request": (postgres_cpu_seconds(self.database) - postgres) / count * 1e6,
         }
+        for name, value in told.items():
+            self.turns[name].append(value)
+
+    def figures(self) -> dict[str, Spread]:
+        return {name: spread(values) for name, values in self.turns.items()}
 
 
 def measure(home: Path, database: Database) -> dict[str, Any]:
@@ -74,25 +67,19 @@ def measure(home: Path, database: Database) -> dict[str, Any]:
         }
         for contender in contenders.values():
             load.run(contender.port, contender.request, connections=16, seconds=1.0)
-        for _ in range(TURNS):
+        for _ in rounds("throughput", ROUNDS):
             for contender in contenders.values():
                 contender.turn()
         one = _one_connection(database, bare, contenders["record_activity"])
-    figures: dict[str, Any] = {name: contender.figures() for name, contender in contenders.items()}
-    mine = contenders["record_activity"]
+    mine, owner = contenders["record_activity"].turns, contenders["bare_as_owner"].turns
     return {
-        "goals": GOALS,
-        "rate_ratio": _ratio(mine, bare),
-        "rate_ratio_to_owner": _ratio(mine, contenders["bare_as_owner"]),
-        "p99_ratio": round(mine.samples.percentile_ms(0.99) / bare.samples.percentile_ms(0.99), 2),
-        **figures,
+        "rate_ratio": ratios(mine["per_second"], bare.turns["per_second"]),
+        "rate_ratio_to_owner": ratios(mine["per_second"], owner["per_second"]),
+        "p99_ratio": ratios(mine["p99_ms"], bare.turns["p99_ms"]),
+        "cpu_ratio": ratios(mine["cpu_us_per_request"], bare.turns["cpu_us_per_request"]),
+        **{name: contender.figures() for name, contender in contenders.items()},
         "one_connection": one,
     }
-
-
-def _ratio(mine: Contender, bare: Contender) -> float:
-    """Of turns that followed each other."""
-    return round(statistics.median(a / b for a, b in zip(mine.rates, bare.rates, strict=True)), 3)
 
 
 def _call(database: Database) -> bytes:
@@ -104,23 +91,26 @@ def _call(database: Database) -> bytes:
     return json.dumps({"type": "CALL", "title": "Called", "lead_id": str(lead[0])}).encode()
 
 
-def _one_connection(database: Database, bare: Contender, mine: Contender) -> dict[str, float]:
-    """Median latency of the statement alone, and of the endpoints, with nobody else waiting."""
-    samples: dict[str, list[float]] = {"statement": [], "bare": [], "record_activity": []}
+def _one_connection(database: Database, bare: Contender, mine: Contender) -> dict[str, Spread]:
+    """Median latencies of the statement alone, and of the endpoints, with nobody else waiting."""
+    medians: dict[str, list[float]] = {"statement": [], "bare": [], "record_activity": []}
     entry = ENTRY | {"metadata": '{"from": "bench"}'}
     values = [ACME, PEOPLE["member"], *(entry[name] for name in _COLUMNS), CLAIMS]
     with psycopg.connect(database.url("strive_functions"), autocommit=True) as connection:
-        for _ in range(8):
-            until = time.perf_counter() + TURN_SECONDS
+        for _ in rounds("one connection", ALONE_ROUNDS):
+            until, taken = time.perf_counter() + ALONE_SECONDS, list[float]()
             while (began := time.perf_counter()) < until:
                 connection.execute(INSERT, values).fetchone()
-                samples["statement"].append(time.perf_counter() - began)
+                taken.append((time.perf_counter() - began) * 1000)
+            medians["statement"].append(statistics.median(taken))
             for name, contender in (("bare", bare), ("record_activity", mine)):
-                answers = load.run(contender.port, contender.request, connections=1, seconds=TURN_SECONDS)
-                samples[name] += answers.latencies
-    medians = {f"{name}_p50_ms": round(statistics.median(found) * 1000, 3) for name, found in samples.items()}
-    added = medians["record_activity_p50_ms"] - medians["statement_p50_ms"]
-    return medians | {"added_p50_ms": round(added, 3)}
+                answers = load.run(contender.port, contender.request, connections=1, seconds=ALONE_SECONDS)
+                medians[name].append(answers.percentile_ms(0.5))
+    beyond = {
+        f"{name}_added_p50_ms": spread([a - b for a, b in zip(medians[name], medians["statement"], strict=True)])
+        for name in ("bare", "record_activity")
+    }
+    return {f"{name}_p50_ms": spread(found) for name, found in medians.items()} | beyond
 
 
 _COLUMNS = ("type", "title", "entity_type", "entity_id", "action", "metadata")

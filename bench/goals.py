@@ -1,0 +1,161 @@
+"""What is wanted of each bench: the figures that count, what they are set against, and their bounds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.rounds import Spread
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    what: str
+    reference: str
+    # Where it stands among the figures of its bench.
+    path: str
+    unit: str = "×"
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def figure(self, outcome: Results) -> Spread | None:
+        """What was found; nothing if it was not measured."""
+        found: Any = outcome.get("figures")
+        for name in self.path.split("."):
+            if not isinstance(found, Mapping) or name not in found:
+                return None
+            found = found[name]
+        if isinstance(found, Mapping):
+            return {name: float(found[name]) for name in ("median", "low", "high", "rounds")}
+        return {"median": float(found), "low": float(found), "high": float(found), "rounds": 1}
+
+    def is_met(self, figure: Spread) -> bool | None:
+        """By the median; nothing where nothing in particular is wanted."""
+        if self.at_most is not None:
+            return figure["median"] <= self.at_most
+        return None if self.at_least is None else figure["median"] >= self.at_least
+
+    @property
+    def bound(self) -> str:
+        if self.at_most is not None:
+            return f"≤ {number(self.at_most)}{unit(self.unit)}"
+        return "" if self.at_least is None else f"≥ {number(self.at_least)}{unit(self.unit)}"
+
+
+def number(value: float) -> str:
+    if value and abs(value) < 0.1:
+        return f"{value:.2g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def unit(name: str) -> str:
+    return f" {name}" if name and name != "×" else name
+
+
+def told(goal: Goal, figure: Spread) -> str:
+    """The median, and in parentheses the lowest and highest of the rounds."""
+    middle = f"{number(figure['median'])}{unit(goal.unit)}"
+    if figure["rounds"] == 1:
+        return middle
+    return f"{middle} ({number(figure['low'])}–{number(figure['high'])})"
+
+
+BARE = "a bare functions-framework endpoint that does the same INSERT"
+HELLO_ALONE = "a bare functions-framework hello"
+HELLO = "the same server's /healthz"
+BY_HAND = "the same statement without policies, its condition written by hand"
+
+GOALS: dict[str, list[Goal]] = {
+    "rls": [
+        Goal("newest 50 of a tenant, the dearest table", BY_HAND, "worst_read.ratio", at_most=1.3),
+        Goal("single-row writes, the dearest", BY_HAND, "worst_write.ratio", at_most=1.5),
+        Goal("cost of the newest 50, from 100 k to 3 M rows", "the cheapest of the three sizes", "growth", at_most=1.2),
+    ],
+    "functions": [
+        Goal("record-activity, requests a second", BARE, "throughput.rate_ratio", at_least=0.85),
+        Goal("its p99", BARE, "throughput.p99_ratio", at_most=2.0),
+        Goal(
+            "its processor time a request",
+            "budget",
+            "throughput.record_activity.cpu_us_per_request",
+            "µs",
+            at_most=230,
+        ),
+        Goal("the same", BARE, "throughput.cpu_ratio"),
+        Goal(
+            "its p50 beyond the statement alone, one connection",
+            "the raw statement",
+            "throughput.one_connection.record_activity_added_p50_ms",
+            "ms",
+            at_most=0.4,
+        ),
+        Goal(
+            "what the bare endpoint adds there",
+            "the raw statement",
+            "throughput.one_connection.bare_added_p50_ms",
+            "ms",
+        ),
+        Goal(
+            "its requests a second",
+            "the INSERT as the table's owner, without policies",
+            "throughput.rate_ratio_to_owner",
+        ),
+        Goal("cold start, the slowest function", HELLO_ALONE, "cold.slowest", at_most=1.3),
+        Goal("first recorded activity after a start", HELLO_ALONE, "cold.ratio.record_activity_signed_in", at_most=1.3),
+        Goal("memory of a worker, at most", "budget", "memory.highest_mb", "MB", at_most=80),
+        Goal("the same at its start", HELLO_ALONE, "memory.at_start_ratio"),
+        Goal("memory over 100,000 requests, last quarter", "the second quarter", "memory.growth", at_most=1.02),
+        Goal(
+            "record-activity, requests a second", "the same as a Deno Edge Function with supabase-js", "peer.rate_ratio"
+        ),
+    ],
+    "webhook": [
+        Goal(
+            "events a second over HTTP, 8 at once",
+            "@supabase/stripe-sync-engine",
+            "speed.http_rate_ratio_at_8",
+            at_least=3,
+        ),
+        Goal("wrong final states of 1,000 subscriptions, shuffled", "none", "order.wrong", "", at_most=0),
+    ],
+    "flags": [
+        Goal(
+            "one flag with conditions, per processor second",
+            "the fastest of the peers",
+            "evaluation.with_conditions.one_ratio",
+            at_least=8,
+        ),
+        Goal("all 100 flags", "the fastest of the peers", "evaluation.with_conditions.all_ratio", at_least=8),
+        Goal("one flag over HTTP, requests a second", HELLO, "serving.one.of_hello", at_least=0.6),
+        Goal("all 100 over HTTP", HELLO, "serving.all.of_hello", at_least=0.4),
+        Goal("all 100, no answer remembered", HELLO, "serving.all_anew.of_hello"),
+        Goal("304 Not Modified", "all 100 over HTTP", "serving.unchanged_of_all", at_least=1),
+        Goal("transactions in 1,000 requests", "none", "serving.transactions_per_1000_requests", "", at_most=1),
+        Goal("memory of 10,000 flags", "budget", "loading.memory_mb", "MB", at_most=60),
+        Goal("10,000 flags loaded again", "budget", "loading.rebuild_seconds", "s", at_most=0.5),
+        Goal("the same", "parsing their JSON", "loading.ratio"),
+        Goal("longest wait of a request meanwhile", "budget", "loading.longest_pause_ms", "ms", at_most=50),
+    ],
+    "stack": [
+        Goal("first start", "budget", "first_start_s", "s", at_most=5),
+        Goal("the same", "Postgres alone, made and started", "first_start_ratio"),
+        Goal("warm start", "budget", "warm_start_s", "s", at_most=1.5),
+        Goal("the same", "Postgres alone, started", "warm_start_ratio"),
+        Goal("memory at rest", "budget", "idle_memory_mb", "MB", at_most=350),
+    ],
+    "crm": [
+        Goal("search in 50,000 leads, the slowest of 14 kinds", "budget", "slowest_search", "ms", at_most=10),
+        Goal("pipeline report", BY_HAND, "reports.pipeline report.ratio"),
+        Goal("feed, newest 50", BY_HAND, "reports.feed, newest 50.ratio"),
+        Goal("50,000 leads imported over HTTP", "budget", "import.over_http_s", "s", at_most=15),
+        Goal("the same", "COPY of the same lines into the same table", "import.ratio"),
+    ],
+    "dashboard": [
+        Goal("first screen in one call, kept values", "17 reads by hand", "first_screen.kept.waiting_ratio"),
+        Goal("the same, everything counted anew", "17 reads by hand", "first_screen.counted.waiting_ratio"),
+    ],
+    "templates": [
+        Goal("search in 100,000 templates, the slowest of 8 kinds", "budget", "slowest_search", "ms", at_most=10),
+    ],
+}

@@ -1,0 +1,21 @@
+"""Draws what was measured into docs/benchmarks, one message a plot."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.plots.messages import PLOTS
+from bench.plots.svg import svg
+
+__all__ = ["PLOTS", "draw"]
+
+
+def draw(outcomes: Mapping[str, Any], folder: Path) -> Iterator[Path]:
+    """One file for every plot whose figures are there; one whose figures are not there any more goes."""
+    for plot in PLOTS:
+        path = folder / f"{plot.name}.svg"
+        if drawn := plot.made_from(outcomes.get(plot.bench, {})):
+            path.write_text(svg(drawn))
+            yield path
+        else:
+            path.unlink(missing_ok=True)

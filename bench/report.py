@@ -1,0 +1,134 @@
+"""What was measured, in words: a table for the terminal and the page docs/benchmarks/README.md."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bench.goals import GOALS, Goal, told
+from bench.plots import PLOTS
+
+Outcomes = Mapping[str, Any]
+Line = tuple[Goal, str, str]  # the goal, what was found, and whether that is enough
+MET = {True: "met", False: "not met", None: ""}
+
+INTRODUCTION = """\
+`make bench` writes this page, the plots and [results.json](results.json) anew; `make bench ARGS="flags"` one part.
+Everything is set against a reference of the same run, which had its turn in every round: a figure is the median of its
+rounds, beside it the lowest and the highest. × is a ratio to the reference; a *budget* is a bound that was set
+beforehand. Goals are judged by the median."""
+TITLES = {
+    "rls": "Row-level security",
+    "functions": "Functions",
+    "webhook": "Stripe's events",
+    "flags": "Feature flags",
+    "stack": "The local stack",
+    "crm": "CRM",
+    "dashboard": "Dashboard",
+    "templates": "AI Garage",
+}
+
+
+def summary(outcomes: Outcomes) -> str:
+    lines = [
+        (name, goal.what, goal.reference, found, goal.bound, met)
+        for name, outcome in outcomes.items()
+        for goal, found, met in _lines(name, outcome)
+    ]
+    head = ("bench", "what", "beside", "median (lowest–highest)", "goal", "")
+    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(6)]
+    table = ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)) for line in [head, *lines]]
+    return "\n".join(["", *(line.rstrip() for line in table), "", _count(outcomes), *_missing(outcomes)])
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """Written from the results alone, so that it says nothing else."""
+    outcomes = results["benches"]
+    whole = results.get("whole")
+    took = f" All of it took {whole['seconds'] // 60} min {whole['seconds'] % 60} s." if whole else ""
+    parts = [
+        "# What was measured",
+        INTRODUCTION,
+        f"**{_count(outcomes)}**{took}",
+        *(f"- {line}" for line in _missing(outcomes)),
+        *_machines(outcomes),
+    ]
+    for name, title in TITLES.items():
+        if name in outcomes:
+            parts += [f"## {title}", *_section(name, outcomes[name])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(name: str, outcome: Outcomes) -> Iterator[str]:
+    yield f"`python -m bench.{name}`, {outcome['at']} UTC, {outcome['seconds']:.0f} s"
+    if why := _why(outcome):
+        yield f"Nothing was measured: {why}"
+        return
+    lines = [
+        f"| {goal.what} | {goal.reference} | {found} | {goal.bound} | {met if met != 'not met' else '**not met**'} |"
+        for goal, found, met in _lines(name, outcome)
+    ]
+    yield "\n".join(["| | beside | median (lowest–highest) | goal | |", "|---|---|---|---|---|", *lines])
+    for each, why in _absent(outcome["figures"]):
+        yield f"Skipped: {each}, because {why}"
+    drawn = [f"![{plot.alt}]({plot.name}.svg)" for plot in PLOTS if plot.bench == name and plot.made_from(outcome)]
+    if drawn:
+        yield "\n".join(drawn)
+
+
+def _lines(name: str, outcome: Outcomes) -> Iterator[Line]:
+    for goal in GOALS.get(name, []):
+        figure = goal.figure(outcome)
+        if figure is None:
+            yield goal, "not measured", ""
+        else:
+            yield goal, told(goal, figure), MET[goal.is_met(figure)]
+
+
+def _count(outcomes: Outcomes) -> str:
+    every = [(goal, met) for name, outcome in outcomes.items() for goal, _, met in _lines(name, outcome) if goal.bound]
+    met = sum(each == "met" for _, each in every)
+    missed = [f"{goal.what} ({goal.bound})" for goal, each in every if each == "not met"]
+    unknown = sum(each == "" for _, each in every)
+    said = f"{met} of {len(every)} goals met."
+    if missed:
+        said += f" Not met: {'; '.join(missed)}."
+    return said + (f" Not measured: {unknown}." if unknown else "")
+
+
+def _missing(outcomes: Outcomes) -> Iterator[str]:
+    for name, outcome in outcomes.items():
+        if why := _why(outcome):
+            yield f"{name}: {why}"
+        for each, reason in _absent(outcome.get("figures", {})):
+            yield f"{name}: {each} was skipped: {reason}"
+
+
+def _why(outcome: Outcomes) -> str | None:
+    if "failed" in outcome:
+        return f"it failed: {outcome['failed']}"
+    return f"it was left out: {outcome['left_out']}" if "left_out" in outcome else None
+
+
+def _absent(figures: Any) -> Iterator[tuple[str, str]]:
+    """Peers that could not be had, wherever a bench tells it."""
+    if isinstance(figures, Mapping):
+        for name, found in figures.items():
+            if name == "absent":
+                yield from found.items()
+            elif name == "peer_absent":
+                yield "the peer", found
+            else:
+                yield from _absent(found)
+
+
+def _machines(outcomes: Outcomes) -> Iterator[str]:
+    """Where the figures are from; busy is what the machine was when a bench began, in processes that wanted to run."""
+    seen: dict[str, list[str]] = {}
+    for name, outcome in outcomes.items():
+        if told_by := outcome.get("machine"):
+            words = [
+                f"{told_by['cpus']} × {told_by.get('processor', 'processor')}",
+                f"{told_by.get('memory_gb', '?')} GB, {told_by['system']}, Python {told_by['python']}",
+            ]
+            seen.setdefault(", ".join(words), []).append(f"{name} {told_by['load']:.1f}" if "load" in told_by else name)
+    for where, names in seen.items():
+        yield f"On {where}. Processes that wanted to run when each began: {', '.join(names)}."

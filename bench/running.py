@@ -1,0 +1,166 @@
+"""Runs one bench after the other within a time, each in a process of its own, and shows how far it is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from bench.rounds import UNTIL
+
+# To end what a bench has started, before it is killed.
+GRACE_SECONDS = 20
+# Where nobody watches, a line now and then is enough.
+SELDOM_SECONDS = 10
+
+Outcome = dict[str, Any]
+Environment = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A module that prints its figures as JSON, and the seconds that it takes on two cores."""
+
+    module: str
+    seconds: float
+    needs_population: bool = False
+
+
+def run_all(benches: Mapping[str, Bench], budget: float, populate: Callable[[], Environment]) -> dict[str, Outcome]:
+    """`populate` is called once, when the first bench needs it."""
+    progress = _Progress(benches, budget)
+    outcomes: dict[str, Outcome] = {}
+    environment: Environment = {}
+    for name, bench in benches.items():
+        began = time.monotonic()
+        if progress.left() <= 0:
+            outcomes[name] = {"left_out": f"the {budget / 60:g} minutes were over"}
+        else:
+            progress.start(name)
+            try:
+                if bench.needs_population and not environment:
+                    progress.show("making a database …")
+                    environment = populate()
+                outcomes[name] = _run(bench, environment, progress)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
+                outcomes[name] = {"failed": str(error)}
+        outcomes[name] |= {
+            "seconds": round(time.monotonic() - began, 1),
+            "at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+        }
+        progress.end(name, outcomes[name])
+    return outcomes
+
+
+class _Progress:
+    def __init__(self, benches: Mapping[str, Bench], budget: float) -> None:
+        self._benches, self._budget, self._began = benches, budget, time.monotonic()
+        self._names = list(benches)
+        self._name, self._started, self._shown, self._expected = "", self._began, 0.0, 0.0
+
+    def left(self) -> float:
+        return self._budget - (time.monotonic() - self._began)
+
+    def share(self) -> float:
+        """Of the time that is left, what this bench may take so that all others come to theirs."""
+        later = self._names[self._names.index(self._name) :]
+        wanted = sum(self._benches[name].seconds for name in later)
+        return self.left() * self._benches[self._name].seconds / wanted
+
+    def start(self, name: str) -> None:
+        self._name, self._started = name, time.monotonic()
+
+    def show(self, what: str) -> None:
+        now = time.monotonic()
+        if not sys.stderr.isatty() and now - self._shown < SELDOM_SECONDS:
+            return
+        self._shown = now
+        gone = f"{_minutes(now - self._began)} gone, about {self._remaining()} left"
+        end = "" if sys.stderr.isatty() else "\n"
+        print(f"{_clear()}{self._place()} {self._name}: {what} · {gone}", end=end, file=sys.stderr, flush=True)
+
+    def end(self, name: str, outcome: Outcome) -> None:
+        self._name = name
+        self._expected += self._benches[name].seconds
+        how = next((f"{word}: {outcome[key]}" for key, word in WORDS.items() if key in outcome), "measured")
+        print(f"{_clear()}{self._place()} {name}: {how} ({outcome['seconds']:.0f} s)", file=sys.stderr, flush=True)
+
+    def _place(self) -> str:
+        return f"[{self._names.index(self._name) + 1}/{len(self._names)}]"
+
+    def _remaining(self) -> str:
+        """As long as expected, at the pace so far."""
+        now = time.monotonic()
+        pace = (self._started - self._began) / self._expected if self._expected else 1.0
+        later = self._names[self._names.index(self._name) + 1 :]
+        this = max(self._benches[self._name].seconds * pace - (now - self._started), 1)
+        return _minutes(min(this + pace * sum(self._benches[name].seconds for name in later), max(self.left(), 0)))
+
+
+WORDS = {"failed": "FAILED", "left_out": "left out"}
+
+
+def _run(bench: Bench, environment: Environment, progress: _Progress) -> Outcome:
+    # Its rounds become fewer after its share; only what hangs is ended.
+    share, limit = progress.share(), min(2 * progress.share(), progress.left())
+    variables = os.environ | environment | {UNTIL: str(time.time() + share)}
+    said: deque[str] = deque(maxlen=40)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", bench.module],
+            env=variables,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that all of it can be ended
+        )
+        assert process.stderr
+        listener = threading.Thread(target=_listen, args=(process.stderr, said, progress))
+        listener.start()
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"it was not ready within {limit:.0f} s; last said: {said[-1] if said else 'nothing'}"}
+        finally:
+            _end(process)
+            listener.join(5)
+        if process.returncode:
+            print("\n".join(["", *said]), file=sys.stderr)
+            return {"failed": said[-1] if said else f"exit status {process.returncode}"}
+        output.seek(0)
+        told: Outcome = json.loads(output.read())
+        return told
+
+
+def _listen(lines: IO[str], said: deque[str], progress: _Progress) -> None:
+    for line in lines:
+        if text := line.rstrip():
+            said.append(text)
+            progress.show(text)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """As by Ctrl-C, so that it ends what it has started; else with all that is still of its session."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _clear() -> str:
+    return "\r\033[K" if sys.stderr.isatty() else ""
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"

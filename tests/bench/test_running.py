@@ -1,0 +1,140 @@
+"""The frame around the benches: what fails is said to have failed, and the others go on, within a time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import peers
+from bench.__main__ import BENCHES, FOLDER, main
+from bench.goals import GOALS
+from bench.plots import PLOTS, draw
+from bench.report import page, summary
+from bench.rounds import UNTIL, ratios, rounds, spread
+from bench.running import Bench
+
+WORKS = (
+    'import json; print(json.dumps({"figures": {"first_start_s": {"median": 2, "low": 1, "high": 3, "rounds": 5}}}))'
+)
+FAILS = 'raise ValueError("no such table")'
+HANGS = 'import pathlib, time\nprint("waiting", file=__import__("sys").stderr, flush=True)\ntry:\n  time.sleep(60)\n'
+HANGS += 'finally:\n  pathlib.Path("cleaned").touch()'
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Benches of one file each, run as the real ones are."""
+
+    def run(budget: float = 60, **sources: str) -> tuple[int, dict[str, Any]]:
+        for name, source in sources.items():
+            (tmp_path / f"bench_{name}.py").write_text(source)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{FOLDER.parent.parent}")
+        benches = {name: Bench(f"bench_{name}", 1) for name in sources}
+        status = main([], benches, tmp_path / "results", budget)
+        return status, json.loads((tmp_path / "results/results.json").read_text())["benches"]
+
+    return run
+
+
+def test_a_bench_that_fails_says_why_and_the_others_go_on(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = run(crm=FAILS, stack=WORKS)
+    assert status == 1
+    assert found["crm"]["failed"] == "ValueError: no such table"
+    assert found["stack"]["figures"]["first_start_s"]["median"] == 2
+    told = capsys.readouterr()
+    assert "crm: FAILED: ValueError: no such table" in told.err
+    assert "crm: it failed: ValueError: no such table" in told.out
+    assert "first start" in told.out
+
+
+def test_all_is_well_when_none_fails(run: Any) -> None:
+    status, found = run(stack=WORKS)
+    assert status == 0
+    assert set(found["stack"]) == {"figures", "seconds", "at"}
+
+
+def test_a_bench_that_hangs_is_ended_and_may_clean_up_and_what_is_left_has_its_turn(run: Any, tmp_path: Path) -> None:
+    began = time.monotonic()
+    status, found = run(budget=4, crm=HANGS, stack=WORKS)
+    assert time.monotonic() - began < 10
+    assert status == 1
+    assert found["crm"]["failed"].startswith("it was not ready within ")
+    assert found["crm"]["failed"].endswith("last said: waiting")
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_what_the_time_was_not_enough_for_is_named(run: Any) -> None:
+    status, found = run(budget=0, stack=WORKS)
+    assert status == 1
+    assert found["stack"]["left_out"] == "the 0 minutes were over"
+
+
+def test_what_was_measured_before_is_kept_when_only_a_part_is_run(run: Any) -> None:
+    run(stack=WORKS)
+    _, found = run(crm=WORKS)
+    assert set(found) == {"stack", "crm"}
+
+
+def test_a_peer_that_cannot_be_had_is_skipped_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("npm_config_offline", "true")
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "empty"))
+    for found in (peers.pip(tmp_path, "growthbook"), peers.npm(tmp_path, "deno@2")):
+        assert found
+        assert "rror" in found
+        outcome = {"figures": {"evaluation": {"absent": {"growthbook": found}}}, "at": "now", "seconds": 1}
+        assert f"growthbook was skipped: {found}" in summary({"flags": outcome})
+        assert f"Skipped: growthbook, because {found}" in page({"benches": {"flags": outcome}})
+
+
+def test_on_a_slow_machine_there_are_fewer_rounds_but_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(rounds("x", 5)) == [1, 2, 3, 4, 5]
+    monkeypatch.setenv(UNTIL, str(time.time() - 1))
+    assert list(rounds("x", 5)) == [1, 2, 3]
+
+
+def test_a_ratio_is_that_of_each_round() -> None:
+    assert spread([3, 1, 2]) == {"median": 2, "low": 1, "high": 3, "rounds": 3}
+    assert ratios([2, 4, 9], [1, 2, 3]) == {"median": 2, "low": 2, "high": 3, "rounds": 3}
+
+
+def test_a_goal_is_met_by_its_median() -> None:
+    goal = next(each for each in GOALS["stack"] if each.what == "warm start")
+    assert goal.is_met({"median": 1.5, "low": 1, "high": 9, "rounds": 3}) is True
+    assert goal.is_met({"median": 1.51, "low": 1, "high": 9, "rounds": 3}) is False
+    assert goal.figure({"failed": "why"}) is None
+
+
+def test_the_page_and_the_plots_are_those_of_the_results(tmp_path: Path) -> None:
+    results = json.loads((FOLDER / "results.json").read_text())
+    assert (FOLDER / "README.md").read_text() == page(results)
+    drawn = {path.name: path.read_text() for path in draw(results["benches"], tmp_path)}
+    assert drawn == {path.name: path.read_text() for path in FOLDER.glob("*.svg")}
+
+
+def test_every_figure_that_is_wanted_is_among_those_that_were_measured() -> None:
+    outcomes = json.loads((FOLDER / "results.json").read_text())["benches"]
+    assert set(GOALS) == set(BENCHES)
+    measured = {name: outcome for name, outcome in outcomes.items() if "figures" in outcome}
+    missing = [
+        f"{name}: {goal.what}"
+        for name, outcome in measured.items()
+        for goal in GOALS[name]
+        if goal.figure(outcome) is None
+    ]
+    assert not missing
+    assert not [plot.name for plot in PLOTS if plot.bench in measured and not plot.made_from(measured[plot.bench])]
+
+
+def test_an_unknown_bench_is_named_with_those_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "speed"], cwd=FOLDER.parent.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "There is no speed. Found: functions, webhook" in done.stderr
