@@ -4,6 +4,7 @@ import json
 import os
 import time
 import urllib.request
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -25,7 +26,7 @@ def main() -> None:
         try:
             run_due(told["DB_URL"], told["FUNCTIONS_URL"], told["SECRET_KEY"])
         except psycopg.Error as error:
-            print(f"the database is away: {error}", flush=True)
+            say(f"the database is away: {error}")
         time.sleep(60 - time.time() % 60)
 
 
@@ -39,7 +40,11 @@ def run_due(database_url: str, functions_url: str, secret_key: str) -> None:
                 outcome, result = _by_its_function(f"{functions_url}/{job.replace('_', '-')}", secret_key)
             found = result.values() if isinstance(result, dict) else [result]
             if outcome != "DONE" or any(found):
-                print(f"{job} {outcome}: {json.dumps(result, ensure_ascii=False)}", flush=True)
+                say(f"{job} {outcome}: {json.dumps(result, ensure_ascii=False)}")
+
+
+def say(text: str) -> None:
+    print(f"{datetime.now(UTC):%H:%M:%S} UTC  {text}", flush=True)
 
 
 def _in_the_database(connection: Connection, job: str) -> tuple[str, Any]:
