@@ -110,10 +110,13 @@ def test_what_an_operator_types_works_and_finds_a_healthy_stack(made: Stack) -> 
     for text, answer in told.items():
         if "billing_attention" in text or "is_overdue" in text:
             assert answer == "[]"
-        else:
-            assert json.loads(answer)["outcome"] == "DONE"
+            continue
+        job = json.loads(answer)
+        while job["outcome"] == "SKIPPED":  # the stack's own clock had just begun it
+            job = json.loads(bash(text, made))
+        assert job["outcome"] == "DONE"
         if "reconcile" in text:
-            result = json.loads(answer)["result"]
+            result = job["result"]
             assert (result["compared"], result["missed_events"], result["changes"]) == (True, 0, 0)
 
 
