@@ -1,6 +1,7 @@
 """What others have made, installed beside the product when a bench first wants it; never with it."""
 
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -9,6 +10,7 @@ from pathlib import Path
 from local import NODE, ROOT
 
 HOME = ROOT / ".strive/bench"
+UV = Path(sys.executable).with_name("uv")
 
 
 def npm(folder: Path, *packages: str) -> str | None:
@@ -18,20 +20,16 @@ def npm(folder: Path, *packages: str) -> str | None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     program = NODE.parent.parent / "lib/node_modules/npm/bin/npm-cli.js"
-    quietly = ("--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1")
+    quietly = ("--no-save", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error", "--fetch-retries=1")
     words: list[str | Path] = [NODE, program, "install", *quietly, "--prefix", folder, *packages]
     return _reason(words, beside_node(folder))
 
 
-def pip(folder: Path, *packages: str) -> str | None:
-    """Into an environment of its own; nothing, or why they cannot be had."""
-    try:
-        if not python(folder).exists():
-            venv.create(folder / "venv", with_pip=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"no Python environment could be made: {error}"
-    quietly = ("--quiet", "--disable-pip-version-check", "--retries=1")
-    return _reason([python(folder), "-m", "pip", "install", *quietly, *packages], dict(os.environ))
+def pypi(folder: Path, package: str) -> str | None:
+    """Into an environment of its own; nothing, or why it cannot be had."""
+    if not python(folder).exists():
+        venv.create(folder / "venv")
+    return _reason([UV, "pip", "install", "--python", python(folder), package], dict(os.environ))
 
 
 def python(folder: Path) -> Path:
@@ -47,5 +45,10 @@ def _reason(words: list[str | Path], variables: dict[str, str]) -> str | None:
     if not done.returncode:
         return None
     print(done.stderr, file=sys.stderr)
-    said = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-    return (said or done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1].strip()
+    # Addresses and paths stay out of what is published.
+    said = [
+        line
+        for line in done.stderr.splitlines()
+        if re.match(r"\s*(npm error|error|cause)", line) and not re.search("://|: /", line)
+    ]
+    return (said or [f"exit status {done.returncode}"])[-1].strip()

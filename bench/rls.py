@@ -8,6 +8,7 @@ without policies; what is compared is the processor time of the backend. Feeds a
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from bench import machine, population
@@ -103,15 +104,17 @@ def main() -> None:
 
 
 def compare(own: Cluster, statement: Statement, what: str) -> Samples:
-    """Microseconds of processor per statement in each round; the same callers on both sides."""
+    """Microseconds of processor per statement in each round: the callers in turn, each on both sides."""
     samples: Samples = {"secured": [], "by_hand": []}
     with own.connect("authenticator") as member, own.connect() as bare:
         sides = {"secured": member, "by_hand": bare}
-        for side, connection in sides.items():  # to warm up
-            run(connection, statement, secured=side == "secured")
-        for _ in rounds(what, ROUNDS):
-            for side, connection in sides.items():
-                samples[side].append(run(connection, statement, secured=side == "secured"))
+        for number in chain([0], rounds(what, ROUNDS)):  # at first to warm up
+            used = dict.fromkeys(sides, 0.0)
+            for caller in CALLERS:
+                for side, connection in sides.items():
+                    used[side] += run(connection, statement, caller, secured=side == "secured")
+            for side in sides if number else ():
+                samples[side].append(used[side] / len(CALLERS) / REPEATS * 1e6)
     return samples
 
 
@@ -128,25 +131,23 @@ def worst(statements: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     return {"statement": name, **statements[name]["ratio"]}
 
 
-def run(connection: Connection, statement: Statement, *, secured: bool) -> float:
-    """Microseconds of processor for one statement, over all callers; what it wrote is rolled back."""
+def run(connection: Connection, statement: Statement, caller: int, *, secured: bool) -> float:
+    """Seconds of processor for all repeats; what they wrote is rolled back."""
     connection.autocommit = False
-    used = 0.0
-    for caller in CALLERS:
-        values = {"user": USER_ID.format(caller), "org": organization(caller)}
-        enter(connection, values["user"], values["org"], "authenticated" if secured else "postgres")
-        lead = connection.execute(
-            "select id from public.leads where organization_id = %s order by created_at desc limit 1", [values["org"]]
-        ).fetchone()
-        assert lead
-        query = statement.query(values | {"lead": str(lead[0])}, secured=secured)
+    values = {"user": USER_ID.format(caller), "org": organization(caller)}
+    enter(connection, values["user"], values["org"], "authenticated" if secured else "postgres")
+    lead = connection.execute(
+        "select id from public.leads where organization_id = %s order by created_at desc limit 1", [values["org"]]
+    ).fetchone()
+    assert lead
+    query = statement.query(values | {"lead": str(lead[0])}, secured=secured)
+    connection.execute(query, prepare=True)
+    before = processor(connection.info.backend_pid)
+    for _ in range(REPEATS):
         connection.execute(query, prepare=True)
-        before = processor(connection.info.backend_pid)
-        for _ in range(REPEATS):
-            connection.execute(query, prepare=True)
-        used += processor(connection.info.backend_pid) - before
-        connection.rollback()
-    return used / len(CALLERS) / REPEATS * 1e6
+    used = processor(connection.info.backend_pid) - before
+    connection.rollback()
+    return used
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from bench.rounds import UNTIL
 
@@ -112,17 +113,18 @@ def _run(bench: Bench, environment: Environment, progress: _Progress) -> Outcome
     share, limit = progress.share(), min(2 * progress.share(), progress.left())
     variables = os.environ | environment | {UNTIL: str(time.time() + share)}
     said: deque[str] = deque(maxlen=40)
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(
             [sys.executable, "-m", bench.module],
             env=variables,
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # so that all of it can be ended
-        )
-        assert process.stderr
-        listener = threading.Thread(target=_listen, args=(process.stderr, said, progress))
+        ) as process,
+    ):
+        listener = threading.Thread(target=_listen, args=(process.stderr or [], said, progress))
         listener.start()
         try:
             process.wait(limit)
@@ -130,7 +132,7 @@ def _run(bench: Bench, environment: Environment, progress: _Progress) -> Outcome
             return {"failed": f"it was not ready within {limit:.0f} s; last said: {said[-1] if said else 'nothing'}"}
         finally:
             _end(process)
-            listener.join(5)
+            listener.join()
         if process.returncode:
             print("\n".join(["", *said]), file=sys.stderr)
             return {"failed": said[-1] if said else f"exit status {process.returncode}"}
@@ -139,7 +141,7 @@ def _run(bench: Bench, environment: Environment, progress: _Progress) -> Outcome
         return told
 
 
-def _listen(lines: IO[str], said: deque[str], progress: _Progress) -> None:
+def _listen(lines: Iterable[str], said: deque[str], progress: _Progress) -> None:
     for line in lines:
         if text := line.rstrip():
             said.append(text)
@@ -147,15 +149,14 @@ def _listen(lines: IO[str], said: deque[str], progress: _Progress) -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """As by Ctrl-C, so that it ends what it has started; else with all that is still of its session."""
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
+    """As by Ctrl-C, so that it ends what it has started; then whatever is left of its session."""
+    with suppress(subprocess.TimeoutExpired):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(GRACE_SECONDS)
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def _clear() -> str:

@@ -31,7 +31,7 @@ KINDS = {"without_conditions": False, "with_conditions": True}
 
 
 def measure() -> dict[str, Any]:
-    absent = {name: why for name, package in PEERS.items() if (why := peers.pip(HOME, package))}
+    absent = {name: why for name, package in PEERS.items() if (why := peers.pypi(HOME, package))}
     names = ["strive", *(name for name in PEERS if name not in absent)]
     with ExitStack() as stack:
         contenders = {

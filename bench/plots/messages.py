@@ -61,11 +61,21 @@ def _statements(figures: Figures) -> Drawing:
 
 
 def _short(name: str) -> str:
-    return (
-        name.replace("custom_agent_orders", "orders")
-        .replace("order_milestones", "milestones")
-        .replace("activity_feeds", "feed")
-    )
+    for words, word in SHORT.items():
+        name = name.replace(words, word)
+    return name
+
+
+SHORT = {
+    "custom_agent_orders": "orders",
+    "order_milestones": "milestones",
+    "activity_feeds": "feed",
+    ", the client filters too": ", client filters too",
+    "newest 20 where is_pinned": "newest 20 pinned",
+    "newest 20 where status = 'QUALIFIED'": "newest 20 qualified",
+    "newest 20 where status = 'IN_PROGRESS'": "newest 20 in progress",
+    "newest 20 with their milestones": "newest 20 with milestones",
+}
 
 
 def _record_activity(figures: Figures) -> Drawing:

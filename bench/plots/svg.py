@@ -13,11 +13,13 @@ STYLE = """
 svg { color-scheme: light dark; fill: #0f172a;
   font: 13px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif }
 .title { font-size: 16px; font-weight: 600 } .group { font-weight: 600 } .faint, .bound { font-size: 12px }
+.value { paint-order: stroke; stroke: #ffffff; stroke-width: 4px }
 .card { fill: #ffffff; stroke: #e2e8f0 } .ours { fill: #4f46e5 } .reference { fill: #a8b3c4 } .faint { fill: #5b6880 }
 .spread, .one, .goal { stroke-width: 1.4; fill: none } .spread { stroke: #0f172a } .one { stroke: #64748b }
 .goal { stroke: #c2410c; stroke-dasharray: 4 3 } .bound { fill: #c2410c }
 @media (prefers-color-scheme: dark) {
-svg { fill: #e6eaf2 } .card { fill: #10151f; stroke: #2b3444 } .ours { fill: #7c83f7 } .reference { fill: #55617a }
+svg { fill: #e6eaf2 } .value { stroke: #10151f }
+.card { fill: #10151f; stroke: #2b3444 } .ours { fill: #7c83f7 } .reference { fill: #55617a }
 .faint { fill: #9aa7bd } .spread { stroke: #f8fafc } .one { stroke: #8693aa }
 .goal { stroke: #fb923c } .bound { fill: #fb923c }
 }
@@ -80,6 +82,7 @@ def svg(drawing: Drawing) -> str:
     for group in drawing.groups:
         marks += _group(group, y, scale, drawing.unit)
         y += group.height + GAP
+    marks.sort(key=lambda mark: 'class="value' in mark)  # above all lines
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
         f' role="img">\n<title>{escape(drawing.title)}</title>\n<style>{STYLE}</style>\n'
@@ -121,7 +124,9 @@ def _row(row: Row, top: float, scale: float, measure: str) -> list[str]:
                 f'M{LABEL + low:.1f} {at - 3:.1f}v6M{LABEL + high:.1f} {at - 3:.1f}v6"/>'
             )
         said = f"{number(bar['median'])}{unit(measure)}" + (f"  {row.note}" if row.note and place == 0 else "")
-        marks.append(_text(LABEL + max(middle, high) + 9, y + BAR - 4, said, "" if kind == "ours" else "faint"))
+        marks.append(
+            _text(LABEL + max(middle, high) + 9, y + BAR - 4, said, "value" if kind == "ours" else "value faint")
+        )
     return marks
 
 
