@@ -43,7 +43,12 @@ def page(results: Mapping[str, Any]) -> str:
     """Written from the results alone, so that it says nothing else."""
     outcomes = results["benches"]
     whole = results.get("whole")
-    took = f" All of it took {whole['seconds'] // 60} min {whole['seconds'] % 60} s." if whole else ""
+    took = (
+        f" All of it took {whole['seconds'] // 60} min {whole['seconds'] % 60} s, on a machine whose load was"
+        f" {whole['machine']['load']:.1f} when it began."
+        if whole
+        else ""
+    )
     parts = [
         "# What was measured",
         INTRODUCTION,
@@ -120,15 +125,6 @@ def _absent(figures: Any) -> Iterator[tuple[str, str]]:
                 yield from _absent(found)
 
 
-def _machines(outcomes: Outcomes) -> Iterator[str]:
-    """Where the figures are from; busy is what the machine was when a bench began, in processes that wanted to run."""
-    seen: dict[str, list[str]] = {}
-    for name, outcome in outcomes.items():
-        if told_by := outcome.get("machine"):
-            words = [
-                f"{told_by['cpus']} × {told_by.get('processor', 'processor')}",
-                f"{told_by.get('memory_gb', '?')} GB, {told_by['system']}, Python {told_by['python']}",
-            ]
-            seen.setdefault(", ".join(words), []).append(f"{name} {told_by['load']:.1f}" if "load" in told_by else name)
-    for where, names in seen.items():
-        yield f"On {where}. Processes that wanted to run when each began: {', '.join(names)}."
+def _machines(outcomes: Outcomes) -> list[str]:
+    text = "On {cpus} × {processor}, {memory_gb} GB, {system}, Python {python}."
+    return sorted({text.format(**outcome["machine"]) for outcome in outcomes.values() if "machine" in outcome})
