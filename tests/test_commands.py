@@ -123,7 +123,7 @@ def test_what_an_operator_types_works_and_finds_a_healthy_stack(made: Stack) -> 
 def test_the_walks_can_be_walked_again_in_the_same_terminal(made: Stack) -> None:
     (first,) = [text for text in blocks("sh") if "curl" in text]
     (second,) = blocks("sh", "docs/onboarding.md")
-    told = bash("\n".join([first, second, first, second]), made)
+    told = bash(f"{first}\n{second}\n" * 2, made)
     assert told.count('"is_completed": true') == 2
     assert told.count('"title":"Took the walk"') == 2
 

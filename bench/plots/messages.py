@@ -6,7 +6,6 @@ from typing import Any
 
 from bench.goals import number
 from bench.plots.svg import Drawing, Group, Row
-from bench.rounds import Spread
 
 Figures = Mapping[str, Any]
 BARE = "bare functions-framework"
@@ -152,14 +151,12 @@ def _flags_over_http(figures: Figures) -> Drawing:
 
 def _webhook(figures: Figures) -> Drawing:
     speed = figures["speed"]
+    ways = {"http": "over HTTP", "peer_http": "stripe-sync-engine", "bare_http": "one INSERT, nothing applied"}
     groups = []
     for at_once in (1, 8, 32):
-        found = speed[f"{at_once}_at_once"]
-        peer = found.get("peer")
+        found = {name: each["per_second"] for name, each in speed[f"{at_once}_at_once"].items() if name in ways}
         rows = [
-            Row("over HTTP", _spread(found["http"]["per_second"])),
-            Row("in-process", _spread(found["in_process"]["per_second"])),
-            *([Row("stripe-sync-engine", reference=_spread(peer["per_second"]))] if peer else []),
+            Row(ways[name], rate) if name == "http" else Row(ways[name], reference=rate) for name, rate in found.items()
         ]
         groups.append(Group(rows, f"{at_once} at once"))
     return Drawing("Stripe's events a second", _wrong(speed), groups, "/s")
@@ -167,17 +164,14 @@ def _webhook(figures: Figures) -> Drawing:
 
 def _wrong(speed: Figures) -> str:
     runs = [found for name, found in speed.items() if name.endswith("_at_once")]
-    ours = sum(int(_spread(each["http"]["wrong"])["median"]) for each in runs)
-    if not all("peer" in each for each in runs):
-        return f"applied and on the disk; wrong final states over HTTP: {ours}"
-    theirs = sum(int(_spread(each["peer"]["wrong"])["median"]) for each in runs)
-    return f"applied and on the disk; wrong final states: {ours} of ours over HTTP, {theirs} of stripe-sync-engine's"
-
-
-def _spread(found: Any) -> Spread:
-    if isinstance(found, Mapping):
-        return {name: float(found[name]) for name in ("median", "low", "high", "rounds")}
-    return {"median": float(found), "low": float(found), "high": float(found), "rounds": 1}
+    wrong = {name: sum(each[name]["wrong"] for each in runs) for name in ("http", "peer_http") if name in runs[0]}
+    of_subscriptions = f"of {speed['subscriptions']} subscriptions in five runs"
+    if "peer_http" not in wrong:
+        return f"applied and on the disk; wrong final states {of_subscriptions}: {wrong['http']}"
+    return (
+        f"applied and on the disk; wrong final states {of_subscriptions}: {wrong['http']},"
+        f" of stripe-sync-engine's {wrong['peer_http']}"
+    )
 
 
 def _stack(figures: Figures) -> Drawing:

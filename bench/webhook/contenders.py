@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,9 @@ from pydantic_core import from_json
 
 from bench.functions.reference import KEEP
 from bench.functions.world import cpu_seconds, ours, postgres_cpu_seconds, reference, request
-from local import NODE, ROOT
+from bench.peers import HOME as PEERS
+from bench.peers import npm
+from local import NODE
 from shared.billing.events import delivery
 from shared.billing.signatures import signed_by_stripe
 from shared.database import Database as Pool
@@ -32,7 +33,7 @@ from tests.functions.serving import environment
 from tests.world import Database, Row
 
 PACKAGE = "@supabase/stripe-sync-engine"
-HOME = ROOT / ".strive/bench/stripe"
+HOME = PEERS / "stripe"
 PEER = Path(__file__).parent / "peer.mjs"
 
 Bodies = Sequence[bytes]
@@ -51,6 +52,14 @@ class Sample:
     @property
     def per_second(self) -> float:
         return self.events / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        return self.cpu_seconds / self.events * 1e6
+
+    @property
+    def postgres_cpu_us(self) -> float:
+        return self.postgres_cpu_seconds / self.events * 1e6
 
 
 @dataclass(frozen=True)
@@ -217,13 +226,7 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 def install() -> str | None:
-    """Outside the product, and only when asked for; why not, if it cannot be had."""
-    npm = NODE.parent.parent / "lib/node_modules/npm/bin/npm-cli.js"
-    HOME.mkdir(parents=True, exist_ok=True)
-    words = ("--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", HOME, PACKAGE)
-    variables = os.environ | {"PATH": f"{NODE.parent}:{os.environ['PATH']}", "HOME": str(HOME)}
-    done = subprocess.run([NODE, npm, "install", *words], env=variables, stdout=sys.stderr, check=False)
-    return f"npm could not install {PACKAGE}" if done.returncode else None
+    return npm(HOME, PACKAGE)
 
 
 def version() -> Any:
