@@ -390,8 +390,9 @@ class PropertyType(StrEnum):
 
 
 class RefundReason(StrEnum):
-    """Why money is owed. REPLACED: another plan had been chosen. ENDED: the subscription was over before it began.
-    UNCLAIMED: paid without signing in, and nobody came back. MISMATCH: not what was offered.
+    """Why money is owed. REPLACED: another plan had been chosen. ENDED: the subscription was over, or the money
+    given back, before it began. UNCLAIMED: paid without signing in, and nobody came back. MISMATCH: not what was
+    offered.
     """
 
     REPLACED = "REPLACED"
