@@ -134,8 +134,12 @@ def test_attack_let_a_cheap_function_see_rows_before_the_policy_does(database: D
 
 
 def test_attack_read_statistics_of_others(database: Database) -> None:
-    with database.acting_as("owner") as cursor:
-        assert cursor.execute("select * from pg_stats where schemaname in ('public', 'private')").fetchall() == []
+    with database.connect() as owner, database.acting_as("owner") as cursor:
+        owner.execute("analyze")
+        cursor.execute("select distinct tablename from pg_stats where schemaname in ('public', 'private')")
+        # These stand in the migrations: nobody's secret.
+        known = {"deal_stages", "lead_scores", "metric_columns", "metric_sources"}
+        assert {row["tablename"] for row in cursor} == known
 
 
 def test_attack_read_the_statements_of_others(database: Database) -> None:
