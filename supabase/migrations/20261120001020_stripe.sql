@@ -377,7 +377,7 @@ begin
   select t.* into told from (values
     (is_live and not was_live and new.status <> 'PAST_DUE', 'SUCCESS', format('Your plan is %s', plan),
       'Everything it includes can be used from now on.'),
-    (was_live and not is_live, 'WARNING', format('Your %s plan has ended', plan),
+    (was_live and not is_live and old.tier <> 'FREE', 'WARNING', format('Your %s plan has ended', plan),
       case when new.past_due_since is not null then 'The payment did not arrive. ' else '' end
         || 'The organisation is FREE now; what it has is kept.'),
     (is_live and new.status = 'PAST_DUE' and (tg_op = 'INSERT' or old.status <> 'PAST_DUE'), 'ERROR',

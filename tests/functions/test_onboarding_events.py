@@ -1,15 +1,18 @@
 """Onboarding as it is in the field: Stripe tells of everything in its own time, and the browser may be gone."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from stripe import StripeClient
 
+from local.stripe.account import Refused
 from local.stripe.webhooks import payload, post
 from tests.functions.onboarding import Customer
-from tests.functions.paying import ANOTHER_CARD, NONE, ONE, SECRET, Shop, shop, sweep
-from tests.world import Database, Row
+from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, SECRET, Shop, shop, sweep
+from tests.world import PEOPLE, Database, Row
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +173,10 @@ def test_an_organisation_that_began_free_gets_what_it_buys_later(stripe: Shop) -
         {"tier": "FREE", "status": "CANCELLED", "id": None},
         {"tier": "GROWTH", "status": "ACTIVE", "id": bought.id},
     ]
+    told = stripe.look(
+        "select title from public.notifications where organization_id = %s order by created_at", organization
+    )
+    assert [row["title"] for row in told] == ["Your plan is Free", "Your plan is Growth"]
 
 
 def test_an_event_of_before_the_payment_that_comes_after_the_completion_takes_nothing_back(stripe: Shop) -> None:
@@ -182,3 +189,125 @@ def test_an_event_of_before_the_payment_that_comes_after_the_completion_takes_no
     assert post(endpoint["url"], payload(stripe.double.account, created, endpoint), SECRET)
     (org,) = stripe.look("select subscription_tier::text as tier from public.organizations where slug = 'initech'")
     assert org == {"tier": "GROWTH"}
+
+
+@pytest.mark.parametrize("version", ["2022-11-15", "2024-06-20", "2025-03-31.basil"])
+@pytest.mark.parametrize("is_saved", [True, False], ids=["", "ids not saved"])
+def test_events_of_every_shape_complete_it(stripe: Shop, version: str, *, is_saved: bool) -> None:
+    endpoint = f"{stripe.functions.url}/functions/v1/stripe-webhook"
+    stripe.double.send_events_to(endpoint, SECRET, version)
+    try:
+        stripe.double.deliveries.paused = True
+        started = stripe.customer("outsider", "GROWTH").done("pay")
+        for table in () if is_saved else ("public.onboarding_sessions", "private.onboarding_payments"):
+            stripe.write(
+                f"update {table} set stripe_customer_id = null, stripe_subscription_id = null,"
+                " stripe_payment_intent_id = null"
+            )
+        stripe.double.pay(started["client_secret"])
+        stripe.double.deliveries.paused = False
+        heard(stripe)
+        assert stripe.made() == ONE
+        assert waiting(stripe) == []
+    finally:
+        stripe.double.send_events_to(endpoint, SECRET)
+
+
+def test_attack_two_with_one_token_race_for_what_was_paid(stripe: Shop) -> None:
+    for _ in range(3):
+        anonymous = stripe.customer(None, "GROWTH")
+        stripe.paid(anonymous)
+        heard(stripe)
+        people = ["outsider", "globex_owner"] * 5
+        racing = [anonymous.signed_in(who) for who in people]
+        with ThreadPoolExecutor(10) as pool:
+            codes = list(pool.map(lambda customer: customer.ask("complete").status_code, racing))
+        (owner,) = stripe.look("select user_id from public.onboarding_sessions")
+        won = next(who for who in people if PEOPLE[who] == owner["user_id"])
+        assert codes == [200 if who == won else 404 for who in people]
+        assert stripe.made() == ONE
+        sweep(stripe.database)
+
+
+def test_a_payment_races_another_plan_and_the_money_is_for_one_or_given_back(stripe: Shop) -> None:
+    for delay in (0, 0.01, 0.03):
+        customer = stripe.customer("outsider", "GROWTH")
+        first = customer.done("pay")
+        with ThreadPoolExecutor(8) as pool:
+            changes = [
+                pool.submit(customer.ask, "update", step=2, tier="ELITE", billing_cycle="MONTHLY") for _ in range(3)
+            ]
+            others = [pool.submit(customer.ask, verb) for verb in ("pay", "complete", "pay", "complete")]
+            time.sleep(delay)
+            with suppress(Refused):
+                stripe.double.pay(first["client_secret"])
+        assert {each.result().status_code for each in changes + others} <= {200, 409, 410, 503}
+        heard(stripe)
+        stripe.job()
+        heard(stripe)
+        paid = [each for each in stripe.at_stripe("payment_intent") if each["status"] == "succeeded"]
+        running = [each for each in stripe.at_stripe("subscription") if each["status"] == "active"]
+        made = stripe.made()["organizations"]
+        assert len(paid) == made + len(stripe.at_stripe("refund"))
+        assert len(running) == made
+        sweep(stripe.database)
+        stripe.forget()
+
+
+@pytest.mark.parametrize("changes", [{"amount_received": 100}, {"currency": "jpy"}], ids=["amount", "currency"])
+def test_attack_an_event_of_another_amount_or_currency_completes_nothing(stripe: Shop, changes: Row) -> None:
+    started = stripe.customer("outsider", "GROWTH").done("pay")
+    heard(stripe)
+    stripe.double.deliveries.paused = True
+    stripe.double.pay(started["client_secret"])
+    with stripe.double.store.change():
+        for told in stripe.at_stripe("event"):
+            if told["type"] == "payment_intent.succeeded":
+                stripe.double.account.put({**told, "data": {"object": {**told["data"]["object"], **changes}}})
+    stripe.double.deliveries.paused = False
+    heard(stripe)
+    assert stripe.made() == NONE
+    (due,) = stripe.refunds()
+    assert (due["status"], due["reason"]) == ("TO_DECIDE", "MISMATCH")
+
+
+def test_attack_a_subscription_made_elsewhere_says_it_is_for_somebodys_session(stripe: Shop) -> None:
+    customer = stripe.customer("outsider", "GROWTH")
+    customer.done("pay")
+    (ours,) = stripe.at_stripe("subscription")
+    client = StripeClient(stripe.double.key, base_addresses={"api": stripe.double.url})
+    foreign = client.v1.subscriptions.create(
+        {
+            "customer": client.v1.customers.create().id,
+            "items": [{"price": ours["items"]["data"][0]["price"]["id"]}],
+            "payment_behavior": "default_incomplete",
+            "metadata": ours["metadata"],
+        }
+    )
+    (intent,) = [each for each in stripe.at_stripe("payment_intent") if each["customer"] == foreign.customer]
+    stripe.double.pay(intent["id"])
+    heard(stripe)
+    assert stripe.made() == NONE
+    assert [(due["object_id"], due["status"]) for due in stripe.refunds()] == [(foreign.id, "TO_DECIDE")]
+    stripe.paid(customer)
+    heard(stripe)
+    assert stripe.made() == ONE
+
+
+def test_the_day_ends_while_the_bank_asks(stripe: Shop) -> None:
+    """Answered before the job has run, it completes; afterwards there is nothing left to be answered."""
+    for is_settled in (False, True):
+        customer = stripe.customer("outsider", "GROWTH")
+        started = stripe.paid(customer, AUTHENTICATED)
+        heard(stripe)
+        stripe.expire()
+        if is_settled:
+            stripe.job()
+            with pytest.raises(Refused):
+                stripe.double.authenticate(started["client_secret"])
+        else:
+            stripe.double.authenticate(started["client_secret"])
+        heard(stripe)
+        assert stripe.made() == (NONE if is_settled else ONE)
+        assert stripe.refunds() == []
+        sweep(stripe.database)

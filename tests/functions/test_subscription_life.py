@@ -1,0 +1,190 @@
+"""A subscription as time goes by at Stripe: what the organisation may do, and what its owners hear."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from stripe import HTTPXClient, StripeClient
+
+from tests.billing.told import WEBHOOK
+from tests.database.test_garage import in_status
+from tests.functions import flags
+from tests.functions.onboarding import Customer
+from tests.functions.paying import SECRET, Shop, shop, sweep
+from tests.functions.serving import PUBLISHABLE_KEY
+from tests.world import ACME, PEOPLE, Database
+
+V1 = Any
+
+
+@pytest.fixture(scope="module")
+def _shop(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Shop]:
+    with shop(tmp_path_factory.mktemp("shop"), database, database_url) as running:
+        running.double.send_events_to(f"{running.functions.url}{WEBHOOK}", SECRET)
+        yield running
+
+
+@pytest.fixture
+def stripe(_shop: Shop) -> Iterator[Shop]:
+    yield _shop
+    _shop.double.deliveries.settle()
+    for table in ("stripe_events", "stripe_objects", "subscriptions", "notifications", "custom_agent_orders"):
+        _shop.write(f"delete from public.{table}")
+    sweep(_shop.database)
+    _shop.write("update public.organizations set stripe_customer_id = null")
+    _shop.forget()
+
+
+@pytest.fixture
+def v1(stripe: Shop) -> Iterator[V1]:
+    """Stripe's dashboard, or somebody's portal."""
+    http = HTTPXClient(allow_sync_methods=True, verify_ssl_certs=False)
+    yield StripeClient(stripe.double.key, base_addresses={"api": stripe.double.url}, http_client=http).v1
+    http.close()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+
+
+def price(stripe: Shop, tier: str) -> str:
+    (plan,) = stripe.look(
+        "select stripe_price_id from public.plans where tier = %s and billing_cycle = 'MONTHLY' and is_active", tier
+    )
+    return str(plan["stripe_price_id"])
+
+
+def buy(stripe: Shop, v1: V1, tier: str) -> Any:
+    """Acme becomes a customer and pays."""
+    customer = v1.customers.create({"name": "Acme"}).id
+    stripe.write("update public.organizations set stripe_customer_id = %s where id = %s", customer, ACME)
+    made = v1.subscriptions.create(
+        {
+            "customer": customer,
+            "items": [{"price": price(stripe, tier)}],
+            "payment_behavior": "default_incomplete",
+            "payment_settings": {"save_default_payment_method": "on_subscription"},
+            "expand": ["latest_invoice.payments"],
+        }
+    )
+    stripe.double.pay(made.latest_invoice.payments.data[0].payment.payment_intent)
+    return made
+
+
+def standing(stripe: Shop) -> tuple[str, str]:
+    stripe.double.deliveries.settle()
+    (acme,) = stripe.look(
+        "select subscription_tier::text as tier, subscription_status::text as status from public.organizations"
+        " where id = %s",
+        ACME,
+    )
+    return acme["tier"], acme["status"]
+
+
+def heard(stripe: Shop) -> list[str]:
+    rows = stripe.look("select user_id, title from public.notifications order by created_at")
+    assert {row["user_id"] for row in rows} == {PEOPLE["owner"]}
+    return [str(row["title"]).partition(" on ")[0] for row in rows]
+
+
+def test_cancelled_in_the_portal_it_is_kept_until_its_period_ends_and_is_free_then(stripe: Shop, v1: V1) -> None:
+    made = buy(stripe, v1, "GROWTH")
+    v1.subscriptions.update(made.id, {"cancel_at": made["items"].data[0].current_period_end})
+    assert standing(stripe) == ("GROWTH", "ACTIVE")
+    stripe.double.advance(days=32)
+    assert standing(stripe) == ("FREE", "CANCELLED")
+    assert heard(stripe) == ["Your plan is Growth", "Your Growth plan ends", "Your Growth plan has ended"]
+
+
+@pytest.mark.parametrize("is_paid", [True, False], ids=["paid in time", "never paid"])
+def test_a_renewal_that_fails_has_its_grace_then_its_end(stripe: Shop, v1: V1, *, is_paid: bool) -> None:
+    made = buy(stripe, v1, "GROWTH")
+    for token in ("chargeCustomerFail", "visa") if is_paid else ("chargeCustomerFail",):
+        card = v1.payment_methods.create({"type": "card", "card": {"token": f"tok_{token}"}})
+        v1.payment_methods.attach(card.id, {"customer": made.customer})
+        v1.subscriptions.update(made.id, {"default_payment_method": card.id})
+        if token != "visa":
+            stripe.double.advance(days=32)
+            assert standing(stripe) == ("GROWTH", "PAST_DUE")
+    stripe.double.advance(days=16)
+    assert standing(stripe) == (("GROWTH", "ACTIVE") if is_paid else ("FREE", "CANCELLED"))
+    last = "The payment has arrived" if is_paid else "Your Growth plan has ended"
+    assert heard(stripe) == ["Your plan is Growth", "A payment failed", last]
+
+
+def test_orders_flags_and_alerts_are_those_of_the_new_plan_at_the_next_request(stripe: Shop, v1: V1) -> None:
+    flags.make(stripe.database, "of-elite", target_tiers=["ELITE"])
+    stripe.write(
+        "insert into public.system_alerts (title, message, category, is_global, target_tiers, created_by)"
+        " values ('Elite', 'm', 'MAINTENANCE', false, '{ELITE}', %s)",
+        PEOPLE["platform_admin"],
+    )
+
+    def allowed() -> tuple[int, bool, int]:
+        """What submitting an order answers, whether the flag is on, how many alerts are shown."""
+        order = in_status(stripe.database, "DRAFT")
+        with stripe.functions.client("member") as client:
+            submitted = client.post("/functions/v1/submit-order", json={"order_id": str(order)}).status_code
+        is_on = flags.is_on(flags.ask(stripe.functions, "of-elite", person="member", key=PUBLISHABLE_KEY))
+        with stripe.database.acting_as("member", org=ACME) as cursor:
+            return submitted, is_on, cursor.execute("select public.active_alerts()").rowcount
+
+    made = buy(stripe, v1, "STARTER")
+    assert standing(stripe) == ("STARTER", "ACTIVE")
+    assert allowed() == (402, False, 0)
+    item = made["items"].data[0].id
+    v1.subscriptions.update(made.id, {"items": [{"id": item, "price": price(stripe, "ELITE")}]})
+    assert standing(stripe) == ("ELITE", "ACTIVE")
+    assert allowed() == (200, True, 1)
+    v1.subscriptions.cancel(made.id)
+    assert standing(stripe) == ("FREE", "CANCELLED")
+    assert allowed() == (402, False, 0)
+
+
+def test_what_an_organisation_buys_in_a_checkout_made_for_it_is_its_plan(stripe: Shop, v1: V1) -> None:
+    session = v1.checkout.sessions.create(
+        {
+            "mode": "subscription",
+            "line_items": [{"price": price(stripe, "GROWTH"), "quantity": 1}],
+            "client_reference_id": str(ACME),
+            "success_url": "https://app.test/",
+        }
+    )
+    httpx.post(f"{stripe.double.url}/checkout/{session.id}", data={"card": "4242424242424242"})
+    assert standing(stripe) == ("GROWTH", "ACTIVE")
+    assert stripe.look("select kind, reason from public.billing_attention") == []
+    v1.customers.delete(v1.checkout.sessions.retrieve(session.id).customer)
+    assert standing(stripe) == ("FREE", "CANCELLED")
+    assert stripe.look("select stripe_customer_id as id from public.organizations where id = %s", ACME) == [
+        {"id": None}
+    ]
+
+
+@pytest.mark.parametrize("version", ["2022-11-15", "2024-06-20", "2025-03-31.basil"])
+def test_a_year_of_it_is_the_same_in_every_shape_of_events(stripe: Shop, v1: V1, version: str) -> None:
+    endpoint = f"{stripe.functions.url}{WEBHOOK}"
+    stripe.double.send_events_to(endpoint, SECRET, version)
+    try:
+        made = buy(stripe, v1, "GROWTH")
+        stripe.double.advance(days=65)
+        assert standing(stripe) == ("GROWTH", "ACTIVE")
+        (item,) = v1.subscriptions.retrieve(made.id)["items"].data
+        (kept,) = stripe.look(
+            "select current_period_start as start, current_period_end as end from public.subscriptions"
+        )
+        assert kept["end"].timestamp() == item.current_period_end
+        assert timedelta(days=28) <= kept["end"] - kept["start"] <= timedelta(days=31)
+    finally:
+        stripe.double.send_events_to(endpoint, SECRET)
+
+
+def test_nothing_personal_is_in_the_log(stripe: Shop, v1: V1) -> None:
+    made = buy(stripe, v1, "GROWTH")
+    v1.customers.update(made.customer, {"name": "Jo Private", "email": "jo@private.test", "phone": "+1555010203"})
+    customer = Customer(stripe.functions, "outsider").start("GROWTH", name="Private Homes")
+    started = stripe.paid(customer)
+    customer.ask("update", step=1, name="x", website="private")
+    customer.done("complete")
+    stripe.double.deliveries.settle()
+    log = Path(stripe.functions.log).read_text()
+    secrets = ["rivate", "1555010203", "outsider@", str(customer.token), started["client_secret"]]
+    assert [word for word in secrets if word in log] == []
