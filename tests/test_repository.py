@@ -50,6 +50,12 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
         assert not found or path == Path(__file__), f"{path}: {found and found[0]}"
 
 
+def test_a_deployment_keeps_the_settings_it_does_not_name() -> None:
+    workflow = (ROOT / ".github/workflows/deploy.yml").read_text()
+    assert "--update-secrets" in workflow
+    assert "--set-" not in workflow
+
+
 def test_nothing_generated_or_secret_is_tracked() -> None:
     names = {str(path.relative_to(ROOT)) for path in tracked()}
     assert not [

@@ -90,7 +90,7 @@ export async function createUser(query, { id = randomUUID(), email = null, confi
   return user;
 }
 
-export async function createIdentity(query, userId, email, confirmed) {
+async function createIdentity(query, userId, email, confirmed) {
   const row = {
     provider: 'email',
     provider_id: userId,
@@ -163,7 +163,7 @@ export async function shown(query, user) {
   return presented(user, identities);
 }
 
-export function presented(user, identities) {
+function presented(user, identities) {
   const times = TIMES.filter((name) => user[name]).map((name) => [name, iso(user[name])]);
   return {
     id: user.id,

@@ -1,7 +1,7 @@
 // From the result of a statement to status, headers and body.
 import { restError } from '../errors.mjs';
 
-export const FORMATS = {
+const FORMATS = {
   'application/json': { type: 'application/json', shape: 'array' },
   'application/vnd.pgrst.array': { type: 'application/vnd.pgrst.array+json', shape: 'array' },
   'application/vnd.pgrst.array+json': { type: 'application/vnd.pgrst.array+json', shape: 'array' },

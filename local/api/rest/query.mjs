@@ -172,7 +172,7 @@ class Reader {
   }
 }
 
-export function parseSelect(text) {
+function parseSelect(text) {
   const reader = new Reader(text, 'select parameter');
   if (text.trim() === '') return [];
   const items = reader.list(selectItem);
@@ -216,7 +216,7 @@ function relationItem(reader, relation, alias, spread) {
   return { relation, alias, hint, inner, spread, ...level(select) };
 }
 
-export function parseOrder(text) {
+function parseOrder(text) {
   const reader = new Reader(text, 'order');
   const terms = reader.list(orderTerm);
   reader.end();
@@ -238,7 +238,7 @@ function orderTerm(reader) {
 }
 
 /** A filter of its own parameter: everything after the operator is the value. */
-export function parseFilter(name, text) {
+function parseFilter(name, text) {
   const target = new Reader(name, 'filter');
   const field = target.field();
   target.end();
@@ -253,7 +253,7 @@ export function parseFilter(name, text) {
 }
 
 /** Conditions joined in one parameter: values end at a comma or bracket unless quoted. */
-export function parseLogic(text) {
+function parseLogic(text) {
   const reader = new Reader(text, 'logic tree');
   const tree = logicNode(reader);
   reader.end();
