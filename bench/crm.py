@@ -58,7 +58,7 @@ def main() -> None:
         imported = importing(own)
     slowest = max(searches, key=lambda name: searches[name]["ms"]["median"])
     found = {
-        "slowest_search": {"kind": slowest, **searches[slowest]["ms"]},
+        "slowest_search": {"kind": slowest, **searches[slowest]["ms"], "ratio": searches[slowest]["ratio"]},
         "searches": searches,
         "reports": reports,
         "import": imported,

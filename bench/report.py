@@ -72,7 +72,7 @@ def _section(name: str, outcome: Outcomes) -> Iterator[str]:
         for goal, found, met in _lines(name, outcome)
     ]
     yield "\n".join(["| | beside | median (lowest–highest) | goal | |", "|---|---|---|---|---|", *lines])
-    for each, why in _absent(outcome["figures"]):
+    for each, why in absent(outcome["figures"]):
         yield f"Skipped: {each}, because {why}"
     drawn = [f"![{plot.alt}]({plot.name}.svg)" for plot in PLOTS if plot.bench == name and plot.made_from(outcome)]
     if drawn:
@@ -103,7 +103,7 @@ def _missing(outcomes: Outcomes) -> Iterator[str]:
     for name, outcome in outcomes.items():
         if why := _why(outcome):
             yield f"{name}: {why}"
-        for each, reason in _absent(outcome.get("figures", {})):
+        for each, reason in absent(outcome.get("figures", {})):
             yield f"{name}: {each} was skipped: {reason}"
 
 
@@ -113,7 +113,7 @@ def _why(outcome: Outcomes) -> str | None:
     return f"it was left out: {outcome['left_out']}" if "left_out" in outcome else None
 
 
-def _absent(figures: Any) -> Iterator[tuple[str, str]]:
+def absent(figures: Any) -> Iterator[tuple[str, str]]:
     """Peers that could not be had, wherever a bench tells it."""
     if isinstance(figures, Mapping):
         for name, found in figures.items():
@@ -122,7 +122,7 @@ def _absent(figures: Any) -> Iterator[tuple[str, str]]:
             elif name == "peer_absent":
                 yield "the peer", found
             else:
-                yield from _absent(found)
+                yield from absent(found)
 
 
 def _machines(outcomes: Outcomes) -> list[str]:

@@ -55,6 +55,7 @@ def measure() -> dict[str, Any]:
     return {
         "memory_mb": round(memory / 2**20, 1),
         "text_mb": round(text / 2**20, 1),
+        "memory_ratio": round(memory / text, 2),
         "rebuild_seconds": spread(seconds),
         "parsing_alone_seconds": spread(parsing),
         "ratio": ratios(seconds, parsing),
