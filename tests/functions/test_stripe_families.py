@@ -4,7 +4,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -12,7 +11,7 @@ from tests.billing.listening import acme, created, deleted, forget, listening, s
 from tests.billing.told import NOW, event, subscription
 from tests.functions.serving import Serving
 from tests.functions.test_contract import refused
-from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
+from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row, fixed_id
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +179,7 @@ def test_a_checkout_paid_in_its_own_time_makes_the_customer_then(stripe: Serving
     [
         {"payment_link": "plink_1"},
         {"client_reference_id": str(ACME)},
-        {"client_reference_id": str(uuid4())},
+        {"client_reference_id": str(fixed_id("nobody"))},
         {"client_reference_id": "globex"},
         {"client_reference_id": {"id": str(GLOBEX)}},
         {"status": "open"},
