@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from local.jobs import run_due
-from local.stack import free_port
+from local.stack import Stack, free_port
 from tests.functions.serving import SECRET_KEY, environment, serving
+from tests.local.test_stack import strive, until
 from tests.world import Database
 
 IN_THE_DATABASE, BY_ITS_FUNCTION = "end_suspensions", "sync_auth"
@@ -81,3 +82,24 @@ def test_functions_that_are_away_stop_no_other_job(due: Database, capsys: pytest
     run_due(due.url("postgres"), f"http://127.0.0.1:{free_port()}", SECRET_KEY)
     assert "a_job_before_it FAILED" in capsys.readouterr().out
     assert runs(due) == [(IN_THE_DATABASE, "DONE")]
+
+
+def test_a_stack_runs_its_jobs_and_its_status_says_which_failed(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "stack", durable=False, jobs=True)
+    stack.start(0, 0)
+    try:
+        assert "none failed or overdue" in strive("status", workdir=stack.workdir).stdout
+        with stack.cluster.connect() as connection:
+            connection.execute(
+                "insert into private.jobs (name, schedule, runs, description)"
+                " values ('broken', '* * * * *', 'private.nowhere', '');"
+                "update private.jobs set created_at = now() - interval '2 days'"
+            )
+            jobs = connection.execute("select from private.jobs").rowcount
+            stack.restart("jobs")  # it looks at once, not at the next minute
+            done = "select from private.job_history where outcome = 'DONE'"
+            until(lambda: connection.execute(done).rowcount >= jobs - 1, "all jobs but one are done")
+        until(lambda: "broken FAILED" in stack.log("jobs").read_text(), "what failed is in the log")
+        assert "broken failed: " in strive("status", workdir=stack.workdir).stdout
+    finally:
+        stack.stop()

@@ -406,22 +406,3 @@ def test_dev_replaces_a_process_that_died(in_foreground: Foreground) -> None:
         process.kill()
         until(lambda: pids(stack).get(name, process.pid) != process.pid, f"{name} is replaced")  # noqa: B023
     until(stack.running, "all of it runs")
-
-
-def test_dev_runs_the_jobs_that_are_due(in_foreground: Foreground) -> None:
-    _, stack, shown = in_foreground
-    with stack.cluster.connect() as connection:
-        connection.execute("update private.jobs set created_at = now() - interval '2 days'")
-        connection.execute(
-            "insert into private.jobs (name, schedule, runs, description) values"
-            " ('broken', '* * * * *', 'private.nowhere', '')"
-        )
-        connection.execute("update private.jobs set created_at = now() - interval '2 minutes' where name = 'broken'")
-        process = stack.processes()["jobs"]
-        assert process
-        process.kill()  # the one that takes its place looks at once, not at the next minute
-        done = "select from private.job_history where outcome = 'DONE'"
-        jobs = connection.execute("select from private.jobs").rowcount
-        until(lambda: connection.execute(done).rowcount >= jobs - 1, "all jobs but one are done")
-    until(lambda: b"broken FAILED" in shown.read_bytes(), "what failed is shown")
-    assert "broken failed: " in strive("status", workdir=stack.workdir).stdout
