@@ -45,7 +45,7 @@ def main(names: list[str], benches: Mapping[str, Bench], folder: Path, budget: f
     if len(chosen) == len(benches):
         results["whole"] = {"seconds": round(time.monotonic() - began), "machine": machine()}
     folder.mkdir(exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    (folder / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     for path in draw(results["benches"], folder):
         print(path.name, end=" ", file=sys.stderr)
     (folder / "README.md").write_text(page(results))

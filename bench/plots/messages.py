@@ -8,7 +8,6 @@ from bench.goals import number
 from bench.plots.svg import Drawing, Group, Row
 
 Figures = Mapping[str, Any]
-BARE = "bare functions-framework"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _record_activity(figures: Figures) -> Drawing:
     bare = found["bare"]["per_second"]
     rows = [
         Row("record-activity", found["record_activity"]["per_second"]),
-        Row(f"{BARE}, same INSERT", reference=bare),
+        Row("bare endpoint, same INSERT", reference=bare),
         Row("the same as the table's owner", reference=found["bare_as_owner"]["per_second"]),
     ]
     return Drawing(
