@@ -65,14 +65,15 @@ BARE = "a bare functions-framework endpoint that does the same INSERT"
 HELLO_ALONE = "a bare functions-framework hello"
 HELLO = "the same server's /healthz"
 PEER = "@supabase/stripe-sync-engine"
-PEER_HTTP = f"{PEER} behind Node's HTTP server"
 BY_HAND = "the same statement without policies, its condition written by hand"
 
 GOALS: dict[str, list[Goal]] = {
     "rls": [
         Goal("newest 50 of a tenant, the dearest table", BY_HAND, "worst_read", at_most=1.3),
         Goal("single-row writes, the dearest", BY_HAND, "worst_write", at_most=1.5),
-        Goal("cost of the newest 50, from 100 k to 3 M rows", "the cheapest of the three sizes", "growth", at_most=1.2),
+        Goal(
+            "growth of that cost, from 100 k to 3 M rows", "a list of a table that does not grow", "growth", at_most=1.2
+        ),
     ],
     "functions": [
         Goal("record-activity, requests a second", BARE, "throughput.rate_ratio", at_least=0.85),
@@ -113,10 +114,9 @@ GOALS: dict[str, list[Goal]] = {
         ),
     ],
     "webhook": [
-        Goal("events a second over HTTP, 8 at once", PEER_HTTP, "speed.http_rate_ratio_at_8", at_least=3),
-        Goal("the same, were an event only kept, by one INSERT", PEER_HTTP, "speed.bare_http_rate_ratio_at_8"),
+        Goal("events a second over HTTP, 8 at once", PEER, "speed.http_rate_ratio_at_8", at_least=3),
         Goal("events a second in one process, 8 at once", PEER, "speed.in_process_rate_ratio_at_8"),
-        Goal("the same, were an event only kept, by one INSERT", PEER, "speed.bare_in_process_rate_ratio_at_8"),
+        Goal("one INSERT of the payload, nothing applied", PEER, "speed.bare_http_rate_ratio_at_8"),
         Goal("wrong final states of 1,000 subscriptions, shuffled", "none", "order.wrong", "", at_most=0),
     ],
     "flags": [

@@ -15,7 +15,7 @@ UV = Path(sys.executable).with_name("uv")
 
 def npm(folder: Path, *packages: str) -> str | None:
     """Nothing, or why they cannot be had."""
-    wanted = [package.rpartition("@")[0] or package for package in packages]
+    wanted = [re.sub(r"(?<=.)@.*", "", package) for package in packages]
     if all((folder / "node_modules" / name / "package.json").exists() for name in wanted):
         return None
     folder.mkdir(parents=True, exist_ok=True)

@@ -119,8 +119,6 @@ def absent(figures: Any) -> Iterator[tuple[str, str]]:
         for name, found in figures.items():
             if name == "absent":
                 yield from found.items()
-            elif name == "peer_absent":
-                yield "the peer", found
             else:
                 yield from absent(found)
 

@@ -50,6 +50,8 @@ def newest(table: str, condition: str = "true", limit: int = 50) -> Statement:
 
 FEED = newest("activity_feeds")
 FEED_READ = as_the_api_asks(FEED)
+# Of a table that does not grow: by it, sizes that are measured minutes apart are compared on one machine.
+STILL = as_the_api_asks(newest("leads"))
 READS = [
     FEED_READ,
     as_the_api_asks(Statement("activity_feeds, newest 50, the client filters too", FEED.by_hand, FEED.by_hand)),
@@ -87,32 +89,31 @@ def main() -> None:
         population.fill(own, *population.PARTS)
         for rows in FEEDS:
             population.fill(own, feed=rows)
-            growth[rows] = compare(own, FEED_READ, f"{FEED.name} of {rows:,}")
+            growth[rows] = compare(own, FEED_READ, f"{FEED.name} of {rows:,}", beside=STILL)
         statements = {statement.name: figures(compare(own, statement, statement.name)) for statement in READS + WRITES}
-    costs = [
-        [samples["secured"][number] for samples in growth.values()]
-        for number in range(min(len(each["secured"]) for each in growth.values()))
-    ]
+    costs = [[a / b for a, b in zip(each["secured"], each["still"], strict=True)] for each in growth.values()]
     found = {
         "worst_read": worst(statements, [each.name for each in READS if each.is_goal]),
         "worst_write": worst(statements, [each.name for each in WRITES]),
-        "growth": spread([max(round_) / min(round_) for round_ in costs]),
+        "growth": spread([max(each) / min(each) for each in zip(*costs, strict=False)]),
         "feed_newest_50_by_rows": {rows: figures(samples) for rows, samples in growth.items()},
         "statements": statements,
     }
     print(json.dumps({"machine": machine(), "figures": found}, indent=2))
 
 
-def compare(own: Cluster, statement: Statement, what: str) -> Samples:
+def compare(own: Cluster, statement: Statement, what: str, *, beside: Statement | None = None) -> Samples:
     """Microseconds of processor per statement in each round: the callers in turn, each on both sides."""
-    samples: Samples = {"secured": [], "by_hand": []}
     with own.connect("authenticator") as member, own.connect() as bare:
-        sides = {"secured": member, "by_hand": bare}
+        sides = {"secured": (member, statement), "by_hand": (bare, statement)}
+        if beside:
+            sides["still"] = (bare, beside)
+        samples: Samples = {side: [] for side in sides}
         for number in chain([0], rounds(what, ROUNDS)):  # at first to warm up
             used = dict.fromkeys(sides, 0.0)
             for caller in CALLERS:
-                for side, connection in sides.items():
-                    used[side] += run(connection, statement, caller, secured=side == "secured")
+                for side, (connection, each) in sides.items():
+                    used[side] += run(connection, each, caller, secured=side == "secured")
             for side in sides if number else ():
                 samples[side].append(used[side] / len(CALLERS) / REPEATS * 1e6)
     return samples

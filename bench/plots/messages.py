@@ -149,28 +149,34 @@ def _flags_over_http(figures: Figures) -> Drawing:
 
 
 def _webhook(figures: Figures) -> Drawing:
-    speed = figures["speed"]
-    ways = {"http": "over HTTP", "peer_http": "stripe-sync-engine", "bare_http": "one INSERT, nothing applied"}
-    groups = []
-    for at_once in (1, 8, 32):
-        found = {name: each["per_second"] for name, each in speed[f"{at_once}_at_once"].items() if name in ways}
-        rows = [
-            Row(ways[name], rate) if name == "http" else Row(ways[name], reference=rate) for name, rate in found.items()
+    found = figures["speed"]["8_at_once"]
+
+    def rows(*ways: tuple[str, str]) -> list[Row]:
+        return [
+            Row(label, rate(found[name])) if label == "Strive" else Row(label, reference=rate(found[name]))
+            for name, label in ways
+            if name in found
         ]
-        groups.append(Group(rows, f"{at_once} at once"))
-    return Drawing("Stripe's events a second", _wrong(speed), groups, "/s")
 
+    def rate(way: Figures) -> Spread:
+        spread: Spread = way["per_second"]
+        return spread
 
-def _wrong(speed: Figures) -> str:
-    runs = [found for name, found in speed.items() if name.endswith("_at_once")]
-    wrong = {name: sum(each[name]["wrong"] for each in runs) for name in ("http", "peer_http") if name in runs[0]}
-    of_subscriptions = f"of {speed['subscriptions']} subscriptions in five runs"
-    if "peer_http" not in wrong:
-        return f"applied and on the disk; wrong final states {of_subscriptions}: {wrong['http']}"
-    return (
-        f"applied and on the disk; wrong final states {of_subscriptions}: {wrong['http']},"
-        f" of stripe-sync-engine's {wrong['peer_http']}"
-    )
+    peer, least = "stripe-sync-engine", "one INSERT, nothing applied"
+    wrong = [
+        f"{found[name]['wrong']} {of}"
+        for name, of in (("http", "of ours"), ("peer_http", "of the peer's"))
+        if name in found
+    ]
+    return Drawing(
+        "Stripe's events a second",
+        f"8 at once, applied and on the disk; wrong final states over HTTP: {', '.join(wrong)}",
+        [
+            Group(rows(("http", "Strive"), ("peer_http", peer), ("bare_http", least)), "Over HTTP"),
+            Group(rows(("in_process", "Strive"), ("peer", peer), ("bare", least)), "In one process"),
+        ],
+        "/s",
+    )  # fmt: skip
 
 
 def _stack(figures: Figures) -> Drawing:

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,25 +61,38 @@ def speed(home: Path, database: Database) -> dict[str, Any]:
     for at_once, count in ROUNDS.items():
         samples: dict[str, list[contenders.Sample]] = {name: [] for name in ways}
         mistakes = dict.fromkeys(ways, 0)
-        for _ in rounds(f"{at_once} at once", count):
+        for _ in rounds(f"events, {at_once} at once", count):
             for name, way in ways.items():
                 with database.copied() as copy:
                     samples[name].append(way(home, copy, sending, at_once))
                     with copy.connect() as connection:
                         mistakes[name] += len(_wrong(name, connection, told))
-        figures[f"{at_once}_at_once"] = {
-            name: {
-                "per_second": spread([each.per_second for each in taken]),
-                "cpu_us_per_event": spread([each.cpu_us for each in taken]),
-                "postgres_cpu_us_per_event": spread([each.postgres_cpu_us for each in taken]),
-                **({} if name.startswith("bare") else {"wrong": mistakes[name]}),
-            }
-            for name, taken in samples.items()
-        }
-        if not absent and at_once == GOAL_AT:
-            rates = {name: [each.per_second for each in taken] for name, taken in samples.items()}
-            figures |= {name: ratios(rates[ours], rates[theirs]) for name, (ours, theirs) in RATIOS.items()}
-    return {**figures, "peer_absent": absent} if absent else {**figures, "peer_version": contenders.version()}
+        figures[f"{at_once}_at_once"] = {name: _summary(samples[name]) | _mistaken(name, mistakes) for name in ways}
+        if at_once == 8:
+            figures |= _ratios(samples)
+    if absent:
+        return {**figures, "absent": {contenders.PACKAGE: absent}}
+    return {**figures, "peer_version": contenders.version()}
+
+
+def _summary(samples: Sequence[contenders.Sample]) -> dict[str, Any]:
+    return {
+        "per_second": spread([each.per_second for each in samples]),
+        "cpu_us_per_event": spread([each.cpu_seconds / each.events * 1e6 for each in samples]),
+        "postgres_cpu_us_per_event": spread([each.postgres_cpu_seconds / each.events * 1e6 for each in samples]),
+    }
+
+
+def _ratios(samples: Mapping[str, Sequence[contenders.Sample]]) -> dict[str, Any]:
+    """Those to `bare` say how far even that which applies nothing is from the goal."""
+    pairs = {
+        "http_rate_ratio_at_8": ("http", "peer_http"),
+        "in_process_rate_ratio_at_8": ("in_process", "peer"),
+        "bare_http_rate_ratio_at_8": ("bare_http", "peer_http"),
+        "bare_in_process_rate_ratio_at_8": ("bare", "peer"),
+    }
+    rates = {name: [each.per_second for each in found] for name, found in samples.items()}
+    return {name: ratios(rates[ours], rates[theirs]) for name, (ours, theirs) in pairs.items() if theirs in rates}
 
 
 def _wrong(name: str, connection: Connection[Any], told: Sequence[History]) -> list[str]:

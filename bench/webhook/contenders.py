@@ -19,10 +19,9 @@ import uvloop
 from psycopg_pool import AsyncConnectionPool
 from pydantic_core import from_json
 
+from bench import peers
 from bench.functions.reference import KEEP
 from bench.functions.world import cpu_seconds, ours, postgres_cpu_seconds, reference, request
-from bench.peers import HOME as PEERS
-from bench.peers import npm
 from local import NODE
 from shared.billing.events import delivery
 from shared.billing.signatures import signed_by_stripe
@@ -33,7 +32,7 @@ from tests.functions.serving import environment
 from tests.world import Database, Row
 
 PACKAGE = "@supabase/stripe-sync-engine"
-HOME = PEERS / "stripe"
+HOME = peers.HOME / "stripe"
 PEER = Path(__file__).parent / "peer.mjs"
 
 Bodies = Sequence[bytes]
@@ -226,7 +225,8 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 def install() -> str | None:
-    return npm(HOME, PACKAGE)
+    """Nothing, or why the peer cannot be had."""
+    return peers.npm(HOME, PACKAGE)
 
 
 def version() -> Any:
