@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.goals import number
 from bench.plots.svg import Drawing, Group, Row
+from bench.rounds import Spread
 
 Figures = Mapping[str, Any]
 

@@ -27,14 +27,6 @@ from tests.world import Database, Row
 
 # How many at once, how often.
 ROUNDS = {1: 1, 8: 3, 32: 1}
-GOAL_AT = 8
-# Those of what only keeps events say how far the goal is even from that.
-RATIOS = {
-    "http_rate_ratio_at_8": ("http", "peer_http"),
-    "in_process_rate_ratio_at_8": ("in_process", "peer"),
-    "bare_http_rate_ratio_at_8": ("bare_http", "peer_http"),
-    "bare_in_process_rate_ratio_at_8": ("bare", "peer"),
-}
 SUBSCRIPTIONS = 400
 WARMING = 5  # every fifth delivery
 SHUFFLED = 1000
@@ -99,6 +91,10 @@ def _wrong(name: str, connection: Connection[Any], told: Sequence[History]) -> l
     if name.startswith("bare"):
         return []
     return _peers_wrong(connection, told) if name.startswith("peer") else wrong(connection, told)
+
+
+def _mistaken(name: str, mistakes: dict[str, int]) -> dict[str, int]:
+    return {} if name.startswith("bare") else {"wrong": mistakes[name]}
 
 
 def _peers_wrong(connection: Connection[Any], told: Sequence[History]) -> list[str]:

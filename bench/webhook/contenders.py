@@ -52,14 +52,6 @@ class Sample:
     def per_second(self) -> float:
         return self.events / self.seconds
 
-    @property
-    def cpu_us(self) -> float:
-        return self.cpu_seconds / self.events * 1e6
-
-    @property
-    def postgres_cpu_us(self) -> float:
-        return self.postgres_cpu_seconds / self.events * 1e6
-
 
 @dataclass(frozen=True)
 class Deliveries:

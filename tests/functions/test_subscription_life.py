@@ -67,6 +67,7 @@ def buy(stripe: Shop, v1: V1, tier: str) -> Any:
         }
     )
     stripe.double.pay(made.latest_invoice.payments.data[0].payment.payment_intent)
+    stripe.double.deliveries.settle()  # what is told at the same time is heard in any order
     return made
 
 
