@@ -245,6 +245,7 @@ declare
   deleted_at timestamptz := (
     select c.state_at from public.stripe_objects c
     where c.id = object.customer_id and c.type = 'customer' and (c.state ->> 'deleted')::boolean
+      and c.state_at >= object.state_at
   );
   made public.subscriptions;
 begin

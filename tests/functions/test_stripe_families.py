@@ -97,6 +97,14 @@ def test_what_stripe_has_not_said_of_a_deleted_customers_subscription_is_asked(
     assert standing(stored) == ("FREE", "CANCELLED")
 
 
+def test_what_stripe_says_of_a_subscription_after_its_customer_was_deleted_counts_more(
+    stripe: Serving, stored: Connection
+) -> None:
+    told = [created(acme()), event("customer.deleted", GONE, created=NOW + 9)]
+    taken(stripe, *told, updated(acme(), acme(cancel_at_period_end=True), created=NOW + 10))
+    assert standing(stored) == ("GROWTH", "ACTIVE")
+
+
 def test_after_one_customer_was_deleted_an_organisation_may_become_another(stripe: Serving, stored: Connection) -> None:
     taken(stripe, created(acme()), event("customer.deleted", GONE, created=NOW + 9))
     taken(stripe, created(subscription("sub_again", "cus_again", price="price_elite")))
