@@ -623,6 +623,11 @@ begin
     where o.id in (told ->> 'payment_intent', told ->> 'charge', told ->> 'subscription') and o.customer_id is not null
     limit 1;
   end if;
+  if customer is null and (object.type = 'setup_intent'
+    or object.type = 'checkout_session' and told ->> 'status' in ('open', 'expired'))
+  then
+    return null; -- nobody is named and nothing was paid: there is nothing to wait for
+  end if;
   if object.type = 'checkout_session' and told ->> 'organization' is not null then
     perform private.link_customer(object);
   end if;

@@ -222,6 +222,16 @@ def test_any_other_checkout_of_a_customer_changes_nothing(stripe: Serving, store
     assert everything(stored) == before
 
 
+@pytest.mark.parametrize("state", ["open", "expired", "complete"])
+def test_only_a_checkout_that_somebody_finished_waits_to_be_known(
+    stripe: Serving, unsold: Connection, state: str
+) -> None:
+    assert unsold
+    told = checkout(customer=None, client_reference_id=None, status=state, payment_status="unpaid")
+    expected = "PARKED" if state == "complete" else "APPLIED"
+    assert taken(stripe, event("checkout.session.expired", told)) == [expected]
+
+
 # Cards for later
 
 
@@ -244,6 +254,11 @@ def test_a_card_that_is_saved_after_all_is_nothing_to_be_told(stripe: Serving, s
     taken(stripe, *reversed(told))
     taken(stripe, event("setup_intent.requires_action", card("requires_action") | {"id": "seti_2"}))
     taken(stripe, event("setup_intent.canceled", card("canceled") | {"id": "seti_3"}))
+    assert heard(stored) == []
+
+
+def test_a_card_without_a_customer_waits_for_nobody(stripe: Serving, stored: Connection) -> None:
+    assert taken(stripe, event("setup_intent.setup_failed", REFUSED | {"customer": None})) == ["APPLIED"]
     assert heard(stored) == []
 
 
