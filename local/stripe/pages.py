@@ -30,13 +30,18 @@ CARDS = {
 STEPS = {"a day": 86_400, "a week": 7 * 86_400, "31 days": 31 * 86_400}
 
 
+class _Form(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        raise Refused(f"The form lacks: {name}.", param=name)
+
+
 def answer(double: "Double", method: str, path: str, sent: str, headers: Any) -> Answer:
     """Every form answers with the page it came from."""
     if method == "POST" and headers.get("sec-fetch-site") == "cross-site":
         return _page("Not from here", "<p>Another website sent this.</p>", 403)
     if (method, path) == ("POST", "/control"):
         return _control(double, json.loads(sent))
-    given = {name: values[0] for name, values in parse_qs(sent).items()}
+    given = _Form({name: values[0] for name, values in parse_qs(sent).items()})
     for pattern, show, act in PAGES:
         if place := re.fullmatch(pattern, path):
             try:

@@ -710,6 +710,12 @@ def test_attack_another_website_sends_a_form(shop: Shop) -> None:
     assert answer.status_code == 403
 
 
+def test_a_form_that_lacks_its_card_is_refused_by_name(shop: Shop) -> None:
+    secret = shop.subscribe().latest_invoice.confirmation_secret.client_secret
+    answer = httpx.post(f"{shop.double.url}/pay/{secret}", data={"number": "4242424242424242"}, verify=NO_TLS)
+    assert (answer.status_code, "The form lacks: card." in answer.text) == (400, True)
+
+
 def test_what_a_customer_is_called_is_text_on_a_page(shop: Shop) -> None:
     shop.client.v1.customers.update(shop.customer, {"email": "<script>alert(1)</script>"})
     shop.subscribe()
