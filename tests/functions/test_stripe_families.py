@@ -339,6 +339,20 @@ def test_a_refund_in_a_currency_of_large_numbers_is_taken(stripe: Serving) -> No
     assert taken(stripe, event("charge.refunded", dear)) == ["APPLIED"]
 
 
+def test_a_thin_event_is_kept_and_nothing_more(stripe: Serving, stored: Connection) -> None:
+    """It names what changed and does not show it; the list of events has the whole one."""
+    thin = event("v1.customer.subscription.updated", None) | {
+        "object": "v2.core.event",
+        "created": "2026-11-20T10:00:00.123Z",
+    }
+    thin |= {
+        "data": {},
+        "related_object": {"id": "sub_acme", "type": "subscription", "url": "/v1/subscriptions/sub_acme"},
+    }
+    assert taken(stripe, thin, thin) == ["IGNORED", "IGNORED"]
+    assert stored.execute("select count(*) from public.stripe_events").fetchone() == (1,)
+
+
 # Payments of one second, payments nobody heard of
 
 
