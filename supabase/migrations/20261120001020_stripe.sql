@@ -66,8 +66,7 @@ begin
   select o.fetched, date_trunc('second', o.fetched_at) into fetched, since from public.stripe_objects o where o.id = object;
   since := coalesce(since, '-infinity');
   -- Its end, if it has come, whatever is told of later; else what the last second tells, and how often.
-  select e.state, e.created, e.is_last, e.object_type,
-    e.object_type in ('subscription', 'customer', 'product', 'price') as is_chained,
+  select e.state, e.created, e.is_last, e.object_type in ('subscription', 'customer', 'product', 'price') as is_chained,
     count(*) over (partition by e.created) as times
   into newest
   from public.stripe_events e
@@ -84,12 +83,12 @@ begin
   is_last := newest.is_last;
   if is_last or not newest.is_chained or newest.times = 1 then
     state := newest.state;
-    if not is_last and newest.times > 1 and newest.object_type in ('payment_intent', 'setup_intent') then
+    if not is_last and newest.times > 1 then
       -- How far along says nothing where a payment that failed is tried again within the second.
       is_certain := (
         select count(distinct e.state ->> 'status') from public.stripe_events e
         where e.object_id = object and e.created = state_at and e.state is not null and e.status <> 'QUARANTINED'
-          and e.place > 0
+          and e.place > 0 and e.object_type in ('payment_intent', 'setup_intent')
       ) <= 1;
     end if;
     return;
@@ -235,7 +234,9 @@ begin
       ), '-infinity')
   ), subscription.state_at);
 end $$;
-comment on function private.past_due_since(public.stripe_objects) is 'Since when a subscription has been past due, without a break.';
+comment on function private.past_due_since(public.stripe_objects) is
+  'Since when a subscription has been past due, without a break; at the earliest three days before that was first told: '
+  'Stripe delivers for so long, and nobody loses a plan over a payment they could not hear of.';
 
 create function private.subscription_of(object public.stripe_objects, org uuid) returns public.subscriptions
 language plpgsql stable set search_path = '' as $$
