@@ -20,9 +20,9 @@ from bench import machine
 from bench.functions.world import world
 from bench.rounds import ratios, rounds, spread
 from bench.webhook import contenders
-from tests.billing.histories import STANDING, History, deliveries, histories
-from tests.billing.told import sell
 from tests.database.test_stripe_order import open_accounts, receive, wrong
+from tests.shared.billing.histories import STANDING, History, deliveries, histories
+from tests.shared.billing.told import sell
 from tests.world import Database, Row
 
 # How many at once, how often.

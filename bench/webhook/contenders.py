@@ -27,8 +27,8 @@ from shared.billing.events import delivery
 from shared.billing.signatures import signed_by_stripe
 from shared.database import Database as Pool
 from shared.settings import Settings
-from tests.billing.told import SECRET, WEBHOOK, signed
 from tests.functions.serving import environment
+from tests.shared.billing.told import SECRET, WEBHOOK, signed
 from tests.world import Database, Row
 
 PACKAGE = "@supabase/stripe-sync-engine"

@@ -264,10 +264,3 @@ def dispute(account: Account, charge: Object, reason: str = "fraudulent") -> Obj
     made = account.new("dispute", "charge.dispute.created", **same, charge=charge["id"], reason=reason)
     account.tell("charge.dispute.funds_withdrawn", made)
     return made
-
-
-def close_dispute(account: Account, made: Object, *, won: bool) -> Object:
-    account.change(made, "charge.dispute.closed", status="won" if won else "lost")
-    if won:
-        account.tell("charge.dispute.funds_reinstated", made)
-    return made

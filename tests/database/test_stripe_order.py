@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from shared.billing.events import delivery
-from tests.billing.histories import History, deliveries, histories
-from tests.billing.told import sell
+from tests.shared.billing.histories import History, deliveries, histories
+from tests.shared.billing.told import sell
 from tests.world import Connection, Database, Row
 
 RECEIVE = "select private.receive_stripe_event(%s::jsonb)"

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.billing.told import WEBHOOK
 from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, SECRET, Shop, shop, sweep
+from tests.shared.billing.told import WEBHOOK
 from tests.world import Database, Row
 
 

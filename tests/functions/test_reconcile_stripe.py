@@ -9,10 +9,10 @@ import pytest
 import stripe as library
 
 from local.stripe.server import Double
-from tests.billing.told import SECRET, WEBHOOK
 from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED
 from tests.functions.serving import SECRET_KEY, Serving, environment, serving
 from tests.functions.test_contract import refused
+from tests.shared.billing.told import SECRET, WEBHOOK
 from tests.world import Connection, Database, Row
 
 RECONCILE = "/functions/v1/reconcile-stripe"

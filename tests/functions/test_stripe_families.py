@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.billing.listening import acme, created, deleted, forget, listening, standing, status, taken, updated
-from tests.billing.told import NOW, event, subscription
 from tests.functions.serving import Serving
 from tests.functions.test_contract import refused
+from tests.shared.billing.listening import acme, created, deleted, forget, listening, standing, status, taken, updated
+from tests.shared.billing.told import NOW, event, subscription
 from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row, fixed_id
 
 

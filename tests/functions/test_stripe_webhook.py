@@ -12,11 +12,22 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.billing.listening import KEY, acme, created, deleted, forget, listening, standing, status, taken, updated
-from tests.billing.told import MONTH, NOW, OLD_SECRET, SECRET, SHAPES, WEBHOOK, event, send, signed, subscription
 from tests.database.acting import wait_until_somebody_waits
 from tests.functions.serving import Serving, environment, serving
 from tests.functions.test_contract import refused
+from tests.shared.billing.listening import (
+    KEY,
+    acme,
+    created,
+    deleted,
+    forget,
+    listening,
+    standing,
+    status,
+    taken,
+    updated,
+)
+from tests.shared.billing.told import MONTH, NOW, OLD_SECRET, SECRET, SHAPES, WEBHOOK, event, send, signed, subscription
 from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
 
 

@@ -9,12 +9,12 @@ import httpx
 import pytest
 from stripe import HTTPXClient, StripeClient
 
-from tests.billing.told import WEBHOOK
 from tests.database.test_garage import in_status
 from tests.functions import flags
 from tests.functions.onboarding import Customer
 from tests.functions.paying import SECRET, Shop, shop, sweep
 from tests.functions.serving import PUBLISHABLE_KEY
+from tests.shared.billing.told import WEBHOOK
 from tests.world import ACME, PEOPLE, Database
 
 V1 = Any

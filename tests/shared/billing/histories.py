@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.billing.told import MONTH, NOW, SHAPES, differences, event, subscription
+from tests.shared.billing.told import MONTH, NOW, SHAPES, differences, event, subscription
 from tests.world import Row
 
 if TYPE_CHECKING:

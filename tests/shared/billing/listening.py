@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.billing.told import OLD_SECRET, SECRET, differences, event, sell, send, subscription
 from tests.functions.serving import Serving, environment, serving
+from tests.shared.billing.told import OLD_SECRET, SECRET, differences, event, sell, send, subscription
 from tests.world import ACME, GLOBEX, Connection, Database, Row
 
 KEY = "sk_test_of_the_tests"
