@@ -36,7 +36,9 @@ def summary(outcomes: Outcomes) -> str:
     head = ("bench", "what", "beside", "median (lowest–highest)", "goal", "")
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(6)]
     table = ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)) for line in [head, *lines]]
-    return "\n".join(["", *(line.rstrip() for line in table), "", _count(outcomes), *_missing(outcomes)])
+    return "\n".join(
+        ["", *(line.rstrip() for line in table), "", _count(outcomes), *_missed(outcomes), *_missing(outcomes)]
+    )
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -53,13 +55,13 @@ def page(results: Mapping[str, Any]) -> str:
         "# What was measured",
         INTRODUCTION,
         f"**{_count(outcomes)}**{took}",
-        *(f"- {line}" for line in _missing(outcomes)),
         *_machines(outcomes),
+        "\n".join(f"- {line}" for line in [*_missed(outcomes), *_missing(outcomes)]),
     ]
     for name, title in TITLES.items():
         if name in outcomes:
             parts += [f"## {title}", *_section(name, outcomes[name])]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _section(name: str, outcome: Outcomes) -> Iterator[str]:
@@ -89,14 +91,16 @@ def _lines(name: str, outcome: Outcomes) -> Iterator[Line]:
 
 
 def _count(outcomes: Outcomes) -> str:
-    every = [(goal, met) for name, outcome in outcomes.items() for goal, _, met in _lines(name, outcome) if goal.bound]
-    met = sum(each == "met" for _, each in every)
-    missed = [f"{goal.what} ({goal.bound})" for goal, each in every if each == "not met"]
-    unknown = sum(each == "" for _, each in every)
-    said = f"{met} of {len(every)} goals met."
-    if missed:
-        said += f" Not met: {'; '.join(missed)}."
-    return said + (f" Not measured: {unknown}." if unknown else "")
+    every = [met for name, outcome in outcomes.items() for goal, _, met in _lines(name, outcome) if goal.bound]
+    unknown = every.count("")
+    return f"{every.count('met')} of {len(every)} goals met" + (f", {unknown} not measured." if unknown else ".")
+
+
+def _missed(outcomes: Outcomes) -> Iterator[str]:
+    for name, outcome in outcomes.items():
+        for goal, found, met in _lines(name, outcome):
+            if met == "not met":
+                yield f"Not met: {goal.what}: {found}, wanted {goal.bound}"
 
 
 def _missing(outcomes: Outcomes) -> Iterator[str]:

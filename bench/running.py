@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ SELDOM_SECONDS = 10
 
 Outcome = dict[str, Any]
 Environment = Mapping[str, str]
+Populate = Callable[[], AbstractContextManager[Environment]]
 
 
 @dataclass(frozen=True)
@@ -34,29 +35,32 @@ class Bench:
     needs_population: bool = False
 
 
-def run_all(benches: Mapping[str, Bench], budget: float, populate: Callable[[], Environment]) -> dict[str, Outcome]:
-    """`populate` is called once, when the first bench needs it."""
+def run_all(benches: Mapping[str, Bench], budget: float, populate: Populate) -> dict[str, Outcome]:
+    """`populate` is entered when the first bench needs it, and left when no later one does."""
     progress = _Progress(benches, budget)
     outcomes: dict[str, Outcome] = {}
     environment: Environment = {}
-    for name, bench in benches.items():
-        began = time.monotonic()
-        if progress.left() < bench.seconds / 4:
-            outcomes[name] = {"left_out": f"the {budget / 60:g} minutes were over"}
-        else:
+    needing = [name for name, bench in benches.items() if bench.needs_population]
+    with ExitStack() as stack:
+        for name, bench in benches.items():
+            began = time.monotonic()
             progress.start(name)
             try:
-                if bench.needs_population and not environment:
-                    progress.show("making a database …")
-                    environment = populate()
-                outcomes[name] = _run(bench, environment, progress)
+                if progress.left() < bench.seconds / 4:
+                    outcomes[name] = {"left_out": f"the {budget / 60:g} minutes were over"}
+                else:
+                    if name in needing and not environment:
+                        environment = stack.enter_context(populate())
+                    outcomes[name] = _run(bench, environment, progress)
             except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
                 outcomes[name] = {"failed": str(error)}
-        outcomes[name] |= {
-            "seconds": round(time.monotonic() - began, 1),
-            "at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        }
-        progress.end(name, outcomes[name])
+            if needing and name == needing[-1]:
+                stack.close()
+            outcomes[name] |= {
+                "seconds": round(time.monotonic() - began, 1),
+                "at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+            }
+            progress.end(outcomes[name])
     return outcomes
 
 
@@ -87,11 +91,12 @@ class _Progress:
         end = "" if sys.stderr.isatty() else "\n"
         print(f"{_clear()}{self._place()} {self._name}: {what} · {gone}", end=end, file=sys.stderr, flush=True)
 
-    def end(self, name: str, outcome: Outcome) -> None:
-        self._name = name
-        self._expected += self._benches[name].seconds
+    def end(self, outcome: Outcome) -> None:
+        self._expected += self._benches[self._name].seconds
         how = next((f"{word}: {outcome[key]}" for key, word in WORDS.items() if key in outcome), "measured")
-        print(f"{_clear()}{self._place()} {name}: {how} ({outcome['seconds']:.0f} s)", file=sys.stderr, flush=True)
+        print(
+            f"{_clear()}{self._place()} {self._name}: {how} ({outcome['seconds']:.0f} s)", file=sys.stderr, flush=True
+        )
 
     def _place(self) -> str:
         return f"[{self._names.index(self._name) + 1}/{len(self._names)}]"
@@ -109,9 +114,9 @@ WORDS = {"failed": "FAILED", "left_out": "left out"}
 
 
 def _run(bench: Bench, environment: Environment, progress: _Progress) -> Outcome:
-    # Its rounds become fewer after its share; only what hangs is ended.
+    # Its rounds become fewer towards the end of its share; what does not end long after that is ended.
     share, limit = progress.share(), min(2 * progress.share(), progress.left())
-    variables = os.environ | environment | {UNTIL: str(time.time() + share)}
+    variables = os.environ | environment | {UNTIL: str(time.time() + 0.8 * share)}
     said: deque[str] = deque(maxlen=40)
     with (
         tempfile.TemporaryFile("w+") as output,

@@ -164,14 +164,15 @@ def _webhook(figures: Figures) -> Drawing:
         return spread
 
     peer, least = "stripe-sync-engine", "one INSERT, nothing applied"
+    of = int(figures["speed"]["subscriptions"] * found["http"]["per_second"]["rounds"])
     wrong = [
-        f"{found[name]['wrong']} {of}"
-        for name, of in (("http", "of ours"), ("peer_http", "of the peer's"))
+        f"{found[name]['wrong']} of {whose}"
+        for name, whose in (("http", "ours"), ("peer_http", "the peer's"))
         if name in found
     ]
     return Drawing(
         "Stripe's events a second",
-        f"8 at once, applied and on the disk; wrong final states over HTTP: {', '.join(wrong)}",
+        f"8 at once, applied and on the disk; wrong final states of {of:,} over HTTP: {', '.join(wrong)}",
         [
             Group(rows(("http", "Strive"), ("peer_http", peer), ("bare_http", least)), "Over HTTP"),
             Group(rows(("in_process", "Strive"), ("peer", peer), ("bare", least)), "In one process"),

@@ -23,9 +23,11 @@ from bench import peers
 from bench.functions.reference import KEEP
 from bench.functions.world import cpu_seconds, ours, postgres_cpu_seconds, reference, request
 from local import NODE
-from shared.billing.events import delivery
+from shared.billing.burst import Burst
+from shared.billing.events import about, delivery
 from shared.billing.signatures import signed_by_stripe
 from shared.database import Database as Pool
+from shared.function import Answered
 from shared.settings import Settings
 from tests.functions.serving import environment
 from tests.shared.billing.told import SECRET, WEBHOOK, signed
@@ -33,6 +35,7 @@ from tests.world import Database, Row
 
 PACKAGE = "@supabase/stripe-sync-engine"
 HOME = peers.HOME / "stripe"
+CLAIMS = '{"role": "service_role"}'
 PEER = Path(__file__).parent / "peer.mjs"
 
 Bodies = Sequence[bytes]
@@ -89,12 +92,16 @@ def in_process(_home: Path, database: Database, sent: Deliveries, at_once: int) 
     settings = Settings.read(environment(database.url("strive_functions"), **variables))
 
     async def work() -> Sample:
-        pool = Pool(settings)
+        pool, burst = Pool(settings), Burst()
+
+        async def receive(together: str) -> Answered[Any]:
+            ran = await pool.run("private.receive_stripe_events", together, claims=CLAIMS, headers="{}")
+            return Answered(*ran)
 
         async def take(body: bytes, headers: dict[bytes, bytes]) -> None:
             signed_by_stripe(settings, headers, body)
-            told = delivery(from_json(body), body.decode(), livemode=False)
-            await pool.run("private.receive_stripe_event", told, claims='{"role":"service_role"}', headers="{}")
+            event = from_json(body)
+            assert await burst.take(receive, delivery(event, body.decode(), livemode=False), about(event))
 
         await pool.open()
         sample = await _taken(database, take, sent, at_once)

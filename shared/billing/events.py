@@ -154,3 +154,9 @@ def delivery(event: Any, sent: str, *, livemode: bool) -> str:
     """What private.receive_stripe_event() takes; `sent` is the event as it came."""
     told = json.dumps({**read(event), "expected_livemode": livemode})
     return f'{told[:-1]}, "payload": {sent}}}'
+
+
+def about(event: Any) -> str:
+    """Whose event it is; those of one customer wait for each other."""
+    subject = at(event, "data", "object")
+    return identity(at(subject, "customer")) or identity(at(subject, "id")) or ""

@@ -929,7 +929,20 @@ begin
 end $$;
 comment on function private.receive_stripe_event(jsonb) is
   'Takes a delivery: keeps the event, once, and applies it, in the same transaction. Only for what Stripe has signed.';
-grant execute on function private.receive_stripe_event(jsonb) to strive_functions;
+
+create function private.receive_stripe_events(deliveries jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  delivery jsonb;
+  taken jsonb := '[]';
+begin
+  for delivery in select d from jsonb_array_elements(deliveries) d loop
+    taken := taken || private.receive_stripe_event(delivery);
+  end loop;
+  return taken;
+end $$;
+comment on function private.receive_stripe_events(jsonb) is 'Takes a list of deliveries, all of them or none.';
+grant execute on function private.receive_stripe_event(jsonb), private.receive_stripe_events(jsonb) to strive_functions;
 
 -- Policies ------------------------------------------------------------------------------------------------------------
 

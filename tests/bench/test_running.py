@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from bench.goals import GOALS
 from bench.plots import PLOTS, draw
 from bench.report import absent, page, summary
 from bench.rounds import UNTIL, ratios, rounds, spread
-from bench.running import Bench
+from bench.running import Bench, run_all
 
 WORKS = (
     'import json; print(json.dumps({"figures": {"first_start_s": {"median": 2, "low": 1, "high": 3, "rounds": 5}}}))'
@@ -79,6 +81,29 @@ def test_what_was_measured_before_is_kept_when_only_a_part_is_run(run: Any) -> N
     run(stack=WORKS)
     _, found = run(crm=WORKS)
     assert set(found) == {"stack", "crm"}
+
+
+def test_one_database_is_made_for_all_that_need_it_and_gone_after_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bench_tells.py").write_text(
+        'import json, os, pathlib\nfound = os.environ.get("DATABASE")\n'
+        'print(json.dumps({"figures": {"database": found, "is_there": bool(found) and pathlib.Path(found).exists()}}))'
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{FOLDER.parent.parent}")
+    made: list[Path] = []
+
+    @contextmanager
+    def populate() -> Iterator[dict[str, str]]:
+        made.append(tmp_path / f"database-{len(made)}")
+        made[-1].touch()
+        yield {"DATABASE": str(made[-1])}
+        made[-1].unlink()
+
+    alone, needing = Bench("bench_tells", 1), Bench("bench_tells", 1, needs_population=True)
+    found = run_all({"stack": alone, "rls": needing, "crm": needing, "flags": alone}, 60, populate)
+    assert [outcome["figures"]["is_there"] for outcome in found.values()] == [False, True, True, False]
+    assert made == [tmp_path / "database-0"]
 
 
 def test_a_peer_that_cannot_be_had_is_skipped_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

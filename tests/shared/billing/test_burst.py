@@ -1,0 +1,126 @@
+"""Deliveries that come together go together; what fails one of them keeps none of the others."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+import pytest
+from pydantic_core import from_json
+
+from shared.billing.burst import MOST, Burst
+from shared.billing.events import delivery
+from shared.database import Database as Pool
+from shared.function import Answered
+from shared.settings import Settings
+from tests.database.acting import wait_until_somebody_waits
+from tests.functions.serving import environment
+from tests.shared.billing.told import event, sell, subscription
+from tests.world import Database, Row
+
+CLAIMS = '{"role": "service_role"}'
+
+
+def told(number: int, **fields: Any) -> str:
+    sent = json.dumps(event("customer.subscription.created", subscription(f"sub_{number}", "cus_1"), **fields))
+    return delivery(from_json(sent), sent, livemode=False)
+
+
+def at_once(url: str, deliveries: list[str], *meanwhile: Callable[[], None]) -> list[Any]:
+    """The first is under way, and held up, when the others come; then it goes on."""
+    held_up, release = meanwhile or (lambda: None, lambda: None)
+
+    async def work() -> list[Any]:
+        pool, burst = Pool(Settings.read(environment(url, DATABASE_CONNECTIONS="4"))), Burst()
+
+        async def receive(together: str) -> Answered[Any]:
+            return Answered(*await pool.run("private.receive_stripe_events", together, claims=CLAIMS, headers="{}"))
+
+        def taking(delivery: str) -> Awaitable[Any]:
+            return asyncio.create_task(burst.take(receive, delivery, "cus_1"))
+
+        await pool.open()
+        first = taking(deliveries[0])
+        await asyncio.to_thread(held_up)
+        others = [taking(each) for each in deliveries[1:]]
+        await asyncio.sleep(0)
+        release()
+        taken = await asyncio.gather(first, *others, return_exceptions=True)
+        await pool.close()
+        return taken
+
+    return asyncio.run(work())
+
+
+def held_up(database: Database, deliveries: list[str]) -> list[Any]:
+    with database.connect() as holder:
+        holder.autocommit = False
+        holder.execute("select private.lock_stripe('cus_1')")
+        url = database.url("strive_functions")
+        return at_once(url, deliveries, lambda: wait_until_somebody_waits(database), holder.commit)
+
+
+def kept(database: Database) -> list[Row]:
+    with database.connect() as connection:
+        sell(connection)
+        rows = connection.execute("select id, xmin::text from public.stripe_events order by id").fetchall()
+    return [{"id": name, "transaction": transaction} for name, transaction in rows]
+
+
+def test_what_comes_while_one_is_taken_is_one_transaction(fresh_database: Database) -> None:
+    taken = held_up(fresh_database, [told(number, id=f"evt_{number:02}") for number in range(1, MOST + 4)])
+    assert [each["id"] for each in taken] == [f"evt_{number:02}" for number in range(1, MOST + 4)]
+    assert {each["status"] for each in taken} == {"PARKED"}
+    transactions = [each["transaction"] for each in kept(fresh_database)]
+    assert len(transactions) == MOST + 3
+    assert len(set(transactions)) == 3, "the first, as many as go together, and the rest"
+
+
+def test_one_that_comes_twice_at_once_is_kept_once(fresh_database: Database) -> None:
+    first, twice = told(1, id="evt_1"), told(2, id="evt_2")
+    taken = held_up(fresh_database, [first, twice, twice])
+    assert [(each["id"], each["duplicate"]) for each in taken] == [("evt_1", False), ("evt_2", False), ("evt_2", True)]
+    assert len(kept(fresh_database)) == 2
+
+
+def test_one_that_fails_takes_nothing_of_the_others_with_it_and_nothing_is_half_done(fresh_database: Database) -> None:
+    poison = told(3, id="evt_3").replace('"evt_3"', '"no event at all"', 1)
+    taken = held_up(fresh_database, [told(1, id="evt_1"), told(2, id="evt_2"), poison])
+    assert taken[0]["id"] == "evt_1"
+    assert taken[1:] == [None, None], "each is tried alone now"
+    assert [each["id"] for each in kept(fresh_database)] == ["evt_1"]
+
+
+def test_large_ones_do_not_go_together(fresh_database: Database) -> None:
+    large = [told(number, id=f"evt_{number}", filler="x" * 600_000) for number in (2, 3)]
+    held_up(fresh_database, [told(1, id="evt_1"), *large])
+    assert len({each["transaction"] for each in kept(fresh_database)}) == 3
+
+
+def test_everybody_hears_that_the_database_is_away() -> None:
+    url = "postgresql://strive_functions:x@127.0.0.1:1/postgres"
+    taken = at_once(url, [told(1), told(2), told(3)])
+    assert [isinstance(each, psycopg.OperationalError) for each in taken] == [True] * 3
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_client_that_is_gone_holds_up_nobody(fresh_database: Database, gone: int) -> None:
+    async def work() -> Any:
+        pool, burst = Pool(Settings.read(environment(fresh_database.url("strive_functions")))), Burst()
+
+        async def receive(together: str) -> Answered[Any]:
+            return Answered(*await pool.run("private.receive_stripe_events", together, claims=CLAIMS, headers="{}"))
+
+        await pool.open()
+        tasks = [
+            asyncio.create_task(burst.take(receive, told(number, id=f"evt_{number}"), "cus_1")) for number in (0, 1)
+        ]
+        await asyncio.sleep(0)
+        tasks[gone].cancel()
+        left = await tasks[1 - gone]
+        await pool.close()
+        return left
+
+    assert asyncio.run(work())["id"] == f"evt_{1 - gone}"
+    assert len(kept(fresh_database)) == 2
