@@ -16,6 +16,7 @@ from shared.function import Answered
 MOST = 16
 LARGEST = 1 << 20
 LANES = 2
+AWAY = ("08", "57P")  # the connection, or the server: alone, each would fare the same
 
 Receive = Callable[[str], Awaitable[Answered[Any]]]
 
@@ -50,7 +51,8 @@ class _Lane:
             try:
                 answered = await receive(f"[{','.join(delivery for delivery, _ in together)}]")
             except Exception as error:  # noqa: BLE001 - it is for those who wait
-                at_one_of_them = isinstance(error, psycopg.Error) and error.sqlstate is not None
+                code = error.sqlstate if isinstance(error, psycopg.Error) else None
+                at_one_of_them = code is not None and not code.startswith(AWAY)
                 for _, answer in together:
                     if at_one_of_them:
                         _give(answer, None)

@@ -90,6 +90,10 @@ def exporting(tmp_path_factory: pytest.TempPathFactory, database: Database, data
             " where organization_id = %s",
             [ACME],
         )
+        owner.execute(
+            "insert into private.former_customers (stripe_customer_id, organization_id) values ('cus_before', %s)",
+            [ACME],
+        )
     with running(database, home / "api") as api:
         own = {
             "SUPABASE_URL": api.url,

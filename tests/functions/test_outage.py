@@ -146,7 +146,7 @@ def test_without_a_database_it_starts_says_so_and_recovers_by_itself(tmp_path: P
 
 
 def test_open_connections_outlive_a_change_of_the_password(tmp_path: Path, own_cluster: Database) -> None:
-    before = own_cluster.url("strive_functions")
+    before, password = own_cluster.url("strive_functions"), own_cluster.cluster.password
     with serving(tmp_path, environment(before)) as functions:
         with ThreadPoolExecutor(4) as pool:
             assert {answer.status_code for answer in pool.map(lambda _: functions.record(), range(8))} == {201}
@@ -154,8 +154,10 @@ def test_open_connections_outlive_a_change_of_the_password(tmp_path: Path, own_c
             connection.execute("alter role strive_functions password 'another'")
         with ThreadPoolExecutor(16) as pool:  # more than there are connections
             assert {answer.status_code for answer in pool.map(lambda _: functions.record(), range(64))} == {201}
-    with serving(tmp_path, environment(before.replace(own_cluster.cluster.password, "another"))) as functions:
+    with serving(tmp_path, environment(before.replace(password, "another"))) as functions:
         assert functions.record().status_code == 201
+    with own_cluster.connect() as connection:
+        connection.execute(f"alter role strive_functions password '{password}'")
 
 
 def test_a_pool_used_up_is_503_and_no_hang(tmp_path: Path, own_url: str, fresh_database: Database) -> None:
