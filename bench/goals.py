@@ -119,7 +119,8 @@ GOALS: dict[str, list[Goal]] = {
     "webhook": [
         Goal("events a second over HTTP, 8 at once", PEER, "speed.http_rate_ratio_at_8", at_least=3),
         Goal("events a second in one process, 8 at once", PEER, "speed.in_process_rate_ratio_at_8"),
-        Goal("one INSERT of the payload, nothing applied", PEER, "speed.bare_http_rate_ratio_at_8"),
+        Goal("one INSERT of the payload over HTTP, nothing applied", PEER, "speed.bare_http_rate_ratio_at_8"),
+        Goal("the same in one process", PEER, "speed.bare_in_process_rate_ratio_at_8"),
         Goal("wrong final states of 1,000 subscriptions, shuffled", "none", "order.wrong", "", at_most=0),
     ],
     "flags": [

@@ -17,9 +17,9 @@ from bench.rounds import ratios, rounds, spread
 from bench.side_by_side import enter, processor
 from local.postgres import Cluster
 
-REPEATS, ROUNDS = 30, 5
+REPEATS, ROUNDS = 40, 5
 # Those who ask: from the largest organisation to one that has 50 feed entries among the first 100 k.
-CALLERS = sorted({round(250 ** (n / 11)) for n in range(12)})
+CALLERS = sorted({round(250 ** (n / 8)) for n in range(9)})
 Samples = dict[str, list[float]]
 
 

@@ -116,7 +116,7 @@ WORDS = {"failed": "FAILED", "left_out": "left out"}
 def _run(bench: Bench, environment: Environment, progress: _Progress) -> Outcome:
     # Its rounds become fewer towards the end of its share; what does not end long after that is ended.
     share, limit = progress.share(), min(2 * progress.share(), progress.left())
-    variables = os.environ | environment | {UNTIL: str(time.time() + 0.8 * share)}
+    variables = os.environ | environment | {UNTIL: str(time.time() + 0.9 * share)}
     said: deque[str] = deque(maxlen=40)
     with (
         tempfile.TemporaryFile("w+") as output,

@@ -20,7 +20,7 @@ from tests.functions.flags import EVALUATE, FLAGS
 from tests.functions.serving import SECRET_KEY
 from tests.world import PEOPLE, Database
 
-ROUNDS, TURN_SECONDS = 8, 0.4
+ROUNDS, TURN_SECONDS = 6, 0.4
 
 
 def measure() -> dict[str, Any]:
