@@ -26,7 +26,7 @@ dev: install
 	@$(BIN)/strive dev $(ARGS)
 
 test: install
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint
 	@$(MAKE) --no-print-directory test

@@ -76,8 +76,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strive]:
         own.stop()
 
 
+# They start processes and wait for them. Begun last, they would be all that still runs.
+SLOW = {"test_stack.py", "test_commands.py", "test_outage.py", "test_drill.py", "test_onboarding_crashes.py"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What uses a Postgres or a stack of its own is about the embedded one; what uses `stack` runs against any."""
     for item in items:
         if "stack" not in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.embedded)
+    items.sort(key=lambda item: item.path.name not in SLOW)
