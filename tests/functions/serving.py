@@ -73,7 +73,8 @@ class Serving:
         return int(self.url.rsplit(":", 1)[1])
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        written = self.log.read_text().rpartition("\n")[0]  # the last one may still be being written
+        return [json.loads(line) for line in written.splitlines()]
 
     def client(self, person: str | None = "member", **headers: str) -> httpx.Client:
         signed_in = {"authorization": f"Bearer {token(person)}"} if person else {}
