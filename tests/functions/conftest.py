@@ -13,8 +13,10 @@ import pytest
 from local.stack import free_port
 from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
+from tests.functions.paying import SECRET, Shop, shop
 from tests.functions.platform import PASSWORD, Platform, connect, platform_of
 from tests.functions.serving import Serving, environment, serving
+from tests.shared.billing.told import WEBHOOK
 from tests.world import Database
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
@@ -100,3 +102,11 @@ logfile = {tmp_path}/pgbouncer.log
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def open_shop(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Shop]:
+    """Functions with a Stripe that tells them of everything."""
+    with shop(tmp_path_factory.mktemp("shop"), database, database_url) as running:
+        running.double.send_events_to(f"{running.functions.url}{WEBHOOK}", SECRET)
+        yield running

@@ -11,28 +11,21 @@ from stripe import StripeClient
 from local.stripe.account import Refused
 from local.stripe.webhooks import payload, post
 from tests.functions.onboarding import Customer
-from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, SECRET, Shop, shop, sweep
-from tests.world import PEOPLE, Database, Row
-
-
-@pytest.fixture(scope="module")
-def _shop(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Shop]:
-    with shop(tmp_path_factory.mktemp("shop"), database, database_url) as running:
-        running.double.send_events_to(f"{running.functions.url}/functions/v1/stripe-webhook", SECRET)
-        yield running
+from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, SECRET, Shop, sweep
+from tests.world import PEOPLE, Row
 
 
 @pytest.fixture
-def stripe(_shop: Shop) -> Iterator[Shop]:
-    yield _shop
-    _shop.double.faults.clear()
-    _shop.double.deliveries.paused = False
-    _shop.double.mischief()
-    _shop.double.deliveries.settle()
-    sweep(_shop.database)
-    _shop.write("delete from public.stripe_events")
-    _shop.write("delete from public.stripe_objects where type not in ('product', 'price')")
-    _shop.forget()
+def stripe(open_shop: Shop) -> Iterator[Shop]:
+    yield open_shop
+    open_shop.double.faults.clear()
+    open_shop.double.deliveries.paused = False
+    open_shop.double.mischief()
+    open_shop.double.deliveries.settle()
+    sweep(open_shop.database)
+    open_shop.write("delete from public.stripe_events")
+    open_shop.write("delete from public.stripe_objects where type not in ('product', 'price')")
+    open_shop.forget()
 
 
 def heard(stripe: Shop) -> None:

@@ -4,28 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, SECRET, Shop, shop, sweep
-from tests.shared.billing.told import WEBHOOK
-from tests.world import Database, Row
-
-
-@pytest.fixture(scope="module")
-def _shop(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Shop]:
-    with shop(tmp_path_factory.mktemp("shop"), database, database_url) as running:
-        running.double.send_events_to(f"{running.functions.url}{WEBHOOK}", SECRET)
-        yield running
+from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, Shop, sweep
+from tests.world import Row
 
 
 @pytest.fixture
-def stripe(_shop: Shop) -> Iterator[Shop]:
-    yield _shop
-    _shop.double.deliveries.paused = False
-    _shop.double.deliveries.settle()
-    _shop.double.mischief()
-    sweep(_shop.database)
-    _shop.write("delete from public.stripe_events")
-    _shop.write("delete from public.stripe_objects")
-    _shop.forget()
+def stripe(open_shop: Shop) -> Iterator[Shop]:
+    yield open_shop
+    open_shop.double.deliveries.paused = False
+    open_shop.double.deliveries.settle()
+    open_shop.double.mischief()
+    sweep(open_shop.database)
+    open_shop.write("delete from public.stripe_events")
+    open_shop.write("delete from public.stripe_objects")
+    open_shop.forget()
 
 
 def session(stripe: Shop) -> Row:

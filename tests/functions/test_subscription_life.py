@@ -12,30 +12,23 @@ from stripe import HTTPXClient, StripeClient
 from tests.database.test_garage import in_status
 from tests.functions import flags
 from tests.functions.onboarding import Customer
-from tests.functions.paying import SECRET, Shop, shop, sweep
+from tests.functions.paying import SECRET, Shop, sweep
 from tests.functions.serving import PUBLISHABLE_KEY
 from tests.shared.billing.told import WEBHOOK
-from tests.world import ACME, PEOPLE, Database
+from tests.world import ACME, PEOPLE
 
 V1 = Any
 
 
-@pytest.fixture(scope="module")
-def _shop(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Shop]:
-    with shop(tmp_path_factory.mktemp("shop"), database, database_url) as running:
-        running.double.send_events_to(f"{running.functions.url}{WEBHOOK}", SECRET)
-        yield running
-
-
 @pytest.fixture
-def stripe(_shop: Shop) -> Iterator[Shop]:
-    yield _shop
-    _shop.double.deliveries.settle()
+def stripe(open_shop: Shop) -> Iterator[Shop]:
+    yield open_shop
+    open_shop.double.deliveries.settle()
     for table in ("stripe_events", "stripe_objects", "subscriptions", "notifications", "custom_agent_orders"):
-        _shop.write(f"delete from public.{table}")
-    sweep(_shop.database)
-    _shop.write("update public.organizations set stripe_customer_id = null")
-    _shop.forget()
+        open_shop.write(f"delete from public.{table}")
+    sweep(open_shop.database)
+    open_shop.write("update public.organizations set stripe_customer_id = null")
+    open_shop.forget()
 
 
 @pytest.fixture
