@@ -14,8 +14,8 @@ from bench.functions.world import ours
 from bench.population import MEMBER, TENANT, people
 from bench.rounds import ratios, rounds, spread
 from local.postgres import SUPERUSER, Cluster
-from tests.functions.serving import token
-from tests.world import Database
+from tests.support.serving import token
+from tests.support.world import Database
 
 LINES, ROUNDS = 50_000, 3
 TAG = "imported by the bench"

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
-from shared.function import Function
+from shared.app.function import Function
 from shared.settings import SettingsError
 
 ALL = "strive"

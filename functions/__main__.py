@@ -13,7 +13,7 @@ def serve() -> None:
     from functions_framework.aio import create_asgi_app_from_module  # noqa: PLC0415 - after gc.disable()
 
     from functions import main  # noqa: PLC0415 - after gc.disable()
-    from shared import server  # noqa: PLC0415 - after gc.disable()
+    from shared.app import server  # noqa: PLC0415 - after gc.disable()
 
     port = os.environ.get("PORT") or "8080"
     if not port.isdecimal() or int(port) > HIGHEST_PORT:
@@ -24,7 +24,7 @@ def serve() -> None:
 
 def describe() -> None:
     from functions import ALL, load  # noqa: PLC0415 - only this command needs it
-    from shared.openapi import document  # noqa: PLC0415 - only this command needs it
+    from shared.app.openapi import document  # noqa: PLC0415 - only this command needs it
 
     print(json.dumps(document("https://<project>.supabase.co", load(ALL)), indent=2, ensure_ascii=False))  # noqa: T201 - the command's answer
 

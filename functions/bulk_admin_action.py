@@ -3,8 +3,8 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
-from shared.administration import AdministeredUser, administer
-from shared.function import Answered, Call, Shape, Strict, function
+from shared.administration.operations import AdministeredUser, administer
+from shared.app.function import Answered, Call, Shape, Strict, function
 from shared.schema import UserRole
 
 UserIds = Annotated[list[UUID], Field(min_length=1, max_length=100)]

@@ -5,8 +5,8 @@ from typing import Annotated
 import psycopg
 from pydantic import ConfigDict, Field, model_validator
 
+from shared.app.function import Answered, Call, Shape, Strict, function
 from shared.errors import ApiError
-from shared.function import Answered, Call, Shape, Strict, function
 from shared.schema import PropertyType
 
 Word = Annotated[str, Field(max_length=255)]

@@ -1,9 +1,9 @@
 import json
 from typing import Any
 
+from shared.app.function import Answered, Call, function
 from shared.errors import ApiError
-from shared.function import Answered, Call, function
-from shared.onboarding import Named, Session
+from shared.onboarding.sessions import Named, Session
 
 HINTS = {
     "PENDING": "Pay first, with the client secret of start-onboarding-payment.",
@@ -33,7 +33,7 @@ async def complete_onboarding_session(call: Call[Named]) -> Answered[Session]:
     """
     answer = json.loads((await call.run("private.complete_onboarding_session", call.body.asked())).json)
     if payment := answer.get("payment"):
-        from shared.payments import ask, look  # noqa: PLC0415 - what is free needs no Stripe
+        from shared.onboarding.payments import ask, look  # noqa: PLC0415 - what is free needs no Stripe
 
         seen = await look(call, payment["stripe_subscription_id"])
         answer = await ask(call, "private.complete_onboarding_session", call.body.asked(seen=seen.facts))

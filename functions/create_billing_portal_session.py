@@ -4,8 +4,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AnyHttpUrl, Field
 
+from shared.app.function import Answered, Call, Shape, Strict, function
 from shared.errors import ApiError
-from shared.function import Answered, Call, Shape, Strict, function
 from shared.settings import Settings
 
 

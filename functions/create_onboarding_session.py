@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.function import Answered, Call, Strict, function
-from shared.onboarding import Session, hash_of
+from shared.app.function import Answered, Call, Strict, function
+from shared.onboarding.sessions import Session, hash_of
 
 TOKEN_BYTES = 32
 

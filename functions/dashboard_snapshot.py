@@ -3,7 +3,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field, JsonValue
 
-from shared.function import Answered, Call, Shape, Strict, function
+from shared.app.function import Answered, Call, Shape, Strict, function
 from shared.schema import (
     ActionType,
     ActivitySeverity,

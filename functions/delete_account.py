@@ -3,8 +3,8 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
-from shared.administration import administer
-from shared.function import Answered, Call, Shape, Strict, function
+from shared.administration.operations import administer
+from shared.app.function import Answered, Call, Shape, Strict, function
 
 
 class OwnAccount(Strict):

@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from shared.app.function import Answered, Call, Shape, Strict, function
 from shared.errors import ApiError
 from shared.flags import Context, Evaluation, Snapshot
 from shared.flags.asking import context_of, identity_of
 from shared.flags.evaluation import failed
-from shared.function import Answered, Call, Shape, Strict, function
 
 
 class Asked(Strict):

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.administration import attempt
-from shared.database import expected_migration
+from shared.administration.operations import attempt
+from shared.administration.services import Services, services
+from shared.app.function import Answered, Call, Lines, Shape, Strict, function
+from shared.database.pool import expected_migration
 from shared.errors import problem_of
-from shared.function import Answered, Call, Lines, Shape, Strict, function
-from shared.services import Services, services
 
 BUCKET = "exports"
 SIGNED_SECONDS = 3600

@@ -1,5 +1,5 @@
-from shared.function import Answered, Call, function
-from shared.onboarding import Named, Session
+from shared.app.function import Answered, Call, function
+from shared.onboarding.sessions import Named, Session
 
 
 @function(

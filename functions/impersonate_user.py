@@ -4,8 +4,8 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
-from shared.administration import attempt
-from shared.function import Answered, Call, Shape, Strict, function
+from shared.administration.operations import attempt
+from shared.app.function import Answered, Call, Shape, Strict, function
 
 
 class Impersonation(Strict):
@@ -42,7 +42,7 @@ async def impersonate_user(call: Call[Impersonation]) -> Answered[Impersonated]:
     answer = await attempt(
         call, "private.impersonate_user", wish, action="USER_IMPERSONATE", target=("user", str(call.body.user_id))
     )
-    from shared.tokens import signed  # noqa: PLC0415 - cryptography, loaded by the first token anyway
+    from shared.auth.tokens import signed  # noqa: PLC0415 - cryptography, loaded by the first token anyway
 
     done = answer["done"]
     claims = done.pop("claims")

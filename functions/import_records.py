@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from psycopg import Rollback
 from pydantic import BaseModel, Field, Json
 
+from shared.app.function import Call, Shape, Strict, function
 from shared.errors import ApiError
-from shared.function import Call, Shape, Strict, function
 
 PEOPLE = ("name", "email", "phone", "company", "notes", "tags", "budget", "property_types", "cities", "min_bedrooms")
 COLUMNS = {

@@ -13,8 +13,8 @@ if (root := str(Path(__file__).resolve().parent.parent)) not in sys.path:
 
 from functions import ALL, load
 from shared import logs
-from shared.answers import Answer
-from shared.runtime import Runtime
+from shared.app.responses import Answer
+from shared.app.runtime import Runtime
 from shared.settings import Settings, SettingsError
 
 logs.begin()

@@ -3,8 +3,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.administration import Administered, administer
-from shared.function import Answered, Call, Strict, function
+from shared.administration.operations import Administered, administer
+from shared.app.function import Answered, Call, Strict, function
 
 
 class Reactivation(Strict):

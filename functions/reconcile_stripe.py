@@ -1,6 +1,6 @@
 from pydantic import Field
 
-from shared.function import Answered, Call, Strict, function
+from shared.app.function import Answered, Call, Strict, function
 from shared.jobs import Connection, Run, perform_here
 from shared.logs import log
 

@@ -3,7 +3,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from shared.function import Answered, Call, Shape, Strict, function
+from shared.app.function import Answered, Call, Shape, Strict, function
 from shared.schema import ActivitySeverity, ActivityType, DashboardActivityType
 
 Title = Annotated[str, Field(min_length=1, max_length=255)]

@@ -3,9 +3,9 @@ from typing import Any
 
 from pydantic import Field
 
+from shared.app.function import Answered, Call, Shape, Strict, function
 from shared.errors import ApiError
 from shared.flags.asking import context_of, identity_of
-from shared.function import Answered, Call, Shape, Strict, function
 
 
 class Exposure(Strict):

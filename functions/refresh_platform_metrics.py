@@ -3,7 +3,7 @@ from functools import partial
 
 from pydantic import model_validator
 
-from shared.function import Answered, Call, Strict, function
+from shared.app.function import Answered, Call, Strict, function
 from shared.jobs import Connection, Run, perform, perform_here
 
 MOST_DAYS = 1000

@@ -1,4 +1,4 @@
-from shared.function import Answered, Call, function
+from shared.app.function import Answered, Call, function
 from shared.jobs import Nothing, Run, perform
 
 

@@ -1,8 +1,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from shared.app.function import Answered, Call, function
 from shared.errors import INTERNAL, problem_of
-from shared.function import Answered, Call, function
 from shared.jobs import Connection, Nothing, Run, perform_here
 from shared.logs import log
 
@@ -16,7 +16,7 @@ async def settle_onboarding_payments(call: Call[Nothing]) -> Answered[Run]:
     A payment is left behind when another plan replaced it or its session expired. Up to 50 of each a run; what Stripe
     cannot do now is `undone`, and left to the next run.
     """
-    from shared.payments import ask, give_back, let_go, observe  # noqa: PLC0415 - brings Stripe's library
+    from shared.onboarding.payments import ask, give_back, let_go, observe  # noqa: PLC0415 - brings Stripe's library
 
     async def settle(_: Connection) -> dict[str, int]:
         todo = await ask(call, "private.expire_onboarding_payments", {})

@@ -3,9 +3,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from shared.app.function import Answered, Call, function
 from shared.errors import ApiError
-from shared.function import Answered, Call, function
-from shared.onboarding import Named, Session
+from shared.onboarding.sessions import Named, Session
 
 UNPAID = {"PENDING", "REQUIRES_ACTION", "FAILED"}
 
@@ -33,7 +33,7 @@ async def start_onboarding_payment(call: Call[Named]) -> Answered[Payment]:
     Repeated at any time it never makes a second subscription. The price is that of the plan. After a declined card the
     same client secret takes another. Once it is paid, complete-onboarding-session.
     """
-    from shared.payments import follow, let_go_if_possible, start  # noqa: PLC0415 - brings Stripe's library
+    from shared.onboarding.payments import follow, let_go_if_possible, start  # noqa: PLC0415 - brings Stripe's library
 
     seen = await start(call, call.body.asked())
     followed = await follow(call, seen)

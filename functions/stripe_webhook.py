@@ -4,10 +4,10 @@ from typing import Any
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
+from shared.app.function import Answered, Call, Shape, function
 from shared.billing.burst import Burst
 from shared.billing.events import about, delivery
 from shared.billing.signatures import signed_by_stripe
-from shared.function import Answered, Call, Shape, function
 from shared.schema import StripeEventStatus
 
 PAUSES = (0.1, 0.2, 0.4, 0.8)

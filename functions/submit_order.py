@@ -3,7 +3,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool
 
-from shared.function import Answered, Call, Shape, Strict, function
+from shared.app.function import Answered, Call, Shape, Strict, function
 from shared.schema import ComplexityLevel, OrderStatus, SubscriptionTier
 
 Integration = Annotated[str, Field(min_length=1, max_length=100)]

@@ -1,9 +1,9 @@
 from functools import partial
 from typing import Any
 
-from shared.function import Answered, Call, function
+from shared.administration.services import services
+from shared.app.function import Answered, Call, function
 from shared.jobs import Connection, Nothing, Run, perform_here
-from shared.services import services
 
 AT_ONCE = 100
 

@@ -3,8 +3,8 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from shared.administration import Errands, settle_errands
-from shared.function import Answered, Call, function
+from shared.administration.operations import Errands, settle_errands
+from shared.app.function import Answered, Call, function
 from shared.jobs import Nothing, Run, perform_here
 
 

@@ -3,8 +3,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, RootModel, StringConstraints
 
-from shared.function import Answered, Call, function
-from shared.onboarding import Named, Session
+from shared.app.function import Answered, Call, function
+from shared.onboarding.sessions import Named, Session
 from shared.schema import BillingCycle, SubscriptionTier
 
 
@@ -48,14 +48,14 @@ async def update_onboarding_session(call: Call[Change]) -> Answered[Session]:
     words = change.model_dump(exclude={"token", "session_id"}, mode="json")
     answer = json.loads((await call.run("private.update_onboarding_session", change.asked(**words))).json)
     if begun := answer.get("payment"):
-        from shared.payments import observe  # noqa: PLC0415 - few ever go back
+        from shared.onboarding.payments import observe  # noqa: PLC0415 - few ever go back
 
         await observe(call, begun)
         answer = json.loads(
             (await call.run("private.update_onboarding_session", change.asked(**words, checked=begun["attempt"]))).json
         )
     if answer["let_go"]:
-        from shared.payments import let_go_if_possible  # noqa: PLC0415 - as above
+        from shared.onboarding.payments import let_go_if_possible  # noqa: PLC0415 - as above
 
         await let_go_if_possible(call, answer["let_go"])
     return Answered(json.dumps(answer["session"]))

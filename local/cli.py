@@ -95,7 +95,7 @@ def _jobs(stack: Stack) -> str:
 
 
 def _restore(stack: Stack, options: argparse.Namespace) -> int:
-    from local.restore import restore  # noqa: PLC0415 - only this command needs it
+    from shared.administration.restore import restore  # noqa: PLC0415 - only this command needs it
 
     with psycopg.connect(options.db_url or stack.values()["DB_URL"], autocommit=True) as connection:
         rows = restore(connection, options.folder)

@@ -21,8 +21,8 @@ from local import NODE, ROOT, StackError, database
 from local.config import api_environment, return_origins
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
-from local.prices import put_on_sale
 from local.processes import find, launch, stop, tail
+from shared.billing.prices import put_on_sale
 
 API_PORT, DB_PORT = 54321, 54322
 PORTS = range(10_000, 32_000)

@@ -99,7 +99,7 @@ def problem_of(error: BaseException) -> Problem:
         case PoolClosed() | psycopg.OperationalError() | psycopg.InterfaceError():
             return AWAY  # the connection broke before any answer came
     if type(error).__module__.startswith("stripe."):
-        from shared import stripe  # noqa: PLC0415 - it is loaded already, or there would be no such error
+        from shared.billing import client as stripe  # noqa: PLC0415 - it is loaded already, or there would be no such error
 
         return stripe.problem_of(error)  # type: ignore[arg-type]  # its module says what it is
     return INTERNAL

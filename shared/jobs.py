@@ -14,8 +14,8 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 from pydantic import AwareDatetime
 
+from shared.app.function import Answered, Call, Shape, Strict
 from shared.errors import ApiError
-from shared.function import Answered, Call, Shape, Strict
 from shared.logs import log
 
 BEAT_SECONDS = 20.0

@@ -576,6 +576,89 @@ if TYPE_CHECKING:
         created_at: datetime
         updated_at: datetime
 
+    class AdminActionLogsRow(TypedDict):
+        """admin_action_logs: Every administrative action, successful or not. Append-only for all."""
+
+        id: UUID
+        action: AdminAction
+        description: str
+        target_type: str
+        target_id: str
+        metadata: Json | None
+        ip_address: str | None
+        user_agent: str | None
+        success: bool
+        error: str | None
+        created_at: datetime
+        admin_id: UUID
+        acting_as_id: UUID | None
+
+    class PlatformMetricsRow(TypedDict):
+        """platform_metrics: How the platform does, one row per UTC day."""
+
+        id: UUID
+        date: date
+        total_users: int
+        active_users: int
+        new_users: int
+        total_orgs: int
+        active_orgs: int
+        new_orgs: int
+        mrr_cents: int
+        arr_cents: int
+        churn_rate: float
+        free_count: int
+        starter_count: int
+        growth_count: int
+        elite_count: int
+        enterprise_count: int
+        total_storage: int
+        api_calls: int
+        created_at: datetime
+        measured_at: datetime
+        is_estimated: bool
+
+    class SystemAlertDismissalsRow(TypedDict):
+        """system_alert_dismissals: Who dismissed which alert."""
+
+        alert_id: UUID
+        user_id: UUID
+        created_at: datetime
+
+    class SystemAlertViewsRow(TypedDict):
+        """system_alert_views: Who saw which alert."""
+
+        alert_id: UUID
+        user_id: UUID
+        created_at: datetime
+
+    class SystemAlertsRow(TypedDict):
+        """system_alerts: What the platform tells its users, or some of them. Admins' own; everybody else reads
+        active_alerts().
+        """
+
+        id: UUID
+        title: str
+        message: str
+        level: AlertLevel
+        category: AlertCategory
+        is_global: bool
+        target_roles: list[UserRole]
+        target_tiers: list[SubscriptionTier]
+        target_orgs: list[UUID]
+        target_users: list[UUID]
+        is_dismissible: bool
+        auto_hide_after: int | None
+        starts_at: datetime
+        ends_at: datetime | None
+        view_count: int
+        dismiss_count: int
+        is_active: bool
+        is_archived: bool
+        created_at: datetime
+        updated_at: datetime
+        created_by: UUID | None
+
     class OnboardingSessionsRow(TypedDict):
         """onboarding_sessions: A new customer on the way from a name to a paid organisation. Reached by its token, or
         by the user it belongs to.
@@ -662,88 +745,42 @@ if TYPE_CHECKING:
         created_at: datetime
         updated_at: datetime
 
-    class AdminActionLogsRow(TypedDict):
-        """admin_action_logs: Every administrative action, successful or not. Append-only for all."""
+    class StripeObjectsRow(TypedDict):
+        """stripe_objects: Subscriptions, payments, prices … of Stripe, as the events say they are now."""
 
-        id: UUID
-        action: AdminAction
-        description: str
-        target_type: str
-        target_id: str
-        metadata: Json | None
-        ip_address: str | None
-        user_agent: str | None
-        success: bool
-        error: str | None
+        id: str
+        type: str
+        customer_id: str | None
+        state: Json
+        state_at: datetime
+        is_last: bool
+        fetched: Json | None
+        fetched_at: datetime | None
+        in_doubt_since: datetime | None
+        waits_for: str | None
         created_at: datetime
-        admin_id: UUID
-        acting_as_id: UUID | None
+        updated_at: datetime
 
-    class PlatformMetricsRow(TypedDict):
-        """platform_metrics: How the platform does, one row per UTC day."""
-
-        id: UUID
-        date: date
-        total_users: int
-        active_users: int
-        new_users: int
-        total_orgs: int
-        active_orgs: int
-        new_orgs: int
-        mrr_cents: int
-        arr_cents: int
-        churn_rate: float
-        free_count: int
-        starter_count: int
-        growth_count: int
-        elite_count: int
-        enterprise_count: int
-        total_storage: int
-        api_calls: int
-        created_at: datetime
-        measured_at: datetime
-        is_estimated: bool
-
-    class SystemAlertDismissalsRow(TypedDict):
-        """system_alert_dismissals: Who dismissed which alert."""
-
-        alert_id: UUID
-        user_id: UUID
-        created_at: datetime
-
-    class SystemAlertViewsRow(TypedDict):
-        """system_alert_views: Who saw which alert."""
-
-        alert_id: UUID
-        user_id: UUID
-        created_at: datetime
-
-    class SystemAlertsRow(TypedDict):
-        """system_alerts: What the platform tells its users, or some of them. Admins' own; everybody else reads
-        active_alerts().
+    class RefundsDueRow(TypedDict):
+        """refunds_due: Money that was paid and for which nothing can be given; given back by the job, or by decision of
+        a platform admin.
         """
 
         id: UUID
-        title: str
-        message: str
-        level: AlertLevel
-        category: AlertCategory
-        is_global: bool
-        target_roles: list[UserRole]
-        target_tiers: list[SubscriptionTier]
-        target_orgs: list[UUID]
-        target_users: list[UUID]
-        is_dismissible: bool
-        auto_hide_after: int | None
-        starts_at: datetime
-        ends_at: datetime | None
-        view_count: int
-        dismiss_count: int
-        is_active: bool
-        is_archived: bool
+        object_id: str
+        onboarding_session_id: UUID | None
+        stripe_payment_intent_id: str | None
+        amount_cents: int
+        currency: str
+        reason: RefundReason
+        status: RefundStatus
+        refund_after: datetime
+        tries: int
+        stripe_refund_id: str | None
+        error: str | None
+        refunded_at: datetime | None
         created_at: datetime
         updated_at: datetime
-        created_by: UUID | None
 
     class ActivityFeedReadsRow(TypedDict):
         """activity_feed_reads: Which feed entries one person has read; written by mark_feed_read()."""
@@ -1315,43 +1352,6 @@ if TYPE_CHECKING:
         usage_amount: int
         billing_period: str
         metadata: Json | None
-        created_at: datetime
-        updated_at: datetime
-
-    class StripeObjectsRow(TypedDict):
-        """stripe_objects: Subscriptions, payments, prices … of Stripe, as the events say they are now."""
-
-        id: str
-        type: str
-        customer_id: str | None
-        state: Json
-        state_at: datetime
-        is_last: bool
-        fetched: Json | None
-        fetched_at: datetime | None
-        in_doubt_since: datetime | None
-        waits_for: str | None
-        created_at: datetime
-        updated_at: datetime
-
-    class RefundsDueRow(TypedDict):
-        """refunds_due: Money that was paid and for which nothing can be given; given back by the job, or by decision of
-        a platform admin.
-        """
-
-        id: UUID
-        object_id: str
-        onboarding_session_id: UUID | None
-        stripe_payment_intent_id: str | None
-        amount_cents: int
-        currency: str
-        reason: RefundReason
-        status: RefundStatus
-        refund_after: datetime
-        tries: int
-        stripe_refund_id: str | None
-        error: str | None
-        refunded_at: datetime | None
         created_at: datetime
         updated_at: datetime
 

@@ -10,7 +10,7 @@ from local.postgres import SUPERUSER, Cluster
 from local.stack import Stack
 from local.stripe.server import Double
 from local.temporary import migrated
-from tests.world import Database, populate
+from tests.support.world import Database, populate
 
 
 @pytest.fixture(scope="session")

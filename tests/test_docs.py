@@ -13,9 +13,9 @@ from local.database import migrations
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.matrix import Matrix
 from tests.database.lint import advisors, ground, prepare, tenancy
-from tests.functions.serving import BESIDE, environment, serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, Database
+from tests.support.responses import refused
+from tests.support.serving import BESIDE, environment, serving
+from tests.support.world import ACME, Database
 
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted(DOCS.glob("*.md"))

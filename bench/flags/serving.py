@@ -16,9 +16,9 @@ from bench.flags import workload
 from bench.functions import load
 from bench.functions.world import cpu_seconds, ours, reference, request, world
 from bench.rounds import ratios, rounds, spread
-from tests.functions.flags import EVALUATE, FLAGS
-from tests.functions.serving import SECRET_KEY
-from tests.world import PEOPLE, Database
+from tests.support.served_flags import EVALUATE, FLAGS
+from tests.support.serving import SECRET_KEY
+from tests.support.world import PEOPLE, Database
 
 ROUNDS, TURN_SECONDS = 6, 0.4
 

@@ -14,8 +14,8 @@ from bench.rounds import ratios, rounds, spread
 from functions import names
 from local import ROOT
 from local.stack import free_port
-from tests.functions.serving import environment
-from tests.world import Database
+from tests.support.serving import environment
+from tests.support.world import Database
 
 ROUNDS = 3
 # Each function in a child of its own, of a process that has what bare functions-framework has.
@@ -28,7 +28,7 @@ for name in names:
     if os.fork() == 0:
         before, began = set(sys.modules), time.process_time()
         __import__("functions." + name)
-        import shared.runtime, shared.server
+        import shared.app.runtime, shared.server
         told = {"cpu_ms": (time.process_time() - began) * 1000, "modules": len(set(sys.modules) - before)}
         os.write(writing, json.dumps(told).encode())
         os._exit(0)

@@ -11,7 +11,7 @@ import psutil
 from bench.functions import load
 from bench.functions.world import ours, reference, signed_in
 from bench.rounds import UNTIL, ratios, spread
-from tests.world import Database
+from tests.support.world import Database
 
 REQUESTS = 100_000
 # On a slow machine; of growth they say nothing.

@@ -16,8 +16,8 @@ from bench.functions.world import BODY, cpu_seconds, request
 from bench.rounds import ratios, rounds, spread
 from local.processes import launch
 from local.stack import Stack, free_port
-from tests.functions.serving import RECORD
-from tests.world import Database
+from tests.support.serving import RECORD
+from tests.support.world import Database
 
 PACKAGES = ("deno@2", "@supabase/supabase-js@2")
 FOLDER = peers.HOME / "deno"

@@ -21,8 +21,8 @@ from bench.functions.world import (
     signed_in,
 )
 from bench.rounds import Spread, ratios, rounds, spread
-from tests.functions.serving import ENTRY
-from tests.world import ACME, PEOPLE, Database
+from tests.support.serving import ENTRY
+from tests.support.world import ACME, PEOPLE, Database
 
 TURN_SECONDS, ROUNDS = 0.75, 10
 ALONE_SECONDS, ALONE_ROUNDS = 0.4, 6

@@ -15,8 +15,8 @@ import psutil
 from local import ROOT
 from local.stack import free_port
 from local.temporary import migrated
-from tests.functions.serving import ENTRY, RECORD, environment, serving, token
-from tests.world import ACME, PEOPLE, Database, populate
+from tests.support.serving import ENTRY, RECORD, environment, serving, token
+from tests.support.world import ACME, PEOPLE, Database, populate
 
 BIN = Path(sys.executable).parent
 BODY = json.dumps(ENTRY | {"metadata": {"from": "bench"}}).encode()

@@ -21,9 +21,9 @@ from bench.functions.world import world
 from bench.rounds import ratios, rounds, spread
 from bench.webhook import contenders
 from tests.database.test_stripe_order import open_accounts, receive, wrong
-from tests.shared.billing.histories import STANDING, History, deliveries, histories
-from tests.shared.billing.told import sell
-from tests.world import Database, Row
+from tests.support.stripe_events import sell
+from tests.support.stripe_histories import STANDING, History, deliveries, histories
+from tests.support.world import Database, Row
 
 # How many at once, how often.
 ROUNDS = {1: 1, 8: 3, 32: 1}

@@ -23,15 +23,15 @@ from bench import peers
 from bench.functions.reference import KEEP
 from bench.functions.world import cpu_seconds, ours, postgres_cpu_seconds, reference, request
 from local import NODE
+from shared.app.function import Answered
 from shared.billing.burst import Burst
 from shared.billing.events import about, delivery
 from shared.billing.signatures import signed_by_stripe
-from shared.database import Database as Pool
-from shared.function import Answered
+from shared.database.pool import Database as Pool
 from shared.settings import Settings
-from tests.functions.serving import environment
-from tests.shared.billing.told import SECRET, WEBHOOK, signed
-from tests.world import Database, Row
+from tests.support.serving import environment
+from tests.support.stripe_events import SECRET, WEBHOOK, signed
+from tests.support.world import Database, Row
 
 PACKAGE = "@supabase/stripe-sync-engine"
 HOME = peers.HOME / "stripe"

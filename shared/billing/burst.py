@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from pydantic_core import from_json
 
-from shared.function import Answered
+from shared.app.function import Answered
 
 # So that nobody waits long for the others: some ten milliseconds.
 MOST = 16

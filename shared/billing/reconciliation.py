@@ -8,10 +8,10 @@ from typing import Any
 
 import stripe
 
+from shared.billing.client import Stripe
 from shared.billing.events import delivery, observe
 from shared.errors import ApiError
 from shared.jobs import Connection
-from shared.stripe import Stripe
 
 # The list of events lags behind: what is listed counts as complete up to a minute ago, and is read again from a quarter
 # of an hour before that.

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from shared.app.function import Call
 from shared.flags.context import Context
-from shared.function import Call
 
 
 async def identity_of(call: Call[Any]) -> str:

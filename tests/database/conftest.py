@@ -5,7 +5,7 @@ import pytest
 from local.postgres import SUPERUSER
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.matrix import Matrix
-from tests.world import Database
+from tests.support.world import Database
 
 
 @pytest.fixture(scope="module")

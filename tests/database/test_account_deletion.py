@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.database.isolation.matrix import Matrix
-from tests.world import ACME, PEOPLE, Connection, Database
+from tests.support.world import ACME, PEOPLE, Connection, Database
 
 # What a column is called that holds something about a person, or points to one.
 PERSONAL = re.compile(

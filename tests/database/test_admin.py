@@ -6,8 +6,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.database.acting import Cursor, now_as, server, value
-from tests.world import ACME, PEOPLE, Database
+from tests.support.acting import Cursor, now_as, server, value
+from tests.support.world import ACME, PEOPLE, Database
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 ADMIN_TABLES = {

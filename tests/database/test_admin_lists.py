@@ -5,8 +5,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.database.acting import Cursor, now_as, server
-from tests.world import ACME, MEMBERS, PEOPLE, Database
+from tests.support.acting import Cursor, now_as, server
+from tests.support.world import ACME, MEMBERS, PEOPLE, Database
 
 LISTS = ("admin_users", "admin_organizations", "admin_subscriptions", "admin_audit_log")
 

@@ -8,8 +8,8 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.database.acting import Cursor, now_as, server, value
-from tests.world import ACME, GLOBEX, PEOPLE, Database
+from tests.support.acting import Cursor, now_as, server, value
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
 EVERYBODY = ("member", "viewer", "globex_member", "outsider", "suspended", "platform_admin")
 

@@ -7,8 +7,8 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.database.acting import Cursor, now_as, server, value, wait_until_somebody_waits
-from tests.world import ACME, GLOBEX, PEOPLE, Database
+from tests.support.acting import Cursor, now_as, server, value, wait_until_somebody_waits
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
 LIMITS = ("members", "orders_per_month", "templates", "blueprints")
 UNLIMITED = None

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.database.rows import Cursor, add, call, change, one, refused, remove, scene, turn
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.rows import Cursor, add, call, change, one, refused, remove, scene, turn
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 TABLES: dict[str, dict[str, Any]] = {
     "leads": {"name": "Ada"},

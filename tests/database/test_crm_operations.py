@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from tests.database.rows import Cursor, add, call, one, refused, scene, turn
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.rows import Cursor, add, call, one, refused, scene, turn
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 HOUSE = {
     "title": "House",

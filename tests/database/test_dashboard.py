@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.database.rows import Cursor, add, call, change, one, refused, remove, scene, turn
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.rows import Cursor, add, call, change, one, refused, remove, scene, turn
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 PLACE = '{"x": 0, "y": 0, "w": 2, "h": 1}'
 TABLES: dict[str, dict[str, Any]] = {

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from local import ROOT
-from tests.database.rows import call
-from tests.world import Database
+from tests.support.rows import call
+from tests.support.world import Database
 
 DOCUMENT = (ROOT / "docs" / "dashboard.md").read_text()
 EXAMPLES = re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.database.rows import Cursor, add, call, change, one, refused, remove, scene, turn
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.rows import Cursor, add, call, change, one, refused, remove, scene, turn
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 COUNT = {"source": "leads", "aggregate": "count"}
 PLACE = {"x": 0, "y": 0, "w": 2, "h": 1}

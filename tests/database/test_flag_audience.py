@@ -9,8 +9,8 @@ import pytest
 
 from shared.flags import Context, Snapshot
 from shared.flags.compiling import compile_flag
-from tests.database.acting import Cursor, now_as, server, value
-from tests.world import ACME, GLOBEX, PEOPLE, Database
+from tests.support.acting import Cursor, now_as, server, value
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
 ACTIVE = len(PEOPLE) - 1  # all but the suspended one
 

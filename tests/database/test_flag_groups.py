@@ -12,8 +12,8 @@ import pytest
 from shared.flags import Context
 from shared.flags.conditions import compile_condition
 from shared.flags.groups import Group
-from tests.database.acting import Cursor, now_as, server, value
-from tests.world import PEOPLE, Connection, Database
+from tests.support.acting import Cursor, now_as, server, value
+from tests.support.world import PEOPLE, Connection, Database
 
 ADMIN = PEOPLE["platform_admin"]
 

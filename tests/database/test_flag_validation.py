@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.flags.compiling import compile_flag
 from shared.flags.conditions import ConditionError, compile_condition
-from tests.world import Database
+from tests.support.world import Database
 
 OPERATORS = [
     *("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$veq", "$vne", "$vgt", "$vgte", "$vlt", "$vlte", "$in", "$nin"),

@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.database.acting import Cursor, now_as, server, value, wait_until_somebody_waits
-from tests.world import PEOPLE, Database
+from tests.support.acting import Cursor, now_as, server, value, wait_until_somebody_waits
+from tests.support.world import PEOPLE, Database
 
 ADMIN = PEOPLE["platform_admin"]
 SOUND: list[dict[str, Any]] = [

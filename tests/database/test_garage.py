@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from tests.database.statements import Cursor, at_once, insert, meanwhile, one, refused
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.statements import Cursor, at_once, insert, meanwhile, one, refused
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 STATUSES = [
     "DRAFT", "SUBMITTED", "IN_REVIEW", "APPROVED", "IN_PROGRESS", "TESTING", "COMPLETED", "DELIVERED", "CANCELLED",

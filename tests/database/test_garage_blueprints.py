@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from tests.database.statements import Cursor, at_once, one
 from tests.database.test_garage_gallery import blueprint
-from tests.world import GLOBEX, Database
+from tests.support.statements import Cursor, at_once, one
+from tests.support.world import GLOBEX, Database
 
 examples = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

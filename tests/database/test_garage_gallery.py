@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.database.statements import Cursor, at_once, insert, meanwhile, one, refused
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.statements import Cursor, at_once, insert, meanwhile, one, refused
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 
 def template(cursor: Cursor, **values: Any) -> Row:

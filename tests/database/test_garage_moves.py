@@ -7,9 +7,9 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from local import ROOT
-from tests.database.rows import Cursor, add, scene, turn
 from tests.database.test_garage import STATUSES
-from tests.world import ACME, PEOPLE, Database, Row
+from tests.support.rows import Cursor, add, scene, turn
+from tests.support.world import ACME, PEOPLE, Database, Row
 
 # A member who created the order, one who builds it, and one who is neither.
 ACTORS: dict[str, tuple[str, Row]] = {

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from tests.database.acting import now_as
-from tests.database.statements import refused
-from tests.world import ACME, GLOBEX, Database
+from tests.support.acting import now_as
+from tests.support.statements import refused
+from tests.support.world import ACME, GLOBEX, Database
 
 SYSTEM = {
     "Buyer concierge", "Lead qualifier", "Tenant support desk", "Comparable finder", "Listing writer",

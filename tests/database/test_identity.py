@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from tests.world import ACME, GLOBEX, PEOPLE, Database, become, claims_of
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, become, claims_of
 
 
 def current_org(database: Database, person: str, minimum: str = "VIEWER", **request: object) -> object:

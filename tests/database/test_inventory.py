@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.world import Database
+from tests.support.world import Database
 
 TABLES = """
 users organizations organization_members organization_invitations plans subscriptions

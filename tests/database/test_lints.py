@@ -11,8 +11,8 @@ import pytest
 from local import ROOT
 from local.database import MIGRATIONS
 from tests.database.lint import Rule, advisors, ground, prepare, tenancy
-from tests.database.supabase_cli import supabase
-from tests.world import Connection, Database
+from tests.support.supabase_cli import supabase
+from tests.support.world import Connection, Database
 
 RULES = [*advisors.RULES, *tenancy.RULES, *ground.RULES]
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.flags.conditions import compile_condition
-from tests.database.rows import Cursor, call, one, scene, turn
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.rows import Cursor, call, one, scene, turn
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 PROPERTY = settings(
     max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -3,8 +3,8 @@
 import json
 
 from tests.database.isolation.matrix import Matrix
-from tests.database.rows import call, one, scene, turn
-from tests.world import ACME, Database
+from tests.support.rows import call, one, scene, turn
+from tests.support.world import ACME, Database
 
 SAME_FOR_ALL = "(organization_id = ( SELECT private.current_user_org() AS current_user_org))"
 

@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.database.rows import Cursor, add, call, change, one, refused, scene, turn
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.rows import Cursor, add, call, change, one, refused, scene, turn
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 LEADS = {"source": "leads", "aggregate": "count"}
 

@@ -11,8 +11,8 @@ from local import ROOT
 from local import database as setup
 from local.postgres import SUPERUSER, Cluster
 from local.stack import free_port
-from tests.database.supabase_cli import supabase
-from tests.world import Connection, Database, populate
+from tests.support.supabase_cli import supabase
+from tests.support.world import Connection, Database, populate
 
 FILES = [path.name for _, _, path in setup.migrations()]
 

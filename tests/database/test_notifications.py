@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
 
 MANY = 10_000
 

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.database.acting import Cursor, now_as, server, value
-from tests.world import ACME, GLOBEX, PEOPLE, Database
+from tests.support.acting import Cursor, now_as, server, value
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
 TOKEN_HASH = sha256(b"the token").hexdigest()
 PAYMENT = ("PENDING", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED", "REQUIRES_ACTION")

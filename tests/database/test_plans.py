@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from local.postgres import Cluster
-from tests.database import generated
-from tests.world import ACME, Connection, Database, Row, become, claims_of
+from tests.support import generated
+from tests.support.world import ACME, Connection, Database, Row, become, claims_of
 
 ORDER = ("created_at", "joined_at", "viewed_at", "dismissed_at", "read_at", "liked_at")
 SELECT = re.compile(r"\( SELECT ")

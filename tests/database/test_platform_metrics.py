@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from tests.world import ACME, PEOPLE, Connection, Database
+from tests.support.world import ACME, PEOPLE, Connection, Database
 
 FIRST, LAST = date(2026, 1, 25), date(2026, 3, 5)  # over the ends of two months, one of 28 days
 TICK = timedelta(microseconds=1)

@@ -6,7 +6,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.world import ACME, GLOBEX, PEOPLE, Database
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
 ANNOUNCED = {
     "activity_feeds",

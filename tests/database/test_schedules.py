@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from tests.world import PEOPLE, Connection, Database, Row
+from tests.support.world import PEOPLE, Connection, Database, Row
 
 CRON = (
     "create schema cron;"

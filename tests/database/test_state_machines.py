@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from psycopg.types.json import Jsonb
 
-from tests.database.rows import Cursor, add, call, change, one, scene, turn
 from tests.database.test_crm import OPEN, PROBABILITY, STAGES, may_move
 from tests.database.test_garage import MOVES, STATUSES
 from tests.database.test_garage_moves import moves
-from tests.world import ACME, PEOPLE, Database, Row
+from tests.support.rows import Cursor, add, call, change, one, scene, turn
+from tests.support.world import ACME, PEOPLE, Database, Row
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from tests.database.attacks.race import Attempt, both
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row, fixed_id
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row, fixed_id
 
 TASK = fixed_id("a task")
 REFUSED = psycopg.errors.InsufficientPrivilege

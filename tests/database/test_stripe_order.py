@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from shared.billing.events import delivery
-from tests.shared.billing.histories import History, deliveries, histories
-from tests.shared.billing.told import sell
-from tests.world import Connection, Database, Row
+from tests.support.stripe_events import sell
+from tests.support.stripe_histories import History, deliveries, histories
+from tests.support.world import Connection, Database, Row
 
 RECEIVE = "select private.receive_stripe_event(%s::jsonb)"
 

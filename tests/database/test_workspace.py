@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.database.statements import Cursor, at_once, insert, one, refused
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.statements import Cursor, at_once, insert, one, refused
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LISTING = {

@@ -13,11 +13,11 @@ import pytest
 from local.stack import free_port
 from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
-from tests.functions.paying import SECRET, Shop, shop
-from tests.functions.platform import PASSWORD, Platform, connect, platform_of
-from tests.functions.serving import Serving, environment, serving
-from tests.shared.billing.told import WEBHOOK
-from tests.world import Database
+from tests.support.paying import SECRET, Shop, shop
+from tests.support.platform import PASSWORD, Platform, connect, platform_of
+from tests.support.serving import Serving, environment, serving
+from tests.support.stripe_events import WEBHOOK
+from tests.support.world import Database
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.conftest import Strive
-from tests.functions.flags import wait_for
-from tests.functions.platform import PASSWORD
+from tests.support.platform import PASSWORD
+from tests.support.served_flags import wait_for
 
 WHOLE = {"prefer": "return=representation"}
 

@@ -13,7 +13,7 @@ from postgrest.exceptions import APIError
 
 from supabase import Client
 from tests.conftest import Strive
-from tests.functions.platform import PASSWORD, connect
+from tests.support.platform import PASSWORD, connect
 
 SignIn = Callable[[str], Client]
 CROWD = ["owner@acme.test", "admin@acme.test", "member@acme.test", "viewer@acme.test", "owner@globex.test"]

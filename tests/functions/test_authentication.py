@@ -14,7 +14,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.functions.serving import (
+from tests.support.responses import refused
+from tests.support.serving import (
     ENTRY,
     PROJECT,
     PUBLISHABLE_KEY,
@@ -27,8 +28,7 @@ from tests.functions.serving import (
     serving,
     token,
 )
-from tests.functions.test_contract import refused
-from tests.world import ACME, GLOBEX, PEOPLE, claims_of
+from tests.support.world import ACME, GLOBEX, PEOPLE, claims_of
 
 
 def call(functions: Serving, **headers: str) -> httpx.Response:

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.database.rows import call, refused
-from tests.functions.serving import Serving
-from tests.functions.test_contract import refused as answered
-from tests.world import ACME, PEOPLE, Database, Row
+from tests.support.responses import refused as answered
+from tests.support.rows import call, refused
+from tests.support.serving import Serving
+from tests.support.world import ACME, PEOPLE, Database, Row
 
 _address = count(1)
 

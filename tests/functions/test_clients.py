@@ -15,8 +15,8 @@ from supabase_functions.errors import FunctionsHttpError
 from local import NODE, ROOT
 from supabase import Client
 from tests.conftest import Strive
-from tests.functions.platform import PASSWORD, connect
-from tests.functions.serving import ENTRY
+from tests.support.platform import PASSWORD, connect
+from tests.support.serving import ENTRY
 
 
 @pytest.fixture

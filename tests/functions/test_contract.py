@@ -3,22 +3,10 @@
 import json
 import time
 
-import httpx
 import pytest
 
-from tests.functions.serving import ENTRY, PUBLISHABLE_KEY, RECORD, Serving, token
-
-WORDS = {"code", "message", "details", "hint"}
-
-
-def refused(answer: httpx.Response, status: int, code: str) -> httpx.Response:
-    """An error as all errors are: its four words, and what every answer carries."""
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-    assert answer.json().keys() == WORDS
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["access-control-allow-origin"] == "*"
-    assert answer.headers["x-request-id"]
-    return answer
+from tests.support.responses import refused
+from tests.support.serving import ENTRY, PUBLISHABLE_KEY, RECORD, Serving, token
 
 
 def test_a_preflight_is_answered_before_anybody_is_asked_who_they_are(functions: Serving) -> None:

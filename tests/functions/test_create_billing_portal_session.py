@@ -9,9 +9,9 @@ import pytest
 
 from functions.create_billing_portal_session import PortalSession
 from local.stripe.server import Double
-from tests.functions.serving import NO_TLS, Serving, environment, serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, GLOBEX, Database
+from tests.support.responses import refused
+from tests.support.serving import NO_TLS, Serving, environment, serving
+from tests.support.world import ACME, GLOBEX, Database
 
 APP = "https://app.test"
 

@@ -15,7 +15,7 @@ import pytest
 from local import ROOT
 from supabase import Client
 from tests.conftest import Strive
-from tests.functions.agency import call, code, email_of, open_agencies
+from tests.support.agency import call, code, email_of, open_agencies
 
 PEOPLE = {
     "otto": ("agency", "OWNER"),

@@ -12,7 +12,7 @@ import pytest
 
 from supabase import Client
 from tests.database.test_crm import OPEN, PROBABILITY, STAGES, may_move
-from tests.functions.agency import call, code, email_of, open_agencies
+from tests.support.agency import call, code, email_of, open_agencies
 
 PEOPLE = {
     "boss": ("agency", "OWNER"),

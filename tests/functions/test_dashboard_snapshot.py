@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from functions.dashboard_snapshot import FirstScreen
-from tests.database.rows import add
-from tests.functions.serving import Serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, GLOBEX, PEOPLE, Database
+from tests.support.responses import refused
+from tests.support.rows import add
+from tests.support.serving import Serving
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
 SNAPSHOT = "/functions/v1/dashboard-snapshot"
 

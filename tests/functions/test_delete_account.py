@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx
 
-from tests.functions.platform import Person, Platform
-from tests.functions.test_contract import refused
+from tests.support.platform import Person, Platform
+from tests.support.responses import refused
 
 PICTURE = b"\x89PNG\r\n\x1a\n"
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.functions.flags import EVALUATE, FLAGS, ask, ask_all, change, is_on, make, make_broken, wait_for
-from tests.functions.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, GLOBEX, PEOPLE, Database
+from tests.support.responses import refused
+from tests.support.served_flags import EVALUATE, FLAGS, ask, ask_all, change, is_on, make, make_broken, wait_for
+from tests.support.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
 MEMBER = str(PEOPLE["member"])
 

@@ -18,12 +18,12 @@ import psycopg
 import pytest
 
 from local import StackError
-from local.restore import restore
+from shared.administration.restore import restore
 from tests.database.isolation.matrix import Matrix
-from tests.functions.serving import Serving, environment, serving
-from tests.functions.test_contract import refused
 from tests.local.api import Api, running
-from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, claims_of
+from tests.support.responses import refused
+from tests.support.serving import Serving, environment, serving
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, claims_of
 
 EXPORT = "/functions/v1/export-organization"
 # Tables that no organisation has rows of: why. A new table is either exported or stands here.

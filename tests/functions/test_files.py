@@ -15,8 +15,8 @@ from storage3.exceptions import StorageApiError
 
 from supabase import Client
 from tests.conftest import Strive
-from tests.functions.platform import PASSWORD, connect
 from tests.functions.test_notifications import server as server  # noqa: PLC0414 - a fixture
+from tests.support.platform import PASSWORD, connect
 
 MIB = 2**20
 

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.functions.flags import EVALUATE, FLAGS, ask, ask_all, change, is_on, make, wait_for
-from tests.functions.serving import SECRET_KEY, Serving, environment, serving
-from tests.world import Database
+from tests.support.served_flags import EVALUATE, FLAGS, ask, ask_all, change, is_on, make, wait_for
+from tests.support.serving import SECRET_KEY, Serving, environment, serving
+from tests.support.world import Database
 
 PROCESSES = 2
 

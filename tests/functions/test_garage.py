@@ -12,7 +12,7 @@ from supabase_functions.errors import FunctionsHttpError
 
 from supabase import Client
 from tests.database.test_garage import MOVES, STATUSES
-from tests.functions.agency import account, call, code, email_of, open_agencies
+from tests.support.agency import account, call, code, email_of, open_agencies
 
 # name → (organisation, role there)
 PEOPLE = {

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from tests.functions.serving import ENTRY, Serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, PEOPLE, Database
+from tests.support.responses import refused
+from tests.support.serving import ENTRY, Serving
+from tests.support.world import ACME, PEOPLE, Database
 
 
 def recorded(database: Database, title: str) -> int:

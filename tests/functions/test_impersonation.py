@@ -10,11 +10,11 @@ import jwt
 import pytest
 
 from supabase import Client, ClientOptions, create_client
-from tests.functions.platform import Person, Platform
-from tests.functions.serving import ENTRY, environment, serving, token
-from tests.functions.test_contract import refused
 from tests.functions.test_suspension import SPAM, ok
-from tests.world import PEOPLE, Database
+from tests.support.platform import Person, Platform
+from tests.support.responses import refused
+from tests.support.serving import ENTRY, environment, serving, token
+from tests.support.world import PEOPLE, Database
 
 REASON = {"reason": "Support case 7"}
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.functions.serving import Serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, Database, Row
+from tests.support.responses import refused
+from tests.support.serving import Serving
+from tests.support.world import ACME, Database, Row
 
 
 @pytest.fixture(autouse=True)

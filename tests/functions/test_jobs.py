@@ -11,10 +11,10 @@ import pytest
 
 from functions import load, names
 from tests.conftest import Strive
-from tests.functions.platform import PASSWORD
-from tests.functions.serving import BESIDE, CRON_KEY, PUBLISHABLE_KEY, SECRET_KEY, Serving, environment, serving
-from tests.functions.test_contract import refused
-from tests.world import Database
+from tests.support.platform import PASSWORD
+from tests.support.responses import refused
+from tests.support.serving import BESIDE, CRON_KEY, PUBLISHABLE_KEY, SECRET_KEY, Serving, environment, serving
+from tests.support.world import Database
 
 
 def ask(functions: Serving, job: str, key: str = CRON_KEY) -> httpx.Response:
@@ -111,7 +111,7 @@ def test_every_job_runs_on_the_stack_and_the_overview_tells_the_server_and_platf
 
 WORK = '''\
 import asyncio
-from shared.function import Answered, Call, function
+from shared.app.function import Answered, Call, function
 from shared import jobs
 from shared.jobs import Connection, Nothing, Run, perform_here
 

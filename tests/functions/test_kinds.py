@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.function import function
-from tests.functions.serving import (
+from shared.app.function import function
+from tests.support.responses import refused
+from tests.support.serving import (
     BESIDE,
     CRON_KEY,
     PUBLISHABLE_KEY,
@@ -20,8 +21,7 @@ from tests.functions.serving import (
     serving,
     token,
 )
-from tests.functions.test_contract import refused
-from tests.world import PEOPLE, Database
+from tests.support.world import PEOPLE, Database
 
 KINDS = Path(__file__).parent / "kinds"
 OPERATION = """

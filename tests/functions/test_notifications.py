@@ -10,7 +10,7 @@ from postgrest.exceptions import APIError
 
 from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
-from tests.functions.platform import PASSWORD, connect
+from tests.support.platform import PASSWORD, connect
 
 
 @pytest.fixture(scope="module")

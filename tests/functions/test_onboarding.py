@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from psycopg.rows import dict_row
 
-from tests.functions.onboarding import ORGANIZATION, Customer
-from tests.functions.serving import PUBLISHABLE_KEY, Serving
-from tests.functions.test_contract import refused
-from tests.world import PEOPLE, Database, Row
+from tests.support.onboarding import ORGANIZATION, Customer
+from tests.support.responses import refused
+from tests.support.serving import PUBLISHABLE_KEY, Serving
+from tests.support.world import PEOPLE, Database, Row
 
 
 @pytest.fixture(autouse=True)

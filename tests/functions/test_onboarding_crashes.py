@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.functions.onboarding import Customer
-from tests.functions.paying import NONE, ONE, Shop, shop, sweep
-from tests.functions.test_contract import refused
-from tests.world import Database
+from tests.support.onboarding import Customer
+from tests.support.paying import NONE, ONE, Shop, shop, sweep
+from tests.support.responses import refused
+from tests.support.world import Database
 
 SLEEPY = """
 create function private.sleepy() returns trigger language plpgsql as 'begin perform pg_sleep(30); return null; end';

@@ -10,9 +10,9 @@ from stripe import StripeClient
 
 from local.stripe.account import Refused
 from local.stripe.webhooks import payload, post
-from tests.functions.onboarding import Customer
-from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, SECRET, Shop, sweep
-from tests.world import PEOPLE, Row
+from tests.support.onboarding import Customer
+from tests.support.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, SECRET, Shop, sweep
+from tests.support.world import PEOPLE, Row
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from local.stripe.account import Account
-from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, Shop, shop, sweep
-from tests.functions.test_contract import refused
-from tests.world import PEOPLE, Database, Row
+from tests.support.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, Shop, shop, sweep
+from tests.support.responses import refused
+from tests.support.world import PEOPLE, Database, Row
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, Shop, sweep
-from tests.world import Row
+from tests.support.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, Shop, sweep
+from tests.support.world import Row
 
 
 @pytest.fixture

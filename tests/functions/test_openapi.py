@@ -10,8 +10,8 @@ from pathlib import Path
 
 from functions import ALL, load
 from local import ROOT
-from shared.openapi import document
-from tests.functions.serving import PROJECT, PUBLISHABLE_KEY, SECRET_KEY, Serving, environment, serving, token
+from shared.app.openapi import document
+from tests.support.serving import PROJECT, PUBLISHABLE_KEY, SECRET_KEY, Serving, environment, serving, token
 
 
 def test_the_document_in_the_repository_is_the_one_that_is_served(functions: Serving) -> None:
@@ -58,7 +58,7 @@ def test_no_input_gets_a_5xx_or_an_answer_that_is_not_documented(tmp_path: Path,
                 # The token is given to every request here; test_authentication.py leaves it out.
                 "--exclude-checks", "missing_required_header",
             ],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.functions.fuzzing"},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.support.fuzzing"},
             cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr

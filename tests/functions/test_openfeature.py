@@ -15,9 +15,9 @@ from openfeature.exception import ErrorCode
 from openfeature.flag_evaluation import Reason
 
 from local import NODE, ROOT
-from tests.functions.flags import EVALUATE, make, make_broken
-from tests.functions.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving, token
-from tests.world import PEOPLE, Database
+from tests.support.served_flags import EVALUATE, make, make_broken
+from tests.support.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving, token
+from tests.support.world import PEOPLE, Database
 
 SCRIPTS = Path(__file__).parent / "openfeature"
 GROWTH = {"targetingKey": "somebody", "tier": "GROWTH"}

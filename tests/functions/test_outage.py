@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 
 from local.temporary import migrated
-from tests.functions.serving import ENTRY, RECORD, Serving, environment, serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, GLOBEX, Database, populate
+from tests.support.responses import refused
+from tests.support.serving import ENTRY, RECORD, Serving, environment, serving
+from tests.support.world import ACME, GLOBEX, Database, populate
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 import stripe as library
 
 from local.stripe.server import Double
-from tests.functions.paying import ANOTHER_CARD, AUTHENTICATED
-from tests.functions.serving import SECRET_KEY, Serving, environment, serving
-from tests.functions.test_contract import refused
-from tests.shared.billing.told import SECRET, WEBHOOK
-from tests.world import Connection, Database, Row
+from tests.support.paying import ANOTHER_CARD, AUTHENTICATED
+from tests.support.responses import refused
+from tests.support.serving import SECRET_KEY, Serving, environment, serving
+from tests.support.stripe_events import SECRET, WEBHOOK
+from tests.support.world import Connection, Database, Row
 
 RECONCILE = "/functions/v1/reconcile-stripe"
 # As local/stripe's clock may run ahead of ours, nothing here is older than it looks.

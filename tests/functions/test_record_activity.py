@@ -7,9 +7,9 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.functions.serving import ENTRY, Serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, GLOBEX, PEOPLE, Database
+from tests.support.responses import refused
+from tests.support.serving import ENTRY, Serving
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
 ABOUT = ("lead", "contact", "deal", "listing")
 

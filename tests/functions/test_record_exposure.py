@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.functions.flags import RECORD, ask, ask_all, make, wait_for
-from tests.functions.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, PEOPLE, Database
+from tests.support.responses import refused
+from tests.support.served_flags import RECORD, ask, ask_all, make, wait_for
+from tests.support.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
+from tests.support.world import ACME, PEOPLE, Database
 
 VARIANTS = [{"name": "red", "weight": 1}, {"name": "blue", "weight": 1}]
 

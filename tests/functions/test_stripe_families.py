@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.functions.serving import Serving
-from tests.functions.test_contract import refused
-from tests.shared.billing.listening import acme, created, deleted, forget, listening, standing, status, taken, updated
-from tests.shared.billing.told import NOW, event, subscription
-from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row, fixed_id
+from tests.support.responses import refused
+from tests.support.serving import Serving
+from tests.support.stripe_events import NOW, event, subscription
+from tests.support.stripe_listener import acme, created, deleted, forget, listening, standing, status, taken, updated
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row, fixed_id
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,22 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.database.acting import wait_until_somebody_waits
-from tests.functions.serving import Serving, environment, serving
-from tests.functions.test_contract import refused
-from tests.shared.billing.listening import (
+from tests.support.acting import wait_until_somebody_waits
+from tests.support.responses import refused
+from tests.support.serving import Serving, environment, serving
+from tests.support.stripe_events import (
+    MONTH,
+    NOW,
+    OLD_SECRET,
+    SECRET,
+    SHAPES,
+    WEBHOOK,
+    event,
+    send,
+    signed,
+    subscription,
+)
+from tests.support.stripe_listener import (
     KEY,
     acme,
     created,
@@ -27,8 +39,7 @@ from tests.shared.billing.listening import (
     taken,
     updated,
 )
-from tests.shared.billing.told import MONTH, NOW, OLD_SECRET, SECRET, SHAPES, WEBHOOK, event, send, signed, subscription
-from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from functions.submit_order import Submitted
-from tests.database.statements import meanwhile
 from tests.database.test_garage import in_status
-from tests.functions.serving import Serving
-from tests.functions.test_contract import refused
-from tests.world import ACME, GLOBEX, PEOPLE, Database, Row
+from tests.support.responses import refused
+from tests.support.serving import Serving
+from tests.support.statements import meanwhile
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 TRACES = {
     "order_milestones": "order_id = %s",

@@ -10,12 +10,12 @@ import pytest
 from stripe import HTTPXClient, StripeClient
 
 from tests.database.test_garage import in_status
-from tests.functions import flags
-from tests.functions.onboarding import Customer
-from tests.functions.paying import SECRET, Shop, sweep
-from tests.functions.serving import PUBLISHABLE_KEY
-from tests.shared.billing.told import WEBHOOK
-from tests.world import ACME, PEOPLE
+from tests.support import served_flags as flags
+from tests.support.onboarding import Customer
+from tests.support.paying import SECRET, Shop, sweep
+from tests.support.serving import PUBLISHABLE_KEY
+from tests.support.stripe_events import WEBHOOK
+from tests.support.world import ACME, PEOPLE
 
 V1 = Any
 

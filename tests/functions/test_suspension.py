@@ -11,10 +11,10 @@ import httpx
 import psycopg
 import pytest
 
-from tests.functions.platform import Person, Platform
-from tests.functions.serving import Serving, environment, serving
-from tests.functions.test_contract import refused
-from tests.world import PEOPLE, Database
+from tests.support.platform import Person, Platform
+from tests.support.responses import refused
+from tests.support.serving import Serving, environment, serving
+from tests.support.world import PEOPLE, Database
 
 SPAM = {"reason": "spam"}
 

@@ -9,9 +9,9 @@ from contextlib import closing
 
 import pytest
 
-from shared.requests import BODY_BYTES, DRAINED_BYTES
-from shared.server import HEADER_BYTES, REQUEST_SECONDS
-from tests.functions.serving import ENTRY, RECORD, Serving, token
+from shared.app.requests import BODY_BYTES, DRAINED_BYTES
+from shared.app.server import HEADER_BYTES, REQUEST_SECONDS
+from tests.support.serving import ENTRY, RECORD, Serving, token
 
 
 @pytest.fixture(autouse=True)

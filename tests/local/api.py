@@ -18,7 +18,7 @@ from local import NODE, ROOT
 from local.keys import Keys, ensure_keys, load_keys
 from local.stack import free_port
 from supabase import Client, ClientOptions, create_client
-from tests.world import Database
+from tests.support.world import Database
 
 PASSWORD = "correct-horse-1"
 HOOK = "pg-functions://postgres/private/custom_access_token_hook"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.local.api import Api, running
-from tests.world import Database
+from tests.support.world import Database
 
 LIBRARY = Path(__file__).with_name("library.sql")
 

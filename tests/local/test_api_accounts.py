@@ -12,7 +12,7 @@ import pytest
 
 from supabase import AuthApiError, AuthWeakPasswordError
 from tests.local.api import PASSWORD, Api, decoded, running
-from tests.world import Database
+from tests.support.world import Database
 
 Session = dict[str, Any]
 
@@ -143,7 +143,7 @@ def test_the_projects_hook_writes_the_claims(api: Api) -> None:
 
 
 def acme() -> str:
-    from tests.world import ACME  # noqa: PLC0415
+    from tests.support.world import ACME  # noqa: PLC0415
 
     return str(ACME)
 

@@ -25,7 +25,7 @@ from local import NODE, ROOT
 from local.keys import ensure_keys
 from local.stack import free_port
 from tests.local.api import PASSWORD, Api, error_of, running
-from tests.world import Database
+from tests.support.world import Database
 
 # Keys and tokens -----------------------------------------------------------------------------------------------------
 

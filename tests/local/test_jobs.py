@@ -7,9 +7,9 @@ import pytest
 
 from local.jobs import run_due
 from local.stack import Stack, free_port
-from tests.functions.serving import SECRET_KEY, environment, serving
 from tests.local.test_stack import strive, until
-from tests.world import Database
+from tests.support.serving import SECRET_KEY, environment, serving
+from tests.support.world import Database
 
 IN_THE_DATABASE, BY_ITS_FUNCTION = "end_suspensions", "sync_auth"
 

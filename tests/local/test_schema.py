@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from local import ROOT
 from local.schema import files
 from local.schema.layout import Edge, arrange
-from tests.world import Database
+from tests.support.world import Database
 
 
 def test_the_generated_files_are_those_of_the_schema(database: Database) -> None:

@@ -19,7 +19,7 @@ import pytest
 from local import ROOT, StackError, database
 from local.keys import ensure_keys, load_keys
 from local.stack import Stack
-from tests.functions.serving import NO_TLS
+from tests.support.serving import NO_TLS
 
 STRIPE = {"STRIPE_API_BASE", "STRIPE_WEBHOOK_SECRET"}
 VALUES = {"API_URL", "DB_URL", "FUNCTIONS_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "JWKS_URL"} | STRIPE

@@ -19,7 +19,7 @@ import stripe
 from local.stripe.billing import after
 from local.stripe.server import Double
 from local.stripe.webhooks import signature
-from tests.functions.serving import NO_TLS
+from tests.support.serving import NO_TLS
 
 OLD = "2024-06-20"
 SECRET = "whsec_of_the_tests"

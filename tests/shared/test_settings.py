@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.settings import Settings, SettingsError
-from tests.functions.serving import public_jwk
+from tests.support.serving import public_jwk
 
 GOOD = {
     "SUPABASE_URL": "https://abc.supabase.co",

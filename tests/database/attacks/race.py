@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from tests.world import Connection, Database, become, claims_of
+from tests.support.world import Connection, Database, become, claims_of
 
 Attempt = Callable[[Connection], object]
 

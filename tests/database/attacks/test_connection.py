@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from tests.world import ACME, Connection, Database, become, claims_of
+from tests.support.world import ACME, Connection, Database, become, claims_of
 
 
 def rows(connection: Connection, table: str = "organizations") -> int:

@@ -6,7 +6,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from tests.database.attacks.race import Attempt, both
 from tests.database.isolation.matrix import Matrix
-from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database
 
 LOG = "select private.log_admin_action('USER_DELETE', 'forged', 'user', 'x', admin_id => %s)"
 

@@ -7,7 +7,7 @@ import pytest
 from psycopg.errors import InsufficientPrivilege
 
 from tests.database.attacks.race import Attempt, both
-from tests.world import ACME, GLOBEX, PEOPLE, Connection, Database, claims_of
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, claims_of
 
 
 def test_attack_members_raise_their_own_role(database: Database) -> None:

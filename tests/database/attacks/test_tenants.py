@@ -13,7 +13,7 @@ from tests.database.isolation.catalog import ForeignKey, Table, keys_across_tena
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.matrix import Matrix
 from tests.database.isolation.specimens import OWNERS
-from tests.world import ACME, GLOBEX, Connection, Database, become, claims_of
+from tests.support.world import ACME, GLOBEX, Connection, Database, become, claims_of
 
 EXPECTED = Expected.read()
 TENANT_TABLES = [name for name in EXPECTED.lines if "." not in name and "ours select" in EXPECTED.lines[name]]

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tests.world import ACME, GLOBEX, MEMBERS, PEOPLE, Connection, claims_of, fixed_id
+from tests.support.world import ACME, GLOBEX, MEMBERS, PEOPLE, Connection, claims_of, fixed_id
 
 # People only this proof needs, beside those of the world: name → roles in Acme and in Globex.
 CROSSING: dict[str, tuple[str | None, str | None]] = {

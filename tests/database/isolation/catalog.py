@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from psycopg.rows import class_row, dict_row
 
-from tests.world import Connection, Row
+from tests.support.world import Connection, Row
 
 # Schemas whose tables clients reach by themselves; of storage and realtime only what has policies or grants of ours.
 RELATIONS = """

@@ -10,7 +10,7 @@ from tests.database.isolation.catalog import buckets, granted, policy_roles, tab
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.probes import EVERYBODY, PROBE, Probe, TableProbes, literal, run
 from tests.database.isolation.specimens import Specimens
-from tests.world import Connection, Row
+from tests.support.world import Connection, Row
 
 REFUSED = "42501"
 POLICIES_ALONE = ("move", "forge")

@@ -13,7 +13,7 @@ import pytest
 from tests.database.isolation.catalog import Table, tables
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.matrix import Matrix
-from tests.world import Connection
+from tests.support.world import Connection
 
 EXPECTED = Expected.read()
 ROLES = ["OWNER", "ADMIN", "MEMBER", "VIEWER"]

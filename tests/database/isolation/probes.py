@@ -12,7 +12,7 @@ from tests.database.isolation.actors import ACTORS, MALFORMED, TWINS, Actor
 from tests.database.isolation.catalog import Table
 from tests.database.isolation.expected import Cells
 from tests.database.isolation.specimens import CHANGED, OWNERS, SIGNATURES, Specimens
-from tests.world import Connection, Row, fixed_id
+from tests.support.world import Connection, Row, fixed_id
 
 PROBE = Path(__file__).with_name("probe.sql").read_text()
 CHANNELS = "realtime.messages"

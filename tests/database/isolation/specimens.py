@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tests.database.isolation.catalog import Column, ForeignKey, Table
-from tests.world import ACME, GLOBEX, PEOPLE, Connection, Row, fixed_id
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Row, fixed_id
 
 # The first word of a kind says whose row it is: (organisation, person).
 OWNERS = {

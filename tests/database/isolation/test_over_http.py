@@ -14,7 +14,7 @@ from tests.database.isolation.expected import Expected
 from tests.database.isolation.matrix import Matrix
 from tests.database.isolation.specimens import FOLDER
 from tests.local.api import Api, running
-from tests.world import ACME, GLOBEX, Database
+from tests.support.world import ACME, GLOBEX, Database
 
 EXPECTED = Expected.read()
 TABLES = [name for name in EXPECTED.lines if "." not in name]

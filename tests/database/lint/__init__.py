@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.world import Connection
+from tests.support.world import Connection
 
 Find = str | Callable[[Connection], list[str]]
 

@@ -2,7 +2,7 @@
 
 from tests.database.lint import Rule
 from tests.database.lint.expression import SCALAR, Node, parse
-from tests.world import Connection
+from tests.support.world import Connection
 
 ORG = "organization_id"
 # Who may say "you are somebody" without comparing a column: only those who administer the platform.

@@ -1,6 +1,6 @@
 from typing import Any
 
-from shared.function import Answered, Call, Strict, function
+from shared.app.function import Answered, Call, Strict, function
 
 
 class Nothing(Strict):

@@ -2,8 +2,8 @@ import hmac
 from collections.abc import Mapping
 from typing import Any
 
+from shared.app.function import Answered, Call, function
 from shared.errors import ApiError
-from shared.function import Answered, Call, function
 from shared.settings import Settings
 
 

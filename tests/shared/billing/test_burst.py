@@ -9,15 +9,15 @@ import psycopg
 import pytest
 from pydantic_core import from_json
 
+from shared.app.function import Answered
 from shared.billing.burst import MOST, Burst
 from shared.billing.events import delivery
-from shared.database import Database as Pool
-from shared.function import Answered
+from shared.database.pool import Database as Pool
 from shared.settings import Settings
-from tests.database.acting import wait_until_somebody_waits
-from tests.functions.serving import environment
-from tests.shared.billing.told import event, sell, subscription
-from tests.world import Database, Row
+from tests.support.acting import wait_until_somebody_waits
+from tests.support.serving import environment
+from tests.support.stripe_events import event, sell, subscription
+from tests.support.world import Database, Row
 
 CLAIMS = '{"role": "service_role"}'
 

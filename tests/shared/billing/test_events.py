@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.billing.events import ABOUT, delivery, observe, read
 from shared.billing.objects import KINDS
 from shared.errors import ApiError
-from tests.shared.billing.told import NOW, SHAPES, differences, event, subscription
+from tests.support.stripe_events import NOW, SHAPES, differences, event, subscription
 
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),

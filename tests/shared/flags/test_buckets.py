@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.flags.buckets import PLACES, drawn, place, prefix, threshold
-from tests.shared.flags.flags import SEED, evaluate, snapshot, somebody
-from tests.world import Database
+from tests.support.flag_examples import SEED, evaluate, snapshot, somebody
+from tests.support.world import Database
 
 MANY = 1_000_000
 UNITS = [b"user-%d" % n for n in range(MANY)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.flags import Context
-from tests.shared.flags.flags import SEED, evaluate, snapshot, somebody
+from tests.support.flag_examples import SEED, evaluate, snapshot, somebody
 
 USER = "9d2a4a52-0f0e-4c5e-9f0a-0c9d5a3b7a11"
 ORG = "1b6f7c1e-7a55-4a7e-8d5e-5f8f0c8a2b22"

@@ -13,7 +13,7 @@ import pytest
 from shared.errors import ApiError
 from shared.flags import Flags, serving
 from shared.flags.serving import BATCH, FRESH_SECONDS, STALE_SECONDS
-from tests.shared.flags.flags import USUAL, somebody
+from tests.support.flag_examples import USUAL, somebody
 
 
 class Source:

@@ -1,0 +1,142 @@
+"""The OpenAPI 3.1 document, made from what the functions declare: it cannot say anything else than they do."""
+
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from shared.app.function import Function
+
+# What each of the errors means that every function may answer.
+COMMON = {
+    400: "The request is malformed: its JSON, a header or a value.",
+    403: "The caller is suspended, or lacks the role for this.",
+    408: "The request did not arrive in time.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    422: "The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for"
+    " another request.",
+    500: "Something went wrong on our side.",
+    503: "The database is busy or away; `Retry-After` says when to try again.",
+}
+UNAUTHORIZED = "The access token or API key is missing or not valid."
+SCHEMES = {
+    "user": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A user's access token."},
+    "publishable": {"type": "apiKey", "in": "header", "name": "apikey", "description": "A publishable key."},
+    "secret": {"type": "apiKey", "in": "header", "name": "apikey", "description": "A secret key; never in a browser."},
+}
+ERROR = {
+    "type": "object",
+    "description": "Every error has this form.",
+    "required": ["code", "message", "details", "hint"],
+    "properties": {
+        "code": {"type": "string", "description": "For programs: a word of ours or a SQLSTATE of the database."},
+        "message": {"type": "string", "description": "What is wrong."},
+        "details": {"description": "What was found; for invalid fields an array of {field, problem, type}."},
+        "hint": {"type": ["string", "null"], "description": "What to do."},
+    },
+}
+REFUSAL = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+HEADERS = {
+    "x-request-id": {"description": "Names this request in our logs.", "schema": {"type": "string"}},
+}
+REPLAYED = {
+    "idempotency-replayed": {
+        "description": "`true` if this is the answer to an earlier request with the same key.",
+        "schema": {"type": "string"},
+    }
+}
+ORGANISATION = {
+    "name": "x-org-id",
+    "in": "header",
+    "description": "The organisation to act in; without it the one in the token, else the first one joined.",
+    "schema": {"type": "string", "format": "uuid"},
+}
+ONCE = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Repeat it with the same body, and the request has one effect and one answer, for 24 hours.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
+}
+
+
+def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
+    functions = list({each.name: each for function in functions for each in (function, *function.beneath)}.values())
+    schemas, definitions = TypeAdapter.json_schemas(
+        [(f.name, "validation", f.request) for f in functions]
+        + [(f.name, "serialization", f.response) for f in functions],
+        ref_template="#/components/schemas/{model}",
+    )
+    return {
+        "openapi": "3.1.1",
+        "info": {
+            "title": "Strive functions",
+            "version": "1",
+            "description": "What a client must not be trusted to do by itself. Tables are at `/rest/v1`.",
+        },
+        "servers": [{"url": f"{url}/functions/v1"}],
+        "paths": {
+            f"/{function.name}": {
+                "post": _operation(
+                    function, schemas[function.name, "validation"], schemas[function.name, "serialization"]
+                )
+            }
+            for function in functions
+        },
+        "components": {
+            "securitySchemes": SCHEMES,
+            "schemas": {"Error": ERROR, **definitions.get("$defs", {})},
+        },
+    }
+
+
+def _operation(function: Function, request: Mapping[str, Any], response: Mapping[str, Any]) -> dict[str, Any]:
+    errors = COMMON | ({401: UNAUTHORIZED} if function.auth else {}) | dict(function.errors)
+    kinds = [mode.partition(":")[0] for mode in function.auth]
+    places = re.findall(r"\{(\w+)\}", function.name)
+    return {
+        "operationId": re.sub(r"\W+", "-", function.name).strip("-"),
+        "summary": function.summary,
+        "description": function.description,
+        "security": [{} if kind == "anyone" else {kind: []} for kind in dict.fromkeys(kinds)],
+        "parameters": [
+            *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in places),
+            *([ORGANISATION] if "user" in kinds else []),
+            *([ONCE] if function.idempotent else []),
+            *_query(function),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {function.takes_file: {}} if function.takes_file else {"application/json": {"schema": request}},
+        },
+        "responses": {
+            str(function.status): {
+                "description": HTTPStatus(function.status).phrase,
+                "headers": HEADERS | (REPLAYED if function.idempotent and not function.takes_file else {}),
+                "content": {
+                    "application/x-ndjson" if function.takes_file else "application/json": {"schema": response}
+                },
+            },
+            **{
+                str(status): {
+                    "description": words,
+                    "headers": HEADERS,
+                    **(REFUSAL if status >= HTTPStatus.BAD_REQUEST else {}),
+                }
+                for status, words in sorted(errors.items())
+            },
+        },
+    }
+
+
+def _query(function: Function) -> list[dict[str, Any]]:
+    """What stands in the address, where the body is a file."""
+    if not function.takes_file:
+        return []
+    schema = function.request.json_schema()
+    return [
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": told}
+        for name, told in schema["properties"].items()
+    ]

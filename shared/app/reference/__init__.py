@@ -1,0 +1,37 @@
+"""The reference page: reads the OpenAPI document beside it and lets a signed-in person try each function."""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from shared.app.responses import Answer
+from shared.settings import Settings
+
+PAGE = (Path(__file__).parent / "page.html").read_text()
+
+
+def page(settings: Settings) -> Answer:
+    """A page that may run its own script, talk to us and to the project, and nothing else."""
+    facts = {"url": settings.url, "key": next(iter(settings.publishable_keys.values()), None)}
+    html = PAGE.replace("{{facts}}", json.dumps(facts).replace("<", "\\u003c"))
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {_hashes('script', html)}",
+            f"style-src {_hashes('style', html)}",
+            f"connect-src 'self' {settings.url}",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    )
+    return Answer(200, html.encode(), {"content-security-policy": policy}, content_type=b"text/html; charset=utf-8")
+
+
+def _hashes(tag: str, html: str) -> str:
+    blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+    return " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()}'" for block in blocks
+    )

@@ -1,0 +1,176 @@
+"""A server for the functions: uvicorn, with bounds on what a client may send before a request has even begun."""
+
+import asyncio
+import gc
+from asyncio import TimerHandle
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shared.app.requests import request_id
+from shared.app.responses import ALWAYS, Answer, problem_answer
+from shared.app.runtime import Runtime
+from shared.errors import Problem
+from shared.logs import log
+
+HEADER_BYTES = 32 * 1024
+# For a whole request to arrive, headers and body.
+REQUEST_SECONDS = 10.0
+IDLE_SECONDS = 75
+GRACE_SECONDS = 9  # Cloud Run kills ten seconds after SIGTERM
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """httptools waits for a request of any size for any time; here both are bounded, and refusals are JSON too."""
+
+    _answers: "_OneWrite"
+    _deadline: TimerHandle | None = None
+    _header_bytes = 0
+    _in_headers = True
+    _arriving = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.transport = self._answers = _OneWrite(transport)  # type: ignore[assignment]  # stands in for it
+        self._deadline = self.loop.call_later(REQUEST_SECONDS, self._refuse_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._arriving:
+            return
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_SECONDS, self._refuse_slow)
+        if self._in_headers:
+            self._header_bytes += len(data)
+            if self._header_bytes > HEADER_BYTES:
+                self._refuse(Problem(431, "headers_too_large", f"The headers are larger than {HEADER_BYTES:,} bytes"))
+
+    def on_message_begin(self) -> None:
+        self._arriving = self._in_headers = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._header_bytes = 0
+        # functions-framework's name for the same thing; it makes one, at some cost, unless it finds it.
+        self.headers.append((b"function-execution-id", request_id(self.headers)))
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._arrived()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._answers.flush()  # an answer to HEAD has no body
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Problem(400, "malformed_request", msg))
+
+    def _arrived(self) -> None:
+        self._arriving = False
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse_slow(self) -> None:
+        self._refuse(
+            Problem(408, "request_too_slow", f"The request did not arrive within {REQUEST_SECONDS:.0f} seconds")
+        )
+
+    def _refuse(self, problem: Problem) -> None:
+        self._arrived()
+        if self.transport.is_closing():
+            return
+        body = problem.body()
+        headers = [
+            *ALWAYS,
+            (b"x-request-id", request_id(())),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        lines = [b"HTTP/1.1 %d %s" % (problem.status, problem.code.encode()), *(b"%s: %s" % pair for pair in headers)]
+        self.transport.write(b"\r\n".join([*lines, b"", body]))
+        self.transport.close()
+
+
+class _OneWrite:
+    """uvicorn writes the head and the body of an answer apart, a system call and a packet each. Here they are one."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100 "):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+
+    async def startup(self, sockets: Any = None) -> None:
+        await self._runtime.open()
+        await super().startup(sockets)
+        gc.collect()
+        gc.enable()
+        gc.freeze()  # what start-up made lives as long as the process; no later collection looks at it again
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        log("INFO", "ready", address=f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        await super().shutdown(sockets)
+        await self._runtime.close()
+
+
+async def _refused_by_framework(request: Request, error: Exception) -> Answer:
+    """functions-framework knows a few methods and two paths of its own; what it refuses is answered as we do."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    answer = problem_answer(Problem(error.status_code, "not_served", error.detail, headers=dict(error.headers or {})))
+    answer.request_id = request_id(request.scope["headers"])
+    return answer
+
+
+def serve(app: Starlette, runtime: Runtime, host: str, port: int) -> None:
+    app.add_exception_handler(HTTPException, _refused_by_framework)  # type: ignore[arg-type]  # any ASGI response will do
+    config = uvicorn.Config(
+        app,
+        host,
+        port,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    _Server(config, runtime).run()

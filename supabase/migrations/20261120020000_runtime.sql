@@ -1,0 +1,297 @@
+-- Runtime: how the HTTP functions work in the database. One statement per request says who calls, runs one operation
+-- under that caller's policies, and answers a retried request with what the first one got.
+
+-- The login of the functions. It bypasses nothing: what it may do, `authenticated` may do. Its password is set by hand
+-- (alter role strive_functions password '…') and never stands in a file. The limits hang on the role, because a pooler
+-- in transaction mode passes on no session settings.
+do $$ begin
+  if not exists (select from pg_roles where rolname = 'strive_functions') then
+    create role strive_functions login inherit nobypassrls;
+  end if;
+end $$;
+grant authenticated to strive_functions;
+alter role strive_functions set statement_timeout = '8s';
+alter role strive_functions set lock_timeout = '5s';
+alter role strive_functions set idle_in_transaction_session_timeout = '10s';
+
+-- Who calls -----------------------------------------------------------------------------------------------------------
+-- Verified claims are set for one transaction, by the statement which also works (shared/database/pool.py). What takes claims
+-- as an argument believes them: whoever may execute it can be anybody, so nobody but strive_functions may.
+
+create function private.refuse_suspended() returns void
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  if auth.jwt() ? 'act' and not private.impersonation_holds(auth.jwt()) then
+    raise exception 'This impersonation is over' using
+      errcode = 'PT401', hint = 'A super admin can begin another one.';
+  end if;
+  if private.current_user_id() is null and exists (select from public.users u where u.id = auth.uid()) then
+    raise exception 'This account is suspended' using
+      errcode = 'PT403', hint = 'Ask the administrators of the platform.';
+  end if;
+end $$;
+comment on function private.refuse_suspended() is
+  'PT403 if the caller has an account that may do nothing at present, PT401 if their impersonation is over.';
+
+create function private.require_org(minimum_role "OrgRole") returns uuid
+language plpgsql stable set search_path = '' as $$
+declare
+  org uuid := private.current_user_org(minimum_role);
+begin
+  if org is null then
+    perform private.refuse_suspended();
+    raise exception 'You may not do this in this organisation' using
+      errcode = '42501',
+      detail = format('It takes the role %s or above in %s.', minimum_role,
+        coalesce('organisation ' || private.requested_org(), 'an organisation; you belong to none')),
+      hint = 'Name an organisation you belong to in the header x-org-id, or ask its owner for the role.';
+  end if;
+  return org;
+end $$;
+comment on function private.require_org("OrgRole") is
+  'The organisation this request acts in; PT403 if the caller is suspended, 42501 if they lack the role there.';
+grant execute on function private.refuse_suspended(), private.require_org("OrgRole") to authenticated, service_role;
+
+-- Once ----------------------------------------------------------------------------------------------------------------
+
+create table private.idempotency_keys (
+  owner text not null,
+  operation text not null,
+  key text not null constraint "Idempotency-Key is 1 to 255 characters" check (length(key) between 1 and 255),
+  fingerprint bytea not null,
+  answer jsonb not null,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz not null default now() + interval '24 hours',
+  primary key (owner, operation, key)
+);
+comment on table private.idempotency_keys is
+  'Answers already given to requests with an Idempotency-Key; written with the effect, in one transaction.';
+comment on column private.idempotency_keys.owner is 'User id, or the role of a caller without one.';
+comment on column private.idempotency_keys.fingerprint is 'SHA-256 of the organisation asked for and the body.';
+create index idempotency_keys_expires_at_idx on private.idempotency_keys (expires_at);
+
+create function private.caller() returns text
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce(auth.jwt() ->> 'sub', auth.jwt() ->> 'role');
+end $$;
+comment on function private.caller() is 'To whom an Idempotency-Key belongs.';
+
+create function private.enter_once(claims text, headers text, operation text, key text, fingerprint bytea)
+returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  seen private.idempotency_keys;
+begin
+  perform set_config('request.jwt.claims', claims, true), set_config('request.headers', headers, true);
+  if private.caller() = 'anon' then
+    -- Everybody is this caller: whoever guesses a key and a body would be shown what another one was answered.
+    raise exception 'An Idempotency-Key needs somebody it belongs to' using
+      errcode = 'PT400', hint = 'Sign in, or leave the header out.';
+  end if;
+  -- A second request with this key waits here until the first one has committed or failed, then reads what is there.
+  perform pg_advisory_xact_lock(
+    hashtextextended(concat_ws(chr(31), private.caller(), enter_once.operation, enter_once.key), 0)
+  );
+  select * into seen from private.idempotency_keys i
+  where i.owner = private.caller() and i.operation = enter_once.operation and i.key = enter_once.key
+    and i.expires_at > now();
+  if seen.fingerprint <> enter_once.fingerprint then
+    raise exception 'This Idempotency-Key was used for another request' using
+      errcode = 'PT422', detail = format('It was first used at %s.', to_json(seen.created_at) #>> '{}'),
+      hint = 'Send a new key for a new request; repeat a key only with the same body and x-org-id.';
+  end if;
+  if seen.answer is not null then
+    perform private.refuse_suspended();
+  end if;
+  return seen.answer;
+end $$;
+comment on function private.enter_once(text, text, text, text, bytea) is
+  'Begins a request with a key: sets the verified claims, answers what the key''s first request got, else null.';
+
+create function private.remember(operation text, key text, fingerprint bytea, answer jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into private.idempotency_keys as i (owner, operation, key, fingerprint, answer)
+  values (private.caller(), remember.operation, remember.key, remember.fingerprint, remember.answer)
+  -- Only an expired row can stand here: enter_once() holds the lock.
+  on conflict on constraint idempotency_keys_pkey do update set
+    fingerprint = excluded.fingerprint, answer = excluded.answer,
+    created_at = excluded.created_at, expires_at = excluded.expires_at;
+  return remember.answer;
+end $$;
+comment on function private.remember(text, text, bytea, jsonb) is 'Keeps the answer under its key and returns it.';
+
+create function private.forget_expired_keys() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  gone bigint;
+begin
+  delete from private.idempotency_keys where expires_at <= now();
+  get diagnostics gone = row_count;
+  return gone;
+end $$;
+comment on function private.forget_expired_keys() is 'Deletes expired keys; for a schedule, safe to run at any time.';
+grant execute on function private.forget_expired_keys() to service_role;
+
+-- Readiness -----------------------------------------------------------------------------------------------------------
+
+create function private.migration_version() returns text
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  if to_regclass('supabase_migrations.schema_migrations') is null then
+    return null;
+  end if;
+  return (select max(m.version) from supabase_migrations.schema_migrations m);
+end $$;
+comment on function private.migration_version() is 'The newest migration applied here.';
+
+grant execute on function private.caller(),
+  private.enter_once(text, text, text, text, bytea), private.remember(text, text, bytea, jsonb),
+  private.migration_version()
+  to strive_functions;
+
+-- record_activity -----------------------------------------------------------------------------------------------------
+
+create function private.refuse_fields(item jsonb, known text[]) returns void
+language plpgsql immutable set search_path = '' as $$
+begin
+  raise exception 'An activity has no such field' using
+    errcode = 'PT400',
+    detail = format('Found %s.', (select string_agg(quote_ident(k), ', ') from jsonb_object_keys(item - known) k)),
+    hint = format('Known are %s.', array_to_string(known, ', '));
+end $$;
+comment on function private.refuse_fields(jsonb, text[]) is 'Says which fields nobody would read.';
+
+create function private.record_crm_activity(org uuid, item jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  known constant text[] :=
+    '{type,title,description,outcome,duration_minutes,completed_at,lead_id,contact_id,deal_id,listing_id}';
+  activity uuid := gen_random_uuid();
+  feed uuid := gen_random_uuid();
+  lead uuid := item ->> 'lead_id';
+  contact uuid := item ->> 'contact_id';
+  deal uuid := item ->> 'deal_id';
+  listing uuid := item ->> 'listing_id';
+  entity text := case when lead is not null then 'lead' when contact is not null then 'contact'
+    when deal is not null then 'deal' when listing is not null then 'listing' end;
+  missing text;
+begin
+  if item - known <> '{}' then
+    perform private.refuse_fields(item, known);
+  end if;
+  if entity is null then
+    raise exception 'An activity is about something' using
+      errcode = 'PT422', detail = 'None of lead_id, contact_id, deal_id and listing_id is given.',
+      hint = 'Name at least one of them; for a plain entry of the feed send entity_type, entity_id and action.';
+  end if;
+  missing := case
+    when lead is not null and not exists (select from public.leads l where l.organization_id = org and l.id = lead)
+      then 'lead ' || lead
+    when contact is not null
+      and not exists (select from public.contacts c where c.organization_id = org and c.id = contact)
+      then 'contact ' || contact
+    when deal is not null and not exists (select from public.deals d where d.organization_id = org and d.id = deal)
+      then 'deal ' || deal
+    when listing is not null
+      and not exists (select from public.listings l where l.organization_id = org and l.id = listing)
+      then 'listing ' || listing
+  end;
+  if missing is not null then
+    raise exception 'What the activity is about does not exist' using
+      errcode = 'PT404', detail = format('There is no %s in this organisation.', missing);
+  end if;
+  -- Its trigger keeps last_contact_at.
+  insert into public.activities (
+    id, organization_id, created_by_id, type, title, description, outcome, duration_minutes, completed_at,
+    lead_id, contact_id, deal_id, listing_id
+  ) values (
+    activity, org, auth.uid(), (item ->> 'type')::public."ActivityType", item ->> 'title', item ->> 'description',
+    item ->> 'outcome', (item ->> 'duration_minutes')::integer, (item ->> 'completed_at')::timestamptz,
+    lead, contact, deal, listing
+  );
+  insert into public.activity_feeds
+    (id, organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata)
+  values (
+    feed, org, auth.uid(), 'USER_ACTION', item ->> 'title', item ->> 'description', entity,
+    coalesce(lead, contact, deal, listing)::text, lower(item ->> 'type'), jsonb_build_object('activity_id', activity)
+  );
+  return jsonb_build_object('activity_id', activity, 'feed_id', feed, 'organization_id', org, 'created_at', now());
+end $$;
+comment on function private.record_crm_activity(uuid, jsonb) is
+  'Records an activity on a lead, contact, deal or listing, and its entry in the feed.';
+
+-- A feed entry is one row of which the caller decides neither whose it is nor where: one look at who calls allows it and
+-- places it, where the policy would look a second time.
+create function private.record_feed_entry(entry jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  known constant text[] := '{type,title,description,entity_type,entity_id,action,metadata,severity}';
+  org uuid := private.current_user_org('MEMBER');
+  recorded jsonb;
+begin
+  if org is null then
+    perform private.require_org('MEMBER'); -- says why not
+  end if;
+  if entry - known <> '{}' then
+    perform private.refuse_fields(entry, known);
+  end if;
+  insert into public.activity_feeds
+    (organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata, severity)
+  values (
+    org, auth.uid(), (entry ->> 'type')::public."DashboardActivityType", entry ->> 'title', entry ->> 'description',
+    entry ->> 'entity_type', entry ->> 'entity_id', entry ->> 'action', entry -> 'metadata',
+    coalesce(entry ->> 'severity', 'INFO')::public."ActivitySeverity"
+  )
+  returning jsonb_build_object('activity_id', null, 'feed_id', id, 'organization_id', org, 'created_at', created_at)
+  into recorded;
+  return recorded;
+end $$;
+comment on function private.record_feed_entry(jsonb) is 'Adds an entry to the feed of the caller''s organisation, in the caller''s name.';
+
+create function public.record_activity(activity jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  org uuid;
+  item jsonb;
+  recorded jsonb[];
+begin
+  if jsonb_typeof(activity) <> 'object' then
+    raise exception 'An activity is an object' using
+      errcode = 'PT400', detail = format('Found %s.', jsonb_typeof(activity));
+  end if;
+  if activity ? 'entity_type' then
+    return private.record_feed_entry(activity);
+  end if;
+  org := private.require_org('MEMBER');
+  if not activity ? 'activities' then
+    return private.record_crm_activity(org, activity);
+  end if;
+  if activity - 'activities' <> '{}' then
+    perform private.refuse_fields(activity, '{activities}');
+  end if;
+  activity := activity -> 'activities';
+  if jsonb_typeof(activity) <> 'array' or jsonb_array_length(activity) not between 1 and 500 then
+    raise exception 'One call records 1 to 500 activities' using
+      errcode = 'PT422', hint = 'Send an array, and longer ones in several calls.';
+  end if;
+  -- In one order, so that two calls about the same people wait for each other instead of deadlocking.
+  perform from public.leads l where l.organization_id = org
+    and l.id::text in (select i ->> 'lead_id' from jsonb_array_elements(activity) i) order by l.id for no key update;
+  perform from public.contacts c where c.organization_id = org
+    and c.id::text in (select i ->> 'contact_id' from jsonb_array_elements(activity) i) order by c.id for no key update;
+  for item in select i from jsonb_array_elements(activity) i loop
+    if item ? 'activities' then
+      perform private.refuse_fields(item, '{}');
+    end if;
+    recorded := recorded || public.record_activity(item);
+  end loop;
+  return jsonb_build_object('activities', to_jsonb(recorded));
+end $$;
+comment on function public.record_activity(jsonb) is
+  'Records an activity or a feed entry; {"activities": […]} records up to 500 of them, all or none.';
+
+grant execute on function private.refuse_fields(jsonb, text[]), private.record_feed_entry(jsonb),
+  private.record_crm_activity(uuid, jsonb), public.record_activity(jsonb)
+  to authenticated;

@@ -1,0 +1,90 @@
+"""Headers and bodies before anybody looks inside."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.app.requests import (
+    DRAINED_BYTES,
+    GIVEN_ONCE,
+    ClientGoneError,
+    check_content,
+    check_headers,
+    read_body,
+    read_headers,
+    request_id,
+)
+from shared.errors import ApiError
+
+
+def arriving(*parts: bytes, ends: bool = True) -> Any:
+    """What a server hands on: the parts, and then the end or nobody any more."""
+    messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts[:-1]]
+    messages.append({"type": "http.request", "body": parts[-1], "more_body": not ends})
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    return receive
+
+
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=20))
+def test_a_body_in_any_parts_is_the_same_body(parts: Sequence[bytes]) -> None:
+    whole = b"".join(parts)
+    assert asyncio.run(read_body(arriving(*parts), limit=len(whole))) == whole
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=20))
+def test_a_body_one_byte_over_the_limit_is_413_in_any_parts(parts: Sequence[bytes]) -> None:
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(read_body(arriving(*parts), limit=len(b"".join(parts)) - 1))
+    assert caught.value.problem.status == 413
+    assert "connection" not in caught.value.problem.headers
+
+
+def test_what_goes_on_beyond_all_measure_is_cut_off() -> None:
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(read_body(arriving(b" " * DRAINED_BYTES, b" ", b" ", ends=False), limit=10))
+    assert caught.value.problem.headers == {"connection": "close"}
+
+
+@pytest.mark.parametrize("parts", [(b"half",), (b"", b"half", b"more")])
+def test_whoever_leaves_in_the_middle_is_gone(parts: tuple[bytes, ...]) -> None:
+    with pytest.raises(ClientGoneError):
+        asyncio.run(read_body(arriving(*parts, ends=False)))
+
+
+@given(st.sampled_from(sorted(GIVEN_ONCE)), st.binary(), st.binary())
+def test_a_header_that_decides_something_is_given_once(name: bytes, one: bytes, other: bytes) -> None:
+    assert read_headers([(name, one), (b"x", b"a"), (b"x", b"b")])[name] == one
+    with pytest.raises(ApiError, match="more than once"):
+        read_headers([(name, one), (name, other)])
+
+
+@given(st.sampled_from([b"x-org-id", b"idempotency-key", b"content-type", b"content-encoding"]), st.binary())
+def test_any_header_is_fine_or_refused(name: bytes, value: bytes) -> None:
+    statuses = set()
+    for check in (check_headers, check_content):
+        try:
+            check({b"content-type": b"application/json", name: value})
+        except ApiError as error:
+            statuses.add(error.problem.status)
+    assert statuses <= {400, 415}
+
+
+@given(st.binary())
+def test_a_request_id_can_always_stand_in_a_log_and_a_header(sent: bytes) -> None:
+    used = request_id([(b"x-request-id", sent)])
+    assert used.isascii()
+    assert used.decode().isprintable()
+    assert 8 <= len(used) <= 64
+
+
+def test_the_callers_request_id_goes_before_the_platforms() -> None:
+    both = [(b"function-execution-id", b"of-the-platform"), (b"x-request-id", b"of-the-caller")]
+    assert request_id(both) == b"of-the-caller"
+    assert request_id([(b"x-request-id", b"bad id")]) != request_id([(b"x-request-id", b"bad id")])

@@ -1,0 +1,15 @@
+"""What every refused request must look like."""
+
+import httpx
+
+WORDS = {"code", "message", "details", "hint"}
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> httpx.Response:
+    """An error as all errors are: its four words, and what every answer carries."""
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert answer.json().keys() == WORDS
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["x-request-id"]
+    return answer
