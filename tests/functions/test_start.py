@@ -98,7 +98,9 @@ def test_functions_framework_serves_a_target_by_its_name(tmp_path: Path, databas
 def test_nothing_is_imported_that_a_function_does_not_need() -> None:
     """Cold starts: each of these costs more than all of ours together."""
     heavy = ("supabase", "postgrest", "stripe", "httpx", "jwt", "cryptography", "opentelemetry", "schemathesis")
-    script = f"import functions.record_activity, shared.app.server, sys; print([m for m in {heavy} if m in sys.modules])"
+    script = (
+        f"import functions.record_activity, shared.app.server, sys; print([m for m in {heavy} if m in sys.modules])"
+    )
     done = run(environment("postgresql://a@b/c"), sys.executable, "-c", script)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
