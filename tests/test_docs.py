@@ -50,7 +50,9 @@ def test_every_attack_that_is_played_stands_in_the_threat_model() -> None:
     assert {name: file for name, file in played.items() if f"`{name}`" not in document and file not in files} == {}
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name
+)
 def test_every_link_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", document.read_text())
     for file, heading in links:
