@@ -593,31 +593,6 @@ if TYPE_CHECKING:
         admin_id: UUID
         acting_as_id: UUID | None
 
-    class PlatformMetricsRow(TypedDict):
-        """platform_metrics: How the platform does, one row per UTC day."""
-
-        id: UUID
-        date: date
-        total_users: int
-        active_users: int
-        new_users: int
-        total_orgs: int
-        active_orgs: int
-        new_orgs: int
-        mrr_cents: int
-        arr_cents: int
-        churn_rate: float
-        free_count: int
-        starter_count: int
-        growth_count: int
-        elite_count: int
-        enterprise_count: int
-        total_storage: int
-        api_calls: int
-        created_at: datetime
-        measured_at: datetime
-        is_estimated: bool
-
     class SystemAlertDismissalsRow(TypedDict):
         """system_alert_dismissals: Who dismissed which alert."""
 
@@ -1024,6 +999,31 @@ if TYPE_CHECKING:
         created_at: datetime
         updated_at: datetime
 
+    class AgentTemplatesRow(TypedDict):
+        """agent_templates: Presets of agents: an organisation's own, public ones, and those of the platform."""
+
+        id: UUID
+        name: str
+        description: str
+        category: AgentCategory
+        avatar: str | None
+        personality_config: Json
+        model_config: Json
+        tools_config: Json
+        memory_config: Json
+        tags: list[str]
+        features: list[str]
+        use_cases: list[str]
+        usage_count: int
+        rating: Decimal | None
+        is_popular: bool
+        is_public: bool
+        is_system: bool
+        organization_id: UUID | None
+        created_by_id: UUID | None
+        created_at: datetime
+        updated_at: datetime
+
     class BuildLogsRow(TypedDict):
         """build_logs: What happened while an order was built. Append-only for everyone; gone only with its order."""
 
@@ -1080,31 +1080,6 @@ if TYPE_CHECKING:
         is_completed: bool
         sort_order: int
         created_at: datetime
-
-    class AgentTemplatesRow(TypedDict):
-        """agent_templates: Presets of agents: an organisation's own, public ones, and those of the platform."""
-
-        id: UUID
-        name: str
-        description: str
-        category: AgentCategory
-        avatar: str | None
-        personality_config: Json
-        model_config: Json
-        tools_config: Json
-        memory_config: Json
-        tags: list[str]
-        features: list[str]
-        use_cases: list[str]
-        usage_count: int
-        rating: Decimal | None
-        is_popular: bool
-        is_public: bool
-        is_system: bool
-        organization_id: UUID | None
-        created_by_id: UUID | None
-        created_at: datetime
-        updated_at: datetime
 
     class ProjectShowcasesRow(TypedDict):
         """project_showcases: Finished work that organisations show to others."""
@@ -1409,3 +1384,28 @@ if TYPE_CHECKING:
         created_at: datetime
         updated_at: datetime
         created_by: UUID
+
+    class PlatformMetricsRow(TypedDict):
+        """platform_metrics: How the platform does, one row per UTC day."""
+
+        id: UUID
+        date: date
+        total_users: int
+        active_users: int
+        new_users: int
+        total_orgs: int
+        active_orgs: int
+        new_orgs: int
+        mrr_cents: int
+        arr_cents: int
+        churn_rate: float
+        free_count: int
+        starter_count: int
+        growth_count: int
+        elite_count: int
+        enterprise_count: int
+        total_storage: int
+        api_calls: int
+        created_at: datetime
+        measured_at: datetime
+        is_estimated: bool

@@ -87,7 +87,7 @@ _FOREIGN_KEYS = """
 
 def read(connection: Connection) -> Schema:
     enums = tuple(Enum(name, tuple(labels), comment) for name, labels, comment in connection.execute(_ENUMS))
-    chapters = _chapters()
+    domains = _domains()
     tables = []
     for oid, name, comment, primary_key in connection.execute(_TABLES).fetchall():
         columns = tuple(Column(*row) for row in connection.execute(_COLUMNS, [oid]))
@@ -95,15 +95,15 @@ def read(connection: Connection) -> Schema:
             ForeignKey(tuple(columns), target, unique, required)
             for columns, target, unique, required in connection.execute(_FOREIGN_KEYS, [oid])
         )
-        tables.append(Table(name, comment, columns, tuple(primary_key), keys, chapters[name]))
-    order = list(dict.fromkeys(chapters.values()))
+        tables.append(Table(name, comment, columns, tuple(primary_key), keys, domains[name]))
+    order = list(dict.fromkeys(domains.values()))
     return Schema(enums, tuple(sorted(tables, key=lambda table: (order.index(table.domain), table.name))))
 
 
-def _chapters() -> dict[str, str]:
-    """Table → the name of the migration that makes it; a domain is a chapter."""
+def _domains() -> dict[str, str]:
+    """Table → its domain: the first word of the chapter that creates it (`crm_deals` belongs to `crm`)."""
     return {
-        table: name
+        table: name.partition("_")[0]
         for _, name, path in migrations()
         for table in re.findall(r"^create table public\.(\w+)", path.read_text(), re.MULTILINE)
     }

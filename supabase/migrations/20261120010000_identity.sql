@@ -263,6 +263,22 @@ begin
 end $$;
 comment on function private.visible_users() is 'The caller and everyone in the organisation the request acts in.';
 
+create function private.request_header(name text) returns text language sql stable set search_path = '' as $$
+  select left(nullif(trim(nullif(current_setting('request.headers', true), '')::json ->> name), ''), 500)
+$$;
+comment on function private.request_header(text) is 'A header of the request (name in lower case), or null.';
+
+-- Hosted, Cloudflare writes the first of these over whatever a client sent. In the chain of proxies only the last entry
+-- is ours; those before it are the client's word.
+create function private.client_ip() returns text language sql stable set search_path = '' as $$
+  select coalesce(
+    private.request_header('cf-connecting-ip'),
+    trim(regexp_replace(private.request_header('x-forwarded-for'), '^.*,', '')),
+    private.request_header('x-real-ip')
+  )
+$$;
+comment on function private.client_ip() is 'The address this request came from, as the nearest proxy saw it.';
+
 grant execute on function private.current_user_id(), private.requested_org(), private.current_user_org("OrgRole"),
   private.is_admin(), private.is_super_admin(), private.is_org_owner(), private.visible_users()
   to authenticated, service_role;
@@ -280,6 +296,15 @@ create trigger touch before update on public.users for each row execute function
 create trigger touch before update on public.organizations for each row execute function private.touch_updated_at();
 create trigger touch before update on public.organization_invitations
   for each row execute function private.touch_updated_at();
+
+create function private.stamp_author() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if not row_security_active(tg_relid) then
+    return new;
+  end if;
+  return jsonb_populate_record(new, jsonb_build_object(tg_argv[0], (select auth.uid())));
+end $$;
+comment on function private.stamp_author() is 'Writes the caller into the named column, whatever a client sent.';
 
 -- Somebody without an e-mail address (an anonymous sign-in) is nobody here until there is one.
 create function private.follow_auth_user() returns trigger

@@ -50,7 +50,19 @@ begin
 end $$;
 comment on function private.require_org("OrgRole") is
   'The organisation this request acts in; PT403 if the caller is suspended, 42501 if they lack the role there.';
-grant execute on function private.refuse_suspended(), private.require_org("OrgRole") to authenticated, service_role;
+create function private.refuse(what text, id uuid) returns void language plpgsql stable set search_path = '' as $$
+begin
+  if private.current_user_org('MEMBER') is null then
+    raise exception 'You may not change a % of this organisation', what using
+      errcode = '42501', detail = 'It takes the role MEMBER or above.',
+      hint = 'Name an organisation you belong to in the header x-org-id, or ask its owner for the role.';
+  end if;
+  raise exception 'There is no such %', what using
+    errcode = 'PT404', detail = format('Found no %s %s in this organisation.', what, coalesce(id::text, 'without id'));
+end $$;
+comment on function private.refuse(text, uuid) is 'Says why a row could not be changed: the caller''s role, or no such row.';
+grant execute on function private.refuse_suspended(), private.require_org("OrgRole"), private.refuse(text, uuid)
+  to authenticated, service_role;
 
 -- Once ----------------------------------------------------------------------------------------------------------------
 
@@ -150,148 +162,3 @@ grant execute on function private.caller(),
   private.enter_once(text, text, text, text, bytea), private.remember(text, text, bytea, jsonb),
   private.migration_version()
   to strive_functions;
-
--- record_activity -----------------------------------------------------------------------------------------------------
-
-create function private.refuse_fields(item jsonb, known text[]) returns void
-language plpgsql immutable set search_path = '' as $$
-begin
-  raise exception 'An activity has no such field' using
-    errcode = 'PT400',
-    detail = format('Found %s.', (select string_agg(quote_ident(k), ', ') from jsonb_object_keys(item - known) k)),
-    hint = format('Known are %s.', array_to_string(known, ', '));
-end $$;
-comment on function private.refuse_fields(jsonb, text[]) is 'Says which fields nobody would read.';
-
-create function private.record_crm_activity(org uuid, item jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
-declare
-  known constant text[] :=
-    '{type,title,description,outcome,duration_minutes,completed_at,lead_id,contact_id,deal_id,listing_id}';
-  activity uuid := gen_random_uuid();
-  feed uuid := gen_random_uuid();
-  lead uuid := item ->> 'lead_id';
-  contact uuid := item ->> 'contact_id';
-  deal uuid := item ->> 'deal_id';
-  listing uuid := item ->> 'listing_id';
-  entity text := case when lead is not null then 'lead' when contact is not null then 'contact'
-    when deal is not null then 'deal' when listing is not null then 'listing' end;
-  missing text;
-begin
-  if item - known <> '{}' then
-    perform private.refuse_fields(item, known);
-  end if;
-  if entity is null then
-    raise exception 'An activity is about something' using
-      errcode = 'PT422', detail = 'None of lead_id, contact_id, deal_id and listing_id is given.',
-      hint = 'Name at least one of them; for a plain entry of the feed send entity_type, entity_id and action.';
-  end if;
-  missing := case
-    when lead is not null and not exists (select from public.leads l where l.organization_id = org and l.id = lead)
-      then 'lead ' || lead
-    when contact is not null
-      and not exists (select from public.contacts c where c.organization_id = org and c.id = contact)
-      then 'contact ' || contact
-    when deal is not null and not exists (select from public.deals d where d.organization_id = org and d.id = deal)
-      then 'deal ' || deal
-    when listing is not null
-      and not exists (select from public.listings l where l.organization_id = org and l.id = listing)
-      then 'listing ' || listing
-  end;
-  if missing is not null then
-    raise exception 'What the activity is about does not exist' using
-      errcode = 'PT404', detail = format('There is no %s in this organisation.', missing);
-  end if;
-  -- Its trigger keeps last_contact_at.
-  insert into public.activities (
-    id, organization_id, created_by_id, type, title, description, outcome, duration_minutes, completed_at,
-    lead_id, contact_id, deal_id, listing_id
-  ) values (
-    activity, org, auth.uid(), (item ->> 'type')::public."ActivityType", item ->> 'title', item ->> 'description',
-    item ->> 'outcome', (item ->> 'duration_minutes')::integer, (item ->> 'completed_at')::timestamptz,
-    lead, contact, deal, listing
-  );
-  insert into public.activity_feeds
-    (id, organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata)
-  values (
-    feed, org, auth.uid(), 'USER_ACTION', item ->> 'title', item ->> 'description', entity,
-    coalesce(lead, contact, deal, listing)::text, lower(item ->> 'type'), jsonb_build_object('activity_id', activity)
-  );
-  return jsonb_build_object('activity_id', activity, 'feed_id', feed, 'organization_id', org, 'created_at', now());
-end $$;
-comment on function private.record_crm_activity(uuid, jsonb) is
-  'Records an activity on a lead, contact, deal or listing, and its entry in the feed.';
-
--- A feed entry is one row of which the caller decides neither whose it is nor where: one look at who calls allows it and
--- places it, where the policy would look a second time.
-create function private.record_feed_entry(entry jsonb) returns jsonb
-language plpgsql security definer set search_path = '' as $$
-declare
-  known constant text[] := '{type,title,description,entity_type,entity_id,action,metadata,severity}';
-  org uuid := private.current_user_org('MEMBER');
-  recorded jsonb;
-begin
-  if org is null then
-    perform private.require_org('MEMBER'); -- says why not
-  end if;
-  if entry - known <> '{}' then
-    perform private.refuse_fields(entry, known);
-  end if;
-  insert into public.activity_feeds
-    (organization_id, user_id, type, title, description, entity_type, entity_id, action, metadata, severity)
-  values (
-    org, auth.uid(), (entry ->> 'type')::public."DashboardActivityType", entry ->> 'title', entry ->> 'description',
-    entry ->> 'entity_type', entry ->> 'entity_id', entry ->> 'action', entry -> 'metadata',
-    coalesce(entry ->> 'severity', 'INFO')::public."ActivitySeverity"
-  )
-  returning jsonb_build_object('activity_id', null, 'feed_id', id, 'organization_id', org, 'created_at', created_at)
-  into recorded;
-  return recorded;
-end $$;
-comment on function private.record_feed_entry(jsonb) is 'Adds an entry to the feed of the caller''s organisation, in the caller''s name.';
-
-create function public.record_activity(activity jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
-declare
-  org uuid;
-  item jsonb;
-  recorded jsonb[];
-begin
-  if jsonb_typeof(activity) <> 'object' then
-    raise exception 'An activity is an object' using
-      errcode = 'PT400', detail = format('Found %s.', jsonb_typeof(activity));
-  end if;
-  if activity ? 'entity_type' then
-    return private.record_feed_entry(activity);
-  end if;
-  org := private.require_org('MEMBER');
-  if not activity ? 'activities' then
-    return private.record_crm_activity(org, activity);
-  end if;
-  if activity - 'activities' <> '{}' then
-    perform private.refuse_fields(activity, '{activities}');
-  end if;
-  activity := activity -> 'activities';
-  if jsonb_typeof(activity) <> 'array' or jsonb_array_length(activity) not between 1 and 500 then
-    raise exception 'One call records 1 to 500 activities' using
-      errcode = 'PT422', hint = 'Send an array, and longer ones in several calls.';
-  end if;
-  -- In one order, so that two calls about the same people wait for each other instead of deadlocking.
-  perform from public.leads l where l.organization_id = org
-    and l.id::text in (select i ->> 'lead_id' from jsonb_array_elements(activity) i) order by l.id for no key update;
-  perform from public.contacts c where c.organization_id = org
-    and c.id::text in (select i ->> 'contact_id' from jsonb_array_elements(activity) i) order by c.id for no key update;
-  for item in select i from jsonb_array_elements(activity) i loop
-    if item ? 'activities' then
-      perform private.refuse_fields(item, '{}');
-    end if;
-    recorded := recorded || public.record_activity(item);
-  end loop;
-  return jsonb_build_object('activities', to_jsonb(recorded));
-end $$;
-comment on function public.record_activity(jsonb) is
-  'Records an activity or a feed entry; {"activities": […]} records up to 500 of them, all or none.';
-
-grant execute on function private.refuse_fields(jsonb, text[]), private.record_feed_entry(jsonb),
-  private.record_crm_activity(uuid, jsonb), public.record_activity(jsonb)
-  to authenticated;

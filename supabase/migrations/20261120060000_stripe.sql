@@ -951,3 +951,27 @@ create policy "platform admins see what Stripe has" on public.stripe_objects for
   using ((select private.is_admin()));
 grant select on public.stripe_objects to authenticated;
 grant all on public.stripe_objects to service_role;
+
+-- The job -------------------------------------------------------------------------------------------------------------
+
+-- What was parked is redacted as well: what matters for applying it stands in state.
+create function private.redact_stripe_events() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  redacted bigint;
+begin
+  update public.stripe_events e set payload = null, redacted_at = now(),
+    error = case when e.status in ('PARKED', 'QUARANTINED') then e.error end
+  where e.id in (
+    select o.id from public.stripe_events o
+    where o.redacted_at is null and o.created_at <= now() - interval '90 days'
+    order by o.created_at limit 10000 for update skip locked
+  );
+  get diagnostics redacted = row_count;
+  return redacted;
+end $$;
+comment on function private.redact_stripe_events() is 'Forgets what customers'' events said, 90 days after they came.';
+grant execute on function private.redact_stripe_events() to service_role;
+
+insert into private.jobs (name, schedule, runs, description) values
+  ('redact_stripe_events', '37 * * * *', 'private.redact_stripe_events', 'Forget what old events of Stripe said.');

@@ -769,3 +769,28 @@ grant execute on function private.create_onboarding_session(jsonb), private.get_
   private.give_up_onboarding_payment(jsonb), private.follow_onboarding_payment(jsonb), private.complete_onboarding_session(jsonb),
   private.expire_onboarding_payments(jsonb), private.settle_onboarding_payment(jsonb), private.record_refund(jsonb)
   to strive_functions;
+
+-- The jobs ------------------------------------------------------------------------------------------------------------
+
+-- A session for which a payment was ever started is kept: the money may still arrive.
+create function private.expire_onboarding_sessions() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  gone bigint;
+begin
+  delete from public.onboarding_sessions s
+  where s.expires_at <= now() - interval '7 days' and not s.is_completed
+    and s.payment_status = 'PENDING' and s.payment_attempt = 0 and s.stripe_subscription_id is null;
+  get diagnostics gone = row_count;
+  delete from private.onboarding_counts c where c.hour < now() - interval '2 hours';
+  return gone;
+end $$;
+comment on function private.expire_onboarding_sessions() is
+  'Deletes onboarding sessions that expired a week ago without a payment; expired they are at once, by expires_at.';
+grant execute on function private.expire_onboarding_sessions() to service_role;
+
+insert into private.jobs (name, schedule, runs, description) values
+  ('expire_onboarding_sessions', '27 * * * *', 'private.expire_onboarding_sessions',
+    'Delete onboarding sessions nobody came back to.'),
+  ('settle_onboarding_payments', '*/10 * * * *', null,
+    'Cancel payments that were left behind, ask about long ones, issue refunds that are due.');

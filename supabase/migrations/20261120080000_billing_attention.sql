@@ -251,3 +251,6 @@ grant execute on function private.begin_reconciliation(jsonb), private.missing_s
   private.note_stripe_progress(jsonb), private.doubtful_stripe_objects(), private.open_stripe_subscriptions(),
   private.observe_stripe_object(jsonb), private.forget_doubt(text), private.settle_billing()
   to strive_functions;
+
+insert into private.jobs (name, schedule, runs, description) values
+  ('reconcile_stripe', '*/10 * * * *', null, 'Ask Stripe for what its events have not told us.');

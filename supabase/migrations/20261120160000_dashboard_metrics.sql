@@ -644,3 +644,6 @@ grant execute on function private.refuse_query(text, jsonb, text),
   public.evaluate_metric(jsonb), public.metric_value(uuid), private.understand_metric()
   to authenticated, service_role;
 grant execute on function private.refresh_dashboard_metrics() to service_role;
+
+insert into private.jobs (name, schedule, runs, description) values
+  ('refresh_dashboard_metrics', '* * * * *', 'private.refresh_dashboard_metrics', 'Count stale metrics again.');

@@ -383,7 +383,7 @@ comment on function private.give_dashboard() is 'A new user has a dashboard: tha
 create trigger give_dashboard after insert on public.users
   for each row execute function private.give_dashboard();
 
-create function private.furnish_organization(org uuid, owner uuid) returns void
+create function private.create_default_dashboard(org uuid, owner uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
   new_leads constant uuid := gen_random_uuid();
@@ -424,14 +424,14 @@ begin
     ('Notifications', 'NOTIFICATION_PANEL', null, 9, 6, 3, 6)
   ) w (name, type, metric, x, y, w, h);
 end $$;
-comment on function private.furnish_organization(uuid, uuid) is
+comment on function private.create_default_dashboard(uuid, uuid) is
   'Metrics and widgets to begin with, for an organisation that has none.';
 
 -- Widgets have somebody who made them, so the organisation gets its own with its first owner.
 create function private.give_organization_dashboard() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  perform private.furnish_organization(new.organization_id, new.user_id);
+  perform private.create_default_dashboard(new.organization_id, new.user_id);
   return null;
 end $$;
 comment on function private.give_organization_dashboard() is 'A new organisation has a dashboard.';
@@ -442,7 +442,7 @@ create trigger give_organization_dashboard after insert on public.organization_m
 insert into public.user_dashboards (user_id, layout) select u.id, '{"columns": 12}' from public.users u
 on conflict (user_id) do nothing;
 do $$ begin
-  perform private.furnish_organization(o.organization_id, o.user_id) from (
+  perform private.create_default_dashboard(o.organization_id, o.user_id) from (
     select distinct on (m.organization_id) m.organization_id, m.user_id from public.organization_members m
     where m.role = 'OWNER' order by m.organization_id, m.joined_at, m.user_id
   ) o;

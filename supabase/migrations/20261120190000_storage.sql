@@ -265,3 +265,9 @@ begin
 end $$;
 comment on function private.forget_doomed_objects(text, text[]) is
   'Strikes off those of the files that are gone, and returns how many.';
+
+grant execute on function private.repair_attachments(), private.claim_doomed_objects(integer),
+  private.forget_doomed_objects(text, text[]) to strive_functions;
+
+insert into private.jobs (name, schedule, runs, description) values
+  ('sync_attachments', '*/5 * * * *', null, 'Bring files and their rows into step.');

@@ -2,6 +2,55 @@
 -- it lasts and once more when it has ended; that count stays. Counted later than an hour after its end it is an
 -- estimate, since what was deleted or changed meanwhile is not known any more: the next count may replace it.
 
+create table public.platform_metrics (
+  id uuid primary key default gen_random_uuid(),
+  date date not null unique default (now() at time zone 'UTC')::date,
+  total_users integer not null default 0,
+  active_users integer not null default 0,
+  new_users integer not null default 0,
+  total_orgs integer not null default 0,
+  active_orgs integer not null default 0,
+  new_orgs integer not null default 0,
+  mrr_cents bigint not null default 0,
+  arr_cents bigint not null default 0,
+  churn_rate double precision not null default 0,
+  free_count integer not null default 0,
+  starter_count integer not null default 0,
+  growth_count integer not null default 0,
+  elite_count integer not null default 0,
+  enterprise_count integer not null default 0,
+  total_storage bigint not null default 0,
+  api_calls bigint not null default 0,
+  created_at timestamptz not null default now(),
+  measured_at timestamptz not null default now(),
+  is_estimated boolean not null generated always as
+    (measured_at at time zone 'UTC' > (date + 1)::timestamp + interval '1 hour') stored,
+  constraint "metrics are not negative" check (
+    least(total_users, active_users, new_users, total_orgs, active_orgs, new_orgs, mrr_cents, arr_cents, churn_rate,
+      free_count, starter_count, growth_count, elite_count, enterprise_count, total_storage, api_calls) >= 0
+  )
+);
+comment on table public.platform_metrics is 'How the platform does, one row per UTC day.';
+comment on column public.platform_metrics.active_users is 'Signed in within the last 30 days.';
+comment on column public.platform_metrics.active_orgs is 'With a member who signed in within the last 30 days.';
+comment on column public.platform_metrics.mrr_cents is
+  'ACTIVE and PAST_DUE subscriptions, yearly ones divided by 12, rounded once; a TRIAL pays nothing yet.';
+comment on column public.platform_metrics.arr_cents is 'mrr_cents × 12.';
+comment on column public.platform_metrics.churn_rate is
+  'Cancelled in the last 30 days per live at their start: 0.05 is 5 %.';
+comment on column public.platform_metrics.free_count is 'Organisations of this tier; so the other four.';
+comment on column public.platform_metrics.total_storage is 'Bytes of all files.';
+comment on column public.platform_metrics.api_calls is 'Of this day.';
+comment on column public.platform_metrics.measured_at is 'When it was counted. Before the end of the day: the day so far.';
+comment on column public.platform_metrics.is_estimated is
+  'Counted more than an hour after the day: what was deleted or changed since is missing, prices are those of then.';
+
+alter table public.platform_metrics enable row level security;
+create policy "platform admins read the metrics" on public.platform_metrics for select to authenticated
+  using ((select private.is_admin()));
+grant select on public.platform_metrics to authenticated;
+grant all on public.platform_metrics to service_role;
+
 -- Signing in overwrites users.last_login_at, so that nobody could say tomorrow who was active yesterday.
 create table private.sign_in_days (
   user_id uuid not null references public.users (id) on delete cascade,
@@ -153,4 +202,3 @@ grant execute on function private.record_platform_metrics(date), private.refresh
 -- Soon after midnight, so that the day before is counted within the hour.
 insert into private.jobs (name, schedule, runs, description) values
   ('refresh_platform_metrics', '1 * * * *', 'private.refresh_platform_metrics', 'Count how the platform does today.');
-select private.schedule_jobs();

@@ -559,6 +559,22 @@ grant execute on function private.suspend_user(jsonb), private.reactivate_user(j
   private.impersonate_user(jsonb), private.settle_auth_errands(jsonb), private.log_interrupted(jsonb)
   to strive_functions;
 
+-- Jobs --------------------------------------------------------------------------------------------------------------------
+
+create function private.end_suspensions() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  ended bigint;
+begin
+  update public.users u set suspended_at = null, suspended_until = null, suspended_reason = null
+  where u.suspended_until <= now();
+  get diagnostics ended = row_count;
+  return ended;
+end $$;
+comment on function private.end_suspensions() is
+  'Tidies suspensions whose time has passed; they have not counted since (see current_user_id).';
+grant execute on function private.end_suspensions() to service_role;
+
 insert into private.jobs (name, schedule, runs, description) values
-  ('sync_auth', '* * * * *', null, 'Tell the auth service who is suspended or deleted, as far as it does not know yet.');
-select private.schedule_jobs();
+  ('sync_auth', '* * * * *', null, 'Tell the auth service who is suspended or deleted, as far as it does not know yet.'),
+  ('end_suspensions', '* * * * *', 'private.end_suspensions', 'End suspensions whose time has passed.');

@@ -361,54 +361,7 @@ end $$;
 comment on function private.schedule_jobs() is
   'Gives every job to pg_cron; call it again after enabling pg_cron. Safe to repeat; without pg_cron it does nothing.';
 
--- The jobs ------------------------------------------------------------------------------------------------------------
-
-create function private.end_suspensions() returns bigint
-language plpgsql security definer set search_path = '' as $$
-declare
-  ended bigint;
-begin
-  update public.users u set suspended_at = null, suspended_until = null, suspended_reason = null
-  where u.suspended_until <= now();
-  get diagnostics ended = row_count;
-  return ended;
-end $$;
-comment on function private.end_suspensions() is
-  'Tidies suspensions whose time has passed; they have not counted since (see current_user_id).';
-
--- A session for which a payment was ever started is kept: the money may still arrive.
-create function private.expire_onboarding_sessions() returns bigint
-language plpgsql security definer set search_path = '' as $$
-declare
-  gone bigint;
-begin
-  delete from public.onboarding_sessions s
-  where s.expires_at <= now() - interval '7 days' and not s.is_completed
-    and s.payment_status = 'PENDING' and s.payment_attempt = 0 and s.stripe_subscription_id is null;
-  get diagnostics gone = row_count;
-  delete from private.onboarding_counts c where c.hour < now() - interval '2 hours';
-  return gone;
-end $$;
-comment on function private.expire_onboarding_sessions() is
-  'Deletes onboarding sessions that expired a week ago without a payment; expired they are at once, by expires_at.';
-
--- What was parked is redacted as well: what matters for applying it stands in state.
-create function private.redact_stripe_events() returns bigint
-language plpgsql security definer set search_path = '' as $$
-declare
-  redacted bigint;
-begin
-  update public.stripe_events e set payload = null, redacted_at = now(),
-    error = case when e.status in ('PARKED', 'QUARANTINED') then e.error end
-  where e.id in (
-    select o.id from public.stripe_events o
-    where o.redacted_at is null and o.created_at <= now() - interval '90 days'
-    order by o.created_at limit 10000 for update skip locked
-  );
-  get diagnostics redacted = row_count;
-  return redacted;
-end $$;
-comment on function private.redact_stripe_events() is 'Forgets what customers'' events said, 90 days after they came.';
+-- Jobs of this chapter and those before it ----------------------------------------------------------------------------
 
 create function private.forget_job_runs() returns bigint
 language plpgsql security definer set search_path = '' as $$
@@ -420,34 +373,9 @@ begin
   return gone;
 end $$;
 comment on function private.forget_job_runs() is 'Deletes runs older than 30 days.';
-
-grant execute on function private.end_suspensions(), private.expire_onboarding_sessions(), private.redact_stripe_events(),
-  private.forget_job_runs() to service_role;
-
--- strive_functions was made after the chapter of these.
-grant execute on function private.repair_attachments(), private.claim_doomed_objects(integer),
-  private.forget_doomed_objects(text, text[]) to strive_functions;
+grant execute on function private.forget_job_runs() to service_role;
 
 insert into private.jobs (name, schedule, runs, description) values
-  ('end_suspensions', '* * * * *', 'private.end_suspensions', 'End suspensions whose time has passed.'),
-  ('refresh_dashboard_metrics', '* * * * *', 'private.refresh_dashboard_metrics', 'Count stale metrics again.'),
-  ('roll_up_alert_counts', '*/5 * * * *', 'private.roll_up_alert_counts', 'Add views and dismissals to their alerts.'),
-  ('roll_up_tallies', '*/5 * * * *', 'private.roll_up_tallies', 'Add uses, views and likes that were left behind.'),
-  ('expire_onboarding_sessions', '27 * * * *', 'private.expire_onboarding_sessions',
-    'Delete onboarding sessions nobody came back to.'),
-  ('settle_onboarding_payments', '*/10 * * * *', null,
-    'Cancel payments that were left behind, ask about long ones, issue refunds that are due.'),
-  ('reconcile_stripe', '*/10 * * * *', null, 'Ask Stripe for what its events have not told us.'),
-  ('redact_stripe_events', '37 * * * *', 'private.redact_stripe_events', 'Forget what old events of Stripe said.'),
   ('forget_expired_keys', '7 * * * *', 'private.forget_expired_keys', 'Delete expired idempotency keys.'),
-  ('sync_attachments', '*/5 * * * *', null, 'Bring files and their rows into step.'),
+  ('roll_up_alert_counts', '*/5 * * * *', 'private.roll_up_alert_counts', 'Add views and dismissals to their alerts.'),
   ('forget_job_runs', '17 3 * * *', 'private.forget_job_runs', 'Delete runs of jobs older than 30 days.');
-
-do $$ begin
-  -- pg_cron works only in the database it was started for.
-  if exists (select from pg_available_extensions where name = 'pg_cron')
-    and current_setting('cron.database_name', true) = current_database() then
-    create extension if not exists pg_cron with schema pg_catalog;
-  end if;
-  perform private.schedule_jobs();
-end $$;

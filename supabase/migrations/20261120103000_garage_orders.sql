@@ -136,72 +136,10 @@ create index build_logs_log_level_error_idx
 create index build_logs_log_level_warn_idx
   on public.build_logs (organization_id, created_at desc) where log_level = 'WARN';
 
--- Who wrote it, what the plan allows ----------------------------------------------------------------------------------
+-- Author and quota ----------------------------------------------------------------------------------------------------
 
-create function private.stamp_author() returns trigger language plpgsql set search_path = '' as $$
-begin
-  if not row_security_active(tg_relid) then
-    return new;
-  end if;
-  return jsonb_populate_record(new, jsonb_build_object(tg_argv[0], (select auth.uid())));
-end $$;
-comment on function private.stamp_author() is 'Writes the caller into the named column, whatever a client sent.';
 create trigger stamp_author before insert on public.custom_agent_orders
   for each row execute function private.stamp_author('created_by_id');
-
-create function private.this_month() returns timestamptz language sql stable set search_path = '' as
-  $$ select date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' $$;
-comment on function private.this_month() is 'When the calendar month (UTC) began.';
-
-create function private.used_room(organization_id uuid, what text) returns bigint
-language plpgsql security definer set search_path = '' as $$
-begin
-  return case what
-    when 'templates' then
-      (select count(*) from public.agent_templates t where t.organization_id = used_room.organization_id)
-    when 'blueprints' then
-      (select count(*) from public.tool_blueprints b where b.organization_id = used_room.organization_id)
-    when 'orders_per_month' then (
-      select count(*) from public.custom_agent_orders o
-      where o.organization_id = used_room.organization_id and o.submitted_at >= private.this_month()
-    )
-    when 'storage_bytes' then (
-      select coalesce(sum(a.file_size), 0) from public.attachments a
-      where a.organization_id = used_room.organization_id
-    )
-  end;
-end $$;
-comment on function private.used_room(uuid, text) is 'How much of a limit of its plan an organisation uses.';
-
--- Counted under the organisation's row lock: at the limit, two at once cannot both fit. FOR NO KEY UPDATE lets others
--- go on inserting rows that refer to the organisation.
-create function private.require_room(organization_id uuid, what text, more bigint default 1) returns void
-language plpgsql security definer set search_path = '' as $$
-declare
-  has_tier public."SubscriptionTier";
-  allowed bigint;
-  used bigint;
-  larger text;
-begin
-  select o.subscription_tier into has_tier from public.organizations o
-  where o.id = require_room.organization_id for no key update;
-  allowed := private.plan_limit(require_room.organization_id, what);
-  if allowed is null then
-    return;
-  end if;
-  used := private.used_room(require_room.organization_id, what);
-  if used + more <= allowed then
-    return;
-  end if;
-  select format('%s allows %s.', p.tier, coalesce(p.limits ->> what, 'any number')) into larger
-  from public.plans p
-  where p.tier > has_tier and coalesce((p.limits ->> what)::bigint >= used + more, true)
-  order by p.tier, p.is_active desc limit 1;
-  raise exception 'Your plan allows no more %', replace(replace(what, '_per_month', ' this month'), '_', ' ') using
-    errcode = 'PT402', detail = format('%s allows %s, and %s are used.', has_tier, allowed, used),
-    hint = coalesce(larger || ' An owner can choose it.', 'Ask us for a larger plan.');
-end $$;
-comment on function private.require_room(uuid, text, bigint) is 'Refuses what would exceed a limit of the plan.';
 
 create function private.order_quota(
   out tier "SubscriptionTier", out allowed bigint, out used bigint, out renews_at timestamptz
@@ -224,27 +162,7 @@ create function public.order_quota(
 comment on function public.order_quota() is
   'Orders that the plan allows in this calendar month (UTC; null: any number), and how many are submitted.';
 
-create function private.claim_room(organization_id uuid, what text, more bigint default 1) returns void
-language plpgsql security definer set search_path = '' as $$
-begin
-  -- A stranger's organisation is refused by the policy, and shall not learn here how full it is.
-  if organization_id = private.current_user_org('MEMBER') then
-    perform private.require_room(organization_id, what, more);
-  end if;
-end $$;
-comment on function private.claim_room(uuid, text, bigint) is
-  'Holds the caller''s organisation to a limit of its plan; says nothing about another''s.';
-
-create function private.guard_plan() returns trigger language plpgsql set search_path = '' as $$
-begin
-  if row_security_active(tg_relid) then
-    perform private.claim_room(new.organization_id, tg_argv[0]);
-  end if;
-  return new;
-end $$;
-comment on function private.guard_plan() is 'Holds clients to the named limit of their plan.';
-grant execute on function private.claim_room(uuid, text, bigint), private.order_quota(), public.order_quota()
-  to authenticated, service_role;
+grant execute on function private.order_quota(), public.order_quota() to authenticated, service_role;
 
 create trigger touch before update on public.custom_agent_orders
   for each row execute function private.touch_updated_at();

@@ -283,6 +283,8 @@ end $$;
 comment on function private.roll_up_tallies() is
   'Folds what a folder that failed has left behind; for a schedule, safe at any time.';
 grant execute on function private.roll_up_tallies() to service_role;
+insert into private.jobs (name, schedule, runs, description) values
+  ('roll_up_tallies', '*/5 * * * *', 'private.roll_up_tallies', 'Add uses, views and likes that were left behind.');
 
 create function private.tally_like() returns trigger language plpgsql security definer set search_path = '' as $$
 begin
