@@ -361,13 +361,13 @@ def test_an_agenda_shows_what_touches_the_window_and_what_clashes(database: Data
         early = appointment(cursor, "07:00", "09:30")
         clash = appointment(cursor, "09:00", "10:00")
         after = appointment(cursor, "10:00", "11:00")
-        anothers = appointment(cursor, "09:00", "10:00", assigned_to=PEOPLE["admin"])
+        foreign = appointment(cursor, "09:00", "10:00", assigned_to=PEOPLE["admin"])
         appointment(cursor, "09:10", "09:20", status="CANCELLED")
         appointment(cursor, "12:00", "13:00")
         window = ("2027-03-01T09:15Z", "2027-03-01T12:00Z")
         found = {row["id"]: row["clashes"] for row in answers(cursor, "agenda", *window)}
-        assert found == {early: [clash], clash: [early], after: [], anothers: []}
-        assert [row["id"] for row in answers(cursor, "agenda", *window, PEOPLE["admin"])] == [anothers]
+        assert found == {early: [clash], clash: [early], after: [], foreign: []}
+        assert [row["id"] for row in answers(cursor, "agenda", *window, PEOPLE["admin"])] == [foreign]
         warned = answers(cursor, "appointment_clashes", "2027-03-01T09:20Z", "2027-03-01T09:40Z")
         assert [row["id"] for row in warned] == [early, clash]
         with refused(cursor, "PT422", "at most a year"):
