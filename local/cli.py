@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -11,8 +12,18 @@ from pathlib import Path
 import psycopg
 
 from local import ROOT, StackError
+from local.commands import clients, logs
 from local.dev import dev
-from local.stack import API_PORT, DB_PORT, Stack
+from local.stack import API_PORT, DB_PORT, SERVICES, Stack
+
+EXAMPLES = """examples:
+  strive start                                 start in the background
+  eval "$(strive status -o env)"               put addresses and keys into this shell
+  strive logs functions -f                     follow the log of the functions
+  strive run report.py                         run a script with the addresses and keys in its environment
+  strive start --workdir .strive/second --api-port 0 --db-port 0
+
+exit codes: 0 success · 1 the command failed, or status/doctor found a problem · 2 wrong arguments · 130 interrupted"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         say=lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr),
     )
     try:
-        return int(options.run(stack, options) or 0)
+        code = int(options.run(stack, options) or 0)
+        sys.stdout.flush()
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.hint:
@@ -32,6 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader (head, less) has closed the pipe. Python would print a traceback when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
 
 
 def start(stack: Stack, options: argparse.Namespace) -> int:
@@ -48,13 +65,13 @@ def stop(stack: Stack, _options: argparse.Namespace) -> int:
 
 def reset(stack: Stack, _options: argparse.Namespace) -> int:
     stack.reset()
-    print("The database is made anew from supabase/migrations and supabase/seed.sql.")
+    print("The database was created again from supabase/migrations and supabase/seed.sql.")
     return 0
 
 
 def prices(stack: Stack, _options: argparse.Namespace) -> int:
     changed = stack.put_on_sale()
-    print("\n".join(changed) if changed else "Every plan on sale had its price.")
+    print("\n".join(changed) if changed else "Every plan already had its price.")
     return 0
 
 
@@ -67,7 +84,7 @@ def status(stack: Stack, options: argparse.Namespace) -> int:
     values = stack.values()
     match getattr(options, "output", "pretty"):
         case "env":
-            print("\n".join(f'{name}="{value}"' for name, value in values.items()))
+            print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in values.items()))
         case "json":
             print(json.dumps(values, indent=2))
         case _:
@@ -75,7 +92,7 @@ def status(stack: Stack, options: argparse.Namespace) -> int:
             print("\n".join(f"{name:>{width}}  {value}" for name, value in values.items()))
             sizes = [f"{name} {process.memory_info().rss >> 20} MB" for name, process in processes.items() if process]
             print(f"\n{'Memory':>{width}}  {', '.join(sizes)}\n{'Jobs':>{width}}  {_jobs(stack)}")
-            print(f"{'Look at':>{width}}  {values['API_URL']}/")
+            print(f"{'Open':>{width}}  {values['API_URL']}/")
     return 0
 
 
@@ -108,45 +125,109 @@ def _dev(stack: Stack, options: argparse.Namespace) -> int:
     return 0
 
 
+def _logs(stack: Stack, options: argparse.Namespace) -> int:
+    logs.show(stack, options.service, follow=options.follow, output=options.output)
+    return 0
+
+
+def _run(stack: Stack, options: argparse.Namespace) -> int:
+    return clients.run(stack, [options.program, *options.arguments])
+
+
+def _open(stack: Stack, options: argparse.Namespace) -> int:
+    return clients.page(stack, options.page)
+
+
+def _psql(stack: Stack, options: argparse.Namespace) -> int:
+    return clients.psql(stack, options.arguments)
+
+
+def _new(_stack: Stack, options: argparse.Namespace) -> int:
+    from local.commands.scaffold import new  # noqa: PLC0415 - only this command needs it
+
+    print("\n".join(new(options.kind, options.name)))
+    return 0
+
+
+def _doctor(stack: Stack, options: argparse.Namespace) -> int:
+    from local.commands import doctor  # noqa: PLC0415 - only this command needs it
+
+    if options.project:
+        return doctor.exit_code(doctor.hosted(options.project))
+    return doctor.exit_code(doctor.examine(stack))
+
+
+def _completion(_stack: Stack, options: argparse.Namespace) -> int:
+    import argcomplete  # noqa: PLC0415 - only this command needs it
+
+    print(argcomplete.shellcode(["strive"], shell=options.shell))  # type: ignore[no-untyped-call]  # has no types
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="strive", description="Strive on this machine: no Docker needed.")
+    parser = argparse.ArgumentParser(
+        prog="strive",
+        description="Run Strive on this machine, without Docker.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--workdir",
         type=Path,
         default=os.environ.get("STRIVE_WORKDIR") or ROOT / ".strive",
         metavar="DIR",
-        help="where its data lives (default $STRIVE_WORKDIR, else .strive)",
+        help="folder for data, keys and logs (default $STRIVE_WORKDIR, else .strive)",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Stack, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
+        added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         added.set_defaults(run=run)
         # Also accepted after the command; SUPPRESS keeps a value given before it.
         added.add_argument("--workdir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=argparse.SUPPRESS)
         return added
 
     starters = [
-        command("start", start, "start in the background; returns when all of it answers"),
-        command("dev", _dev, "run in the foreground: logs, functions reload on change, new migrations applied"),
+        command("start", start, "start in the background; returns when everything answers"),
+        command("dev", _dev, "run in the foreground: show logs, reload functions, apply new migrations"),
     ]
     for starter in starters:
         starter.add_argument("--api-port", type=_port, metavar="PORT", help=f"default {API_PORT}; 0 for any free port")
         starter.add_argument("--db-port", type=_port, metavar="PORT", help=f"default {DB_PORT}; 0 for any free port")
-    command("stop", stop, "stop all of it; data stays")
-    command("reset", reset, "make the database again from migrations and seed; its data is gone")
-    command("prices", prices, "make the prices of the plans at Stripe (STRIPE_SECRET_KEY) and note them at the plans")
-    restored = command("restore", _restore, "put an exported organisation back, all of it or nothing")
-    restored.add_argument("folder", type=Path, help="where the manifest and the files of the export are")
-    restored.add_argument(
-        "--db-url", metavar="URL", help="another database, as `postgres`; default the one of the workdir"
-    )
-    shown = command("status", status, "addresses and keys; exit 1 when not running")
+    command("stop", stop, "stop everything, `strive dev` included; data stays")
+    command("reset", reset, "create the database again from migrations and demo data; its rows and files are deleted")
+    shown = command("status", status, "print addresses and keys; exit code 1 when something does not run")
     shown.add_argument("-o", "--output", choices=["pretty", "env", "json"], default="pretty")
+    read = command("logs", _logs, "print the newest lines of the logs")
+    read.add_argument("service", nargs="?", choices=["postgres", *SERVICES])
+    read.add_argument("-f", "--follow", action="store_true", help="wait for new lines until Ctrl-C")
+    read.add_argument("-o", "--output", choices=["pretty", "json"], default="pretty")
+    ran = command("run", _run, "run a script (.py, .mjs, .js, .ts) or program with addresses and keys in its environment")
+    ran.add_argument("program")
+    ran.add_argument("arguments", nargs=argparse.REMAINDER)
+    opened = command("open", _open, "open a page of the running stack in the browser")
+    opened.add_argument("page", nargs="?", choices=[*clients.PAGES, "payments"], default="home")
+    sql = command("psql", _psql, "open psql on the database, as `postgres`")
+    sql.add_argument("arguments", nargs=argparse.REMAINDER)
+    made = command("new", _new, "write the files with which a function, a table or a flag begins")
+    made.add_argument("kind", choices=["function", "table", "flag"])
+    made.add_argument("name")
+    examined = command("doctor", _doctor, "check this machine and the stack, or a hosted project")
+    examined.add_argument("--project", metavar="URL", help="database URL of a hosted project, as `postgres`")
+    command("prices", prices, "create the prices of the plans at Stripe and store their ids in the plans")
+    restored = command("restore", _restore, "restore an exported organization, all of it or nothing")
+    restored.add_argument("folder", type=Path, help="the folder with the manifest and the files of the export")
+    restored.add_argument("--db-url", metavar="URL", help="another database, as `postgres`; default: this stack's")
+    completed = command("completion", _completion, "print the completion script for a shell")
+    completed.add_argument("shell", choices=["bash", "zsh", "fish"])
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete  # noqa: PLC0415 - only while the shell completes a line
+
+        argcomplete.autocomplete(parser)
     return parser
 
 
 def _port(text: str) -> int:
     if text.isdecimal() and int(text) < 65536:  # noqa: PLR2004 - one more than the last port
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no port; a port is a number from 0 (any free one) to 65535")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 0 (any free port) to 65535")

@@ -1,4 +1,4 @@
-"""The whole stack of one workdir: Postgres, the API before it, the functions behind that, a Stripe and jobs beside."""
+"""The whole stack of one workdir: Postgres, the API, the functions, the Stripe double and the jobs."""
 
 import fcntl
 import http.client
@@ -28,7 +28,7 @@ API_PORT, DB_PORT = 54321, 54322
 PORTS = range(10_000, 32_000)
 SERVICES = ("stripe", "api", "functions", "jobs")
 HEALTH = {"stripe": "/", "api": "/health", "functions": "/healthz"}
-# Of one's own account at Stripe; given with the key, they reach the functions as they are.
+# Used with STRIPE_SECRET_KEY of a real account, instead of the double.
 STRIPE_API = "https://api.stripe.com"
 
 
@@ -37,11 +37,11 @@ class Ports:
     api: int
     database: int
     functions: int
-    stripe: int = 0  # none: there is a key, so there is the real one
+    stripe: int = 0  # 0: a real account is used, so no double runs
 
 
 class Stack:
-    """All operations are safe to repeat: each looks at what is there and does what is missing."""
+    """Every operation can be repeated: it checks the state and does what is missing."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class Stack:
     ) -> None:
         self.workdir = workdir.resolve()
         self.durable = durable
-        self.jobs = jobs  # whether a start lets them run when they are due
+        self.jobs = jobs  # whether `start` also runs the jobs when they are due
         self.say = say
         self.logs = self.workdir / "logs"
 
-    # What there is ----------------------------------------------------------------------------------------------------
+    # State ------------------------------------------------------------------------------------------------------------
 
     @property
     def keys(self) -> Keys:
@@ -84,23 +84,23 @@ class Stack:
         return self.logs / f"{service}.log"
 
     def processes(self) -> dict[str, psutil.Process | None]:
-        if not self.ports:  # never started: there is nothing, not even keys
+        if not self.ports:  # never started: there are no keys either
             return dict.fromkeys(("postgres", *SERVICES))
-        noted = self._state().get("processes", {})
-        found = {name: find(*noted[name]) if name in noted else None for name in self.services}
+        recorded = self._state().get("processes", {})
+        found = {name: find(*recorded[name]) if name in recorded else None for name in self.services}
         return {"postgres": self.cluster.process(), **found}
 
     @property
     def services(self) -> tuple[str, ...]:
-        """Those of the last start."""
-        there = {"stripe": self.ports and self.ports.stripe, "jobs": self._state().get("jobs")}
-        return tuple(service for service in SERVICES if there.get(service, True))
+        """The services of the last start."""
+        optional = {"stripe": self.ports and self.ports.stripe, "jobs": self._state().get("jobs")}
+        return tuple(service for service in SERVICES if optional.get(service, True))
 
     def running(self) -> bool:
         return self.ports is not None and all(self.processes().values())
 
     def values(self) -> dict[str, str]:
-        """What a client needs, named as `supabase status -o env` names it."""
+        """The addresses and keys that clients need, with the names of `supabase status -o env`."""
         ports, keys = self.ports, self.keys
         if not ports:
             raise StackError("Strive has not been started here.", "Start it with: strive start")
@@ -116,7 +116,7 @@ class Stack:
         }
 
     def stripe(self) -> dict[str, str]:
-        """Where Stripe is and how its events are signed: the double's, or as the environment has it."""
+        """The address of Stripe and the webhook secret: of the double, or from the environment."""
         ports, keys = self.ports, self.keys
         if ports and ports.stripe:
             return {
@@ -126,53 +126,33 @@ class Stack:
         own = {"STRIPE_API_BASE": STRIPE_API} | os.environ
         return {name: own[name] for name in ("STRIPE_API_BASE", "STRIPE_WEBHOOK_SECRET") if name in own}
 
-    # What it can do ---------------------------------------------------------------------------------------------------
+    # Operations -------------------------------------------------------------------------------------------------------
 
     def start(self, api_port: int | None = None, db_port: int | None = None, *, seed: bool = True) -> None:
-        """Start what does not run; the first time, make the database. A start that fails leaves nothing running."""
+        """Start everything; the first time, create the database. A start that fails leaves nothing running."""
         with self._locked():
-            if self.running():
-                return
-            # A stack that lost a part, or half of one, is started anew as a whole.
-            self._stop()
-            ensure_keys(self.workdir / "keys.json")
-            self._choose_ports(api_port, db_port)
-            self._save(self._state() | {"jobs": self.jobs})
-            try:
-                self._start_postgres(seed=seed)
-                self.say("API and functions")
-                for service in self.services:
-                    if service in HEALTH:
-                        self._start_service(service)
-                if "stripe" in self.services:
-                    self._await("stripe")
-                    self.put_on_sale()
-                else:
-                    self.say("Stripe is your own account; `strive prices` puts the plans on sale there")
-                self._await("api")
-                self._await("functions")
-                if "jobs" in self.services:
-                    self._start_service("jobs")
-            except BaseException:
-                self._stop()
-                raise
+            if not self.running():
+                self._start(api_port, db_port, seed=seed)
 
     def stop(self) -> bool:
-        """Stop all of it; False when nothing ran."""
+        """Stop everything, `strive dev` included; False when nothing ran."""
+        in_foreground = self._stop_foreground()
         with self._locked():
-            return self._stop()
+            return self._stop() or in_foreground
 
     def reset(self) -> None:
-        """The database again from migrations and demo data; accounts, rows and files of before are gone."""
-        ports, ran = self.ports, self.running()
+        """Create the database again from migrations and demo data. Ports and keys stay; rows and files are deleted.
+
+        The lock is held throughout, so that `strive dev` waits instead of restarting what is being replaced.
+        """
+        ran = any(self.processes().values())
         with self._locked():
             self._stop()
-            shutil.rmtree(self.workdir / "postgres", ignore_errors=True)
-            shutil.rmtree(self.workdir / "storage", ignore_errors=True)
-            shutil.rmtree(self.workdir / "stripe", ignore_errors=True)
-        self.start(*(ports.api, ports.database) if ports else ())
-        if not ran:
-            self.stop()
+            for folder in ("postgres", "storage", "stripe"):
+                shutil.rmtree(self.workdir / folder, ignore_errors=True)
+            self._start(None, None, seed=True)
+            if not ran:
+                self._stop()
 
     def restart(self, service: str) -> None:
         """Stop and start one service, on the same port."""
@@ -190,19 +170,55 @@ class Stack:
                 self.say(f"note: {name} was edited after it was applied; `strive reset` applies it again")
 
     def put_on_sale(self) -> list[str]:
-        """See to it that every plan on sale has its price at Stripe; the keys of those that changed."""
+        """Create missing prices of the plans at Stripe; return the keys of the plans that changed."""
         key = self.keys.stripe_secret_key if self.ports and self.ports.stripe else os.environ.get("STRIPE_SECRET_KEY")
         if not key:
-            raise StackError("There is no key to Stripe here.", "Give it in STRIPE_SECRET_KEY")
+            raise StackError("Stripe is not configured.", "Set STRIPE_SECRET_KEY to the secret key of your account.")
         with self.cluster.connect() as connection:
             return put_on_sale(connection, self.stripe()["STRIPE_API_BASE"], key)
 
-    # How --------------------------------------------------------------------------------------------------------------
+    # Parts ------------------------------------------------------------------------------------------------------------
+
+    def _start(self, api_port: int | None, db_port: int | None, *, seed: bool) -> None:
+        self._stop()  # a stack that lost a process is started again as a whole
+        ensure_keys(self.workdir / "keys.json")
+        self._choose_ports(api_port, db_port)
+        self._save(self._state() | {"jobs": self.jobs})
+        try:
+            self._start_postgres(seed=seed)
+            self.say("API and functions")
+            for service in self.services:
+                if service in HEALTH:
+                    self._start_service(service)
+            if "stripe" in self.services:
+                self._await("stripe")
+                self.put_on_sale()
+            else:
+                self.say("Stripe: your own account. `strive prices` creates the prices of the plans there.")
+            self._await("api")
+            self._await("functions")
+            if "jobs" in self.services:
+                self._start_service("jobs")
+        except BaseException:
+            self._stop()
+            raise
+
+    def _stop_foreground(self) -> bool:
+        """End a running `strive dev` as Ctrl-C would, and wait until it has stopped the stack."""
+        try:
+            pid, started = json.loads((self.workdir / "dev.lock").read_text())
+        except (OSError, ValueError):
+            return False
+        process = find(pid, started)
+        if process is None or process.pid == os.getpid():
+            return False
+        stop(process, timeout=60)
+        return True
 
     def _start_postgres(self, *, seed: bool) -> None:
         cluster, ready = self.cluster, self.workdir / "postgres" / "ready"
         if not ready.exists():
-            self.say("Postgres: making a new database")
+            self.say("Postgres: creating the database")
             cluster.initialise()
         else:
             self.say("Postgres")
@@ -213,17 +229,17 @@ class Stack:
                 database.create_schemas(connection)
         self.migrate()
         with cluster.connect() as connection:
-            database.let_functions_in(connection, self.keys.database_password)
+            database.set_functions_password(connection, self.keys.database_password)
             if not ready.exists() and seed:
                 self.say("demo data")
                 database.seed(connection)
-        # Only now is the data directory worth keeping: a start that finds no mark makes it again.
+        # A start that does not find this mark creates the data directory again.
         ready.touch()
 
     def _start_service(self, service: str) -> None:
         words, environment = self.command(service)
-        not_theirs = ("SUPABASE_", "STRIPE_") if "stripe" in self.services else ("SUPABASE_",)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(not_theirs)}
+        withheld = ("SUPABASE_", "STRIPE_") if "stripe" in self.services else ("SUPABASE_",)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(withheld)}
         process = launch(words, log=self.log(service), cwd=ROOT, env=inherited | environment)
         state = self._state()
         state.setdefault("processes", {})[service] = [process.pid, process.create_time()]
@@ -296,20 +312,18 @@ class Stack:
 
     def _choose_ports(self, api: int | None, db: int | None) -> None:
         last = self.ports
-        wanted = {
-            "api": API_PORT if api is None else api,
-            "database": DB_PORT if db is None else db,
-            "functions": 0,
-        }
+        wanted = {"api": API_PORT if api is None else api, "database": DB_PORT if db is None else db}
         if last and api is None:
             wanted["api"] = last.api
         if last and db is None:
             wanted["database"] = last.database
         flags = {"api": "--api-port", "database": "--db-port"}
         chosen = {name: free_port() if port == 0 else _own_port(port, flags[name]) for name, port in wanted.items()}
-        if not os.environ.get("STRIPE_SECRET_KEY"):
-            # Links to its pages outlive a restart, where nobody else took the port.
-            chosen["stripe"] = last.stripe if last and last.stripe and _is_free(last.stripe) else free_port()
+        # A restart keeps these ports while they are free: open pages and links stay valid.
+        inner = ("functions",) if os.environ.get("STRIPE_SECRET_KEY") else ("functions", "stripe")
+        for name in inner:
+            port = getattr(last, name) if last else 0
+            chosen[name] = port if port and _is_free(port) else free_port()
         self._save(self._state() | {"ports": chosen})
 
     def _state(self) -> dict[str, Any]:
@@ -325,8 +339,19 @@ class Stack:
         aside.rename(self.workdir / "state.json")
 
     @contextmanager
+    def unless_locked(self) -> Iterator[bool]:
+        """False while another command changes this workdir."""
+        with (self.workdir / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One command at a time changes this workdir; the others wait."""
+        """One command at a time changes this workdir; other commands wait."""
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             (self.workdir / ".gitignore").write_text("*\n")
@@ -355,7 +380,7 @@ def _answers(port: int, path: str) -> bool:
 
 
 def free_port() -> int:
-    """Below those that are given to outgoing connections: none of these takes it before it is used."""
+    """A free port below the range of outgoing connections, so that none of them takes it before it is used."""
     while True:
         port = secrets.choice(PORTS)
         with socket.socket() as probe, suppress(OSError):
@@ -366,7 +391,7 @@ def free_port() -> int:
 def _own_port(port: int, flag: str) -> int:
     if not _is_free(port):
         raise StackError(
-            f"Port {port} is not free: {_holder(port) or 'it cannot be bound'}.",
+            f"Port {port} is not free: {holder_of(port) or 'it cannot be bound'}.",
             f"Choose another with {flag} PORT; {flag} 0 takes any free one.",
         )
     return port
@@ -374,7 +399,7 @@ def _own_port(port: int, flag: str) -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As the servers themselves do: a connection that just closed does not count as taken.
+        # As the servers do: a connection that has just closed does not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -383,7 +408,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _holder(port: int) -> str:
+def holder_of(port: int) -> str:
+    """Which process listens on a port; empty if none does, or if the system does not say."""
     try:
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
@@ -391,5 +417,5 @@ def _holder(port: int) -> str:
                 holder = psutil.Process(connection.pid)
                 return f"process {holder.pid} listens there ({' '.join(holder.cmdline())[:120]})"
     except psutil.Error:
-        pass  # macOS lets only root ask
+        pass  # macOS answers only root
     return ""

@@ -22,7 +22,7 @@ def migrated(home: Path, *, durable: bool = False) -> Iterator[Cluster]:
             database.create_schemas(connection)
         with cluster.connect() as connection:
             database.migrate(connection)
-            database.let_functions_in(connection, cluster.password)
+            database.set_functions_password(connection, cluster.password)
         yield cluster
     finally:
         cluster.stop()

@@ -56,13 +56,19 @@ def migrate(connection: Connection, applied: Callable[[str], None] = lambda _nam
         applied(path.name)
 
 
-def let_functions_in(connection: Connection, password: str) -> None:
-    """The migration makes their login without a password: hosted, people set it; here it is everybody's."""
+def set_functions_password(connection: Connection, password: str) -> None:
+    """The migration creates the functions' login without a password. Hosted, an operator sets it."""
     connection.execute(sql.SQL("alter role strive_functions password {}").format(sql.Literal(password)))
 
 
+def pending(connection: Connection) -> list[str]:
+    """The files that have not been applied yet."""
+    known = {version for (version,) in connection.execute("select version from supabase_migrations.schema_migrations")}
+    return [path.name for version, _, path in migrations() if version not in known]
+
+
 def edited(connection: Connection) -> list[str]:
-    """Applied migrations whose file says something else by now, or is gone."""
+    """Applied migrations whose file was changed or deleted afterwards."""
     files = {version: path.read_text() for version, _, path in migrations()}
     rows = connection.execute("select version, name, statements from supabase_migrations.schema_migrations order by 1")
     return [f"{version}_{name}.sql" for version, name, statements in rows if "".join(statements) != files.get(version)]
@@ -89,8 +95,8 @@ def _own(file: str) -> str:
 
 def _explain(error: psycopg.Error, text: str) -> str:
     diagnostics = error.diag
-    said = [str(diagnostics.message_primary or error)]
+    parts = [str(diagnostics.message_primary or error)]
     if diagnostics.statement_position:
-        said.append(f"line {text.count(chr(10), 0, int(diagnostics.statement_position)) + 1}")
-    said += [word for word in (diagnostics.message_detail, diagnostics.message_hint, diagnostics.context) if word]
-    return "\n  ".join(said)
+        parts.append(f"line {text.count(chr(10), 0, int(diagnostics.statement_position)) + 1}")
+    parts += [part for part in (diagnostics.message_detail, diagnostics.message_hint, diagnostics.context) if part]
+    return "\n  ".join(parts)
