@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg
 
@@ -130,16 +131,16 @@ def _logs(stack: Stack, options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(stack: Stack, options: argparse.Namespace) -> int:
-    return clients.run(stack, [options.program, *options.arguments])
+def _run(stack: Stack, options: argparse.Namespace) -> NoReturn:
+    clients.run(stack, [options.program, *options.arguments])
 
 
 def _open(stack: Stack, options: argparse.Namespace) -> int:
     return clients.page(stack, options.page)
 
 
-def _psql(stack: Stack, options: argparse.Namespace) -> int:
-    return clients.psql(stack, options.arguments)
+def _psql(stack: Stack, options: argparse.Namespace) -> NoReturn:
+    clients.psql(stack, options.arguments)
 
 
 def _new(_stack: Stack, options: argparse.Namespace) -> int:
@@ -158,9 +159,9 @@ def _doctor(stack: Stack, options: argparse.Namespace) -> int:
 
 
 def _completion(_stack: Stack, options: argparse.Namespace) -> int:
-    import argcomplete  # noqa: PLC0415 - only this command needs it
+    from argcomplete.shell_integration import shellcode  # noqa: PLC0415 - only this command needs it
 
-    print(argcomplete.shellcode(["strive"], shell=options.shell))  # type: ignore[no-untyped-call]  # has no types
+    print(shellcode(["strive"], shell=options.shell))
     return 0
 
 
@@ -202,7 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("service", nargs="?", choices=["postgres", *SERVICES])
     read.add_argument("-f", "--follow", action="store_true", help="wait for new lines until Ctrl-C")
     read.add_argument("-o", "--output", choices=["pretty", "json"], default="pretty")
-    ran = command("run", _run, "run a script (.py, .mjs, .js, .ts) or program with addresses and keys in its environment")
+    ran = command(
+        "run", _run, "run a script (.py, .mjs, .js, .ts) or program with addresses and keys in its environment"
+    )
     ran.add_argument("program")
     ran.add_argument("arguments", nargs=argparse.REMAINDER)
     opened = command("open", _open, "open a page of the running stack in the browser")

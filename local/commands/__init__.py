@@ -1,0 +1,1 @@
+"""The commands of `strive` that are more than a call of the stack."""

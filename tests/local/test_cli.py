@@ -1,0 +1,126 @@
+"""Each command of `strive`, typed as a person types it, on one running stack."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local import ROOT
+from local.commands.scaffold import new
+from local.stack import Stack
+
+STRIVE = str(ROOT / ".venv/bin/strive")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("cli") / "work", durable=False)
+    stack.start(0, 0)
+    yield stack
+    stack.stop()
+
+
+def strive(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [STRIVE, *words],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        env=os.environ | {"STRIVE_WORKDIR": str(stack.workdir)},
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_status_env_exports_to_child_processes(running: Stack, shell: str) -> None:
+    if not any((Path(folder) / shell).exists() for folder in os.environ["PATH"].split(os.pathsep)):
+        pytest.skip(f"{shell} is not installed")
+    printed = "import os; print(os.environ['API_URL'])"
+    script = f'eval "$({STRIVE} status -o env --workdir {running.workdir})"; {sys.executable} -c "{printed}"'
+    done = subprocess.run([shell, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == running.values()["API_URL"]
+
+
+def test_run_gives_scripts_addresses_and_packages(running: Stack, tmp_path: Path) -> None:
+    python, node = tmp_path / "report.py", tmp_path / "report.mjs"
+    python.write_text("import os, sys, supabase; print(os.environ['API_URL'], *sys.argv[1:])")
+    node.write_text("console.log(process.env.API_URL, ...process.argv.slice(2))")
+    for script in (python, node):
+        done = strive(running, "run", str(script), "a", "--flag")
+        assert done.stdout.split() == [running.values()["API_URL"], "a", "--flag"], done.stderr
+    missing = strive(running, "run", "missing.py")
+    assert (missing.returncode, "There is no file missing.py" in missing.stderr) == (1, True)
+
+
+def test_logs_are_readable_or_json(running: Stack) -> None:
+    shown = strive(running, "logs", "functions")
+    assert "functions | " in shown.stdout
+    lines = [json.loads(line) for line in strive(running, "logs", "-o", "json").stdout.splitlines()]
+    assert {"functions", "postgres"} <= {line["service"] for line in lines}
+
+
+def test_closed_pipe_is_no_traceback(running: Stack) -> None:
+    script = f"for i in 1 2 3; do {STRIVE} logs --workdir {running.workdir} | head -1; done"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_doctor_finds_a_healthy_stack_and_names_a_problem(running: Stack) -> None:
+    assert "all running" in strive(running, "doctor").stdout
+    keys = running.workdir / "keys.json"
+    keys.chmod(0o644)
+    try:
+        found = strive(running, "doctor")
+    finally:
+        keys.chmod(0o600)
+    assert found.returncode == 1
+    assert f"chmod 600 {keys}" in found.stdout
+
+
+def test_completion_is_printed_for_each_shell(running: Stack) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "strive" in strive(running, "completion", shell).stdout
+
+
+def test_reset_keeps_every_port_and_answers_when_it_returns(running: Stack) -> None:
+    before = running.ports
+    assert strive(running, "reset").returncode == 0
+    assert running.ports == before
+    assert running.running()
+
+
+def test_new_refuses_a_bad_or_taken_name(running: Stack) -> None:
+    for kind, name in (("function", "Bad Name"), ("table", "a-b"), ("function", "record-activity")):
+        done = strive(running, "new", kind, name)
+        assert done.returncode == 1, done.stdout
+        assert "hint:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("function", "rename-office"), ("table", "price_offers"), ("flag", "crm.x")]
+)
+def test_new_writes_files_that_the_checks_accept(tmp_path: Path, kind: str, name: str) -> None:
+    for folder in ("functions", "supabase/migrations", "tests/functions", "tests/database/isolation"):
+        (tmp_path / folder).mkdir(parents=True)
+    expected = "tests/database/isolation/expected.toml"
+    (tmp_path / expected).write_text((ROOT / expected).read_text())
+    lines = new(kind, name, tmp_path)
+    written = [tmp_path / line.removeprefix("wrote ") for line in lines if line.startswith("wrote ")]
+    assert all(path.stat().st_size for path in written)
+    python = [str(path) for path in written if path.suffix == ".py"]
+    if python:
+        ruff = [
+            str(ROOT / ".venv/bin/ruff"),
+            "check",
+            "--config",
+            str(ROOT / "pyproject.toml"),
+            "--ignore",
+            "INP001,S101,PLR2004",
+            *python,
+        ]
+        assert subprocess.run(ruff, capture_output=True, text=True, check=False).returncode == 0
