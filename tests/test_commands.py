@@ -1,4 +1,4 @@
-"""Every command of the README and the documents does what they say, typed as it stands there."""
+"""The commands and snippets of README and docs work when a person pastes them."""
 
 import json
 import os
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from local import NODE, ROOT
+from local import ROOT
 from local.stack import Stack
 from tests.local.test_stack import until
 
 README = "README.md"
 
-# What cannot run inside a test run, and what stands for it.
+# Tests cannot run these inside a test run; test_ci_reaches_these_tests_through_make_test covers them.
 MAKE = {"make dev", "make test", "make check"}
 
 
@@ -31,8 +31,23 @@ def blocks(language: str, document: str = README) -> list[str]:
     return [text for kind, text in all_blocks(document) if kind == language]
 
 
+# Interactive shells without the person's own configuration, reading what is pasted.
+SHELLS = {"bash": ["bash", "--norc", "--noprofile", "-i"], "zsh": ["zsh", "-f", "-i"]}
+
+
 def bash(text: str, stack: Stack) -> str:
     return run(["bash", "-euo", "pipefail", "-c", text], stack)
+
+
+def section(document: str, heading: str) -> str:
+    text = (ROOT / document).read_text()
+    return text.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+
+
+def walk() -> list[str]:
+    """The blocks of the README's five minutes; the first one defines the helpers."""
+    found = re.findall(r"^```sh\n(.*?)^```$", section(README, "## Five minutes"), re.MULTILINE | re.DOTALL)
+    return [text for text in found if "strive run" not in text]
 
 
 @pytest.fixture(scope="module")
@@ -71,43 +86,39 @@ def run(words: list[str | Path], stack: Stack, text: str | None = None) -> str:
 
 
 def test_every_block_is_known_to_these_tests() -> None:
-    kinds = {"make": 0, "docker": 0, "curl": 0, "strive": 0}
-    for text in blocks("sh"):
-        kind = (
-            "make" if text in MAKE
-            else "docker" if text.startswith("# needs Docker")
-            else "curl" if "curl" in text
-            else "strive"
-        )  # fmt: skip
-        kinds[kind] += 1
-    assert kinds == {"make": 3, "docker": 1, "curl": 1, "strive": 1}
+    others = [text for text in blocks("sh") if text not in MAKE and text + "\n" not in walk()]
+    assert [text.split()[:2] for text in others] == [
+        [".venv/bin/strive", "run"],
+        [".venv/bin/strive", "start"],
+        ["#", "needs"],
+    ]
     assert {kind for kind, _ in all_blocks()} == {"sh", "python", "js"}
 
 
-def test_the_walk_goes_from_a_new_customer_to_a_feature_turned_on(made: Stack) -> None:
-    (walk,) = [text for text in blocks("sh") if "curl" in text]
-    told = bash(walk, made)
-    assert "paid: 200" in told
-    assert '"subscription_tier":"GROWTH","subscription_status":"ACTIVE"' in told
-    assert '"status": "SUBMITTED"' in told
-    assert '"title":"Took the walk"' in told
-    assert '"title":"Order submitted: Night desk"' in told
-    assert '"key":"crm.match-buyers","value":true' in told
-    assert "Acme" not in told
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_walk_works_pasted_into_a_shell(made: Stack, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    shown = run(SHELLS[shell], made, "\n".join([*walk(), "exit"]))
+    assert "paid: 200" in shown
+    assert '"subscription_tier":"GROWTH","subscription_status":"ACTIVE"' in shown
+    assert '"status": "SUBMITTED"' in shown
+    assert '"title":"Took the walk"' in shown
+    assert '"title":"Order submitted: Night desk"' in shown
+    assert '"key":"crm.match-buyers","value":true' in shown
+    assert "Acme" not in shown
 
 
 def test_the_walk_of_a_flag_ends_with_it_on(made: Stack) -> None:
-    (walk,) = [text for text in blocks("sh") if "curl" in text]
-    (commands,) = blocks("sh", "docs/flags.md")
-    told = bash(walk.partition("# 1.")[0] + commands, made)
-    assert '"key":"crm.offers","value":true' in told
-    assert re.search(r'"on": ?\d+', told)
+    shown = bash("\n".join([walk()[0], *blocks("sh", "docs/flags.md")]), made)
+    assert '"key":"crm.offers","value":true' in shown
+    assert re.search(r'"on": ?\d+', shown)
 
 
 def test_what_an_operator_types_works_and_finds_a_healthy_stack(made: Stack) -> None:
-    told = {text: bash(text, made) for text in blocks("sh", "docs/operations.md")}
-    assert len(told) == 5
-    for text, answer in told.items():
+    printed = {text: bash(text, made) for text in blocks("sh", "docs/operations.md")}
+    assert len(printed) == 5
+    for text, answer in printed.items():
         if "billing_attention" in text or "is_overdue" in text:
             assert answer == "[]"
             continue
@@ -120,12 +131,11 @@ def test_what_an_operator_types_works_and_finds_a_healthy_stack(made: Stack) -> 
             assert (result["compared"], result["missed_events"], result["changes"]) == (True, 0, 0)
 
 
-def test_the_walks_can_be_walked_again_in_the_same_terminal(made: Stack) -> None:
-    (first,) = [text for text in blocks("sh") if "curl" in text]
-    (second,) = blocks("sh", "docs/onboarding.md")
-    told = bash(f"{first}\n{second}\n" * 2, made)
-    assert told.count('"is_completed": true') == 2
-    assert told.count('"title":"Took the walk"') == 2
+def test_the_walks_work_twice_in_one_terminal(made: Stack) -> None:
+    both = "\n".join([*walk(), *blocks("sh", "docs/onboarding.md")])
+    shown = bash(f"{both}\n" * 2, made)
+    assert shown.count('"is_completed": true') == 2
+    assert shown.count('"title":"Took the walk"') == 2
 
 
 CARD = "card=4242424242424242"
@@ -135,10 +145,10 @@ curl -s "$STRIPE_API_BASE/pay/$SECRET" -d bank=yes"""
 
 @pytest.mark.parametrize("paid", [CARD, PAY_AND_ASK_THE_BANK], ids=["as it stands", "3-D Secure"])
 def test_the_walk_through_onboarding_ends_in_an_organisation_that_is_paid(made: Stack, paid: str) -> None:
-    (walk,) = blocks("sh", "docs/onboarding.md")
-    assert CARD in walk
-    told = bash(walk.replace(CARD, paid), made)
-    named, planned, paying, paid_for, completed, organizations = told.splitlines()
+    steps = "\n".join(blocks("sh", "docs/onboarding.md"))
+    assert CARD in steps
+    shown = bash(steps.replace(CARD, paid), made)
+    named, planned, paying, paid_for, completed, organizations = shown.splitlines()
     assert [json.loads(answer)["current_step"] for answer in (named, planned)] == [2, 3]
     assert paying.startswith(made.values()["STRIPE_API_BASE"])
     # The events of the payment may be on their way still; completing asks Stripe itself.
@@ -157,16 +167,21 @@ def test_the_example_of_an_order_submits_it(made: Stack) -> None:
     assert "SUBMITTED" in run([sys.executable, "-c", f"{sign_in}\n{organization}\n{order}\n{shown}"], made)
 
 
-def test_the_python_example_prints_the_feed(made: Stack) -> None:
-    (example,) = blocks("python")
-    assert run([sys.executable, "-c", example], made).strip()
-
-
-def test_the_javascript_example_prints_the_members_and_their_names(made: Stack) -> None:
-    (example,) = blocks("js")
-    printed = run([NODE, "--input-type=module", "-"], made, example)
-    assert "Oscar Owner" in printed
-    assert "Olivia" not in printed
+def test_the_python_and_node_examples_run_as_saved(made: Stack) -> None:
+    (python,), (node,) = blocks("python"), blocks("js")
+    (commands,) = [text for text in blocks("sh") if "strive run" in text]
+    files = {ROOT / "feed.py": python, ROOT / "members.mjs": node}
+    assert not any(file.exists() for file in files)
+    try:
+        for file, text in files.items():
+            file.write_text(text)
+        shown = bash(commands, made)
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
+    assert re.search(r"^\d{4}-\d\d-\d\dT.* \w", shown, re.MULTILINE)
+    assert "Oscar Owner" in shown
+    assert "Olivia" not in shown
 
 
 def test_the_strive_commands_run_a_second_stack_beside_the_first(made: Stack) -> None:
