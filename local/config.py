@@ -1,27 +1,32 @@
-"""supabase/config.toml as far as the API here follows it: one configuration for this stack and the real one."""
+"""Reads supabase/config.toml, so that this stack and a real project have one configuration."""
 
+import re
 import tomllib
 from typing import Any
 from urllib.parse import urlsplit
 
 from local import ROOT
 
+# Browsers treat them as two origins; people type either.
+OTHER = {"//localhost": "//127.0.0.1", "//127.0.0.1": "//localhost"}
+LOCAL = re.compile(r"//(localhost|127\.0\.0\.1)(?=:|$)")
 FILE = ROOT / "supabase" / "config.toml"
 
 
 def return_origins() -> str:
-    """Where people may be led back to: the origins that mailed links may lead to."""
+    """The origins that links in mails and Stripe pages may return to; localhost and 127.0.0.1 count as one."""
     auth = tomllib.loads(FILE.read_text()).get("auth", {})
     addresses = [urlsplit(text) for text in [auth.get("site_url", ""), *auth.get("additional_redirect_urls", [])]]
-    # A pattern with a * in its host names no origin.
-    known = [
+    # A pattern with * in its host is not an origin.
+    origins = [
         f"{at.scheme}://{at.netloc}" for at in addresses if at.scheme in {"http", "https"} and "*" not in at.netloc
     ]
-    return ",".join(dict.fromkeys(known))
+    twins = [LOCAL.sub(lambda found: OTHER[found[0]], origin) for origin in origins]
+    return ",".join(dict.fromkeys([*origins, *twins]))
 
 
 def api_environment() -> dict[str, str]:
-    """What the API is told of it, by the names of local/api/settings.mjs."""
+    """The settings of the API, as environment variables."""
     config = tomllib.loads(FILE.read_text())
     api, auth, storage = (config.get(section, {}) for section in ("api", "auth", "storage"))
     hook = auth.get("hook", {}).get("custom_access_token", {})

@@ -1,4 +1,4 @@
-"""The jobs of this stack, run when they are due. Hosted, pg_cron does this, or a scheduler from outside."""
+"""Runs the jobs of this stack when they are due. Hosted projects use pg_cron or an external scheduler."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import psycopg
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# As after a night in which nothing ran: what has become due meanwhile is done once.
+# A job that became due several times while nothing ran is run once.
 DUE = """
 select j.name, j.runs is not null from private.jobs j
 where private.next_due(j.schedule, coalesce(
@@ -21,23 +21,23 @@ order by j.name
 
 
 def main() -> None:
-    told = os.environ
+    environment = os.environ
     while True:
         try:
-            run_due(told["DB_URL"], told["FUNCTIONS_URL"], told["SECRET_KEY"])
+            run_due(environment["DB_URL"], environment["FUNCTIONS_URL"], environment["SECRET_KEY"])
         except psycopg.Error as error:
-            say(f"the database is away: {error}")
+            say(f"the database is unavailable: {error}")
         time.sleep(60 - time.time() % 60)
 
 
 def run_due(database_url: str, functions_url: str, secret_key: str) -> None:
-    """One after the other; a line for each that found something to do, or failed."""
+    """Run due jobs one after the other; print a line for each that changed something or failed."""
     with psycopg.connect(database_url, autocommit=True, application_name="strive-jobs") as connection:
         for job, is_sql in connection.execute(DUE).fetchall():
             if is_sql:
-                outcome, result = _in_the_database(connection, job)
+                outcome, result = _run_in_database(connection, job)
             else:
-                outcome, result = _by_its_function(f"{functions_url}/{job.replace('_', '-')}", secret_key)
+                outcome, result = _run_by_function(f"{functions_url}/{job.replace('_', '-')}", secret_key)
             found = result.values() if isinstance(result, dict) else [result]
             if outcome != "DONE" or any(found):
                 say(f"{job} {outcome}: {json.dumps(result, ensure_ascii=False)}")
@@ -47,24 +47,24 @@ def say(text: str) -> None:
     print(f"{datetime.now(UTC):%H:%M:%S} UTC  {text}", flush=True)
 
 
-def _in_the_database(connection: Connection, job: str) -> tuple[str, Any]:
+def _run_in_database(connection: Connection, job: str) -> tuple[str, Any]:
     run = connection.execute("select private.start_run(%s)", [job]).fetchone()
     done = connection.execute("select private.perform_run(%s)", run).fetchone()
-    assert done  # noqa: S101 - a function has a row
-    return _told(done[0])
+    assert done  # noqa: S101 - a function returns a row
+    return _outcome(done[0])
 
 
-def _by_its_function(address: str, secret_key: str) -> tuple[str, Any]:
+def _run_by_function(address: str, secret_key: str) -> tuple[str, Any]:
     headers = {"apikey": secret_key, "content-type": "application/json"}
-    request = urllib.request.Request(address, b"{}", headers)  # noqa: S310 - the address is the stack's own
+    request = urllib.request.Request(address, b"{}", headers)  # noqa: S310 - the stack's own address
     try:
-        with urllib.request.urlopen(request, timeout=900) as answer:  # noqa: S310 - see above
-            return _told(json.load(answer))
-    except OSError as error:  # also an answer that is none of success
+        with urllib.request.urlopen(request, timeout=900) as response:  # noqa: S310 - see above
+            return _outcome(json.load(response))
+    except OSError as error:  # HTTPError included
         return "FAILED", str(error)
 
 
-def _told(run: dict[str, Any]) -> tuple[str, Any]:
+def _outcome(run: dict[str, Any]) -> tuple[str, Any]:
     return run["outcome"], run["error"] or run["result"]
 
 

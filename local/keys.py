@@ -1,4 +1,4 @@
-"""The secrets of one workdir: made once, readable by their owner only, never printed but by `strive status`."""
+"""The secrets of one workdir: generated once, readable by their owner only, printed by `strive status` alone."""
 
 import hashlib
 import hmac
@@ -21,7 +21,7 @@ class Keys:
 
     @property
     def stripe_secret_key(self) -> str:
-        """For the double; made of another secret, so that there is one file and nothing to bring up to date."""
+        """For the Stripe double; derived from another secret, so that the key file needs no migration."""
         return f"sk_test_{self._derived('stripe key')}"
 
     @property
@@ -37,10 +37,10 @@ def load_keys(file: Path) -> Keys:
 
 
 def ensure_keys(file: Path) -> None:
-    """Make the keys if there are none; the caller holds the workdir's lock."""
+    """Generate the keys if there are none; the caller holds the lock of the workdir."""
     if file.exists():
         return
-    # Written aside and renamed: whoever is interrupted here leaves no half-written file behind.
+    # Written to another name and renamed: an interruption leaves no half-written file.
     aside = file.with_suffix(".new")
     aside.unlink(missing_ok=True)
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
@@ -49,7 +49,7 @@ def ensure_keys(file: Path) -> None:
 
 
 def _generate() -> Keys:
-    # Only here: importing cryptography costs more than the rest of a warm start.
+    # Imported here: cryptography costs more than the rest of a warm start.
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - see above
     from jwt.algorithms import ECAlgorithm  # noqa: PLC0415 - see above
 

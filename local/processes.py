@@ -1,4 +1,4 @@
-"""Processes that outlive the command which started them, found again by pid and start time."""
+"""Background processes, found again by pid and start time."""
 
 import subprocess
 import time
@@ -12,7 +12,7 @@ import psutil
 def launch(
     words: Sequence[str | Path], *, log: Path, cwd: Path | str = "/", env: Mapping[str, str] | None = None
 ) -> psutil.Process:
-    """Start detached: a session of its own, so that Ctrl-C here does not reach it; its output goes to the log."""
+    """Start in a session of its own, so that Ctrl-C here does not reach it; output goes to the log."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             words,
@@ -24,7 +24,7 @@ def launch(
             start_new_session=True,
         )
     started = psutil.Process(process.pid)
-    process.returncode = 0  # it is not waited for here; without this Popen warns when it is collected
+    process.returncode = 0  # nothing waits for it; without this Popen warns when it is collected
     return started
 
 
@@ -36,13 +36,13 @@ def alive(process: psutil.Process) -> bool:
 
 
 def stop(process: psutil.Process, signal: int = SIGTERM, timeout: float = 10) -> None:
-    """Ask, wait, insist."""
+    """Send the signal, wait, then SIGKILL."""
     for each, patience in ((signal, timeout), (SIGKILL, 5)):
         try:
             process.send_signal(each)
         except psutil.NoSuchProcess:
             return
-        # Not process.wait(): where nobody reaps orphans (a container without init) the dead stay in the table.
+        # Not process.wait(): in a container without init, dead orphans stay in the process table.
         deadline = time.monotonic() + patience
         while alive(process):
             if time.monotonic() > deadline:
@@ -53,7 +53,7 @@ def stop(process: psutil.Process, signal: int = SIGTERM, timeout: float = 10) ->
 
 
 def find(pid: int, started: float) -> psutil.Process | None:
-    """The process that was noted, unless it is gone and the number given to another."""
+    """The process with this pid and start time, or None if it ended (its pid may belong to another)."""
     try:
         process = psutil.Process(pid)
         return process if abs(process.create_time() - started) < 1 and alive(process) else None
@@ -62,7 +62,7 @@ def find(pid: int, started: float) -> psutil.Process | None:
 
 
 def tail(log: Path, lines: int = 12) -> str:
-    """The end of a log, to show in an error."""
+    """The last lines of a log, for an error message."""
     try:
         text = log.read_text(errors="replace").strip().split("\n")[-lines:]
     except OSError:

@@ -1,4 +1,4 @@
-"""Postgres for as long as it is wanted, with the migrations applied: for tests, measurements and what is generated."""
+"""A temporary Postgres with all migrations, for tests, measurements and generators."""
 
 import secrets
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from local.stack import free_port
 
 @contextmanager
 def migrated(home: Path, *, durable: bool = False) -> Iterator[Cluster]:
-    """In `home`, on a port of its own; the functions' login has the password of all logins here."""
+    """Run it in `home` on a free port; all logins have the same password."""
     cluster = Cluster(home, free_port(), secrets.token_urlsafe(12), home / "postgres.log", durable=durable)
     cluster.initialise()
     cluster.start()

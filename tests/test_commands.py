@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     assert not any(stack.processes().values())
 
 
-def run(words: list[str | Path], stack: Stack, text: str | None = None) -> str:
+def run(words: Sequence[str | Path], stack: Stack, text: str | None = None) -> str:
     done = subprocess.run(
         words,
         input=text,
