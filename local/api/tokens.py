@@ -96,12 +96,12 @@ class Tokens:
 
 def _check_claims(claims: Claims, skew: int) -> None:
     now = math.floor(time.time())
-    expires, begins, issued = (_time(claims, name) for name in ("exp", "nbf", "iat"))
-    if expires is not None and expires < now - skew:
+    # In PostgREST's order: the first claim that is wrong decides the answer.
+    if (expires := _time(claims, "exp")) is not None and expires < now - skew:
         raise TokenError("expired", "JWT expired")
-    if begins is not None and begins > now + skew:
+    if (begins := _time(claims, "nbf")) is not None and begins > now + skew:
         raise TokenError("early", "JWT not yet valid")
-    if issued is not None and issued > now + skew:
+    if (issued := _time(claims, "iat")) is not None and issued > now + skew:
         raise TokenError("early", "JWT issued at future")
     audience = claims.get("aud")
     listed = audience if isinstance(audience, list) else [audience]

@@ -1,0 +1,745 @@
+"""The data API: every request below its root, as PostgREST answers it."""
+
+import asyncio
+import json
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg_pool import AsyncConnectionPool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from local.api.rest import media, ranges
+from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
+from local.api.rest.errors import RestError, from_database, from_token, is_header, unavailable
+from local.api.rest.functions import arguments_of, choose_function
+from local.api.rest.openapi import describe
+from local.api.rest.payload import Payload, read_payload
+from local.api.rest.plan import SOURCE, Node, Planner, filter_names, needed_columns
+from local.api.rest.preferences import Preferences, read_preferences
+from local.api.rest.query import Query, parse_query
+from local.api.rest.ranges import ALL, Range
+from local.api.rest.relationships import Name
+from local.api.rest.sql import (
+    ROWS,
+    Call,
+    Statement,
+    Write,
+    as_json,
+    body_of,
+    final,
+    qualified,
+    quoted,
+    settings_of,
+)
+from local.api.settings import RestSettings
+from local.api.tokens import Claims, TokenError, Tokens, bearer, role_of
+
+log = logging.getLogger(__name__)
+
+BODY_LIMIT = 10 * 1024 * 1024
+LISTEN_AGAIN_SECONDS = 0.2
+BYTEA = 17
+READS = {"GET", "HEAD"}
+PROFILE_OF_WRITES = {"POST", "PATCH", "PUT", "DELETE"}
+ISOLATION = {"serializable", "repeatable read"}
+Pool = AsyncConnectionPool[AsyncConnection[Any]]
+
+
+@dataclass
+class Incoming:
+    """One request, read but not yet planned."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    cookies: dict[str, str]
+    accepts: list[str]
+    content: str
+    body: bytes
+    preferences: Preferences
+    claims: Claims
+    role: str
+    signed_in: bool
+    schema: str
+    negotiated: bool
+    catalog: Catalog
+
+    @property
+    def reads(self) -> bool:
+        return self.method in READS
+
+    def content_headers(self, chosen: str) -> dict[str, str]:
+        return {"content-type": media.content_type(chosen), **self.profile}
+
+    @property
+    def profile(self) -> dict[str, str]:
+        return {"content-profile": self.schema} if self.negotiated else {}
+
+
+@dataclass
+class Result:
+    total: int | None
+    count: int
+    body: bytes
+    headers: dict[str, str]
+    status: int | None
+    inserted: int
+    location: list[tuple[str, str | None]]
+
+
+class Rest:
+    """`pool` connects as the login role of the API, whose rights are those of the role that each request asks for."""
+
+    def __init__(self, settings: RestSettings, pool: Pool, tokens: Tokens) -> None:
+        self.settings, self.pool, self.tokens = settings, pool, tokens
+        self._catalog: Catalog | None = None
+        self._reading: asyncio.Task[Catalog] | None = None
+        self._again = False
+        self._listener: asyncio.Task[None] | None = None
+
+    # Schema cache -----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        await self._reload()
+        self._listener = asyncio.create_task(self._listen())
+
+    async def close(self) -> None:
+        for task in (self._listener, self._reading):
+            if task:
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    async def catalog(self) -> Catalog:
+        """The newest; while it is read again, requests wait for it."""
+        if self._reading:
+            with suppress(Exception):
+                await asyncio.shield(self._reading)
+        if self._catalog is None:
+            await self._reload()
+        if self._catalog is None:
+            raise RestError(503, "PGRST002", "Could not query the database for the schema cache. Retrying.")
+        return self._catalog
+
+    async def _reload(self) -> None:
+        if self._reading:  # what changed after that reading began needs another one
+            self._again = True
+        else:
+            self._reading = asyncio.create_task(self._read())
+        with suppress(Exception):
+            await asyncio.shield(self._reading)
+
+    async def _read(self) -> Catalog:
+        try:
+            while True:
+                self._again = False
+                async with self.pool.connection() as connection:
+                    catalog = await read_catalog(connection, self.settings)
+                if not self._again:
+                    self._catalog = catalog
+                    return catalog
+        except Exception:
+            log.exception("The schema cache can't be read")
+            raise
+        finally:
+            self._reading = None
+
+    async def _listen(self) -> None:
+        """Reload on NOTIFY pgrst, and after a lost connection, during which a notification may have been missed."""
+        while True:
+            with suppress(psycopg.Error, OSError):
+                async with await AsyncConnection.connect(
+                    self.settings.database_url, autocommit=True, application_name="api (listener)"
+                ) as connection:
+                    await connection.execute("listen pgrst")
+                    await self._reload()
+                    async for notice in connection.notifies():
+                        if notice.payload in {"", "reload schema", "reload config"}:
+                            await self._reload()
+            await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+
+    # Requests ---------------------------------------------------------------------------------------------------------
+
+    async def respond(self, request: Request, claims: Claims | None = None) -> Response:
+        """`claims` are those of a caller that a gateway has recognised; without them the token is read here."""
+        try:
+            return await self._respond(request, claims)
+        except RestError as error:
+            return error.response()
+        except TokenError as error:
+            return from_token(error).response()
+
+    async def _respond(self, request: Request, claims: Claims | None) -> Response:
+        if claims is None:
+            token = bearer(request.headers.get("authorization"))
+            claims = {} if token is None else self.tokens.verify(token)
+        catalog = await self.catalog()
+        incoming = self._incoming(request, claims, await _read_body(request), catalog)
+        names = _segments(request)
+        if not names:
+            return await self._root(incoming)
+        if len(names) == 1:
+            return await self._relation(incoming, names[0], _query_text(request))
+        if len(names) == 2 and names[0] == "rpc":  # noqa: PLR2004 - rpc and its name
+            return await self._function(incoming, names[1], _query_text(request))
+        raise RestError(404, "PGRST125", "Invalid path specified in request URL")
+
+    def _incoming(self, request: Request, claims: Claims, body: bytes, catalog: Catalog) -> Incoming:
+        headers = {
+            name.decode("latin-1").lower(): value.decode(errors="replace")
+            for name, value in reversed(request.headers.raw)
+        }
+        cookies = headers.pop("cookie", None)
+        role = role_of(claims, self.settings.anonymous)
+        profile = headers.get("content-profile" if request.method in PROFILE_OF_WRITES else "accept-profile")
+        if profile is not None and profile not in catalog.schemas:
+            hint = f"Only the following schemas are exposed: {', '.join(catalog.schemas)}"
+            raise RestError(406, "PGRST106", f"Invalid schema: {profile}", None, hint)
+        return Incoming(
+            method=request.method,
+            path=_raw_path(request),
+            headers=headers,
+            cookies=_cookies(cookies) if cookies else {},
+            accepts=media.accepted(headers.get("accept")),
+            content=media.canonical(headers["content-type"]) if "content-type" in headers else media.JSON,
+            body=body,
+            preferences=read_preferences(
+                request.headers.getlist("prefer"), catalog.timezones, transactions=not self.settings.hosted
+            ),
+            claims=claims,
+            role=role,
+            signed_in=role != self.settings.anonymous,
+            schema=profile or catalog.schemas[0],
+            negotiated=profile is not None or len(catalog.schemas) > 1,
+            catalog=catalog,
+        )
+
+    async def _root(self, incoming: Incoming) -> Response:
+        if incoming.method == "OPTIONS":
+            return _allow("OPTIONS,GET,HEAD")
+        if not incoming.reads:
+            raise _unsupported(incoming.method)
+        if not {media.OPEN_API, media.JSON, media.ANY} & set(incoming.accepts):
+            raise media.not_available(incoming.accepts)
+        if self.settings.hosted and incoming.role != "service_role":
+            raise RestError(403, "PGRST125", "The description of the API is for the secret key.")
+        text = json.dumps(describe(incoming.catalog, incoming.schema), ensure_ascii=False).encode()
+        headers = incoming.content_headers(media.OPEN_API)
+        return Response(b"" if incoming.method == "HEAD" else text, 200, headers)
+
+    async def _relation(self, incoming: Incoming, name: str, text: str) -> Response:
+        writes = {"POST": self._insert, "PUT": self._put, "PATCH": self._update, "DELETE": self._delete}
+        known = (incoming.schema, name)
+        if incoming.method == "OPTIONS":
+            return _allow(_allowed(_relation(incoming.catalog, known)))
+        if incoming.reads:
+            query = parse_query(text)
+            top = _top(incoming, query)
+            return await self._read_rows(incoming, _relation(incoming.catalog, known), query, top)
+        if incoming.method not in writes:
+            raise _unsupported(incoming.method)
+        query = parse_query(text)
+        _top(incoming, query)
+        payload = Payload()
+        if incoming.method != "DELETE":
+            columns = query.columns if incoming.method != "PUT" else None
+            payload = read_payload(incoming.body, incoming.content, columns, call=False)
+        return await writes[incoming.method](incoming, _relation(incoming.catalog, known), query, payload)
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    async def _read_rows(self, incoming: Incoming, relation: Relation, query: Query, top: Range) -> Response:
+        catalog, preferences = incoming.catalog, incoming.preferences
+        root = Planner(catalog, incoming.schema, query, source=False).plan(relation.name, top)
+        chosen = media.negotiate(incoming.accepts, catalog.handlers, relation.name, whole=root.whole)
+        preferences.refuse_invalid()
+        statement = Statement()
+        source = statement.rows(root)
+        total = None
+        if preferences.counts:
+            total = statement.count(root)
+            if preferences.get("count") == "estimated" and catalog.max_rows is not None:
+                total += f" limit {catalog.max_rows + 1}"
+        handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
+        text = final(source=source, rows=f"select * from {SOURCE}", body=body_of(handler, None), total=total)
+        estimate = None
+        if preferences.get("count") in {"planned", "estimated"}:
+            estimate = Statement()
+            estimate_text = f"explain (format json) {estimate.count(root)}"
+        async with self._transaction(incoming, read_only=True) as transaction:
+            result = await transaction.run(text, statement.values)
+            _refuse_plural(chosen.media, result)
+            transaction.may_roll_back(preferences)
+            if estimate:
+                planned = await transaction.estimate(estimate_text, estimate.values)
+                result.total = _estimated(preferences, catalog, result.total, planned)
+        return self._listing(incoming, top, result, chosen.media, location=_canonical(relation, query))
+
+    def _listing(
+        self, incoming: Incoming, top: Range, result: Result, chosen: str, *, location: str = "", applied: str = ""
+    ) -> Response:
+        last = top.first + result.count - 1
+        status = 200
+        if result.total is not None:
+            status = 416 if top.first > result.total else 206 if last - top.first + 1 < result.total else 200
+        headers = {
+            "content-range": ranges.content_range(top.first, last, result.total),
+            **({"content-location": location} if location else {}),
+            **incoming.content_headers(chosen),
+            **incoming.preferences.applied(applied),
+        }
+        body = ranges.beyond(top, result.total).body if status == 416 else result.body  # noqa: PLR2004
+        if incoming.method == "HEAD":
+            body = b""
+        return Response(body, result.status or status, {**headers, **result.headers})
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    async def _insert(self, incoming: Incoming, relation: Relation, query: Query, payload: Payload) -> Response:
+        preferences = incoming.preferences
+        resolution = preferences.get("resolution")
+        conflict = relation.key if query.on_conflict is None else query.on_conflict
+        changes = {"resolution": resolution, "conflict": conflict}
+        merges = resolution == "merge-duplicates"
+        root, result, chosen = await self._write(incoming, relation, query, payload, changes, merges=merges)
+        del root
+        status = 200 if merges and result.inserted <= 0 else 201
+        headers = {"content-range": _affected(preferences, result)}
+        if result.location:
+            pairs = (f"{_escaped(name)}={_escaped(_equals(value))}" for name, value in result.location)
+            headers["location"] = f"/{relation.name[1]}?{'&'.join(pairs)}"
+        names = ["missing", "return"] + (["resolution"] if relation.key or query.on_conflict is not None else [])
+        headers |= preferences.applied(*names)
+        return _written(incoming, result, status, headers, chosen, without=status)
+
+    async def _put(self, incoming: Incoming, relation: Relation, query: Query, payload: Payload) -> Response:
+        changes = {"resolution": "merge-duplicates", "conflict": relation.key}
+        _, result, chosen = await self._write(incoming, relation, query, payload, changes, merges=True)
+        status = 201 if result.inserted > 0 else 200
+        return _written(incoming, result, status, incoming.preferences.applied("return"), chosen, without=204)
+
+    async def _update(self, incoming: Incoming, relation: Relation, query: Query, payload: Payload) -> Response:
+        _, result, chosen = await self._write(incoming, relation, query, payload, {})
+        preferences = incoming.preferences
+        total = result.count if preferences.counts else None
+        headers = {
+            "content-range": ranges.content_range(0, result.count - 1, total),
+            **preferences.applied("missing", "return", "max-affected"),
+        }
+        return _written(incoming, result, 200, headers, chosen, without=204)
+
+    async def _delete(self, incoming: Incoming, relation: Relation, query: Query, payload: Payload) -> Response:
+        _, result, chosen = await self._write(incoming, relation, query, payload, {})
+        headers = {
+            "content-range": _affected(incoming.preferences, result),
+            **incoming.preferences.applied("return", "max-affected"),
+        }
+        return _written(incoming, result, 200, headers, chosen, without=204)
+
+    async def _write(
+        self,
+        incoming: Incoming,
+        relation: Relation,
+        query: Query,
+        payload: Payload,
+        changes: dict[str, Any],
+        *,
+        merges: bool = False,
+    ) -> tuple[Node, Result, str]:
+        catalog, preferences, method = incoming.catalog, incoming.preferences, incoming.method
+        planner = Planner(catalog, incoming.schema, query, source=True, write=True)
+        root = planner.plan(relation.name, ALL)
+        if method == "PUT":
+            _refuse_other_filters(relation, query)
+        shown = preferences.get("return") in {"representation", "headers-only"}
+        columns = [_column(relation, name) for name in sorted(payload.keys)]
+        write = Write(
+            relation=relation.name,
+            columns=columns,
+            payload=payload,
+            returning=needed_columns(root, relation.key) if shown else [],
+            parsers={
+                each.name: catalog.representations["json", each.type]
+                for each in columns
+                if ("json", each.type) in catalog.representations
+            },
+            with_defaults=method in {"POST", "PATCH"} and preferences.get("missing") == "default",
+            **changes,
+        )
+        preferences.refuse_invalid()
+        chosen = media.negotiate(incoming.accepts, catalog.handlers, relation.name, whole=root.whole)
+        conditions = planner.conditions(relation.name)
+        if self.settings.hosted and method in {"PATCH", "DELETE"} and not conditions and incoming.role != "postgres":
+            _refuse_everything(method)
+        statement = Statement()
+        source = {
+            "POST": lambda: statement.insert(write, []),
+            "PUT": lambda: statement.insert(write, conditions),
+            "PATCH": lambda: statement.update(write, conditions),
+            "DELETE": lambda: statement.delete(write, conditions),
+        }[method]()
+        handler = chosen.handler if preferences.representation else media.NO_BODY
+        located = method == "POST" and preferences.get("return") == "headers-only"
+        text = final(
+            source=source,
+            rows=statement.rows(root) if preferences.representation else f"select * from {SOURCE}",
+            body=body_of(handler, None),
+            location=relation.key if located else None,
+            inserted=merges,
+        )
+        async with self._transaction(incoming, read_only=False) as transaction:
+            result = await transaction.run(text, statement.values)
+            if method == "PUT":
+                if result.count != 1:
+                    message = "Payload values do not match URL in primary key column(s)"
+                    raise RestError(400, "PGRST115", message)
+            else:
+                _refuse_plural(chosen.media, result)
+            if method in {"PATCH", "DELETE"}:
+                _refuse_too_many(preferences, result)
+            transaction.may_roll_back(preferences)
+        return root, result, chosen.media
+
+    # Calling ----------------------------------------------------------------------------------------------------------
+
+    async def _function(self, incoming: Incoming, name: str, text: str) -> Response:
+        catalog, preferences, post = incoming.catalog, incoming.preferences, incoming.method == "POST"
+        if not post and not incoming.reads and incoming.method != "OPTIONS":
+            raise RestError(405, "PGRST101", f"Cannot use the {incoming.method} method on RPC")
+        query = parse_query(text, parameters=incoming.reads or incoming.method == "OPTIONS")
+        top = _top(incoming, query)
+        payload = Payload(keys=frozenset(key for key, _ in query.parameters))
+        if post:
+            payload = read_payload(incoming.body, incoming.content, query.columns, call=True)
+        known = (incoming.schema, name)
+        function = choose_function(catalog, known, payload.keys, incoming.content, post=post)
+        relation = (function.name[0], function.relation)
+        root = Planner(catalog, incoming.schema, query, source=True).plan(relation, top)
+        if incoming.method == "OPTIONS":
+            return _allow("OPTIONS,POST" if function.volatility == "v" else "OPTIONS,GET,HEAD,POST")
+        chosen = media.negotiate(incoming.accepts, catalog.handlers, relation, whole=root.whole)
+        preferences.refuse_invalid()
+        if preferences.strict and preferences.max_affected is not None and not function.many:
+            message = "Function must return SETOF or TABLE when max-affected preference is used with handling=strict"
+            raise RestError(400, "PGRST128", message)
+        statement, source, rows, total = _called(incoming, function, payload, query, root)
+        handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
+        page = f"pg_catalog.count({ROWS})" if function.many else "1::bigint"
+        text = final(source=source, rows=rows, body=body_of(handler, function), total=total, page=page)
+        read_only = incoming.reads or function.volatility != "v"
+        async with self._transaction(incoming, read_only=read_only, function=function) as transaction:
+            result = await transaction.run(text, statement.values)
+            transaction.may_roll_back(preferences)
+            _refuse_plural(chosen.media, result)
+            _refuse_too_many(preferences, result)
+        if function.void:
+            last = top.first + result.count - 1
+            headers = {
+                "content-range": ranges.content_range(top.first, last, result.total),
+                **preferences.applied("max-affected"),
+            }
+            return Response(b"", result.status or 204, {**headers, **result.headers})
+        return self._listing(incoming, top, result, chosen.media, applied="max-affected")
+
+    # Transactions -----------------------------------------------------------------------------------------------------
+
+    def _transaction(self, incoming: Incoming, *, read_only: bool, function: Function | None = None) -> "Transaction":
+        return Transaction(self.pool, _begin(self.settings, incoming, function, read_only=read_only), incoming)
+
+
+def _begin(settings: RestSettings, incoming: Incoming, function: Function | None, *, read_only: bool) -> str:
+    """Begin, become the caller's role, set what functions and policies read of the request, run the project's check."""
+    catalog = incoming.catalog
+    of_role = dict(catalog.role_settings.get(incoming.role, {}))
+    isolation = of_role.pop("default_transaction_isolation", None)
+    of_function = dict(function.settings) if function else {}
+    isolation = of_function.pop("default_transaction_isolation", isolation)
+    path = dict.fromkeys((incoming.schema, *settings.extra_search_path))
+    values = {
+        "search_path": ", ".join(map(quoted, path)),
+        **of_role,
+        "role": incoming.role,
+        "request.jwt.claims": as_json({**incoming.claims, "role": incoming.role}),
+        "request.method": incoming.method,
+        "request.path": incoming.path,
+        "request.headers": as_json(incoming.headers),
+        "request.cookies": as_json(incoming.cookies),
+        **({"timezone": incoming.preferences.timezone} if incoming.preferences.timezone else {}),
+        **of_function,
+    }
+    level = f" isolation level {isolation}" if isolation in ISOLATION else ""
+    check = f"; select {qualified(catalog.pre_request)}()" if catalog.pre_request else ""
+    return f"begin{level}{' read only' if read_only else ''}; {settings_of(values)}{check}"
+
+
+class Transaction:
+    """Runs the statements of one request; it is rolled back if the request fails or asks for that."""
+
+    def __init__(self, pool: Pool, begin: str, incoming: Incoming) -> None:
+        self.pool, self.begin, self.incoming = pool, begin, incoming
+        self.rolls_back = False
+
+    async def __aenter__(self) -> "Transaction":
+        for left in range(self.pool.max_size, -1, -1):
+            self.connection = await self._connection()
+            try:
+                await self.connection.execute(self.begin)
+            except psycopg.Error as error:
+                lost = self.connection.closed
+                await self._release()
+                # A pooled connection may be lost without notice. Nothing was done yet, so another one is tried.
+                if not lost or left == 0:
+                    raise from_database(error, signed_in=self.incoming.signed_in) from error
+            except BaseException:
+                await self._release()
+                raise
+            else:
+                return self
+        raise unavailable()
+
+    async def _connection(self) -> AsyncConnection[Any]:
+        try:
+            return await self.pool.getconn()
+        except psycopg.Error as error:  # none is free, or none can be made
+            raise unavailable(str(error)) from error
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is not None or self.rolls_back:
+                with suppress(psycopg.Error):
+                    await self.connection.rollback()
+            else:
+                await self.connection.commit()
+        except psycopg.Error as failed:
+            raise from_database(failed, signed_in=self.incoming.signed_in) from failed
+        finally:
+            await self._release()
+        if isinstance(error, psycopg.Error):
+            raise from_database(error, signed_in=self.incoming.signed_in) from error
+
+    async def _release(self) -> None:
+        await self.pool.putconn(self.connection)
+
+    def may_roll_back(self, preferences: Preferences) -> None:
+        self.rolls_back = preferences.get("tx") == "rollback"
+
+    async def run(self, text: str, values: list[Any]) -> Result:
+        cursor = AsyncRawCursor(self.connection)
+        await cursor.execute(text, values)
+        if self.incoming.preferences.get("tx") == "rollback":
+            await self.connection.execute("set constraints all immediate")
+        found = cursor.pgresult
+        if found is None or found.ntuples != 1:
+            raise RuntimeError("the statement has one row")
+        total, count, body, headers, status, inserted, location = (found.get_value(0, at) for at in range(7))
+        made = body or b""
+        return Result(
+            total=int(total) if total is not None else None,
+            count=int(count or 0),
+            body=bytes.fromhex(made[2:].decode()) if found.ftype(2) == BYTEA else made,
+            headers=_response_headers(headers) if headers else {},
+            status=_response_status(status.decode()) if status else None,
+            inserted=int(inserted or 0),
+            location=json.loads(location) if location else [],
+        )
+
+    async def estimate(self, text: str, values: list[Any]) -> int:
+        cursor = AsyncRawCursor(self.connection)
+        await cursor.execute(text, values)
+        row = await cursor.fetchone()
+        return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
+
+
+# What a request carries -----------------------------------------------------------------------------------------------
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_LIMIT:
+            message = f"The request body is larger than {BODY_LIMIT} bytes"
+            raise RestError(413, "PGRST102", message, None, "Send it in several requests.")
+    return bytes(body)
+
+
+def _raw_path(request: Request) -> str:
+    root = request.scope.get("root_path", "")
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return raw.decode("latin-1").partition("?")[0].removeprefix(root) or "/"
+
+
+def _segments(request: Request) -> list[str]:
+    path = _raw_path(request).removeprefix("/")
+    return [unquote_to_bytes(part).decode(errors="replace") for part in path.split("/")] if path else []
+
+
+def _query_text(request: Request) -> str:
+    text: bytes = request.scope["query_string"]
+    return text.decode(errors="replace")
+
+
+def _cookies(header: str) -> dict[str, str]:
+    pairs = (part.partition("=") for part in header.split(";") if part.strip())
+    return {name.lstrip(): value for name, _, value in pairs}
+
+
+def _top(incoming: Incoming, query: Query) -> Range:
+    header = ranges.requested(incoming.headers.get("range")) if incoming.method == "GET" else ALL
+    return ranges.top_level(query.ranges.get("limit", ALL), header, put=incoming.method == "PUT")
+
+
+def _relation(catalog: Catalog, name: Name) -> Relation:
+    found = catalog.relations.get(name)
+    if found:
+        return found
+    near = catalog.near_relation(*name)
+    raise RestError(
+        404,
+        "PGRST205",
+        f"Could not find the table '{'.'.join(name)}' in the schema cache",
+        None,
+        f"Perhaps you meant the table '{name[0]}.{near}'" if near else None,
+    )
+
+
+def _column(relation: Relation, name: str) -> Any:
+    if name not in relation.columns:
+        message = f"Could not find the '{name}' column of '{relation.name[1]}' in the schema cache"
+        raise RestError(400, "PGRST204", message)
+    return relation.columns[name]
+
+
+def _called(
+    incoming: Incoming, function: Function, payload: Payload, query: Query, root: Node
+) -> tuple[Statement, str, str, str | None]:
+    """The statement with the call, the rows shown of it, and those counted."""
+    pairs = payload.pairs if incoming.method == "POST" else query.parameters
+    body = payload.raw
+    arguments = arguments_of(function, pairs) if pairs is not None else None
+    if payload.pairs is not None:
+        body = as_json(dict(payload.pairs)).encode()
+    statement = Statement()
+    returning = needed_columns(root, ())
+    if returning and returning != ["*"]:
+        returning = sorted({*returning, *filter_names(root)})
+    source = statement.call(Call(function, payload.keys, body, arguments), returning)
+    rows = statement.rows(root)
+    return statement, source, rows, statement.count(root) if incoming.preferences.counts else None
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def _unsupported(method: str) -> RestError:
+    return RestError(405, "PGRST117", f"Unsupported HTTP method: {method}")
+
+
+def _refuse_plural(chosen: str, result: Result) -> None:
+    if chosen in media.SINGULAR and result.count != 1:
+        details = f"The result contains {result.count} rows"
+        raise RestError(406, "PGRST116", "Cannot coerce the result to a single JSON object", details)
+
+
+def _refuse_too_many(preferences: Preferences, result: Result) -> None:
+    if preferences.strict and preferences.max_affected is not None and result.count > preferences.max_affected:
+        details = f"The query affects {result.count} rows"
+        raise RestError(400, "PGRST124", "Query result exceeds max-affected preference constraint", details)
+
+
+def _refuse_everything(method: str) -> None:
+    """As the extension safeupdate does for the API's roles in hosted projects."""
+    statement = "UPDATE" if method == "PATCH" else "DELETE"
+    raise RestError(400, "21000", f"{statement} requires a WHERE clause")
+
+
+def _refuse_other_filters(relation: Relation, query: Query) -> None:
+    """A PUT names one row by its whole primary key."""
+    plain = all(
+        each.operation.kind == "quantified"
+        and each.operation.operator == "eq"
+        and not (each.operation.negated or each.operation.option)
+        for path, each in query.filters
+        if not path
+    )
+    if query.logic or not relation.key or query.filter_fields != set(relation.key) or not plain:
+        message = "Filters must include all and only primary key columns with 'eq' operators"
+        raise RestError(405, "PGRST105", message)
+
+
+# Responses ------------------------------------------------------------------------------------------------------------
+
+
+def _allow(methods: str) -> Response:
+    return Response(b"", 200, {"allow": methods, "access-control-allow-origin": "*"})
+
+
+def _allowed(relation: Relation) -> str:
+    methods = ["OPTIONS", "GET", "HEAD"]
+    methods += ["POST"] if relation.insertable else []
+    methods += ["PUT"] if relation.insertable and relation.updatable and relation.key else []
+    methods += ["PATCH"] if relation.updatable else []
+    methods += ["DELETE"] if relation.deletable else []
+    return ",".join(methods)
+
+
+def _affected(preferences: Preferences, result: Result) -> str:
+    return ranges.content_range(1, 0, result.count if preferences.counts else None)
+
+
+def _written(
+    incoming: Incoming, result: Result, status: int, headers: dict[str, str], chosen: str, *, without: int
+) -> Response:
+    """`without` is the status of a response that doesn't show the rows."""
+    if not incoming.preferences.representation:
+        return Response(b"", result.status or without, {**headers, **result.headers})
+    shown = {**headers, **incoming.content_headers(chosen), **result.headers}
+    return Response(result.body, result.status or status, shown)
+
+
+def _estimated(preferences: Preferences, catalog: Catalog, total: int | None, planned: int) -> int | None:
+    if preferences.get("count") == "planned":
+        return planned
+    beyond = total is not None and catalog.max_rows is not None and total > catalog.max_rows
+    return max(total or 0, planned) if beyond else total
+
+
+def _canonical(relation: Relation, query: Query) -> str:
+    text = f"/{_escaped(relation.name[1])}" + (f"?{query.canonical}" if query.canonical else "")
+    return text if is_header("content-location", text) else ""
+
+
+def _escaped(text: str) -> str:
+    return quote(text, safe="~")
+
+
+def _equals(value: str | None) -> str:
+    return "is.null" if value is None else f"eq.{value}"
+
+
+def _response_headers(text: bytes) -> dict[str, str]:
+    """Those of the setting response.headers; a line break in a value can't be sent and becomes a blank."""
+    try:
+        given = json.loads(text)
+        pairs = [next(iter(each.items())) for each in given if len(each) == 1]
+        well_formed = isinstance(given, list) and len(pairs) == len(given)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        well_formed, pairs = False, []
+    if not well_formed or not all(isinstance(value, str) for _, value in pairs):
+        message = "response.headers guc must be a JSON array composed of objects with a single key and a string value"
+        raise RestError(500, "PGRST111", message)
+    sent = {name.lower(): "".join(char if char >= " " else " " for char in value) for name, value in pairs}
+    return {name: value for name, value in sent.items() if is_header(name, value)}
+
+
+def _response_status(text: str) -> int:
+    digits = text[: next((at for at, char in enumerate(text) if not char.isdecimal()), len(text))]
+    if not digits:
+        raise RestError(500, "PGRST112", "response.status guc must be a valid status code")
+    return int(digits)
