@@ -5,7 +5,7 @@ import json
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote_to_bytes
 
 import psycopg
@@ -13,19 +13,21 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg_pool import AsyncConnectionPool
 from starlette.requests import Request
 from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from local.api.rest import media, ranges
 from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
-from local.api.rest.errors import RestError, from_database, from_token, is_header, unavailable
+from local.api.rest.errors import RestError, from_database, from_token, http_status, is_header, unavailable
 from local.api.rest.functions import arguments_of, choose_function
 from local.api.rest.openapi import describe
 from local.api.rest.payload import Payload, read_payload
-from local.api.rest.plan import SOURCE, Node, Planner, filter_names, needed_columns
+from local.api.rest.plan import Node, Planner, filter_names, needed_columns
 from local.api.rest.preferences import Preferences, read_preferences
 from local.api.rest.query import Query, parse_query
 from local.api.rest.ranges import ALL, Range
 from local.api.rest.relationships import Name
 from local.api.rest.sql import (
+    EVERYTHING,
     ROWS,
     Call,
     Statement,
@@ -49,6 +51,9 @@ READS = {"GET", "HEAD"}
 PROFILE_OF_WRITES = {"POST", "PATCH", "PUT", "DELETE"}
 ISOLATION = {"serializable", "repeatable read"}
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
+
+# Functions may choose any status of three digits; uvicorn knows the lines of those below 600.
+STATUS_LINE.update({status: b"HTTP/1.1 %d \r\n" % status for status in range(600, 1000)})
 
 
 @dataclass
@@ -267,11 +272,11 @@ class Rest:
             if preferences.get("count") == "estimated" and catalog.max_rows is not None:
                 total += f" limit {catalog.max_rows + 1}"
         handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
-        text = final(source=source, rows=f"select * from {SOURCE}", body=body_of(handler, None), total=total)
+        text = final(source=source, rows=EVERYTHING, body=body_of(handler, None), total=total)
         estimate = None
         if preferences.get("count") in {"planned", "estimated"}:
             estimate = Statement()
-            estimate_text = f"explain (format json) {estimate.count(root)}"
+            estimate_text = estimate.estimate(root)
         async with self._transaction(incoming, read_only=True) as transaction:
             result = await transaction.run(text, statement.values)
             _refuse_plural(chosen.media, result)
@@ -388,7 +393,7 @@ class Rest:
         located = method == "POST" and preferences.get("return") == "headers-only"
         text = final(
             source=source,
-            rows=statement.rows(root) if preferences.representation else f"select * from {SOURCE}",
+            rows=statement.rows(root) if preferences.representation else EVERYTHING,
             body=body_of(handler, None),
             location=relation.key if located else None,
             inserted=merges,
@@ -485,13 +490,14 @@ class Transaction:
         self.pool, self.begin, self.incoming = pool, begin, incoming
         self.rolls_back = False
 
-    async def __aenter__(self) -> "Transaction":
+    async def __aenter__(self) -> Self:
         for left in range(self.pool.max_size, -1, -1):
             self.connection = await self._connection()
             try:
                 await self.connection.execute(self.begin)
             except psycopg.Error as error:
                 lost = self.connection.closed
+                await self._roll_back()
                 await self._release()
                 # A pooled connection may be lost without notice. Nothing was done yet, so another one is tried.
                 if not lost or left == 0:
@@ -512,8 +518,7 @@ class Transaction:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
             if error is not None or self.rolls_back:
-                with suppress(psycopg.Error):
-                    await self.connection.rollback()
+                await self._roll_back()
             else:
                 await self.connection.commit()
         except psycopg.Error as failed:
@@ -522,6 +527,10 @@ class Transaction:
             await self._release()
         if isinstance(error, psycopg.Error):
             raise from_database(error, signed_in=self.incoming.signed_in) from error
+
+    async def _roll_back(self) -> None:
+        with suppress(psycopg.Error):
+            await self.connection.rollback()
 
     async def _release(self) -> None:
         await self.pool.putconn(self.connection)
@@ -734,12 +743,12 @@ def _response_headers(text: bytes) -> dict[str, str]:
     if not well_formed or not all(isinstance(value, str) for _, value in pairs):
         message = "response.headers guc must be a JSON array composed of objects with a single key and a string value"
         raise RestError(500, "PGRST111", message)
-    sent = {name.lower(): "".join(char if char >= " " else " " for char in value) for name, value in pairs}
+    sent = {name.lower(): "".join(max(char, " ") for char in value) for name, value in pairs}
     return {name: value for name, value in sent.items() if is_header(name, value)}
 
 
 def _response_status(text: str) -> int:
     digits = text[: next((at for at, char in enumerate(text) if not char.isdecimal()), len(text))]
-    if not digits:
+    if not digits or http_status(int(digits)) != int(digits):
         raise RestError(500, "PGRST112", "response.status guc must be a valid status code")
     return int(digits)

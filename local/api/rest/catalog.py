@@ -5,6 +5,7 @@ Everything is read from pg_catalog, which each role may read; Postgres decides o
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -352,18 +353,24 @@ def _view_columns(rows: list[dict[str, Any]], schemas: set[str]) -> dict[int, Vi
     for row in views_read:
         names = {column[1]: column[0] for column in row["columns"]}
         shown: dict[tuple[int, int], list[str]] = defaultdict(list)
-        for position, relation, column in sorted(direct[row["oid"]]):
-            seen = {row["oid"]}  # a view may read itself
-            while True:
-                if position in names and names[position] not in shown[relation, column]:
-                    shown[relation, column].append(names[position])
-                inner = {at: (table, number) for at, table, number in direct.get(relation, [])}
-                if relation in seen or column not in inner:
-                    break
-                seen.add(relation)
-                relation, column = inner[column]
+        for position, *source in sorted(direct[row["oid"]]):
+            for origin in _origins(tuple(source), direct, {row["oid"]}):
+                if position in names and names[position] not in shown[origin]:
+                    shown[origin].append(names[position])
         views[row["oid"]] = View((row["schema"], row["name"]), dict(shown))
     return views
+
+
+def _origins(
+    source: tuple[int, ...], direct: dict[int, list[tuple[int, int, int]]], seen: set[int]
+) -> Iterator[tuple[int, int]]:
+    """The column that a view reads, the one which that one reads, and so on; a view may read itself."""
+    relation, column = source
+    yield relation, column
+    if relation not in seen:
+        for position, *inner in direct.get(relation, []):
+            if position == column:
+                yield from _origins(tuple(inner), direct, {*seen, relation})
 
 
 def _target_entries(definition: str) -> list[tuple[int, int, int]]:
@@ -374,10 +381,9 @@ def _target_entries(definition: str) -> list[tuple[int, int, int]]:
     entries: list[tuple[int, int, int]] = []
     depth, number, table = 0, 0, 0
     for found in VIEW_TOKEN.finditer(definition):
-        token = found[0]
-        if token == "{":
+        if found[0] == "{":
             depth += 1
-        elif token == "}":
+        elif found[0] == "}":
             depth -= 1
         elif depth == 2 and found[1]:  # noqa: PLR2004 - an entry directly inside the query
             number = int(found[1])

@@ -83,11 +83,11 @@ def _status(code: str, message: str, *, signed_in: bool) -> int:
     if code == "42883" and message.startswith("function xmlagg("):
         return 406
     if code.startswith("PT"):
-        return _http_status(int(code[2:])) if code[2:].isascii() and code[2:].isdigit() else 500
+        return http_status(int(code[2:])) if code[2:].isascii() and code[2:].isdigit() else 500
     return next((status for prefix, status in STATUS_BY_SQLSTATE if code.startswith(prefix)), 400)
 
 
-def _http_status(status: int) -> int:
+def http_status(status: int) -> int:
     """One that can be sent as the status of a final response."""
     return status if 200 <= status <= 999 else 500  # noqa: PLR2004 - what HTTP allows
 
@@ -121,7 +121,8 @@ def _composed(message: str, detail: str | None) -> RestError:
         or not all(isinstance(said.get(name), str) for name in ("code", "message"))
         or not all(isinstance(said.get(name), optional) for name in ("details", "hint"))
     ):
-        hint = "MESSAGE must be a JSON object with obligatory keys: 'code', 'message' and optional keys: 'details', 'hint'."
+        keys = "'code', 'message' and optional keys: 'details', 'hint'"
+        hint = f"MESSAGE must be a JSON object with obligatory keys: {keys}."
         return _not_composed(f"Invalid JSON value for MESSAGE: '{message}'", hint)
     hint = "DETAIL must be a JSON object with obligatory keys: 'status', 'headers' and optional key: 'status_text'."
     if detail is None:
@@ -138,7 +139,7 @@ def _composed(message: str, detail: str | None) -> RestError:
     ):
         return _not_composed(f"Invalid JSON value for DETAIL: '{detail}'", hint)
     return RestError(
-        _http_status(about["status"]),
+        http_status(about["status"]),
         said["code"],
         said["message"],
         said.get("details"),

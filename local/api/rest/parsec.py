@@ -20,7 +20,7 @@ class Errors(NamedTuple):
     messages: tuple[tuple[int, str], ...]
 
 
-class NoParse(Exception):
+class NoParse(Exception):  # noqa: N818 - an alternative may follow
     """`errors` says where and why."""
 
     def __init__(self, errors: Errors) -> None:
@@ -206,8 +206,7 @@ def describe(name: str, text: str, errors: Errors) -> tuple[str, str]:
         first = next(text for kind, text in errors.messages if kind == UNEXPECTED_INPUT)
         parts.append(f"unexpected {first or 'end of input'}")
     for word, texts in (("unexpected", unexpected), ("expecting", expected)):
-        texts = [text for text in texts if text]
-        if texts:
-            listed = ", ".join(texts[:-1])
-            parts.append(f"{word} {listed + ' or ' if listed else ''}{texts[-1]}")
+        if named := [text for text in texts if text]:
+            listed = ", ".join(named[:-1])
+            parts.append(f"{word} {listed + ' or ' if listed else ''}{named[-1]}")
     return f'"{name}" (line {line}, column {column})', " ".join(parts) or "unknown parse error"

@@ -34,10 +34,10 @@ def read_payload(body: bytes, content: str, columns: frozenset[str] | None, *, c
     if content == media.JSON:
         if columns is not None:
             return Payload(body, columns)
-        return _uniform(body, _json(body if body or not call else b"{}"), "All object keys must match", call=call)
+        return _uniform(body, _json(body if body or not call else b"{}"), "All object keys must match")
     if content == media.CSV:
         rows = _csv(body)
-        return _uniform(_dumped(rows), rows, "All lines must have same number of fields", call=call)
+        return _uniform(_dumped(rows), rows, "All lines must have same number of fields")
     if content == media.FORM:
         pairs = tuple((name, value or "") for name, value in read_pairs(body.decode(errors="replace")))
         keys = frozenset(name for name, _ in pairs)
@@ -62,7 +62,7 @@ def _dumped(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def _uniform(raw: bytes, value: Any, otherwise: str, *, call: bool) -> Payload:
+def _uniform(raw: bytes, value: Any, otherwise: str) -> Payload:
     """The payload of an object or of a list of objects with the same keys; anything else is an empty list."""
     if isinstance(value, dict):
         return Payload(raw or b"{}", frozenset(value))

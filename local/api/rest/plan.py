@@ -120,20 +120,7 @@ class Planner:
 
     def plan(self, relation: Name, top: Range) -> Node:
         root = self._node(relation[1], relation, self.query.select, 0)
-        for path, each in self.query.filters:
-            if path or not self.write:
-                self._at(root, path).where.append(self._where(self._at(root, path), each))
-        for path, terms in self.query.order:
-            node = self._at(root, path)
-            node.order = [Order(self._coerced(node, term.field), term) for term in terms]
-        if not self.write:
-            for name, rows in self.query.ranges.items():
-                self._at(root, range_path(name)).rows = rows
-            root.rows = top
-        for path, logic in reversed(self.query.logic):
-            if path or not self.write:
-                node = self._at(root, path)
-                node.where.insert(0, self._where(node, logic))
+        self._place(root, top)
         self._join(root, None)
         self._expand(root, within_many=False)
         for node in root.walk():
@@ -145,6 +132,24 @@ class Planner:
         if not self.write:
             self._restrict(root)
         return root
+
+    def _place(self, root: Node, top: Range) -> None:
+        """Give each node its conditions, order and range; those of the root of a write choose what is written."""
+        for path, each in self.query.filters:
+            if path or not self.write:
+                node = self._at(root, path)
+                node.where.append(self._where(node, each))
+        for path, terms in reversed(self.query.order):  # of several for one relation the first counts
+            node = self._at(root, path)
+            node.order = [Order(self._coerced(node, term.field), term) for term in terms]
+        if not self.write:
+            for name, rows in self.query.ranges.items():
+                self._at(root, range_path(name)).rows = rows
+            root.rows = top
+        for path, logic in reversed(self.query.logic):
+            if path or not self.write:
+                node = self._at(root, path)
+                node.where.insert(0, self._where(node, logic))
 
     # Nodes ------------------------------------------------------------------------------------------------------------
 

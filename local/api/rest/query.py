@@ -120,6 +120,7 @@ class OrderTerm(NamedTuple):
 
 
 Path = tuple[str, ...]
+Condition = Filter | Logic
 
 
 @dataclass
@@ -129,7 +130,7 @@ class Query:
     select: tuple[SelectItem, ...] = (SelectField(Field("*")),)
     filters: list[tuple[Path, Filter]] = field(default_factory=list)
     parameters: list[tuple[str, str]] = field(default_factory=list)
-    logic: list[tuple[Path, Logic | Filter]] = field(default_factory=list)
+    logic: list[tuple[Path, Condition]] = field(default_factory=list)
     order: list[tuple[Path, tuple[OrderTerm, ...]]] = field(default_factory=list)
     ranges: dict[str, Range] = field(default_factory=dict)
     columns: frozenset[str] | None = None
@@ -430,11 +431,15 @@ class Grammar(Parser):
             lambda: self.attempt(self._quoted_whole), lambda: self.attempt(array), lambda: self.run(LIST_ELEMENT)
         )
 
-    def logic(self) -> Filter | Logic:
+    def logic(self) -> Condition:
         self.depth += 1
         if self.depth > DEPTH_LIMIT:
             raise too_large(f"Conditions are nested more than {DEPTH_LIMIT} levels deep")
-        found: Filter | Logic = self.either(lambda: self.attempt(self._logic_filter), self._logic_tree)
+        filter_or_tree: tuple[Callable[[], Condition], ...] = (
+            lambda: self.attempt(self._logic_filter),
+            self._logic_tree,
+        )
+        found = self.either(*filter_or_tree)
         self.depth -= 1
         return found
 
@@ -575,52 +580,62 @@ def _decoded(text: str) -> str:
 def parse_query(text: str, *, parameters: bool = False) -> Query:
     """`parameters`: what is no operation is an argument of the function called by GET."""
     pairs = read_pairs(text)
+    sorted_pairs = _sort(pairs)
     query = Query(canonical="&".join(sorted(text.split("&"))) if text else "")
-    first = {name: value for name, value in reversed(pairs)}
-    given = [(name, value) for name, value in pairs if value is not None]
-    filters, logic, order = [], [], []
-    limits: dict[str, Range] = {}
-    offsets: dict[str, Range] = {}
-    for name, value in given:
-        head, _, last = name.rpartition(".")
-        if last == "order":
-            order.append((name, value))
-        elif last in {"and", "or"}:
-            logic.append((name, value))
-        elif last == "limit":
-            limits[name] = ALL.limited(_integer(value))
-        elif last == "offset":
-            offsets[f"{head}.limit" if head else "limit"] = ALL.starting(_integer(value))
-        elif name not in {"select", "columns", "on_conflict"}:
-            filters.append((name, value))
-    query.order = [(_path(name), _order(value)) for name, value in order]
-    query.logic = [_logic(name, value) for name, value in logic]
+    query.order = [(_tree_path(name)[0], _order(value)) for name, value in sorted_pairs.order]
+    query.logic = [_logic(name, value) for name, value in sorted_pairs.logic]
+    first = dict(reversed(pairs))
     columns, select, on_conflict = (first.get(name) for name in ("columns", "select", "on_conflict"))
     if columns is not None:
         query.columns = frozenset(_parse("columns parameter", columns, Grammar.columns))
     if select is not None:
         query.select = _select(select)
-    for name, value in filters:
-        operation_error: RestError | None = None
+    for name, value in sorted_pairs.filters:
         path, chosen = _tree_path(name)
-        try:
-            operation = _operation(value, or_parameter=parameters)
-        except RestError as error:
-            operation_error = error
-        if operation_error:
-            raise operation_error
+        operation = _operation(value, or_parameter=parameters)
         if operation.kind == "parameter":
             query.parameters.append((chosen.name, value))
         else:
             query.filters.append((path, Filter(chosen, operation)))
     if on_conflict is not None:
         query.on_conflict = _parse("on_conflict parameter", on_conflict, Grammar.columns)
-    query.filter_fields = frozenset(name for name, _ in filters)
-    query.ranges = {
-        name: limits[name].shifted(offsets[name]) if name in limits and name in offsets else {**offsets, **limits}[name]
-        for name in {**limits, **offsets}
-    }
+    query.filter_fields = frozenset(name for name, _ in sorted_pairs.filters)
+    query.ranges = sorted_pairs.ranges()
     return query
+
+
+@dataclass
+class _Sorted:
+    """The parameters by the last part of their names; those without `=` don't count."""
+
+    filters: list[tuple[str, str]] = field(default_factory=list)
+    logic: list[tuple[str, str]] = field(default_factory=list)
+    order: list[tuple[str, str]] = field(default_factory=list)
+    limits: dict[str, Range] = field(default_factory=dict)
+    offsets: dict[str, Range] = field(default_factory=dict)
+
+    def ranges(self) -> dict[str, Range]:
+        both = {name: self.limits[name].shifted(offset) for name, offset in self.offsets.items() if name in self.limits}
+        return {**self.limits, **self.offsets, **both}
+
+
+def _sort(pairs: list[tuple[str, str | None]]) -> _Sorted:
+    found = _Sorted()
+    for name, value in pairs:
+        if value is None:
+            continue
+        head, _, last = name.rpartition(".")
+        if last == "order":
+            found.order.append((name, value))
+        elif last in {"and", "or"}:
+            found.logic.append((name, value))
+        elif last == "limit":
+            found.limits[name] = ALL.limited(_integer(value))
+        elif last == "offset":
+            found.offsets[f"{head}.limit" if head else "limit"] = ALL.starting(_integer(value))
+        elif name not in {"select", "columns", "on_conflict"}:
+            found.filters.append((name, value))
+    return found
 
 
 def _integer(text: str) -> int | None:
@@ -629,15 +644,11 @@ def _integer(text: str) -> int | None:
     return int(found[1].replace(" ", "")) if found and text.count("(") == text.count(")") else None
 
 
-def _path(name: str) -> Path:
+def range_path(name: str) -> Path:
+    """The path of the relation whose `limit` this is."""
     return _tree_path(name)[0]
 
 
-def range_path(name: str) -> Path:
-    return _path(name)
-
-
-def _logic(name: str, value: str) -> tuple[Path, Logic | Filter]:
+def _logic(name: str, value: str) -> tuple[Path, Condition]:
     path, operator = _parse("logic path", name, Grammar.logic_path)
-    tree: Logic | Filter = _parse("logic tree", value, Grammar.logic, over=operator + value)
-    return path, tree
+    return path, _parse("logic tree", value, Grammar.logic, over=operator + value)

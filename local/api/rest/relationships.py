@@ -272,7 +272,8 @@ def _ambiguous(origin: str, target: str, found: list[Relationship]) -> RestError
         "PGRST201",
         f"Could not embed because more than one relationship was found for '{origin}' and '{target}'",
         [_described(each) for each in found],
-        f"Try changing '{target}' to one of the following: {tries}. Find the desired relationship in the 'details' key.",
+        f"Try changing '{target}' to one of the following: {tries}. "
+        "Find the desired relationship in the 'details' key.",
     )
 
 

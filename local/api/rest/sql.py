@@ -12,7 +12,7 @@ from local.api.rest.catalog import Column, Function, Parameter
 from local.api.rest.errors import RestError
 from local.api.rest.media import Handler
 from local.api.rest.payload import Payload
-from local.api.rest.plan import SOURCE, Coerced, Condition, Node, NullEmbed, Order, Selected, Tree, Where
+from local.api.rest.plan import SOURCE, Coerced, Node, NullEmbed, Order, Selected, Tree, Where
 from local.api.rest.query import QUANTIFIABLE_OPERATORS, SEARCH_FUNCTIONS, SIMPLE_OPERATORS, JsonStep, Operation
 from local.api.rest.ranges import ALL, Range
 from local.api.rest.relationships import Name
@@ -20,6 +20,7 @@ from local.api.rest.relationships import Name
 ROWS = "_postgrest_t"
 SCALAR = "pgrst_scalar"
 BODY = "pgrst_body"
+EVERYTHING = f"select * from {SOURCE}"
 INSERTED = "nullif(current_setting('pgrst.inserted', true), '')::int"
 
 
@@ -143,7 +144,7 @@ class Statement:
     def _from(self, node: Node) -> str:
         relationship = node.relationship
         if relationship and relationship.function:
-            argument = f"{qualified(node.parent_alias)}::{qualified(relationship.source)}"
+            argument = f"{quoted(node.parent_alias[-1])}::{qualified(relationship.source)}"
             text = f"{qualified(relationship.function)}({argument})"
         else:
             text = qualified(node.relation)
@@ -211,6 +212,9 @@ class Statement:
         conditions = [self.where(table, each, has_row) for each in node.where] + _join_conditions(node)
         conditions += [f"exists ({self.count(child)})" for child in node.children if child.inner]
         return f"select 1{self._from(node)}" + (f" where {' and '.join(conditions)}" if conditions else "")
+
+    def estimate(self, node: Node) -> str:
+        return f"explain (format json) {self.count(node)}"
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
