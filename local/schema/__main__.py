@@ -1,19 +1,26 @@
-"""Makes the generated files again, from a database of its own that lives as long as this command."""
+"""`make schema`: writes every generated file again, from a temporary database with all migrations."""
 
 import tempfile
 from pathlib import Path
 
 from local import ROOT
-from local.schema import files
+from local.schema import clients, files
 from local.temporary import migrated
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as home, migrated(Path(home)) as cluster, cluster.connect() as connection:
-        made = files(connection)
-    for stale in set((ROOT / "docs/schema").glob("*.svg")) - set(made):
-        stale.unlink()
-    for path, text in made.items():
+    with tempfile.TemporaryDirectory() as home, migrated(Path(home)) as cluster:
+        with cluster.connect() as connection:
+            write(files(connection))
+        write(clients.files(cluster.url()))
+
+
+def write(generated: dict[Path, str]) -> None:
+    pictures = {path for path in generated if path.suffix == ".svg"}
+    if pictures:
+        for stale in set((ROOT / "docs/schema").glob("*.svg")) - pictures:
+            stale.unlink()
+    for path, text in generated.items():
         if not path.exists() or path.read_text() != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
