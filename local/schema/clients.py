@@ -67,7 +67,8 @@ def _models(document: dict[str, Any]) -> str:
             [
                 Path(sys.executable).parent / "datamodel-codegen", "--input", source, "--output", target,
                 "--input-file-type", "openapi", "--output-model-type", "pydantic_v2.BaseModel",
-                "--target-python-version", "3.11", "--use-annotated", "--use-union-operator", "--strict-nullable", "--disable-timestamp",
+                "--target-python-version", "3.11", "--use-annotated", "--use-union-operator", "--strict-nullable",
+                "--disable-timestamp",
                 "--use-standard-collections", "--use-schema-description", "--custom-file-header", f'"""{NOTE}"""',
             ],
             home,
