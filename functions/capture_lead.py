@@ -5,7 +5,8 @@ from typing import Annotated
 import psycopg
 from pydantic import ConfigDict, Field, model_validator
 
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 from shared.errors import ApiError
 from shared.schema import PropertyType
 
@@ -13,7 +14,7 @@ Word = Annotated[str, Field(max_length=255)]
 Address = Annotated[str, Field(max_length=2000)]
 
 
-class Capture(Strict):
+class Capture(RequestModel):
     """What a visitor wrote into a form; an email or a phone number is needed."""
 
     model_config = ConfigDict(
@@ -51,12 +52,14 @@ class Capture(Strict):
         return self
 
 
-class Received(Shape):
+class Received(ResponseModel):
     received: bool
 
 
-@function("anyone", status=202, errors={429: "Too many leads came with this token, or from this address."})
-async def capture_lead(call: Call[Capture]) -> Answered[Received]:
+@function(
+    "anyone", status=202, body_bytes=1 << 17, errors={429: "Too many leads came with this token, or from this address."}
+)
+async def capture_lead(call: Call[Capture]) -> Result[Received]:
     """Take a lead from a website.
 
     The token names the organisation. Who is known by email or phone becomes no second lead: what they wrote is noted.

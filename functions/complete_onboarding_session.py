@@ -1,7 +1,8 @@
 import json
 from typing import Any
 
-from shared.app.function import Answered, Call, function
+from shared.app.call import Call, Result
+from shared.app.function import function
 from shared.errors import ApiError
 from shared.onboarding.sessions import Named, Session
 
@@ -24,7 +25,7 @@ HINTS = {
         503: "Stripe cannot be reached; nothing is lost, and what is paid is completed without this call, too.",
     },
 )
-async def complete_onboarding_session(call: Call[Named]) -> Answered[Session]:
+async def complete_onboarding_session(call: Call[Named]) -> Result[Session]:
     """Do step 4: make the organisation, with the caller as its OWNER.
 
     Whether it is paid is asked of Stripe, which has to agree with what was offered in amount, currency, price, plan and
@@ -39,7 +40,7 @@ async def complete_onboarding_session(call: Call[Named]) -> Answered[Session]:
         answer = await ask(call, "private.complete_onboarding_session", call.body.asked(seen=seen.facts))
     if not answer["session"]["is_completed"]:
         raise refusal(answer)
-    return Answered(json.dumps(answer["session"]))
+    return Result(json.dumps(answer["session"]))
 
 
 def refusal(answer: dict[str, Any]) -> ApiError:

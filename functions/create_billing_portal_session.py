@@ -4,12 +4,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AnyHttpUrl, Field
 
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 from shared.errors import ApiError
 from shared.settings import Settings
 
 
-class PortalVisit(Strict):
+class PortalVisit(RequestModel):
     """Without `return_url` the portal leads nowhere back."""
 
     return_url: (
@@ -25,7 +26,7 @@ class PortalVisit(Strict):
     ) = None
 
 
-class PortalSession(Shape):
+class PortalSession(ResponseModel):
     url: Annotated[AnyHttpUrl, Field(description="Send the owner there soon, and nobody else: it is their way in.")]
 
 
@@ -34,7 +35,7 @@ class PortalSession(Shape):
     status=201,
     errors={409: "The organisation has never bought anything, or Stripe no longer knows it."},
 )
-async def create_billing_portal_session(call: Call[PortalVisit]) -> Answered[PortalSession]:
+async def create_billing_portal_session(call: Call[PortalVisit]) -> Result[PortalSession]:
     """Open Stripe's customer portal.
 
     There the OWNER of the organisation sees its invoices, changes the card, changes or cancels the plan. What they do
@@ -60,7 +61,7 @@ async def create_billing_portal_session(call: Call[PortalVisit]) -> Answered[Por
             details=f"Its customer is {customer}.",
             hint="It was deleted there, or belongs to another account; support has to look into it.",
         ) from None
-    return Answered(json.dumps({"url": session.url}))
+    return Result(json.dumps({"url": session.url}))
 
 
 def _check_origin(address: str, settings: Settings) -> None:

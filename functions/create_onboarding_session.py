@@ -4,13 +4,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.app.function import Answered, Call, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, function
 from shared.onboarding.sessions import Session, hash_of
 
 TOKEN_BYTES = 32
 
 
-class NewSession(Strict):
+class NewSession(RequestModel):
     """Nothing yet."""
 
 
@@ -19,7 +20,7 @@ class Created(Session):
 
 
 @function("user", "publishable", status=201, errors={429: "Too many sessions were started from this address."})
-async def create_onboarding_session(call: Call[NewSession]) -> Answered[Created]:
+async def create_onboarding_session(call: Call[NewSession]) -> Result[Created]:
     """Start an onboarding.
 
     It lasts 24 hours. Started by somebody signed in it is theirs; otherwise it belongs to whoever has the token, until
@@ -27,4 +28,4 @@ async def create_onboarding_session(call: Call[NewSession]) -> Answered[Created]
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
     made = await call.run("private.create_onboarding_session", json.dumps({"token_hash": hash_of(token)}))
-    return Answered(json.dumps({"token": token, **json.loads(made.json)}))
+    return Result(json.dumps({"token": token, **json.loads(made.json)}))

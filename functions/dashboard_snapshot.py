@@ -3,7 +3,8 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field, JsonValue
 
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 from shared.schema import (
     ActionType,
     ActivitySeverity,
@@ -19,11 +20,11 @@ from shared.schema import (
 )
 
 
-class Wanted(Strict):
+class Wanted(RequestModel):
     feed_size: Annotated[int, Field(ge=1, le=50)] = 20
 
 
-class Problem(Shape):
+class Problem(ResponseModel):
     """Why this part could not be shown; the rest of the answer stands."""
 
     code: str
@@ -32,7 +33,7 @@ class Problem(Shape):
     hint: str | None
 
 
-class Organization(Shape):
+class Organization(ResponseModel):
     """`role` is null for a platform admin who looks in."""
 
     id: UUID
@@ -42,7 +43,7 @@ class Organization(Shape):
     role: OrgRole | None
 
 
-class Dashboard(Shape):
+class Dashboard(ResponseModel):
     layout: dict[str, Any] | list[Any]
     theme: DashboardTheme
     density: LayoutDensity
@@ -50,14 +51,14 @@ class Dashboard(Shape):
     pinned_modules: list[str]
 
 
-class Position(Shape):
+class Position(ResponseModel):
     x: int
     y: int
     w: int
     h: int
 
 
-class Widget(Shape):
+class Widget(ResponseModel):
     """`data` depends on the type; it is null where `error` says why."""
 
     id: UUID
@@ -72,14 +73,14 @@ class Widget(Shape):
     error: Problem | None
 
 
-class Point(Shape):
+class Point(ResponseModel):
     """`group` is a day, the first day of a week or month, or the value of a column."""
 
     group: str | bool | None
     value: float | None
 
 
-class Metric(Shape):
+class Metric(ResponseModel):
     """Of one that could not be evaluated only `id`, `name` and `error` are there.
 
     `previous` and `change` come with a period, `series` and `more` with group_by.
@@ -104,7 +105,7 @@ class Metric(Shape):
     more: bool | None = None
 
 
-class FeedEntry(Shape):
+class FeedEntry(ResponseModel):
     id: UUID
     user_id: UUID | None
     title: str
@@ -121,7 +122,7 @@ class FeedEntry(Shape):
     created_at: AwareDatetime
 
 
-class QuickAction(Shape):
+class QuickAction(ResponseModel):
     id: UUID
     name: str
     description: str | None
@@ -130,7 +131,7 @@ class QuickAction(Shape):
     action_type: ActionType
 
 
-class Alert(Shape):
+class Alert(ResponseModel):
     id: UUID
     title: str
     message: str
@@ -144,7 +145,7 @@ class Alert(Shape):
     is_viewed: bool
 
 
-class FirstScreen(Shape):
+class FirstScreen(ResponseModel):
     at: AwareDatetime
     organization: Organization
     dashboard: Dashboard
@@ -157,7 +158,7 @@ class FirstScreen(Shape):
 
 
 @function("user")
-async def dashboard_snapshot(call: Call[Wanted]) -> Answered[FirstScreen]:
+async def dashboard_snapshot(call: Call[Wanted]) -> Result[FirstScreen]:
     """Draw the first screen.
 
     Everything a client needs for it in one answer: the layout, the widgets with what they show, metrics, the first page

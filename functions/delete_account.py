@@ -4,24 +4,25 @@ from uuid import UUID
 from pydantic import AwareDatetime, Field
 
 from shared.administration.operations import administer
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 
 
-class OwnAccount(Strict):
+class OwnAccount(RequestModel):
     confirm: Annotated[str, Field(max_length=255, description="The e-mail address of the account.")]
 
 
-class OthersAccount(Strict):
+class OthersAccount(RequestModel):
     user_id: UUID
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Deleted(Shape):
+class Deleted(ResponseModel):
     """`auth` is pending while Auth and Storage have not done their part; the account is of no use all the same."""
 
     user_id: UUID
     deleted_at: AwareDatetime
-    auth: Literal["told", "pending"]
+    auth: Literal["synced", "pending"]
 
 
 @function(
@@ -31,7 +32,7 @@ class Deleted(Shape):
         409: "Another address was sent to confirm, or it is the last owner of an organisation or the last super admin.",
     },
 )
-async def delete_account(call: Call[OwnAccount | OthersAccount]) -> Answered[Deleted]:
+async def delete_account(call: Call[OwnAccount | OthersAccount]) -> Result[Deleted]:
     """Delete an account and what is personal of it.
 
     One's own, or for platform admins another's. What organisations made of its work stays, and points to an account

@@ -4,14 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 from shared.errors import ApiError
 from shared.flags import Context, Evaluation, Snapshot
 from shared.flags.asking import context_of, identity_of
 from shared.flags.evaluation import failed
 
 
-class Asked(Strict):
+class Asked(RequestModel):
     """The flag, and what is known of whoever it is for. Of a user, what says who they are is the database's to say."""
 
     flag: str = Field(min_length=1, max_length=100)
@@ -26,13 +27,13 @@ class Evaluate(BaseModel):
     context: Annotated[Any, WithJsonSchema({"type": "object"})] = None
 
 
-class FlagMetadata(Shape):
+class FlagMetadata(ResponseModel):
     on: bool
     rule: str
     version: int
 
 
-class Evaluated(Shape):
+class Evaluated(ResponseModel):
     key: str
     value: Any
     reason: Literal["STATIC", "TARGETING_MATCH", "SPLIT", "DISABLED", "DEFAULT", "STALE"]
@@ -40,18 +41,18 @@ class Evaluated(Shape):
     metadata: FlagMetadata
 
 
-class Failed(Shape):
+class Failed(ResponseModel):
     key: str
     errorCode: Literal["FLAG_NOT_FOUND", "PARSE_ERROR", "TARGETING_KEY_MISSING", "INVALID_CONTEXT", "GENERAL"]  # noqa: N815 - OFREP's name - OFREP's name
     errorDetails: str  # noqa: N815 - OFREP's name
 
 
-class SetMetadata(Shape):
+class SetMetadata(ResponseModel):
     version: int
     stale: bool
 
 
-class EvaluatedAll(Shape):
+class EvaluatedAll(ResponseModel):
     flags: list[Evaluated | Failed]
     metadata: SetMetadata
 
@@ -60,7 +61,7 @@ FAILURES = {400: "The flag cannot be evaluated for this context.", 404: "There i
 
 
 @function("user", "publishable", "secret", errors=FAILURES)
-async def evaluate_flag(call: Call[Asked]) -> Answered[Evaluated]:
+async def evaluate_flag(call: Call[Asked]) -> Result[Evaluated]:
     """Evaluate one feature flag.
 
     For a user's token the database says who they are; with a publishable key they are nobody known, drawn by their
@@ -69,30 +70,30 @@ async def evaluate_flag(call: Call[Asked]) -> Answered[Evaluated]:
     snapshot, stale = await call.flags().current()
     evaluation = snapshot.evaluate(call.body.flag, context_of(call, call.body.context, await identity_of(call)))
     if evaluation.error_code:
-        raise _refused(evaluation, more={})
-    return Answered(_json(evaluation, stale=stale))
+        raise _refused(evaluation, extra={})
+    return Result(_json(evaluation, stale=stale))
 
 
-@evaluate_flag.under("ofrep/v1/evaluate/flags/{key}", errors=FAILURES)
-async def evaluate_one(call: Call[Evaluate]) -> Answered[Evaluated]:
+@evaluate_flag.nested("ofrep/v1/evaluate/flags/{key}", errors=FAILURES)
+async def evaluate_one(call: Call[Evaluate]) -> Result[Evaluated]:
     """Evaluate one feature flag, as OFREP asks for it."""
     snapshot, stale = await call.flags().current()
-    evaluation = snapshot.evaluate(call.place, context_of(call, _given(call), await identity_of(call)))
+    evaluation = snapshot.evaluate(call.path_value, context_of(call, _given(call), await identity_of(call)))
     if evaluation.error_code:
-        raise _refused(evaluation, more=evaluation.words())
-    return Answered(_json(evaluation, stale=stale))
+        raise _refused(evaluation, extra=evaluation.words())
+    return Result(_json(evaluation, stale=stale))
 
 
-@evaluate_flag.under("ofrep/v1/evaluate/flags", errors={304: "Nothing has changed since `If-None-Match`."})
-async def evaluate_all(call: Call[Evaluate]) -> Answered[EvaluatedAll]:
+@evaluate_flag.nested("ofrep/v1/evaluate/flags", errors={304: "Nothing has changed since `If-None-Match`."})
+async def evaluate_all(call: Call[Evaluate]) -> Result[EvaluatedAll]:
     """Evaluate all feature flags, as OFREP asks for it."""
     snapshot, stale = await call.flags().current()
     identity = await identity_of(call)
     tag = _tag(call, snapshot, identity, stale=stale)
     if _matches(call.headers.get(b"if-none-match"), tag):
-        return Answered(b"", status=304, headers={"etag": tag})
+        return Result(b"", status=304, headers={"etag": tag})
     context = context_of(call, _given(call), identity)
-    return Answered(
+    return Result(
         snapshot.remembered(tag, lambda: _all_of(snapshot, context, stale=stale)),
         headers={"etag": tag},
     )
@@ -109,22 +110,22 @@ def _all_of(snapshot: Snapshot, context: Context, *, stale: bool) -> bytes:
 def _given(call: Call[Evaluate]) -> dict[str, Any]:
     given = {} if call.body.context is None else call.body.context
     if not isinstance(given, dict):
-        wrong = failed(call.place, "INVALID_CONTEXT", "The context is not an object")
-        raise _refused(wrong, more=wrong.words())
+        wrong = failed(call.path_value, "INVALID_CONTEXT", "The context is not an object")
+        raise _refused(wrong, extra=wrong.words())
     return given
 
 
-def _refused(evaluation: Evaluation, *, more: dict[str, Any]) -> ApiError:
-    """In our words; `more` are OFREP's, for who speaks that."""
+def _refused(evaluation: Evaluation, *, extra: dict[str, Any]) -> ApiError:
+    """In our words; `extra` are OFREP's, for who speaks that."""
     code = str(evaluation.error_code)
     status = 404 if code == "FLAG_NOT_FOUND" else 400
-    return ApiError(status, code.lower(), str(evaluation.error_details), more=more)
+    return ApiError(status, code.lower(), str(evaluation.error_details), extra=extra)
 
 
 def _tag(call: Call[Any], snapshot: Snapshot, identity: str, *, stale: bool) -> str:
     """Of all that the answer depends on: the flags, the time as far as they have schedules, who asks, and what."""
     state = f"{call.flags().environment} {snapshot.version} {snapshot.phase()} {stale} {call.caller.mode} {identity}\n"
-    return f'"{hashlib.sha256(state.encode() + call.sent).hexdigest()[:32]}"'
+    return f'"{hashlib.sha256(state.encode() + call.raw_body).hexdigest()[:32]}"'
 
 
 def _matches(sent: bytes | None, tag: str) -> bool:

@@ -3,16 +3,21 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import Field
 
 from shared.administration.operations import attempt
-from shared.administration.services import Services, services
-from shared.app.function import Answered, Call, Lines, Shape, Strict, function
-from shared.database.pool import expected_migration
-from shared.errors import problem_of
+from shared.administration.services import remove, services, sign
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
+from shared.database.session import ReadLines
+from shared.database.version import MIGRATION
+from shared.errors import error_response
+
+if TYPE_CHECKING:
+    from supabase import AsyncClient
 
 BUCKET = "exports"
 SIGNED_SECONDS = 3600
@@ -22,14 +27,14 @@ PARTS_AT_ONCE = 3
 TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 
 
-class Export(Strict):
+class Export(RequestModel):
     """ndjson is exact and can be restored; csv is for people and their spreadsheets."""
 
     organization_id: UUID
     format: Literal["ndjson", "csv"] = "ndjson"
 
 
-class File(Shape):
+class File(ResponseModel):
     name: str
     table: str
     rows: int
@@ -38,7 +43,7 @@ class File(Shape):
     url: str
 
 
-class Exported(Shape):
+class Exported(ResponseModel):
     """The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes."""
 
     export_id: UUID
@@ -53,7 +58,7 @@ class Exported(Shape):
     "user",
     errors={404: "There is no such organisation.", 409: "It is being exported already."},
 )
-async def export_organization(call: Call[Export]) -> Answered[Exported]:
+async def export_organization(call: Call[Export]) -> Result[Exported]:
     """Export everything an organisation has.
 
     For platform admins, and for its owners without what belongs to single members. All tables are read as of one moment
@@ -61,25 +66,25 @@ async def export_organization(call: Call[Export]) -> Answered[Exported]:
     """
     asked = call.body.model_dump(mode="json")
     target = ("organization", str(call.body.organization_id))
-    begun = (await attempt(call, "private.begin_export", asked, action="DATA_EXPORT", target=target))["done"]
+    begun = (await attempt(call, "private.begin_export", asked, action="DATA_EXPORT", target=target)).done
     outcome: dict[str, Any] = {"export_id": begun["export_id"]}
     folder = begun["folder"]
     stored: list[str] = []
     try:
-        async with services(call.settings) as reached:
+        async with services(call.settings) as client:
             try:
-                files = await _store(call, reached, begun, stored)
+                files = await _store(call, client, begun, stored)
                 rows = sum(file["rows"] for file in files)
                 manifest = _manifest(call.body, begun, files)
                 stored.append(f"{folder}/manifest.json")
-                await reached.put(BUCKET, stored[-1], manifest, "application/json")
+                await client.storage.from_(BUCKET).upload(stored[-1], manifest, {"content-type": "application/json"})
                 sha256 = hashlib.sha256(manifest).hexdigest()
-                first, *others = await reached.sign(BUCKET, [stored[-1], *stored[:-1]], SIGNED_SECONDS)
+                first, *others = await sign(client, BUCKET, [stored[-1], *stored[:-1]], SIGNED_SECONDS)
             except BaseException:
-                await _forget(reached, stored)
+                await _forget(client, stored)
                 raise
     except Exception as error:
-        failed = outcome | {"error": problem_of(error).code}
+        failed = outcome | {"error": error_response(error).code}
         await call.run("private.finish_export", json.dumps(failed))
         raise
     await call.run("private.finish_export", json.dumps(outcome | {"sha256": sha256, "rows": rows}))
@@ -90,11 +95,11 @@ async def export_organization(call: Call[Export]) -> Answered[Exported]:
         "manifest_sha256": sha256,
         "files": [file | {"url": url} for file, url in zip(files, others, strict=True)],
     }
-    return Answered(json.dumps(answer), headers={"cache-control": "no-store"})
+    return Result(json.dumps(answer), headers={"cache-control": "no-store"})
 
 
 async def _store(
-    call: Call[Export], reached: Services, begun: dict[str, Any], stored: list[str]
+    call: Call[Export], client: "AsyncClient", begun: dict[str, Any], stored: list[str]
 ) -> list[dict[str, Any]]:
     """Every table in files of its own, all as of one moment; a table without rows has one without lines.
 
@@ -102,11 +107,12 @@ async def _store(
     """
     files: list[dict[str, Any]] = []
     kind = call.body.format
+    bucket = client.storage.from_(BUCKET)
     free = asyncio.Semaphore(PARTS_AT_ONCE)
 
     async def put(path: str, part: bytes) -> None:
         try:
-            await reached.put(BUCKET, path, part, TYPES[kind])
+            await bucket.upload(path, part, {"content-type": TYPES[kind]})
         finally:
             free.release()
 
@@ -129,7 +135,9 @@ async def _store(
     return files
 
 
-async def _parts(lines: Lines, export_id: str, table: dict[str, Any], *, csv: bool) -> AsyncIterator[tuple[bytes, int]]:
+async def _parts(
+    lines: ReadLines, export_id: str, table: dict[str, Any], *, csv: bool
+) -> AsyncIterator[tuple[bytes, int]]:
     """The lines of a table, in pieces with the number of their rows."""
     head = ",".join(table["columns"]).encode() + b"\n" if csv else b""
     part, rows, parts = bytearray(head), 0, 0
@@ -145,10 +153,10 @@ async def _parts(lines: Lines, export_id: str, table: dict[str, Any], *, csv: bo
         yield bytes(part), rows
 
 
-async def _forget(reached: Services, stored: list[str]) -> None:
+async def _forget(client: "AsyncClient", stored: list[str]) -> None:
     """What is left of an export that failed is of no use; its manifest was not written, so nobody takes it for one."""
     with suppress(Exception):  # the first error is the one to tell
-        await reached.remove(BUCKET, stored)
+        await remove(client, BUCKET, stored)
 
 
 def _manifest(asked: Export, begun: dict[str, Any], files: list[dict[str, Any]]) -> bytes:
@@ -167,7 +175,7 @@ def _manifest(asked: Export, begun: dict[str, Any], files: list[dict[str, Any]])
             "export_id": begun["export_id"],
             "format": asked.format,
             "complete": begun["complete"],
-            "migration": expected_migration(),
+            "migration": MIGRATION,
             "tables": tables,
         },
         indent=1,

@@ -5,15 +5,16 @@ from uuid import UUID
 from pydantic import AwareDatetime, Field
 
 from shared.administration.operations import attempt
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 
 
-class Impersonation(Strict):
+class Impersonation(RequestModel):
     user_id: UUID
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Impersonated(Shape):
+class Impersonated(ResponseModel):
     """A token to call the API with as that user; there is nothing to renew it with."""
 
     impersonation_id: UUID
@@ -31,7 +32,7 @@ class Impersonated(Shape):
         501: "These functions have no key to sign a token with.",
     },
 )
-async def impersonate_user(call: Call[Impersonation]) -> Answered[Impersonated]:
+async def impersonate_user(call: Call[Impersonation]) -> Result[Impersonated]:
     """Act as a user for 15 minutes.
 
     For super admins, and never as an admin. The token names both (`sub` the user, `act.sub` the admin), and so does
@@ -39,16 +40,16 @@ async def impersonate_user(call: Call[Impersonation]) -> Answered[Impersonated]:
     `end_impersonation` ends it before its time, and so does suspending either of the two.
     """
     wish = call.body.model_dump(mode="json") | {"signable": call.settings.signing_key is not None}
-    answer = await attempt(
+    attempted = await attempt(
         call, "private.impersonate_user", wish, action="USER_IMPERSONATE", target=("user", str(call.body.user_id))
     )
     from shared.auth.tokens import signed  # noqa: PLC0415 - cryptography, loaded by the first token anyway
 
-    done = answer["done"]
+    done = attempted.done
     claims = done.pop("claims")
     done |= {
         "access_token": signed(call.settings, claims),
         "token_type": "bearer",
         "expires_in": claims["exp"] - claims["iat"],
     }
-    return Answered(json.dumps(done), headers={"cache-control": "no-store"})
+    return Result(json.dumps(done), headers={"cache-control": "no-store"})

@@ -1,5 +1,4 @@
 import csv
-import hashlib
 import io
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -7,9 +6,10 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 from psycopg import Rollback
-from pydantic import BaseModel, Field, Json
+from pydantic import Field, Json
 
-from shared.app.function import Call, Shape, Strict, function
+from shared.app.call import Upload, as_json
+from shared.app.function import RequestModel, ResponseModel, function
 from shared.errors import ApiError
 
 PEOPLE = ("name", "email", "phone", "company", "notes", "tags", "budget", "property_types", "cities", "min_bedrooms")
@@ -26,7 +26,7 @@ LONGEST_REPORT = 1000
 FORMULA = re.compile(r"[=@\t\r\n]|[-+](?![0-9(). /-]*$)")
 
 
-class Import(Strict):
+class Import(RequestModel):
     """How a file is read; its first line names the columns."""
 
     kind: Literal["leads", "contacts"]
@@ -41,12 +41,12 @@ class Import(Strict):
     skip_known: Annotated[bool, Field(description="Leave out whose email the organisation has already.")] = False
 
 
-class Problem(Shape):
+class Problem(ResponseModel):
     line: int
     problem: str
 
 
-class Progress(Shape):
+class Progress(ResponseModel):
     """A line of the answer; the last one is `done`, and only it says whether anything was kept."""
 
     done: bool
@@ -59,31 +59,24 @@ class Progress(Shape):
     ignored_columns: list[str]
 
 
-class _Batch(BaseModel):
-    kind: str
-    rows: list[dict[str, Any]]
-    skip_known: bool
-
-
-@function("user", takes_file="text/csv", idempotent=True)
-async def import_records(call: Call[Import]) -> AsyncIterator[Progress]:
+@function("user", upload="text/csv", idempotent=True)
+async def import_records(upload: Upload[Import]) -> AsyncIterator[Progress]:
     """Import leads or contacts from a CSV file.
 
     The answer is a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet would
     take for a formula is an error of its line. An upload repeated with its Idempotency-Key is imported once: the answer
     is the last line of the first one.
     """
-    asked = call.body
-    entry = _entry(call)
-    reader = csv.reader(io.TextIOWrapper(call.file, "utf-8-sig", newline=""), strict=True)
+    asked = upload.body
+    reader = csv.reader(io.TextIOWrapper(upload.file, "utf-8-sig", newline=""), strict=True)
     columns, ignored = _columns(asked, _lines(reader))
     total = Progress(
         done=False, committed=False, lines=0, imported=0, failed=0, known=0, problems=[], ignored_columns=ignored
     )
     seen: set[str] = set()
-    async with call.transaction() as run:
-        if entry and (earlier := await run("private.enter_import", entry)):
-            yield Progress(**earlier)
+    async with upload.transaction("import_records") as transaction:
+        if transaction.stored:
+            yield Progress(**transaction.stored)
             return
         lines = _lines(reader)
         while batch := list(islice(lines, BATCH)):
@@ -100,7 +93,9 @@ async def import_records(call: Call[Import]) -> AsyncIterator[Progress]:
                 else:
                     rows.append({"line": number, "row": row})
                     seen |= {email} - {""}
-            answer = await run("private.import_rows", _Batch(kind=asked.kind, rows=rows, skip_known=asked.skip_known))
+            answer = await transaction.run(
+                "private.import_rows", as_json({"kind": asked.kind, "rows": rows, "skip_known": asked.skip_known})
+            )
             problems = sorted(problems + answer["problems"], key=lambda each: int(each["line"]))
             total.lines += len(batch)
             total.imported += answer["imported"]
@@ -115,23 +110,11 @@ async def import_records(call: Call[Import]) -> AsyncIterator[Progress]:
         if total.imported:
             title = f"{total.imported} {asked.kind} imported"
             about = {"entity_type": "import", "entity_id": asked.kind, "action": "imported", "type": "USER_ACTION"}
-            await run("public.record_activity", about | {"title": title})
+            await transaction.run("public.record_activity", as_json(about | {"title": title}))
         total.committed = total.done = True
-        if entry:
-            await run("private.finish_import", entry | {"answer": total.model_dump()})
+        await transaction.store(total.model_dump())
     total.done = True
     yield total
-
-
-def _entry(call: Call[Import]) -> dict[str, str] | None:
-    """By what a repeated upload is known: its key, what it asked for, and the file."""
-    if not (key := call.headers.get(b"idempotency-key")):
-        return None
-    digest = hashlib.sha256(call.headers.get(b"x-org-id", b"").lower() + b"\n" + call.sent + b"\n")
-    while piece := call.file.read(1 << 20):
-        digest.update(piece)
-    call.file.seek(0)
-    return {"key": key.decode(), "fingerprint": digest.hexdigest()}
 
 
 def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:

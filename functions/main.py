@@ -13,7 +13,7 @@ if (root := str(Path(__file__).resolve().parent.parent)) not in sys.path:
 
 from functions import ALL, load
 from shared import logs
-from shared.app.responses import Answer
+from shared.app.responses import Response
 from shared.app.runtime import Runtime
 from shared.settings import Settings, SettingsError
 
@@ -25,8 +25,8 @@ except SettingsError as error:
     sys.exit(f"The functions cannot start. {error}")
 
 
-async def serve(request: Request) -> Answer:
-    return await runtime.answer(request)
+async def serve(request: Request) -> Response:
+    return await runtime.respond(request)
 
 
 serve.__name__ = target

@@ -4,16 +4,17 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.administration.operations import Administered, administer
-from shared.app.function import Answered, Call, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, function
 
 
-class Reactivation(Strict):
+class Reactivation(RequestModel):
     user_id: UUID
     reason: Annotated[str | None, Field(min_length=1, max_length=500, description="For the log.")] = None
 
 
 @function("user", errors={404: "There is no such user.", 409: "The account is deleted."})
-async def reactivate_user(call: Call[Reactivation]) -> Answered[Administered]:
+async def reactivate_user(call: Call[Reactivation]) -> Result[Administered]:
     """End a suspension or a deactivation.
 
     For platform admins, as suspend-user. Reactivating somebody who is active changes nothing.

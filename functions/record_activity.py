@@ -3,7 +3,8 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 from shared.schema import ActivitySeverity, ActivityType, DashboardActivityType
 
 Title = Annotated[str, Field(min_length=1, max_length=255)]
@@ -11,7 +12,7 @@ EXAMPLE = {"type": "USER_ACTION", "title": "Hello", "entity_type": "document", "
 ABOUT = ("lead_id", "contact_id", "deal_id", "listing_id")
 
 
-class CrmActivity(Strict):
+class CrmActivity(RequestModel):
     """Something done with a lead, contact, deal or listing; at least one of the four is named."""
 
     model_config = ConfigDict(
@@ -36,7 +37,7 @@ class CrmActivity(Strict):
         return self
 
 
-class FeedEntry(Strict):
+class FeedEntry(RequestModel):
     """A plain entry of the organisation's feed."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE}]})
@@ -59,20 +60,20 @@ def _kind(item: Any) -> str:
 Item = Annotated[Annotated[CrmActivity, Tag("activity")] | Annotated[FeedEntry, Tag("feed")], Discriminator(_kind)]
 
 
-class Activities(Strict):
+class Activities(RequestModel):
     """All are recorded, or none."""
 
     activities: Annotated[list[Item], Field(min_length=1, max_length=500)]
 
 
-class Recorded(Shape):
+class Recorded(ResponseModel):
     activity_id: UUID | None
     feed_id: UUID
     organization_id: UUID
     created_at: AwareDatetime
 
 
-class RecordedMany(Shape):
+class RecordedMany(ResponseModel):
     activities: list[Recorded]
 
 
@@ -84,8 +85,14 @@ RecordActivity = Annotated[
 ]
 
 
-@function("user", status=201, idempotent=True, errors={404: "A lead, contact, deal or listing does not exist here."})
-async def record_activity(call: Call[RecordActivity]) -> Answered[Recorded | RecordedMany]:
+@function(
+    "user",
+    status=201,
+    idempotent=True,
+    body_bytes=1 << 20,
+    errors={404: "A lead, contact, deal or listing does not exist here."},
+)
+async def record_activity(call: Call[RecordActivity]) -> Result[Recorded | RecordedMany]:
     """Record what happened.
 
     A CRM activity on a lead, contact, deal or listing, with its entry in the feed, or a plain entry of the feed.

@@ -3,19 +3,20 @@ from typing import Any
 
 from pydantic import Field
 
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 from shared.errors import ApiError
 from shared.flags.asking import context_of, identity_of
 
 
-class Exposure(Strict):
+class Exposure(RequestModel):
     """The flag that somebody has met, and the context with which it was evaluated for them."""
 
     flag: str = Field(min_length=1, max_length=100)
     context: dict[str, Any] = Field(default_factory=dict)
 
 
-class Recorded(Shape):
+class Recorded(ResponseModel):
     """`recorded` is false when this user (or organisation, as the flag draws) was counted before, or has it off."""
 
     flag: str
@@ -29,7 +30,7 @@ class Recorded(Shape):
     "secret",
     errors={400: "The flag cannot be evaluated for this context.", 404: "There is no such flag in this environment."},
 )
-async def record_exposure(call: Call[Exposure]) -> Answered[Recorded]:
+async def record_exposure(call: Call[Exposure]) -> Result[Recorded]:
     """Record that somebody has met their variant of a flag.
 
     Call it when the variant is shown. Which variant that is, the flag says: nobody reports another one's. Everybody
@@ -43,7 +44,7 @@ async def record_exposure(call: Call[Exposure]) -> Answered[Recorded]:
         raise ApiError(400 if found else 404, evaluation.error_code.lower(), evaluation.error_details or "")
     seen: dict[str, Any] = {"flag": evaluation.key, "variant": evaluation.variant}
     if not evaluation.on:
-        return Answered(json.dumps(seen | {"recorded": False}))
+        return Result(json.dumps(seen | {"recorded": False}))
     unit = snapshot.unit(evaluation.key, context)
     if unit is None:
         raise ApiError(400, "targeting_key_missing", "Nobody is named whom this flag could count")

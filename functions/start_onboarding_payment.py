@@ -3,7 +3,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.app.function import Answered, Call, function
+from shared.app.call import Call, Result
+from shared.app.function import function
 from shared.errors import ApiError
 from shared.onboarding.sessions import Named, Session
 
@@ -27,7 +28,7 @@ class Payment(Session):
         503: "Stripe cannot be reached, or is not set up; nothing is lost by trying again.",
     },
 )
-async def start_onboarding_payment(call: Call[Named]) -> Answered[Payment]:
+async def start_onboarding_payment(call: Call[Named]) -> Result[Payment]:
     """Do step 3: start the payment, or go on with the one that was started.
 
     Repeated at any time it never makes a second subscription. The price is that of the plan. After a declined card the
@@ -49,4 +50,4 @@ async def start_onboarding_payment(call: Call[Named]) -> Answered[Payment]:
         )
     session = followed["session"]
     secret = seen.client_secret if session["payment_status"] in UNPAID else None
-    return Answered(json.dumps({**session, "client_secret": secret}))
+    return Result(json.dumps({**session, "client_secret": secret}))

@@ -4,7 +4,8 @@ from typing import Any
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
-from shared.app.function import Answered, Call, Shape, function
+from shared.app.call import Call, Result
+from shared.app.function import ResponseModel, function
 from shared.billing.burst import Burst
 from shared.billing.events import about, delivery
 from shared.billing.signatures import signed_by_stripe
@@ -14,7 +15,7 @@ PAUSES = (0.1, 0.2, 0.4, 0.8)
 BURST = Burst()
 
 
-class Taken(Shape):
+class Taken(ResponseModel):
     """`duplicate`: it was here before; its status is what became of it then."""
 
     id: str
@@ -22,19 +23,19 @@ class Taken(Shape):
     duplicate: bool
 
 
-@function(signature=signed_by_stripe)
-async def stripe_webhook(call: Call[Any]) -> Answered[Taken]:
+@function(signature=signed_by_stripe, body_bytes=1 << 20)
+async def stripe_webhook(call: Call[Any]) -> Result[Taken]:
     """Take an event of Stripe.
 
     It is kept and applied in one transaction; 200 says that both are done, or that nothing is to be done. An event
     about a customer or price nobody knows is parked, one of the other mode (test or live) quarantined.
     """
-    sent = delivery(call.body, call.sent.decode(), livemode=call.settings.stripe_livemode)
+    sent = delivery(call.body, call.raw_body.decode(), livemode=call.settings.stripe_livemode)
     taken = await BURST.take(
         lambda together: call.run("private.receive_stripe_events", together), sent, about(call.body)
     )
     if taken is not None:
-        return Answered(json.dumps(taken))
+        return Result(json.dumps(taken))
     for pause in PAUSES:
         try:
             return await call.run("private.receive_stripe_event", sent)

@@ -3,7 +3,8 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool
 
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 from shared.schema import ComplexityLevel, OrderStatus, SubscriptionTier
 
 Integration = Annotated[str, Field(min_length=1, max_length=100)]
@@ -20,7 +21,7 @@ class Requirements(BaseModel):
     advanced_memory: StrictBool = False
 
 
-class Submission(Strict):
+class Submission(RequestModel):
     """Requirements and complexity replace those of the draft, where given."""
 
     order_id: UUID
@@ -28,14 +29,14 @@ class Submission(Strict):
     complexity: ComplexityLevel | None = None
 
 
-class Milestone(Shape):
+class Milestone(ResponseModel):
     id: UUID
     name: str
     stage: str
     is_completed: bool
 
 
-class Quota(Shape):
+class Quota(ResponseModel):
     """Orders of this calendar month (UTC); `allowed` is null where the plan allows any number."""
 
     tier: SubscriptionTier
@@ -44,7 +45,7 @@ class Quota(Shape):
     renews_at: AwareDatetime
 
 
-class Submitted(Shape):
+class Submitted(ResponseModel):
     """`estimated_cost` is in US dollars."""
 
     order_id: UUID
@@ -61,13 +62,14 @@ class Submitted(Shape):
 @function(
     "user",
     idempotent=True,
+    body_bytes=1 << 17,
     errors={
         402: "The plan allows no more orders this month; details say what it allows, the hint what the next one would.",
         404: "There is no such order here.",
         409: "The order is no draft.",
     },
 )
-async def submit_order(call: Call[Submission]) -> Answered[Submitted]:
+async def submit_order(call: Call[Submission]) -> Result[Submitted]:
     """Submit a draft.
 
     A MEMBER or above of its organisation hands it in: the estimate is fixed, the milestones are made, the month's quota

@@ -4,10 +4,11 @@ from uuid import UUID
 from pydantic import AwareDatetime, Field
 
 from shared.administration.operations import Administered, administer
-from shared.app.function import Answered, Call, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, function
 
 
-class Suspension(Strict):
+class Suspension(RequestModel):
     """Without `until` it lasts until somebody ends it."""
 
     user_id: UUID
@@ -16,7 +17,7 @@ class Suspension(Strict):
 
 
 @function("user", errors={404: "There is no such user."})
-async def suspend_user(call: Call[Suspension]) -> Answered[Administered]:
+async def suspend_user(call: Call[Suspension]) -> Result[Administered]:
     """Suspend a user.
 
     For platform admins: not oneself, and an admin only by a super admin. It takes effect with the user's next request,

@@ -3,7 +3,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, RootModel, StringConstraints
 
-from shared.app.function import Answered, Call, function
+from shared.app.call import Call, Result
+from shared.app.function import function
 from shared.onboarding.sessions import Named, Session
 from shared.schema import BillingCycle, SubscriptionTier
 
@@ -38,7 +39,7 @@ class Change(RootModel[Annotated[NameOrganization | ChoosePlan, Field(discrimina
         410: "The session has expired.",
     },
 )
-async def update_onboarding_session(call: Call[Change]) -> Answered[Session]:
+async def update_onboarding_session(call: Call[Change]) -> Result[Session]:
     """Do step 1 or 2, for the first time or again.
 
     ENTERPRISE is not sold here: 422, and the hint says whom to ask. Another plan after a payment was started cancels
@@ -58,4 +59,4 @@ async def update_onboarding_session(call: Call[Change]) -> Answered[Session]:
         from shared.onboarding.payments import let_go_if_possible  # noqa: PLC0415 - as above
 
         await let_go_if_possible(call, answer["let_go"])
-    return Answered(json.dumps(answer["session"]))
+    return Result(json.dumps(answer["session"]))

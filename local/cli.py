@@ -113,10 +113,13 @@ def _jobs(stack: Stack) -> str:
 
 
 def _restore(stack: Stack, options: argparse.Namespace) -> int:
-    from shared.administration.restore import restore  # noqa: PLC0415 - only this command needs it
+    from shared.administration.restore import RestoreError, restore  # noqa: PLC0415 - only this command needs it
 
     with psycopg.connect(options.db_url or stack.values()["DB_URL"], autocommit=True) as connection:
-        rows = restore(connection, options.folder)
+        try:
+            rows = restore(connection, options.folder)
+        except RestoreError as error:
+            raise StackError(str(error), error.hint) from error
     print("\n".join(f"{count:>9}  {table}" for table, count in rows.items() if count))
     return 0
 

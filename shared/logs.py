@@ -9,10 +9,13 @@ import json
 import logging
 import sys
 import time
+import traceback
 from http import HTTPStatus
 from typing import Any
 
 FLUSH_SECONDS = 0.05
+# Mistakes of a programmer, whose text holds no personal data.
+EXPLAINED = (TypeError, AttributeError, NameError, ImportError)
 
 _lines: list[str] = []
 
@@ -36,6 +39,18 @@ def log_request(
         f'{{"severity": "{severity}", "message": "request", "time": {time.time():.6f}, "request_id": "{request_id}",'
         f' "function": {_word(function)}, "method": {_word(method if method.isalpha() else None)}, "status": {status},'
         f' "code": {_word(code)}, "caller": {_word(caller)}, "milliseconds": {seconds * 1000:.2f}}}'
+    )
+
+
+def log_exception(error: BaseException, request_id: str) -> None:
+    """A bug: where it happened. The text of most exceptions may hold personal data and stays out."""
+    log(
+        "ERROR",
+        "unexpected exception",
+        request_id=request_id,
+        exception=type(error).__qualname__,
+        why=str(error) if isinstance(error, EXPLAINED) else getattr(error, "sqlstate", None),
+        where=[f"{at.filename}:{at.lineno} {at.name}" for at in traceback.extract_tb(error.__traceback__)],
     )
 
 

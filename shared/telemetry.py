@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from shared.app.responses import Answer
+from shared.app.responses import Response
 
 Result = TypeVar("Result")
 
@@ -35,8 +35,8 @@ class Telemetry:
         self._parents = TraceContextTextMapPropagator()
 
     async def request(
-        self, route: str, method: str, headers: Mapping[bytes, bytes], answering: Awaitable[Answer]
-    ) -> Answer:
+        self, route: str, method: str, headers: Mapping[bytes, bytes], answering: Awaitable[Response]
+    ) -> Response:
         given = {
             name: headers[name.encode()].decode("latin-1") for name in self._parents.fields if name.encode() in headers
         }

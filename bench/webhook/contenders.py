@@ -23,7 +23,7 @@ from bench import peers
 from bench.functions.reference import KEEP
 from bench.functions.world import cpu_seconds, ours, postgres_cpu_seconds, reference, request
 from local import NODE
-from shared.app.function import Answered
+from shared.app.call import Result
 from shared.billing.burst import Burst
 from shared.billing.events import about, delivery
 from shared.billing.signatures import signed_by_stripe
@@ -94,9 +94,9 @@ def in_process(_home: Path, database: Database, sent: Deliveries, at_once: int) 
     async def work() -> Sample:
         pool, burst = Pool(settings), Burst()
 
-        async def receive(together: str) -> Answered[Any]:
+        async def receive(together: str) -> Result[Any]:
             ran = await pool.run("private.receive_stripe_events", together, claims=CLAIMS, headers="{}")
-            return Answered(*ran)
+            return Result(*ran)
 
         async def take(body: bytes, headers: dict[bytes, bytes]) -> None:
             signed_by_stripe(settings, headers, body)

@@ -49,6 +49,7 @@ class Table:
 class Schema:
     enums: tuple[Enum, ...]
     tables: tuple[Table, ...]
+    jobs: tuple[tuple[str, str], ...]
 
     @property
     def domains(self) -> list[str]:
@@ -97,7 +98,9 @@ def read(connection: Connection) -> Schema:
         )
         tables.append(Table(name, comment, columns, tuple(primary_key), keys, domains[name]))
     order = list(dict.fromkeys(domains.values()))
-    return Schema(enums, tuple(sorted(tables, key=lambda table: (order.index(table.domain), table.name))))
+    jobs = connection.execute("select name, description from private.jobs order by name").fetchall()
+    ordered = tuple(sorted(tables, key=lambda table: (order.index(table.domain), table.name)))
+    return Schema(enums, ordered, tuple((name, description) for name, description in jobs))
 
 
 def _domains() -> dict[str, str]:

@@ -1,28 +1,64 @@
-"""Operations of administration: logged whether they succeed or not, and told to Auth, which may be away."""
+"""Operations of platform admins: logged whether they succeed or not, and synced to Supabase Auth."""
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import psycopg
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BaseModel
 
-from shared.administration.services import Services, services
-from shared.app.function import Answered, Call, Shape
-from shared.errors import INTERNAL, ApiError, problem_of, problem_of_state
+from shared.administration.services import ban, delete_account, services
+from shared.app.call import Call, Result
+from shared.app.function import ResponseModel
+from shared.database.errors import from_sqlstate
+from shared.errors import INTERNAL, ApiError, error_response
 from shared.logs import log
 from shared.schema import UserRole
 from shared.settings import Settings
 
-# What changes while it is being told is told again; beyond this the job does it.
+if TYPE_CHECKING:
+    from supabase import AsyncClient
+
+# A user may change again while Auth is being updated; after so many rounds the job takes over.
 ROUNDS = 3
-Errands = list[dict[str, Any]]
 
 
-class AdministeredUser(Shape):
+class Errand(BaseModel):
+    """A change of a user that Auth does not have yet: a ban for so many seconds (0: none), or the deletion."""
+
+    user_id: str
+    version: int
+    deletion: bool
+    seconds: int
+    error: str | None = None
+
+
+Errands = list[Errand]
+
+
+class Refusal(BaseModel):
+    code: str
+    message: str
+    details: str | None
+    hint: str | None
+
+
+class Attempt(BaseModel):
+    """What private.attempt() returns: `done`, or `refused` after the operation was rolled back and logged."""
+
+    done: dict[str, Any] = {}
+    refused: Refusal | None = None
+    errands: Errands = []
+
+
+class Settled(BaseModel):
+    errands: Errands
+
+
+class AdministeredUser(ResponseModel):
     user_id: UUID
     global_role: UserRole
     is_active: bool
@@ -32,75 +68,65 @@ class AdministeredUser(Shape):
 
 
 class Administered(AdministeredUser):
-    """`auth` is pending while the auth service could not be told; what the user may do is decided all the same."""
+    """`auth` is pending until Supabase Auth has the change; the change itself takes effect at once."""
 
-    auth: Literal["told", "pending"]
-
-
-async def administer(call: Call[Any], operation: str, *, action: str, target: tuple[str, str]) -> Answered[Any]:
-    """Do what the body says, and answer with what Auth knows of it."""
-    answer = await attempt(call, operation, call.body.model_dump(mode="json"), action=action, target=target)
-    pending = await tell_auth(call, answer["errands"])
-    return Answered(json.dumps(answer["done"] | {"auth": "pending" if pending else "told"}))
+    auth: Literal["synced", "pending"]
 
 
-async def attempt(
-    call: Call[Any], operation: str, payload: Any, *, action: str, target: tuple[str, str]
-) -> dict[str, Any]:
-    """What the operation answers. It runs in a subtransaction, so that what is refused is logged by the same statement.
+async def administer(call: Call[Any], operation: str, *, action: str, target: tuple[str, str]) -> Result[Any]:
+    """Run the operation with the body, sync Auth, and respond with both."""
+    attempted = await attempt(call, operation, call.body.model_dump(mode="json"), action=action, target=target)
 
-    What takes the whole transaction with it, such as a timeout, is logged by another one.
+    async def settle(done: Errands) -> Errands:
+        return (await call.load("private.settle_auth_errands", {"done": done}, Settled)).errands
+
+    pending = await settle_errands(call.settings, attempted.errands, settle)
+    return Result(json.dumps(attempted.done | {"auth": "pending" if pending else "synced"}))
+
+
+async def attempt(call: Call[Any], operation: str, payload: Any, *, action: str, target: tuple[str, str]) -> Attempt:
+    """Run an operation. It runs in a subtransaction, so that the statement that refuses it also logs it.
+
+    A failure that ends the whole transaction, such as a timeout, is logged by a second one.
     """
     try:
-        answer: dict[str, Any] = json.loads((await call.run(operation, json.dumps(payload))).json)
-    except Exception as error:
-        if isinstance(error, psycopg.Error | TimeoutError):
-            lost = {"action": action, "target_type": target[0], "target_id": target[1], "error": problem_of(error).code}
-            with suppress(Exception):  # the first error is the one to tell
-                await call.run("private.log_interrupted", json.dumps(lost))
+        attempted = await call.load(operation, payload, Attempt)
+    except (psycopg.Error, TimeoutError) as error:
+        code = error_response(error).code
+        lost = {"action": action, "target_type": target[0], "target_id": target[1], "error": code}
+        with suppress(Exception):  # the first error is the one to report
+            await call.run("private.log_interrupted", lost)
         raise
-    if refused := answer.get("refused"):
-        problem = problem_of_state(refused["code"], refused["message"], refused["details"], refused["hint"])
-        if problem is INTERNAL:
-            log("ERROR", "administration failed", operation=operation, why=f"{refused['code']}: {refused['message']}")
-        raise ApiError.of(problem)
-    return answer
+    if refused := attempted.refused:
+        response = from_sqlstate(refused.code, refused.message, refused.details, refused.hint)
+        if response is INTERNAL:
+            log("ERROR", "administration failed", operation=operation, why=f"{refused.code}: {refused.message}")
+        raise ApiError.of(response)
+    return attempted
 
 
-async def tell_auth(call: Call[Any], errands: Errands) -> int:
-    """Tell Auth who is banned; how many it does not know of by the end. A job tells it the rest later."""
-
-    async def settle(told: Errands) -> Errands:
-        settled: Errands = json.loads((await call.run("private.settle_auth_errands", json.dumps({"told": told}))).json)[
-            "errands"
-        ]
-        return settled
-
-    return await settle_errands(call.settings, errands, settle)
-
-
-async def settle_errands(settings: Settings, errands: Errands, settle: Callable[[Errands], Awaitable[Errands]]) -> int:
-    """`settle` notes what Auth was told and answers what is still due of it."""
+async def settle_errands(settings: Settings, due: Errands, settle: Callable[[Errands], Awaitable[Errands]]) -> int:
+    """Sync users to Auth; the number of those still due. `settle` stores what was done and returns what is due now."""
     for _ in range(ROUNDS):
-        if not errands:
+        if not due:
             break
         try:
-            async with services(settings) as reached:
-                told = await asyncio.gather(*(_tell(reached, errand) for errand in errands))
-        except ApiError as problem:
-            told = [errand | {"error": str(problem)} for errand in errands]
-        errands = await settle(told)
-        if any("error" in each for each in told):
+            async with services(settings) as client:
+                done = await asyncio.gather(*(_sync(client, errand) for errand in due))
+        except ApiError as error:  # without a secret key
+            done = [errand.model_copy(update={"error": str(error)}) for errand in due]
+        due = await settle(done)
+        if any(each.error for each in done):
             break
-    return len(errands)
+    return len(due)
 
 
-async def _tell(reached: Services, errand: dict[str, Any]) -> dict[str, Any]:
+async def _sync(client: "AsyncClient", errand: Errand) -> Errand:
     try:
-        if errand["deletion"]:
-            await reached.forget(errand["user_id"])
+        if errand.deletion:
+            await delete_account(client, errand.user_id)
         else:
-            await reached.ban(errand["user_id"], errand["seconds"])
-    except ApiError as problem:
-        return errand | {"error": str(problem.problem.details)}
+            await ban(client, errand.user_id, errand.seconds)
+    except Exception as error:  # noqa: BLE001 - of any library; it is stored, and the job retries
+        return errand.model_copy(update={"error": f"{type(error).__name__}: {error}"[:500]})
     return errand

@@ -11,10 +11,18 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from local import StackError
-
 Connection = psycopg.Connection[Any]
 BATCH = 1000
+
+
+class RestoreError(Exception):
+    """Nothing was restored; `hint` says what would help."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 PEOPLE = "public.users"
 FILES = "storage.objects"
 # A person who is not there yet comes in by a new password, sent to their address.
@@ -45,11 +53,11 @@ def restore(connection: Connection, folder: Path) -> dict[str, int]:
         with connection.transaction():
             rows = _put_back(connection, folder, manifest)
             connection.execute(log, ["Organisation restored", organization, about, True, None])
-    except (psycopg.Error, StackError) as error:
+    except (psycopg.Error, RestoreError) as error:
         connection.execute(log, ["Organisation not restored", organization, about, False, str(error)[:500]])
-        if isinstance(error, StackError):
+        if isinstance(error, RestoreError):
             raise
-        raise StackError(f"The organisation was not restored: {error}") from error
+        raise RestoreError(f"The organisation was not restored: {error}") from error
     return rows
 
 
@@ -75,13 +83,13 @@ def _manifest(folder: Path) -> dict[str, Any]:
         tables = manifest["tables"]
         names = [file["name"] for table in tables for file in table["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StackError(f"{folder} has no manifest of an export: {error}") from None
+        raise RestoreError(f"{folder} has no manifest of an export: {error}") from None
     if manifest.get("version") != 1 or manifest["format"] != "ndjson" or not manifest["complete"]:
-        raise StackError(
+        raise RestoreError(
             "Only a complete export in NDJSON can be restored.", "Let a platform admin export it, as ndjson."
         )
     if wrong := [name for name in names if Path(name).name != name]:
-        raise StackError(f"The manifest names a file outside of the folder: {wrong[0]!r}.")
+        raise RestoreError(f"The manifest names a file outside of the folder: {wrong[0]!r}.")
     return manifest
 
 
@@ -97,12 +105,14 @@ def _check_tables(connection: Connection, tables: dict[str, Any]) -> None:
         if name in {PEOPLE, FILES}:
             continue
         if unknown := set(table["columns"]) - set(found.get(name, [])):
-            raise StackError(
+            raise RestoreError(
                 f"The database has no {name} with {', '.join(sorted(unknown))}.",
                 "Restore into the version it was made of.",
             )
     if missing := set(found) - set(tables):
-        raise StackError(f"The export lacks {', '.join(sorted(missing))}.", "Restore into the version it was made of.")
+        raise RestoreError(
+            f"The export lacks {', '.join(sorted(missing))}.", "Restore into the version it was made of."
+        )
 
 
 def _make_room(connection: Connection, organization: str) -> None:
@@ -118,7 +128,7 @@ def _make_room(connection: Connection, organization: str) -> None:
     for relation, condition in relations:
         query = f"select from {relation} t where {condition.replace('$1', '%s')} limit 1"
         if connection.execute(query, [organization]).rowcount:
-            raise StackError(f"The organisation {organization} is not empty: there are {relation}.")
+            raise RestoreError(f"The organisation {organization} is not empty: there are {relation}.")
     connection.execute("delete from public.organizations where id = %s", [organization])
 
 
@@ -140,7 +150,7 @@ def _insert(connection: Connection, folder: Path, table: dict[str, Any]) -> int:
     while batch := list(islice(lines, BATCH)):
         rows += connection.execute(statement, [f"[{','.join(batch)}]"]).rowcount
     if rows != table["rows"]:
-        raise StackError(f"{table['name']} has {rows} rows, the manifest says {table['rows']}.")
+        raise RestoreError(f"{table['name']} has {rows} rows, the manifest says {table['rows']}.")
     return rows
 
 
@@ -150,9 +160,9 @@ def _lines(folder: Path, table: dict[str, Any]) -> Iterator[str]:
         try:
             content = (folder / file["name"]).read_bytes()
         except OSError as error:
-            raise StackError(f"{file['name']} cannot be read: {error.strerror}.") from None
+            raise RestoreError(f"{file['name']} cannot be read: {error.strerror}.") from None
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
-            raise StackError(f"{file['name']} is not the file that was exported: its hash differs.")
+            raise RestoreError(f"{file['name']} is not the file that was exported: its hash differs.")
         # Not splitlines(): a text may hold characters that Python takes for the end of a line.
         yield from content.decode().split("\n")[:-1]
 
@@ -174,4 +184,4 @@ def _check_keys(connection: Connection, organization: str) -> None:
         query = f"select from {relation} t where {condition} and {given}"
         query += f" and not exists (select from {parent} other where {equal}) limit 1"
         if connection.execute(query.replace("$1", "%s"), [organization]).rowcount:
-            raise StackError(f"Rows of {relation} point to nothing ({key}).")
+            raise RestoreError(f"Rows of {relation} point to nothing ({key}).")

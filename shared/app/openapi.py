@@ -63,7 +63,7 @@ ONCE = {
 
 
 def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
-    functions = list({each.name: each for function in functions for each in (function, *function.beneath)}.values())
+    functions = list({each.name: each for function in functions for each in (function, *function.children)}.values())
     schemas, definitions = TypeAdapter.json_schemas(
         [(f.name, "validation", f.request) for f in functions]
         + [(f.name, "serialization", f.response) for f in functions],
@@ -109,15 +109,13 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
         ],
         "requestBody": {
             "required": True,
-            "content": {function.takes_file: {}} if function.takes_file else {"application/json": {"schema": request}},
+            "content": {function.upload: {}} if function.upload else {"application/json": {"schema": request}},
         },
         "responses": {
             str(function.status): {
                 "description": HTTPStatus(function.status).phrase,
-                "headers": HEADERS | (REPLAYED if function.idempotent and not function.takes_file else {}),
-                "content": {
-                    "application/x-ndjson" if function.takes_file else "application/json": {"schema": response}
-                },
+                "headers": HEADERS | (REPLAYED if function.idempotent and not function.upload else {}),
+                "content": {"application/x-ndjson" if function.upload else "application/json": {"schema": response}},
             },
             **{
                 str(status): {
@@ -133,7 +131,7 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
 
 def _query(function: Function) -> list[dict[str, Any]]:
     """What stands in the address, where the body is a file."""
-    if not function.takes_file:
+    if not function.upload:
         return []
     schema = function.request.json_schema()
     return [

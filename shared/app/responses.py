@@ -1,11 +1,14 @@
-"""Answers as bytes: an ASGI response of few parts, with what every answer of ours carries."""
+"""Responses as bytes: small ASGI responses with the headers that every response carries."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from http import HTTPStatus
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from shared.errors import Problem
+from shared.errors import ErrorResponse
 
 JSON = b"application/json"
 ALWAYS = (
@@ -19,9 +22,11 @@ PREFLIGHT = {
     " x-region, x-request-id, x-supabase-api-version, if-none-match, traceparent, tracestate, baggage",
     "access-control-max-age": "86400",
 }
+# A client that reads nothing for so long is disconnected.
+STALLED_SECONDS = 10.0
 
 
-class Answer:
+class Response:
     __slots__ = ("body", "code", "content_type", "headers", "request_id", "status")
 
     def __init__(
@@ -40,6 +45,10 @@ class Answer:
         self.code = code
         self.request_id = b""
 
+    @classmethod
+    def of(cls, error: ErrorResponse) -> "Response":
+        return cls(error.status, error.body(), error.headers, code=error.code)
+
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         headers = [*ALWAYS, (b"x-request-id", self.request_id)]
         if self.status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
@@ -49,22 +58,35 @@ class Answer:
         await send({"type": "http.response.body", "body": self.body})
 
 
-class Lines(Answer):
-    """Lines of JSON, each sent when it is known."""
+class LineStream(Response):
+    """JSON lines, each sent as soon as it exists. A client that leaves or stalls ends the work that makes them."""
 
     __slots__ = ("lines",)
 
     def __init__(self, status: int, lines: AsyncIterator[bytes]) -> None:
         super().__init__(status, content_type=b"application/x-ndjson")
-        self.lines = lines
+        self.lines: Any = lines
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(_until_client_leaves(receive))
+        try:
+            await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            sending.cancel()  # no effect on one that is done
+            await asyncio.wait([sending, leaving])
+
+    async def _send(self, send: Send) -> None:
         headers = [*ALWAYS, (b"x-request-id", self.request_id), (b"content-type", self.content_type)]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        async for line in self.lines:
-            await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+        async with aclosing(self.lines) as lines:
+            async for line in lines:
+                async with asyncio.timeout(STALLED_SECONDS):
+                    await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
-def problem_answer(problem: Problem) -> Answer:
-    return Answer(problem.status, problem.body(), problem.headers, code=problem.code)
+async def _until_client_leaves(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

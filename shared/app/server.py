@@ -11,10 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from shared.app.requests import request_id
-from shared.app.responses import ALWAYS, Answer, problem_answer
+from shared.app.headers import request_id
+from shared.app.responses import ALWAYS, Response
 from shared.app.runtime import Runtime
-from shared.errors import Problem
+from shared.errors import ErrorResponse
 from shared.logs import log
 
 HEADER_BYTES = 32 * 1024
@@ -51,7 +51,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_headers:
             self._header_bytes += len(data)
             if self._header_bytes > HEADER_BYTES:
-                self._refuse(Problem(431, "headers_too_large", f"The headers are larger than {HEADER_BYTES:,} bytes"))
+                self._refuse(
+                    ErrorResponse(431, "headers_too_large", f"The headers are larger than {HEADER_BYTES:,} bytes")
+                )
 
     def on_message_begin(self) -> None:
         self._arriving = self._in_headers = True
@@ -73,7 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Problem(400, "malformed_request", msg))
+        self._refuse(ErrorResponse(400, "malformed_request", msg))
 
     def _arrived(self) -> None:
         self._arriving = False
@@ -83,14 +85,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse_slow(self) -> None:
         self._refuse(
-            Problem(408, "request_too_slow", f"The request did not arrive within {REQUEST_SECONDS:.0f} seconds")
+            ErrorResponse(408, "request_too_slow", f"The request did not arrive within {REQUEST_SECONDS:.0f} seconds")
         )
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, error: ErrorResponse) -> None:
         self._arrived()
         if self.transport.is_closing():
             return
-        body = problem.body()
+        body = error.body()
         headers = [
             *ALWAYS,
             (b"x-request-id", request_id(())),
@@ -98,7 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
         ]
-        lines = [b"HTTP/1.1 %d %s" % (problem.status, problem.code.encode()), *(b"%s: %s" % pair for pair in headers)]
+        lines = [b"HTTP/1.1 %d %s" % (error.status, error.code.encode()), *(b"%s: %s" % pair for pair in headers)]
         self.transport.write(b"\r\n".join([*lines, b"", body]))
         self.transport.close()
 
@@ -149,10 +151,12 @@ class _Server(uvicorn.Server):
         await self._runtime.close()
 
 
-async def _refused_by_framework(request: Request, error: Exception) -> Answer:
+async def _refused_by_framework(request: Request, error: Exception) -> Response:
     """functions-framework knows a few methods and two paths of its own; what it refuses is answered as we do."""
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    answer = problem_answer(Problem(error.status_code, "not_served", error.detail, headers=dict(error.headers or {})))
+    answer = Response.of(
+        ErrorResponse(error.status_code, "not_served", error.detail, headers=dict(error.headers or {}))
+    )
     answer.request_id = request_id(request.scope["headers"])
     return answer
 

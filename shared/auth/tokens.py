@@ -3,21 +3,19 @@
 import asyncio
 import hashlib
 import json
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jwt
 
-from shared.auth.callers import Caller
+from shared.auth.caller import UUID, Caller
 from shared.errors import RETRY, ApiError
 from shared.logs import log
 from shared.settings import Settings, jwks
 
 Keys = dict[Any, tuple[Any, str]]
 ALGORITHMS = {"EC": "ES256", "RSA": "RS256"}
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # The database reads the claims several times a statement. These are checked here, or are the user's own words.
 LEFT_OUT = {"iss", "aud", "exp", "nbf", "iat", "jti", "amr", "user_metadata"}
 LEEWAY_SECONDS = 10

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from pydantic_core import from_json
 
-from shared.app.function import Answered
+from shared.app.call import Result
 
 # So that nobody waits long for the others: some ten milliseconds.
 MOST = 16
@@ -18,7 +18,7 @@ LARGEST = 1 << 20
 LANES = 2
 AWAY = ("08", "57P")  # the connection, or the server: alone, each would fare the same
 
-Receive = Callable[[str], Awaitable[Answered[Any]]]
+Receive = Callable[[str], Awaitable[Result[Any]]]
 
 
 class Burst:

@@ -5,7 +5,7 @@ Importing this costs as much as everything else together; `Call.stripe` does it 
 
 import stripe
 
-from shared.errors import INTERNAL, ApiError, Problem
+from shared.errors import INTERNAL, ApiError, ErrorResponse, register
 from shared.settings import Settings
 
 # Of one attempt. A client waits for the sum, so there are few; each carries the same Idempotency-Key.
@@ -13,12 +13,14 @@ ATTEMPT_SECONDS = 8.0
 MORE_ATTEMPTS = 2
 
 PAUSE = {"retry-after": "5"}
-AWAY = Problem(503, "stripe_away", "Stripe cannot be reached", hint="Try again in a moment.", headers=PAUSE)
-BUSY = Problem(503, "stripe_busy", "Stripe is busy", hint="Try again in a moment.", headers=PAUSE)
+UNAVAILABLE = ErrorResponse(
+    503, "stripe_unavailable", "Stripe cannot be reached", hint="Try again in a moment.", headers=PAUSE
+)
+BUSY = ErrorResponse(503, "stripe_busy", "Stripe is busy", hint="Try again in a moment.", headers=PAUSE)
 IN_USE = 409  # the same Idempotency-Key is being worked on
-MEANING: dict[type[stripe.StripeError], Problem] = {
+MEANING: dict[type[stripe.StripeError], ErrorResponse] = {
     stripe.RateLimitError: BUSY,
-    stripe.APIConnectionError: AWAY,
+    stripe.APIConnectionError: UNAVAILABLE,
     # Mistakes of ours.
     stripe.AuthenticationError: INTERNAL,
     stripe.PermissionError: INTERNAL,
@@ -35,7 +37,7 @@ class Stripe(stripe.StripeClient):
 
     def __init__(self, settings: Settings) -> None:
         if settings.stripe_secret_key is None:
-            raise ApiError(503, "billing_off", "There is no billing here", hint="STRIPE_SECRET_KEY is not set.")
+            raise ApiError(503, "billing_off", "Stripe is not configured", hint="Set STRIPE_SECRET_KEY.")
         secure = settings.stripe_api_base.startswith("https:")
         self._http = stripe.HTTPXClient(timeout=ATTEMPT_SECONDS, verify_ssl_certs=secure)
         super().__init__(
@@ -49,7 +51,7 @@ class Stripe(stripe.StripeClient):
         await self._http.close_async()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
 
-def problem_of(error: stripe.StripeError) -> Problem:
+def _from_error(error: stripe.StripeError) -> ErrorResponse:
     """The answer when Stripe refused and the function did not know better.
 
     Only what Stripe says about a card is meant for people. Its other words may hold identifiers and parts of keys.
@@ -57,8 +59,11 @@ def problem_of(error: stripe.StripeError) -> Problem:
     if isinstance(error, stripe.CardError):
         declined = getattr(error.error, "decline_code", None)
         message = error.user_message or "The card was declined"
-        return Problem(402, error.code or "card_declined", message, declined, "Try another card.")
+        return ErrorResponse(402, error.code or "card_declined", message, declined, "Try another card.")
     if isinstance(error, stripe.InvalidRequestError):
         found = {"code": error.code, "param": error.param}
-        return Problem(422, "stripe_refused", "Stripe does not accept this", found)
-    return MEANING.get(type(error), BUSY if error.http_status == IN_USE else AWAY)
+        return ErrorResponse(422, "stripe_refused", "Stripe does not accept this", found)
+    return MEANING.get(type(error), BUSY if error.http_status == IN_USE else UNAVAILABLE)
+
+
+register(stripe.StripeError, _from_error)

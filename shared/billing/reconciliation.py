@@ -10,8 +10,8 @@ import stripe
 
 from shared.billing.client import Stripe
 from shared.billing.events import delivery, observe
+from shared.database.pool import Connection
 from shared.errors import ApiError
-from shared.jobs import Connection
 
 # The list of events lags behind: what is listed counts as complete up to a minute ago, and is read again from a quarter
 # of an hour before that.

@@ -22,7 +22,7 @@ SIGNATURE = re.compile(rb"[0-9a-f]{64}")
 def signed_by_stripe(settings: Settings, headers: Mapping[bytes, bytes], body: bytes) -> None:
     if not settings.stripe_webhook_secrets:
         # Stripe delivers again for three days: nothing is lost while somebody sets it.
-        raise ApiError(503, "billing_off", "There is no billing here", hint="STRIPE_WEBHOOK_SECRETS is not set.")
+        raise ApiError(503, "billing_off", "Stripe is not configured", hint="Set STRIPE_WEBHOOK_SECRETS.")
     elements = headers.get(b"stripe-signature", b"").split(b",", MOST_ELEMENTS)
     pairs = [element.strip().partition(b"=")[::2] for element in elements[:MOST_ELEMENTS]]
     timestamps = [value for name, value in pairs if name == b"t"]

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 ANSWER_SECONDS = 10.0
 
 
-class Connection(AsyncConnection[tuple[Any, ...]]):
+class PooledConnection(AsyncConnection[tuple[Any, ...]]):
     """`ended`: the server said something unasked, which is its farewell."""
 
     ended = False

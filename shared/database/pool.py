@@ -1,29 +1,27 @@
 """The connection pool, and the one statement with which a request enters the database, works, and leaves."""
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from psycopg import AsyncConnection, sql
 from psycopg_pool import AsyncConnectionPool
 
-from shared.database.connection import Connection
+from shared.database.connection import PooledConnection
 from shared.settings import Settings
 
-MIGRATIONS = Path(__file__).parents[2] / "supabase" / "migrations"
+CONNECT_SECONDS = 5
 CHECKOUT_SECONDS = 2.0
 WAITING_REQUESTS = 256
-FETCHED_ROWS = 500
-SNAPSHOT_IDLE = "2min"
+
+Connection = AsyncConnection[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
-    """What makes a repeated request known: its key, and what it asked for."""
+class Idempotency:
+    """What identifies a repeated request: its Idempotency-Key, and a hash of what it asks for."""
 
     key: str
     fingerprint: bytes
@@ -36,10 +34,10 @@ class Database:
         self._url = settings.database_url
         self._pool = AsyncConnectionPool(
             self._url,
-            connection_class=Connection,
+            connection_class=PooledConnection,
             kwargs={
                 "autocommit": True,
-                "connect_timeout": 5,
+                "connect_timeout": CONNECT_SECONDS,
                 "tcp_user_timeout": 10_000,
                 "application_name": "strive-functions",
             },
@@ -60,65 +58,36 @@ class Database:
         await self._pool.close()
 
     async def run(
-        self, operation: str, payload: str, *, claims: str, headers: str, once: Once | None = None
+        self, operation: str, payload: str, *, claims: str, headers: str, idempotency: Idempotency | None = None
     ) -> tuple[str, bool]:
-        """Run `operation(jsonb)` under the caller's policies: its answer, and whether it had been given before."""
-        if once is None:
-            (answer,) = await self._one(_run(operation), (payload, claims, headers))
-            return answer, False
-        answer, replayed = await self._one(
+        """Run `operation(jsonb)` under the caller's policies: its result, and whether an earlier request got it."""
+        if idempotency is None:
+            (result,) = await self._one(_run(operation), (payload, claims, headers))
+            return result, False
+        result, replayed = await self._one(
             _run_once(operation),
             {
                 "payload": payload,
                 "claims": claims,
                 "headers": headers,
                 "operation": operation,
-                "key": once.key,
-                "fingerprint": once.fingerprint,
+                "key": idempotency.key,
+                "fingerprint": idempotency.fingerprint,
             },
         )
-        return answer, replayed
+        return result, replayed
 
     @asynccontextmanager
-    async def transaction(self, *, claims: str, headers: str) -> AsyncIterator[Callable[[str, str], Awaitable[Any]]]:
-        """One transaction under the caller's policies, in which operations run one after the other."""
-        connection = await self._checkout()
-
-        async def step(operation: str, payload: str) -> Any:
-            cursor = await connection.execute(_step(operation), (payload,))
-            row = await cursor.fetchone()
-            return json.loads(row[0]) if row else None
-
-        try:
-            async with connection.transaction():
-                await connection.execute(_CLAIMS, (claims, headers))
-                yield step
-        finally:
-            await self._pool.putconn(connection)
-
-    @asynccontextmanager
-    async def snapshot(self, *, claims: str, headers: str) -> AsyncIterator[Callable[[str, str], AsyncIterator[str]]]:
-        """One reading transaction under the caller's policies, in which everything is as of one moment.
-
-        It yields what reads lines: an operation opens the cursor `exported`, and its rows come a few at a time.
-        """
-        connection = await self._checkout()
-
-        async def lines(operation: str, payload: str) -> AsyncIterator[str]:
-            await connection.execute(_step(operation), (payload,))
-            while rows := await (await connection.execute(f"fetch {FETCHED_ROWS} from exported")).fetchall():
-                for (line,) in rows:
-                    yield line
-            await connection.execute("close exported")
-
-        try:
-            async with connection.transaction():
-                await connection.execute("set transaction isolation level repeatable read, read only")
-                await connection.execute(f"set local idle_in_transaction_session_timeout = '{SNAPSHOT_IDLE}'")
-                await connection.execute(_CLAIMS, (claims, headers))
-                yield lines
-        finally:
-            await self._pool.putconn(connection)
+    async def connect(self, application_name: str) -> AsyncIterator[Connection]:
+        """A connection outside of the pool, for work that may be long."""
+        async with await AsyncConnection.connect(
+            self._url,
+            autocommit=True,
+            connect_timeout=CONNECT_SECONDS,
+            prepare_threshold=None,  # a pooler may be in between
+            application_name=application_name,
+        ) as connection:
+            yield connection
 
     async def migration_version(self) -> str | None:
         (version,) = await self._one("select private.migration_version()", ())
@@ -136,9 +105,7 @@ class Database:
 
     async def listen(self, channel: str) -> AsyncIterator[str]:
         """What is notified on a channel, on a connection of its own; ends at once where none can listen."""
-        async with await AsyncConnection.connect(
-            self._url, autocommit=True, connect_timeout=5, application_name="strive-functions"
-        ) as connection:
+        async with self.connect("strive-functions") as connection:
             if not await _is_direct(connection):
                 return
             await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
@@ -156,24 +123,26 @@ class Database:
             raise LookupError(f"No row from: {statement}")
         return row
 
-    async def _checkout(self) -> Connection:
+    async def _checkout(self) -> PooledConnection:
         while (connection := await self._pool.getconn()).ended:
             await connection.close()
             await self._pool.putconn(connection)  # which opens another in its place
         return connection
 
 
-def expected_migration() -> str:
-    """The newest migration this code was written for."""
-    return max(path.name.partition("_")[0] for path in MIGRATIONS.glob("*.sql"))
+async def one(connection: Connection, statement: str, values: Sequence[Any] = ()) -> Any:
+    """The first column of the first row, or None."""
+    cursor = await connection.execute(statement, values)
+    row = await cursor.fetchone()
+    return row[0] if row else None
 
 
-async def _prepare_if_direct(connection: Connection) -> None:
+async def _prepare_if_direct(connection: PooledConnection) -> None:
     if not await _is_direct(connection):
         connection.prepare_threshold = None
 
 
-async def _is_direct(connection: AsyncConnection[Any]) -> bool:
+async def _is_direct(connection: Connection) -> bool:
     """A pooler in transaction mode gives every statement another session: none may be prepared, and nobody listens.
 
     It cannot hide: the process it names is not the one that answers.
@@ -182,19 +151,14 @@ async def _is_direct(connection: AsyncConnection[Any]) -> bool:
     return await cursor.fetchone() == (connection.info.backend_pid,)
 
 
-_CLAIMS = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
+SET_CALLER = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
 
 
 # Operations are named in code, never by a caller. What stands in FROM runs before the select list: first the claims are
 # set, for this transaction, which is this statement; then the operation is called.
 @cache
 def _run(operation: str) -> str:
-    return f"select {operation}(%s::jsonb)::text from ({_CLAIMS}) as entered"  # noqa: S608 - named in code, see above
-
-
-@cache
-def _step(operation: str) -> str:
-    return f"select {operation}(%s::jsonb)::text"
+    return f"select {operation}(%s::jsonb)::text from ({SET_CALLER}) as entered"  # noqa: S608 - named in code, see above
 
 
 @cache

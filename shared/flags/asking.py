@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from shared.app.function import Call
+from shared.app.call import Call
 from shared.flags.context import Context
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import stripe
 
-from shared.app.function import Call
+from shared.app.call import Call
 from shared.logs import log
 
 Payment = Mapping[str, Any]

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
-from shared.app.function import Shape, Strict
+from shared.app.function import RequestModel, ResponseModel
 from shared.schema import BillingCycle, PaymentStatus, RefundStatus, SubscriptionTier
 
 
-class Named(Strict):
+class Named(RequestModel):
     """Which session: by its token, or signed in by its id; signed in and with neither, the newest one of the caller."""
 
     token: Annotated[str, Field(description="As create-onboarding-session gave it.")] | None = None
@@ -25,13 +25,13 @@ class Named(Strict):
         return json.dumps(named | more)
 
 
-class Made(Shape):
+class Made(ResponseModel):
     id: UUID
     name: str
     slug: str
 
 
-class Session(Shape):
+class Session(ResponseModel):
     """`current_step` is to be done next: 1 organisation, 2 plan, 3 payment, 4 completion."""
 
     session_id: UUID

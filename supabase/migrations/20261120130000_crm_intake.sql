@@ -320,22 +320,5 @@ begin
 end $$;
 comment on function private.import_rows(jsonb) is 'Imports some rows of a file; says which could not be, and why.';
 
-create function private.enter_import(entry jsonb) returns jsonb language plpgsql set search_path = '' as $$
-begin
-  return coalesce(private.enter_once(
-    current_setting('request.jwt.claims'), current_setting('request.headers'), 'import-records', entry ->> 'key',
-    decode(entry ->> 'fingerprint', 'hex')
-  ), 'null');
-end $$;
-comment on function private.enter_import(jsonb) is
-  'Begins an import with an Idempotency-Key: how the first one with it ended, or null if this is the first.';
-
-create function private.finish_import(entry jsonb) returns jsonb language plpgsql set search_path = '' as $$
-begin
-  return private.remember(
-    'import-records', entry ->> 'key', decode(entry ->> 'fingerprint', 'hex'), entry -> 'answer'
-  );
-end $$;
-comment on function private.finish_import(jsonb) is 'Keeps how an import ended, in the transaction that ends it.';
-grant execute on function private.enter_import(jsonb), private.finish_import(jsonb), private.known_emails(text[]), private.import_row(uuid, text, jsonb),
+grant execute on function private.known_emails(text[]), private.import_row(uuid, text, jsonb),
   private.import_rows(jsonb) to strive_functions;

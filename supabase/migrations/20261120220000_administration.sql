@@ -124,23 +124,23 @@ $$;
 comment on function private.due_auth_errands(uuid[]) is
   'Up to 100 users of whom the auth service does not know yet; seconds is for how long they are banned, 0 not at all.';
 
-create function private.settle_auth_errands(told jsonb) returns jsonb
+create function private.settle_auth_errands(settled jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   item jsonb;
 begin
-  for item in select i from jsonb_array_elements(told -> 'told') i order by i ->> 'user_id' loop
-    -- Told of an older state, the auth service may have heard that one last: it is told again.
+  for item in select i from jsonb_array_elements(settled -> 'done') i order by i ->> 'user_id' loop
+    -- With an older version the request may have reached Auth after a newer one: the errand stays due.
     update private.auth_errands e set
       settled_at = case when e.version = (item ->> 'version')::bigint and item ->> 'error' is null then now() end,
       attempts = e.attempts + 1, error = left(item ->> 'error', 500)
     where e.user_id = (item ->> 'user_id')::uuid;
   end loop;
-  return jsonb_build_object('errands', private.due_auth_errands(case when told ? 'told' then array(
-    select (i ->> 'user_id')::uuid from jsonb_array_elements(told -> 'told') i) end));
+  return jsonb_build_object('errands', private.due_auth_errands(case when settled ? 'done' then array(
+    select (i ->> 'user_id')::uuid from jsonb_array_elements(settled -> 'done') i) end));
 end $$;
 comment on function private.settle_auth_errands(jsonb) is
-  'Notes what the auth service was told, {told: [{user_id, version, error?}]}, and returns what is still due of it; of all without told.';
+  'Stores which errands were done, {done: [{user_id, version, error?}]}, and returns those of these users that are due; without done all that are due.';
 
 -- Users ---------------------------------------------------------------------------------------------------------------
 

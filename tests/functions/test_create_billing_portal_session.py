@@ -109,7 +109,9 @@ def test_what_is_no_web_address_is_refused(functions: Serving, address: str) -> 
     refused(open_portal(functions, return_url=address), 422, "invalid_body")
 
 
-@pytest.mark.parametrize(("how", "code"), [("429", "stripe_busy"), ("500", "stripe_away"), ("timeout", "stripe_away")])
+@pytest.mark.parametrize(
+    ("how", "code"), [("429", "stripe_busy"), ("500", "stripe_unavailable"), ("timeout", "stripe_unavailable")]
+)
 def test_without_stripe_it_says_so_and_when_to_try_again(
     functions: Serving, double: Double, how: str, code: str
 ) -> None:

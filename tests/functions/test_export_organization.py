@@ -17,8 +17,7 @@ import psutil
 import psycopg
 import pytest
 
-from local import StackError
-from shared.administration.restore import restore
+from shared.administration.restore import RestoreError, restore
 from tests.database.isolation.matrix import Matrix
 from tests.local.api import Api, running
 from tests.support.responses import refused
@@ -150,7 +149,7 @@ def test_a_restored_organisation_has_every_row_of_every_table_as_it_was(
         person = connection.execute("select email from public.users where id = %s", [PEOPLE["member"]]).fetchone()
         assert person == ("member@strive.test",)
         # Once more it is not empty.
-        with pytest.raises(StackError, match="not empty"):
+        with pytest.raises(RestoreError, match="not empty"):
             restore(connection, tmp_path / "export")
         assert rows_of(connection, ACME) == before
 
@@ -242,7 +241,7 @@ def test_an_owner_has_all_but_what_belongs_to_single_members(exporting: Exportin
     assert (told["complete"], manifest["complete"]) == (False, False)
     assert {"leads", "tasks", "organization_members", "activity_logs"} <= names
     assert not names & {"ai_conversations", "notifications", "private.capture_tokens", "organization_invitations"}
-    with exporting.database.connect() as connection, pytest.raises(StackError, match="complete export"):
+    with exporting.database.connect() as connection, pytest.raises(RestoreError, match="complete export"):
         restore(connection, tmp_path / "export")
 
 
@@ -413,7 +412,7 @@ def spoiled(exported: Path, folder: Path, **changes: Any) -> Path:
 def test_attack_restore_files_from_elsewhere(exporting: Exporting, exported: Path, tmp_path: Path) -> None:
     tables = json.loads((exported / "manifest.json").read_text())["tables"]
     tables[0]["files"][0]["name"] = "../../secret"
-    with exporting.database.connect() as connection, pytest.raises(StackError, match="outside of the folder"):
+    with exporting.database.connect() as connection, pytest.raises(RestoreError, match="outside of the folder"):
         restore(connection, spoiled(exported, tmp_path / "export", tables=tables))
 
 
@@ -436,7 +435,7 @@ def test_a_changed_file_a_missing_table_and_a_strange_column_are_noticed_and_not
         connection.execute("delete from public.organizations where id = %s", [ACME])
         before = connection.execute("select count(*) from public.users").fetchone()
         for folder, why in cases:
-            with pytest.raises(StackError, match=why):
+            with pytest.raises(RestoreError, match=why):
                 restore(connection, folder)
         assert connection.execute("select from public.organizations where id = %s", [ACME]).rowcount == 0
         assert connection.execute("select count(*) from public.users").fetchone() == before

@@ -111,9 +111,11 @@ def test_every_job_runs_on_the_stack_and_the_overview_tells_the_server_and_platf
 
 WORK = '''\
 import asyncio
-from shared.app.function import Answered, Call, function
+from shared.app.call import Call, Result
+from shared.app.function import function
 from shared import jobs
-from shared.jobs import Connection, Nothing, Run, perform_here
+from shared.database.pool import Connection
+from shared.jobs import JobRun, NoInput, run_here
 
 jobs.BEAT_SECONDS = 0.2
 
@@ -128,9 +130,9 @@ async def work(connection: Connection):
         await asyncio.sleep(0.05)
 
 @function("secret")
-async def elsewhere(call: Call[Nothing]) -> Answered[Run]:
+async def elsewhere(call: Call[NoInput]) -> Result[JobRun]:
     """Work elsewhere."""
-    return await perform_here(call, "elsewhere", work)
+    return await run_here(call, "elsewhere", work)
 '''
 
 

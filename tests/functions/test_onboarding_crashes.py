@@ -202,7 +202,7 @@ def test_stripe_that_is_away_while_completing_is_503_and_completes_later(stripe:
     stripe.paid(anonymous)
     customer = anonymous.signed_in("outsider")
     stripe.double.fail("500", times=9)
-    refused(customer.ask("complete"), 503, "stripe_away")
+    refused(customer.ask("complete"), 503, "stripe_unavailable")
     stripe.double.faults.clear()
     # The customer never comes back, but is known by now: the next word of Stripe is enough.
     stripe.write(
@@ -217,7 +217,7 @@ def test_stripe_that_is_away_does_not_keep_anybody_from_another_plan(stripe: Sho
     customer = stripe.customer("outsider", "GROWTH")
     customer.done("pay")
     stripe.double.fail("500", times=9)
-    refused(customer.ask("update", step=2, tier="ELITE", billing_cycle="MONTHLY"), 503, "stripe_away")
+    refused(customer.ask("update", step=2, tier="ELITE", billing_cycle="MONTHLY"), 503, "stripe_unavailable")
     assert customer.done("get")["tier"] == "GROWTH"
     stripe.double.faults.clear()
     assert customer.done("update", step=2, tier="ELITE", billing_cycle="MONTHLY")["tier"] == "ELITE"

@@ -290,7 +290,7 @@ def test_attack_a_subscription_made_elsewhere_says_it_is_for_somebodys_session(s
 
 
 def test_the_day_ends_while_the_bank_asks(stripe: Shop) -> None:
-    """Answered before the job has run, it completes; afterwards there is nothing left to be answered."""
+    """Result before the job has run, it completes; afterwards there is nothing left to be answered."""
     for is_settled in (False, True):
         customer = stripe.customer("outsider", "GROWTH")
         started = stripe.paid(customer, AUTHENTICATED)

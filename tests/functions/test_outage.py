@@ -52,7 +52,7 @@ class Load:
                 else:
                     assert answer.status_code == 503, answer.text
                     assert answer.headers["retry-after"]
-                    assert answer.json()["code"] in {"database_away", "database_busy"}
+                    assert answer.json()["code"] in {"database_unavailable", "database_busy"}
 
     def __enter__(self) -> Self:
         for thread in self._threads:

@@ -606,7 +606,7 @@ def test_a_connection_killed_before_the_commit_leaves_nothing_and_the_next_deliv
                     "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'"
                     " and usename = 'strive_functions' and datname = current_database()"
                 )
-        refused(answer.result(), 503, "database_away")
+        refused(answer.result(), 503, "database_unavailable")
     assert answer.result().headers["retry-after"]
     assert stored.execute("select count(*) from public.stripe_events").fetchone() == (0,)
     assert taken(stripe, told) == ["APPLIED"]

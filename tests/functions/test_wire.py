@@ -9,9 +9,11 @@ from contextlib import closing
 
 import pytest
 
-from shared.app.requests import BODY_BYTES, DRAINED_BYTES
+from shared.app.bodies import DRAINED_BYTES
 from shared.app.server import HEADER_BYTES, REQUEST_SECONDS
 from tests.support.serving import ENTRY, RECORD, Serving, token
+
+RECORD_BYTES = 1 << 20  # as record-activity declares
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +139,7 @@ def test_many_requests_on_one_connection_one_after_the_other_and_all_at_once(fun
 
 
 def test_a_body_over_the_limit_is_413_and_its_sender_sees_it(functions: Serving) -> None:
-    status, error = exchange(functions, request(b" " * (BODY_BYTES + 1)))
+    status, error = exchange(functions, request(b" " * (RECORD_BYTES + 1)))
     assert (status, error["code"]) == (413, "body_too_large")
 
 

@@ -25,7 +25,7 @@ def test_a_change_of_the_schema_is_a_drift(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         before = files(connection)
         connection.execute("alter table public.leads add colour text")
-        connection.execute("alter type public.\"LeadStatus\" rename value 'LOST' to 'GONE'")
+        connection.execute("alter type public.\"OrderStatus\" rename value 'SUBMITTED' to 'SENT'")
         after = files(connection)
     changed = {str(path.relative_to(ROOT)) for path in after if after[path] != before[path]}
     assert changed == {"shared/schema.py", "docs/schema/crm.svg"}

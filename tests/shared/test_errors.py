@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from shared.errors import AWAY, BUSY, INTERNAL, ApiError, invalid_body, problem_of
+from shared.app.bodies import invalid_body
+from shared.billing import client  # noqa: F401 - registers the errors of Stripe
+from shared.database.errors import BUSY, UNAVAILABLE
+from shared.errors import INTERNAL, ApiError, error_response
 
 
 def from_database(state: str) -> psycopg.Error:
@@ -35,7 +38,7 @@ def from_database(state: str) -> psycopg.Error:
     ],
 )  # fmt: skip
 def test_a_sqlstate_has_its_status(state: str, status: int) -> None:
-    problem = problem_of(from_database(state))
+    problem = error_response(from_database(state))
     assert problem.status == status
     if status == 503:
         assert problem.headers["retry-after"]
@@ -44,13 +47,13 @@ def test_a_sqlstate_has_its_status(state: str, status: int) -> None:
 
 
 def test_a_suspended_user_has_a_code_of_their_own() -> None:
-    problem = problem_of(from_database("PT403"))
+    problem = error_response(from_database("PT403"))
     assert (problem.status, problem.code) == (403, "user_suspended")
 
 
 @given(st.text("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=5, max_size=5))
 def test_no_sqlstate_is_too_strange_to_answer(state: str) -> None:
-    problem = problem_of(from_database(state))
+    problem = error_response(from_database(state))
     assert 400 <= problem.status <= 599
     if problem.status >= 500:
         assert b"private words" not in problem.body()
@@ -62,20 +65,20 @@ def test_no_sqlstate_is_too_strange_to_answer(state: str) -> None:
         (PoolTimeout("x"), BUSY),
         (TooManyRequests("x"), BUSY),
         (TimeoutError(), BUSY),
-        (PoolClosed("x"), AWAY),
-        (psycopg.OperationalError("server closed the connection unexpectedly"), AWAY),
-        (psycopg.InterfaceError("x"), AWAY),
+        (PoolClosed("x"), UNAVAILABLE),
+        (psycopg.OperationalError("server closed the connection unexpectedly"), UNAVAILABLE),
+        (psycopg.InterfaceError("x"), UNAVAILABLE),
         (ValueError("private words"), INTERNAL),
         (RecursionError(), INTERNAL),
         (psycopg.ProgrammingError("x"), INTERNAL),
     ],
 )
 def test_every_other_exception_has_its_answer(error: Exception, problem: object) -> None:
-    assert problem_of(error) is problem
+    assert error_response(error) is problem
 
 
 def test_an_error_of_ours_says_what_it_was_given() -> None:
-    problem = problem_of(
+    problem = error_response(
         ApiError(410, "gone", "It expired", details={"at": 1}, hint="Begin again.", headers={"a": "b"})
     )
     assert json.loads(problem.body()) == {
@@ -100,7 +103,7 @@ def fields(body: Any) -> set[str]:
     sent = json.dumps(body).encode()
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Outer).validate_json(sent)
-    return {field["field"] for field in invalid_body(caught.value, sent).problem.details}
+    return {field["field"] for field in invalid_body(caught.value, sent).response.details}
 
 
 def test_a_field_is_named_by_its_place_in_what_was_sent() -> None:
@@ -113,7 +116,7 @@ def answered(sent: bytes) -> int:
     try:
         TypeAdapter(Outer).validate_json(sent)
     except ValidationError as error:
-        problem = invalid_body(error, sent).problem
+        problem = invalid_body(error, sent).response
         return problem.status if json.loads(problem.body())["details"] else 0
     return 200
 
@@ -143,15 +146,15 @@ refusal: Any = stripe  # whose exceptions are untyped
         (refusal.CardError("Your card was declined.", None, "card_declined", http_status=402), 402, "card_declined"),
         (refusal.InvalidRequestError("No such price: 'price_1'", "items[0][price]", "x"), 422, "stripe_refused"),
         (refusal.RateLimitError("Too many requests", http_status=429), 503, "stripe_busy"),
-        (refusal.APIConnectionError("Unexpected error"), 503, "stripe_away"),
-        (refusal.APIError("Something broke", http_status=500), 503, "stripe_away"),
+        (refusal.APIConnectionError("Unexpected error"), 503, "stripe_unavailable"),
+        (refusal.APIError("Something broke", http_status=500), 503, "stripe_unavailable"),
         (refusal.APIError("Another request has this key", http_status=409), 503, "stripe_busy"),
         (refusal.AuthenticationError("Invalid API Key provided: sk_test_***", http_status=401), 500, "internal_error"),
         (refusal.IdempotencyError("Other parameters", http_status=400), 500, "internal_error"),
     ],
 )
 def test_what_stripe_answers_is_never_ours_to_repeat_but_for_cards(error: Exception, status: int, code: str) -> None:
-    problem = problem_of(error)
+    problem = error_response(error)
     assert (problem.status, problem.code) == (status, code)
     assert ("retry-after" in problem.headers) == (status == 503)
     assert (str(error) in problem.body().decode()) == (status == 402)

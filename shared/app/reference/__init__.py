@@ -6,13 +6,13 @@ import json
 import re
 from pathlib import Path
 
-from shared.app.responses import Answer
+from shared.app.responses import Response
 from shared.settings import Settings
 
 PAGE = (Path(__file__).parent / "page.html").read_text()
 
 
-def page(settings: Settings) -> Answer:
+def page(settings: Settings) -> Response:
     """A page that may run its own script, talk to us and to the project, and nothing else."""
     facts = {"url": settings.url, "key": next(iter(settings.publishable_keys.values()), None)}
     html = PAGE.replace("{{facts}}", json.dumps(facts).replace("<", "\\u003c"))
@@ -27,7 +27,7 @@ def page(settings: Settings) -> Answer:
             "frame-ancestors 'none'",
         ]
     )
-    return Answer(200, html.encode(), {"content-security-policy": policy}, content_type=b"text/html; charset=utf-8")
+    return Response(200, html.encode(), {"content-security-policy": policy}, content_type=b"text/html; charset=utf-8")
 
 
 def _hashes(tag: str, html: str) -> str:

@@ -1,13 +1,14 @@
 from typing import Any
 
-from shared.app.function import Answered, Call, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, function
 
 
-class Nothing(Strict):
+class NoInput(RequestModel):
     pass
 
 
 @function("user", "publishable")
-async def for_anybody(call: Call[Nothing]) -> Answered[dict[str, Any]]:
+async def for_anybody(call: Call[NoInput]) -> Result[dict[str, Any]]:
     """Say who calls, signed in or not."""
     return await call.run("public.who_calls", call.body)

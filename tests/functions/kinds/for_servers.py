@@ -1,13 +1,14 @@
 from typing import Any
 
-from shared.app.function import Answered, Call, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, function
 
 
-class Nothing(Strict):
+class NoInput(RequestModel):
     pass
 
 
 @function("secret:cron")
-async def for_servers(call: Call[Nothing]) -> Answered[dict[str, Any]]:
+async def for_servers(call: Call[NoInput]) -> Result[dict[str, Any]]:
     """Say who calls, to the scheduler."""
     return await call.run("public.who_calls", call.body)

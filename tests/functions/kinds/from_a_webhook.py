@@ -2,7 +2,8 @@ import hmac
 from collections.abc import Mapping
 from typing import Any
 
-from shared.app.function import Answered, Call, function
+from shared.app.call import Call, Result
+from shared.app.function import function
 from shared.errors import ApiError
 from shared.settings import Settings
 
@@ -15,6 +16,6 @@ def signed(settings: Settings, headers: Mapping[bytes, bytes], body: bytes) -> N
 
 
 @function(signature=signed)
-async def from_a_webhook(call: Call[dict[str, Any]]) -> Answered[dict[str, Any]]:
+async def from_a_webhook(call: Call[dict[str, Any]]) -> Result[dict[str, Any]]:
     """Say who calls, to a signed webhook."""
     return await call.run("public.who_calls", call.body)

@@ -14,7 +14,7 @@ import respx
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from shared.auth import tokens
-from shared.auth.callers import Caller
+from shared.auth.caller import Caller
 from shared.auth.tokens import Tokens
 from shared.errors import ApiError
 from shared.settings import Settings
@@ -32,7 +32,7 @@ def refusal(verifier: Tokens, given: str) -> int:
     async def attempt() -> int:
         with pytest.raises(ApiError) as caught:
             await verifier.caller(given)
-        return caught.value.problem.status
+        return caught.value.response.status
 
     return asyncio.run(attempt())
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from pydantic_core import from_json
 
-from shared.app.function import Answered
+from shared.app.call import Result
 from shared.billing.burst import MOST, Burst
 from shared.billing.events import delivery
 from shared.database.pool import Database as Pool
@@ -34,8 +34,8 @@ def at_once(url: str, deliveries: list[str], *meanwhile: Callable[[], None]) -> 
     async def work() -> list[Any]:
         pool, burst = Pool(Settings.read(environment(url, DATABASE_CONNECTIONS="4"))), Burst()
 
-        async def receive(together: str) -> Answered[Any]:
-            return Answered(*await pool.run("private.receive_stripe_events", together, claims=CLAIMS, headers="{}"))
+        async def receive(together: str) -> Result[Any]:
+            return Result(*await pool.run("private.receive_stripe_events", together, claims=CLAIMS, headers="{}"))
 
         def taking(delivery: str) -> Awaitable[Any]:
             return asyncio.create_task(burst.take(receive, delivery, "cus_1"))
@@ -109,8 +109,8 @@ def test_a_client_that_is_gone_holds_up_nobody(fresh_database: Database, gone: i
     async def work() -> Any:
         pool, burst = Pool(Settings.read(environment(fresh_database.url("strive_functions")))), Burst()
 
-        async def receive(together: str) -> Answered[Any]:
-            return Answered(*await pool.run("private.receive_stripe_events", together, claims=CLAIMS, headers="{}"))
+        async def receive(together: str) -> Result[Any]:
+            return Result(*await pool.run("private.receive_stripe_events", together, claims=CLAIMS, headers="{}"))
 
         await pool.open()
         tasks = [

@@ -161,7 +161,7 @@ def test_without_the_database_the_last_known_flags_serve_marked_stale_for_a_limi
         clock.now += STALE_SECONDS
         with pytest.raises(ApiError) as caught:
             await flags.current()
-        assert (caught.value.problem.status, caught.value.problem.code) == (503, "flags_unavailable")
+        assert (caught.value.response.status, caught.value.response.code) == (503, "flags_unavailable")
         source.away = False
         clock.now += FRESH_SECONDS
         await flags.current()

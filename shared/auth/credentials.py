@@ -1,10 +1,10 @@
-"""Who calls: an API key in `apikey`, a user's access token in `Authorization: Bearer`, as Supabase has it."""
+"""The credentials of a request, as in Supabase: API key in `apikey`, access token in `Authorization: Bearer`."""
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shared.auth.caller import ANYONE, Caller
 from shared.errors import ApiError
 from shared.settings import Settings
 
@@ -12,25 +12,14 @@ if TYPE_CHECKING:
     from shared.auth.tokens import Tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """`claims` is the JSON that the database believes: only what was verified stands in it."""
-
-    mode: str
-    claims: str
-    user_id: str | None = None
-    key_name: str | None = None
-
-
-ANYONE = Caller("anyone", '{"role":"anon"}')
-CREDENTIALS = {
+EXPECTED = {
     "user": "a user's access token in `Authorization: Bearer`",
     "publishable": "a publishable key in `apikey`",
     "secret": "a secret key in `apikey`",
 }
 
 
-class Callers:
+class Credentials:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._tokens: Tokens | None = None
@@ -44,7 +33,7 @@ class Callers:
         ]
 
     async def identify(self, headers: Mapping[bytes, bytes], modes: Sequence[str]) -> Caller:
-        """The first of the modes for which a credential came. One that came and is wrong is never passed over."""
+        """The caller by the first mode whose credential was sent. An invalid credential is always rejected."""
         key = self._key(headers.get(b"apikey"))
         token = _bearer(headers)
         user = await self._user(token) if token else None
@@ -58,23 +47,28 @@ class Callers:
         raise ApiError(
             401,
             "missing_credentials",
-            "This function wants to know who calls",
-            hint=f"Send {' or '.join(CREDENTIALS[mode.partition(':')[0]] for mode in modes)}.",
+            "Authentication required",
+            hint=f"Send {' or '.join(EXPECTED[mode.partition(':')[0]] for mode in modes)}.",
             headers={"www-authenticate": "Bearer"},
         )
 
     def _key(self, given: bytes | None) -> Caller | None:
         if given is None:
             return None
-        # Every key is compared, so that the time taken tells nothing about which one came near.
+        # Every key is compared, so that the time taken reveals nothing about any of them.
         matches = [caller for key, caller in self._keys if hmac.compare_digest(key, given)]
         if not matches:
-            raise ApiError(401, "invalid_api_key", "The API key in `apikey` is not known here")
+            raise ApiError(
+                401,
+                "invalid_api_key",
+                "The API key in `apikey` is invalid",
+                hint="Copy it from the API settings of the project.",
+            )
         return matches[0]
 
     async def _user(self, token: str) -> Caller:
         if self._tokens is None:
-            from shared.auth.tokens import Tokens  # noqa: PLC0415 - cryptography; functions called by key never need it
+            from shared.auth.tokens import Tokens  # noqa: PLC0415 - brings cryptography; functions called by key never need it
 
             self._tokens = Tokens(self._settings)
         return await self._tokens.caller(token)
@@ -88,15 +82,18 @@ def _bearer(headers: Mapping[bytes, bytes]) -> str | None:
         raise ApiError(
             401,
             "malformed_authorization",
-            "`Authorization` is not understood",
+            "The header `Authorization` is malformed",
             hint="Send `Authorization: Bearer <access token>`.",
             headers={"www-authenticate": "Bearer"},
         )
     if token.startswith(b"sb_"):
-        # The client libraries repeat the API key here while nobody is signed in.
+        # Without a signed-in user, the client libraries repeat the API key here.
         if not hmac.compare_digest(token, headers.get(b"apikey", b"")):
             raise ApiError(
-                401, "invalid_token", "`Authorization` holds an API key", hint="API keys belong in the header `apikey`."
+                401,
+                "invalid_token",
+                "`Authorization` has an API key instead of an access token",
+                hint="Send API keys in `apikey`.",
             )
         return None
     return token.decode()

@@ -1,0 +1,127 @@
+"""The jobs: each at the URL of its name. Names and summaries are those of the table private.jobs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from functools import partial
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from shared.administration.attachments import sync
+from shared.administration.operations import Errands, Settled, settle_errands
+from shared.app.call import Call, Result, as_json
+from shared.app.function import Function, Handler, RequestModel, function
+from shared.database.pool import Connection, one
+from shared.jobs import JobRun, NoInput, run_here, run_in_database
+from shared.logs import log
+from shared.schema import JOBS
+
+MOST_DAYS = 1000
+
+
+class Reconcile(RequestModel):
+    compare: bool | None = Field(
+        None, description="Whether to compare all subscriptions, too; without it that happens once a day."
+    )
+
+
+class Days(RequestModel):
+    """A range of past days to count; without it today and the days that were missed before."""
+
+    first: date | None = None
+    last: date | None = None
+
+    @model_validator(mode="after")
+    def is_a_range(self) -> "Days":
+        if (self.first is None) != (self.last is None):
+            raise ValueError("first and last must be sent together")
+        if self.first and self.last and not timedelta() <= self.last - self.first < timedelta(MOST_DAYS):
+            raise ValueError(f"first to last must be 1 to {MOST_DAYS} days")
+        return self
+
+
+def job(description: str = "", **declared: Any) -> Callable[[Handler], Function]:
+    def declare(handler: Handler) -> Function:
+        made = function("secret", **declared)(handler)
+        return replace(made, summary=JOBS[handler.__name__].rstrip("."), description=description)
+
+    return declare
+
+
+def database_job(name: str) -> Function:
+    async def run(call: Call[NoInput]) -> Result[JobRun]:
+        return await run_in_database(call, name)
+
+    run.__name__ = name
+    return job()(run)
+
+
+@job(
+    "A payment is left behind when another plan replaced it or its session expired. A run handles up to 50 of each "
+    "kind; `undone` counts those that failed, which the next run retries.",
+)
+async def settle_onboarding_payments(call: Call[NoInput]) -> Result[JobRun]:
+    from shared.onboarding.settlement import settle  # noqa: PLC0415 - brings Stripe's library
+
+    return await run_here(call, "settle_onboarding_payments", lambda _: settle(call))
+
+
+@job(
+    "Applies events that were never delivered, fetches objects in doubt, and once a day compares all subscriptions. "
+    "The result counts the changes.",
+)
+async def reconcile_stripe(call: Call[Reconcile]) -> Result[JobRun]:
+    from shared.billing.reconciliation import Reconciliation  # noqa: PLC0415 - brings Stripe's library
+
+    async def work(connection: Connection) -> dict[str, object]:
+        reconciliation = Reconciliation(connection, call.stripe(), livemode=call.settings.stripe_livemode)
+        result = await reconciliation.run(compare=call.body.compare)
+        log("INFO", "reconciled with Stripe", missed_events=result["missed_events"], changes=result["changes"])
+        return result
+
+    return await run_here(call, "reconcile_stripe", work)
+
+
+@job(
+    "Deletes the files of deleted rows, organisations and users, adds rows for files that have none, and deletes rows "
+    "without a file, also those whose upload did not arrive within a day.",
+)
+async def sync_attachments(call: Call[NoInput]) -> Result[JobRun]:
+    return await run_here(call, "sync_attachments", partial(sync, call.settings))
+
+
+@job("Up to 100 users a run, those with the fewest failures first.")
+async def sync_auth(call: Call[NoInput]) -> Result[JobRun]:
+    async def work(connection: Connection) -> dict[str, int]:
+        async def settle(done: Errands | None) -> Errands:
+            payload = as_json({} if done is None else {"done": done})
+            return Settled(**await one(connection, "select private.settle_auth_errands(%s)", [payload])).errands
+
+        due = await settle(None)
+        pending = await settle_errands(call.settings, due, settle)
+        return {"synced": len(due) - pending, "pending": pending}
+
+    return await run_here(call, "sync_auth", work)
+
+
+@job(
+    "One row for each day (UTC). A day that was counted after its end stays as it is.",
+    errors={422: "The range is not a range of days, or it ends in the future."},
+)
+async def refresh_platform_metrics(call: Call[Days]) -> Result[JobRun]:
+    first, last = call.body.first, call.body.last
+    if not (first and last):
+        return await run_in_database(call, "refresh_platform_metrics")
+
+    async def work(connection: Connection) -> int:
+        """Each day on its own, so that a failure keeps the days before."""
+        days = [first + timedelta(offset) for offset in range((last - first).days + 1)]
+        return sum([await one(connection, "select private.record_platform_metrics(%s)", [day]) or 0 for day in days])
+
+    return await run_here(call, "refresh_platform_metrics", work)
+
+
+def load(name: str) -> Function:
+    found = globals().get(name)
+    return found if isinstance(found, Function) else database_job(name)

@@ -1,0 +1,124 @@
+"""The body of a request: its type, its size, its JSON, and which of its fields are invalid."""
+
+import hashlib
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from http import HTTPStatus
+from typing import IO, Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from shared.errors import ApiError
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+# A body over its limit is read up to here, so that the client sees the response instead of a broken connection.
+DRAINED_BYTES = 8 << 20
+FILE_BYTES = 32 << 20
+MEMORY_BYTES = 1 << 20
+REPORTED_FIELDS = 100
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection: no response can be sent."""
+
+
+def check_content(headers: Mapping[bytes, bytes], wanted: str = "application/json") -> None:
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind != wanted.encode():
+        raise ApiError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "The body has to be JSON" if wanted == "application/json" else f"The body has to be {wanted}",
+            details=f"Content-Type is {kind.decode('latin-1')!r}." if kind else "Content-Type is missing.",
+            hint=f"Send `Content-Type: {wanted}`.",
+        )
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise ApiError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_encoding",
+            "The body must not be compressed",
+            hint="Omit Content-Encoding.",
+        )
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    body: bytes = message["body"]
+    if not message["more_body"] and len(body) <= limit:
+        return body
+    chunks, size = [body], len(body)
+    while message["more_body"] and size <= DRAINED_BYTES:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        size += len(message["body"])
+        if size <= limit:
+            chunks.append(message["body"])
+    if size > limit:
+        raise _too_large("body", limit, headers={"connection": "close"} if message["more_body"] else {})
+    return b"".join(chunks)
+
+
+async def read_file(receive: Receive, limit: int = FILE_BYTES) -> tuple[IO[bytes], bytes]:
+    """The body in a temporary file, on the disk if it is long, and its SHA-256."""
+    file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - deleted with the request
+    digest = hashlib.sha256()
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        size += len(message["body"])
+        if size > limit:
+            raise _too_large("file", limit, headers={"connection": "close"})
+        digest.update(message["body"])
+        file.write(message["body"])
+        more = message["more_body"]
+    file.seek(0)
+    return file, digest.digest()
+
+
+def _too_large(what: str, limit: int, headers: Mapping[str, str]) -> ApiError:
+    return ApiError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body_too_large",
+        f"The {what} is larger than {limit:,} bytes",
+        hint="Send it in parts.",
+        headers=headers,
+    )
+
+
+def parse(request: TypeAdapter[Any], body: bytes) -> Any:
+    try:
+        return request.validate_json(body)
+    except ValidationError as error:
+        raise invalid_body(error, body) from None
+
+
+def invalid_body(error: ValidationError, body: bytes) -> ApiError:
+    """What is wrong with a body, field by field."""
+    found = error.errors(include_url=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        return ApiError(400, "malformed_json", "The body is not valid JSON", details=found[0]["msg"])
+    sent = from_json(body)
+    fields = [
+        {"field": _path(each, sent), "problem": each["msg"], "type": each["type"]} for each in found[:REPORTED_FIELDS]
+    ]
+    return ApiError(422, "invalid_body", "The body has invalid fields", details=fields)
+
+
+def _path(error: ErrorDetails, sent: Any) -> str:
+    """The path in the body. pydantic's location has a further step for the alternative of a union that was tried."""
+    path = []
+    for step in error["loc"]:
+        exists = (isinstance(sent, dict) and step in sent) or (isinstance(sent, list) and isinstance(step, int))
+        if exists or (error["type"] == "missing" and step == error["loc"][-1]):
+            path.append(str(step))
+            sent = sent[step] if exists else None
+    if error["type"].startswith("union_tag"):  # the discriminator itself is invalid
+        path.append(error["ctx"]["discriminator"].strip("'"))
+    return ".".join(path)

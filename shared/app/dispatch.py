@@ -1,0 +1,143 @@
+"""From a request to the response of a function: identify the caller, read the body, parse it, run the function."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from shared.app.bodies import Receive, check_content, parse, read_body, read_file
+from shared.app.call import Call, Upload
+from shared.app.function import Function
+from shared.app.headers import check_headers, for_database
+from shared.app.responses import LineStream, Response
+from shared.auth.caller import WEBHOOK, Caller
+from shared.auth.credentials import Credentials
+from shared.database.pool import Database, Idempotency
+from shared.database.session import Session
+from shared.errors import INTERNAL, ApiError, ErrorResponse, error_response
+from shared.logs import log_exception
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from shared.billing.client import Stripe
+    from shared.flags import Flags
+    from shared.telemetry import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    method: str
+    path: str
+    path_value: str
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    id: bytes
+    receive: Receive
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the functions of one process share."""
+
+    settings: Settings
+    credentials: Credentials
+    database: Database
+    flags: "Callable[[], Flags]"
+    stripe: "Callable[[], Stripe]"
+    telemetry: "Telemetry | None"
+
+
+async def admit(services: Services, function: Function, request: Request) -> Caller:
+    """The caller, from the headers alone: without the right credentials no body is read."""
+    if request.method != "POST":
+        raise wrong_method("POST, OPTIONS")
+    check_headers(request.headers)
+    check_content(request.headers, function.upload or "application/json")
+    return WEBHOOK if function.signature else await services.credentials.identify(request.headers, function.auth)
+
+
+async def run(services: Services, function: Function, request: Request, caller: Caller) -> Response:
+    if function.upload:
+        return await _run_upload(services, function, request, caller)
+    body = await read_body(request.receive, function.body_bytes)
+    if function.signature:
+        function.signature(services.settings, request.headers, body)
+    parsed = parse(function.request, body)
+    call = Call(
+        parsed,
+        caller,
+        services.settings,
+        request.headers,
+        body,
+        request.path_value,
+        _session(services, function, request, caller, hashlib.sha256(body).digest),
+        services.flags,
+        services.stripe,
+    )
+    result = await function.handler(call)
+    headers = {"idempotency-replayed": "true", **result.headers} if result.replayed else result.headers
+    content = result.json if isinstance(result.json, bytes) else result.json.encode()
+    return Response(result.status or function.status, content, headers)
+
+
+async def _run_upload(services: Services, function: Function, request: Request, caller: Caller) -> Response:
+    query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
+    parsed = parse(function.request, json.dumps(query).encode())
+    file, digest = await read_file(request.receive)
+    upload = Upload(
+        parsed,
+        caller,
+        services.settings,
+        request.headers,
+        request.query,
+        request.path_value,
+        _session(services, function, request, caller, lambda: request.query + digest),
+        services.flags,
+        services.stripe,
+        file,
+    )
+    items: Any = function.handler(upload)
+    # Up to the first item, an error still has a status of its own.
+    first = await anext(items)
+
+    async def lines() -> AsyncIterator[bytes]:
+        async with aclosing(items):
+            yield first.model_dump_json().encode()
+            try:
+                async for item in items:
+                    yield item.model_dump_json().encode()
+            except Exception as error:  # noqa: BLE001 - the status has been sent; the last line has the error
+                yield b'{"error": %s}' % explained(error, request.id).body()
+
+    return LineStream(function.status, lines())
+
+
+def _session(
+    services: Services, function: Function, request: Request, caller: Caller, digest: Callable[[], bytes]
+) -> Session:
+    idempotency = None
+    if function.idempotent and (key := request.headers.get(b"idempotency-key")):
+        org = request.headers.get(b"x-org-id", b"").lower()
+        idempotency = Idempotency(key.decode(), hashlib.sha256(org + b"\n" + digest()).digest())
+    return Session(services.database, caller.claims, for_database(request.headers), idempotency, services.telemetry)
+
+
+def explained(error: BaseException, request_id: bytes) -> ErrorResponse:
+    """The response to an exception; a bug goes to the log."""
+    response = error_response(error)
+    if response is INTERNAL:
+        log_exception(error, request_id.decode())
+    return response
+
+
+def wrong_method(allow: str) -> ApiError:
+    return ApiError(
+        405,
+        "method_not_allowed",
+        "This path does not accept the method",
+        hint=f"Use {allow}.",
+        headers={"allow": allow},
+    )

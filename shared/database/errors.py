@@ -1,0 +1,68 @@
+"""What the database's errors mean to a client: the status of each SQLSTATE."""
+
+from http import HTTPStatus
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from shared.errors import INTERNAL, RETRY, ErrorResponse, register
+
+STATUSES = {str(status.value) for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST}
+AGAIN = "Try again in a moment."
+BUSY = ErrorResponse(503, "database_busy", "The database is busy", hint=AGAIN, headers=RETRY)
+UNAVAILABLE = ErrorResponse(503, "database_unavailable", "The database cannot be reached", hint=AGAIN, headers=RETRY)
+
+# A status for errors of the caller, whose message the database has written for them; a whole response for all others.
+# The longest entry that the SQLSTATE begins with decides. PTnnn is status nnn, as in PostgREST.
+MEANING: dict[str, int | ErrorResponse] = {
+    "08": UNAVAILABLE,
+    "22": 400,
+    "23": 400,
+    "23503": 409,
+    "23505": 409,
+    "23P01": 409,
+    "25006": BUSY,  # a standby or a restore: read-only for now
+    "40": BUSY,  # serialization failure or deadlock: nothing was done
+    "42501": 403,
+    "53": BUSY,
+    "55P03": BUSY,
+    "57014": BUSY,
+    "57P": UNAVAILABLE,
+    "P0001": 400,
+}
+CODES = {"PT403": "user_suspended"}
+
+
+def from_sqlstate(state: str, message: str | None, detail: str | None, hint: str | None) -> ErrorResponse:
+    """The response to an error of the database; INTERNAL where the SQLSTATE is no error of the caller."""
+    status = state[2:] if state.startswith("PT") else ""
+    meaning: int | ErrorResponse = int(status) if status in STATUSES else INTERNAL
+    for length in (2, 3, 5):
+        meaning = MEANING.get(state[:length], meaning)
+    if isinstance(meaning, ErrorResponse):
+        return meaning
+    # "Failing row contains (…)" would show columns the caller may not see.
+    details = None if state in {"23502", "23514"} else detail
+    return ErrorResponse(
+        meaning,
+        CODES.get(state, state),
+        message or "The database refused the request",
+        details,
+        hint,
+        RETRY if meaning in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE} else {},
+    )
+
+
+def _from_error(error: psycopg.Error) -> ErrorResponse:
+    if error.sqlstate:
+        found = error.diag
+        return from_sqlstate(error.sqlstate, found.message_primary, found.message_detail, found.message_hint)
+    # Without a SQLSTATE the connection broke before the server responded.
+    return UNAVAILABLE if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else INTERNAL
+
+
+register(psycopg.Error, _from_error)
+register(PoolTimeout, lambda _: BUSY)
+register(TooManyRequests, lambda _: BUSY)
+register(PoolClosed, lambda _: UNAVAILABLE)
+register(TimeoutError, lambda _: BUSY)

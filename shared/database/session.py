@@ -1,0 +1,102 @@
+"""The database as one caller: their verified claims and their headers are set for each transaction."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from shared.database.pool import SET_CALLER, Connection, Database, Idempotency, one
+
+if TYPE_CHECKING:
+    from shared.telemetry import Telemetry
+
+FETCHED_ROWS = 500
+SNAPSHOT_IDLE = "2min"
+
+# Opens a cursor by an operation with a payload of JSON, and yields its lines.
+ReadLines = Callable[[str, str], AsyncIterator[str]]
+
+
+class Transaction:
+    """Operations one after the other in one transaction. `stored` is the result of an earlier request with this key."""
+
+    def __init__(self, connection: Connection, operation: str, key: Idempotency | None, stored: Any) -> None:
+        self._connection = connection
+        self._operation = operation
+        self._key = key
+        self.stored = stored
+
+    async def run(self, operation: str, payload: str) -> Any:
+        text = await one(self._connection, f"select {operation}(%s::jsonb)::text", (payload,))
+        return json.loads(text) if text else None
+
+    async def store(self, result: Any) -> None:
+        """Keep the result for a request that repeats the Idempotency-Key, if there is one."""
+        if self._key:
+            values = (self._operation, self._key.key, self._key.fingerprint, json.dumps(result))
+            await one(self._connection, "select private.remember(%s, %s, %s, %s)", values)
+
+
+class Session:
+    """Every statement carries the caller's claims, so that row-level security covers it."""
+
+    def __init__(
+        self,
+        database: Database,
+        claims: str,
+        headers: str,
+        idempotency: Idempotency | None,
+        telemetry: "Telemetry | None",
+    ) -> None:
+        self._database = database
+        self._claims = claims
+        self._headers = headers
+        self._idempotency = idempotency
+        self._telemetry = telemetry
+
+    def connect(self, application_name: str) -> AbstractAsyncContextManager[Connection]:
+        """A connection as the functions' login, without the caller's claims."""
+        return self._database.connect(application_name)
+
+    async def run(self, operation: str, payload: str) -> tuple[str, bool]:
+        """The JSON that `operation(jsonb)` returns, and whether an earlier request with this key got it."""
+        running: Awaitable[tuple[str, bool]] = self._database.run(
+            operation, payload, claims=self._claims, headers=self._headers, idempotency=self._idempotency
+        )
+        return await (self._telemetry.statement(operation, running) if self._telemetry else running)
+
+    @asynccontextmanager
+    async def transaction(self, operation: str) -> AsyncIterator[Transaction]:
+        """A transaction on a connection of its own, since it may be long: the pool is for short work.
+
+        An Idempotency-Key counts for `operation`.
+        """
+        key = self._idempotency
+        async with self._database.connect("strive-uploads") as connection, connection.transaction():
+            if key is None:
+                await connection.execute(SET_CALLER, (self._claims, self._headers))
+                yield Transaction(connection, operation, None, None)
+                return
+            values = (self._claims, self._headers, operation, key.key, key.fingerprint)
+            stored = await one(connection, "select private.enter_once(%s, %s, %s, %s, %s)", values)
+            yield Transaction(connection, operation, key, stored)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[ReadLines]:
+        """A transaction that only reads, in which everything is as of one moment, on a connection of its own.
+
+        It yields what reads lines: an operation opens the cursor `exported`, and its rows come a few at a time.
+        """
+
+        async def lines(operation: str, payload: str) -> AsyncIterator[str]:
+            await connection.execute(f"select {operation}(%s::jsonb)", (payload,))
+            while rows := await (await connection.execute(f"fetch {FETCHED_ROWS} from exported")).fetchall():
+                for (line,) in rows:
+                    yield line
+            await connection.execute("close exported")
+
+        async with self._database.connect("strive-exports") as connection, connection.transaction():
+            await connection.execute("set transaction isolation level repeatable read, read only")
+            await connection.execute(f"set local idle_in_transaction_session_timeout = '{SNAPSHOT_IDLE}'")
+            await connection.execute(SET_CALLER, (self._claims, self._headers))
+            yield lines
