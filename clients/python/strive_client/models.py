@@ -71,7 +71,7 @@ class ActivityType(StrEnum):
 
 
 class Auth(StrEnum):
-    told = 'told'
+    synced = 'synced'
     pending = 'pending'
 
 
@@ -334,7 +334,7 @@ class DashboardTheme(StrEnum):
 
 class Days(BaseModel):
     """
-    Past days to count, the first and the last; without them today, and what was missed before it.
+    A range of past days to count; without it today and the days that were missed before.
     """
 
     model_config = ConfigDict(
@@ -518,6 +518,25 @@ class Import(BaseModel):
     ] = False
 
 
+class Outcome(StrEnum):
+    DONE = 'DONE'
+    SKIPPED = 'SKIPPED'
+
+
+class JobRun(BaseModel):
+    """
+    SKIPPED: another run of this job was running.
+    """
+
+    id: Annotated[UUID, Field(title='Id')]
+    job: Annotated[str, Field(title='Job')]
+    outcome: Annotated[Outcome, Field(title='Outcome')]
+    result: Annotated[Any, Field(title='Result')]
+    error: Annotated[None, Field(title='Error')]
+    started_at: Annotated[AwareDatetime, Field(title='Started At')]
+    finished_at: Annotated[AwareDatetime, Field(title='Finished At')]
+
+
 class JsonValue(RootModel[Any]):
     root: Any
 
@@ -610,9 +629,9 @@ class NewSession(BaseModel):
     )
 
 
-class Nothing(BaseModel):
+class NoInput(BaseModel):
     """
-    A job takes nothing.
+    No fields.
     """
 
     model_config = ConfigDict(
@@ -798,7 +817,7 @@ class Reconcile(BaseModel):
     compare: Annotated[
         bool | None,
         Field(
-            description='Whether to compare all subscriptions, too; else that is done once a day.',
+            description='Whether to compare all subscriptions, too; without it that happens once a day.',
             title='Compare',
         ),
     ] = None
@@ -837,25 +856,6 @@ class Requirements(BaseModel):
     custom_ui: Annotated[bool, Field(title='Custom Ui')] = False
     multi_model: Annotated[bool, Field(title='Multi Model')] = False
     advanced_memory: Annotated[bool, Field(title='Advanced Memory')] = False
-
-
-class Outcome(StrEnum):
-    DONE = 'DONE'
-    SKIPPED = 'SKIPPED'
-
-
-class Run(BaseModel):
-    """
-    SKIPPED: another run was under way, and this one left everything to it.
-    """
-
-    id: Annotated[UUID, Field(title='Id')]
-    job: Annotated[str, Field(title='Job')]
-    outcome: Annotated[Outcome, Field(title='Outcome')]
-    result: Annotated[Any, Field(title='Result')]
-    error: Annotated[None, Field(title='Error')]
-    started_at: Annotated[AwareDatetime, Field(title='Started At')]
-    finished_at: Annotated[AwareDatetime, Field(title='Finished At')]
 
 
 class SetMetadata(BaseModel):
@@ -1024,7 +1024,7 @@ class Activities(BaseModel):
 
 class Administered(BaseModel):
     """
-    `auth` is pending while the auth service could not be told; what the user may do is decided all the same.
+    `auth` is pending until Supabase Auth has the change; the change itself takes effect at once.
     """
 
     user_id: Annotated[UUID, Field(title='User Id')]

@@ -20,19 +20,19 @@ delete_account: Operation[models.OwnAccount | models.OthersAccount, models.Delet
     "/delete-account", models.OwnAccount | models.OthersAccount, models.Deleted  # type: ignore[arg-type]
 )
 """Delete an account and what is personal of it."""
-end_suspensions = Operation("/end-suspensions", models.Nothing, models.Run)
+end_suspensions = Operation("/end-suspensions", models.NoInput, models.JobRun)
 """End suspensions whose time has passed."""
 evaluate_flag = Operation("/evaluate-flag", models.Asked, models.Evaluated)
 """Evaluate one feature flag."""
 evaluate_flag_ofrep_v1_evaluate_flags = Operation("/evaluate-flag/ofrep/v1/evaluate/flags", models.Evaluate, models.EvaluatedAll)
 """Evaluate all feature flags, as OFREP asks for it."""
-expire_onboarding_sessions = Operation("/expire-onboarding-sessions", models.Nothing, models.Run)
+expire_onboarding_sessions = Operation("/expire-onboarding-sessions", models.NoInput, models.JobRun)
 """Delete onboarding sessions nobody came back to."""
 export_organization = Operation("/export-organization", models.Export, models.Exported)
 """Export everything an organisation has."""
-forget_expired_keys = Operation("/forget-expired-keys", models.Nothing, models.Run)
+forget_expired_keys = Operation("/forget-expired-keys", models.NoInput, models.JobRun)
 """Delete expired idempotency keys."""
-forget_job_runs = Operation("/forget-job-runs", models.Nothing, models.Run)
+forget_job_runs = Operation("/forget-job-runs", models.NoInput, models.JobRun)
 """Delete runs of jobs older than 30 days."""
 get_onboarding_session = Operation("/get-onboarding-session", models.Named, models.Session)
 """Where an onboarding stands, to resume it."""
@@ -40,21 +40,21 @@ impersonate_user = Operation("/impersonate-user", models.Impersonation, models.I
 """Act as a user for 15 minutes."""
 reactivate_user = Operation("/reactivate-user", models.Reactivation, models.Administered)
 """End a suspension or a deactivation."""
-reconcile_stripe = Operation("/reconcile-stripe", models.Reconcile, models.Run)
+reconcile_stripe = Operation("/reconcile-stripe", models.Reconcile, models.JobRun)
 """Ask Stripe for what its events have not told us."""
 record_exposure = Operation("/record-exposure", models.Exposure, models.FunctionsRecordExposureRecorded)
 """Record that somebody has met their variant of a flag."""
-redact_stripe_events = Operation("/redact-stripe-events", models.Nothing, models.Run)
+redact_stripe_events = Operation("/redact-stripe-events", models.NoInput, models.JobRun)
 """Forget what old events of Stripe said."""
-refresh_dashboard_metrics = Operation("/refresh-dashboard-metrics", models.Nothing, models.Run)
+refresh_dashboard_metrics = Operation("/refresh-dashboard-metrics", models.NoInput, models.JobRun)
 """Count stale metrics again."""
-refresh_platform_metrics = Operation("/refresh-platform-metrics", models.Days, models.Run)
+refresh_platform_metrics = Operation("/refresh-platform-metrics", models.Days, models.JobRun)
 """Count how the platform does today."""
-roll_up_alert_counts = Operation("/roll-up-alert-counts", models.Nothing, models.Run)
+roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models.JobRun)
 """Add views and dismissals to their alerts."""
-roll_up_tallies = Operation("/roll-up-tallies", models.Nothing, models.Run)
+roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)
 """Add uses, views and likes that were left behind."""
-settle_onboarding_payments = Operation("/settle-onboarding-payments", models.Nothing, models.Run)
+settle_onboarding_payments = Operation("/settle-onboarding-payments", models.NoInput, models.JobRun)
 """Cancel payments that were left behind, ask about long ones, issue refunds that are due."""
 start_onboarding_payment = Operation("/start-onboarding-payment", models.Named, models.Payment)
 """Do step 3: start the payment, or go on with the one that was started."""
@@ -62,9 +62,9 @@ submit_order = Operation("/submit-order", models.Submission, models.Submitted)
 """Submit a draft."""
 suspend_user = Operation("/suspend-user", models.Suspension, models.Administered)
 """Suspend a user."""
-sync_attachments = Operation("/sync-attachments", models.Nothing, models.Run)
+sync_attachments = Operation("/sync-attachments", models.NoInput, models.JobRun)
 """Bring files and their rows into step."""
-sync_auth = Operation("/sync-auth", models.Nothing, models.Run)
+sync_auth = Operation("/sync-auth", models.NoInput, models.JobRun)
 """Tell the auth service who is suspended or deleted, as far as it does not know yet."""
 update_onboarding_session = Operation("/update-onboarding-session", models.Change, models.Session)
 """Do step 1 or 2, for the first time or again."""

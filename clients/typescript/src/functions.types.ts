@@ -393,8 +393,7 @@ export interface paths {
         put?: never;
         /**
          * Ask Stripe for what its events have not told us
-         * @description Events that were never delivered are applied, objects in doubt are looked at, and once a day all subscriptions are
-         *     compared. The result says what was changed.
+         * @description Applies events that were never delivered, fetches objects in doubt, and once a day compares all subscriptions. The result counts the changes.
          */
         post: operations["reconcile-stripe"];
         delete?: never;
@@ -489,7 +488,7 @@ export interface paths {
         put?: never;
         /**
          * Count how the platform does today
-         * @description One row for each day (UTC), however often it is counted. Days that were counted when they ended stay as they are.
+         * @description One row for each day (UTC). A day that was counted after its end stays as it is.
          */
         post: operations["refresh-platform-metrics"];
         delete?: never;
@@ -543,8 +542,7 @@ export interface paths {
         put?: never;
         /**
          * Cancel payments that were left behind, ask about long ones, issue refunds that are due
-         * @description A payment is left behind when another plan replaced it or its session expired. Up to 50 of each a run; what Stripe
-         *     cannot do now is `undone`, and left to the next run.
+         * @description A payment is left behind when another plan replaced it or its session expired. A run handles up to 50 of each kind; `undone` counts those that failed, which the next run retries.
          */
         post: operations["settle-onboarding-payments"];
         delete?: never;
@@ -649,8 +647,7 @@ export interface paths {
         put?: never;
         /**
          * Bring files and their rows into step
-         * @description Files of deleted rows, organisations and users are deleted, files without a row get one, rows without a file go, and
-         *     so do those that waited a day for theirs.
+         * @description Deletes the files of deleted rows, organisations and users, adds rows for files that have none, and deletes rows without a file, also those whose upload did not arrive within a day.
          */
         post: operations["sync-attachments"];
         delete?: never;
@@ -670,7 +667,7 @@ export interface paths {
         put?: never;
         /**
          * Tell the auth service who is suspended or deleted, as far as it does not know yet
-         * @description Up to 100 users a run, whoever has failed most last.
+         * @description Up to 100 users a run, those with the fewest failures first.
          */
         post: operations["sync-auth"];
         delete?: never;
@@ -743,7 +740,7 @@ export interface components {
         ActivityType: "CALL" | "EMAIL" | "MEETING" | "TASK" | "NOTE" | "SHOWING" | "OPEN_HOUSE" | "FOLLOW_UP";
         /**
          * Administered
-         * @description `auth` is pending while the auth service could not be told; what the user may do is decided all the same.
+         * @description `auth` is pending until Supabase Auth has the change; the change itself takes effect at once.
          */
         Administered: {
             /**
@@ -764,7 +761,7 @@ export interface components {
              * Auth
              * @enum {string}
              */
-            auth: "told" | "pending";
+            auth: "synced" | "pending";
         };
         /** AdministeredUser */
         AdministeredUser: {
@@ -1094,7 +1091,7 @@ export interface components {
         DashboardTheme: "LIGHT" | "DARK" | "AUTO";
         /**
          * Days
-         * @description Past days to count, the first and the last; without them today, and what was missed before it.
+         * @description A range of past days to count; without it today and the days that were missed before.
          */
         Days: {
             /**
@@ -1127,7 +1124,7 @@ export interface components {
              * Auth
              * @enum {string}
              */
-            auth: "told" | "pending";
+            auth: "synced" | "pending";
         };
         /**
          * Done
@@ -1140,7 +1137,7 @@ export interface components {
              * Auth
              * @enum {string}
              */
-            auth: "told" | "pending";
+            auth: "synced" | "pending";
         };
         /**
          * Evaluate
@@ -1426,6 +1423,38 @@ export interface components {
              */
             skip_known: boolean;
         };
+        /**
+         * JobRun
+         * @description SKIPPED: another run of this job was running.
+         */
+        JobRun: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Job */
+            job: string;
+            /**
+             * Outcome
+             * @enum {string}
+             */
+            outcome: "DONE" | "SKIPPED";
+            /** Result */
+            result: unknown;
+            /** Error */
+            error: null;
+            /**
+             * Started At
+             * Format: date-time
+             */
+            started_at: string;
+            /**
+             * Finished At
+             * Format: date-time
+             */
+            finished_at: string;
+        };
         JsonValue: unknown;
         /**
          * LayoutDensity
@@ -1603,10 +1632,10 @@ export interface components {
          */
         NewSession: Record<string, never>;
         /**
-         * Nothing
-         * @description A job takes nothing.
+         * NoInput
+         * @description No fields.
          */
-        Nothing: Record<string, never>;
+        NoInput: Record<string, never>;
         /**
          * OrderStatus
          * @description State of an order; private.order_moves says what may follow what.
@@ -1847,7 +1876,7 @@ export interface components {
         Reconcile: {
             /**
              * Compare
-             * @description Whether to compare all subscriptions, too; else that is done once a day.
+             * @description Whether to compare all subscriptions, too; without it that happens once a day.
              * @default null
              */
             compare: boolean | null;
@@ -1891,38 +1920,6 @@ export interface components {
             advanced_memory: boolean;
         } & {
             [key: string]: unknown;
-        };
-        /**
-         * Run
-         * @description SKIPPED: another run was under way, and this one left everything to it.
-         */
-        Run: {
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /** Job */
-            job: string;
-            /**
-             * Outcome
-             * @enum {string}
-             */
-            outcome: "DONE" | "SKIPPED";
-            /** Result */
-            result: unknown;
-            /** Error */
-            error: null;
-            /**
-             * Started At
-             * Format: date-time
-             */
-            started_at: string;
-            /**
-             * Finished At
-             * Format: date-time
-             */
-            finished_at: string;
         };
         /**
          * Session
@@ -3205,7 +3202,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -3217,7 +3214,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -3747,7 +3744,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -3759,7 +3756,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -4022,7 +4019,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -4034,7 +4031,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -4147,7 +4144,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -4159,7 +4156,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -4881,7 +4878,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -5276,7 +5273,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -5288,7 +5285,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -5401,7 +5398,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -5413,7 +5410,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -5538,7 +5535,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -5607,7 +5604,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The range is no range of days, or ends in the future. */
+            /** @description The range is not a range of days, or it ends in the future. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5651,7 +5648,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -5663,7 +5660,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -5776,7 +5773,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -5788,7 +5785,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -5901,7 +5898,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -5913,7 +5910,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -6605,7 +6602,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -6617,7 +6614,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -6730,7 +6727,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -6742,7 +6739,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
