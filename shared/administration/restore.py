@@ -97,7 +97,7 @@ def _check_tables(connection: Connection, tables: dict[str, Any]) -> None:
     """What the export has and the database has not would be lost without a word; so would what it does not have."""
     found = dict(
         connection.execute(
-            "select format('%s.%s', c.relnamespace::regnamespace, c.relname), private.export_columns(c.oid)"
+            "select format('%s.%s', c.relnamespace::regnamespace, c.relname), private.stored_columns(c.oid)"
             " from private.export_relations() r join pg_class c on c.oid = r.relation"
         ).fetchall()
     )

@@ -270,14 +270,16 @@ comment on function private.request_header(text) is 'A header of the request (na
 
 -- Hosted, Cloudflare writes the first of these over whatever a client sent. In the chain of proxies only the last entry
 -- is ours; those before it are the client's word.
-create function private.client_ip() returns text language sql stable set search_path = '' as $$
-  select coalesce(
-    private.request_header('cf-connecting-ip'),
-    trim(regexp_replace(private.request_header('x-forwarded-for'), '^.*,', '')),
-    private.request_header('x-real-ip')
-  )
-$$;
-comment on function private.client_ip() is 'The address this request came from, as the nearest proxy saw it.';
+create function private.client_ip(headers jsonb default nullif(current_setting('request.headers', true), '')::jsonb)
+returns text language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce(
+    left(nullif(trim(headers ->> 'cf-connecting-ip'), ''), 500),
+    trim(regexp_replace(left(nullif(trim(headers ->> 'x-forwarded-for'), ''), 500), '^.*,', '')),
+    left(nullif(trim(headers ->> 'x-real-ip'), ''), 500)
+  );
+end $$;
+comment on function private.client_ip(jsonb) is 'The address this request came from, as the nearest proxy saw it.';
 
 grant execute on function private.current_user_id(), private.requested_org(), private.current_user_org("OrgRole"),
   private.is_admin(), private.is_super_admin(), private.is_org_owner(), private.visible_users()
@@ -305,6 +307,13 @@ begin
   return jsonb_populate_record(new, jsonb_build_object(tg_argv[0], (select auth.uid())));
 end $$;
 comment on function private.stamp_author() is 'Writes the caller into the named column, whatever a client sent.';
+
+create function private.stored_columns(relation regclass) returns text[]
+language sql stable set search_path = '' as $$
+  select array_agg(a.attname::text order by a.attnum) from pg_catalog.pg_attribute a
+  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+$$;
+comment on function private.stored_columns(regclass) is 'The columns of a table that are stored, not computed.';
 
 -- Somebody without an e-mail address (an anonymous sign-in) is nobody here until there is one.
 create function private.follow_auth_user() returns trigger

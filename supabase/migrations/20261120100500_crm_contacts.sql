@@ -55,6 +55,9 @@ create index contacts_same_email_idx on public.contacts (organization_id, lower(
 create index contacts_same_phone_idx on public.contacts (organization_id, private.same_phone(phone));
 create index contacts_created_at_idx on public.contacts using brin (created_at);
 create trigger touch before update on public.contacts for each row execute function private.touch_updated_at();
+create trigger history after insert or update or delete on public.contacts
+  for each row execute function private.record_history();
+create trigger trash before delete on public.contacts for each row execute function private.move_to_trash();
 
 -- Comparing enums is not leakproof, so a policy keeps `status = …` out of an index's conditions. A partial index needs no
 -- comparison: its predicate names the value. Together they weigh as much as one index.

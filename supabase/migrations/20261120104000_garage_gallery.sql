@@ -297,7 +297,8 @@ begin
 end $$;
 comment on function private.tally_like() is 'Likes count, also those that go with their user.';
 create trigger tally_like after insert or delete on public.showcase_likes
-  for each row execute function private.tally_like();
+  for each row when (coalesce(current_setting('strive.history_action', true), '') <> 'restored')
+  execute function private.tally_like();
 
 -- Who wrote it, what the plan allows ----------------------------------------------------------------------------------
 
@@ -322,6 +323,16 @@ create trigger touch before update on public.tool_blueprints
   for each row when (old.usage_count = new.usage_count) execute function private.touch_updated_at();
 create trigger touch before update on public.project_showcases
   for each row when (old.views = new.views and old.likes = new.likes) execute function private.touch_updated_at();
+
+create trigger history after insert or update or delete on public.agent_templates
+  for each row execute function private.record_history();
+create trigger trash before delete on public.agent_templates for each row execute function private.move_to_trash();
+create trigger history after insert or update or delete on public.tool_blueprints
+  for each row execute function private.record_history();
+create trigger trash before delete on public.tool_blueprints for each row execute function private.move_to_trash();
+create trigger history after insert or update or delete on public.project_showcases
+  for each row execute function private.record_history();
+create trigger trash before delete on public.project_showcases for each row execute function private.move_to_trash();
 
 -- Reviews -------------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
--- Workspace: customers, projects, tasks and appointments; content and attachments; notifications; the tenant's audit
--- and usage; AI tools and conversations.
+-- Workspace: customers, projects, tasks and appointments; content and attachments; notifications; usage; AI tools and
+-- conversations.
 
 -- Types ---------------------------------------------------------------------------------------------------------------
 
@@ -266,31 +266,6 @@ create index notifications_user_idx on public.notifications (user_id, organizati
 create index notifications_unread_idx
   on public.notifications (user_id, organization_id, created_at desc) where not read;
 
-create table public.activity_logs (
-  id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
-  user_id uuid references public.users (id) on delete set null,
-  impersonated_by uuid,
-  action text not null constraint "action is 1 to 100 characters" check (length(action) between 1 and 100),
-  resource_type text not null
-    constraint "resource_type is 1 to 100 characters" check (length(resource_type) between 1 and 100),
-  resource_id uuid,
-  old_data jsonb,
-  new_data jsonb,
-  ip_address text,
-  user_agent text,
-  created_at timestamptz not null default now()
-);
-comment on table public.activity_logs is 'Who changed what in an organisation. Append-only for everyone.';
-comment on column public.activity_logs.user_id is 'Null: the server, or an account that is gone.';
-comment on column public.activity_logs.impersonated_by is 'The platform admin who acted as this user.';
-comment on column public.activity_logs.old_data is 'The row before; of an update only what changed.';
-comment on column public.activity_logs.new_data is 'The row after; of an update only what changed.';
-create index activity_logs_organization_idx on public.activity_logs (organization_id, created_at desc);
-create index activity_logs_resource_idx
-  on public.activity_logs (organization_id, resource_type, resource_id, created_at desc);
-create index activity_logs_user_idx on public.activity_logs (user_id);
-
 create table public.usage_tracking (
   id uuid primary key default gen_random_uuid(),
   organization_id uuid not null references public.organizations (id) on delete cascade,
@@ -458,7 +433,8 @@ begin
 end $$;
 comment on function private.record_appointment() is 'New appointments and changes of their status are activities.';
 create trigger record_appointment after insert on public.appointments
-  for each row execute function private.record_appointment();
+  for each row when (coalesce(current_setting('strive.history_action', true), '') <> 'restored')
+  execute function private.record_appointment();
 create trigger record_appointment_status after update of status on public.appointments
   for each row when (old.status <> new.status) execute function private.record_appointment();
 
@@ -471,76 +447,26 @@ begin
 end $$;
 comment on function private.publish_content() is 'Stamps published_at.';
 create trigger publish before insert or update of status on public.content
-  for each row execute function private.publish_content();
+  for each row when (coalesce(current_setting('strive.history_action', true), '') <> 'restored')
+  execute function private.publish_content();
 
-create function private.audit() returns trigger
-language plpgsql security definer set search_path = '' as $$
-declare
-  was jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
-  now_is jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
-  whose jsonb := coalesce(now_is, was);
-begin
-  if tg_op = 'UPDATE' then
-    select jsonb_object_agg(n.key, was -> n.key), jsonb_object_agg(n.key, n.value) into was, now_is
-    from jsonb_each(now_is) n where n.value is distinct from was -> n.key and n.key <> 'updated_at';
-    if now_is is null then
-      return null;
-    end if;
-  end if;
-  -- Rows that go with their organisation leave no trace: neither does it.
-  insert into public.activity_logs (
-    organization_id, user_id, impersonated_by, action, resource_type, resource_id, old_data, new_data, ip_address,
-    user_agent
-  )
-  select o.id, (select u.id from public.users u where u.id = auth.uid()), (auth.jwt() #>> '{act,sub}')::uuid,
-    case tg_op when 'INSERT' then 'created' when 'UPDATE' then 'updated' else 'deleted' end,
-    tg_table_name, (whose ->> tg_argv[0])::uuid, was, now_is,
-    private.client_ip(),
-    private.request_header('user-agent')
-  from public.organizations o where o.id = (whose ->> 'organization_id')::uuid;
-  return null;
-end $$;
-comment on function private.audit() is
-  'Writes what changed into activity_logs; its argument is the column that names the row.';
-create trigger audit after insert or update or delete on public.customers
-  for each row execute function private.audit('id');
-create trigger audit after insert or update or delete on public.projects
-  for each row execute function private.audit('id');
-create trigger audit after insert or update or delete on public.tasks for each row execute function private.audit('id');
-create trigger audit after insert or update or delete on public.appointments
-  for each row execute function private.audit('id');
-create trigger audit after insert or update or delete on public.content
-  for each row execute function private.audit('id');
-create trigger audit after insert or update or delete on public.attachments
-  for each row execute function private.audit('id');
-create trigger audit after insert or update or delete on public.organization_members
-  for each row execute function private.audit('user_id');
-
--- A row goes only with its organisation, and forgets only an account that is gone, or where a deleted one was.
-create function private.keep_activity_logs() returns trigger
-language plpgsql security definer set search_path = '' as $$
-begin
-  if tg_op = 'DELETE' and not exists (select from public.organizations o where o.id = old.organization_id) then
-    return old;
-  end if;
-  if tg_op = 'UPDATE' and to_jsonb(new) = jsonb_set(to_jsonb(old), '{user_id}', 'null')
-    and not exists (select from public.users u where u.id = old.user_id) then
-    return new;
-  end if;
-  if tg_op = 'UPDATE' and exists (select from public.users u where u.id = old.user_id and u.deleted_at is not null)
-    and to_jsonb(new) - '{ip_address,user_agent}'::text[] = to_jsonb(old) - '{ip_address,user_agent}'::text[]
-    and coalesce(new.ip_address, old.ip_address) is not distinct from old.ip_address
-    and coalesce(new.user_agent, old.user_agent) is not distinct from old.user_agent then
-    return new;
-  end if;
-  raise exception 'The activity log is append-only' using
-    errcode = '42501', detail = format('Tried to %s.', lower(tg_op));
-end $$;
-comment on function private.keep_activity_logs() is 'Refuses to change or remove what was logged, to everyone.';
-create trigger keep before update or delete on public.activity_logs
-  for each row execute function private.keep_activity_logs();
-create trigger keep_all before truncate on public.activity_logs
-  for each statement execute function private.keep_activity_logs();
+create trigger history after insert or update or delete on public.customers
+  for each row execute function private.record_history();
+create trigger trash before delete on public.customers for each row execute function private.move_to_trash();
+create trigger history after insert or update or delete on public.projects
+  for each row execute function private.record_history();
+create trigger trash before delete on public.projects for each row execute function private.move_to_trash();
+create trigger history after insert or update or delete on public.tasks
+  for each row execute function private.record_history();
+create trigger trash before delete on public.tasks for each row execute function private.move_to_trash();
+create trigger history after insert or update or delete on public.appointments
+  for each row execute function private.record_history();
+create trigger trash before delete on public.appointments for each row execute function private.move_to_trash();
+create trigger history after insert or update or delete on public.content
+  for each row execute function private.record_history();
+create trigger trash before delete on public.content for each row execute function private.move_to_trash();
+create trigger history after insert or update or delete on public.attachments
+  for each row execute function private.record_history();
 
 -- Policies ------------------------------------------------------------------------------------------------------------
 
@@ -658,12 +584,6 @@ create policy "people delete their notifications" on public.notifications for de
   using (user_id = (select auth.uid()) and organization_id = (select private.current_user_org()));
 grant select, delete, update (read) on public.notifications to authenticated;
 grant all on public.notifications to service_role;
-
-alter table public.activity_logs enable row level security;
-create policy "admins read the activity log" on public.activity_logs for select to authenticated
-  using (organization_id = (select private.current_user_org('ADMIN')));
-grant select on public.activity_logs to authenticated;
-grant select, insert on public.activity_logs to service_role;
 
 alter table public.usage_tracking enable row level security;
 create policy "members see usage" on public.usage_tracking for select to authenticated

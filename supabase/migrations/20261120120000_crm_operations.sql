@@ -343,6 +343,7 @@ begin
   update public.leads l set converted_contact_id = into_id
   where l.organization_id = org and l.converted_contact_id = any (gone);
   delete from public.contacts c where c.organization_id = org and c.id = any (gone);
+  perform private.repoint_trash(org, gone, into_id);
   update public.contacts c set email = kept.email, phone = kept.phone, company = kept.company, position = kept.position,
     assigned_to_id = kept.assigned_to_id, budget = kept.budget, min_bedrooms = kept.min_bedrooms,
     linkedin_url = kept.linkedin_url, twitter_url = kept.twitter_url,

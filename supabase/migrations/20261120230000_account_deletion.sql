@@ -34,7 +34,7 @@ from (values
     users.name, users.avatar_url, users.last_login_at, users.suspended_at, users.suspended_until, users.suspended_reason}$$),
   ('KEEP', null, 'replaced by an address that is nobody''s', '{users.email}'),
   ('KEEP', null, 'a pseudonym: it points to an account without a name', $${
-    activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by,
+    activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by, trash.deleted_by,
     agent_templates.created_by_id, attachments.uploaded_by_id, content.author_id, custom_agent_orders.created_by_id,
     custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by,
     feature_flags.created_by, organization_invitations.invited_by, project_showcases.created_by_id,

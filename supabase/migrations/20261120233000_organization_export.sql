@@ -58,13 +58,6 @@ $$;
 comment on function private.export_relations() is
   'Every table with rows of an organisation and the condition that finds them ($1 is its id).';
 
-create function private.export_columns(relation regclass) returns text[]
-language sql stable set search_path = '' as $$
-  select array_agg(a.attname::text order by a.attnum) from pg_catalog.pg_attribute a
-  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-$$;
-comment on function private.export_columns(regclass) is 'The columns of a table that are stored, not computed.';
-
 create function private.people_condition() returns text
 language sql stable set search_path = '' as $$
   select string_agg(
@@ -99,7 +92,7 @@ begin
   end if;
   select * into found_one from private.export_relations() r where r.relation = to_regclass(export_query.relation);
   line := case format
-    when 'csv' then private.csv_line(private.export_columns(found_one.relation))
+    when 'csv' then private.csv_line(private.stored_columns(found_one.relation))
     else pg_catalog.format('(pg_catalog.to_jsonb(t)%s)::text', (
       select string_agg(pg_catalog.format(' - %L', a.attname), '') from pg_catalog.pg_attribute a
       where a.attrelid = found_one.relation and a.attgenerated <> ''
@@ -153,7 +146,7 @@ begin
     'tables', (
       select jsonb_agg(jsonb_build_object('name', t.name, 'columns', t.columns) order by t.name)
       from (
-        select format('%s.%s', c.relnamespace::regnamespace, c.relname) as name, private.export_columns(c.oid) as columns
+        select format('%s.%s', c.relnamespace::regnamespace, c.relname) as name, private.stored_columns(c.oid) as columns
         from private.export_relations() r join pg_catalog.pg_class c on c.oid = r.relation
         where complete or not r.is_personal
         union all select 'public.users', '{id,email,name,avatar_url}'

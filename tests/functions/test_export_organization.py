@@ -165,7 +165,7 @@ def _bring_neighbours(source: Database, connection: Connection) -> None:
             ("public.agent_templates", f"t.organization_id is distinct from '{ACME}'"),
             ("public.project_showcases", f"t.organization_id is distinct from '{ACME}'"),
         ):
-            columns = origin.execute(f"select private.export_columns('{table}'::regclass)").fetchone()
+            columns = origin.execute(f"select private.stored_columns('{table}'::regclass)").fetchone()
             assert columns
             names = ", ".join(columns[0])
             for (row,) in origin.execute(f"select to_jsonb(t) from {table} t where {condition}"):

@@ -1,0 +1,112 @@
+"""History: who changed what, of every business table, without secrets, for every member."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.rows import Cursor, add, call, change, one, refused, remove, scene, turn
+from tests.support.world import ACME, PEOPLE, Database, Row, become, claims_of
+
+TABLES = """
+    agent_templates appointments attachments contacts content custom_agent_orders customers deals leads listings
+    organization_invitations organization_members organizations project_showcases projects tasks tool_blueprints
+""".split()  # noqa: SIM905 - words read better than a list of quotes
+
+
+def history(cursor: Cursor, kind: str, row_id: Any, **page: Any) -> list[Row]:
+    turn(cursor, "viewer")
+    places = ", ".join(f"{name} => %s" for name in page)
+    statement = f"select * from public.record_history(%s, %s{', ' + places if places else ''})"
+    return cursor.execute(statement, [kind, row_id, *page.values()]).fetchall()
+
+
+def test_every_business_table_is_recorded(database: Database) -> None:
+    with scene(database) as cursor:
+        assert one(cursor.execute("select private.history_tables() as names"))["names"] == TABLES
+
+
+def test_a_change_is_recorded_with_the_changed_columns_alone(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        lead = add(cursor, "leads", organization_id=ACME, name="Ada", email="ada@x.test")
+        change(cursor, "leads", lead, score_value=85, email=None)
+        change(cursor, "leads", lead, score_value=85)
+        turn(cursor, "admin")
+        remove(cursor, "leads", lead)
+        deleted, updated, created = history(cursor, "leads", lead["id"])
+        assert [entry["action"] for entry in (deleted, updated, created)] == ["deleted", "updated", "created"]
+        assert [entry["user_id"] for entry in (deleted, created)] == [PEOPLE["admin"], PEOPLE["member"]]
+        assert updated["old_data"] == {"score": "COLD", "score_value": 0, "email": "ada@x.test"}
+        assert updated["new_data"] == {"score": "HOT", "score_value": 85, "email": None}
+        assert created["new_data"]["name"] == "Ada"
+        assert deleted["old_data"]["score_value"] == 85
+
+
+def test_history_names_the_impersonator_and_the_api_key(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, None)
+        act = add_impersonation(cursor)
+        for claims in ({"act": {"sub": str(PEOPLE["super_admin"])}, "session_id": str(act)}, {"api_key_id": str(ACME)}):
+            become(cursor.connection, "authenticated", claims_of("member", **claims), {})
+            add(cursor, "customers", organization_id=ACME, name="Ada")
+            turn(cursor, None)
+        names = "select impersonated_by, api_key_id from public.activity_logs where resource_type = 'customers'"
+        found = [(row["impersonated_by"], row["api_key_id"]) for row in cursor.execute(names)]
+        assert found == [(PEOPLE["super_admin"], None), (None, ACME)]
+
+
+def add_impersonation(cursor: Cursor) -> Any:
+    statement = "insert into private.impersonations (admin_id, user_id, reason) values (%s, %s, 'help') returning id"
+    return one(cursor.execute(statement, [PEOPLE["super_admin"], PEOPLE["member"]]))["id"]
+
+
+def test_no_secret_and_no_address_of_an_invited_person_is_recorded(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "owner")
+        invitation = call(cursor, "create_invitation", email="new@strive.test")
+        change(cursor, "organizations", {"id": ACME}, billing_email="bills@acme.test", name="Acme Homes")
+        turn(cursor, None)
+        logged = json.dumps([row["new_data"] for row in cursor.execute("select new_data from public.activity_logs")])
+        assert "Acme Homes" in logged
+        for secret in ("new@strive.test", "bills@acme.test", "token_hash", invitation["token"]):
+            assert secret not in logged
+
+
+def test_members_read_a_record_and_admins_the_organisation(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "owner")
+        change(cursor, "organizations", {"id": ACME}, name="Acme Homes")
+        assert call(cursor, "record_history", type="organizations", id=ACME)["new_data"] == {"name": "Acme Homes"}
+        with refused(cursor, "42501", "may not"):
+            history(cursor, "organizations", ACME)
+        with refused(cursor, "PT400", "no history"):
+            history(cursor, "users", ACME)
+        with refused(cursor, "PT400", "page_size"):
+            history(cursor, "leads", ACME, page_size=0)
+
+
+def test_history_is_paged_without_gaps(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        lead = add(cursor, "leads", organization_id=ACME, name="Ada")
+        for value in range(1, 10):
+            change(cursor, "leads", lead, notes=str(value))
+        everything = [entry["entry_id"] for entry in history(cursor, "leads", lead["id"])]
+        assert len(everything) == 10
+        paged: list[Any] = []
+        page: dict[str, Any] = {}
+        while entries := history(cursor, "leads", lead["id"], page_size=3, **page):
+            paged += [entry["entry_id"] for entry in entries]
+            page = {"before": entries[-1]["created_at"], "before_id": entries[-1]["entry_id"]}
+        assert paged == everything
+
+
+@pytest.mark.parametrize("role", ["service_role", "postgres"])
+def test_nobody_rewrites_history(database: Database, role: str) -> None:
+    with scene(database) as cursor:
+        add(cursor, "leads", organization_id=ACME, name="Ada")
+        become(cursor.connection, role, {}, {})
+        for statement in ("update public.activity_logs set action = 'x'", "delete from public.activity_logs"):
+            with refused(cursor, "42501", "."):
+                cursor.execute(statement)
