@@ -110,14 +110,14 @@ isOneToOne: false
                   ]
                 },"activity_logs": {
                   Row: {
-                    "action": string,"created_at": string,"id": string,"impersonated_by": string | null,"ip_address": string | null,"new_data": Json | null,"old_data": Json | null,"organization_id": string,"resource_id": string | null,"resource_type": string,"user_agent": string | null,"user_id": string | null
+                    "action": string,"api_key_id": string | null,"created_at": string,"id": string,"impersonated_by": string | null,"ip_address": string | null,"new_data": Json | null,"old_data": Json | null,"organization_id": string,"resource_id": string | null,"resource_type": string,"user_agent": string | null,"user_id": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "action": string,"created_at"?: string,"id"?: string,"impersonated_by"?: string | null,"ip_address"?: string | null,"new_data"?: Json | null,"old_data"?: Json | null,"organization_id": string,"resource_id"?: string | null,"resource_type": string,"user_agent"?: string | null,"user_id"?: string | null
+                    "action": string,"api_key_id"?: string | null,"created_at"?: string,"id"?: string,"impersonated_by"?: string | null,"ip_address"?: string | null,"new_data"?: Json | null,"old_data"?: Json | null,"organization_id": string,"resource_id"?: string | null,"resource_type": string,"user_agent"?: string | null,"user_id"?: string | null
                   }
                   Update: {
-                    "action"?: string,"created_at"?: string,"id"?: string,"impersonated_by"?: string | null,"ip_address"?: string | null,"new_data"?: Json | null,"old_data"?: Json | null,"organization_id"?: string,"resource_id"?: string | null,"resource_type"?: string,"user_agent"?: string | null,"user_id"?: string | null
+                    "action"?: string,"api_key_id"?: string | null,"created_at"?: string,"id"?: string,"impersonated_by"?: string | null,"ip_address"?: string | null,"new_data"?: Json | null,"old_data"?: Json | null,"organization_id"?: string,"resource_id"?: string | null,"resource_type"?: string,"user_agent"?: string | null,"user_id"?: string | null
                   }
                   Relationships: [
                     {
@@ -125,12 +125,6 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
-      referencedColumns: ["id"]
-    },{
-      foreignKeyName: "activity_logs_user_id_fkey"
-      columns: ["user_id"]
-isOneToOne: false
-      referencedRelation: "users"
       referencedColumns: ["id"]
     }
                   ]
@@ -1184,6 +1178,32 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
+                },"trash": {
+                  Row: {
+                    "children": NonNullable<Json>,"deleted_at": string,"deleted_by": string | null,"deleted_with": string | null,"id": string,"kind": string,"links": NonNullable<Json>,"organization_id": string,"purge_at": string,"record": NonNullable<Json>,"record_id": string,"title": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "children"?: NonNullable<Json>,"deleted_at"?: string,"deleted_by"?: string | null,"deleted_with"?: string | null,"id"?: string,"kind": string,"links"?: NonNullable<Json>,"organization_id": string,"purge_at"?: string,"record": NonNullable<Json>,"record_id": string,"title": string
+                  }
+                  Update: {
+                    "children"?: NonNullable<Json>,"deleted_at"?: string,"deleted_by"?: string | null,"deleted_with"?: string | null,"id"?: string,"kind"?: string,"links"?: NonNullable<Json>,"organization_id"?: string,"purge_at"?: string,"record"?: NonNullable<Json>,"record_id"?: string,"title"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "trash_organization_id_deleted_with_fkey"
+      columns: ["organization_id","deleted_with"]
+isOneToOne: false
+      referencedRelation: "trash"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "trash_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    }
+                  ]
                 },"usage_tracking": {
                   Row: {
                     "billing_period": string,"created_at": string,"id": string,"metadata": Json | null,"organization_id": string,"resource_name": string,"resource_type": Database["public"]['Enums']["ResourceType"],"updated_at": string,"usage_amount": number,"user_id": string | null
@@ -1820,6 +1840,11 @@ isOneToOne: true
 "record_activity":
 { Args: { "activity": Json }; Returns: Json
                            },
+"record_history":
+{ Args: { "before"?: string,"before_id"?: string,"id": string,"page_size"?: number,"type": string }; Returns: {
+              "action": string,"api_key_id": string,"created_at": string,"entry_id": string,"impersonated_by": string,"new_data": Json,"old_data": Json,"user_id": string
+            }[]
+                           },
 "reject_order":
 { Args: { "order_id": string,"reason": string }; Returns: {
               "agent_config": NonNullable<Json>,
@@ -1886,6 +1911,9 @@ isOneToOne: true
       } },
 "requeue_stripe_event":
 { Args: { "event_id": string }; Returns: Json
+                           },
+"restore_from_trash":
+{ Args: { "ids": (string)[] }; Returns: Json
                            },
 "revoke_capture_token":
 { Args: { "token_id": string }; Returns: Json
