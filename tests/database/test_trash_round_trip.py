@@ -31,6 +31,7 @@ def test_a_restored_record_is_as_it_was(matrix: Matrix, table: str) -> None:
             "select set_config('request.jwt.claims', %s, true)",
             [json.dumps({"sub": str(PEOPLE["member"]), "app_metadata": {"org_id": str(ACME)}})],
         )
+        assert entry
         connection.execute("select private.restore_from_trash(array[%s]::uuid[])", [entry[0]])
         assert connection.execute(snapshot).fetchall() == before
         assert connection.execute("select from public.trash where record_id = %s", [row["id"]]).rowcount == 0
