@@ -1,0 +1,204 @@
+"""Connections to Postgres. Three logins, none of them a superuser: each service works as the role that owns its tables
+on hosted Supabase. Files are reached as the caller: `authenticator` has no rights itself and takes the caller's role for
+one transaction. Nothing outlives the transaction, so a pooled connection carries nothing to the next caller.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
+from psycopg.types.string import TextLoader
+
+from local.api.callers import Caller
+from local.api.errors import DatabaseUnavailable, is_gone
+
+CONNECT_SECONDS = 5
+IDLE_SECONDS = 5
+AS_TEXT = ("timestamptz", "timestamp", "uuid", "inet")
+
+Row = dict[str, Any]
+Query = Callable[..., Awaitable[list[Row]]]
+Connection = psycopg.AsyncConnection[DictRow]
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def as_login(user: str, database_url: str) -> str:
+    """The same database with another login; all of them share one password."""
+    parts = urlsplit(database_url)
+    return urlunsplit(parts._replace(netloc=f"{user}:{parts.password or ''}@{parts.hostname}:{parts.port or 5432}"))
+
+
+def _integer(text: str) -> int | float:
+    """jsonb holds numbers of any length; Python reads no integer of more than 4,300 digits."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+set_json_loads(lambda text: json.loads(text, parse_int=_integer))
+
+
+class Pool:
+    """At most `size` connections, opened when needed and closed after some idle seconds."""
+
+    def __init__(self, user: str, database_url: str, size: int) -> None:
+        self._address = as_login(user, database_url)
+        self._name = f"api ({user})"
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[tuple[float, Connection]] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def connection(self, begin: str | None = None) -> AsyncIterator[Connection]:
+        """A connection on which `begin` was executed. One that broke while in use isn't used again."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._free.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailable from None
+        connection: Connection | None = None
+        try:
+            connection = await self._begun(begin)
+            yield connection
+        except psycopg.Error as error:
+            if is_gone(error) or (connection is not None and connection.closed):
+                raise DatabaseUnavailable from error
+            raise
+        finally:
+            if connection is not None:
+                await self._release(connection)
+            self._free.release()
+
+    async def _begun(self, begin: str | None) -> Connection:
+        # An idle connection may be dead without notice. Nothing was done before `begin`, so the next one is tried.
+        while self._idle:
+            connection = self._idle.pop()[1]
+            try:
+                await connection.execute((begin or "select 1").encode(), prepare=False)
+            except psycopg.Error as error:
+                await connection.close()
+                if not is_gone(error):
+                    raise
+            except BaseException:
+                await connection.close()
+                raise
+            else:
+                return connection
+        connection = await self._connect()
+        try:
+            if begin:
+                await connection.execute(begin.encode(), prepare=False)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _connect(self) -> Connection:
+        connection = await psycopg.AsyncConnection.connect(
+            self._address,
+            autocommit=True,
+            row_factory=dict_row,
+            cursor_factory=psycopg.AsyncRawCursor,
+            connect_timeout=CONNECT_SECONDS,
+            application_name=self._name,
+            options="-c timezone=UTC",
+        )
+        for kind in AS_TEXT:
+            connection.adapters.register_loader(kind, TextLoader)
+        return connection
+
+    async def _release(self, connection: Connection) -> None:
+        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE and not connection.closed:
+            with suppress(psycopg.Error):
+                await connection.execute(b"rollback", prepare=False)
+        if connection.closed:
+            return
+        self._idle.append((time.monotonic(), connection))
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        limit = time.monotonic() - IDLE_SECONDS
+        for _, connection in [each for each in self._idle if each[0] <= limit]:
+            task = asyncio.ensure_future(connection.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        self._idle = [each for each in self._idle if each[0] > limit]
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(IDLE_SECONDS, self._sweep) if self._idle else None
+
+    async def close(self) -> None:
+        if self._sweeper:
+            self._sweeper.cancel()
+        idle, self._idle = self._idle, []
+        for _, connection in idle:
+            await connection.close()
+
+
+def _query(connection: Connection) -> Query:
+    async def query(text: str, *values: Any) -> list[Row]:
+        cursor = await connection.execute(text.encode(), values or None)
+        return await cursor.fetchall() if cursor.description else []
+
+    return query
+
+
+class Database:
+    def __init__(self, database_url: str, pool_size: int) -> None:
+        self._callers = Pool("authenticator", database_url, pool_size)
+        self._auth = Pool("supabase_auth_admin", database_url, max(2, pool_size // 2))
+        self._storage = Pool("supabase_storage_admin", database_url, 2)
+
+    @asynccontextmanager
+    async def as_caller(
+        self, caller: Caller, settings: Mapping[str, str], *, read_only: bool = False, commit: bool = True
+    ) -> AsyncIterator[Query]:
+        """A transaction of the caller's role, with the settings that policies and functions read.
+
+        Without `commit` it only checks whether the work is allowed.
+        """
+        claims = json.dumps(caller.claims)
+        values = {**settings, "request.cookies": "{}", "request.jwt.claims": claims, "role": caller.role}
+        listed = ", ".join(f"set_config({quoted(name)}, {quoted(value)}, true)" for name, value in values.items())
+        begin = f"begin{' read only' if read_only else ''}; select {listed}"
+        async with self._transaction(self._callers, begin, commit=commit) as query:
+            yield query
+
+    @asynccontextmanager
+    async def as_auth(self) -> AsyncIterator[Query]:
+        async with self._transaction(self._auth, "begin") as query:
+            yield query
+
+    async def as_storage(self, text: str, *values: Any) -> list[Row]:
+        async with self._storage.connection() as connection:
+            return await _query(connection)(text, *values)
+
+    @asynccontextmanager
+    async def _transaction(self, pool: Pool, begin: str, *, commit: bool = True) -> AsyncIterator[Query]:
+        async with pool.connection(begin) as connection:
+            yield _query(connection)
+            await connection.execute(b"commit" if commit else b"rollback", prepare=False)
+
+    async def check(self) -> None:
+        async with self._callers.connection():
+            pass
+
+    async def close(self) -> None:
+        for pool in (self._callers, self._auth, self._storage):
+            await pool.close()

@@ -1,0 +1,115 @@
+"""Reading requests and making responses."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from local.api.errors import ApiError, gateway_error
+
+BODY_LIMIT = 10 * 1024 * 1024
+# Between two parts of one body.
+BODY_SECONDS = 30
+BROKEN_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
+JSON = "application/json; charset=utf-8"
+
+ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,OPTIONS,HEAD"
+ALLOWED_HEADERS = (
+    "authorization,apikey,content-type,prefer,range,range-unit,accept,accept-profile,content-profile,cache-control,"
+    "x-client-info,x-upsert,x-metadata,x-region,x-supabase-api-version,x-org-id,idempotency-key"
+)
+EXPOSED_HEADERS = "Content-Range,Content-Location,Location,Preference-Applied,X-Sb-Error-Code,X-Total-Count,Link"
+CROSS_ORIGIN = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", EXPOSED_HEADERS.encode()),
+]
+
+
+def preflight(request: Request) -> Response:
+    headers = {
+        "access-control-allow-methods": ALLOWED_METHODS,
+        "access-control-allow-headers": request.headers.get("access-control-request-headers", ALLOWED_HEADERS),
+        "access-control-max-age": "86400",
+    }
+    return Response(None, 204, headers)
+
+
+def is_preflight(request: Request) -> bool:
+    return request.method == "OPTIONS" and "access-control-request-method" in request.headers
+
+
+def raw_path(request: Request) -> str:
+    """The path as it was sent, with its escapes and without following `..`."""
+    path: str = request.scope["raw_path"].decode("ascii", "replace")
+    decoded = None if BROKEN_ESCAPE.search(path) else unquote(path, errors="surrogateescape")
+    if decoded is None or not decoded.isprintable() and not _is_utf8(decoded):
+        raise gateway_error(400, "PGRST125", "Invalid path specified in request URL", f"Found: {path[:200]}")
+    return path
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+async def chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body as it arrives. A client that stops sending gets 408, one that leaves ends the work."""
+    more = True
+    while more:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                message = await request.receive()
+        except TimeoutError:
+            raise gateway_error(408, "request_too_slow", f"No data arrived for {BODY_SECONDS} seconds.") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        if message.get("body"):
+            yield message["body"]
+
+
+async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
+    parts, size = [], 0
+    async for chunk in chunks(request):
+        size += len(chunk)
+        if size > limit:
+            raise gateway_error(413, "body_too_large", f"The request body is larger than {limit} bytes.")
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+async def read_object(request: Request, refused: Callable[[str], ApiError]) -> dict[str, Any]:
+    """The body as a JSON object; `refused` makes the error in the service's own form."""
+    body = await read_body(request)
+    if not body.strip():
+        return {}
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+        if b"\\u" in body:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be stored
+    except (ValueError, RecursionError) as error:
+        raise refused(f"Could not parse request body as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise refused(f"The request body is {json.dumps(value)[:40]}, not a JSON object.")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(body, status, {"content-type": JSON} | (headers or {}))
+
+
+def error_response(error: ApiError) -> Response:
+    return json_response(error.body, error.status, error.headers)

@@ -1,0 +1,109 @@
+"""GET /: what runs here, for a person who has just started it. GET /mail: what would have been mailed."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from starlette.requests import Request
+from starlette.responses import Response
+
+from local.api.auth.mail import Mail
+from local.api.database import Database
+from local.api.errors import ApiError, DatabaseUnavailable
+from local.api.functions import Functions
+from local.api.settings import Settings
+
+HERE = Path(__file__).parent
+DEMO_PASSWORD = "strive-demo-1"  # noqa: S105 - of every account in supabase/seed.sql, which only demo data has
+UPSTREAM_SECONDS = 1
+PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+# Only addresses that can't exist: real people's accounts are private.
+ACCOUNTS = """select email from auth.users where email like '%.test'
+  order by split_part(email, '@', 2), created_at, email limit 20"""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+class Landing:
+    def __init__(self, database: Database, mail: Mail, functions: Functions, settings: Settings) -> None:
+        self._database, self._mail, self._functions, self._settings = database, mail, functions, settings
+
+    async def respond(self, _request: Request) -> Response:
+        functions, accounts = await asyncio.gather(self._list_functions(), self._list_accounts())
+        stripe = self._settings.stripe_url
+        return _page(
+            "landing.html",
+            {
+                "apiUrl": escape(self._settings.api_url),
+                "publishableKey": escape(self._settings.keys["publishable_key"]),
+                "database": _state(accounts is not None),
+                "functionServer": _state(functions is not None),
+                "payments": f'<a href="{escape(stripe)}/">pay with test cards</a>' if stripe else "at Stripe",
+                "functions": _table(functions, "No function server answers yet.", _function_row),
+                "accounts": _table(accounts, "The database does not answer yet.", _account_row),
+                "account": escape(accounts[0] if accounts else "you@example.com"),
+                "password": DEMO_PASSWORD,
+            },
+        )
+
+    async def respond_mail(self, _request: Request) -> Response:
+        messages = [
+            f"<article><h2>{escape(each.subject)}</h2><p>to <b>{escape(each.to)}</b> at {escape(each.at)}</p>"
+            f'<p>Code <code>{escape(each.code)}</code> · <a href="{escape(each.link)}">open the link</a></p></article>'
+            for each in self._mail.box
+        ]
+        nothing = '<p class="none">Nothing has been mailed since the API started.</p>'
+        return _page("mail.html", {"messages": "\n".join(messages) or nothing})
+
+    async def _list_functions(self) -> list[Any] | None:
+        try:
+            async with asyncio.timeout(UPSTREAM_SECONDS):
+                paths = json.loads(await self._functions.get("/functions/v1/openapi.json"))["paths"]
+        except (ApiError, OSError, ValueError, KeyError, TimeoutError):
+            return None
+        return [
+            (method.upper(), f"/functions/v1{path}", about.get("summary", ""))
+            for path, methods in paths.items()
+            for method, about in methods.items()
+        ]
+
+    async def _list_accounts(self) -> list[Any] | None:
+        try:
+            async with self._database.as_auth() as query:
+                return [row["email"] for row in await query(ACCOUNTS)]
+        except (DatabaseUnavailable, psycopg.Error):
+            return None
+
+
+def _page(file: str, values: Mapping[str, str]) -> Response:
+    page = (HERE / file).read_text()
+    filled = PLACEHOLDER.sub(lambda found: values[found[1]], page)
+    headers = {
+        "content-type": "text/html; charset=utf-8",
+        "cache-control": "no-store",
+        "content-security-policy": POLICY,
+    }
+    return Response(filled, 200, headers)
+
+
+def _table(rows: list[Any] | None, otherwise: str, row: Callable[[Any], str]) -> str:
+    if rows is None:
+        return f'<p class="none">{otherwise}</p>'
+    return f"<table>{''.join(map(row, rows))}</table>" if rows else '<p class="none">None.</p>'
+
+
+def _function_row(function: tuple[str, str, str]) -> str:
+    method, path, summary = map(escape, function)
+    return f'<tr><td><code class="method">{method}</code></td><td><code>{path}</code></td><td>{summary}</td></tr>'
+
+
+def _account_row(email: str) -> str:
+    return f"<tr><td><code>{escape(email)}</code></td></tr>"
+
+
+def _state(up: bool) -> str:
+    return '<span class="up">running</span>' if up else '<span class="down">not running</span>'

@@ -1,0 +1,204 @@
+"""One URL for everything a client of Supabase calls: data, accounts, files, functions. See settings.py for its environment."""
+
+import asyncio
+import json
+import traceback
+from asyncio import TimerHandle
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from local.api.auth.service import Auth
+from local.api.callers import Callers
+from local.api.database import Database
+from local.api.errors import ApiError, DatabaseUnavailable, gateway_error, not_served, unavailable
+from local.api.functions import Functions
+from local.api.http import CROSS_ORIGIN, error_response, is_preflight, json_response, preflight, raw_path
+from local.api.landing import Landing
+from local.api.rest.app import Rest
+from local.api.settings import Settings
+from local.api.storage.service import Storage
+from local.api.tokens import Tokens
+
+HEADER_BYTES = 64 * 1024
+HEADER_SECONDS = 10.0
+IDLE_SECONDS = 65
+GRACE_SECONDS = 8
+
+Respond = Callable[[Request], Awaitable[Response]]
+Failure = Callable[[Exception], ApiError | None]
+
+
+class Gateway:
+    """The ASGI application: takes each request to its service and turns every error into a response."""
+
+    def __init__(self, settings: Settings) -> None:
+        tokens = Tokens(settings.keys["jwt_secret"], settings.keys["jwk"])
+        self._callers = Callers(tokens, settings.keys)
+        self._database = Database(settings.database_url, settings.pool_size)
+        self._rest = Rest(settings.rest, tokens)
+        self._functions = Functions(settings.functions_url, settings.api_url)
+        auth = Auth(self._database, tokens, self._callers, settings)
+        storage = Storage(self._database, tokens, self._callers, settings)
+        self._services: dict[str, tuple[Respond, Failure]] = {
+            "auth": (auth.respond, auth.failure),
+            "rest": (self._respond_rest, lambda _: None),
+            "storage": (storage.respond, storage.failure),
+        }
+        landing = Landing(self._database, auth.mail, self._functions, settings)
+        self._pages: dict[str, Respond] = {
+            "/": landing.respond,
+            "/mail": landing.respond_mail,
+            "/health": self._health,
+        }
+
+    async def open(self) -> None:
+        await self._rest.open()
+
+    async def close(self) -> None:
+        self._functions.close()
+        await self._rest.close()
+        await self._database.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["raw_path"].startswith(b"/functions/v1/") or scope["raw_path"] == b"/functions/v1":
+            await self._functions(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except ClientDisconnect:
+            return
+        response.raw_headers.extend(CROSS_ORIGIN)
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        failure: Failure = lambda _: None  # noqa: E731 - of no service
+        try:
+            path = raw_path(request)
+            if is_preflight(request):
+                return preflight(request)
+            if path in self._pages:
+                return await self._pages[path](request)
+            _, name, version = (path + "//").split("/", 3)[:3]
+            if name in {"realtime", "graphql", "pg"}:
+                raise not_served(f"/{name}")
+            if version != "v1" or name not in self._services:
+                message = f"There is nothing at {path[:200]}."
+                raise gateway_error(404, "not_found", message, None, "See / for what there is.")
+            respond, failure = self._services[name]
+            return await respond(request)
+        except ClientDisconnect:
+            raise
+        except DatabaseUnavailable:
+            return error_response(unavailable())
+        except Exception as error:
+            refusal = error if isinstance(error, ApiError) else failure(error)
+            if refusal is None:
+                traceback.print_exc()
+                refusal = gateway_error(500, "internal_error", "The API itself failed; its log has the reason.")
+            return error_response(refusal)
+
+    async def _respond_rest(self, request: Request) -> Response:
+        """The data API reads tokens only: the gateway adds one for the role of the API key."""
+        authorization = self._callers.authorization(request).encode("latin-1")
+        headers = [pair for pair in request.scope["headers"] if pair[0] != b"authorization"]
+        headers.append((b"authorization", authorization))
+        return await self._rest.respond(Request({**request.scope, "headers": headers}, request.receive))
+
+    async def _health(self, _request: Request) -> Response:
+        await self._database.check()
+        return json_response({"status": "ok"})
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """httptools waits for headers of any size for any time; here both are bounded, and refusals are JSON."""
+
+    _deadline: TimerHandle | None = None
+    _header_bytes = 0
+    _in_headers = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self._refuse_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_headers:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._in_headers and self._header_bytes > HEADER_BYTES:
+            message = f"The request headers are larger than {HEADER_BYTES} bytes."
+            self._refuse(431, "Request Header Fields Too Large", message)
+
+    def on_message_begin(self) -> None:
+        self._in_headers = True
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(HEADER_SECONDS, self._refuse_slow)
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers, self._header_bytes = False, 0
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "Bad Request", "The request is not valid HTTP.")
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse_slow(self) -> None:
+        self._refuse(408, "Request Timeout", f"The headers did not arrive within {HEADER_SECONDS:.0f} seconds.")
+
+    def _refuse(self, status: int, reason: str, message: str) -> None:
+        self._stop_waiting()
+        if self.transport.is_closing():
+            return
+        body = json.dumps({"code": str(status), "message": message, "details": None, "hint": None}).encode()
+        head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    async def startup(self, sockets: Any = None) -> None:
+        await self._gateway.open()
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        await super().shutdown(sockets)
+        await self._gateway.close()
+
+
+def serve(settings: Settings) -> None:
+    gateway = Gateway(settings)
+    config = uvicorn.Config(
+        gateway,
+        settings.host,
+        settings.port,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    Server(config, gateway).run()
