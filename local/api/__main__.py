@@ -4,8 +4,6 @@ import os
 import sys
 from urllib.parse import urlsplit
 
-import psycopg
-
 from local.api.settings import SettingsError, read_settings
 
 
@@ -14,11 +12,13 @@ def main() -> None:
         settings = read_settings(os.environ)
     except (SettingsError, OSError, ValueError) as error:
         sys.exit(f"The API cannot start: {error}")
-    from local.api.server import serve  # noqa: PLC0415 - a wrong setting is reported without loading the server
+    # Only now: a wrong setting is reported without loading the server.
+    from local.api.errors import DatabaseUnavailable  # noqa: PLC0415
+    from local.api.server import serve  # noqa: PLC0415
 
     try:
         serve(settings)
-    except (psycopg.Error, OSError) as error:
+    except (DatabaseUnavailable, OSError) as error:
         address = urlsplit(settings.database_url)
         sys.exit(f"The API cannot start: {error} (database at {address.hostname}:{address.port})")
 

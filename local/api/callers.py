@@ -26,14 +26,15 @@ class Callers:
     def __init__(self, tokens: Tokens, keys: dict[str, Any]) -> None:
         self._tokens = tokens
         self._keys = [("publishable", _digest(keys["publishable_key"])), ("secret", _digest(keys["secret_key"]))]
-        # What a key without a user's token means to services that read tokens only.
-        self._role_tokens = {kind: f"Bearer {tokens.sign({'role': role})}" for kind, role in ROLE_OF_KEY.items()}
 
     def kind_of_key(self, request: Request) -> str:
         """A request without a valid API key goes no further."""
         key = api_key(request)
         if not key:
-            body = {"message": "No API key found in request", "hint": "No `apikey` request header or url param was found."}
+            body = {
+                "message": "No API key found in request",
+                "hint": "No `apikey` request header or url param was found.",
+            }
             raise ApiError(401, body)
         kind = self._kind(key) or self._kind_of_legacy(key)
         if not kind:
@@ -43,19 +44,17 @@ class Callers:
             raise ApiError(401, body)
         return kind
 
-    def authorization(self, request: Request) -> str:
-        """The Authorization header for the service: the user's token, else one for the role of the key."""
-        kind = self.kind_of_key(request)
-        header = request.headers.get("authorization")
-        return self._role_tokens[kind] if header is None or bearer(header) == api_key(request) else header
-
-    def caller(self, request: Request) -> Caller:
+    def claims_of_key(self, request: Request) -> Claims | None:
+        """What the API key alone stands for; None if the request has a token of a user beside it."""
         kind = self.kind_of_key(request)
         token = bearer(request.headers.get("authorization"))
-        if token is None or token == api_key(request):
-            role = ROLE_OF_KEY[kind]
-            return Caller(role, {"role": role})
-        return self.bearer(token)
+        return {"role": ROLE_OF_KEY[kind]} if token is None or token == api_key(request) else None
+
+    def caller(self, request: Request) -> Caller:
+        claims = self.claims_of_key(request)
+        if claims:
+            return Caller(claims["role"], claims)
+        return self.bearer(bearer(request.headers.get("authorization")) or "")
 
     def bearer(self, token: str) -> Caller:
         claims = self._tokens.verify(token)

@@ -1,6 +1,8 @@
-"""Connections to Postgres. Three logins, none of them a superuser: each service works as the role that owns its tables
-on hosted Supabase. Files are reached as the caller: `authenticator` has no rights itself and takes the caller's role for
-one transaction. Nothing outlives the transaction, so a pooled connection carries nothing to the next caller.
+"""Connections to Postgres, as three logins of which none is a superuser.
+
+Each service works as the role that owns its tables on hosted Supabase. Files are reached as the caller: `authenticator`
+has no rights itself and takes the caller's role for one transaction. Nothing outlives the transaction, so a pooled
+connection carries nothing to the next caller.
 """
 
 import asyncio
@@ -12,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import dict_row
 from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 
@@ -25,7 +27,7 @@ AS_TEXT = ("timestamptz", "timestamp", "uuid", "inet")
 
 Row = dict[str, Any]
 Query = Callable[..., Awaitable[list[Row]]]
-Connection = psycopg.AsyncConnection[DictRow]
+Connection = psycopg.AsyncConnection[Any]
 
 
 def quoted(text: str) -> str:
@@ -43,7 +45,7 @@ def as_login(user: str, database_url: str) -> str:
 
 
 def _integer(text: str) -> int | float:
-    """jsonb holds numbers of any length; Python reads no integer of more than 4,300 digits."""
+    """Jsonb holds numbers of any length; Python reads no integer of more than 4,300 digits."""
     try:
         return int(text)
     except ValueError:
@@ -56,34 +58,54 @@ set_json_loads(lambda text: json.loads(text, parse_int=_integer))
 class Pool:
     """At most `size` connections, opened when needed and closed after some idle seconds."""
 
-    def __init__(self, user: str, database_url: str, size: int) -> None:
+    def __init__(self, user: str, database_url: str, size: int, **options: Any) -> None:
         self._address = as_login(user, database_url)
-        self._name = f"api ({user})"
+        self._options = {"application_name": f"api ({user})", "options": "-c timezone=UTC", **options}
+        self.max_size = size
         self._free = asyncio.Semaphore(size)
         self._idle: list[tuple[float, Connection]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    @asynccontextmanager
-    async def connection(self, begin: str | None = None) -> AsyncIterator[Connection]:
-        """A connection on which `begin` was executed. One that broke while in use isn't used again."""
+    async def getconn(self, begin: str | None = None) -> Connection:
+        """A connection on which `begin` was executed; give it back to putconn()."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._free.acquire()
         except TimeoutError:
             raise DatabaseUnavailable from None
-        connection: Connection | None = None
         try:
-            connection = await self._begun(begin)
+            return await self._begun(begin)
+        except BaseException as error:
+            self._free.release()
+            if isinstance(error, psycopg.Error) and is_gone(error):
+                raise DatabaseUnavailable(str(error)) from error
+            raise
+
+    async def putconn(self, connection: Connection) -> None:
+        """One that broke while in use isn't used again."""
+        try:
+            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                with suppress(psycopg.Error):
+                    await connection.execute(b"rollback", prepare=False)
+            if not connection.closed:
+                self._idle.append((time.monotonic(), connection))
+                if self._sweeper is None:
+                    self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
+        finally:
+            self._free.release()
+
+    @asynccontextmanager
+    async def connection(self, begin: str | None = None) -> AsyncIterator[Connection]:
+        connection = await self.getconn(begin)
+        try:
             yield connection
         except psycopg.Error as error:
-            if is_gone(error) or (connection is not None and connection.closed):
-                raise DatabaseUnavailable from error
+            if is_gone(error) or connection.closed:
+                raise DatabaseUnavailable(str(error)) from error
             raise
         finally:
-            if connection is not None:
-                await self._release(connection)
-            self._free.release()
+            await self.putconn(connection)
 
     async def _begun(self, begin: str | None) -> Connection:
         # An idle connection may be dead without notice. Nothing was done before `begin`, so the next one is tried.
@@ -111,27 +133,11 @@ class Pool:
 
     async def _connect(self) -> Connection:
         connection = await psycopg.AsyncConnection.connect(
-            self._address,
-            autocommit=True,
-            row_factory=dict_row,
-            cursor_factory=psycopg.AsyncRawCursor,
-            connect_timeout=CONNECT_SECONDS,
-            application_name=self._name,
-            options="-c timezone=UTC",
+            self._address, autocommit=True, connect_timeout=CONNECT_SECONDS, **self._options
         )
         for kind in AS_TEXT:
             connection.adapters.register_loader(kind, TextLoader)
         return connection
-
-    async def _release(self, connection: Connection) -> None:
-        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE and not connection.closed:
-            with suppress(psycopg.Error):
-                await connection.execute(b"rollback", prepare=False)
-        if connection.closed:
-            return
-        self._idle.append((time.monotonic(), connection))
-        if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
         limit = time.monotonic() - IDLE_SECONDS
@@ -161,9 +167,10 @@ def _query(connection: Connection) -> Query:
 
 class Database:
     def __init__(self, database_url: str, pool_size: int) -> None:
-        self._callers = Pool("authenticator", database_url, pool_size)
-        self._auth = Pool("supabase_auth_admin", database_url, max(2, pool_size // 2))
-        self._storage = Pool("supabase_storage_admin", database_url, 2)
+        style: dict[str, Any] = {"row_factory": dict_row, "cursor_factory": psycopg.AsyncRawCursor}
+        self._callers = Pool("authenticator", database_url, pool_size, **style)
+        self._auth = Pool("supabase_auth_admin", database_url, max(2, pool_size // 2), **style)
+        self._storage = Pool("supabase_storage_admin", database_url, 2, **style)
 
     @asynccontextmanager
     async def as_caller(

@@ -1,4 +1,4 @@
-"""/functions/v1/<name>: requests are passed to the function server as they stream in, and responses as they stream out."""
+"""/functions/v1/<name>: requests and responses stream through to and from the function server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable

@@ -47,7 +47,7 @@ def raw_path(request: Request) -> str:
     """The path as it was sent, with its escapes and without following `..`."""
     path: str = request.scope["raw_path"].decode("ascii", "replace")
     decoded = None if BROKEN_ESCAPE.search(path) else unquote(path, errors="surrogateescape")
-    if decoded is None or not decoded.isprintable() and not _is_utf8(decoded):
+    if decoded is None or (not decoded.isprintable() and not _is_utf8(decoded)):
         raise gateway_error(400, "PGRST125", "Invalid path specified in request URL", f"Found: {path[:200]}")
     return path
 

@@ -1,21 +1,21 @@
-"""One URL for everything a client of Supabase calls: data, accounts, files, functions. See settings.py for its environment."""
+"""One URL for everything a client of Supabase calls: data, accounts, files, functions. See README.md."""
 
 import asyncio
 import json
 import traceback
 from asyncio import TimerHandle
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from local.api.auth.service import Auth
 from local.api.callers import Callers
-from local.api.database import Database
+from local.api.database import Database, Pool
 from local.api.errors import ApiError, DatabaseUnavailable, gateway_error, not_served, unavailable
 from local.api.functions import Functions
 from local.api.http import CROSS_ORIGIN, error_response, is_preflight, json_response, preflight, raw_path
@@ -41,7 +41,8 @@ class Gateway:
         tokens = Tokens(settings.keys["jwt_secret"], settings.keys["jwk"])
         self._callers = Callers(tokens, settings.keys)
         self._database = Database(settings.database_url, settings.pool_size)
-        self._rest = Rest(settings.rest, tokens)
+        self._pool = Pool("authenticator", settings.database_url, settings.pool_size)
+        self._rest = Rest(settings.rest, cast("Any", self._pool), tokens)
         self._functions = Functions(settings.functions_url, settings.api_url)
         auth = Auth(self._database, tokens, self._callers, settings)
         storage = Storage(self._database, tokens, self._callers, settings)
@@ -58,11 +59,13 @@ class Gateway:
         }
 
     async def open(self) -> None:
+        await self._database.check()
         await self._rest.open()
 
     async def close(self) -> None:
         self._functions.close()
         await self._rest.close()
+        await self._pool.close()
         await self._database.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,46 +88,79 @@ class Gateway:
                 return preflight(request)
             if path in self._pages:
                 return await self._pages[path](request)
-            _, name, version = (path + "//").split("/", 3)[:3]
-            if name in {"realtime", "graphql", "pg"}:
-                raise not_served(f"/{name}")
-            if version != "v1" or name not in self._services:
-                message = f"There is nothing at {path[:200]}."
-                raise gateway_error(404, "not_found", message, None, "See / for what there is.")
-            respond, failure = self._services[name]
+            respond, failure = self._service(path)
             return await respond(request)
         except ClientDisconnect:
             raise
         except DatabaseUnavailable:
             return error_response(unavailable())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - an error of any kind has a response
             refusal = error if isinstance(error, ApiError) else failure(error)
             if refusal is None:
                 traceback.print_exc()
                 refusal = gateway_error(500, "internal_error", "The API itself failed; its log has the reason.")
             return error_response(refusal)
 
+    def _service(self, path: str) -> tuple[Respond, Failure]:
+        _, name, version = (path + "//").split("/", 3)[:3]
+        if name in {"realtime", "graphql", "pg"}:
+            raise not_served(f"/{name}")
+        if version != "v1" or name not in self._services:
+            message = f"There is nothing at {path[:200]}."
+            raise gateway_error(404, "not_found", message, None, "See / for what there is.")
+        return self._services[name]
+
     async def _respond_rest(self, request: Request) -> Response:
-        """The data API reads tokens only: the gateway adds one for the role of the API key."""
-        authorization = self._callers.authorization(request).encode("latin-1")
-        headers = [pair for pair in request.scope["headers"] if pair[0] != b"authorization"]
-        headers.append((b"authorization", authorization))
-        return await self._rest.respond(Request({**request.scope, "headers": headers}, request.receive))
+        """Without a user's token the API key decides the role. A key in the address is no filter."""
+        key_claims = self._callers.claims_of_key(request)
+        query: bytes = request.scope["query_string"]
+        if b"apikey=" in query:
+            query = b"&".join(part for part in query.split(b"&") if not part.startswith(b"apikey="))
+        scope = {**request.scope, "root_path": "/rest/v1", "query_string": query}
+        return await self._rest.respond(Request(scope, request.receive), key_claims)
 
     async def _health(self, _request: Request) -> Response:
         await self._database.check()
         return json_response({"status": "ok"})
 
 
+class OneWrite:
+    """uvicorn writes the head and the body of a response apart, a system call and a packet each. Here they are one."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100 "):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """httptools waits for headers of any size for any time; here both are bounded, and refusals are JSON."""
 
+    _responses: OneWrite
     _deadline: TimerHandle | None = None
-    _header_bytes = 0
+    _received = 0
     _in_headers = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self.transport = self._responses = OneWrite(transport)  # type: ignore[assignment]  # stands in for it
         self._deadline = self.loop.call_later(HEADER_SECONDS, self._refuse_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -133,30 +169,40 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._in_headers:
-            self._header_bytes += len(data)
+            self._received += len(data)
         super().data_received(data)
-        if self._in_headers and self._header_bytes > HEADER_BYTES:
-            message = f"The request headers are larger than {HEADER_BYTES} bytes."
-            self._refuse(431, "Request Header Fields Too Large", message)
+        if self._in_headers and self._received > HEADER_BYTES:
+            self._refuse_large()
 
     def on_message_begin(self) -> None:
-        self._in_headers = True
+        self._in_headers, self._received = True, 0
         if self._deadline is None:
             self._deadline = self.loop.call_later(HEADER_SECONDS, self._refuse_slow)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_headers, self._header_bytes = False, 0
+        self._in_headers = False
         self._stop_waiting()
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEADER_BYTES:
+            self._refuse_large()
+            raise ValueError("too large")  # ends the parsing
         super().on_headers_complete()
 
-    def send_400_response(self, msg: str) -> None:
+    def on_response_complete(self) -> None:
+        self._responses.flush()  # a response to HEAD has no body
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - as uvicorn calls it
         self._refuse(400, "Bad Request", "The request is not valid HTTP.")
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _refuse_large(self) -> None:
+        message = f"The request headers are larger than {HEADER_BYTES} bytes."
+        self._refuse(431, "Request Header Fields Too Large", message)
 
     def _refuse_slow(self) -> None:
         self._refuse(408, "Request Timeout", f"The headers did not arrive within {HEADER_SECONDS:.0f} seconds.")
@@ -183,6 +229,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
         await self._gateway.close()
+        self._captured_signals.clear()  # stopping when asked to is a success
 
 
 def serve(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 import jwt
 
-from local import NODE, ROOT
+from local import ROOT
 from local.keys import Keys, ensure_keys, load_keys
 from local.stack import free_port
 from supabase import Client, ClientOptions, create_client
@@ -108,7 +109,8 @@ def running(database: Database, home: Path, **environment: str) -> Iterator[Api]
     }
     with (home / "api.log").open("wb") as log:
         process = subprocess.Popen(
-            [NODE, ROOT / "local/api/server.mjs"],
+            [sys.executable, "-m", "local.api"],
+            cwd=ROOT,
             env=os.environ | settings | environment,
             stdout=log,
             stderr=log,

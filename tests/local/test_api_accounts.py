@@ -311,10 +311,7 @@ def test_a_user_changes_their_metadata_and_password_but_not_their_role(api: Api)
     assert changed["user_metadata"] | {"size": 1, "shape": "round"} == changed["user_metadata"]
     assert "color" not in changed["user_metadata"]
     assert changed["role"] == "authenticated"
-    assert (
-        client.put("/auth/v1/user", json={"app_metadata": {"org_id": "x"}}).json()["app_metadata"]
-        == changed["app_metadata"]
-    )
+    assert refused(client.put("/auth/v1/user", json={"app_metadata": {"org_id": "x"}})) == (403, "not_admin")
     assert refused(client.put("/auth/v1/user", json={"password": PASSWORD})) == (422, "same_password")
     assert refused(client.put("/auth/v1/user", json={"password": "short"})) == (422, "weak_password")
     assert client.put("/auth/v1/user", json={"password": "another-horse-2"}).status_code == 200
@@ -406,6 +403,28 @@ def test_mailed_links_lead_to_no_stranger(api: Api) -> None:
     api.http().post("/auth/v1/recover?redirect_to=https://evil.example/", json={"email": email})
     answer = api.plain.get(mailed(api, email)[1] + "&redirect_to=https://evil.example/")
     assert httpx.URL(answer.headers["location"]).host == "127.0.0.1"
+
+
+def test_new_address_is_confirmed_at_both_addresses(api: Api) -> None:
+    session = api.sign_up()
+    old, new = session["user"]["email"], f"{uuid4()}@api.test"
+    client = api.http(token=session["access_token"])
+    changed = client.put("/auth/v1/user", json={"email": new}).json()
+    assert (changed["email"], changed["new_email"]) == (old, new)
+    first = {"type": "email_change", "email": old, "token": mailed(api, old)[0]}
+    assert "proceed to confirm" in client.post("/auth/v1/verify", json=first).json()["msg"]
+    assert client.get("/auth/v1/user").json()["email"] == old
+    second = {"type": "email_change", "email": new, "token": mailed(api, new)[0]}
+    assert client.post("/auth/v1/verify", json=second).json()["user"]["email"] == new
+    taken = api.sign_up()
+    assert refused(api.http(token=taken["access_token"]).put("/auth/v1/user", json={"email": new}))[1] == "email_exists"
+
+
+def test_last_identity_is_never_removed(api: Api) -> None:
+    session = api.sign_up()
+    identity = session["user"]["identities"][0]["identity_id"]
+    answer = api.http(token=session["access_token"]).delete(f"/auth/v1/user/identities/{identity}")
+    assert refused(answer) == (422, "single_identity_not_deletable")
 
 
 def test_sign_in_by_mail_makes_no_account_where_that_is_not_wanted(api: Api) -> None:
@@ -526,11 +545,11 @@ def test_a_trigger_of_the_project_that_refuses_undoes_the_account(fresh_database
 
 
 @pytest.mark.parametrize(
-    "path", ["factors", "sso", "authorize?provider=github", "admin/oauth/clients", "user/identities/x"]
+    "path", ["factors", "sso", "authorize?provider=github", "admin/oauth/clients", "user/identities/authorize"]
 )
 def test_what_is_left_out_says_so_and_where_to_find_it(api: Api, path: str) -> None:
     answer = api.admin().get(f"/auth/v1/{path}")
-    assert refused(answer) == (501, "not_built_in")
+    assert refused(answer) == (501, "not_served")
     assert "supabase start" in answer.json()["msg"]
 
 

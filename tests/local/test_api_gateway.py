@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ def forged(api: Api) -> dict[str, tuple[str, str]]:
         "expired": (api.mint(exp=now - 60), "PGRST303"),
         "not yet": (api.mint(nbf=now + 600), "PGRST303"),
         "from the future": (api.mint(iat=now + 600), "PGRST303"),
-        "odd expiry": (api.mint(exp=None), "PGRST301"),
+        "odd expiry": (api.mint(exp="soon"), "PGRST303"),
     }
 
 
@@ -172,7 +173,7 @@ def test_browsers_of_other_origins_may_call(api: Api) -> None:
     [
         (b"GET /rest/v1/%zz HTTP/1.1\r\nhost: x\r\n\r\n", 400),
         (b"GET /rest/v1/%ff HTTP/1.1\r\nhost: x\r\n\r\n", 400),
-        (b"GET // HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET // HTTP/1.1\r\nhost: x\r\n\r\n", 404),
         (b"GET /rest/v1/books HTTP/1.1\r\nhost: x\r\nx-big: " + b"x" * 100_000 + b"\r\n\r\n", 431),
         (b"nonsense\r\n\r\n", 400),
         (b"GET /rest/v1/books HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", 400),
@@ -205,7 +206,7 @@ def test_every_failure_left_a_clean_log(api: Api) -> None:
     api.http().get("/rest/v1/books?id=eq.x")
     api.http().post("/auth/v1/signup", content="{")
     api.http().get("/storage/v1/object/none/none")
-    assert "    at " not in api.log
+    assert "Traceback" not in api.log
 
 
 # Functions -----------------------------------------------------------------------------------------------------------
@@ -449,7 +450,8 @@ def start_alone(tmp_path: Path, **environment: str) -> subprocess.CompletedProce
         "DB_URL": f"postgresql://authenticator:x@127.0.0.1:{free_port()}/postgres",
     }
     return subprocess.run(
-        [NODE, ROOT / "local/api/server.mjs"],
+        [sys.executable, "-m", "local.api"],
+        cwd=ROOT,
         env=os.environ | settings | environment,
         capture_output=True,
         text=True,
@@ -461,7 +463,7 @@ def start_alone(tmp_path: Path, **environment: str) -> subprocess.CompletedProce
 def test_a_start_that_cannot_succeed_says_why(tmp_path: Path, api: Api) -> None:
     gone = start_alone(tmp_path)
     assert gone.returncode == 1
-    assert "ECONNREFUSED" in gone.stderr
+    assert "Connection refused" in gone.stderr
     assert "x@" not in gone.stderr  # the password
     for name, value in (
         ("PORT", "many"),
@@ -473,7 +475,7 @@ def test_a_start_that_cannot_succeed_says_why(tmp_path: Path, api: Api) -> None:
         wrong = start_alone(tmp_path, **{name: value})
         assert (wrong.returncode, name in wrong.stderr) == (1, True), wrong.stderr
     taken = start_alone(tmp_path, DB_URL=api.database.url("authenticator"), PORT=str(httpx.URL(api.url).port))
-    assert "EADDRINUSE" in taken.stderr
+    assert "address already in use" in taken.stderr
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
@@ -501,7 +503,7 @@ def test_it_speaks_to_nobody_but_the_database(api: Api, gateway: Api, upstream: 
 
 
 def test_it_is_light(api: Api) -> None:
-    assert psutil.Process(api.process.pid).memory_info().rss < 150 * 1024 * 1024
+    assert psutil.Process(api.process.pid).memory_info().rss < 80 * 1024 * 1024
 
 
 def test_many_callers_at_once_stay_themselves(api: Api) -> None:
@@ -559,7 +561,7 @@ def test_supabase_js_signs_in_reads_stores_and_invokes(gateway: Api) -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    source = (ROOT / "local/api/settings.mjs").read_text()
-    names = set(re.findall(r"(?:env\.|\(')([A-Z][A-Z_]+)", source))
+    source = (ROOT / "local/api/settings.py").read_text()
+    names = set(re.findall(r"[(\[]\"([A-Z][A-Z_]+)\"", source))
     documented = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "local/api/README.md").read_text()))
     assert names == documented

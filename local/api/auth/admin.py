@@ -111,7 +111,8 @@ class Admin:
                 hashed=await hash_of(query, password) if password else str(body.get("password_hash") or ""),
                 user_metadata=checked_metadata(body.get("user_metadata"), "user_metadata"),
                 app_metadata=checked_metadata(body.get("app_metadata"), "app_metadata"),
-                **{name: str(body[name]) for name in ("aud", "role") if body.get(name)},
+                aud=str(body.get("aud") or "authenticated"),
+                role=str(body.get("role") or "authenticated"),
             )
             if banned_until:
                 user = await update_user(query, user["id"], banned_until=banned_until)
@@ -185,9 +186,7 @@ class Admin:
                 if known:
                     raise email_taken()
                 password = checked_password(body.get("password"), self._password_length)
-                return await create_user(
-                    query, email, user_metadata=metadata, hashed=await hash_of(query, password)
-                )
+                return await create_user(query, email, user_metadata=metadata, hashed=await hash_of(query, password))
         raise auth_error(400, "validation_failed", f"Invalid email action link type requested: {kind}")
 
 

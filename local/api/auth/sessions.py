@@ -146,7 +146,7 @@ class Sessions:
         event = {"user_id": claims["sub"], "claims": claims, "authentication_method": method}
         try:
             await query(f"set local statement_timeout = {HOOK_TIMEOUT_MS}")
-            [row] = await query(f"select {name}($1::jsonb) as output", Jsonb(event))  # noqa: S608 - quoted
+            [row] = await query(f"select {name}($1::jsonb) as output", Jsonb(event))
             await query("set local statement_timeout to default")
         except psycopg.Error as error:
             if is_gone(error):

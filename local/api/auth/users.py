@@ -69,7 +69,7 @@ def checked_metadata(value: object, name: str) -> dict[str, Any]:
 
 
 async def hash_of(query: Query, password: str) -> str:
-    """bcrypt runs in the database: the event loop stays free, and hosted projects store the same kind of hash."""
+    """Bcrypt runs in the database: the event loop stays free, and hosted projects store the same kind of hash."""
     [row] = await query("select extensions.crypt($1, extensions.gen_salt('bf', 10)) as hash", password)
     return str(row["hash"])
 
@@ -80,7 +80,9 @@ async def password_fits(query: Query, user: Row | None, password: object) -> boo
     text = password if isinstance(password, str) else ""
     if "\0" in text:
         return False
-    [row] = await query("select extensions.crypt($1, coalesce($2, extensions.gen_salt('bf', 10))) = $2 as fits", text, stored)
+    [row] = await query(
+        "select extensions.crypt($1, coalesce($2, extensions.gen_salt('bf', 10))) = $2 as fits", text, stored
+    )
     return row["fits"] is True
 
 

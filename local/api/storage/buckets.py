@@ -23,7 +23,7 @@ class Buckets:
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    async def answer(self, request: Request, caller: Caller, steps: list[str]) -> Any:
+    async def answer(self, request: Request, caller: Caller, steps: list[str]) -> Any:  # noqa: PLR0911 - a table of routes
         """The body of the response; None for what is not served."""
         match (request.method, *steps):
             case ("GET",):
@@ -59,7 +59,11 @@ class Buckets:
         body = await read_object(request, refused)
         bucket = checked_bucket(body.get("id") or body.get("name"))
         name = checked_bucket(body.get("name") or bucket)
-        values = (body.get("public") is True, _bytes(body.get("file_size_limit")), _types(body.get("allowed_mime_types")))
+        values = (
+            body.get("public") is True,
+            _bytes(body.get("file_size_limit")),
+            _types(body.get("allowed_mime_types")),
+        )
         async with self._files.as_caller(request, caller, "bucket.create") as query:
             await query(
                 """insert into storage.buckets (id, name, owner_id, public, file_size_limit, allowed_mime_types)
@@ -129,7 +133,8 @@ def _types(value: object) -> list[str] | None:
     if value is None:
         return None
     listed = value if isinstance(value, list) else [value]
-    wrong = [each for each in listed if not isinstance(each, str) or not MIME_TYPE.match(each)]
-    if wrong or not isinstance(value, list):
-        raise storage_error(415, "invalid_mime_type", f"mime type {(wrong or listed)[0]} is not supported")
-    return listed
+    types = [each for each in listed if isinstance(each, str) and MIME_TYPE.match(each)]
+    wrong = [each for each in listed if each not in types] if isinstance(value, list) else listed
+    if wrong:
+        raise storage_error(415, "invalid_mime_type", f"mime type {wrong[0]} is not supported")
+    return types

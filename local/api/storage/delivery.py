@@ -1,7 +1,6 @@
 """A file on its way out: whole, in part, or not at all if the client has it already."""
 
 import re
-from collections.abc import AsyncIterator
 from datetime import datetime
 from email.utils import format_datetime
 from urllib.parse import quote
@@ -44,8 +43,7 @@ async def deliver(request: Request, blobs: Blobs, row: Row) -> Response:
     headers["content-length"] = str(end - start + 1)
     if request.method == "HEAD" or size == 0:
         return Response(None, 206 if partial else 200, headers)
-    content: AsyncIterator[bytes] = blobs.read(row["version"], start, end)
-    return StreamingResponse(content, 206 if partial else 200, headers)
+    return StreamingResponse(blobs.read(row["version"], start, end), 206 if partial else 200, headers)
 
 
 def _header(value: object, otherwise: str) -> str:

@@ -55,7 +55,7 @@ class Objects:
                 return method == "PUT"
         return False
 
-    async def respond(self, request: Request, caller: Caller, steps: list[str]) -> Response | None:
+    async def respond(self, request: Request, caller: Caller, steps: list[str]) -> Response | None:  # noqa: C901, PLR0911
         """None for what is not served."""
         match (request.method, *steps):
             case ("POST", "list", *rest):
@@ -172,7 +172,9 @@ class Objects:
         check_type(file.type, bucket["allowed_mime_types"])
         # A caller without permission is refused before the bytes are read.
         expected, details = {"mimetype": file.type, "contentLength": file.length}, file.user_metadata
-        await self._try(request, caller, place, operation, owner=owner, upsert=upsert, metadata=expected, details=details)
+        await self._try(
+            request, caller, place, operation, owner=owner, upsert=upsert, metadata=expected, details=details
+        )
         blob = await self._files.blobs.write(file.chunks, limit)
         metadata = {
             "eTag": blob.etag,
@@ -202,9 +204,7 @@ class Objects:
     ) -> None:
         """Whether policies and triggers allow it, without storing anything."""
         async with self._files.as_caller(request, caller, f"object.{operation}", commit=False) as query:
-            await store(
-                query, place, owner=owner, upsert=upsert, version="1", metadata=metadata, user_metadata=details
-            )
+            await store(query, place, owner=owner, upsert=upsert, version="1", metadata=metadata, user_metadata=details)
 
     async def _complete(
         self,

@@ -43,7 +43,7 @@ class Storage:
         where = PATH + "/".join([service, *steps])
         raise storage_error(404, "not_found", f"Route {request.method}:{where[:200]} not found")
 
-    def failure(self, error: Exception) -> ApiError | None:
+    def failure(self, error: Exception) -> ApiError | None:  # noqa: PLR0911 - a table of errors
         """The response to an error of tokens or of the database."""
         if isinstance(error, TokenError):
             return storage_error(403, "Unauthorized", error.message)
