@@ -67,7 +67,7 @@ install: .venv/installed node_modules/installed
 	@touch $@
 
 node_modules/installed: package-lock.json | .venv/installed
-	@echo '→ Postgres and the API into node_modules'
+	@echo '→ Postgres and the Supabase CLI into node_modules'
 	@$(NPM) ci --ignore-scripts --no-fund --no-audit --no-update-notifier --loglevel=error
 	@touch $@
 

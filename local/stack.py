@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from local import NODE, ROOT, StackError, database
+from local import ROOT, StackError, database
 from local.config import api_environment, return_origins
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
@@ -263,7 +263,7 @@ class Stack:
                 "SECRET_KEY": keys.secret_key,
             }
         if service == "api":
-            return [NODE, ROOT / "local/api/server.mjs"], {
+            return [sys.executable, "-m", "local.api"], {
                 "HOST": "127.0.0.1",
                 "PORT": str(ports.api),
                 "API_URL": values["API_URL"],
