@@ -19,7 +19,7 @@ HOP_BY_HOP = {
     b"proxy-authenticate",
     b"proxy-authorization",
     b"proxy-connection",
-    b"te",
+    b"te",  # codespell:ignore te
     b"trailer",
     b"transfer-encoding",
     b"upgrade",
