@@ -1,95 +1,149 @@
-"""One account at Stripe: its objects, its clock, and the events by which it tells of every change."""
+"""One account at Stripe: its objects, its clocks, and the events that announce every change."""
 
 import copy
 import json
 import secrets
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from local.stripe import LATEST
+from local.stripe.errors import missing
 from local.stripe.store import Object, Store
 
 PREFIXES = {
-    "product": "prod",
-    "price": "price",
-    "customer": "cus",
-    "payment_method": "pm",
-    "payment_intent": "pi",
-    "setup_intent": "seti",
+    "billing_portal.configuration": "bpc",
+    "billing_portal.session": "bps",
     "charge": "ch",
-    "refund": "re",
+    "checkout.session": "cs_test",
+    "credit_note": "cn",
+    "credit_note_line_item": "cnli",
+    "customer": "cus",
+    "customer_balance_transaction": "cbtxn",
+    "discount": "di",
     "dispute": "du",
+    "event": "evt",
+    "invoice": "in",
+    "invoice_payment": "inpay",
+    "invoiceitem": "ii",
+    "item": "li",
+    "line_item": "il",
+    "payment_intent": "pi",
+    "payment_method": "pm",
+    "price": "price",
+    "product": "prod",
+    "promotion_code": "promo",
+    "refund": "re",
+    "setup_intent": "seti",
     "subscription": "sub",
     "subscription_item": "si",
-    "invoice": "in",
-    "line_item": "il",
-    "invoice_payment": "inpay",
-    "checkout.session": "cs_test",
-    "billing_portal.session": "bps",
+    "subscription_schedule": "sub_sched",
+    "tax_id": "txi",
+    "tax_rate": "txr",
+    "test_helpers.test_clock": "clock",
     "webhook_endpoint": "we",
-    "event": "evt",
 }
-# What each kind has before anything is said about it.
-BLANK: dict[str, Object] = json.loads(Path(__file__).with_name("blank.json").read_text())
-FIRST_ATTEMPT_HOURS = 23
-NEVER = 1 << 62
+# The nouns of "No such …", where they are not the kind with spaces.
+NOUNS = {
+    "payment_method": "PaymentMethod",
+    "payment_intent": "payment_intent",
+    "setup_intent": "setupintent",
+    "checkout.session": "checkout session",
+    "test_helpers.test_clock": "test clock",
+    "billing_portal.configuration": "configuration",
+    "billing_portal.session": "portal session",
+}
+# The fields of a new object of each kind.
+DEFAULTS: dict[str, Object] = json.loads(Path(__file__).with_name("defaults.json").read_text())
+# These belong to the account, never to a test clock.
+WITHOUT_CLOCK = {
+    "product",
+    "price",
+    "coupon",
+    "promotion_code",
+    "tax_rate",
+    "webhook_endpoint",
+    "test_helpers.test_clock",
+    "billing_portal.configuration",
+}
 
 
-class Refused(Exception):  # noqa: N818 - what Stripe does
-    """An error in Stripe's envelope. `kept`: what was done until then stays, as after a declined card."""
+class Timer(NamedTuple):
+    """When something happens to an object of a kind by itself, and what."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        kind: str = "invalid_request_error",
-        code: str | None = None,
-        param: str | None = None,
-        kept: bool = False,
-        **more: Any,
-    ) -> None:
-        super().__init__(message)
-        said = {"type": kind, "message": message, "code": code, "param": param, **more}
-        self.status = status
-        self.kept = kept
-        self.error = {name: value for name, value in said.items() if value is not None}
+    due: Callable[[Object], int | None]
+    fall_due: Callable[["Account", Object], None]
+
+
+TIMERS: dict[str, Timer] = {}
 
 
 class Account:
-    """`address` is where its pages are. Mischief is done to deliveries alone: what happened, happened."""
+    """`address` is the URL of its pages. Mischief affects deliveries only, never the objects."""
 
     def __init__(self, store: Store, address: str = "", version: str = LATEST) -> None:
         self.store = store
         self.address = address
         self.version = version
         self.request: Object = {"id": None, "idempotency_key": None}
-        self._then: int | None = None  # while something overdue is made up for
+        self.rehearses = False  # a preview is made: nothing that is issued is kept
+        self._clock = ""  # the test clock of the objects at work
+        self._then: int | None = None  # the moment at which an overdue change happens
 
-    # The clock --------------------------------------------------------------------------------------------------------
+    # Time -------------------------------------------------------------------------------------------------------------
 
     def now(self) -> int:
-        return self._then if self._then is not None else int(time.time() + self.store.note("ahead", 0))
+        if self._then is not None:
+            return self._then
+        if self._clock and (clock := self.store.get(self._clock)):
+            return int(clock["frozen_time"])
+        return int(time.time() + self.store.note("ahead", 0))
+
+    @contextmanager
+    def clock_of(self, *names: Any) -> Iterator[None]:
+        """Work in the time of the first named object that belongs to a test clock."""
+        before = self._clock
+        found = (self.store.get(name) for name in names if isinstance(name, str))
+        clocks = (
+            thing["id"] if thing["object"] == "test_helpers.test_clock" else thing.get("_clock")
+            for thing in found
+            if thing
+        )
+        self._clock = next(filter(None, clocks), before)
+        try:
+            yield
+        finally:
+            self._clock = before
+
+    @contextmanager
+    def at(self, moment: int) -> Iterator[None]:
+        before = self._then
+        self._then = moment
+        try:
+            yield
+        finally:
+            self._then = before
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: periods end, payments are tried again, what was left open expires."""
+        """Let time pass: periods end, payments are retried, sessions expire."""
         with self.store.change():
             self.store.write_note("ahead", self.store.note("ahead", 0) + seconds)
         self.catch_up()
 
-    def catch_up(self) -> None:
-        """Do what has become due, each at its own moment."""
-        from local.stripe import billing  # noqa: PLC0415 - which knows what is to be done, and builds on this
-
-        while due := self.store.first_due(self.now()):
-            with self.store.change():
+    def catch_up(self, clock: str = "", until: int | None = None) -> None:
+        """Do everything that is due, each at its own moment."""
+        with self.store.change():
+            before = self._clock, self._then
+            while due := self.store.first_due(self.now() if until is None else until, clock):
                 thing, self._then = due
+                self._clock = clock
                 try:
-                    billing.fall_due(self, thing)
+                    TIMERS[thing["object"]].fall_due(self, thing)
                 finally:
-                    self._then = None
+                    self._clock, self._then = before
 
     # Objects ----------------------------------------------------------------------------------------------------------
 
@@ -97,41 +151,53 @@ class Account:
         return f"{PREFIXES[kind]}_1{secrets.token_hex(11)}"
 
     def new(self, kind: str, event: str | None = None, /, **fields: Any) -> Object:
-        """A new object, and the event that tells of it; names that begin with _ are never shown."""
-        plain = {"id": self.name(kind), "object": kind, "created": self.now(), "livemode": False, "metadata": {}}
-        made = {**plain, **copy.deepcopy(BLANK[kind]), **fields}
+        """A new object, and the event that announces it; fields whose names begin with _ are internal."""
+        made = {
+            "id": fields.get("id") or self.name(kind),
+            "object": kind,
+            "created": self.now(),
+            "livemode": False,
+            "metadata": {},
+            **copy.deepcopy(DEFAULTS[kind]),
+            **fields,
+        }
+        if self._clock and kind not in WITHOUT_CLOCK:
+            made["_clock"] = self._clock
+            if "test_clock" in made:
+                made["test_clock"] = self._clock
         self.put(made)
         if event:
-            self.tell(event, made)
+            self.announce(event, made)
         return made
 
     def put(self, thing: Object) -> None:
-        self.store.put(thing, due_of(thing))
+        timer = TIMERS.get(thing["object"])
+        self.store.put(thing, timer.due(thing) if timer and not thing.get("deleted") else None)
 
     def get(self, kind: str, name: Any, param: str = "id", status: int = 404) -> Object:
         found = self.store.get(name) if isinstance(name, str) else None
         if not found or found["object"] != kind:
-            noun = kind.replace("checkout.", "checkout ").replace("_", "" if kind.startswith("payment") else " ")
-            raise Refused(f"No such {noun}: '{name}'", status=status, code="resource_missing", param=param)
+            raise missing(NOUNS.get(kind, kind.replace("_", " ")), name, param, status)
         return found
 
     def referred(self, kind: str, name: Any, param: str) -> Object:
-        """What a parameter names; a wrong name is a wrong parameter, and what was deleted is gone."""
+        """The object that a parameter names; a deleted one does not exist."""
         found = self.get(kind, name, param, status=400)
         return self.get(kind, None, param, status=400) if found.get("deleted") else found
 
     # Events -----------------------------------------------------------------------------------------------------------
 
     def change(self, thing: Object, event: str | None, /, **fields: Any) -> Object:
-        """Change an object and tell of it; an event that says `updated` also says what it was before."""
+        """Change an object and announce it; an event `….updated` carries the previous attributes."""
         before = copy.deepcopy(thing)
         thing.update(fields)
         self.put(thing)
-        if event and (thing != before or not event.endswith(".updated")):
-            self.tell(event, thing, before if event.endswith(".updated") else None)
+        updated = bool(event and event.endswith(".updated"))
+        if event and (thing != before or not updated):
+            self.announce(event, thing, before if updated else None)
         return thing
 
-    def tell(self, kind: str, thing: Object, before: Object | None = None) -> None:
+    def announce(self, kind: str, thing: Object, before: Object | None = None) -> None:
         event = self.new(
             "event",
             type=kind,
@@ -148,23 +214,9 @@ class Account:
     def _owe(self, event: Object, endpoint: Object, mischief: Object) -> None:
         serial = self.store.note("serial", 0) + 1
         self.store.write_note("serial", serial)
-        chance = Random(f"{mischief.get('seed')}:{serial}")  # noqa: S311 - to be repeated, not to be secret
+        chance = Random(f"{mischief.get('seed')}:{serial}")  # noqa: S311 - must be repeatable, not secret
         if chance.random() < mischief.get("drop", 0):
             return
         for _ in range(2 if chance.random() < mischief.get("duplicate", 0) else 1):
             due = time.time() + self.store.note("ahead", 0) + chance.uniform(0, mischief.get("delay", 0))
             self.store.owe(event["id"], endpoint["id"], due, serial + chance.uniform(0, mischief.get("shuffle", 0)))
-
-
-def due_of(thing: Object) -> int | None:
-    """When something happens to an object by itself."""
-    match thing["object"], thing.get("status"):
-        case "subscription", "incomplete":
-            return int(thing["created"]) + FIRST_ATTEMPT_HOURS * 3600
-        case "subscription", "trialing" | "active" | "past_due" | "unpaid":
-            return int(min(thing["cancel_at"] or NEVER, thing["items"]["data"][0]["current_period_end"]))
-        case "invoice", "open":
-            return thing["next_payment_attempt"]  # type: ignore[no-any-return]  # a time, or none
-        case "checkout.session", "open":
-            return thing["expires_at"]  # type: ignore[no-any-return]  # a time
-    return None

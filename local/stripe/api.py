@@ -1,75 +1,129 @@
-"""How an address under /v1 is found, what it takes, and what all resources have: retrieve, list, update."""
+"""How a route under /v1 is declared and found, and what all resources have: retrieve, list, update."""
 
 import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
-from local.stripe import billing
-from local.stripe.account import Account, Refused
-from local.stripe.forms import merged
+from local.stripe.account import Account
+from local.stripe.errors import ApiError
+from local.stripe.expansion import expanded
+from local.stripe.parameters import Form, check_expand, declared, merged
 from local.stripe.store import Object
+from local.stripe.versions import shown
 
-Work = Callable[[Account, Object, dict[str, str]], Object]
+Handler = Callable[[Account, Object, dict[str, str]], Object]
 PAGE, LARGEST_PAGE = 10, 100
-PAGING = "limit starting_after ending_before created"
-
-ROUTES: list[tuple[str, re.Pattern[str], set[str], set[str], Work]] = []
+PAGING = "limit:int starting_after ending_before"
 
 
-def route(address: str, takes: str = "") -> Callable[[Work], Work]:
+class Route(NamedTuple):
+    method: str
+    path: re.Pattern[str]
+    form: Form
+    handler: Handler
+
+
+ROUTES: list[Route] = []
+
+
+def route(address: str, takes: str = "") -> Callable[[Handler], Handler]:
     method, path = address.split()
     pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
-    words = {word.strip("!") for word in takes.split()} | {"expand"}
-    needed = {word.strip("!") for word in takes.split() if word.endswith("!")}
 
-    def declare(work: Work) -> Work:
-        ROUTES.append((method, pattern, words, needed, work))
-        return work
+    def declare(handler: Handler) -> Handler:
+        ROUTES.append(Route(method, pattern, declared(takes), handler))
+        return handler
 
     return declare
+
+
+def call(account: Account, method: str, path: str, given: Object, version: str) -> Object:
+    """Do what a request says; the result has the shape of the version."""
+    found: tuple[Route, dict[str, str]] | None = None
+    for each in ROUTES:
+        # The first declared wins, except that a path without a name in it is the more exact one.
+        if each.method == method and (place := each.path.fullmatch(path)) and (not found or not place.groupdict()):
+            found = each, place.groupdict()
+            if not place.groupdict():
+                break
+    if not found:
+        raise ApiError(f"Unrecognized request URL ({method}: {path}).", status=404)
+    (_, _, form, handler), names = found
+    values = form.read(given)
+    paths = values.pop("expand", None) or []
+    check_expand(paths)
+    with account.clock_of(*names.values(), *(values.get(name) for name in OWNERS), *_nested_owners(values)):
+        made = handler(account, values, names)
+    if made.get("object") == "list":
+        made = {**made, "data": [shown(account, each, version) for each in made["data"]]}
+    elif made.get("_stale"):  # meant as it is, although the object has moved on
+        made = shown(account, made, version)
+    else:
+        made = shown(account, {**made, **(account.store.get(made.get("id", "")) or {})}, version)
+    return expanded(account, made, paths, version)
+
+
+# Parameters that name an object whose test clock applies.
+OWNERS = (
+    "test_clock",
+    "customer",
+    "subscription",
+    "invoice",
+    "payment_intent",
+    "charge",
+    "schedule",
+    "from_subscription",
+    "credit_note",
+)
+
+
+def _nested_owners(values: Object) -> list[Any]:
+    payment = values.get("payment")
+    return [payment.get("payment_intent")] if isinstance(payment, dict) else []
 
 
 # What all have -------------------------------------------------------------------------------------------------------
 
 
-def retrieve(kind: str) -> Work:
-    return lambda account, _given, place: account.get(kind, place["id"])
+def resource(path: str, kind: str, *, filters: str = "", fields: str | None = None, event: str | None = "") -> None:
+    """Retrieve and list; with `fields` also an update that sets them, announced as `event`."""
+    route(f"GET /v1/{path}/{{id}}")(lambda account, _values, place: _retrieved(account, kind, place["id"]))
+    route(f"GET /v1/{path}", f"{filters} {PAGING} created:range")(listing(kind, f"/v1/{path}"))
+    if fields is not None:
+        announced = f"{kind}.updated" if event == "" else event
+        route(f"POST /v1/{path}/{{id}}", f"{fields} metadata:metadata")(update(kind, announced))
 
 
-def update(kind: str, fields: str) -> Work:
-    def work(account: Account, given: Object, place: dict[str, str]) -> Object:
+def _retrieved(account: Account, kind: str, name: str) -> Object:
+    """A deleted customer is still shown, as deleted; other deleted objects are gone."""
+    thing = account.get(kind, name)
+    return account.get(kind, None) if thing.get("deleted") and kind != "customer" else thing
+
+
+def update(kind: str, event: str | None) -> Handler:
+    def handler(account: Account, values: Object, place: dict[str, str]) -> Object:
         thing = account.get(kind, place["id"])
-        changes = {name: given[name] for name in fields.split() if name in given}
-        if "metadata" in given:
-            changes["metadata"] = merged(thing["metadata"], given["metadata"])
-        return account.change(thing, EVENTS.get(kind, f"{kind}.updated"), **changes)
+        if "metadata" in values:
+            values["metadata"] = merged(thing["metadata"], values["metadata"])
+        return account.change(thing, event, **values)
 
-    return work
-
-
-EVENTS = {
-    "payment_intent": None,
-    "setup_intent": None,
-    "webhook_endpoint": None,
-    "checkout.session": None,
-    "dispute": "charge.dispute.updated",
-}
+    return handler
 
 
-def listing(kind: str, path: str) -> Work:
-    return lambda account, given, _place: page(account, given, kind, path, lambda thing: matches(thing, given))
+def listing(kind: str, path: str) -> Handler:
+    return lambda account, values, _place: page(account, values, kind, path, lambda thing: matches(thing, values))
 
 
-def page(account: Account, given: Object, kind: str, path: str, wanted: Callable[[Object], bool]) -> Object:
-    limit = given.get("limit", PAGE)
-    if not 1 <= limit <= LARGEST_PAGE:
-        raise Refused(f"This value must be between 1 and {LARGEST_PAGE} (it was {limit}).", param="limit")
-    before, after = given.get("starting_after"), given.get("ending_before")
+def page(account: Account, values: Object, kind: str, path: str, wanted: Callable[[Object], bool]) -> Object:
+    limit = values.get("limit", PAGE)
+    if limit is None or not 1 <= limit <= LARGEST_PAGE:
+        raise ApiError(f"This value must be between 1 and {LARGEST_PAGE} (it was {limit}).", param="limit")
+    before, after = values.get("starting_after"), values.get("ending_before")
     for name, param in (before, "starting_after"), (after, "ending_before"):
         if name:
             account.referred(kind, name, param)
-    created = given.get("created")
+    created = values.get("created")
     oldest = max(created.get("gte", 0), created.get("gt", 0)) if isinstance(created, dict) else 0
     found = []
     for thing in account.store.all(kind, before, after):
@@ -83,36 +137,52 @@ def page(account: Account, given: Object, kind: str, path: str, wanted: Callable
     return {"object": "list", "url": path, "has_more": len(found) > limit, "data": things}
 
 
+def list_of(things: list[Object], url: str) -> Object:
+    return {"object": "list", "data": things, "has_more": False, "url": url}
+
+
 ENDED = {"canceled", "incomplete_expired"}
-# How a filter is held against an object, where it is not simply equal to the field of its name.
+# How a filter compares with an object, where it is not simply equal to the field of its name.
 FILTERS: dict[tuple[str, str] | str, Callable[[Object, Any], bool]] = {
     "created": lambda thing, wanted: _in_range(thing["created"], wanted),
+    "due_date": lambda thing, wanted: thing["due_date"] is not None and _in_range(thing["due_date"], wanted),
     "ids": lambda thing, wanted: thing["id"] in wanted,
     "lookup_keys": lambda thing, wanted: thing["lookup_key"] in wanted,
     "types": lambda thing, wanted: thing["type"] in wanted,
     "recurring": lambda thing, wanted: wanted.items() <= (thing["recurring"] or {}).items(),
     "price": lambda thing, wanted: wanted in [item["price"]["id"] for item in thing["items"]["data"]],
+    "test_clock": lambda thing, wanted: thing.get("_clock") == wanted,
+    "pending": lambda thing, wanted: (thing["invoice"] is None) == wanted,
+    ("promotion_code", "coupon"): lambda thing, wanted: thing["promotion"]["coupon"] == wanted,
     ("event", "type"): lambda thing, wanted: fnmatchcase(thing["type"], wanted),
-    ("invoice", "subscription"): lambda thing, wanted: billing.subscription_of(thing) == wanted,
+    ("invoice", "subscription"): lambda thing, wanted: subscription_of(thing) == wanted,
     ("subscription", "status"): lambda thing, wanted: (
         wanted == "all" or thing["status"] in (ENDED if wanted == "ended" else {wanted})
     ),
 }
-NO_FILTER = {"limit", "starting_after", "ending_before"}
+NO_FILTER = {"limit", "starting_after", "ending_before", "delivery_success"}
 
 
-def matches(thing: Object, given: Object) -> bool:
-    if thing["object"] == "subscription" and "status" not in given and thing["status"] == "canceled":
+def subscription_of(invoice: Object) -> str | None:
+    parent = invoice["parent"]
+    return str(parent["subscription_details"]["subscription"]) if parent else None
+
+
+def matches(thing: Object, values: Object) -> bool:
+    kind = thing["object"]
+    if kind == "subscription" and "status" not in values and thing["status"] == "canceled":
         return False
-    for name in given.keys() - NO_FILTER:
-        holds = FILTERS.get((thing["object"], name)) or FILTERS.get(name)
-        if not (holds(thing, given[name]) if holds else thing.get(name) == given[name]):
+    if kind in {"customer", "subscription"} and thing.get("_clock") and not {"test_clock", "customer"} & values.keys():
+        return False
+    for name in values.keys() - NO_FILTER:
+        holds = FILTERS.get((kind, name)) or FILTERS.get(name)
+        if not (holds(thing, values[name]) if holds else thing.get(name) == values[name]):
             return False
     return True
 
 
-def _in_range(created: int, wanted: Any) -> bool:
+def _in_range(moment: int, wanted: Any) -> bool:
     if not isinstance(wanted, dict):
-        return bool(created == wanted)
-    signs = {"gt": created.__gt__, "gte": created.__ge__, "lt": created.__lt__, "lte": created.__le__}
+        return bool(moment == wanted)
+    signs = {"gt": moment.__gt__, "gte": moment.__ge__, "lt": moment.__lt__, "lte": moment.__le__}
     return all(signs[name](bound) for name, bound in wanted.items())

@@ -1,145 +1,190 @@
-"""Cards, payments and what becomes of them: charges, refunds, disputes."""
+"""Payment intents and the charges they make."""
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-from local.stripe import billing
-from local.stripe.account import Account, Refused
+from local.stripe import money
+from local.stripe.account import Account
+from local.stripe.api import resource, route
+from local.stripe.cards import EXPIRED
+from local.stripe.errors import ApiError
+from local.stripe.parameters import picked
+from local.stripe.payment_methods import attach, card_of, find, has_expired
 from local.stripe.store import Object
 
-DECLINED = "Your card was declined."
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a test card does. `code` and `decline`: why it is declined."""
-
-    token: str
-    brand: str = "visa"
-    code: str | None = None
-    decline: str | None = None
-    message: str = DECLINED
-    needs_authentication: bool = False
-    disputed: bool = False
-
-
-# Numbers and pm_card_… names as in Stripe's list of test cards.
-CARDS = {
-    "4242424242424242": Card("visa"),
-    "5555555555554444": Card("mastercard", brand="mastercard"),
-    "4000000000000002": Card("visa_chargeDeclined", code="card_declined", decline="generic_decline"),
-    "4000000000009995": Card(
-        "visa_chargeDeclinedInsufficientFunds",
-        code="card_declined",
-        decline="insufficient_funds",
-        message="Your card has insufficient funds.",
-    ),
-    "4000000000000069": Card(
-        "chargeDeclinedExpiredCard", code="expired_card", decline="expired_card", message="Your card has expired."
-    ),
-    "4000000000003220": Card("threeDSecure2Required", needs_authentication=True),
-    "4000002760003184": Card("authenticationRequired", needs_authentication=True),
-    "4000000000000341": Card("chargeCustomerFail", code="card_declined", decline="generic_decline"),
-    "4000000000000259": Card("createDispute", disputed=True),
-}
-TOKENS = {f"pm_card_{card.token}": number for number, card in CARDS.items()}
-# Refused already when it is kept for later; 0341 is the one that is taken, and fails when it is charged.
-REFUSED_EARLY = {"4000000000000002", "4000000000009995", "4000000000000069"}
 OPEN = {"requires_payment_method", "requires_confirmation", "requires_action"}
+UNAUTHENTICATED = (
+    "We are unable to authenticate your payment method. Please choose a different payment method and try again."
+)
+LARGEST = 99_999_999
+# Called with the intent, its charge if there is one, and `paid`, `failed` or `action_required`.
+Listener = Callable[[Account, Object, Object | None, str], None]
+LISTENERS: list[Listener] = []
+
+resource(
+    "payment_intents",
+    "payment_intent",
+    filters="customer",
+    event=None,
+    fields="description receipt_email:email setup_future_usage:(off_session|on_session)",
+)
+resource("charges", "charge", filters="customer payment_intent", fields="description receipt_email:email")
 
 
-# Payment methods -----------------------------------------------------------------------------------------------------
-
-
-def method(account: Account, given: str, param: str = "payment_method") -> Object:
-    """A payment method by its id, by the name of a test card, or by a number."""
-    number = TOKENS.get(given, given)
-    if number not in CARDS:
-        return account.referred("payment_method", given, param)
-    card = {"brand": CARDS[number].brand, "last4": number[-4:], "exp_month": 12, "exp_year": 2034, "country": "US"}
-    return account.new("payment_method", card=card, _number=number)
-
-
-def attach(account: Account, paid_with: Object, customer: str) -> Object:
-    if paid_with["customer"] == customer:
-        return paid_with
-    if paid_with["_number"] in REFUSED_EARLY:
-        raise declined(CARDS[paid_with["_number"]])
-    account.change(paid_with, None, customer=customer)
-    account.tell("payment_method.attached", paid_with)
-    return paid_with
-
-
-def declined(card: Card, **more: Any) -> Refused:
-    return Refused(
-        card.message,
-        status=402,
-        kind="card_error",
-        code=card.code,
-        decline_code=card.decline,
-        kept=True,
-        **more,
+@route(
+    "POST /v1/payment_intents",
+    "amount!:positive currency!:currency customer description metadata:metadata payment_method"
+    " payment_method_types[]:(card) automatic_payment_methods{enabled!:bool allow_redirects:(always|never)}"
+    " confirm:bool"
+    " off_session:bool receipt_email:email setup_future_usage:(off_session|on_session) return_url:url",
+)
+def create_payment_intent(account: Account, values: Object, _place: dict[str, str]) -> Object:
+    check_amount(values["amount"], values["currency"])
+    if customer := values.get("customer"):
+        account.referred("customer", customer, "customer")
+    intent = intend(
+        account,
+        values["amount"],
+        values["currency"],
+        customer,
+        **picked(values, "description metadata receipt_email setup_future_usage automatic_payment_methods"),
     )
+    if name := values.get("payment_method"):
+        paid_with = find(account, name)
+        account.change(intent, None, payment_method=paid_with["id"], status="requires_confirmation")
+    if values.get("confirm"):
+        return confirm_payment_intent(account, picked(values, "payment_method off_session"), {"id": intent["id"]})
+    return intent
 
 
-# Payment intents -----------------------------------------------------------------------------------------------------
+def check_amount(amount: int, currency: str, param: str = "amount") -> None:
+    least = money.smallest(currency)
+    if amount < least:
+        raise ApiError(
+            f"Amount must be at least {money.formatted(least, currency)} (found {money.formatted(amount, currency)}).",
+            code="amount_too_small",
+            param=param,
+        )
+    if amount > LARGEST:
+        raise ApiError(
+            f"Amount must be no more than {money.formatted(LARGEST, currency)}.", code="amount_too_large", param=param
+        )
+
+
+@route(
+    "POST /v1/payment_intents/{id}/confirm",
+    "payment_method return_url:url off_session:bool setup_future_usage:(off_session|on_session)",
+)
+def confirm_payment_intent(account: Account, values: Object, place: dict[str, str]) -> Object:
+    intent = account.get("payment_intent", place["id"], "intent")
+    expect_open(intent, "confirm")
+    name = values.get("payment_method") or intent["payment_method"]
+    if not name:
+        raise ApiError(
+            "You cannot confirm this PaymentIntent because it's missing a payment method.",
+            code="payment_intent_unexpected_state",
+        )
+    if values.get("setup_future_usage"):
+        account.change(intent, None, setup_future_usage=values["setup_future_usage"])
+    return confirm(account, intent, find(account, name), off_session=bool(values.get("off_session")), raises=True)
+
+
+@route(
+    "POST /v1/payment_intents/{id}/cancel", "cancellation_reason:(duplicate|fraudulent|requested_by_customer|abandoned)"
+)
+def cancel_payment_intent(account: Account, values: Object, place: dict[str, str]) -> Object:
+    intent = account.get("payment_intent", place["id"], "intent")
+    if intent["_invoice"]:
+        raise ApiError(
+            "You cannot cancel this PaymentIntent because it belongs to an invoice; void the invoice instead.",
+            code="payment_intent_unexpected_state",
+        )
+    return cancel(account, intent, values.get("cancellation_reason"))
+
+
+# What happens to an intent -------------------------------------------------------------------------------------------
 
 
 def intend(account: Account, amount: int, currency: str, customer: str | None, **fields: object) -> Object:
     name = account.name("payment_intent")
-    plain = {"id": name, "client_secret": f"{name}_secret_{secrets.token_hex(12)}"}
+    fields |= {"id": name, "client_secret": f"{name}_secret_{secrets.token_hex(12)}"}
     fields |= {"amount": amount, "currency": currency, "customer": customer}
-    return account.new("payment_intent", "payment_intent.created", **plain, **fields)
+    return account.new("payment_intent", "payment_intent.created", **fields)
 
 
-def confirm(account: Account, intent: Object, paid_with: Object, *, off_session: bool = False) -> Object:
-    """Try to pay. A declined card raises when somebody is there to be told."""
+def confirm(
+    account: Account, intent: Object, paid_with: Object, *, off_session: bool = False, raises: bool = False
+) -> Object:
+    """Try to pay. `raises`: a declined card is an error of the request, not only a state of the intent."""
     expect_open(intent, "confirm")
-    card = CARDS[paid_with["_number"]]
-    if card.code:
-        fail(account, intent, card.message, card.code, card.decline, paid_with)
-        if not off_session:
-            raise declined(card, payment_intent=account.get("payment_intent", intent["id"]))
-    elif card.needs_authentication and not (off_session and paid_with["_authenticated"]):
+    card = card_of(paid_with)
+    asks = card.authentication and not (off_session and card.authentication == "once" and paid_with["_authenticated"])
+    if has_expired(paid_with, account.now()):
+        fail(account, intent, EXPIRED, "expired_card", "expired_card", paid_with)
+    elif asks and off_session:
+        fail(
+            account,
+            intent,
+            "Your card was declined. This transaction requires authentication.",
+            "card_declined",
+            "authentication_required",
+            paid_with,
+        )
+    elif asks:
+        url = f"{account.address}/pay/{intent['client_secret']}"
         account.change(
             intent,
             "payment_intent.requires_action",
             status="requires_action",
             payment_method=paid_with["id"],
             last_payment_error=None,
-            next_action={
-                "type": "redirect_to_url",
-                "redirect_to_url": {"url": f"{account.address}/pay/{intent['client_secret']}", "return_url": None},
-            },
+            next_action={"type": "redirect_to_url", "redirect_to_url": {"url": url, "return_url": None}},
         )
-        if intent["_invoice"]:
-            billing.payment_failed(account, account.get("invoice", intent["_invoice"]), needs_action=True)
+        _notify(account, intent, None, "action_required")
+    else:
+        _charge_or_fail(account, intent, paid_with)
+    intent = account.get("payment_intent", intent["id"])
+    if raises and (error := intent["last_payment_error"]):
+        raise ApiError(
+            error["message"],
+            status=402,
+            kind="card_error",
+            code=error["code"],
+            decline_code=error.get("decline_code"),
+            kept=True,
+            payment_intent=intent,
+        )
+    return intent
+
+
+def _charge_or_fail(account: Account, intent: Object, paid_with: Object) -> None:
+    card = card_of(paid_with)
+    if card.code:
+        fail(account, intent, card.message, card.code, card.decline, paid_with)
     else:
         succeed(account, intent, paid_with)
-    return intent
 
 
 def expect_open(intent: Object, verb: str) -> None:
     if intent["status"] not in OPEN:
-        raise Refused(
+        raise ApiError(
             f"You cannot {verb} this PaymentIntent because it has a status of {intent['status']}.",
             code="payment_intent_unexpected_state",
-            payment_intent=intent,
+            payment_intent={name: value for name, value in intent.items() if not name.startswith("_")},
         )
 
 
 def authenticate(account: Account, intent: Object, *, succeeds: bool) -> Object:
     """What the customer does at their bank."""
     if intent["status"] != "requires_action":
-        raise Refused("There is nothing to authenticate.", code="payment_intent_unexpected_state")
+        raise ApiError("There is nothing to authenticate.", code="payment_intent_unexpected_state")
     paid_with = account.get("payment_method", intent["payment_method"])
     if succeeds:
         account.change(paid_with, None, _authenticated=True)
-        succeed(account, intent, paid_with)
+        _charge_or_fail(account, intent, paid_with)
     else:
-        message = "We are unable to authenticate your payment method. Please choose a different payment method."
-        fail(account, intent, message, "payment_intent_authentication_failure", None, paid_with)
+        fail(account, intent, UNAUTHENTICATED, "payment_intent_authentication_failure", None, paid_with)
     return intent
 
 
@@ -157,19 +202,24 @@ def succeed(account: Account, intent: Object, paid_with: Object) -> None:
         last_payment_error=None,
         next_action=None,
     )
-    account.tell("charge.succeeded", charge)
+    account.announce("charge.succeeded", charge)
     if intent["customer"] and intent["setup_future_usage"]:
         attach(account, paid_with, intent["customer"])
-    if intent["_invoice"]:
-        billing.paid(account, account.get("invoice", intent["_invoice"]), charge)
-    if CARDS[paid_with["_number"]].disputed:
-        dispute(account, charge)
+    _notify(account, intent, charge, "paid")
 
 
 def fail(account: Account, intent: Object, message: str, code: str, decline: str | None, paid_with: Object) -> None:
-    charge = _charge(
-        account, intent, paid_with, status="failed", paid=False, failure_code=code, failure_message=message
-    )
+    failure = {"failure_code": code, "failure_message": message, "_decline": decline}
+    charge = _charge(account, intent, paid_with, status="failed", paid=False, **failure)
+    error = {
+        "type": "card_error",
+        "code": code,
+        "decline_code": decline,
+        "message": message,
+        "charge": charge["id"],
+        "doc_url": f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}",
+        "payment_method": paid_with,
+    }
     account.change(
         intent,
         "payment_intent.payment_failed",
@@ -177,17 +227,15 @@ def fail(account: Account, intent: Object, message: str, code: str, decline: str
         payment_method=None,
         next_action=None,
         latest_charge=charge["id"],
-        last_payment_error={
-            "type": "card_error",
-            "code": code,
-            "decline_code": decline,
-            "message": message,
-            "payment_method": paid_with,
-        },
+        last_payment_error={name: value for name, value in error.items() if value is not None},
     )
-    account.tell("charge.failed", charge)
-    if intent["_invoice"]:
-        billing.payment_failed(account, account.get("invoice", intent["_invoice"]))
+    account.announce("charge.failed", charge)
+    _notify(account, intent, charge, "failed")
+
+
+def _notify(account: Account, intent: Object, charge: Object | None, outcome: str) -> None:
+    for listener in LISTENERS:
+        listener(account, intent, charge, outcome)
 
 
 def cancel(account: Account, intent: Object, reason: str | None) -> Object:
@@ -202,65 +250,47 @@ def cancel(account: Account, intent: Object, reason: str | None) -> Object:
     )
 
 
-# Setup intents -------------------------------------------------------------------------------------------------------
-
-
-def set_up(account: Account, intent: Object, paid_with: Object) -> Object:
-    if intent["status"] not in OPEN:
-        raise Refused(
-            f"You cannot confirm this SetupIntent because it has already {intent['status']}.",
-            code="setup_intent_unexpected_state",
-        )
-    card = CARDS[paid_with["_number"]]
-    if paid_with["_number"] in REFUSED_EARLY:
-        error = {"type": "card_error", "code": card.code, "decline_code": card.decline, "message": card.message}
-        account.change(intent, "setup_intent.setup_failed", status="requires_payment_method", last_setup_error=error)
-        raise declined(card)
-    if intent["customer"]:
-        attach(account, paid_with, intent["customer"])
-    return account.change(intent, "setup_intent.succeeded", status="succeeded", payment_method=paid_with["id"])
-
-
-# Charges, refunds, disputes ------------------------------------------------------------------------------------------
-
-
-def _charge(account: Account, intent: Object, paid_with: Object, **fields: object) -> Object:
-    same = {name: intent[name] for name in ("amount", "currency", "customer", "description", "metadata", "_invoice")}
+def _charge(
+    account: Account, intent: Object, paid_with: Object, *, decline: str | None = None, **fields: Any
+) -> Object:
+    card, declined_as = paid_with["card"], fields.pop("_decline", decline)
+    name, good = account.name("charge"), fields["paid"]
+    blocked = declined_as == "fraudulent"
     return account.new(
         "charge",
-        **same,
+        **picked(intent, "amount currency customer description metadata receipt_email _invoice"),
         **fields,
+        id=name,
+        billing_details=paid_with["billing_details"],
+        outcome={
+            "advice_code": None if good else "try_again_later",
+            "network_advice_code": None,
+            "network_decline_code": None,
+            "network_status": "approved_by_network"
+            if good
+            else "not_sent_to_network"
+            if blocked
+            else "declined_by_network",
+            "reason": None if good else "highest_risk_level" if blocked else declined_as,
+            "risk_level": "highest" if blocked else "normal",
+            "seller_message": "Payment complete."
+            if good
+            else "The bank did not return any further details with this decline.",
+            "type": "authorized" if good else "blocked" if blocked else "issuer_declined",
+        },
         payment_intent=intent["id"],
         payment_method=paid_with["id"],
-        payment_method_details={"type": "card", "card": paid_with["card"]},
+        payment_method_details={
+            "type": "card",
+            "card": {
+                **picked(card, "brand country exp_month exp_year fingerprint funding last4 wallet"),
+                "amount_authorized": intent["amount"] if good else None,
+                "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},
+                "installments": None,
+                "mandate": None,
+                "network": card["brand"],
+                "three_d_secure": None,
+            },
+        },
+        receipt_url=f"{account.address}/receipt/{name}" if good else None,
     )
-
-
-def refund(account: Account, charge: Object, amount: int | None, reason: str | None, metadata: Object) -> Object:
-    left = charge["amount"] - charge["amount_refunded"] if charge["paid"] else 0
-    if not left:
-        raise Refused(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")
-    amount = left if amount is None else amount
-    if not 0 < amount <= left:
-        raise Refused(f"Refund amount ({amount}) is greater than unrefunded amount on charge ({left})", param="amount")
-    made = account.new(
-        "refund",
-        "refund.created",
-        amount=amount,
-        charge=charge["id"],
-        currency=charge["currency"],
-        metadata=metadata,
-        payment_intent=charge["payment_intent"],
-        reason=reason,
-    )
-    back = charge["amount_refunded"] + amount
-    account.change(charge, "charge.refunded", amount_refunded=back, refunded=back == charge["amount"])
-    return made
-
-
-def dispute(account: Account, charge: Object, reason: str = "fraudulent") -> Object:
-    account.change(charge, "charge.updated", disputed=True)
-    same = {name: charge[name] for name in ("amount", "currency", "payment_intent")}
-    made = account.new("dispute", "charge.dispute.created", **same, charge=charge["id"], reason=reason)
-    account.tell("charge.dispute.funds_withdrawn", made)
-    return made

@@ -1,4 +1,4 @@
-"""What survives a kill: every object, every delivery still owed, every answer given under an Idempotency-Key."""
+"""What survives a kill: every object, every pending delivery, every response kept under an Idempotency-Key."""
 
 import json
 import sqlite3
@@ -10,36 +10,42 @@ from typing import Any
 
 Object = dict[str, Any]
 
+SCHEMA = 2
+
 TABLES = """
 pragma journal_mode = wal;
 pragma synchronous = off;  -- the process may die at any point; the machine may not
 create table if not exists objects (
   n integer primary key, id text not null unique, kind text not null, created integer not null, due integer,
-  body text not null
+  clock text not null default '', body text not null
 );
 create index if not exists objects_kind on objects (kind, created, n);
-create index if not exists objects_due on objects (due, n) where due is not null;
+create index if not exists objects_due on objects (clock, due) where due is not null;
 create table if not exists deliveries (
   n integer primary key, event text not null, endpoint text not null, due real not null, rank real not null,
   attempts integer not null default 0
 );
 create index if not exists deliveries_due on deliveries (due, rank);
 create index if not exists deliveries_event on deliveries (event);
-create table if not exists answers (
-  key text primary key, asked text not null, status integer not null, body text not null, at integer not null
+create table if not exists responses (
+  key text primary key, request text not null, status integer not null, body text not null, at integer not null
 );
 create table if not exists notes (name text primary key, value text not null);
 """
 
 
 class Store:
-    """One connection, one change at a time: whatever a request does is there as a whole, or not at all."""
+    """One connection, one change at a time: a request is applied as a whole or not at all."""
 
     def __init__(self, file: Path | None = None) -> None:
-        self._db = sqlite3.connect(file or ":memory:", check_same_thread=False, isolation_level=None)
-        self._db.executescript(TABLES)
         self._lock = threading.RLock()
         self._changing = False
+        self._db = sqlite3.connect(file or ":memory:", check_same_thread=False, isolation_level=None)
+        if self._rows("pragma user_version") != [(SCHEMA,)]:  # the file of an older version is of no use
+            for (table,) in self._rows("select name from sqlite_master where type = 'table'"):
+                self._db.execute(f"drop table {table}")
+        self._db.executescript(TABLES)
+        self._db.execute(f"pragma user_version = {SCHEMA}")
 
     def close(self) -> None:
         with self._lock:
@@ -62,6 +68,17 @@ class Store:
             finally:
                 self._changing = False
 
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Everything inside happens, and is then undone."""
+        with self.change():
+            self._db.execute("savepoint rehearsal")
+            try:
+                yield
+            finally:
+                self._db.execute("rollback to rehearsal")
+                self._db.execute("release rehearsal")
+
     def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._db.execute(statement, values).fetchall()
@@ -74,24 +91,29 @@ class Store:
 
     def put(self, thing: Object, due: int | None) -> None:
         self._rows(
-            "insert into objects (id, kind, created, due, body) values (?, ?, ?, ?, ?)"
+            "insert into objects (id, kind, created, due, clock, body) values (?, ?, ?, ?, ?, ?)"
             " on conflict (id) do update set due = excluded.due, body = excluded.body",
             thing["id"],
             thing["object"],
             thing.get("created", 0),
             due,
+            thing.get("_clock") or "",
             json.dumps(thing),
         )
 
+    def forget(self, clock: str) -> None:
+        """Delete what belongs to a test clock; the events of it stay."""
+        self._rows("delete from objects where clock = ? and kind <> 'event'", clock)
+
     def all(self, kind: str, before: str | None = None, after: str | None = None) -> Iterator[Object]:
-        """Newest first, from beyond the object named; with `after` oldest first, for the page before a page."""
+        """Newest first, beyond the object `before`; with `after` oldest first, for the previous page."""
         beyond, order = (after, "asc") if after else (before, "desc")
         place = self._rows("select created, n from objects where id = ?", beyond) if beyond else []
         sign = ">" if after else "<"
         while True:
             where, values = (f"and (created, n) {sign} (?, ?)", place[0]) if place else ("", ())
             rows = self._rows(
-                f"select created, n, body from objects where kind = ? {where}"  # noqa: S608 - no word of it is given
+                f"select created, n, body from objects where kind = ? {where}"  # noqa: S608 - constants only
                 f" order by created {order}, n {order} limit 500",
                 kind,
                 *values,
@@ -101,9 +123,13 @@ class Store:
                 return
             place = [rows[-1][:2]]
 
-    def first_due(self, now: int) -> tuple[Object, int] | None:
+    def first_due(self, now: int, clock: str) -> tuple[Object, int] | None:
+        """Schedules first: a phase that begins when a period ends changes the price of the next period."""
         rows = self._rows(
-            "select body, due from objects where due is not null and due <= ? order by due, n limit 1", now
+            "select body, due from objects where due is not null and due <= ? and clock = ?"
+            " order by due, kind <> 'subscription_schedule', n limit 1",
+            now,
+            clock,
         )
         return (json.loads(rows[0][0]), rows[0][1]) if rows else None
 
@@ -121,7 +147,7 @@ class Store:
 
     def owed_in_all(self, event: str | None = None) -> int:
         where = ("where event = ?", event) if event else ("",)
-        return int(self._rows(f"select count(*) from deliveries {where[0]}", *where[1:])[0][0])  # noqa: S608 - see above
+        return int(self._rows(f"select count(*) from deliveries {where[0]}", *where[1:])[0][0])  # noqa: S608 - constants only
 
     def delivered(self, delivery: int) -> None:
         self._rows("delete from deliveries where n = ?", delivery)
@@ -132,16 +158,16 @@ class Store:
     def hurry(self) -> None:
         self._rows("update deliveries set due = 0 where attempts > 0")
 
-    # Answers and notes ------------------------------------------------------------------------------------------------
+    # Kept responses and notes -----------------------------------------------------------------------------------------
 
-    def answer(self, key: str, now: int) -> tuple[str, int, str] | None:
-        """What was asked and answered under this key in the last 24 hours."""
-        self._rows("delete from answers where at < ?", now - 86_400)
-        rows = self._rows("select asked, status, body from answers where key = ?", key)
+    def response(self, key: str, now: int) -> tuple[str, int, str] | None:
+        """The request and the response under this key in the last 24 hours."""
+        self._rows("delete from responses where at < ?", now - 86_400)
+        rows = self._rows("select request, status, body from responses where key = ?", key)
         return rows[0] if rows else None
 
-    def remember(self, key: str, asked: str, status: int, body: str, now: int) -> None:
-        self._rows("insert into answers values (?, ?, ?, ?, ?)", key, asked, status, body, now)
+    def keep_response(self, key: str, request: str, status: int, body: str, now: int) -> None:
+        self._rows("insert into responses values (?, ?, ?, ?, ?)", key, request, status, body, now)
 
     def note(self, name: str, otherwise: Any = None) -> Any:
         rows = self._rows("select value from notes where name = ?", name)
@@ -149,3 +175,6 @@ class Store:
 
     def write_note(self, name: str, value: Any) -> None:
         self._rows("insert or replace into notes values (?, ?)", name, json.dumps(value))
+
+    def delete_note(self, name: str) -> None:
+        self._rows("delete from notes where name = ?", name)

@@ -1,4 +1,4 @@
-"""Delivers what is owed: signed, again and again until it is taken, in an order and number that mischief decides."""
+"""Delivers events: signed, retried until they are accepted, in an order and number that mischief decides."""
 
 import hashlib
 import hmac
@@ -9,17 +9,17 @@ import time
 from urllib.parse import urlsplit
 
 from local.stripe.account import Account
-from local.stripe.shapes import shown
 from local.stripe.store import Object
+from local.stripe.versions import shown
 
 PATIENCE_S = 10
 LONGEST_PAUSE_S = 3600
-# Then it is given up, as Stripe does after three days.
+# Then the delivery is dropped, as Stripe does after three days.
 ATTEMPTS = 80
 
 
 class Deliveries:
-    """Several threads, as Stripe delivers several events at once; each leaves what another is at."""
+    """Several threads, as Stripe delivers several events at once."""
 
     def __init__(self, account: Account, threads: int = 3) -> None:
         self.paused = False
@@ -45,11 +45,11 @@ class Deliveries:
             self._wake.notify_all()
 
     def settle(self, timeout: float = 30) -> None:
-        """Wait until nothing is owed; what failed is tried again at once, not after its pause."""
+        """Wait until every event is delivered; failed deliveries are retried at once, not after their pause."""
         deadline = time.monotonic() + timeout
         while self._account.store.owed_in_all() or self._under_way:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._account.store.owed_in_all()} deliveries were not taken")
+                raise TimeoutError(f"{self._account.store.owed_in_all()} deliveries were not accepted")
             self._account.store.hurry()
             self.wake()
             time.sleep(0.005)
@@ -78,8 +78,8 @@ class Deliveries:
     def _deliver(self, serial: int, event: str, endpoint: str, attempts: int) -> None:
         store = self._account.store
         what, where = store.get(event), store.get(endpoint)
-        taken = not what or not where or post(where["url"], payload(self._account, what, where), where["_secret"])
-        if taken or attempts + 1 >= ATTEMPTS:
+        accepted = not what or not where or post(where["url"], payload(self._account, what, where), where["_secret"])
+        if accepted or attempts + 1 >= ATTEMPTS:
             store.delivered(serial)
         else:
             pause = min(2**attempts, LONGEST_PAUSE_S)
@@ -98,7 +98,7 @@ def signature(body: bytes, secret: str, at: int | None = None) -> str:
 
 
 def post(url: str, body: bytes, secret: str) -> bool:
-    """Whether it was taken: any answer but 2xx is none."""
+    """Whether the endpoint accepted it: a response of 2xx."""
     address = urlsplit(url)
     secure = address.scheme == "https"
     connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from stripe import StripeClient
 
-from local.stripe.account import Refused
+from local.stripe.errors import ApiError
 from local.stripe.webhooks import payload, post
 from tests.support.onboarding import Customer
 from tests.support.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, SECRET, Shop, sweep
@@ -232,7 +232,7 @@ def test_a_payment_races_another_plan_and_the_money_is_for_one_or_given_back(str
             ]
             others = [pool.submit(customer.ask, verb) for verb in ("pay", "complete", "pay", "complete")]
             time.sleep(delay)
-            with suppress(Refused):
+            with suppress(ApiError):
                 stripe.double.pay(first["client_secret"])
         assert {each.result().status_code for each in changes + others} <= {200, 409, 410, 503}
         heard(stripe)
@@ -298,7 +298,7 @@ def test_the_day_ends_while_the_bank_asks(stripe: Shop) -> None:
         stripe.expire()
         if is_settled:
             stripe.job()
-            with pytest.raises(Refused):
+            with pytest.raises(ApiError):
                 stripe.double.authenticate(started["client_secret"])
         else:
             stripe.double.authenticate(started["client_secret"])
