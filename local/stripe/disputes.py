@@ -77,6 +77,7 @@ def open_dispute(account: Account, charge: Object, reason: str = "fraudulent") -
             "card": {
                 "brand": brand,
                 "case_type": "inquiry" if inquiry else "chargeback",
+                "network": brand,
                 "network_reason_code": "10.4",
             },
         },
