@@ -15,6 +15,7 @@ from stripe._object_classes import get_object_class
 from stripe._stripe_object import UntypedStripeObject
 
 JsonObject = dict[str, Any]
+UNTYPED = (Any, UntypedStripeObject)
 
 
 def problems(thing: JsonObject) -> list[str]:
@@ -38,7 +39,7 @@ def _object(value: Any, of: type, path: str) -> typing.Iterator[str]:
 
 def _value(value: Any, hint: Any, path: str) -> typing.Iterator[str]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or origin is UntypedStripeObject or hint is UntypedStripeObject:
+    if hint in UNTYPED or origin in UNTYPED:
         return
     if origin is Union:
         yield from _one_of(value, arguments, path)
@@ -46,11 +47,9 @@ def _value(value: Any, hint: Any, path: str) -> typing.Iterator[str]:
         if value not in arguments:
             yield f"{path}: {value!r} is none of {', '.join(map(str, arguments))}"
     elif origin is list:
-        if isinstance(value, list):
-            for n, each in enumerate(value):
-                yield from _value(each, arguments[0], f"{path}[{n}]")
-        else:
-            yield f"{path}: {value!r} is no list"
+        members = value if isinstance(value, list) else [f"{value!r} is no list"]
+        for n, each in enumerate(members):
+            yield from _value(each, arguments[0], f"{path}[{n}]")
     elif origin is ListObject:
         yield from _list(value, arguments[0], path)
     elif inspect.isclass(hint) and issubclass(hint, StripeObject):
@@ -105,7 +104,7 @@ def _is_optional(hint: Any) -> bool:
 
 @cache
 def _hints(of: type) -> dict[str, Any]:
-    own = {name: hint for name, hint in of.__dict__.get("__annotations__", {}).items() if name[0] != "_"}
+    own = {name: hint for name, hint in inspect.get_annotations(of).items() if name[0] != "_"}
     names = {**vars(sys.modules[of.__module__]), **_imports(of.__module__)}
     resolved = typing.get_type_hints(of, globalns=names, localns=names)
     return {name: resolved[name] for name in own if typing.get_origin(resolved[name]) is not ClassVar}
