@@ -13,7 +13,7 @@ _OTHERS = (
     "cny cop crc cve czk dkk dop dzd egp etb eur fjd fkp gbp gel gip gmd gtq gyd hkd hnl htg huf idr ils inr "
     "isk jmd kes kgs khr kyd kzt lak lbp lkr lrd lsl mad mdl mkd mmk mnt mop mur mvr mwk mxn myr mzn nad ngn "
     "nio nok npr nzd pab pen pgk php pkr pln qar ron rsd rub sar sbd scr sek sgd shp sle sos srd std szl thb "
-    "tjs top try ttd twd tzs uah uyu uzs wst xcd xcg yer zar zmw"
+    "tjs top try ttd twd tzs uah uyu uzs wst xcd xcg yer zar zmw"  # codespell:ignore zar
 )
 ZERO_DECIMAL = frozenset(_ZERO.split())
 THREE_DECIMAL = frozenset(_THREE.split())
