@@ -114,7 +114,8 @@ def _cancellation(account: Account, subscription: Object, values: Object) -> Obj
     if subscription["schedule"] and {"cancel_at", "cancel_at_period_end"} & values.keys():
         raise ApiError(
             f"The subscription is managed by the subscription schedule `{subscription['schedule']}`, and updating any"
-            " cancelation behavior directly is not allowed. Please update the schedule instead."  # codespell:ignore cancelation
+            " cancelation behavior directly is not allowed."  # codespell:ignore cancelation
+            " Please update the schedule instead."
         )
     if values.get("cancel_at") and values.get("cancel_at_period_end"):
         raise ApiError("You can only set one of `cancel_at` and `cancel_at_period_end`.", param="cancel_at")
