@@ -15,7 +15,7 @@ create table public.activity_logs (
   new_data jsonb,
   ip_address text,
   user_agent text,
-  created_at timestamptz not null default now()
+  created_at timestamptz not null default clock_timestamp()
 );
 comment on table public.activity_logs is 'Who changed what in an organisation. Append-only for everyone.';
 comment on column public.activity_logs.user_id is
@@ -27,6 +27,7 @@ comment on column public.activity_logs.resource_type is 'The table of the record
 comment on column public.activity_logs.resource_id is 'The id of the record; of a membership the id of the user.';
 comment on column public.activity_logs.ip_address is 'The address the request came from.';
 comment on column public.activity_logs.user_agent is 'The program that sent the request, as it names itself.';
+comment on column public.activity_logs.created_at is 'When it was written: later entries of one transaction are later.';
 comment on column public.activity_logs.old_data is 'The row before; of an update only what changed.';
 comment on column public.activity_logs.new_data is 'The row after; of an update only what changed.';
 create index activity_logs_organization_idx on public.activity_logs (organization_id, created_at desc);
@@ -88,6 +89,19 @@ begin
 end $$;
 comment on function private.record_history() is
   'Trigger `history`: writes who created, changed or deleted a row into activity_logs, of a change only the columns changed.';
+
+create function private.log_merge(type text, id uuid, before jsonb, after jsonb) returns void
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into public.activity_logs (
+    organization_id, user_id, impersonated_by, action, resource_type, resource_id, old_data, new_data, ip_address,
+    user_agent
+  ) values (
+    (after ->> 'organization_id')::uuid, auth.uid(), (auth.jwt() #>> '{act,sub}')::uuid, 'merged', type, id, before, after,
+    private.client_ip(), private.request_header('user-agent')
+  );
+end $$;
+comment on function private.log_merge(text, uuid, jsonb, jsonb) is 'Records that several records became one.';
 
 -- Append-only ---------------------------------------------------------------------------------------------------------
 

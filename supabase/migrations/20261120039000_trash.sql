@@ -234,6 +234,8 @@ begin
       ));
   end if;
   perform set_config('strive.history_action', 'restored', true);
+  -- Parts of a tree come back in any order.
+  set constraints all deferred;
   foreach entry in array entries loop
     -- It may have come back with another one of the list.
     select t.* into entry from public.trash t where t.id = entry.id;
@@ -241,6 +243,7 @@ begin
     perform private.restore_entry(entry);
   end loop;
   perform set_config('strive.history_action', '', true);
+  set constraints all immediate;
   return (
     select jsonb_agg(jsonb_build_object('kind', (e).kind, 'record_id', (e).record_id)) from unnest(entries) e
   );
@@ -249,6 +252,10 @@ exception when unique_violation then
   raise exception 'Another record has taken the place of this one' using
     errcode = 'PT409', detail = format('%s: %s.', (entry).title, constraint_found),
     hint = 'Change or delete the other record first. Nothing was restored.';
+when check_violation then
+  raise exception 'What this record belongs to is gone' using
+    errcode = 'PT409', detail = format('%s was about a record that is not there.', (entry).title),
+    hint = 'Restore that first, if it is in the trash. Nothing was restored.';
 end $$;
 comment on function private.restore_from_trash(uuid[]) is 'Does the work of public.restore_from_trash().';
 
@@ -257,6 +264,19 @@ language sql set search_path = '' as 'select private.restore_from_trash(ids)';
 comment on function public.restore_from_trash(uuid[]) is
   'Restores up to 100 entries of the trash, all or none (MEMBER): each record under its old id, with its links and with '
   'what was deleted with it. Answers [{"kind", "record_id"}].';
+
+create function private.repoint_links(relation regclass, org uuid, gone uuid[], kept uuid) returns void
+language plpgsql set search_path = '' as $$
+declare
+  key record;
+begin
+  for key in select * from private.keys_between(null, relation) loop
+    execute format('update %1$s c set %2$I = $1 where c.organization_id = $2 and c.%2$I = any ($3)', key.child, key.link_column)
+    using kept, org, gone;
+  end loop;
+end $$;
+comment on function private.repoint_links(regclass, uuid, uuid[], uuid) is
+  'Before a merge: whatever refers to one of the merged records refers to the one that is kept.';
 
 -- Merged records are not deleted: whatever the trash knows of them is about the one that is kept.
 create function private.repoint_trash(org uuid, gone uuid[], kept uuid) returns void

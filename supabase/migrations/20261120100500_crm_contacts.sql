@@ -14,6 +14,7 @@ create table public.contacts (
     constraint "email is at most 255 characters" check (length(email) <= 255)
     constraint "email has an @ between two parts" check (email ~ '^[^@[:space:]]+@[^@[:space:]]+$'),
   phone text constraint "phone is at most 50 characters" check (length(phone) <= 50),
+  company_id uuid,
   company text constraint "company is at most 255 characters" check (length(company) <= 255),
   position text constraint "position is at most 255 characters" check (length(position) <= 255),
   type "ContactType" not null default 'PROSPECT',
@@ -36,14 +37,18 @@ create table public.contacts (
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
   constraint "assigned_to_id is a member of the organisation" foreign key (assigned_to_id, organization_id)
-    references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id)
+    references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id),
+  foreign key (organization_id, company_id) references public.companies (organization_id, id)
+    on delete set null (company_id)
 );
 comment on table public.contacts is 'People the organisation deals with.';
+comment on column public.contacts.company_id is 'The company they work for; follows company, and company follows it.';
 comment on column public.contacts.budget is 'In the organisation''s currency.';
 comment on column public.contacts.property_types is 'What they would buy; empty: anything.';
 comment on column public.contacts.cities is 'Where they would buy; empty: anywhere.';
 comment on column public.contacts.last_contact_at is 'When somebody last spoke with them; follows their activities.';
 create index contacts_organization_idx on public.contacts (organization_id, created_at desc);
+create index contacts_company_idx on public.contacts (organization_id, company_id);
 create index contacts_organization_type_idx on public.contacts (organization_id, type);
 create index contacts_assigned_to_idx on public.contacts (assigned_to_id, organization_id);
 create index contacts_type_idx on public.contacts (type);
@@ -55,6 +60,8 @@ create index contacts_same_email_idx on public.contacts (organization_id, lower(
 create index contacts_same_phone_idx on public.contacts (organization_id, private.same_phone(phone));
 create index contacts_created_at_idx on public.contacts using brin (created_at);
 create trigger touch before update on public.contacts for each row execute function private.touch_updated_at();
+create trigger link_company before insert or update of company, company_id on public.contacts
+  for each row when (new.company is not null or new.company_id is not null) execute function private.link_company();
 create trigger history after insert or update or delete on public.contacts
   for each row execute function private.record_history();
 create trigger trash before delete on public.contacts for each row execute function private.move_to_trash();
@@ -92,12 +99,12 @@ create policy "admins delete contacts" on public.contacts for delete to authenti
   using (organization_id = (select private.current_user_org('ADMIN')));
 grant select, delete,
   insert (
-    id, organization_id, assigned_to_id, name, email, phone, company, position, type, status, notes, tags, custom_fields,
-    budget, property_types, cities, min_bedrooms, linkedin_url, twitter_url, preferred_contact_method, last_contact_at
+    id, organization_id, assigned_to_id, name, email, phone, company_id, company, position, type, status, notes, tags,
+    custom_fields, budget, property_types, cities, min_bedrooms, linkedin_url, twitter_url, preferred_contact_method, last_contact_at
   ),
   update (
-    id, organization_id, assigned_to_id, name, email, phone, company, position, type, status, notes, tags, custom_fields,
-    budget, property_types, cities, min_bedrooms, linkedin_url, twitter_url, preferred_contact_method, last_contact_at
+    id, organization_id, assigned_to_id, name, email, phone, company_id, company, position, type, status, notes, tags,
+    custom_fields, budget, property_types, cities, min_bedrooms, linkedin_url, twitter_url, preferred_contact_method, last_contact_at
   )
   on public.contacts to authenticated;
 grant all on public.contacts to service_role;

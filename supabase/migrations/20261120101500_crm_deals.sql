@@ -36,6 +36,7 @@ create table public.deals (
   assigned_to_id uuid,
   lead_id uuid,
   contact_id uuid,
+  company_id uuid,
   listing_id uuid,
   title text not null constraint "deal title is 1 to 255 characters" check (length(title) between 1 and 255),
   description text,
@@ -66,6 +67,8 @@ create table public.deals (
   foreign key (organization_id, lead_id) references public.leads (organization_id, id) on delete set null (lead_id),
   foreign key (organization_id, contact_id)
     references public.contacts (organization_id, id) on delete set null (contact_id),
+  foreign key (organization_id, company_id)
+    references public.companies (organization_id, id) on delete set null (company_id),
   foreign key (organization_id, listing_id)
     references public.listings (organization_id, id) on delete set null (listing_id)
 );
@@ -80,6 +83,7 @@ create index deals_organization_stage_idx on public.deals (organization_id, stag
 create index deals_assigned_to_idx on public.deals (assigned_to_id, organization_id);
 create index deals_lead_idx on public.deals (organization_id, lead_id);
 create index deals_contact_idx on public.deals (organization_id, contact_id);
+create index deals_company_idx on public.deals (organization_id, company_id);
 create index deals_listing_idx on public.deals (organization_id, listing_id);
 create index deals_due_idx on public.deals (organization_id, expected_close_date) where status = 'ACTIVE';
 create index deals_stage_idx on public.deals (stage);
@@ -290,11 +294,11 @@ create policy "admins delete deals" on public.deals for delete to authenticated
   using (organization_id = (select private.current_user_org('ADMIN')));
 grant select, delete,
   insert (
-    id, organization_id, assigned_to_id, lead_id, contact_id, listing_id, title, description, value, stage, status,
+    id, organization_id, assigned_to_id, lead_id, contact_id, company_id, listing_id, title, description, value, stage, status,
     probability, expected_close_date, actual_close_date, lost_reason, notes, tags, custom_fields
   ),
   update (
-    id, organization_id, assigned_to_id, lead_id, contact_id, listing_id, title, description, value, stage, status,
+    id, organization_id, assigned_to_id, lead_id, contact_id, company_id, listing_id, title, description, value, stage, status,
     probability, expected_close_date, actual_close_date, lost_reason, notes, tags, custom_fields
   )
   on public.deals to authenticated;

@@ -1,4 +1,4 @@
--- Workspace: customers, projects, tasks and appointments; content and attachments; notifications; usage; AI tools and
+-- Workspace: customers, projects and appointments; content and attachments; notifications; usage; AI tools and
 -- conversations.
 
 -- Types ---------------------------------------------------------------------------------------------------------------
@@ -9,8 +9,6 @@ create type "CustomerSource" as enum ('WEBSITE', 'REFERRAL', 'SOCIAL', 'EMAIL', 
 comment on type "CustomerSource" is 'Where a customer came from.';
 create type "ProjectStatus" as enum ('PLANNING', 'ACTIVE', 'ON_HOLD', 'COMPLETED', 'CANCELLED');
 comment on type "ProjectStatus" is 'State of a project.';
-create type "TaskStatus" as enum ('TODO', 'IN_PROGRESS', 'REVIEW', 'DONE', 'CANCELLED');
-comment on type "TaskStatus" is 'State of a task.';
 create type "Priority" as enum ('LOW', 'MEDIUM', 'HIGH', 'CRITICAL');
 comment on type "Priority" is 'Priority of a project or task.';
 create type "AppointmentStatus" as enum ('SCHEDULED', 'CONFIRMED', 'COMPLETED', 'CANCELLED', 'NO_SHOW');
@@ -87,47 +85,6 @@ create index projects_customer_idx on public.projects (organization_id, customer
 create index projects_manager_idx on public.projects (project_manager_id, organization_id, created_at desc);
 create index projects_active_idx on public.projects (organization_id, created_at desc) where status = 'ACTIVE';
 
-create table public.tasks (
-  id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
-  project_id uuid not null,
-  parent_task_id uuid,
-  title text not null constraint "title is 1 to 255 characters" check (length(title) between 1 and 255),
-  description text,
-  status "TaskStatus" not null default 'TODO',
-  priority "Priority" not null default 'MEDIUM',
-  assigned_to uuid,
-  created_by uuid references public.users (id) on delete set null,
-  due_date timestamptz,
-  estimated_hours numeric(8, 2) constraint "estimated_hours is not negative" check (estimated_hours >= 0),
-  actual_hours numeric(8, 2) constraint "actual_hours is not negative" check (actual_hours >= 0),
-  tags text[] not null default '{}',
-  position integer not null default 0,
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  unique (organization_id, project_id, id),
-  foreign key (organization_id, project_id) references public.projects (organization_id, id) on delete cascade,
-  constraint "parent_task_id is a task of the same project" foreign key (organization_id, project_id, parent_task_id)
-    references public.tasks (organization_id, project_id, id) on delete cascade,
-  foreign key (assigned_to, organization_id) references public.organization_members (user_id, organization_id)
-    on delete set null (assigned_to),
-  constraint "a task is not its own parent" check (parent_task_id <> id)
-);
-comment on table public.tasks is 'Steps of a project, which may have steps of their own.';
-comment on column public.tasks.created_by is 'Null once the account is gone.';
-comment on column public.tasks.position is 'Place among its siblings, for drag and drop.';
-create index tasks_organization_idx on public.tasks (organization_id, created_at desc);
-create index tasks_project_idx on public.tasks (organization_id, project_id, position);
-create index tasks_parent_idx on public.tasks (organization_id, project_id, parent_task_id);
-create index tasks_assigned_to_idx on public.tasks (assigned_to, organization_id, created_at desc);
-create index tasks_created_by_idx on public.tasks (created_by);
-create index tasks_due_date_idx
-  on public.tasks (organization_id, due_date) where status in ('TODO', 'IN_PROGRESS', 'REVIEW');
--- A client's `status = …` is not leakproof, so it can only choose an index by proving its predicate.
-create index tasks_todo_idx on public.tasks (organization_id, created_at desc) where status = 'TODO';
-create index tasks_in_progress_idx on public.tasks (organization_id, created_at desc) where status = 'IN_PROGRESS';
-create index tasks_review_idx on public.tasks (organization_id, created_at desc) where status = 'REVIEW';
-
 create table public.appointments (
   id uuid primary key default gen_random_uuid(),
   organization_id uuid not null references public.organizations (id) on delete cascade,
@@ -149,6 +106,7 @@ create table public.appointments (
   reminders_sent jsonb,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
+  unique (organization_id, id),
   foreign key (assigned_to, organization_id) references public.organization_members (user_id, organization_id)
     on delete set null (assigned_to),
   foreign key (organization_id, customer_id) references public.customers (organization_id, id)
@@ -330,7 +288,6 @@ create index ai_conversations_user_idx on public.ai_conversations (user_id, orga
 
 create trigger touch before update on public.customers for each row execute function private.touch_updated_at();
 create trigger touch before update on public.projects for each row execute function private.touch_updated_at();
-create trigger touch before update on public.tasks for each row execute function private.touch_updated_at();
 create trigger touch before update on public.appointments for each row execute function private.touch_updated_at();
 create trigger touch before update on public.content for each row execute function private.touch_updated_at();
 create trigger touch before update on public.attachments for each row execute function private.touch_updated_at();
@@ -340,8 +297,6 @@ create trigger touch before update on public.ai_tools for each row execute funct
 create trigger touch before update on public.ai_conversations
   for each row execute function private.touch_updated_at();
 
-create trigger stamp_author before insert on public.tasks
-  for each row execute function private.stamp_author('created_by');
 create trigger stamp_author before insert on public.content
   for each row execute function private.stamp_author('author_id');
 create trigger stamp_author before insert on public.attachments
@@ -379,25 +334,6 @@ comment on function private.complete_project() is
   'A project has a manager from the start, and its completion date while COMPLETED.';
 create trigger complete_project before insert or update of status on public.projects
   for each row execute function private.complete_project();
-
-create function private.guard_task_parent() returns trigger language plpgsql set search_path = '' as $$
-declare
-  ancestor uuid := new.parent_task_id;
-begin
-  while ancestor is not null loop
-    if ancestor = new.id then
-      raise exception 'A task cannot be below itself' using
-        errcode = 'PT422', detail = format('Task %s is already below %s.', new.parent_task_id, new.id),
-        hint = 'Choose a parent outside of its own subtasks.';
-    end if;
-    select t.parent_task_id into ancestor from public.tasks t
-    where t.organization_id = new.organization_id and t.project_id = new.project_id and t.id = ancestor;
-  end loop;
-  return new;
-end $$;
-comment on function private.guard_task_parent() is 'Tasks are a tree.';
-create trigger guard_parent before update of parent_task_id on public.tasks
-  for each row when (new.parent_task_id is not null) execute function private.guard_task_parent();
 
 create function private.default_assignee() returns trigger language plpgsql set search_path = '' as $$
 begin
@@ -456,9 +392,6 @@ create trigger trash before delete on public.customers for each row execute func
 create trigger history after insert or update or delete on public.projects
   for each row execute function private.record_history();
 create trigger trash before delete on public.projects for each row execute function private.move_to_trash();
-create trigger history after insert or update or delete on public.tasks
-  for each row execute function private.record_history();
-create trigger trash before delete on public.tasks for each row execute function private.move_to_trash();
 create trigger history after insert or update or delete on public.appointments
   for each row execute function private.record_history();
 create trigger trash before delete on public.appointments for each row execute function private.move_to_trash();
@@ -503,24 +436,6 @@ grant select, delete,
     progress_percentage, project_manager_id)
   on public.projects to authenticated;
 grant all on public.projects to service_role;
-
-alter table public.tasks enable row level security;
-create policy "members see tasks" on public.tasks for select to authenticated
-  using (organization_id = (select private.current_user_org()));
-create policy "members add tasks" on public.tasks for insert to authenticated
-  with check (organization_id = (select private.current_user_org('MEMBER')));
-create policy "members change tasks" on public.tasks for update to authenticated
-  using (organization_id = (select private.current_user_org('MEMBER')))
-  with check (organization_id = (select private.current_user_org('MEMBER')));
-create policy "admins delete tasks" on public.tasks for delete to authenticated
-  using (organization_id = (select private.current_user_org('ADMIN')));
-grant select, delete,
-  insert (organization_id, project_id, parent_task_id, title, description, status, priority, assigned_to, due_date,
-    estimated_hours, actual_hours, tags, position),
-  update (project_id, parent_task_id, title, description, status, priority, assigned_to, due_date, estimated_hours,
-    actual_hours, tags, position)
-  on public.tasks to authenticated;
-grant all on public.tasks to service_role;
 
 alter table public.appointments enable row level security;
 create policy "members see appointments" on public.appointments for select to authenticated

@@ -107,6 +107,14 @@ begin
         ) @@ wanted
         limit 100
       )
+      union all (
+        select 'company', c.id, c.name, concat_ws(', ', c.email, c.phone, c.website), null,
+          concat_ws(' ', c.name, c.email, c.phone, c.website), c.created_at
+        from public.companies c
+        where c.organization_id = org
+          and private.search_terms(c.organization_id, c.phone, c.name, c.email, c.website) @@ wanted
+        limit 100
+      )
     ) f
     order by 6 desc, f.created_at desc, f.id limit most;
     exit when found;
@@ -125,12 +133,13 @@ create function public.search_crm(query text, most integer default 20) returns t
     when 'lead' then (select l.id from public.leads l where l.id = f.id)
     when 'contact' then (select c.id from public.contacts c where c.id = f.id)
     when 'deal' then (select d.id from public.deals d where d.id = f.id)
+    when 'company' then (select c.id from public.companies c where c.id = f.id)
     else (select l.id from public.listings l where l.id = f.id)
   end is not null
   order by f.place
 $$;
 comment on function public.search_crm(text, integer) is
-  'Leads, contacts, deals and listings by name, email, phone or address, best first. Every word counts, or the beginning '
+  'Leads, contacts, companies, deals and listings by name, email, phone or address, best first. Every word counts, or the beginning '
   'of one; where nothing has them all, typing errors are forgiven.';
 
 -- Duplicates ----------------------------------------------------------------------------------------------------------
@@ -337,11 +346,7 @@ begin
       errcode = 'PT404', detail = 'They are not in this organisation, or were merged already.',
       hint = 'Nothing was changed.';
   end if;
-  update public.activities a set contact_id = into_id where a.organization_id = org and a.contact_id = any (gone);
-  update public.deals d set contact_id = into_id where d.organization_id = org and d.contact_id = any (gone);
-  update public.appointments a set contact_id = into_id where a.organization_id = org and a.contact_id = any (gone);
-  update public.leads l set converted_contact_id = into_id
-  where l.organization_id = org and l.converted_contact_id = any (gone);
+  perform private.repoint_links('public.contacts', org, gone, into_id);
   delete from public.contacts c where c.organization_id = org and c.id = any (gone);
   perform private.repoint_trash(org, gone, into_id);
   update public.contacts c set email = kept.email, phone = kept.phone, company = kept.company, position = kept.position,
@@ -357,14 +362,8 @@ begin
       from jsonb_array_elements(others) o
     ), contact_id => into_id
   );
-  insert into public.activity_logs (
-    organization_id, user_id, impersonated_by, action, resource_type, resource_id, old_data, new_data, ip_address,
-    user_agent
-  ) values (
-    org, auth.uid(), (auth.jwt() #>> '{act,sub}')::uuid, 'merged', 'contacts', into_id,
-    jsonb_build_object('kept', to_jsonb(before), 'merged', others), to_jsonb(kept), private.client_ip(),
-    private.request_header('user-agent')
-  );
+  perform private.log_merge('contacts', into_id, jsonb_build_object('kept', to_jsonb(before), 'merged', others),
+    to_jsonb(kept));
   return kept;
 end $$;
 comment on function private.merge_contacts(uuid, uuid[]) is 'Makes one contact of several.';
@@ -479,13 +478,18 @@ create function public.follow_ups_due(until timestamptz default now(), assigned_
     union all
     select 'deal', d.id, d.title, d.expected_close_date, d.assigned_to_id, 'it was expected to be closed'
     from public.deals d where d.status = 'ACTIVE'
+    union all
+    select 'task', t.id, t.title, t.due_date, t.assigned_to, 'a task is due'
+    from public.tasks t
+    where t.status in ('TODO', 'IN_PROGRESS', 'REVIEW') and num_nonnulls(t.lead_id, t.contact_id, t.company_id, t.deal_id) > 0
   ) f
   where f.due_at <= until and (assigned_to is null or f.assigned_to_id = assigned_to)
   order by f.due_at, f.kind, f.id
 $$;
 comment on function public.follow_ups_due(timestamptz, uuid) is
   'Who is to be spoken with: arranged follow-ups, open leads nobody spoke with (hot ones for a day, warm ones for three, '
-  'cold ones for fourteen), deals whose expected close date has passed. Oldest first; page with limit and offset.';
+  'cold ones for fourteen), deals whose expected close date has passed, tasks about them that are due. Oldest first; page '
+  'with limit and offset.';
 
 -- Buyers --------------------------------------------------------------------------------------------------------------
 -- What people would buy stands in columns of leads and contacts, not in custom_fields: it is checked, comes with every

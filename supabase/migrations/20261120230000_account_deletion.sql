@@ -36,12 +36,12 @@ from (values
   ('KEEP', null, 'a pseudonym: it points to an account without a name', $${
     activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by, trash.deleted_by,
     agent_templates.created_by_id, attachments.uploaded_by_id, content.author_id, custom_agent_orders.created_by_id,
-    custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by,
+    custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by, notes.author_id, notes.mentions,
     feature_flags.created_by, organization_invitations.invited_by, project_showcases.created_by_id,
     quick_actions.created_by, system_alerts.created_by, tasks.created_by, template_reviews.reviewer_id,
     private.sign_in_days.user_id, tool_blueprints.created_by_id, usage_tracking.user_id, feature_flags.target_users, system_alerts.target_users}$$),
   ('KEEP', null, 'emptied with the membership', $${
-    appointments.assigned_to, contacts.assigned_to_id, customers.assigned_to, deals.assigned_to_id, leads.assigned_to_id,
+    appointments.assigned_to, companies.assigned_to_id, contacts.assigned_to_id, customers.assigned_to, deals.assigned_to_id, leads.assigned_to_id,
     listings.assigned_to_id, projects.project_manager_id, tasks.assigned_to, private.capture_tokens.assigned_to_id}$$),
   ('KEEP', null, 'the log of the admins answers for what was done (GDPR art. 17.3 b and e); it names people by id', $${
     admin_action_logs.admin_id, admin_action_logs.acting_as_id, admin_action_logs.ip_address,
@@ -49,7 +49,8 @@ from (values
   ('KEEP', null, 'what the auth service has to be told', '{private.auth_errands.user_id}'),
   ('KEEP', null, 'an organisation''s record of its own customers, for which it answers', $${
     leads.name, leads.email, leads.phone, contacts.name, contacts.email, contacts.phone, contacts.linkedin_url,
-    contacts.twitter_url, customers.name, customers.email, customers.phone}$$),
+    contacts.twitter_url, customers.name, customers.email, customers.phone, companies.name,
+    companies.email, companies.phone, companies.address, companies.website}$$),
   ('KEEP', null, 'of a house', '{listings.address}'),
   ('KEEP', null, 'of a visitor of a website, for a few minutes', $${
     private.capture_counts.address, private.onboarding_counts.address}$$)

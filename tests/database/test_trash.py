@@ -13,10 +13,11 @@ TABLES = """
     where t.tgfoid = 'private.move_to_trash()'::regprocedure order by 1
 """
 BUSINESS = """
-    agent_templates appointments contacts content custom_agent_orders customers deals leads listings project_showcases
-    projects tasks tool_blueprints
+    agent_templates appointments companies contacts content custom_agent_orders customers deals leads listings
+    notes project_showcases projects tasks tool_blueprints
 """.split()  # noqa: SIM905 - words read better than a list of quotes
-TEMPLATE = {"organization_id": ACME, "description": "x", "category": "SALES", "personality_config": Jsonb({})}
+CONFIGS = dict.fromkeys(("personality_config", "model_config", "tools_config", "memory_config"), Jsonb({}))
+TEMPLATE = {"organization_id": ACME, "description": "x", "category": "SALES", **CONFIGS}
 HOUSE = {"title": "House", "address": "1 Elm", "city": "Austin", "state": "TX", "zip_code": "78701", "price": 100}
 
 
@@ -132,7 +133,7 @@ def test_the_trash_holds_no_slug_and_no_place_of_the_plan(database: Database) ->
         turn(cursor, None)
         for number in range(10):
             add(cursor, "agent_templates", name=f"T{number}", created_by_id=PEOPLE["member"], **TEMPLATE)
-        full = one(cursor.execute("select * from public.agent_templates limit 1"))
+        full = one(cursor.execute("select * from public.agent_templates where name = 'T0'"))
         entry = delete(cursor, "agent_templates", full)
         turn(cursor, "member")
         add(cursor, "agent_templates", name="T", **TEMPLATE)

@@ -166,19 +166,6 @@ def test_an_appointment_refers_only_to_rows_of_its_organisation(
             appointment(cursor, organization_id=GLOBEX, **reference)
 
 
-def test_a_subtask_belongs_to_the_same_project_and_tasks_are_a_tree(database: Database) -> None:
-    with database.acting_as("member") as cursor:
-        here, there = project(cursor)["id"], project(cursor)["id"]
-        top = task(cursor, here)["id"]
-        below = task(cursor, here, parent_task_id=top)["id"]
-        cursor.execute("savepoint before")
-        with refused("23503", "same project"):
-            task(cursor, there, parent_task_id=top)
-        cursor.execute("rollback to before")
-        with refused("PT422", "below itself"):
-            cursor.execute("update public.tasks set parent_task_id = %s where id = %s", [below, top])
-
-
 def test_the_author_is_the_caller(database: Database) -> None:
     with database.acting_as("member") as cursor:
         row = project(cursor)["id"]

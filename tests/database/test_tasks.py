@@ -1,0 +1,149 @@
+"""To-dos: without a project, about a record, recurring, and planned by follow-up plans."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.support.rows import Cursor, add, call, change, one, refused, scene, turn
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
+
+NOW = datetime.now(UTC)
+
+
+def todo(cursor: Cursor, **columns: Any) -> Row:
+    return add(cursor, "tasks", **{"title": "Call back", **columns})
+
+
+def todos(cursor: Cursor, due: str, *more: Any) -> list[str]:
+    places = ", ".join(["%s"] * (1 + len(more)))
+    return [row["title"] for row in cursor.execute(f"select * from public.todos({places})", [due, *more])]
+
+
+def test_a_task_needs_no_project_and_no_organization_id(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        task = todo(cursor)
+        assert (task["organization_id"], task["project_id"], task["created_by"]) == (ACME, None, PEOPLE["member"])
+
+
+def test_a_task_without_a_project_stays_in_its_tenant(database: Database) -> None:
+    with scene(database) as cursor:
+        foreign_task = add(cursor, "tasks", organization_id=GLOBEX, title="Theirs")
+        foreign_lead = add(cursor, "leads", organization_id=GLOBEX, name="Theirs")
+        turn(cursor, "member")
+        for link in ({"parent_task_id": foreign_task["id"]}, {"lead_id": foreign_lead["id"]}):
+            with refused(cursor, "23503", "foreign key"):
+                todo(cursor, **link)
+
+
+def test_a_subtask_belongs_to_the_project_of_its_parent(database: Database) -> None:
+    with scene(database) as cursor:
+        project = add(cursor, "projects", organization_id=ACME, name="Move")
+        turn(cursor, "member")
+        parent = todo(cursor, project_id=project["id"])
+        with refused(cursor, "PT422", "same project"):
+            todo(cursor, parent_task_id=parent["id"])
+        child = todo(cursor, project_id=project["id"], parent_task_id=parent["id"])
+        with refused(cursor, "PT422", "below itself"):
+            change(cursor, "tasks", parent, parent_task_id=child["id"])
+
+
+def test_todos_are_overdue_today_of_the_week_or_any(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        noon = NOW.replace(hour=12)
+        for title, due in {
+            "late": NOW - timedelta(days=2), "today": noon, "soon": NOW + timedelta(days=4),
+            "later": NOW + timedelta(days=30),
+        }.items():  # fmt: skip
+            todo(cursor, title=title, due_date=due, assigned_to=PEOPLE["member"])
+        todo(cursor, title="undated", assigned_to=PEOPLE["member"])
+        todo(cursor, title="done", status="DONE", due_date=noon, assigned_to=PEOPLE["member"])
+        todo(cursor, title="another's", due_date=noon, assigned_to=PEOPLE["admin"])
+        assert "late" in todos(cursor, "overdue")
+        assert todos(cursor, "today") == ["today"]
+        assert todos(cursor, "week") == ["today", "soon"]
+        assert todos(cursor, "any") == ["late", "today", "soon", "later", "undated"]
+        assert sorted(todos(cursor, "today", None)) == ["another's", "today"]
+        with refused(cursor, "PT400", "overdue, today, week or any"):
+            todos(cursor, "never")
+        with refused(cursor, "PT400", "no such time zone"):
+            todos(cursor, "today", None, "Mars/Olympus")
+
+
+@pytest.mark.parametrize(
+    ("recurrence", "due", "successor"),
+    [
+        ("DAILY", "2099-03-01 09:00Z", "2099-03-02 09:00Z"),
+        ("WEEKDAYS", "2099-03-06 09:00Z", "2099-03-09 09:00Z"),
+        ("WEEKLY", "2099-03-01 09:00Z", "2099-03-08 09:00Z"),
+        ("MONTHLY", "2099-01-31 09:00Z", "2099-02-28 09:00Z"),
+        ("YEARLY", "2099-03-01 09:00Z", "2100-03-01 09:00Z"),
+    ],
+)
+def test_a_recurring_task_that_is_done_has_one_successor(
+    database: Database, recurrence: str, due: str, successor: str
+) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        task = todo(cursor, recurrence=recurrence, due_date=due)
+        for status in ("DONE", "TODO", "DONE"):
+            change(cursor, "tasks", task, status=status)
+        following = one(
+            cursor.execute("select * from public.tasks where recurred_at is null and recurrence is not null")
+        )
+        assert following["due_date"] == datetime.fromisoformat(successor)
+        assert (following["status"], following["recurrence"], following["completed_at"]) == ("TODO", recurrence, None)
+
+
+def test_a_recurring_task_skips_the_times_that_have_passed(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        change(cursor, "tasks", todo(cursor, recurrence="WEEKLY", due_date=NOW - timedelta(days=24)), status="DONE")
+        following = one(cursor.execute("select * from public.tasks where status = 'TODO'"))
+        assert timedelta(days=3) < following["due_date"] - NOW < timedelta(days=5)
+
+
+def plan(cursor: Cursor) -> Row:
+    made = add(cursor, "follow_up_plans", name="New buyer")
+    for day, kind in ((3, "EMAIL"), (0, "CALL")):
+        add(cursor, "follow_up_steps", plan_id=made["id"], day=day, title=f"{kind} them", activity_type=kind)
+    return made
+
+
+def test_a_follow_up_plan_creates_its_tasks_once_at_a_time(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        lead = add(cursor, "leads", name="Ada", organization_id=ACME)
+        template = plan(cursor)
+        start = "select * from public.start_follow_up_plan(%s, lead_id => %s)"
+        tasks = cursor.execute(start, [template["id"], lead["id"]]).fetchall()
+        assert [(task["title"], task["activity_type"], task["lead_id"]) for task in tasks] == [
+            ("CALL them", "CALL", lead["id"]),
+            ("EMAIL them", "EMAIL", lead["id"]),
+        ]
+        assert tasks[1]["due_date"] - tasks[0]["due_date"] == timedelta(days=3)
+        assert {task["assigned_to"] for task in tasks} == {PEOPLE["member"]}
+        with refused(cursor, "PT409", "under way"):
+            cursor.execute(start, [template["id"], lead["id"]])
+        for task in tasks:
+            change(cursor, "tasks", task, status="CANCELLED")
+        assert cursor.execute(start, [template["id"], lead["id"]]).rowcount == 2
+
+
+def test_a_plan_is_started_for_one_record_of_the_tenant(database: Database) -> None:
+    with scene(database) as cursor:
+        foreign = add(cursor, "leads", organization_id=GLOBEX, name="Theirs")
+        turn(cursor, "member")
+        template = plan(cursor)
+        with refused(cursor, "23503", "foreign key"):
+            call(cursor, "start_follow_up_plan", plan_id=template["id"], lead_id=foreign["id"])
+        with refused(cursor, "PT422", "one record"):
+            call(cursor, "start_follow_up_plan", plan_id=template["id"])
+        with refused(cursor, "PT404", "no such follow-up plan"):
+            call(cursor, "start_follow_up_plan", plan_id=uuid4(), lead_id=foreign["id"])
+        change(cursor, "follow_up_plans", template, is_active=False)
+        with refused(cursor, "PT409", "not active"):
+            call(cursor, "start_follow_up_plan", plan_id=template["id"], lead_id=foreign["id"])
