@@ -38,8 +38,8 @@ get_onboarding_session = Operation("/get-onboarding-session", models.Named, mode
 """Where an onboarding stands, to resume it."""
 impersonate_user = Operation("/impersonate-user", models.Impersonation, models.Impersonated)
 """Act as a user for 15 minutes."""
-purge_trash = Operation("/purge-trash", models.Nothing, models.Run)
-"""Delete records that were in the trash for 30 days, with their files."""
+purge_trash = Operation("/purge-trash", models.NoInput, models.JobRun)
+"""Delete what has been in the trash for 30 days."""
 reactivate_user = Operation("/reactivate-user", models.Reactivation, models.Administered)
 """End a suspension or a deactivation."""
 reconcile_stripe = Operation("/reconcile-stripe", models.Reconcile, models.JobRun)

@@ -316,16 +316,16 @@ isOneToOne: false
       referencedColumns: ["organization_id","id"]
     }
                   ]
-                },"contacts": {
+                },"companies": {
                   Row: {
-                    "assigned_to_id": string | null,"budget": number | null,"cities": (string)[],"company": string | null,"created_at": string,"custom_fields": Json | null,"email": string | null,"id": string,"last_contact_at": string | null,"linkedin_url": string | null,"min_bedrooms": number | null,"name": string,"notes": string | null,"organization_id": string,"phone": string | null,"position": string | null,"preferred_contact_method": string | null,"property_types": (Database["public"]['Enums']["PropertyType"])[],"status": Database["public"]['Enums']["ContactStatus"],"tags": (string)[],"twitter_url": string | null,"type": Database["public"]['Enums']["ContactType"],"updated_at": string
+                    "address": string | null,"assigned_to_id": string | null,"created_at": string,"custom_fields": Json | null,"email": string | null,"id": string,"industry": string | null,"name": string,"name_key": string,"notes": string | null,"organization_id": string,"phone": string | null,"tags": (string)[],"updated_at": string,"website": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id": string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
+                    "address"?: string | null,"assigned_to_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"industry"?: string | null,"name": string,"name_key"?: never,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"tags"?: (string)[],"updated_at"?: string,"website"?: string | null
                   }
                   Update: {
-                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name"?: string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
+                    "address"?: string | null,"assigned_to_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"industry"?: string | null,"name"?: string,"name_key"?: never,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"tags"?: (string)[],"updated_at"?: string,"website"?: string | null
                   }
                   Relationships: [
                     {
@@ -334,6 +334,38 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organization_members"
       referencedColumns: ["user_id","organization_id"]
+    },{
+      foreignKeyName: "companies_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"contacts": {
+                  Row: {
+                    "assigned_to_id": string | null,"budget": number | null,"cities": (string)[],"company": string | null,"company_id": string | null,"created_at": string,"custom_fields": Json | null,"email": string | null,"id": string,"last_contact_at": string | null,"linkedin_url": string | null,"min_bedrooms": number | null,"name": string,"notes": string | null,"organization_id": string,"phone": string | null,"position": string | null,"preferred_contact_method": string | null,"property_types": (Database["public"]['Enums']["PropertyType"])[],"status": Database["public"]['Enums']["ContactStatus"],"tags": (string)[],"twitter_url": string | null,"type": Database["public"]['Enums']["ContactType"],"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"company_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id": string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
+                  }
+                  Update: {
+                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"company_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name"?: string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "assigned_to_id is a member of the organisation"
+      columns: ["assigned_to_id","organization_id"]
+isOneToOne: false
+      referencedRelation: "organization_members"
+      referencedColumns: ["user_id","organization_id"]
+    },{
+      foreignKeyName: "contacts_organization_id_company_id_fkey"
+      columns: ["organization_id","company_id"]
+isOneToOne: false
+      referencedRelation: "companies"
+      referencedColumns: ["organization_id","id"]
     },{
       foreignKeyName: "contacts_organization_id_fkey"
       columns: ["organization_id"]
@@ -480,14 +512,14 @@ isOneToOne: false
                   ]
                 },"deals": {
                   Row: {
-                    "actual_close_date": string | null,"assigned_to_id": string | null,"contact_id": string | null,"created_at": string,"custom_fields": Json | null,"description": string | null,"expected_close_date": string | null,"id": string,"lead_id": string | null,"listing_id": string | null,"lost_reason": string | null,"notes": string | null,"organization_id": string,"probability": number,"stage": Database["public"]['Enums']["DealStage"],"status": Database["public"]['Enums']["DealStatus"],"tags": (string)[],"title": string,"updated_at": string,"value": number
+                    "actual_close_date": string | null,"assigned_to_id": string | null,"company_id": string | null,"contact_id": string | null,"created_at": string,"custom_fields": Json | null,"description": string | null,"expected_close_date": string | null,"id": string,"lead_id": string | null,"listing_id": string | null,"lost_reason": string | null,"notes": string | null,"organization_id": string,"probability": number,"stage": Database["public"]['Enums']["DealStage"],"status": Database["public"]['Enums']["DealStatus"],"tags": (string)[],"title": string,"updated_at": string,"value": number
                   }
                   ComputedFields: never
                   Insert: {
-                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"notes"?: string | null,"organization_id": string,"probability": number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string,"value": number
+                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"notes"?: string | null,"organization_id": string,"probability": number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string,"value": number
                   }
                   Update: {
-                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"notes"?: string | null,"organization_id"?: string,"probability"?: number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title"?: string,"updated_at"?: string,"value"?: number
+                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"notes"?: string | null,"organization_id"?: string,"probability"?: number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title"?: string,"updated_at"?: string,"value"?: number
                   }
                   Relationships: [
                     {
@@ -496,6 +528,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organization_members"
       referencedColumns: ["user_id","organization_id"]
+    },{
+      foreignKeyName: "deals_organization_id_company_id_fkey"
+      columns: ["organization_id","company_id"]
+isOneToOne: false
+      referencedRelation: "companies"
+      referencedColumns: ["organization_id","id"]
     },{
       foreignKeyName: "deals_organization_id_contact_id_fkey"
       columns: ["organization_id","contact_id"]
@@ -596,6 +634,52 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
+                },"follow_up_plans": {
+                  Row: {
+                    "created_at": string,"description": string | null,"id": string,"is_active": boolean,"name": string,"organization_id": string,"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "created_at"?: string,"description"?: string | null,"id"?: string,"is_active"?: boolean,"name": string,"organization_id"?: string,"updated_at"?: string
+                  }
+                  Update: {
+                    "created_at"?: string,"description"?: string | null,"id"?: string,"is_active"?: boolean,"name"?: string,"organization_id"?: string,"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "follow_up_plans_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"follow_up_steps": {
+                  Row: {
+                    "activity_type": Database["public"]['Enums']["ActivityType"] | null,"created_at": string,"day": number,"description": string | null,"id": string,"organization_id": string,"plan_id": string,"priority": Database["public"]['Enums']["Priority"],"title": string,"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "activity_type"?: Database["public"]['Enums']["ActivityType"] | null,"created_at"?: string,"day"?: number,"description"?: string | null,"id"?: string,"organization_id"?: string,"plan_id": string,"priority"?: Database["public"]['Enums']["Priority"],"title": string,"updated_at"?: string
+                  }
+                  Update: {
+                    "activity_type"?: Database["public"]['Enums']["ActivityType"] | null,"created_at"?: string,"day"?: number,"description"?: string | null,"id"?: string,"organization_id"?: string,"plan_id"?: string,"priority"?: Database["public"]['Enums']["Priority"],"title"?: string,"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "follow_up_steps_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "follow_up_steps_organization_id_plan_id_fkey"
+      columns: ["organization_id","plan_id"]
+isOneToOne: false
+      referencedRelation: "follow_up_plans"
+      referencedColumns: ["organization_id","id"]
+    }
+                  ]
                 },"leads": {
                   Row: {
                     "assigned_to_id": string | null,"budget": number | null,"cities": (string)[],"company": string | null,"converted_contact_id": string | null,"created_at": string,"custom_fields": Json | null,"email": string | null,"id": string,"last_contact_at": string | null,"min_bedrooms": number | null,"name": string,"notes": string | null,"organization_id": string,"phone": string | null,"property_types": (Database["public"]['Enums']["PropertyType"])[],"score": Database["public"]['Enums']["LeadScore"],"score_value": number,"source": Database["public"]['Enums']["LeadSource"],"status": Database["public"]['Enums']["LeadStatus"],"tags": (string)[],"timeline": string | null,"updated_at": string
@@ -652,6 +736,92 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    }
+                  ]
+                },"notes": {
+                  Row: {
+                    "appointment_id": string | null,"author_id": string | null,"body": string,"company_id": string | null,"contact_id": string | null,"created_at": string,"customer_id": string | null,"deal_id": string | null,"id": string,"is_pinned": boolean,"lead_id": string | null,"listing_id": string | null,"mentions": (string)[],"order_id": string | null,"organization_id": string,"project_id": string | null,"task_id": string | null,"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "appointment_id"?: string | null,"author_id"?: string | null,"body": string,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"customer_id"?: string | null,"deal_id"?: string | null,"id"?: string,"is_pinned"?: boolean,"lead_id"?: string | null,"listing_id"?: string | null,"mentions"?: (string)[],"order_id"?: string | null,"organization_id"?: string,"project_id"?: string | null,"task_id"?: string | null,"updated_at"?: string
+                  }
+                  Update: {
+                    "appointment_id"?: string | null,"author_id"?: string | null,"body"?: string,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"customer_id"?: string | null,"deal_id"?: string | null,"id"?: string,"is_pinned"?: boolean,"lead_id"?: string | null,"listing_id"?: string | null,"mentions"?: (string)[],"order_id"?: string | null,"organization_id"?: string,"project_id"?: string | null,"task_id"?: string | null,"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "notes_author_id_fkey"
+      columns: ["author_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "notes_organization_id_appointment_id_fkey"
+      columns: ["organization_id","appointment_id"]
+isOneToOne: false
+      referencedRelation: "appointments"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_organization_id_company_id_fkey"
+      columns: ["organization_id","company_id"]
+isOneToOne: false
+      referencedRelation: "companies"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_organization_id_contact_id_fkey"
+      columns: ["organization_id","contact_id"]
+isOneToOne: false
+      referencedRelation: "contacts"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_organization_id_customer_id_fkey"
+      columns: ["organization_id","customer_id"]
+isOneToOne: false
+      referencedRelation: "customers"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_organization_id_deal_id_fkey"
+      columns: ["organization_id","deal_id"]
+isOneToOne: false
+      referencedRelation: "deals"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "notes_organization_id_lead_id_fkey"
+      columns: ["organization_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "leads"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_organization_id_listing_id_fkey"
+      columns: ["organization_id","listing_id"]
+isOneToOne: false
+      referencedRelation: "listings"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_organization_id_order_id_fkey"
+      columns: ["organization_id","order_id"]
+isOneToOne: false
+      referencedRelation: "custom_agent_orders"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_organization_id_project_id_fkey"
+      columns: ["organization_id","project_id"]
+isOneToOne: false
+      referencedRelation: "projects"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_organization_id_task_id_fkey"
+      columns: ["organization_id","task_id"]
+isOneToOne: false
+      referencedRelation: "tasks"
+      referencedColumns: ["organization_id","id"]
     }
                   ]
                 },"notifications": {
@@ -1078,17 +1248,23 @@ isOneToOne: false
                   ]
                 },"tasks": {
                   Row: {
-                    "actual_hours": number | null,"assigned_to": string | null,"created_at": string,"created_by": string | null,"description": string | null,"due_date": string | null,"estimated_hours": number | null,"id": string,"organization_id": string,"parent_task_id": string | null,"position": number,"priority": Database["public"]['Enums']["Priority"],"project_id": string,"status": Database["public"]['Enums']["TaskStatus"],"tags": (string)[],"title": string,"updated_at": string
+                    "activity_type": Database["public"]['Enums']["ActivityType"] | null,"actual_hours": number | null,"assigned_to": string | null,"company_id": string | null,"completed_at": string | null,"contact_id": string | null,"created_at": string,"created_by": string | null,"deal_id": string | null,"description": string | null,"due_date": string | null,"estimated_hours": number | null,"follow_up_plan_id": string | null,"id": string,"lead_id": string | null,"listing_id": string | null,"order_id": string | null,"organization_id": string,"parent_task_id": string | null,"position": number,"priority": Database["public"]['Enums']["Priority"],"project_id": string | null,"recurred_at": string | null,"recurrence": Database["public"]['Enums']["Recurrence"] | null,"status": Database["public"]['Enums']["TaskStatus"],"tags": (string)[],"title": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "actual_hours"?: number | null,"assigned_to"?: string | null,"created_at"?: string,"created_by"?: string | null,"description"?: string | null,"due_date"?: string | null,"estimated_hours"?: number | null,"id"?: string,"organization_id": string,"parent_task_id"?: string | null,"position"?: number,"priority"?: Database["public"]['Enums']["Priority"],"project_id": string,"status"?: Database["public"]['Enums']["TaskStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string
+                    "activity_type"?: Database["public"]['Enums']["ActivityType"] | null,"actual_hours"?: number | null,"assigned_to"?: string | null,"company_id"?: string | null,"completed_at"?: string | null,"contact_id"?: string | null,"created_at"?: string,"created_by"?: string | null,"deal_id"?: string | null,"description"?: string | null,"due_date"?: string | null,"estimated_hours"?: number | null,"follow_up_plan_id"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"order_id"?: string | null,"organization_id"?: string,"parent_task_id"?: string | null,"position"?: number,"priority"?: Database["public"]['Enums']["Priority"],"project_id"?: string | null,"recurred_at"?: string | null,"recurrence"?: Database["public"]['Enums']["Recurrence"] | null,"status"?: Database["public"]['Enums']["TaskStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string
                   }
                   Update: {
-                    "actual_hours"?: number | null,"assigned_to"?: string | null,"created_at"?: string,"created_by"?: string | null,"description"?: string | null,"due_date"?: string | null,"estimated_hours"?: number | null,"id"?: string,"organization_id"?: string,"parent_task_id"?: string | null,"position"?: number,"priority"?: Database["public"]['Enums']["Priority"],"project_id"?: string,"status"?: Database["public"]['Enums']["TaskStatus"],"tags"?: (string)[],"title"?: string,"updated_at"?: string
+                    "activity_type"?: Database["public"]['Enums']["ActivityType"] | null,"actual_hours"?: number | null,"assigned_to"?: string | null,"company_id"?: string | null,"completed_at"?: string | null,"contact_id"?: string | null,"created_at"?: string,"created_by"?: string | null,"deal_id"?: string | null,"description"?: string | null,"due_date"?: string | null,"estimated_hours"?: number | null,"follow_up_plan_id"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"order_id"?: string | null,"organization_id"?: string,"parent_task_id"?: string | null,"position"?: number,"priority"?: Database["public"]['Enums']["Priority"],"project_id"?: string | null,"recurred_at"?: string | null,"recurrence"?: Database["public"]['Enums']["Recurrence"] | null,"status"?: Database["public"]['Enums']["TaskStatus"],"tags"?: (string)[],"title"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     {
+      foreignKeyName: "parent_task_id is a task of the organisation"
+      columns: ["organization_id","parent_task_id"]
+isOneToOne: false
+      referencedRelation: "tasks"
+      referencedColumns: ["organization_id","id"]
+    },{
       foreignKeyName: "parent_task_id is a task of the same project"
       columns: ["organization_id","project_id","parent_task_id"]
 isOneToOne: false
@@ -1107,11 +1283,53 @@ isOneToOne: false
       referencedRelation: "users"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "tasks_organization_id_company_id_fkey"
+      columns: ["organization_id","company_id"]
+isOneToOne: false
+      referencedRelation: "companies"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "tasks_organization_id_contact_id_fkey"
+      columns: ["organization_id","contact_id"]
+isOneToOne: false
+      referencedRelation: "contacts"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "tasks_organization_id_deal_id_fkey"
+      columns: ["organization_id","deal_id"]
+isOneToOne: false
+      referencedRelation: "deals"
+      referencedColumns: ["organization_id","id"]
+    },{
       foreignKeyName: "tasks_organization_id_fkey"
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "tasks_organization_id_follow_up_plan_id_fkey"
+      columns: ["organization_id","follow_up_plan_id"]
+isOneToOne: false
+      referencedRelation: "follow_up_plans"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "tasks_organization_id_lead_id_fkey"
+      columns: ["organization_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "leads"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "tasks_organization_id_listing_id_fkey"
+      columns: ["organization_id","listing_id"]
+isOneToOne: false
+      referencedRelation: "listings"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "tasks_organization_id_order_id_fkey"
+      columns: ["organization_id","order_id"]
+isOneToOne: false
+      referencedRelation: "custom_agent_orders"
+      referencedColumns: ["organization_id","id"]
     },{
       foreignKeyName: "tasks_organization_id_project_id_fkey"
       columns: ["organization_id","project_id"]
@@ -1552,6 +1770,7 @@ isOneToOne: true
 { Args: { "closed_at"?: string,"deal_id": string,"lost_reason"?: string,"outcome": Database["public"]['Enums']["DealStatus"] }; Returns: {
               "actual_close_date": string | null,
 "assigned_to_id": string | null,
+"company_id": string | null,
 "contact_id": string | null,
 "created_at": string,
 "custom_fields": Json | null,
@@ -1657,6 +1876,30 @@ isOneToOne: true
               "action": string,"created_at": string,"description": string,"entity_id": string,"entity_type": string,"id": string,"is_archived": boolean,"is_pinned": boolean,"is_read": boolean,"metadata": Json,"severity": Database["public"]['Enums']["ActivitySeverity"],"title": string,"type": Database["public"]['Enums']["DashboardActivityType"],"user_id": string
             }[]
                            },
+"find_duplicate_companies":
+{ Args: { "company_id": string }; Returns: {
+              "address": string | null,
+"assigned_to_id": string | null,
+"created_at": string,
+"custom_fields": Json | null,
+"email": string | null,
+"id": string,
+"industry": string | null,
+"name": string,
+"name_key": string,
+"notes": string | null,
+"organization_id": string,
+"phone": string | null,
+"tags": (string)[],
+"updated_at": string,
+"website": string | null
+            }[]
+                          SetofOptions: {
+        from: "*"
+        to: "companies"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "find_duplicates":
 { Args: { "email"?: string,"except_id"?: string,"phone"?: string }; Returns: {
               "assigned_to_id": string,"created_at": string,"email_found": string,"id": string,"kind": string,"name": string,"phone_found": string,"same": (string)[]
@@ -1700,12 +1943,37 @@ isOneToOne: true
               "assigned_to_id": string,"budget": number,"email": string,"id": string,"kind": string,"last_contact_at": string,"name": string,"phone": string,"wishes": number
             }[]
                            },
+"merge_companies":
+{ Args: { "duplicate_ids": (string)[],"into_id": string }; Returns: {
+              "address": string | null,
+"assigned_to_id": string | null,
+"created_at": string,
+"custom_fields": Json | null,
+"email": string | null,
+"id": string,
+"industry": string | null,
+"name": string,
+"name_key": string,
+"notes": string | null,
+"organization_id": string,
+"phone": string | null,
+"tags": (string)[],
+"updated_at": string,
+"website": string | null
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "companies"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
 "merge_contacts":
 { Args: { "duplicate_ids": (string)[],"into_id": string }; Returns: {
               "assigned_to_id": string | null,
 "budget": number | null,
 "cities": (string)[],
 "company": string | null,
+"company_id": string | null,
 "created_at": string,
 "custom_fields": Json | null,
 "email": string | null,
@@ -1739,6 +2007,7 @@ isOneToOne: true
 { Args: { "deal_id": string,"lost_reason"?: string,"probability"?: number,"stage": Database["public"]['Enums']["DealStage"] }; Returns: {
               "actual_close_date": string | null,
 "assigned_to_id": string | null,
+"company_id": string | null,
 "contact_id": string | null,
 "created_at": string,
 "custom_fields": Json | null,
@@ -1884,6 +2153,7 @@ isOneToOne: true
 { Args: { "deal_id": string,"stage"?: Database["public"]['Enums']["DealStage"] }; Returns: {
               "actual_close_date": string | null,
 "assigned_to_id": string | null,
+"company_id": string | null,
 "contact_id": string | null,
 "created_at": string,
 "custom_fields": Json | null,
@@ -1959,6 +2229,43 @@ isOneToOne: true
         isOneToOne: false
         isSetofReturn: true
       } },
+"start_follow_up_plan":
+{ Args: { "assigned_to"?: string,"company_id"?: string,"contact_id"?: string,"deal_id"?: string,"lead_id"?: string,"listing_id"?: string,"plan_id": string,"starts_at"?: string }; Returns: {
+              "activity_type": Database["public"]['Enums']["ActivityType"] | null,
+"actual_hours": number | null,
+"assigned_to": string | null,
+"company_id": string | null,
+"completed_at": string | null,
+"contact_id": string | null,
+"created_at": string,
+"created_by": string | null,
+"deal_id": string | null,
+"description": string | null,
+"due_date": string | null,
+"estimated_hours": number | null,
+"follow_up_plan_id": string | null,
+"id": string,
+"lead_id": string | null,
+"listing_id": string | null,
+"order_id": string | null,
+"organization_id": string,
+"parent_task_id": string | null,
+"position": number,
+"priority": Database["public"]['Enums']["Priority"],
+"project_id": string | null,
+"recurred_at": string | null,
+"recurrence": Database["public"]['Enums']["Recurrence"] | null,
+"status": Database["public"]['Enums']["TaskStatus"],
+"tags": (string)[],
+"title": string,
+"updated_at": string
+            }[]
+                          SetofOptions: {
+        from: "*"
+        to: "tasks"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "submit_order":
 { Args: { "order_id": string }; Returns: {
               "agent_config": NonNullable<Json>,
@@ -1993,6 +2300,43 @@ isOneToOne: true
         to: "custom_agent_orders"
         isOneToOne: true
         isSetofReturn: false
+      } },
+"todos":
+{ Args: { "assignee"?: string,"due"?: string,"time_zone"?: string }; Returns: {
+              "activity_type": Database["public"]['Enums']["ActivityType"] | null,
+"actual_hours": number | null,
+"assigned_to": string | null,
+"company_id": string | null,
+"completed_at": string | null,
+"contact_id": string | null,
+"created_at": string,
+"created_by": string | null,
+"deal_id": string | null,
+"description": string | null,
+"due_date": string | null,
+"estimated_hours": number | null,
+"follow_up_plan_id": string | null,
+"id": string,
+"lead_id": string | null,
+"listing_id": string | null,
+"order_id": string | null,
+"organization_id": string,
+"parent_task_id": string | null,
+"position": number,
+"priority": Database["public"]['Enums']["Priority"],
+"project_id": string | null,
+"recurred_at": string | null,
+"recurrence": Database["public"]['Enums']["Recurrence"] | null,
+"status": Database["public"]['Enums']["TaskStatus"],
+"tags": (string)[],
+"title": string,
+"updated_at": string
+            }[]
+                          SetofOptions: {
+        from: "*"
+        to: "tasks"
+        isOneToOne: false
+        isSetofReturn: true
       } },
 "unlike_showcase":
 { Args: { "showcase_id": string }; Returns: number
@@ -2060,7 +2404,7 @@ isOneToOne: true
                            }
           }
           Enums: {
-            "ActionType": "NAVIGATION"|"API_CALL"|"MODAL_FORM"|"EXTERNAL_LINK"|"WORKFLOW_TRIGGER","ActivitySeverity": "INFO"|"SUCCESS"|"WARNING"|"ERROR"|"CRITICAL","ActivityType": "CALL"|"EMAIL"|"MEETING"|"TASK"|"NOTE"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP","AdminAction": "USER_CREATE"|"USER_UPDATE"|"USER_SUSPEND"|"USER_DELETE"|"USER_IMPERSONATE"|"ORG_CREATE"|"ORG_UPDATE"|"ORG_SUSPEND"|"ORG_DELETE"|"SUBSCRIPTION_CREATE"|"SUBSCRIPTION_UPDATE"|"SUBSCRIPTION_CANCEL"|"FEATURE_FLAG_UPDATE"|"SYSTEM_CONFIG_UPDATE"|"DATA_EXPORT"|"BULK_ACTION","AgentCategory": "SALES"|"SUPPORT"|"ANALYSIS"|"CONTENT"|"AUTOMATION"|"RESEARCH","AlertCategory": "SYSTEM"|"MAINTENANCE"|"FEATURE"|"SECURITY"|"BILLING"|"MARKETING","AlertLevel": "INFO"|"WARNING"|"ERROR"|"SUCCESS","AppointmentStatus": "SCHEDULED"|"CONFIRMED"|"COMPLETED"|"CANCELLED"|"NO_SHOW","AppointmentType": "MEETING"|"CALL"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP"|"OTHER","BillingCycle": "MONTHLY"|"YEARLY","ComplexityLevel": "SIMPLE"|"MODERATE"|"COMPLEX"|"ENTERPRISE","ContactStatus": "ACTIVE"|"INACTIVE"|"DO_NOT_CONTACT","ContactType": "PROSPECT"|"CLIENT"|"PAST_CLIENT"|"PARTNER"|"VENDOR","ContentStatus": "DRAFT"|"PUBLISHED"|"ARCHIVED","ContentType": "PAGE"|"BLOG_POST"|"DOCUMENTATION"|"TEMPLATE","CustomerSource": "WEBSITE"|"REFERRAL"|"SOCIAL"|"EMAIL"|"OTHER","CustomerStatus": "LEAD"|"PROSPECT"|"ACTIVE"|"CHURNED","DashboardActivityType": "USER_ACTION"|"SYSTEM_EVENT"|"WORKFLOW_UPDATE"|"DATA_CHANGE"|"SECURITY_EVENT"|"INTEGRATION_EVENT","DashboardTheme": "LIGHT"|"DARK"|"AUTO","DealStage": "LEAD"|"QUALIFIED"|"PROPOSAL"|"NEGOTIATION"|"CLOSING"|"CLOSED_WON"|"CLOSED_LOST","DealStatus": "ACTIVE"|"WON"|"LOST"|"ABANDONED","Environment": "DEVELOPMENT"|"STAGING"|"PRODUCTION","LayoutDensity": "COMPACT"|"NORMAL"|"SPACIOUS","LeadScore": "HOT"|"WARM"|"COLD","LeadSource": "WEBSITE"|"REFERRAL"|"GOOGLE_ADS"|"SOCIAL_MEDIA"|"COLD_CALL"|"EMAIL_CAMPAIGN"|"EVENT"|"PARTNER"|"OTHER","LeadStatus": "NEW_LEAD"|"IN_CONTACT"|"QUALIFIED"|"UNQUALIFIED"|"CONVERTED"|"LOST","ListingStatus": "ACTIVE"|"PENDING"|"SOLD"|"EXPIRED"|"WITHDRAWN"|"CONTINGENT","LogLevel": "DEBUG"|"INFO"|"WARN"|"ERROR","MetricCategory": "FINANCIAL"|"OPERATIONAL"|"MARKETING"|"SALES"|"PRODUCTIVITY"|"SYSTEM"|"CUSTOM","NotificationType": "INFO"|"SUCCESS"|"WARNING"|"ERROR","OrderPriority": "LOW"|"NORMAL"|"HIGH"|"URGENT","OrderStatus": "DRAFT"|"SUBMITTED"|"IN_REVIEW"|"APPROVED"|"IN_PROGRESS"|"TESTING"|"COMPLETED"|"DELIVERED"|"CANCELLED"|"REJECTED","OrgRole": "OWNER"|"ADMIN"|"MEMBER"|"VIEWER","PaymentStatus": "PENDING"|"PROCESSING"|"SUCCEEDED"|"FAILED"|"CANCELLED"|"REQUIRES_ACTION","Priority": "LOW"|"MEDIUM"|"HIGH"|"CRITICAL","ProjectStatus": "PLANNING"|"ACTIVE"|"ON_HOLD"|"COMPLETED"|"CANCELLED","PropertyType": "RESIDENTIAL"|"COMMERCIAL"|"LAND"|"MULTI_FAMILY"|"CONDO"|"TOWNHOUSE"|"LUXURY","RefundReason": "REPLACED"|"ENDED"|"UNCLAIMED"|"MISMATCH","RefundStatus": "TO_DECIDE"|"DUE"|"ISSUING"|"REFUNDED"|"FAILED"|"WITHDRAWN","ResourceType": "AI_TOKENS"|"API_CALLS"|"STORAGE"|"SEATS","ShowcaseCategory": "AI_AGENT"|"AUTOMATION_TOOL"|"INTEGRATION"|"WORKFLOW"|"CUSTOM_SOLUTION","StripeEventStatus": "RECEIVED"|"APPLIED"|"IGNORED"|"PARKED"|"QUARANTINED","SubscriptionStatus": "TRIAL"|"ACTIVE"|"PAST_DUE"|"INACTIVE"|"CANCELLED","SubscriptionTier": "FREE"|"STARTER"|"GROWTH"|"ELITE"|"ENTERPRISE","TaskStatus": "TODO"|"IN_PROGRESS"|"REVIEW"|"DONE"|"CANCELLED","ToolCategory": "AUTOMATION"|"ANALYTICS"|"INTEGRATION"|"UI"|"API"|"WORKFLOW","UserRole": "SUPER_ADMIN"|"ADMIN"|"MODERATOR"|"USER","WidgetType": "KPI_CARD"|"CHART"|"TABLE"|"ACTIVITY_FEED"|"QUICK_ACTIONS"|"MODULE_SHORTCUTS"|"PROGRESS_TRACKER"|"NOTIFICATION_PANEL"|"CALENDAR"|"WEATHER"
+            "ActionType": "NAVIGATION"|"API_CALL"|"MODAL_FORM"|"EXTERNAL_LINK"|"WORKFLOW_TRIGGER","ActivitySeverity": "INFO"|"SUCCESS"|"WARNING"|"ERROR"|"CRITICAL","ActivityType": "CALL"|"EMAIL"|"MEETING"|"TASK"|"NOTE"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP","AdminAction": "USER_CREATE"|"USER_UPDATE"|"USER_SUSPEND"|"USER_DELETE"|"USER_IMPERSONATE"|"ORG_CREATE"|"ORG_UPDATE"|"ORG_SUSPEND"|"ORG_DELETE"|"SUBSCRIPTION_CREATE"|"SUBSCRIPTION_UPDATE"|"SUBSCRIPTION_CANCEL"|"FEATURE_FLAG_UPDATE"|"SYSTEM_CONFIG_UPDATE"|"DATA_EXPORT"|"BULK_ACTION","AgentCategory": "SALES"|"SUPPORT"|"ANALYSIS"|"CONTENT"|"AUTOMATION"|"RESEARCH","AlertCategory": "SYSTEM"|"MAINTENANCE"|"FEATURE"|"SECURITY"|"BILLING"|"MARKETING","AlertLevel": "INFO"|"WARNING"|"ERROR"|"SUCCESS","AppointmentStatus": "SCHEDULED"|"CONFIRMED"|"COMPLETED"|"CANCELLED"|"NO_SHOW","AppointmentType": "MEETING"|"CALL"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP"|"OTHER","BillingCycle": "MONTHLY"|"YEARLY","ComplexityLevel": "SIMPLE"|"MODERATE"|"COMPLEX"|"ENTERPRISE","ContactStatus": "ACTIVE"|"INACTIVE"|"DO_NOT_CONTACT","ContactType": "PROSPECT"|"CLIENT"|"PAST_CLIENT"|"PARTNER"|"VENDOR","ContentStatus": "DRAFT"|"PUBLISHED"|"ARCHIVED","ContentType": "PAGE"|"BLOG_POST"|"DOCUMENTATION"|"TEMPLATE","CustomerSource": "WEBSITE"|"REFERRAL"|"SOCIAL"|"EMAIL"|"OTHER","CustomerStatus": "LEAD"|"PROSPECT"|"ACTIVE"|"CHURNED","DashboardActivityType": "USER_ACTION"|"SYSTEM_EVENT"|"WORKFLOW_UPDATE"|"DATA_CHANGE"|"SECURITY_EVENT"|"INTEGRATION_EVENT","DashboardTheme": "LIGHT"|"DARK"|"AUTO","DealStage": "LEAD"|"QUALIFIED"|"PROPOSAL"|"NEGOTIATION"|"CLOSING"|"CLOSED_WON"|"CLOSED_LOST","DealStatus": "ACTIVE"|"WON"|"LOST"|"ABANDONED","Environment": "DEVELOPMENT"|"STAGING"|"PRODUCTION","LayoutDensity": "COMPACT"|"NORMAL"|"SPACIOUS","LeadScore": "HOT"|"WARM"|"COLD","LeadSource": "WEBSITE"|"REFERRAL"|"GOOGLE_ADS"|"SOCIAL_MEDIA"|"COLD_CALL"|"EMAIL_CAMPAIGN"|"EVENT"|"PARTNER"|"OTHER","LeadStatus": "NEW_LEAD"|"IN_CONTACT"|"QUALIFIED"|"UNQUALIFIED"|"CONVERTED"|"LOST","ListingStatus": "ACTIVE"|"PENDING"|"SOLD"|"EXPIRED"|"WITHDRAWN"|"CONTINGENT","LogLevel": "DEBUG"|"INFO"|"WARN"|"ERROR","MetricCategory": "FINANCIAL"|"OPERATIONAL"|"MARKETING"|"SALES"|"PRODUCTIVITY"|"SYSTEM"|"CUSTOM","NotificationType": "INFO"|"SUCCESS"|"WARNING"|"ERROR","OrderPriority": "LOW"|"NORMAL"|"HIGH"|"URGENT","OrderStatus": "DRAFT"|"SUBMITTED"|"IN_REVIEW"|"APPROVED"|"IN_PROGRESS"|"TESTING"|"COMPLETED"|"DELIVERED"|"CANCELLED"|"REJECTED","OrgRole": "OWNER"|"ADMIN"|"MEMBER"|"VIEWER","PaymentStatus": "PENDING"|"PROCESSING"|"SUCCEEDED"|"FAILED"|"CANCELLED"|"REQUIRES_ACTION","Priority": "LOW"|"MEDIUM"|"HIGH"|"CRITICAL","ProjectStatus": "PLANNING"|"ACTIVE"|"ON_HOLD"|"COMPLETED"|"CANCELLED","PropertyType": "RESIDENTIAL"|"COMMERCIAL"|"LAND"|"MULTI_FAMILY"|"CONDO"|"TOWNHOUSE"|"LUXURY","Recurrence": "DAILY"|"WEEKDAYS"|"WEEKLY"|"MONTHLY"|"QUARTERLY"|"YEARLY","RefundReason": "REPLACED"|"ENDED"|"UNCLAIMED"|"MISMATCH","RefundStatus": "TO_DECIDE"|"DUE"|"ISSUING"|"REFUNDED"|"FAILED"|"WITHDRAWN","ResourceType": "AI_TOKENS"|"API_CALLS"|"STORAGE"|"SEATS","ShowcaseCategory": "AI_AGENT"|"AUTOMATION_TOOL"|"INTEGRATION"|"WORKFLOW"|"CUSTOM_SOLUTION","StripeEventStatus": "RECEIVED"|"APPLIED"|"IGNORED"|"PARKED"|"QUARANTINED","SubscriptionStatus": "TRIAL"|"ACTIVE"|"PAST_DUE"|"INACTIVE"|"CANCELLED","SubscriptionTier": "FREE"|"STARTER"|"GROWTH"|"ELITE"|"ENTERPRISE","TaskStatus": "TODO"|"IN_PROGRESS"|"REVIEW"|"DONE"|"CANCELLED","ToolCategory": "AUTOMATION"|"ANALYTICS"|"INTEGRATION"|"UI"|"API"|"WORKFLOW","UserRole": "SUPER_ADMIN"|"ADMIN"|"MODERATOR"|"USER","WidgetType": "KPI_CARD"|"CHART"|"TABLE"|"ACTIVITY_FEED"|"QUICK_ACTIONS"|"MODULE_SHORTCUTS"|"PROGRESS_TRACKER"|"NOTIFICATION_PANEL"|"CALENDAR"|"WEATHER"
           }
           CompositeTypes: {
             [_ in never]: never
@@ -2176,7 +2520,7 @@ export type CompositeTypes<
 export const Constants = {
   "public": {
           Enums: {
-            "ActionType": ["NAVIGATION", "API_CALL", "MODAL_FORM", "EXTERNAL_LINK", "WORKFLOW_TRIGGER"],"ActivitySeverity": ["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],"ActivityType": ["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"],"AdminAction": ["USER_CREATE", "USER_UPDATE", "USER_SUSPEND", "USER_DELETE", "USER_IMPERSONATE", "ORG_CREATE", "ORG_UPDATE", "ORG_SUSPEND", "ORG_DELETE", "SUBSCRIPTION_CREATE", "SUBSCRIPTION_UPDATE", "SUBSCRIPTION_CANCEL", "FEATURE_FLAG_UPDATE", "SYSTEM_CONFIG_UPDATE", "DATA_EXPORT", "BULK_ACTION"],"AgentCategory": ["SALES", "SUPPORT", "ANALYSIS", "CONTENT", "AUTOMATION", "RESEARCH"],"AlertCategory": ["SYSTEM", "MAINTENANCE", "FEATURE", "SECURITY", "BILLING", "MARKETING"],"AlertLevel": ["INFO", "WARNING", "ERROR", "SUCCESS"],"AppointmentStatus": ["SCHEDULED", "CONFIRMED", "COMPLETED", "CANCELLED", "NO_SHOW"],"AppointmentType": ["MEETING", "CALL", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP", "OTHER"],"BillingCycle": ["MONTHLY", "YEARLY"],"ComplexityLevel": ["SIMPLE", "MODERATE", "COMPLEX", "ENTERPRISE"],"ContactStatus": ["ACTIVE", "INACTIVE", "DO_NOT_CONTACT"],"ContactType": ["PROSPECT", "CLIENT", "PAST_CLIENT", "PARTNER", "VENDOR"],"ContentStatus": ["DRAFT", "PUBLISHED", "ARCHIVED"],"ContentType": ["PAGE", "BLOG_POST", "DOCUMENTATION", "TEMPLATE"],"CustomerSource": ["WEBSITE", "REFERRAL", "SOCIAL", "EMAIL", "OTHER"],"CustomerStatus": ["LEAD", "PROSPECT", "ACTIVE", "CHURNED"],"DashboardActivityType": ["USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"],"DashboardTheme": ["LIGHT", "DARK", "AUTO"],"DealStage": ["LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING", "CLOSED_WON", "CLOSED_LOST"],"DealStatus": ["ACTIVE", "WON", "LOST", "ABANDONED"],"Environment": ["DEVELOPMENT", "STAGING", "PRODUCTION"],"LayoutDensity": ["COMPACT", "NORMAL", "SPACIOUS"],"LeadScore": ["HOT", "WARM", "COLD"],"LeadSource": ["WEBSITE", "REFERRAL", "GOOGLE_ADS", "SOCIAL_MEDIA", "COLD_CALL", "EMAIL_CAMPAIGN", "EVENT", "PARTNER", "OTHER"],"LeadStatus": ["NEW_LEAD", "IN_CONTACT", "QUALIFIED", "UNQUALIFIED", "CONVERTED", "LOST"],"ListingStatus": ["ACTIVE", "PENDING", "SOLD", "EXPIRED", "WITHDRAWN", "CONTINGENT"],"LogLevel": ["DEBUG", "INFO", "WARN", "ERROR"],"MetricCategory": ["FINANCIAL", "OPERATIONAL", "MARKETING", "SALES", "PRODUCTIVITY", "SYSTEM", "CUSTOM"],"NotificationType": ["INFO", "SUCCESS", "WARNING", "ERROR"],"OrderPriority": ["LOW", "NORMAL", "HIGH", "URGENT"],"OrderStatus": ["DRAFT", "SUBMITTED", "IN_REVIEW", "APPROVED", "IN_PROGRESS", "TESTING", "COMPLETED", "DELIVERED", "CANCELLED", "REJECTED"],"OrgRole": ["OWNER", "ADMIN", "MEMBER", "VIEWER"],"PaymentStatus": ["PENDING", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED", "REQUIRES_ACTION"],"Priority": ["LOW", "MEDIUM", "HIGH", "CRITICAL"],"ProjectStatus": ["PLANNING", "ACTIVE", "ON_HOLD", "COMPLETED", "CANCELLED"],"PropertyType": ["RESIDENTIAL", "COMMERCIAL", "LAND", "MULTI_FAMILY", "CONDO", "TOWNHOUSE", "LUXURY"],"RefundReason": ["REPLACED", "ENDED", "UNCLAIMED", "MISMATCH"],"RefundStatus": ["TO_DECIDE", "DUE", "ISSUING", "REFUNDED", "FAILED", "WITHDRAWN"],"ResourceType": ["AI_TOKENS", "API_CALLS", "STORAGE", "SEATS"],"ShowcaseCategory": ["AI_AGENT", "AUTOMATION_TOOL", "INTEGRATION", "WORKFLOW", "CUSTOM_SOLUTION"],"StripeEventStatus": ["RECEIVED", "APPLIED", "IGNORED", "PARKED", "QUARANTINED"],"SubscriptionStatus": ["TRIAL", "ACTIVE", "PAST_DUE", "INACTIVE", "CANCELLED"],"SubscriptionTier": ["FREE", "STARTER", "GROWTH", "ELITE", "ENTERPRISE"],"TaskStatus": ["TODO", "IN_PROGRESS", "REVIEW", "DONE", "CANCELLED"],"ToolCategory": ["AUTOMATION", "ANALYTICS", "INTEGRATION", "UI", "API", "WORKFLOW"],"UserRole": ["SUPER_ADMIN", "ADMIN", "MODERATOR", "USER"],"WidgetType": ["KPI_CARD", "CHART", "TABLE", "ACTIVITY_FEED", "QUICK_ACTIONS", "MODULE_SHORTCUTS", "PROGRESS_TRACKER", "NOTIFICATION_PANEL", "CALENDAR", "WEATHER"]
+            "ActionType": ["NAVIGATION", "API_CALL", "MODAL_FORM", "EXTERNAL_LINK", "WORKFLOW_TRIGGER"],"ActivitySeverity": ["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],"ActivityType": ["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"],"AdminAction": ["USER_CREATE", "USER_UPDATE", "USER_SUSPEND", "USER_DELETE", "USER_IMPERSONATE", "ORG_CREATE", "ORG_UPDATE", "ORG_SUSPEND", "ORG_DELETE", "SUBSCRIPTION_CREATE", "SUBSCRIPTION_UPDATE", "SUBSCRIPTION_CANCEL", "FEATURE_FLAG_UPDATE", "SYSTEM_CONFIG_UPDATE", "DATA_EXPORT", "BULK_ACTION"],"AgentCategory": ["SALES", "SUPPORT", "ANALYSIS", "CONTENT", "AUTOMATION", "RESEARCH"],"AlertCategory": ["SYSTEM", "MAINTENANCE", "FEATURE", "SECURITY", "BILLING", "MARKETING"],"AlertLevel": ["INFO", "WARNING", "ERROR", "SUCCESS"],"AppointmentStatus": ["SCHEDULED", "CONFIRMED", "COMPLETED", "CANCELLED", "NO_SHOW"],"AppointmentType": ["MEETING", "CALL", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP", "OTHER"],"BillingCycle": ["MONTHLY", "YEARLY"],"ComplexityLevel": ["SIMPLE", "MODERATE", "COMPLEX", "ENTERPRISE"],"ContactStatus": ["ACTIVE", "INACTIVE", "DO_NOT_CONTACT"],"ContactType": ["PROSPECT", "CLIENT", "PAST_CLIENT", "PARTNER", "VENDOR"],"ContentStatus": ["DRAFT", "PUBLISHED", "ARCHIVED"],"ContentType": ["PAGE", "BLOG_POST", "DOCUMENTATION", "TEMPLATE"],"CustomerSource": ["WEBSITE", "REFERRAL", "SOCIAL", "EMAIL", "OTHER"],"CustomerStatus": ["LEAD", "PROSPECT", "ACTIVE", "CHURNED"],"DashboardActivityType": ["USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"],"DashboardTheme": ["LIGHT", "DARK", "AUTO"],"DealStage": ["LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING", "CLOSED_WON", "CLOSED_LOST"],"DealStatus": ["ACTIVE", "WON", "LOST", "ABANDONED"],"Environment": ["DEVELOPMENT", "STAGING", "PRODUCTION"],"LayoutDensity": ["COMPACT", "NORMAL", "SPACIOUS"],"LeadScore": ["HOT", "WARM", "COLD"],"LeadSource": ["WEBSITE", "REFERRAL", "GOOGLE_ADS", "SOCIAL_MEDIA", "COLD_CALL", "EMAIL_CAMPAIGN", "EVENT", "PARTNER", "OTHER"],"LeadStatus": ["NEW_LEAD", "IN_CONTACT", "QUALIFIED", "UNQUALIFIED", "CONVERTED", "LOST"],"ListingStatus": ["ACTIVE", "PENDING", "SOLD", "EXPIRED", "WITHDRAWN", "CONTINGENT"],"LogLevel": ["DEBUG", "INFO", "WARN", "ERROR"],"MetricCategory": ["FINANCIAL", "OPERATIONAL", "MARKETING", "SALES", "PRODUCTIVITY", "SYSTEM", "CUSTOM"],"NotificationType": ["INFO", "SUCCESS", "WARNING", "ERROR"],"OrderPriority": ["LOW", "NORMAL", "HIGH", "URGENT"],"OrderStatus": ["DRAFT", "SUBMITTED", "IN_REVIEW", "APPROVED", "IN_PROGRESS", "TESTING", "COMPLETED", "DELIVERED", "CANCELLED", "REJECTED"],"OrgRole": ["OWNER", "ADMIN", "MEMBER", "VIEWER"],"PaymentStatus": ["PENDING", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED", "REQUIRES_ACTION"],"Priority": ["LOW", "MEDIUM", "HIGH", "CRITICAL"],"ProjectStatus": ["PLANNING", "ACTIVE", "ON_HOLD", "COMPLETED", "CANCELLED"],"PropertyType": ["RESIDENTIAL", "COMMERCIAL", "LAND", "MULTI_FAMILY", "CONDO", "TOWNHOUSE", "LUXURY"],"Recurrence": ["DAILY", "WEEKDAYS", "WEEKLY", "MONTHLY", "QUARTERLY", "YEARLY"],"RefundReason": ["REPLACED", "ENDED", "UNCLAIMED", "MISMATCH"],"RefundStatus": ["TO_DECIDE", "DUE", "ISSUING", "REFUNDED", "FAILED", "WITHDRAWN"],"ResourceType": ["AI_TOKENS", "API_CALLS", "STORAGE", "SEATS"],"ShowcaseCategory": ["AI_AGENT", "AUTOMATION_TOOL", "INTEGRATION", "WORKFLOW", "CUSTOM_SOLUTION"],"StripeEventStatus": ["RECEIVED", "APPLIED", "IGNORED", "PARKED", "QUARANTINED"],"SubscriptionStatus": ["TRIAL", "ACTIVE", "PAST_DUE", "INACTIVE", "CANCELLED"],"SubscriptionTier": ["FREE", "STARTER", "GROWTH", "ELITE", "ENTERPRISE"],"TaskStatus": ["TODO", "IN_PROGRESS", "REVIEW", "DONE", "CANCELLED"],"ToolCategory": ["AUTOMATION", "ANALYTICS", "INTEGRATION", "UI", "API", "WORKFLOW"],"UserRole": ["SUPER_ADMIN", "ADMIN", "MODERATOR", "USER"],"WidgetType": ["KPI_CARD", "CHART", "TABLE", "ACTIVITY_FEED", "QUICK_ACTIONS", "MODULE_SHORTCUTS", "PROGRESS_TRACKER", "NOTIFICATION_PANEL", "CALENDAR", "WEATHER"]
           }
         }
 } as const

@@ -371,7 +371,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Delete records that were in the trash for 30 days, with their files */
+        /** Delete what has been in the trash for 30 days */
         post: operations["purge-trash"];
         delete?: never;
         options?: never;
@@ -4733,7 +4733,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Nothing"];
+                "application/json": components["schemas"]["NoInput"];
             };
         };
         responses: {
@@ -4745,7 +4745,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Run"];
+                    "application/json": components["schemas"]["JobRun"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
