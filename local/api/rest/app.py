@@ -92,7 +92,7 @@ class Result:
     total: int | None
     count: int
     body: bytes
-    headers: dict[str, str]
+    headers: list[tuple[str, str]]
     status: int | None
     inserted: int
     location: list[tuple[str, str | None]]
@@ -302,7 +302,7 @@ class Rest:
         body = ranges.beyond(top, result.total).body if status == 416 else result.body  # noqa: PLR2004
         if incoming.method == "HEAD":
             body = b""
-        return Response(body, result.status or status, {**headers, **result.headers})
+        return _response(result, status, headers, body)
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
@@ -449,7 +449,7 @@ class Rest:
                 "content-range": ranges.content_range(top.first, last, result.total),
                 **preferences.applied("max-affected"),
             }
-            return Response(b"", result.status or 204, {**headers, **result.headers})
+            return _response(result, 204, headers, b"")
         return self._listing(incoming, top, result, chosen.media, applied="max-affected")
 
     # Transactions -----------------------------------------------------------------------------------------------------
@@ -552,7 +552,7 @@ class Transaction:
             total=int(total) if total is not None else None,
             count=int(count or 0),
             body=bytes.fromhex(made[2:].decode()) if found.ftype(2) == BYTEA else made,
-            headers=_response_headers(headers) if headers else {},
+            headers=_response_headers(headers) if headers else [],
             status=_response_status(status.decode()) if status else None,
             inserted=int(inserted or 0),
             location=json.loads(location) if location else [],
@@ -707,9 +707,17 @@ def _written(
 ) -> Response:
     """`without` is the status of a response that doesn't show the rows."""
     if not incoming.preferences.representation:
-        return Response(b"", result.status or without, {**headers, **result.headers})
-    shown = {**headers, **incoming.content_headers(chosen), **result.headers}
-    return Response(result.body, result.status or status, shown)
+        return _response(result, without, headers, b"")
+    return _response(result, status, {**headers, **incoming.content_headers(chosen)}, result.body)
+
+
+def _response(result: Result, status: int, headers: dict[str, str], body: bytes) -> Response:
+    """A function or policy may choose the status, and headers instead of those of the same name."""
+    chosen = {name for name, _ in result.headers}
+    response = Response(body, result.status or status, {name: headers[name] for name in headers if name not in chosen})
+    for name, value in result.headers:
+        response.headers.append(name, value)
+    return response
 
 
 def _estimated(preferences: Preferences, catalog: Catalog, total: int | None, planned: int) -> int | None:
@@ -732,7 +740,7 @@ def _equals(value: str | None) -> str:
     return "is.null" if value is None else f"eq.{value}"
 
 
-def _response_headers(text: bytes) -> dict[str, str]:
+def _response_headers(text: bytes) -> list[tuple[str, str]]:
     """Those of the setting response.headers; a line break in a value can't be sent and becomes a blank."""
     try:
         given = json.loads(text)
@@ -743,8 +751,8 @@ def _response_headers(text: bytes) -> dict[str, str]:
     if not well_formed or not all(isinstance(value, str) for _, value in pairs):
         message = "response.headers guc must be a JSON array composed of objects with a single key and a string value"
         raise RestError(500, "PGRST111", message)
-    sent = {name.lower(): "".join(max(char, " ") for char in value) for name, value in pairs}
-    return {name: value for name, value in sent.items() if is_header(name, value)}
+    sent = [(name.lower(), "".join(max(char, " ") for char in value)) for name, value in pairs]
+    return [(name, value) for name, value in sent if is_header(name, value)]
 
 
 def _response_status(text: str) -> int:

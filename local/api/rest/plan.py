@@ -19,7 +19,7 @@ class Coerced:
     field: Field
     type: str = ""
     is_json: bool = False
-    is_words: bool = False  # a tsvector
+    is_searched: bool = False  # by words that must be made of it first: a known column that is no tsvector
     transform: Name | None = None
 
 
@@ -178,7 +178,7 @@ class Planner:
         column = node.columns.get(chosen.name)
         if column is None:
             return Coerced(chosen)
-        return Coerced(chosen, column.type, column.type in {"json", "jsonb"}, column.base == "tsvector")
+        return Coerced(chosen, column.type, column.type in {"json", "jsonb"}, column.base != "tsvector")
 
     def _output(self, coerced: Coerced) -> Coerced:
         return replace(coerced, transform=self.catalog.representations.get((coerced.type, "json")))

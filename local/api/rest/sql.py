@@ -96,7 +96,7 @@ class Statement:
             return f"{left} is distinct from {self.bind(value)}"
         if operation.kind == "search":
             language = f"{self.bind(operation.option)}, " if operation.option else ""
-            if not coerced.is_words or coerced.field.path:
+            if coerced.is_searched:
                 left = f"to_tsvector({language}{left})"
             return f"{left} @@ {SEARCH_FUNCTIONS[operation.operator]}({language}{self.bind(value)})"
         operator = SIMPLE_OPERATORS.get(operation.operator) or QUANTIFIABLE_OPERATORS[operation.operator]
