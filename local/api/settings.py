@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 SIZE = re.compile(r"(\d+)\s*(|B|[KMG]i?B)\Z", re.IGNORECASE)
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 HOOK = re.compile(r"pg-functions://[^/]+/([^/]+)/([^/]+)\Z")
+TX_ENDS = ("commit", "commit-allow-override", "rollback", "rollback-allow-override")
 KEY_NAMES = ("publishable_key", "secret_key", "jwt_secret", "jwk")
 
 
@@ -28,6 +29,7 @@ class RestSettings:
     extra_search_path: tuple[str, ...] = ("public",)
     anonymous: str = "anon"
     hosted: bool = True
+    tx_end: str = "commit"
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,16 @@ def login(database_url: str, user: str = "authenticator") -> str:
 
 def read_rest_settings(values: Mapping[str, str], *, hosted: bool) -> RestSettings:
     environment = Environment(values)
+    tx_end = values.get("DB_TX_END", "commit" if hosted else "commit-allow-override")
+    if tx_end not in TX_ENDS:
+        raise SettingsError(f"DB_TX_END is '{tx_end}', not one of {', '.join(TX_ENDS)}.")
     return RestSettings(
         database_url=login(environment.required("DB_URL")),
         schemas=environment.listed("DB_SCHEMAS", "public"),
         max_rows=environment.number("DB_MAX_ROWS", 1000),
         extra_search_path=environment.listed("DB_EXTRA_SEARCH_PATH", "public"),
         hosted=hosted,
+        tx_end=tx_end,
     )
 
 

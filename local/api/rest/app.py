@@ -3,26 +3,28 @@
 import asyncio
 import json
 import logging
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Self
-from urllib.parse import quote, unquote_to_bytes
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import quote
 
 import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor
-from psycopg_pool import AsyncConnectionPool
+from psycopg import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from local.api.database import Pool
+from local.api.errors import DatabaseUnavailable
 from local.api.rest import media, ranges
 from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
-from local.api.rest.errors import RestError, from_database, from_token, http_status, is_header, unavailable
+from local.api.rest.errors import RestError, from_database, from_token, is_header, unavailable
 from local.api.rest.functions import arguments_of, choose_function
+from local.api.rest.incoming import Incoming, path_segments, query_text, read_body, read_request, top_range
 from local.api.rest.openapi import describe
 from local.api.rest.payload import Payload, read_payload
 from local.api.rest.plan import Node, Planner, filter_names, needed_columns
-from local.api.rest.preferences import Preferences, read_preferences
+from local.api.rest.preferences import Preferences
 from local.api.rest.query import Query, parse_query
 from local.api.rest.ranges import ALL, Range
 from local.api.rest.relationships import Name
@@ -35,67 +37,17 @@ from local.api.rest.sql import (
     as_json,
     body_of,
     final,
-    qualified,
-    quoted,
-    settings_of,
 )
+from local.api.rest.transactions import Result, Transaction, begin
 from local.api.settings import RestSettings
-from local.api.tokens import Claims, TokenError, Tokens, bearer, role_of
+from local.api.tokens import Claims, TokenError, Tokens, bearer
 
 log = logging.getLogger(__name__)
 
-BODY_LIMIT = 10 * 1024 * 1024
 LISTEN_AGAIN_SECONDS = 0.2
-BYTEA = 17
-READS = {"GET", "HEAD"}
-PROFILE_OF_WRITES = {"POST", "PATCH", "PUT", "DELETE"}
-ISOLATION = {"serializable", "repeatable read"}
-Pool = AsyncConnectionPool[AsyncConnection[Any]]
 
 # Functions may choose any status of three digits; uvicorn knows the lines of those below 600.
 STATUS_LINE.update({status: b"HTTP/1.1 %d \r\n" % status for status in range(600, 1000)})
-
-
-@dataclass
-class Incoming:
-    """One request, read but not yet planned."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    cookies: dict[str, str]
-    accepts: list[str]
-    content: str
-    body: bytes
-    preferences: Preferences
-    claims: Claims
-    role: str
-    signed_in: bool
-    schema: str
-    negotiated: bool
-    catalog: Catalog
-
-    @property
-    def reads(self) -> bool:
-        return self.method in READS
-
-    def content_headers(self, chosen: str) -> dict[str, str]:
-        return {"content-type": media.content_type(chosen), **self.profile}
-
-    @property
-    def profile(self) -> dict[str, str]:
-        return {"content-profile": self.schema} if self.negotiated else {}
-
-
-@dataclass
-class Result:
-    total: int | None
-    count: int
-    body: bytes
-    headers: list[tuple[str, str]]
-    status: int | None
-    inserted: int
-    location: list[tuple[str, str | None]]
 
 
 class Rest:
@@ -185,45 +137,15 @@ class Rest:
             token = bearer(request.headers.get("authorization"))
             claims = {} if token is None else self.tokens.verify(token)
         catalog = await self.catalog()
-        incoming = self._incoming(request, claims, await _read_body(request), catalog)
-        names = _segments(request)
+        incoming = read_request(request, claims, await read_body(request), catalog, self.settings)
+        names = path_segments(request)
         if not names:
             return await self._root(incoming)
         if len(names) == 1:
-            return await self._relation(incoming, names[0], _query_text(request))
+            return await self._relation(incoming, names[0], query_text(request))
         if len(names) == 2 and names[0] == "rpc":  # noqa: PLR2004 - rpc and its name
-            return await self._function(incoming, names[1], _query_text(request))
+            return await self._function(incoming, names[1], query_text(request))
         raise RestError(404, "PGRST125", "Invalid path specified in request URL")
-
-    def _incoming(self, request: Request, claims: Claims, body: bytes, catalog: Catalog) -> Incoming:
-        headers = {
-            name.decode("latin-1").lower(): value.decode(errors="replace")
-            for name, value in reversed(request.headers.raw)
-        }
-        cookies = headers.pop("cookie", None)
-        role = role_of(claims, self.settings.anonymous)
-        profile = headers.get("content-profile" if request.method in PROFILE_OF_WRITES else "accept-profile")
-        if profile is not None and profile not in catalog.schemas:
-            hint = f"Only the following schemas are exposed: {', '.join(catalog.schemas)}"
-            raise RestError(406, "PGRST106", f"Invalid schema: {profile}", None, hint)
-        return Incoming(
-            method=request.method,
-            path=_raw_path(request),
-            headers=headers,
-            cookies=_cookies(cookies) if cookies else {},
-            accepts=media.accepted(headers.get("accept")),
-            content=media.canonical(headers["content-type"]) if "content-type" in headers else media.JSON,
-            body=body,
-            preferences=read_preferences(
-                request.headers.getlist("prefer"), catalog.timezones, transactions=not self.settings.hosted
-            ),
-            claims=claims,
-            role=role,
-            signed_in=role != self.settings.anonymous,
-            schema=profile or catalog.schemas[0],
-            negotiated=profile is not None or len(catalog.schemas) > 1,
-            catalog=catalog,
-        )
 
     async def _root(self, incoming: Incoming) -> Response:
         if incoming.method == "OPTIONS":
@@ -245,12 +167,12 @@ class Rest:
             return _allow(_allowed(_relation(incoming.catalog, known)))
         if incoming.reads:
             query = parse_query(text)
-            top = _top(incoming, query)
+            top = top_range(incoming, query)
             return await self._read_rows(incoming, _relation(incoming.catalog, known), query, top)
         if incoming.method not in writes:
             raise _unsupported(incoming.method)
         query = parse_query(text)
-        _top(incoming, query)
+        top_range(incoming, query)
         payload = Payload()
         if incoming.method != "DELETE":
             columns = query.columns if incoming.method != "PUT" else None
@@ -280,7 +202,6 @@ class Rest:
         async with self._transaction(incoming, read_only=True) as transaction:
             result = await transaction.run(text, statement.values)
             _refuse_plural(chosen.media, result)
-            transaction.may_roll_back(preferences)
             if estimate:
                 planned = await transaction.estimate(estimate_text, estimate.values)
                 result.total = _estimated(preferences, catalog, result.total, planned)
@@ -408,7 +329,6 @@ class Rest:
                 _refuse_plural(chosen.media, result)
             if method in {"PATCH", "DELETE"}:
                 _refuse_too_many(preferences, result)
-            transaction.may_roll_back(preferences)
         return root, result, chosen.media
 
     # Calling ----------------------------------------------------------------------------------------------------------
@@ -418,7 +338,7 @@ class Rest:
         if not post and not incoming.reads and incoming.method != "OPTIONS":
             raise RestError(405, "PGRST101", f"Cannot use the {incoming.method} method on RPC")
         query = parse_query(text, parameters=incoming.reads or incoming.method == "OPTIONS")
-        top = _top(incoming, query)
+        top = top_range(incoming, query)
         payload = Payload(keys=frozenset(key for key, _ in query.parameters))
         if post:
             payload = read_payload(incoming.body, incoming.content, query.columns, call=True)
@@ -440,7 +360,6 @@ class Rest:
         read_only = incoming.reads or function.volatility != "v"
         async with self._transaction(incoming, read_only=read_only, function=function) as transaction:
             result = await transaction.run(text, statement.values)
-            transaction.may_roll_back(preferences)
             _refuse_plural(chosen.media, result)
             _refuse_too_many(preferences, result)
         if function.void:
@@ -454,154 +373,25 @@ class Rest:
 
     # Transactions -----------------------------------------------------------------------------------------------------
 
-    def _transaction(self, incoming: Incoming, *, read_only: bool, function: Function | None = None) -> "Transaction":
-        return Transaction(self.pool, _begin(self.settings, incoming, function, read_only=read_only), incoming)
-
-
-def _begin(settings: RestSettings, incoming: Incoming, function: Function | None, *, read_only: bool) -> str:
-    """Begin, become the caller's role, set what functions and policies read of the request, run the project's check."""
-    catalog = incoming.catalog
-    of_role = dict(catalog.role_settings.get(incoming.role, {}))
-    isolation = of_role.pop("default_transaction_isolation", None)
-    of_function = dict(function.settings) if function else {}
-    isolation = of_function.pop("default_transaction_isolation", isolation)
-    path = dict.fromkeys((incoming.schema, *settings.extra_search_path))
-    values = {
-        "search_path": ", ".join(map(quoted, path)),
-        **of_role,
-        "role": incoming.role,
-        "request.jwt.claims": as_json({**incoming.claims, "role": incoming.role}),
-        "request.method": incoming.method,
-        "request.path": incoming.path,
-        "request.headers": as_json(incoming.headers),
-        "request.cookies": as_json(incoming.cookies),
-        **({"timezone": incoming.preferences.timezone} if incoming.preferences.timezone else {}),
-        **of_function,
-    }
-    level = f" isolation level {isolation}" if isolation in ISOLATION else ""
-    check = f"; select {qualified(catalog.pre_request)}()" if catalog.pre_request else ""
-    return f"begin{level}{' read only' if read_only else ''}; {settings_of(values)}{check}"
-
-
-class Transaction:
-    """Runs the statements of one request; it is rolled back if the request fails or asks for that."""
-
-    def __init__(self, pool: Pool, begin: str, incoming: Incoming) -> None:
-        self.pool, self.begin, self.incoming = pool, begin, incoming
-        self.rolls_back = False
-
-    async def __aenter__(self) -> Self:
-        for left in range(self.pool.max_size, -1, -1):
-            self.connection = await self._connection()
-            try:
-                await self.connection.execute(self.begin)
-            except psycopg.Error as error:
-                lost = self.connection.closed
-                await self._roll_back()
-                await self._release()
-                # A pooled connection may be lost without notice. Nothing was done yet, so another one is tried.
-                if not lost or left == 0:
-                    raise from_database(error, signed_in=self.incoming.signed_in) from error
-            except BaseException:
-                await self._release()
-                raise
-            else:
-                return self
-        raise unavailable()
-
-    async def _connection(self) -> AsyncConnection[Any]:
+    @asynccontextmanager
+    async def _transaction(
+        self, incoming: Incoming, *, read_only: bool, function: Function | None = None
+    ) -> AsyncIterator["Transaction"]:
+        """Committed at the end, unless the request asks for a rollback; an error leaves it to the pool to roll back."""
+        start = begin(self.settings, incoming, function, read_only=read_only)
         try:
-            return await self.pool.getconn()
-        except psycopg.Error as error:  # none is free, or none can be made
-            raise unavailable(str(error)) from error
+            async with self.pool.connection(start) as connection:
+                transaction = Transaction(connection, rolls_back=self._rolls_back(incoming.preferences))
+                yield transaction
+                await connection.execute(b"rollback" if transaction.rolls_back else b"commit", prepare=False)
+        except DatabaseUnavailable as error:
+            raise unavailable() from error
+        except psycopg.Error as error:
+            raise from_database(error, signed_in=incoming.signed_in) from error
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is not None or self.rolls_back:
-                await self._roll_back()
-            else:
-                await self.connection.commit()
-        except psycopg.Error as failed:
-            raise from_database(failed, signed_in=self.incoming.signed_in) from failed
-        finally:
-            await self._release()
-        if isinstance(error, psycopg.Error):
-            raise from_database(error, signed_in=self.incoming.signed_in) from error
-
-    async def _roll_back(self) -> None:
-        with suppress(psycopg.Error):
-            await self.connection.rollback()
-
-    async def _release(self) -> None:
-        await self.pool.putconn(self.connection)
-
-    def may_roll_back(self, preferences: Preferences) -> None:
-        self.rolls_back = preferences.get("tx") == "rollback"
-
-    async def run(self, text: str, values: list[Any]) -> Result:
-        cursor = AsyncRawCursor(self.connection)
-        await cursor.execute(text, values)
-        if self.incoming.preferences.get("tx") == "rollback":
-            await self.connection.execute("set constraints all immediate")
-        found = cursor.pgresult
-        if found is None or found.ntuples != 1:
-            raise RuntimeError("the statement has one row")
-        total, count, body, headers, status, inserted, location = (found.get_value(0, at) for at in range(7))
-        made = body or b""
-        return Result(
-            total=int(total) if total is not None else None,
-            count=int(count or 0),
-            body=bytes.fromhex(made[2:].decode()) if found.ftype(2) == BYTEA else made,
-            headers=_response_headers(headers) if headers else [],
-            status=_response_status(status.decode()) if status else None,
-            inserted=int(inserted or 0),
-            location=json.loads(location) if location else [],
-        )
-
-    async def estimate(self, text: str, values: list[Any]) -> int:
-        cursor = AsyncRawCursor(self.connection)
-        await cursor.execute(text, values)
-        row = await cursor.fetchone()
-        return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
-
-
-# What a request carries -----------------------------------------------------------------------------------------------
-
-
-async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY_LIMIT:
-            message = f"The request body is larger than {BODY_LIMIT} bytes"
-            raise RestError(413, "PGRST102", message, None, "Send it in several requests.")
-    return bytes(body)
-
-
-def _raw_path(request: Request) -> str:
-    root = request.scope.get("root_path", "")
-    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-    return raw.decode("latin-1").partition("?")[0].removeprefix(root) or "/"
-
-
-def _segments(request: Request) -> list[str]:
-    path = _raw_path(request).removeprefix("/")
-    return [unquote_to_bytes(part).decode(errors="replace") for part in path.split("/")] if path else []
-
-
-def _query_text(request: Request) -> str:
-    text: bytes = request.scope["query_string"]
-    return text.decode(errors="replace")
-
-
-def _cookies(header: str) -> dict[str, str]:
-    pairs = (part.partition("=") for part in header.split(";") if part.strip())
-    return {name.lstrip(): value for name, _, value in pairs}
-
-
-def _top(incoming: Incoming, query: Query) -> Range:
-    header = ranges.requested(incoming.headers.get("range")) if incoming.method == "GET" else ALL
-    return ranges.top_level(query.ranges.get("limit", ALL), header, put=incoming.method == "PUT")
+    def _rolls_back(self, preferences: Preferences) -> bool:
+        asked = preferences.get("tx")
+        return asked == "rollback" or (asked is None and self.settings.tx_end.startswith("rollback"))
 
 
 def _relation(catalog: Catalog, name: Name) -> Relation:
@@ -738,25 +528,3 @@ def _escaped(text: str) -> str:
 
 def _equals(value: str | None) -> str:
     return "is.null" if value is None else f"eq.{value}"
-
-
-def _response_headers(text: bytes) -> list[tuple[str, str]]:
-    """Those of the setting response.headers; a line break in a value can't be sent and becomes a blank."""
-    try:
-        given = json.loads(text)
-        pairs = [next(iter(each.items())) for each in given if len(each) == 1]
-        well_formed = isinstance(given, list) and len(pairs) == len(given)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        well_formed, pairs = False, []
-    if not well_formed or not all(isinstance(value, str) for _, value in pairs):
-        message = "response.headers guc must be a JSON array composed of objects with a single key and a string value"
-        raise RestError(500, "PGRST111", message)
-    sent = [(name.lower(), "".join(max(char, " ") for char in value)) for name, value in pairs]
-    return [(name, value) for name, value in sent if is_header(name, value)]
-
-
-def _response_status(text: str) -> int:
-    digits = text[: next((at for at, char in enumerate(text) if not char.isdecimal()), len(text))]
-    if not digits or http_status(int(digits)) != int(digits):
-        raise RestError(500, "PGRST112", "response.status guc must be a valid status code")
-    return int(digits)

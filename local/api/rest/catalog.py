@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import dict_row
 
 from local.api.rest import media, relationships
@@ -102,7 +102,7 @@ join of_domain o on o.oid = p.prorettype
 join pg_type t on t.oid = o.base
 join pg_namespace tn on tn.oid = t.typnamespace
 left join pg_class tc on tc.oid = t.typrelid
-where p.prokind = 'f' and t.typname <> 'trigger' and n.nspname = any(%s)
+where p.prokind = 'f' and t.typname <> 'trigger' and n.nspname = any($1)
 order by p.oid"""
 
 # Functions of one row type that return another: computed relationships.
@@ -141,7 +141,7 @@ join pg_namespace n on n.oid = p.pronamespace
 left join pg_type a on a.oid = p.proargtypes[0]
 left join pg_namespace an on an.oid = a.typnamespace
 where d.typtype = 'd' and (d.typname ~* '^[A-Za-z0-9.-]+/[A-Za-z0-9.+-]+$' or d.typname = '*/*')
-  and n.nspname = any(%s)
+  and n.nspname = any($1)
   and (p.prokind = 'f' and not p.proretset
     or p.prokind = 'a' and p.pronargs = 1 and (a.typtype = 'c' or a.typname = 'anyelement'))"""
 
@@ -258,9 +258,9 @@ class Catalog:
 
 async def read_catalog(connection: AsyncConnection[Any], settings: RestSettings) -> Catalog:
     async def rows(text: str, *values: Any) -> list[dict[str, Any]]:
-        async with connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(text, values or None)
-            return await cursor.fetchall()
+        cursor = AsyncRawCursor(connection, row_factory=dict_row)
+        await cursor.execute(text.encode(), values or None)
+        return await cursor.fetchall()
 
     async with connection.transaction():
         await connection.execute("set transaction isolation level repeatable read, read only")

@@ -7,9 +7,10 @@ expectations of what was tried at the current position without success: they are
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 # Kinds of message, in the order in which they are shown.
 UNEXPECTED_INPUT, UNEXPECTED, EXPECTED = range(3)
@@ -57,7 +58,7 @@ class Parser:
 
     # Tokens -----------------------------------------------------------------------------------------------------------
 
-    def _fail(self, at: int, *messages: tuple[int, str]) -> NoParse:
+    def fail(self, at: int, *messages: tuple[int, str]) -> NoParse:
         errors = merge(self.errors, Errors(at, messages))
         return NoParse(errors or Errors(at, messages))
 
@@ -71,7 +72,7 @@ class Parser:
             self.errors = None
             return char
         unexpected = (UNEXPECTED_INPUT, shown(char) if char else "")
-        raise self._fail(self.at, unexpected, *([(EXPECTED, label)] if label else []))
+        raise self.fail(self.at, unexpected, *([(EXPECTED, label)] if label else []))
 
     def run(self, pattern: re.Pattern[str], labels: tuple[str, ...] = (), *, least: int = 0) -> str:
         """As many characters as the pattern takes; `labels` are what it would take."""
@@ -81,7 +82,7 @@ class Parser:
         unexpected = (UNEXPECTED_INPUT, shown(self.text[end]) if end < len(self.text) else "")
         stopped = Errors(end, (unexpected, *((EXPECTED, label) for label in labels)))
         if end - start < least:
-            raise self._fail(end, *stopped.messages)
+            raise self.fail(end, *stopped.messages)
         self.at = end
         self.errors = stopped if end > start else merge(self.errors, stopped)
         return self.text[start:end]
@@ -98,7 +99,7 @@ class Parser:
         same = next(i for i, char in enumerate(word) if self.text[start + i : start + i + 1] != char)
         char = self.text[start + same : start + same + 1]
         messages = ((UNEXPECTED_INPUT, shown(char) if char else ""), (EXPECTED, shown(word)))
-        failure = self._fail(start, *messages) if same == 0 else NoParse(Errors(start, messages))
+        failure = self.fail(start, *messages) if same == 0 else NoParse(Errors(start, messages))
         self.at += same
         raise failure
 
@@ -106,7 +107,7 @@ class Parser:
         char = self._next()
         if char:
             quoted = "'" + _shown(char, "'") + "'"
-            raise self._fail(self.at, (UNEXPECTED, quoted), (EXPECTED, "end of input"))
+            raise self.fail(self.at, (UNEXPECTED, quoted), (EXPECTED, "end of input"))
 
     # Combinations -----------------------------------------------------------------------------------------------------
 
@@ -118,6 +119,22 @@ class Parser:
         except NoParse:
             self.at = start
             raise
+
+    def tried(self, parser: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
+        """As an alternative for `either`: the parser, which fails where it began."""
+        return lambda: self.attempt(lambda: parser(*args, **kwargs))
+
+    def word(self, *words: str) -> str:
+        """The first of the words that comes next."""
+        return self.either(*(self.tried(self.string, word) for word in words))
+
+    def before(self, *words: str) -> None:
+        """One of the words, or the end, comes next."""
+
+        def comes(word: str) -> None:
+            self.look_ahead(lambda: self.string(word))
+
+        self.either(*(self.tried(comes, word) for word in words), self.end)
 
     def look_ahead(self, parser: Callable[[], T]) -> T:
         start = self.at

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from local.api.rest.catalog import Catalog, Column
 from local.api.rest.errors import RestError
-from local.api.rest.query import Field, Filter, Logic, OrderTerm, Path, Query, SelectField, SelectItem, range_path
+from local.api.rest.grammar import Field, Filter, Logic, OrderTerm, Path, SelectField, SelectItem
+from local.api.rest.query import Query, range_path
 from local.api.rest.ranges import ALL, NOTHING, Range
 from local.api.rest.relationships import Name, Relationship, choose
 

@@ -59,8 +59,8 @@ class Preferences:
         return {"preference-applied": ", ".join(said)} if said else {}
 
 
-def read_preferences(headers: Iterable[str], timezones: frozenset[str], *, transactions: bool) -> Preferences:
-    """Of each kind the first counts; `transactions`: whether a client may decide on commit or rollback."""
+def read_preferences(headers: Iterable[str], timezones: frozenset[str], *, tx: bool) -> Preferences:
+    """Of each kind the first counts; `tx`: whether a client may decide on commit or rollback."""
     found = Preferences()
     given = [part.strip() for header in headers for part in (header.split(",") if header else [])]
     zone = next((part.removeprefix("timezone=") for part in given if part.startswith("timezone=")), None)
@@ -73,6 +73,6 @@ def read_preferences(headers: Iterable[str], timezones: frozenset[str], *, trans
             found.chosen.setdefault(name, value)
         elif not part.startswith("max-affected=") and not (part.startswith("timezone=") and found.timezone):
             found.invalid.append(part)
-    if not transactions:
+    if not tx:
         found.chosen.pop("tx", None)
     return found

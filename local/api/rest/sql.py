@@ -10,10 +10,10 @@ from typing import Any
 
 from local.api.rest.catalog import Column, Function, Parameter
 from local.api.rest.errors import RestError
+from local.api.rest.grammar import QUANTIFIABLE_OPERATORS, SEARCH_FUNCTIONS, SIMPLE_OPERATORS, JsonStep, Operation
 from local.api.rest.media import Handler
 from local.api.rest.payload import Payload
 from local.api.rest.plan import SOURCE, Coerced, Node, NullEmbed, Order, Selected, Tree, Where
-from local.api.rest.query import QUANTIFIABLE_OPERATORS, SEARCH_FUNCTIONS, SIMPLE_OPERATORS, JsonStep, Operation
 from local.api.rest.ranges import ALL, Range
 from local.api.rest.relationships import Name
 

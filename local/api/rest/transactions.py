@@ -1,0 +1,109 @@
+"""The transaction of a request: it runs as the caller's role, with what functions and policies read of the request."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import AsyncRawCursor
+from psycopg.rows import tuple_row
+
+from local.api.database import Connection
+from local.api.rest.catalog import Function
+from local.api.rest.errors import RestError, http_status, is_header
+from local.api.rest.incoming import Incoming
+from local.api.rest.sql import as_json, qualified, quoted, settings_of
+from local.api.settings import RestSettings
+
+BYTEA = 17
+ISOLATION = {"serializable", "repeatable read"}
+
+
+@dataclass
+class Result:
+    total: int | None
+    count: int
+    body: bytes
+    headers: list[tuple[str, str]]
+    status: int | None
+    inserted: int
+    location: list[tuple[str, str | None]]
+
+
+def begin(settings: RestSettings, incoming: Incoming, function: Function | None, *, read_only: bool) -> str:
+    """Begin, become the caller's role, set what functions and policies read of the request, run the project's check."""
+    catalog = incoming.catalog
+    of_role = dict(catalog.role_settings.get(incoming.role, {}))
+    isolation = of_role.pop("default_transaction_isolation", None)
+    of_function = dict(function.settings) if function else {}
+    isolation = of_function.pop("default_transaction_isolation", isolation)
+    path = dict.fromkeys((incoming.schema, *settings.extra_search_path))
+    values = {
+        "search_path": ", ".join(map(quoted, path)),
+        **of_role,
+        "role": incoming.role,
+        "request.jwt.claims": as_json({**incoming.claims, "role": incoming.role}),
+        "request.method": incoming.method,
+        "request.path": incoming.path,
+        "request.headers": as_json(incoming.headers),
+        "request.cookies": as_json(incoming.cookies),
+        **({"timezone": incoming.preferences.timezone} if incoming.preferences.timezone else {}),
+        **of_function,
+    }
+    level = f" isolation level {isolation}" if isolation in ISOLATION else ""
+    check = f"; select {qualified(catalog.pre_request)}()" if catalog.pre_request else ""
+    return f"begin{level}{' read only' if read_only else ''}; {settings_of(values)}{check}"
+
+
+class Transaction:
+    """Runs the statements of one request."""
+
+    def __init__(self, connection: Connection, *, rolls_back: bool) -> None:
+        self.connection, self.rolls_back = connection, rolls_back
+
+    async def run(self, text: str, values: list[Any]) -> Result:
+        cursor = AsyncRawCursor(self.connection)
+        await cursor.execute(text.encode(), values)
+        if self.rolls_back:
+            await self.connection.execute(b"set constraints all immediate", prepare=False)
+        found = cursor.pgresult
+        if found is None or found.ntuples != 1:
+            raise RuntimeError("the statement has one row")
+        total, count, body, headers, status, inserted, location = (found.get_value(0, at) for at in range(7))
+        made = body or b""
+        return Result(
+            total=int(total) if total is not None else None,
+            count=int(count or 0),
+            body=bytes.fromhex(made[2:].decode()) if found.ftype(2) == BYTEA else made,
+            headers=_response_headers(headers) if headers else [],
+            status=_response_status(status.decode()) if status else None,
+            inserted=int(inserted or 0),
+            location=json.loads(location) if location else [],
+        )
+
+    async def estimate(self, text: str, values: list[Any]) -> int:
+        cursor = AsyncRawCursor(self.connection, row_factory=tuple_row)
+        await cursor.execute(text.encode(), values)
+        row = await cursor.fetchone()
+        return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
+
+
+def _response_headers(text: bytes) -> list[tuple[str, str]]:
+    """Those of the setting response.headers; a line break in a value can't be sent and becomes a blank."""
+    try:
+        given = json.loads(text)
+        pairs = [next(iter(each.items())) for each in given if len(each) == 1]
+        well_formed = isinstance(given, list) and len(pairs) == len(given)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        well_formed, pairs = False, []
+    if not well_formed or not all(isinstance(value, str) for _, value in pairs):
+        message = "response.headers guc must be a JSON array composed of objects with a single key and a string value"
+        raise RestError(500, "PGRST111", message)
+    sent = [(name.lower(), "".join(max(char, " ") for char in value)) for name, value in pairs]
+    return [(name, value) for name, value in sent if is_header(name, value)]
+
+
+def _response_status(text: str) -> int:
+    digits = text[: next((at for at, char in enumerate(text) if not char.isdecimal()), len(text))]
+    if not digits or http_status(int(digits)) != int(digits):
+        raise RestError(500, "PGRST112", "response.status guc must be a valid status code")
+    return int(digits)
