@@ -62,7 +62,7 @@ def read_request(request: Request, claims: Claims, body: bytes, catalog: Catalog
         raise RestError(406, "PGRST106", f"Invalid schema: {profile}", None, hint)
     return Incoming(
         method=request.method,
-        path=_raw_path(request),
+        path=raw_path(request),
         headers=headers,
         cookies=_cookies(cookies) if cookies else {},
         accepts=media.accepted(headers.get("accept")),
@@ -90,14 +90,14 @@ async def read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _raw_path(request: Request) -> str:
+def raw_path(request: Request) -> str:
     root = request.scope.get("root_path", "")
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     return raw.decode("latin-1").partition("?")[0].removeprefix(root) or "/"
 
 
 def path_segments(request: Request) -> list[str]:
-    path = _raw_path(request).removeprefix("/")
+    path = raw_path(request).removeprefix("/")
     return [unquote_to_bytes(part).decode(errors="replace") for part in path.split("/")] if path else []
 
 

@@ -1,0 +1,82 @@
+"""A real PostgREST behind the gateway instead of the data API in Python: POSTGREST_BIN, see README.md."""
+
+import json
+from base64 import urlsafe_b64encode
+from typing import Any
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response
+
+from local.api.rest.errors import RestError, from_token, unavailable
+from local.api.rest.incoming import raw_path, read_body
+from local.api.tokens import Claims, TokenError, Tokens
+
+# Of the connection, or made anew for the other one.
+NOT_PASSED_ON = {"connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade", "date"}
+TIMEOUT_SECONDS = 60
+
+
+class PostgrestBinary:
+    """Takes each request to the binary, with a token for the role of the API key where there is no user's."""
+
+    def __init__(self, url: str, tokens: Tokens) -> None:
+        self.url, self.tokens = url, tokens
+        self._client: httpx.AsyncClient | None = None
+
+    async def open(self) -> None:
+        self._client = httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_SECONDS)
+
+    async def close(self) -> None:
+        if self._client:
+            await self._client.aclose()
+
+    async def respond(self, request: Request, claims: Claims | None = None) -> Response:
+        try:
+            return await self._respond(request, claims)
+        except RestError as error:
+            return error.response()
+        except TokenError as error:
+            return from_token(error).response()
+        except httpx.HTTPError as error:
+            return unavailable(str(error)).response()
+
+    async def _respond(self, request: Request, claims: Claims | None) -> Response:
+        if self._client is None:
+            raise unavailable()
+        headers = [(name, value) for name, value in request.headers.items() if name not in NOT_PASSED_ON]
+        if claims is not None:
+            headers = [pair for pair in headers if pair[0] != "authorization"]
+            headers.append(("authorization", f"Bearer {self.tokens.sign(claims)}"))
+        outgoing = self._client.build_request(request.method, "/", headers=headers, content=await read_body(request))
+        query: bytes = request.scope["query_string"]
+        # As it came: httpx would encode the path again.
+        outgoing.extensions["target"] = raw_path(request).encode("latin-1") + (b"?" + query if query else b"")
+        answer = await self._client.send(outgoing)
+        response = Response(answer.content, answer.status_code)
+        response.raw_headers = [
+            (name.lower(), value) for name, value in answer.headers.raw if name.decode().lower() not in NOT_PASSED_ON
+        ]
+        if request.method != "HEAD":
+            response.headers["content-length"] = str(len(answer.content))
+        return response
+
+
+def environment(database_url: str, port: int, keys: dict[str, Any], api: dict[str, str]) -> dict[str, str]:
+    """The settings of the binary; `api` are those of the API, by the names that README.md lists."""
+    secret = {"kty": "oct", "k": _base64(keys["jwt_secret"]), "alg": "HS256"}
+    public = {name: value for name, value in keys["jwk"].items() if name not in {"d", "key_ops"}}
+    return {
+        "PGRST_DB_URI": database_url,
+        "PGRST_DB_SCHEMAS": api.get("DB_SCHEMAS", "public"),
+        "PGRST_DB_EXTRA_SEARCH_PATH": api.get("DB_EXTRA_SEARCH_PATH", "public"),
+        "PGRST_DB_MAX_ROWS": api.get("DB_MAX_ROWS", "1000"),
+        "PGRST_DB_ANON_ROLE": "anon",
+        "PGRST_JWT_SECRET": json.dumps({"keys": [secret, public]}),
+        "PGRST_SERVER_HOST": "127.0.0.1",
+        "PGRST_SERVER_PORT": str(port),
+    }
+
+
+def _base64(secret: str) -> str:
+    return urlsafe_b64encode(secret.encode()).rstrip(b"=").decode()
