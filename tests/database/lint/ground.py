@@ -55,6 +55,19 @@ RULES = [
         "grant execute on function private.defect() to public",
     ),
     Rule(
+        # A real PostgREST 14 runs such a request again without end.
+        "a function raises a serialization failure or a deadlock, or makes Postgres raise one",
+        """
+        select f.label from functions f join pg_proc p on p.oid = f.oid
+        where coalesce(p.prosrc, pg_get_functiondef(p.oid)) ~* '40001|40P01|serialization_failure|deadlock_detected'
+          or array_to_string(p.proconfig, ',') ~ 'transaction_isolation'
+        union all
+        select rolname::text from pg_roles where array_to_string(rolconfig, ',') ~ 'transaction_isolation'
+        """,
+        "create function private.defect() returns void language plpgsql as "
+        "$$ begin raise exception using errcode = '40001'; end $$",
+    ),
+    Rule(
         "a client reads or writes a private table",
         f"""
         select format('%s by %s', label, role) from relations, {_CLIENTS}
