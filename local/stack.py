@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from local import ROOT, StackError, database
-from local.config import api_environment, return_origins
+from local.config import api_environment, postgrest_environment, return_origins
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
 from local.processes import find, launch, stop, tail
@@ -26,8 +26,8 @@ from shared.billing.prices import put_on_sale
 
 API_PORT, DB_PORT = 54321, 54322
 PORTS = range(10_000, 32_000)
-SERVICES = ("stripe", "api", "functions", "jobs")
-HEALTH = {"stripe": "/", "api": "/health", "functions": "/healthz"}
+SERVICES = ("stripe", "postgrest", "api", "functions", "jobs")
+HEALTH = {"stripe": "/", "postgrest": "/", "api": "/health", "functions": "/healthz"}
 # Used with STRIPE_SECRET_KEY of a real account, instead of the double.
 STRIPE_API = "https://api.stripe.com"
 
@@ -38,6 +38,7 @@ class Ports:
     database: int
     functions: int
     stripe: int = 0  # 0: a real account is used, so no double runs
+    postgrest: int = 0  # 0: the API answers /rest/v1 itself, without POSTGREST_BIN
 
 
 class Stack:
@@ -93,7 +94,12 @@ class Stack:
     @property
     def services(self) -> tuple[str, ...]:
         """The services of the last start."""
-        optional = {"stripe": self.ports and self.ports.stripe, "jobs": self._state().get("jobs")}
+        ports = self.ports
+        optional = {
+            "stripe": ports and ports.stripe,
+            "postgrest": ports and ports.postgrest,
+            "jobs": self._state().get("jobs"),
+        }
         return tuple(service for service in SERVICES if optional.get(service, True))
 
     def running(self) -> bool:
@@ -195,8 +201,9 @@ class Stack:
                 self.put_on_sale()
             else:
                 self.say("Stripe: your own account. `strive prices` creates the prices of the plans there.")
-            self._await("api")
-            self._await("functions")
+            for service in ("postgrest", "api", "functions"):
+                if service in self.services:
+                    self._await(service)
             if "jobs" in self.services:
                 self._start_service("jobs")
         except BaseException:
@@ -256,6 +263,9 @@ class Stack:
                 "WEBHOOK_URL": f"{values['FUNCTIONS_URL']}/stripe-webhook",
                 **stripe,
             }
+        if service == "postgrest":
+            environment = postgrest_environment(self.cluster.url("authenticator"), ports.postgrest, keys)
+            return [postgrest_binary()], environment
         if service == "jobs":
             return [sys.executable, "-m", "local.jobs"], {
                 "DB_URL": values["DB_URL"],
@@ -272,6 +282,7 @@ class Stack:
                 "KEYS_FILE": str(self.workdir / "keys.json"),
                 "STORAGE_DIR": str(self.workdir / "storage"),
                 **({"STRIPE_URL": stripe["STRIPE_API_BASE"]} if stripe else {}),
+                **({"POSTGREST_URL": f"http://127.0.0.1:{ports.postgrest}"} if ports.postgrest else {}),
                 **api_environment(),
             }
         return [sys.executable, "-m", "functions"], {
@@ -320,7 +331,9 @@ class Stack:
         flags = {"api": "--api-port", "database": "--db-port"}
         chosen = {name: free_port() if port == 0 else _own_port(port, flags[name]) for name, port in wanted.items()}
         # A restart keeps these ports while they are free: open pages and links stay valid.
-        inner = ("functions",) if os.environ.get("STRIPE_SECRET_KEY") else ("functions", "stripe")
+        inner = ["functions"]
+        inner += [] if os.environ.get("STRIPE_SECRET_KEY") else ["stripe"]
+        inner += ["postgrest"] if os.environ.get("POSTGREST_BIN") else []
         for name in inner:
             port = getattr(last, name) if last else 0
             chosen[name] = port if port and _is_free(port) else free_port()
@@ -366,6 +379,18 @@ class Stack:
                 self.say("waiting for another strive command on this workdir")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def postgrest_binary() -> str:
+    """The real PostgREST that answers /rest/v1 instead of the API, or an error that says what is wrong with it."""
+    named = os.environ.get("POSTGREST_BIN", "")
+    found = shutil.which(named)
+    if not found:
+        raise StackError(
+            f"POSTGREST_BIN is '{named}', not a program that can be executed.",
+            "Set it to the path of a PostgREST binary.",
+        )
+    return found
 
 
 def _answers(port: int, path: str) -> bool:

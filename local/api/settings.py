@@ -46,6 +46,7 @@ class Settings:
     database_url: str
     pool_size: int
     functions_url: str | None
+    postgrest_url: str | None
     stripe_url: str | None
     storage_directory: Path
     file_size_limit: int
@@ -124,6 +125,7 @@ def read_settings(values: Mapping[str, str]) -> Settings:
         database_url=environment.required("DB_URL"),
         pool_size=environment.number("DB_POOL_SIZE", 10),
         functions_url=environment.url("FUNCTIONS_URL"),
+        postgrest_url=environment.url("POSTGREST_URL"),
         stripe_url=environment.url("STRIPE_URL"),
         storage_directory=Path(environment.required("STORAGE_DIR")),
         file_size_limit=environment.size("STORAGE_FILE_SIZE_LIMIT", "50MiB"),

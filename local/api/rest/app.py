@@ -84,13 +84,16 @@ class Rest:
             raise RestError(503, "PGRST002", "Could not query the database for the schema cache. Retrying.")
         return self._catalog
 
-    async def _reload(self) -> None:
+    def _begin_reload(self) -> "asyncio.Task[Catalog]":
         if self._reading:  # what changed after that reading began needs another one
             self._again = True
         else:
             self._reading = asyncio.create_task(self._read())
+        return self._reading
+
+    async def _reload(self) -> None:
         with suppress(Exception):
-            await asyncio.shield(self._reading)
+            await asyncio.shield(self._begin_reload())
 
     async def _read(self) -> Catalog:
         try:
@@ -118,7 +121,7 @@ class Rest:
                     await self._reload()
                     async for notice in connection.notifies():
                         if notice.payload in {"", "reload schema", "reload config"}:
-                            await self._reload()
+                            self._begin_reload()
             await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 
     # Requests ---------------------------------------------------------------------------------------------------------

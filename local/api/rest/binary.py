@@ -1,9 +1,5 @@
 """A real PostgREST behind the gateway instead of the data API in Python: POSTGREST_BIN, see README.md."""
 
-import json
-from base64 import urlsafe_b64encode
-from typing import Any
-
 import httpx
 from starlette.requests import Request
 from starlette.responses import Response
@@ -60,23 +56,3 @@ class PostgrestBinary:
         if request.method != "HEAD":
             response.headers["content-length"] = str(len(answer.content))
         return response
-
-
-def environment(database_url: str, port: int, keys: dict[str, Any], api: dict[str, str]) -> dict[str, str]:
-    """The settings of the binary; `api` are those of the API, by the names that README.md lists."""
-    secret = {"kty": "oct", "k": _base64(keys["jwt_secret"]), "alg": "HS256"}
-    public = {name: value for name, value in keys["jwk"].items() if name not in {"d", "key_ops"}}
-    return {
-        "PGRST_DB_URI": database_url,
-        "PGRST_DB_SCHEMAS": api.get("DB_SCHEMAS", "public"),
-        "PGRST_DB_EXTRA_SEARCH_PATH": api.get("DB_EXTRA_SEARCH_PATH", "public"),
-        "PGRST_DB_MAX_ROWS": api.get("DB_MAX_ROWS", "1000"),
-        "PGRST_DB_ANON_ROLE": "anon",
-        "PGRST_JWT_SECRET": json.dumps({"keys": [secret, public]}),
-        "PGRST_SERVER_HOST": "127.0.0.1",
-        "PGRST_SERVER_PORT": str(port),
-    }
-
-
-def _base64(secret: str) -> str:
-    return urlsafe_b64encode(secret.encode()).rstrip(b"=").decode()
