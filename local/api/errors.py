@@ -5,7 +5,6 @@ from typing import Any
 
 from psycopg import Error
 
-SHUTTING_DOWN = {"57P01", "57P02", "57P03"}
 HOSTED = "Use the official stack (`supabase start`) or a hosted project for it."
 
 
@@ -67,5 +66,6 @@ def unavailable() -> ApiError:
 
 
 def is_gone(error: Error) -> bool:
-    """Whether the connection is lost: the server shuts down, or no server sent this error."""
-    return error.sqlstate in SHUTTING_DOWN or (error.sqlstate is None and type(error).__name__ == "OperationalError")
+    """Whether the connection is lost: the server ended it, or no server sent this error."""
+    fatal = error.diag.severity_nonlocalized in {"FATAL", "PANIC"}  # a function may raise the same codes as errors
+    return fatal or (error.sqlstate is None and type(error).__name__ == "OperationalError")

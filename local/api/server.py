@@ -5,7 +5,7 @@ import json
 import traceback
 from asyncio import TimerHandle
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
@@ -30,6 +30,9 @@ HEADER_SECONDS = 10.0
 IDLE_SECONDS = 65
 GRACE_SECONDS = 8
 
+if TYPE_CHECKING:
+    from local.api.rest.binary import PostgrestBinary
+
 Respond = Callable[[Request], Awaitable[Response]]
 Failure = Callable[[Exception], ApiError | None]
 
@@ -42,7 +45,7 @@ class Gateway:
         self._callers = Callers(tokens, settings.keys)
         self._database = Database(settings.database_url, settings.pool_size)
         self._pool = Pool("authenticator", settings.database_url, settings.pool_size)
-        self._rest = Rest(settings.rest, cast("Any", self._pool), tokens)
+        self._rest = _data_api(settings, self._pool, tokens)
         self._functions = Functions(settings.functions_url, settings.api_url)
         auth = Auth(self._database, tokens, self._callers, settings)
         storage = Storage(self._database, tokens, self._callers, settings)
@@ -148,6 +151,14 @@ class OneWrite:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def _data_api(settings: Settings, pool: Pool, tokens: Tokens) -> "Rest | PostgrestBinary":
+    if settings.postgrest_url is None:
+        return Rest(settings.rest, pool, tokens)
+    from local.api.rest.binary import PostgrestBinary  # noqa: PLC0415 - its HTTP client takes 10 MB
+
+    return PostgrestBinary(settings.postgrest_url, tokens)
 
 
 class BoundedProtocol(HttpToolsProtocol):

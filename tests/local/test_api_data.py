@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -668,7 +669,7 @@ def test_a_new_table_is_served_after_its_reload(api: Api) -> None:
     admin = api.admin()
     for name in ("new_one", "new_two"):
         api.sql(f"create table public.{name} (id int); grant select on public.{name} to service_role")
-        assert eventually(lambda name=name: admin.get(f"/rest/v1/{name}"), 200).json() == []
+        assert eventually(partial(admin.get, f"/rest/v1/{name}"), 200).json() == []
 
 
 def test_a_change_without_notification_stays_unknown_until_a_reload(api: Api) -> None:

@@ -1,4 +1,7 @@
-"""The counts in docs/supabase.md, from the recorded answers: `python -m tests.local.postgrest.closeness` writes them."""
+"""The counts in docs/supabase.md, from the recorded answers.
+
+`python -m tests.local.postgrest.closeness` writes them.
+"""
 
 import re
 from pathlib import Path

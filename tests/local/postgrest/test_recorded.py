@@ -17,6 +17,7 @@ import pytest
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
 from local.stack import free_port
+from tests.local.postgrest.closeness import DOCUMENT, with_counts
 from tests.local.postgrest.replay import FIXTURE, Case, Signer, differences, recorded, send
 
 CLASSES = recorded()
@@ -105,3 +106,8 @@ def _replayed(servers: Servers, case: Case) -> str | None:
     wrong = list(differences(case, response))
     request = f"{case['id']} {case['method']} {case['path']} as {case['as']} {json.dumps(case['headers'])}"
     return "\n  ".join([request, *wrong]) if wrong else None
+
+
+def test_documented_counts_are_current() -> None:
+    text = DOCUMENT.read_text()
+    assert text == with_counts(text), "Run: python -m tests.local.postgrest.closeness"
