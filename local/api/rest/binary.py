@@ -4,12 +4,13 @@ import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 
+from local.api.functions import HOP_BY_HOP
 from local.api.rest.errors import RestError, from_token, unavailable
 from local.api.rest.incoming import raw_path, read_body
 from local.api.tokens import Claims, TokenError, Tokens
 
 # Of the connection, or made anew for the other one.
-NOT_PASSED_ON = {"connection", "content-length", "host", "keep-alive", "te", "transfer-encoding", "upgrade", "date"}
+NOT_PASSED_ON = {name.decode() for name in HOP_BY_HOP} | {"content-length", "date", "host"}
 TIMEOUT_SECONDS = 60
 
 
