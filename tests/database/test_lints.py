@@ -81,7 +81,6 @@ def test_a_planted_defect_is_found_by(rule: Rule, catalog: Connection) -> None:
 TRAFFIC = {"unused_index"}
 # Rules of the dashboard which this release of the CLI does not have.
 NEWER = {
-    "insecure_queue_exposed_in_api",
     "invalid_index",
     "public_bucket_allows_listing",
     "rls_policy_null_auth_disjunct",
