@@ -230,6 +230,7 @@ class WidgetType(StrEnum):
 
 JOBS = {
     "end_suspensions": "End suspensions whose time has passed.",
+    "erase_closed_organizations": "Erase organisations that were closed 30 days ago.",
     "expire_onboarding_sessions": "Delete onboarding sessions nobody came back to.",
     "forget_expired_keys": "Delete expired idempotency keys.",
     "forget_job_runs": "Delete runs of jobs older than 30 days.",

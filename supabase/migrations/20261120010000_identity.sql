@@ -42,6 +42,7 @@ create table public.users (
   suspended_reason text
     constraint "suspended_reason is 1 to 500 characters" check (length(suspended_reason) between 1 and 500),
   deleted_at timestamptz,
+  current_organization_id uuid,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "suspended_until is after suspended_at" check (suspended_until > suspended_at),
@@ -51,6 +52,8 @@ comment on table public.users is 'Everyone who can sign in; kept in step with au
 comment on column public.users.global_role is 'Role on the platform, not in an organisation.';
 comment on column public.users.is_active is 'False: the account may do nothing.';
 comment on column public.users.deleted_at is 'Set: nothing personal is left, only an id that business records point to.';
+comment on column public.users.current_organization_id is
+  'Chosen by set_current_organization(); counts in new access tokens while the user is a member there.';
 comment on column public.users.suspended_until is 'Null while suspended: until reactivated by hand.';
 create index users_email_idx on public.users (lower(email));
 create index users_created_at_idx on public.users (created_at desc);
@@ -72,10 +75,21 @@ create table public.organizations (
   subscription_status "SubscriptionStatus" not null default 'TRIAL',
   billing_email text,
   stripe_customer_id text unique,
+  suspended_at timestamptz,
+  suspended_reason text
+    constraint "suspended_reason is 1 to 500 characters" check (length(suspended_reason) between 1 and 500),
+  closed_at timestamptz,
+  closed_by uuid,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
 comment on table public.organizations is 'A tenant. Everything a customer owns hangs on one.';
+comment on column public.organizations.suspended_at is
+  'Set by a platform admin: members read and owners pay, nothing else is written.';
+comment on column public.organizations.suspended_reason is 'Why; shown to the members.';
+comment on column public.organizations.closed_at is
+  'Set by close_organization(): members read; reopened within 30 days, else erased.';
+comment on column public.organizations.closed_by is 'Who closed it.';
 comment on column public.organizations.subscription_tier is 'Follows the live subscription; never written by clients.';
 create index organizations_created_at_idx on public.organizations (created_at desc);
 create index organizations_search_idx on public.organizations
@@ -88,12 +102,15 @@ create table public.organization_members (
   permissions text[] not null default '{}',
   joined_at timestamptz not null default now(),
   blocked_until timestamptz,
+  is_read_only boolean not null default false,
   primary key (user_id, organization_id)
 );
 comment on table public.organization_members is 'Who belongs to which organisation, as what.';
 comment on column public.organization_members.permissions is 'Extra permissions; widgets and metrics ask for them.';
 comment on column public.organization_members.blocked_until is
   'Set while the user is suspended or inactive (infinity: until reactivated); follows users.';
+comment on column public.organization_members.is_read_only is
+  'The organisation is suspended or closed; follows organizations.';
 create index organization_members_organization_idx on public.organization_members (organization_id, joined_at desc);
 
 create table public.organization_invitations (
@@ -191,7 +208,7 @@ comment on function private.requested_org() is 'The organisation the request nam
 
 -- Every table of every statement asks this once, so it is short: the token is read once, one lookup finds the role and
 -- whether the user is suspended, and what a request names is looked at closely only where it cannot be an id.
-create function private.current_user_org(minimum_role "OrgRole" default 'VIEWER') returns uuid
+create function private.current_user_org(minimum_role "OrgRole" default 'VIEWER', reading boolean default false) returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 declare
   claims jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
@@ -201,6 +218,7 @@ declare
   );
   found_org uuid;
   found_role public."OrgRole";
+  read_only boolean;
 begin
   if claims ? 'act' and not private.impersonation_holds(claims) then
     return null;
@@ -209,14 +227,16 @@ begin
     named := coalesce(private.realtime_row_org()::text, named); -- Realtime checks one row; see the chapter realtime
   end if;
   if named is null then
-    select m.organization_id, m.role into found_org, found_role from public.organization_members m
+    select m.organization_id, m.role, m.is_read_only into found_org, found_role, read_only
+    from public.organization_members m
     where m.user_id = (claims ->> 'sub')::uuid and (m.blocked_until is null or m.blocked_until <= now())
     order by m.joined_at, m.organization_id limit 1;
   else
     if length(named) <> 36 then
       perform private.requested_org(); -- says what is wrong with it
     end if;
-    select m.organization_id, m.role into found_org, found_role from public.organization_members m
+    select m.organization_id, m.role, m.is_read_only into found_org, found_role, read_only
+    from public.organization_members m
     where m.user_id = (claims ->> 'sub')::uuid and m.organization_id = named::uuid
       and (m.blocked_until is null or m.blocked_until <= now());
     -- A platform admin reads the organisation it names, and writes only where it is a member.
@@ -225,10 +245,14 @@ begin
     end if;
   end if;
   -- The role decides after the organisation is chosen: a weak role in one never falls through to another.
+  if read_only and minimum_role <> 'VIEWER' and not reading then
+    return null;
+  end if;
   return case when found_role <= minimum_role then found_org end;
 end $$;
-comment on function private.current_user_org("OrgRole") is
-  'The one organisation this request acts in, if the caller has at least the role there now; else null.';
+comment on function private.current_user_org("OrgRole", boolean) is
+  'The one organisation this request acts in, if the caller has at least the role there now; else null. In a suspended or '
+  'closed organisation roles above VIEWER count only for reading => true.';
 
 create function private.is_admin() returns boolean
 language plpgsql stable security definer set search_path = '' as $$
@@ -284,7 +308,7 @@ begin
 end $$;
 comment on function private.client_ip(jsonb) is 'The address this request came from, as the nearest proxy saw it.';
 
-grant execute on function private.current_user_id(), private.requested_org(), private.current_user_org("OrgRole"),
+grant execute on function private.current_user_id(), private.requested_org(), private.current_user_org("OrgRole", boolean),
   private.is_admin(), private.is_super_admin(), private.is_org_owner(), private.visible_users()
   to authenticated, service_role;
 
@@ -367,11 +391,25 @@ language plpgsql security definer set search_path = '' as $$
 begin
   -- The lock makes a suspension wait that is under way, or sees what it did.
   select private.blocked_until(u) into new.blocked_until from public.users u where u.id = new.user_id for share;
+  select o.suspended_at is not null or o.closed_at is not null into new.is_read_only
+  from public.organizations o where o.id = new.organization_id for share;
   return new;
 end $$;
 comment on function private.block_membership() is 'A suspended user stays suspended in an organisation they join.';
 create trigger block_membership before insert on public.organization_members
   for each row execute function private.block_membership();
+
+create function private.follow_organization_state() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  update public.organization_members m set is_read_only = new.suspended_at is not null or new.closed_at is not null
+  where m.organization_id = new.id
+    and m.is_read_only is distinct from (new.suspended_at is not null or new.closed_at is not null);
+  return null;
+end $$;
+comment on function private.follow_organization_state() is 'Marks every membership of a suspended or closed organisation.';
+create trigger follow_state after update of suspended_at, closed_at on public.organizations
+  for each row execute function private.follow_organization_state();
 
 create function private.end_impersonations() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -396,7 +434,8 @@ begin
     return null;
   end if;
   -- Written, not only locked: only so does a transaction with an older snapshot notice.
-  update public.organizations o set updated_at = now() where o.id = old.organization_id;
+  -- A closed organisation needs no owner: it is erased, or reopened by a platform admin.
+  update public.organizations o set updated_at = now() where o.id = old.organization_id and o.closed_at is null;
   if found and not exists (
     select from public.organization_members m where m.organization_id = old.organization_id and m.role = 'OWNER'
   ) then
@@ -501,7 +540,7 @@ grant all on public.organization_members to service_role;
 
 alter table public.organization_invitations enable row level security;
 create policy "admins see invitations" on public.organization_invitations for select to authenticated
-  using (organization_id = (select private.current_user_org('ADMIN')));
+  using (organization_id = (select private.current_user_org('ADMIN', true)));
 create policy "admins invite" on public.organization_invitations for insert to authenticated
   with check (organization_id = (select private.current_user_org('ADMIN')));
 create policy "admins withdraw invitations" on public.organization_invitations for delete to authenticated
@@ -600,6 +639,33 @@ grant execute on function public.my_organizations(), public.create_invitation(te
   public.accept_invitation(text), private.my_organizations(), private.accept_invitation(text)
   to authenticated, service_role;
 
+-- Only the choice is kept: whether the caller still belongs there is looked up at every request.
+create function private.set_current_organization(organization_id uuid) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  me uuid := private.current_user_id();
+begin
+  if me is null or not exists (
+    select from public.organization_members m
+    where m.user_id = me and m.organization_id = set_current_organization.organization_id
+  ) then
+    raise exception 'There is no such organisation for you' using
+      errcode = 'PT404', detail = format('Found %s.', coalesce(set_current_organization.organization_id::text, 'null')),
+      hint = 'my_organizations() lists the organisations you belong to.';
+  end if;
+  update public.users u set current_organization_id = set_current_organization.organization_id where u.id = me;
+  return jsonb_build_object('organization_id', set_current_organization.organization_id);
+end $$;
+comment on function private.set_current_organization(uuid) is 'Does the work of public.set_current_organization().';
+
+create function public.set_current_organization(organization_id uuid) returns jsonb
+language sql set search_path = '' as 'select private.set_current_organization(organization_id)';
+comment on function public.set_current_organization(uuid) is
+  'Makes this the caller''s organisation from the next access token on: refresh the session after it. Realtime and Storage '
+  'follow the token; the header x-org-id still wins for one request.';
+grant execute on function private.set_current_organization(uuid), public.set_current_organization(uuid)
+  to authenticated, service_role;
+
 -- Tokens --------------------------------------------------------------------------------------------------------------
 
 -- Called by the auth service for every token it signs. The organisation it writes is a default: whether the caller still
@@ -618,7 +684,9 @@ begin
     return jsonb_build_object('error', jsonb_build_object('http_code', 403, 'message', 'This account is suspended'));
   end if;
   select m.organization_id into org from public.organization_members m where m.user_id = who
-  order by (m.organization_id::text = claims #>> '{app_metadata,org_id}') desc nulls last, m.joined_at, m.organization_id
+  order by
+    (m.organization_id = (select u.current_organization_id from public.users u where u.id = who)) desc nulls last,
+    (m.organization_id::text = claims #>> '{app_metadata,org_id}') desc nulls last, m.joined_at, m.organization_id
   limit 1;
   if jsonb_typeof(claims -> 'app_metadata') is distinct from 'object' then
     claims := jsonb_set(claims, '{app_metadata}', '{}');

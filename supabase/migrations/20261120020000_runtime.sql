@@ -33,13 +33,14 @@ end $$;
 comment on function private.refuse_suspended() is
   'PT403 if the caller has an account that may do nothing at present, PT401 if their impersonation is over.';
 
-create function private.require_org(minimum_role "OrgRole") returns uuid
+create function private.require_org(minimum_role "OrgRole", reading boolean default false) returns uuid
 language plpgsql stable set search_path = '' as $$
 declare
-  org uuid := private.current_user_org(minimum_role);
+  org uuid := private.current_user_org(minimum_role, reading);
 begin
   if org is null then
     perform private.refuse_suspended();
+    perform private.refuse_read_only(minimum_role);
     raise exception 'You may not do this in this organisation' using
       errcode = '42501',
       detail = format('It takes the role %s or above in %s.', minimum_role,
@@ -48,11 +49,34 @@ begin
   end if;
   return org;
 end $$;
-comment on function private.require_org("OrgRole") is
-  'The organisation this request acts in; PT403 if the caller is suspended, 42501 if they lack the role there.';
+comment on function private.require_org("OrgRole", boolean) is
+  'The organisation this request acts in; PT403 if the caller or the organisation is suspended, 42501 if they lack the role. '
+  'reading => true also where the organisation is suspended or closed: for reading, and for paying.';
+
+create function private.refuse_read_only(minimum_role "OrgRole") returns void
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  found_one public.organizations;
+begin
+  select o.* into found_one from public.organizations o where o.id = private.current_user_org(minimum_role, true);
+  if found_one.closed_at is not null then
+    raise exception 'This organisation is closed' using
+      errcode = 'PT403', detail = format('It was closed at %s and can be read.', to_json(found_one.closed_at) #>> '{}'),
+      hint = 'An owner can reopen it with reopen_organization() within 30 days.';
+  elsif found_one.suspended_at is not null then
+    raise exception 'This organisation is suspended' using
+      errcode = 'PT403', detail = concat_ws(' ', 'It can be read, and its owners can pay.', found_one.suspended_reason),
+      hint = 'Ask the administrators of the platform.';
+  end if;
+end $$;
+comment on function private.refuse_read_only("OrgRole") is
+  'PT403 if the caller has the role in an organisation that is suspended or closed.';
+grant execute on function private.refuse_read_only("OrgRole") to authenticated, service_role;
+
 create function private.refuse(what text, id uuid) returns void language plpgsql stable set search_path = '' as $$
 begin
   if private.current_user_org('MEMBER') is null then
+    perform private.refuse_read_only('MEMBER');
     raise exception 'You may not change a % of this organisation', what using
       errcode = '42501', detail = 'It takes the role MEMBER or above.',
       hint = 'Name an organisation you belong to in the header x-org-id, or ask its owner for the role.';
@@ -61,7 +85,7 @@ begin
     errcode = 'PT404', detail = format('Found no %s %s in this organisation.', what, coalesce(id::text, 'without id'));
 end $$;
 comment on function private.refuse(text, uuid) is 'Says why a row could not be changed: the caller''s role, or no such row.';
-grant execute on function private.refuse_suspended(), private.require_org("OrgRole"), private.refuse(text, uuid)
+grant execute on function private.refuse_suspended(), private.require_org("OrgRole", boolean), private.refuse(text, uuid)
   to authenticated, service_role;
 
 -- Once ----------------------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ create trigger keep_all before truncate on public.activity_logs
 
 alter table public.activity_logs enable row level security;
 create policy "admins read the activity log" on public.activity_logs for select to authenticated
-  using (organization_id = (select private.current_user_org('ADMIN')));
+  using (organization_id = (select private.current_user_org('ADMIN', true)));
 grant select on public.activity_logs to authenticated;
 grant select, insert on public.activity_logs to service_role;
 
@@ -153,7 +153,7 @@ declare
   org uuid;
 begin
   org := case
-    when type in ('organizations', 'organization_members', 'organization_invitations') then private.require_org('ADMIN')
+    when type in ('organizations', 'organization_members', 'organization_invitations') then private.require_org('ADMIN', true)
     else private.require_org('VIEWER')
   end;
   if type is null or type <> all (private.history_tables()) then

@@ -172,7 +172,7 @@ comment on function private.plan_limit(uuid, text) is
 create function private.billing_customer(asked jsonb) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
-  org uuid := private.require_org('OWNER');
+  org uuid := private.require_org('OWNER', true);
   customer text := (select o.stripe_customer_id from public.organizations o where o.id = org);
 begin
   if customer is null then

@@ -82,7 +82,7 @@ create function private.list_capture_tokens() returns table (
 ) language plpgsql stable security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
-  org uuid := private.require_org('ADMIN');
+  org uuid := private.require_org('ADMIN', true);
 begin
   return query
   select t.id, t.name, t.source, t.assigned_to_id, t.per_minute, t.created_at, t.rotated_at, t.revoked_at, t.last_used_at

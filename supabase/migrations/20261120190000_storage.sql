@@ -35,7 +35,7 @@ create policy "own folders are read" on storage.objects for select to authentica
     when 'attachments' then (storage.foldername(name))[1] = (select private.current_user_org())::text
     when 'avatars' then (storage.foldername(name))[1] = (select private.current_user_id())::text
     when 'public-assets' then (select private.is_admin())
-    when 'exports' then (storage.foldername(name))[1] = (select private.current_user_org('OWNER'))::text
+    when 'exports' then (storage.foldername(name))[1] = (select private.current_user_org('OWNER', true))::text
       or (select private.is_admin())
   end
 );

@@ -4,16 +4,24 @@
 -- An error would take its own entry of the log with it. So an operation runs in a subtransaction: it is undone, the entry
 -- stays, and the error is an answer, {"refused": {code, message, details, hint}}, which the function turns into a status.
 
+-- In the SQL editor of the Supabase dashboard nobody is signed in: whoever reaches it owns the database.
+create function private.is_sql_editor() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return session_user = 'postgres' and current_setting('role') in ('none', 'postgres');
+end $$;
+comment on function private.is_sql_editor() is 'Whether this is a direct connection of the owner of the database.';
+
 create function private.require_admin() returns void
 language plpgsql stable set search_path = '' as $$
 begin
-  if not private.is_admin() then
+  if not private.is_admin() and not private.is_sql_editor() then
     raise exception 'Only platform admins do this' using
       errcode = '42501', hint = 'Nobody does it by impersonation either: an admin signs in as themselves.';
   end if;
 end $$;
 comment on function private.require_admin() is '42501 unless the caller administers the platform, in their own name.';
-grant execute on function private.require_admin() to authenticated;
+grant execute on function private.is_sql_editor(), private.require_admin() to authenticated;
 
 -- The attempts of others are noted up to ten an hour and person: enough to be seen, too few to fill the log.
 create function private.log_refusal(action "AdminAction", target_type text, target_id text, metadata jsonb, error text)
@@ -164,7 +172,8 @@ begin
   if target.id = auth.uid() then
     raise exception 'Nobody does this to themselves' using errcode = 'PT422', hint = 'Ask another admin.';
   end if;
-  if target.global_role in ('ADMIN', 'SUPER_ADMIN') and not private.is_super_admin() then
+  if target.global_role in ('ADMIN', 'SUPER_ADMIN') and not private.is_super_admin()
+    and not private.is_sql_editor() then
     raise exception 'Only a super admin does this to an admin' using
       errcode = '42501', detail = format('User %s is %s.', user_id, target.global_role), hint = 'Ask a super admin.';
   end if;
@@ -220,7 +229,7 @@ begin
   -- Before the lock on the user: who becomes an admin is changed by one at a time, too.
   perform pg_advisory_xact_lock(hashtextextended('administer admins', 0));
   target := private.user_to_administer((change ->> 'user_id')::uuid);
-  if not private.is_super_admin() then
+  if not private.is_super_admin() and not private.is_sql_editor() then
     raise exception 'Only a super admin gives and takes roles of the platform' using
       errcode = '42501', hint = 'Ask a super admin.';
   end if;

@@ -36,7 +36,7 @@ from (values
   ('KEEP', null, 'a pseudonym: it points to an account without a name', $${
     activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by, trash.deleted_by,
     agent_templates.created_by_id, attachments.uploaded_by_id, content.author_id, custom_agent_orders.created_by_id,
-    custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by, notes.author_id, notes.mentions,
+    custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by, notes.author_id, notes.mentions, organizations.closed_by,
     feature_flags.created_by, organization_invitations.invited_by, project_showcases.created_by_id,
     quick_actions.created_by, system_alerts.created_by, tasks.created_by, template_reviews.reviewer_id,
     private.sign_in_days.user_id, tool_blueprints.created_by_id, usage_tracking.user_id, feature_flags.target_users, system_alerts.target_users}$$),
@@ -101,14 +101,14 @@ begin
     end if;
     select string_agg(format('%s (%s)', o.name, o.id), ', ' order by o.name) into alone
     from public.organization_members m join public.organizations o on o.id = m.organization_id
-    where m.user_id = who and m.role = 'OWNER' and not exists (
+    where m.user_id = who and m.role = 'OWNER' and o.closed_at is null and not exists (
       select from public.organization_members other
       where other.organization_id = o.id and other.role = 'OWNER' and other.user_id <> who
     );
     if alone is not null then
       raise exception 'The last owner of an organisation cannot go' using
         errcode = 'PT409', detail = format('Without another owner would be: %s.', alone),
-        hint = 'Make another member OWNER there first, or have the organisation deleted.';
+        hint = 'Call transfer_ownership() or close_organization() there first, with its id in the header x-org-id.';
     end if;
     -- The errand, and the entries of who did it, are left by the triggers of what follows.
     update public.users u set is_active = false, deleted_at = now() where u.id = who;

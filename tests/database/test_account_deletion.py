@@ -185,7 +185,7 @@ def test_the_last_owner_stays_and_is_told_of_which_organisation(fresh_database: 
     with pytest.raises(psycopg.Error, match="last owner") as caught:
         delete_own(fresh_database, "owner", "owner@strive.test")
     assert (caught.value.sqlstate, "Acme" in str(caught.value.diag.message_detail)) == ("PT409", True)
-    assert "OWNER" in str(caught.value.diag.message_hint)
+    assert "transfer_ownership" in str(caught.value.diag.message_hint)
     with fresh_database.connect() as connection:
         connection.execute(
             "update public.organization_members set role = 'OWNER' where user_id = %s", [PEOPLE["admin"]]
