@@ -22,6 +22,8 @@ delete_account: Operation[models.OwnAccount | models.OthersAccount, models.Delet
 """Delete an account and what is personal of it."""
 end_suspensions = Operation("/end-suspensions", models.NoInput, models.JobRun)
 """End suspensions whose time has passed."""
+erase_closed_organizations = Operation("/erase-closed-organizations", models.NoInput, models.JobRun)
+"""Erase organisations that were closed 30 days ago."""
 evaluate_flag = Operation("/evaluate-flag", models.Asked, models.Evaluated)
 """Evaluate one feature flag."""
 evaluate_flag_ofrep_v1_evaluate_flags = Operation("/evaluate-flag/ofrep/v1/evaluate/flags", models.Evaluate, models.EvaluatedAll)

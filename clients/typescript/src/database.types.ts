@@ -930,14 +930,14 @@ isOneToOne: false
                   ]
                 },"organization_members": {
                   Row: {
-                    "blocked_until": string | null,"joined_at": string,"organization_id": string,"permissions": (string)[],"role": Database["public"]['Enums']["OrgRole"],"user_id": string
+                    "blocked_until": string | null,"is_read_only": boolean,"joined_at": string,"organization_id": string,"permissions": (string)[],"role": Database["public"]['Enums']["OrgRole"],"user_id": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "blocked_until"?: string | null,"joined_at"?: string,"organization_id": string,"permissions"?: (string)[],"role"?: Database["public"]['Enums']["OrgRole"],"user_id": string
+                    "blocked_until"?: string | null,"is_read_only"?: boolean,"joined_at"?: string,"organization_id": string,"permissions"?: (string)[],"role"?: Database["public"]['Enums']["OrgRole"],"user_id": string
                   }
                   Update: {
-                    "blocked_until"?: string | null,"joined_at"?: string,"organization_id"?: string,"permissions"?: (string)[],"role"?: Database["public"]['Enums']["OrgRole"],"user_id"?: string
+                    "blocked_until"?: string | null,"is_read_only"?: boolean,"joined_at"?: string,"organization_id"?: string,"permissions"?: (string)[],"role"?: Database["public"]['Enums']["OrgRole"],"user_id"?: string
                   }
                   Relationships: [
                     {
@@ -956,14 +956,14 @@ isOneToOne: false
                   ]
                 },"organizations": {
                   Row: {
-                    "billing_email": string | null,"created_at": string,"description": string | null,"id": string,"name": string,"settings": NonNullable<Json>,"slug": string,"stripe_customer_id": string | null,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"updated_at": string,"website": string | null
+                    "billing_email": string | null,"closed_at": string | null,"closed_by": string | null,"created_at": string,"description": string | null,"id": string,"name": string,"settings": NonNullable<Json>,"slug": string,"stripe_customer_id": string | null,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"suspended_at": string | null,"suspended_reason": string | null,"updated_at": string,"website": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "billing_email"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name": string,"settings"?: NonNullable<Json>,"slug": string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"updated_at"?: string,"website"?: string | null
+                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name": string,"settings"?: NonNullable<Json>,"slug": string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
                   }
                   Update: {
-                    "billing_email"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name"?: string,"settings"?: NonNullable<Json>,"slug"?: string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"updated_at"?: string,"website"?: string | null
+                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name"?: string,"settings"?: NonNullable<Json>,"slug"?: string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
                   }
                   Relationships: [
                     
@@ -1470,14 +1470,14 @@ isOneToOne: true
                   ]
                 },"users": {
                   Row: {
-                    "avatar_url": string | null,"created_at": string,"deleted_at": string | null,"email": string,"global_role": Database["public"]['Enums']["UserRole"],"id": string,"is_active": boolean,"last_login_at": string | null,"name": string | null,"suspended_at": string | null,"suspended_reason": string | null,"suspended_until": string | null,"updated_at": string
+                    "avatar_url": string | null,"created_at": string,"current_organization_id": string | null,"deleted_at": string | null,"email": string,"global_role": Database["public"]['Enums']["UserRole"],"id": string,"is_active": boolean,"last_login_at": string | null,"name": string | null,"suspended_at": string | null,"suspended_reason": string | null,"suspended_until": string | null,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "avatar_url"?: string | null,"created_at"?: string,"deleted_at"?: string | null,"email": string,"global_role"?: Database["public"]['Enums']["UserRole"],"id": string,"is_active"?: boolean,"last_login_at"?: string | null,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"updated_at"?: string
+                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email": string,"global_role"?: Database["public"]['Enums']["UserRole"],"id": string,"is_active"?: boolean,"last_login_at"?: string | null,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"updated_at"?: string
                   }
                   Update: {
-                    "avatar_url"?: string | null,"created_at"?: string,"deleted_at"?: string | null,"email"?: string,"global_role"?: Database["public"]['Enums']["UserRole"],"id"?: string,"is_active"?: boolean,"last_login_at"?: string | null,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"updated_at"?: string
+                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email"?: string,"global_role"?: Database["public"]['Enums']["UserRole"],"id"?: string,"is_active"?: boolean,"last_login_at"?: string | null,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"updated_at"?: string
                   }
                   Relationships: [
                     
@@ -1532,15 +1532,33 @@ isOneToOne: true
         isOneToOne: false
         isSetofReturn: true
       } },
+"admin_cancel_subscription":
+{ Args: { "organization_id": string }; Returns: Json
+                           },
+"admin_close_organization":
+{ Args: { "organization_id": string }; Returns: Json
+                           },
+"admin_create_organization":
+{ Args: { "description"?: string,"name": string,"owner_email": string,"website"?: string }; Returns: Json
+                           },
+"admin_create_subscription":
+{ Args: { "organization_id": string,"tier": Database["public"]['Enums']["SubscriptionTier"],"until": string }; Returns: Json
+                           },
 "admin_organizations":
 { Args: { "before_at"?: string,"before_id"?: string,"page_size"?: number,"search"?: string,"with_status"?: Database["public"]['Enums']["SubscriptionStatus"],"with_tier"?: Database["public"]['Enums']["SubscriptionTier"] }; Returns: {
               "billing_email": string,"created_at": string,"id": string,"members": number,"name": string,"owners": Json,"slug": string,"stripe_customer_id": string,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"]
             }[]
                            },
+"admin_restore_organization":
+{ Args: { "organization_id": string }; Returns: Json
+                           },
 "admin_subscriptions":
 { Args: { "before_at"?: string,"before_id"?: string,"in_organization"?: string,"page_size"?: number,"with_cycle"?: Database["public"]['Enums']["BillingCycle"],"with_status"?: Database["public"]['Enums']["SubscriptionStatus"],"with_tier"?: Database["public"]['Enums']["SubscriptionTier"] }; Returns: {
               "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"cancel_at_period_end": boolean,"cancelled_at": string,"created_at": string,"current_period_end": string,"current_period_start": string,"id": string,"organization": string,"organization_id": string,"status": Database["public"]['Enums']["SubscriptionStatus"],"stripe_subscription_id": string,"tier": Database["public"]['Enums']["SubscriptionTier"]
             }[]
+                           },
+"admin_suspend_organization":
+{ Args: { "organization_id": string,"reason": string }; Returns: Json
                            },
 "admin_users":
 { Args: { "before_at"?: string,"before_id"?: string,"in_organization"?: string,"page_size"?: number,"search"?: string,"suspended"?: boolean,"with_role"?: Database["public"]['Enums']["UserRole"] }; Returns: {
@@ -1796,6 +1814,9 @@ isOneToOne: true
         isOneToOne: true
         isSetofReturn: false
       } },
+"close_organization":
+{ Args: { "confirm": string }; Returns: Json
+                           },
 "conversion_report":
 { Args: { "assigned_to_id"?: string,"since"?: string,"until"?: string }; Returns: {
               "abandoned_deals": number,"conversion_rate": number,"converted_leads": number,"leads": number,"lost_deals": number,"win_rate": number,"won_deals": number,"won_value": number
@@ -1810,6 +1831,31 @@ isOneToOne: true
 "create_invitation":
 { Args: { "email": string,"role"?: Database["public"]['Enums']["OrgRole"] }; Returns: Json
                            },
+"create_organization":
+{ Args: { "description"?: string,"name": string,"website"?: string }; Returns: {
+              "billing_email": string | null,
+"closed_at": string | null,
+"closed_by": string | null,
+"created_at": string,
+"description": string | null,
+"id": string,
+"name": string,
+"settings": NonNullable<Json>,
+"slug": string,
+"stripe_customer_id": string | null,
+"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],
+"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],
+"suspended_at": string | null,
+"suspended_reason": string | null,
+"updated_at": string,
+"website": string | null
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "organizations"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
 "dashboard_snapshot":
 { Args: { "request"?: Json }; Returns: Json
                            },
@@ -1922,6 +1968,9 @@ isOneToOne: true
 { Args: { "before"?: string,"before_id"?: string,"job"?: string,"page_size"?: number }; Returns: {
               "error": string,"finished_at": string,"id": string,"job_name": string,"outcome": string,"result": Json,"started_at": string
             }[]
+                           },
+"leave_organization":
+{ Args: Record<PropertyKey, never>; Returns: Json
                            },
 "like_showcase":
 { Args: { "showcase_id": string }; Returns: number
@@ -2179,6 +2228,9 @@ isOneToOne: true
         isOneToOne: true
         isSetofReturn: false
       } },
+"reopen_organization":
+{ Args: Record<PropertyKey, never>; Returns: Json
+                           },
 "requeue_stripe_event":
 { Args: { "event_id": string }; Returns: Json
                            },
@@ -2229,6 +2281,9 @@ isOneToOne: true
         isOneToOne: false
         isSetofReturn: true
       } },
+"set_current_organization":
+{ Args: { "organization_id": string }; Returns: Json
+                           },
 "start_follow_up_plan":
 { Args: { "assigned_to"?: string,"company_id"?: string,"contact_id"?: string,"deal_id"?: string,"lead_id"?: string,"listing_id"?: string,"plan_id": string,"starts_at"?: string }; Returns: {
               "activity_type": Database["public"]['Enums']["ActivityType"] | null,
@@ -2338,6 +2393,9 @@ isOneToOne: true
         isOneToOne: false
         isSetofReturn: true
       } },
+"transfer_ownership":
+{ Args: { "role_kept"?: Database["public"]['Enums']["OrgRole"],"user_id": string }; Returns: Json
+                           },
 "unlike_showcase":
 { Args: { "showcase_id": string }; Returns: number
                            },
