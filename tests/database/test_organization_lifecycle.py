@@ -128,7 +128,8 @@ def test_a_closed_organisation_is_erased_after_thirty_days_with_proof(database: 
         cursor.execute("update public.organizations set closed_at = now() - interval '30 days' where id = %s", [ACME])
         paid = add(
             cursor, "subscriptions", organization_id=ACME, stripe_subscription_id="sub_x", tier="GROWTH",
-            status="ACTIVE", billing_cycle="MONTHLY", amount_cents=1, current_period_start="2026-01-01", current_period_end="2099-01-01",
+            status="ACTIVE", billing_cycle="MONTHLY", amount_cents=1,
+            current_period_start="2026-01-01", current_period_end="2099-01-01",
         )  # fmt: skip
         assert erase(cursor) == 0
         ending = cursor.execute("select stripe_subscription_id as id from private.subscriptions_to_end()").fetchall()
