@@ -154,7 +154,7 @@ def test_the_last_owner_deletes_the_account_once_the_organisation_is_closed(data
         assert one(cursor.execute(delete, [PEOPLE["owner"]]))["done"]["deleted_at"]
 
 
-ADMIN_OPERATIONS = [
+ADMIN_OPERATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("ORG_CREATE", "admin_create_organization", {"name": "New", "owner_email": "member@strive.test"}),
     ("ORG_SUSPEND", "admin_suspend_organization", {"organization_id": GLOBEX, "reason": "Spam"}),
     ("ORG_UPDATE", "admin_restore_organization", {"organization_id": GLOBEX}),
