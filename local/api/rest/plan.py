@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from local.api.rest.catalog import Catalog, Column
 from local.api.rest.errors import RestError
-from local.api.rest.grammar import Field, Filter, Logic, OrderTerm, Path, SelectField, SelectItem
+from local.api.rest.grammar import Field, Filter, Logic, OrderTerm, Path, SelectField, SelectItem, too_large
 from local.api.rest.query import Query, range_path
 from local.api.rest.ranges import ALL, NOTHING, Range
 from local.api.rest.relationships import Name, Relationship, choose
 
+COLUMN_LIMIT = 1500  # Postgres accepts 1664, with what is embedded
 SOURCE = "pgrst_source"  # the rows of a write or of a call
 
 
@@ -165,6 +166,8 @@ class Planner:
             child = self._node(item.name, (self.schema, item.name), item.children, depth + 1)
             child.given_alias, child.hint, child.inner, child.spread = item.alias, item.hint, item.inner, item.spread
             node.children.append(child)
+        if sum(max(1, len(node.columns)) if each.shown == "*" else 1 for each in node.select) > COLUMN_LIMIT:
+            raise too_large(f"More than {COLUMN_LIMIT} columns of '{name}' are selected")
         return node
 
     def _at(self, node: Node, path: Path) -> Node:
