@@ -161,6 +161,13 @@ def _doctor(stack: Stack, options: argparse.Namespace) -> int:
     return doctor.exit_code(doctor.examine(stack))
 
 
+def _stripe(stack: Stack, options: argparse.Namespace) -> int:
+    from local.commands import stripe  # noqa: PLC0415 - only this command needs it
+
+    print(stripe.clock(stack, options.days))
+    return 0
+
+
 def _completion(_stack: Stack, options: argparse.Namespace) -> int:
     from argcomplete.shell_integration import shellcode  # noqa: PLC0415 - only this command needs it
 
@@ -221,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     examined = command("doctor", _doctor, "check this machine and the stack, or a hosted project")
     examined.add_argument("--project", metavar="URL", help="database URL of a hosted project, as `postgres`")
     command("prices", prices, "create the prices of the plans at Stripe and store their ids in the plans")
+    payments = command("stripe", _stripe, "move the time of the Stripe double, so that trials end and periods renew")
+    payments.add_argument("what", choices=["clock"])
+    payments.add_argument("days", type=float, help="days to move on, as 31 or 0.5")
     restored = command("restore", _restore, "restore an exported organization, all of it or nothing")
     restored.add_argument("folder", type=Path, help="the folder with the manifest and the files of the export")
     restored.add_argument("--db-url", metavar="URL", help="another database, as `postgres`; default: this stack's")

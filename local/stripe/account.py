@@ -90,6 +90,7 @@ class Account:
         self.version = version
         self.request: Object = {"id": None, "idempotency_key": None}
         self.rehearses = False  # a preview is made: nothing that is issued is kept
+        self.muted: str | None = None  # a type of event that is not announced
         self._clock = ""  # the test clock of the objects at work
         self._then: int | None = None  # the moment at which an overdue change happens
 
@@ -198,6 +199,8 @@ class Account:
         return thing
 
     def announce(self, kind: str, thing: Object, before: Object | None = None) -> None:
+        if kind == self.muted:
+            return
         event = self.new(
             "event",
             type=kind,

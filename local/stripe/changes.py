@@ -1,5 +1,6 @@
 """Changes of a subscription: items with proration, trial, discounts, cancellation, pause."""
 
+import copy
 from typing import Any
 
 from local.stripe import collection, coupons, cycles, invoices, items, taxes
@@ -38,23 +39,24 @@ def change(account: Account, subscription: Object, values: Object) -> Object:
         fields = picked(values, "metadata")
         fields["cancellation_details"] = details(subscription, values.get("cancellation_details"), reason)
         return account.change(subscription, None, **fields)
-    before = {name: subscription[name] for name in PENDING.split()}
     plain = _plain(account, subscription, values)
-    invoice = _apply(account, subscription, values, plain)
-    if invoice and invoice["status"] == "open" and invoice["collection_method"] == "charge_automatically":
-        _collect(account, subscription["id"], invoice, values, before)
+    if values.get("payment_behavior") == "pending_if_incomplete":
+        _apply_when_paid(account, subscription, values, plain)
+    else:
+        invoice = _apply(account, subscription, values, plain)
+        if invoice and _is_collected(invoice) and values.get("payment_behavior") != "default_incomplete":
+            _collect(account, invoice, values.get("payment_behavior", "allow_incomplete"))
     return account.get("subscription", subscription["id"])
 
 
-def _collect(account: Account, name: str, invoice: Object, values: Object, before: Object) -> None:
-    behavior = values.get("payment_behavior", "allow_incomplete")
-    if behavior == "default_incomplete":
-        return
+def _is_collected(invoice: Object) -> bool:
+    return bool(invoice["status"] == "open" and invoice["collection_method"] == "charge_automatically")
+
+
+def _collect(account: Account, invoice: Object, behavior: str) -> None:
     invoice = collection.charge(account, invoice)
-    if invoice["status"] == "paid":
-        return
-    error = account.get("payment_intent", invoice["_intent"])["last_payment_error"] or {}
-    if behavior == "error_if_incomplete":
+    if invoice["status"] == "open" and behavior == "error_if_incomplete":
+        error = account.get("payment_intent", invoice["_intent"])["last_payment_error"] or {}
         raise ApiError(
             error.get("message", "This customer has no attached payment source or default payment method."),
             status=402,
@@ -62,23 +64,38 @@ def _collect(account: Account, name: str, invoice: Object, values: Object, befor
             code=error.get("code", "card_declined"),
             decline_code=error.get("decline_code"),
         )
-    if behavior == "pending_if_incomplete":
-        subscription = account.get("subscription", name)
-        wanted = {each: subscription[each] for each in PENDING.split()}
-        pending = {
-            "billing_cycle_anchor": wanted["billing_cycle_anchor"],
-            "expires_at": account.now() + cycles.FIRST_PAYMENT,
-            "subscription_items": wanted["items"]["data"],
-            "trial_end": wanted["trial_end"],
-            "trial_from_plan": None,
-        }
-        account.change(
-            subscription,
-            "customer.subscription.updated",
-            **before,
-            pending_update=pending,
-            _pending={"invoice": invoice["id"], "fields": {**wanted, "status": "active"}},
-        )
+
+
+def _apply_when_paid(account: Account, subscription: Object, values: Object, plain: Object) -> None:
+    """The change takes effect once its invoice is paid; until then it waits as `pending_update`."""
+    before, name = copy.deepcopy(subscription), subscription["id"]
+    account.muted = "customer.subscription.updated"
+    try:
+        invoice = _apply(account, subscription, values, plain)
+        if invoice and _is_collected(invoice):
+            invoice = collection.charge(account, invoice)
+    finally:
+        account.muted = None
+    now = account.get("subscription", name)
+    if not invoice or invoice["status"] != "open":
+        account.announce("customer.subscription.updated", now, before)
+        return
+    wanted = {each: now[each] for each in PENDING.split()}
+    pending = {
+        "billing_cycle_anchor": wanted["billing_cycle_anchor"],
+        "expires_at": account.now() + cycles.FIRST_PAYMENT,
+        "subscription_items": wanted["items"]["data"],
+        "trial_end": wanted["trial_end"],
+        "trial_from_plan": None,
+    }
+    waits = {"invoice": invoice["id"], "fields": {**wanted, "status": "active"}}
+    account.change(
+        before,
+        "customer.subscription.updated",
+        latest_invoice=invoice["id"],
+        pending_update=pending,
+        _pending=waits,
+    )
 
 
 def _plain(account: Account, subscription: Object, values: Object) -> Object:

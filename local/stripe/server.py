@@ -59,6 +59,8 @@ class Double:
 
     def advance(self, *, days: float = 0, seconds: float = 0) -> None:
         """Move the time of everything that belongs to no test clock."""
+        if days * 86_400 + seconds < 0:
+            raise ValueError("time only moves forward")
         self.account.advance(days * 86_400 + seconds)
         self.deliveries.wake()
 
