@@ -90,7 +90,7 @@ def test_invalid_parameters_are_refused_as_by_stripe(shop: Shop) -> None:
     product = shop.client.v1.prices.retrieve(shop.price).product
     names = {"{price}": shop.price, "{yearly}": shop.yearly, "{customer}": shop.customer, "{product}": product}
     before = shop.double.store._rows("select count(*) from objects")
-    wrong = []
+    wrong: list[Any] = []
     for path, parameters, code, param in REFUSED:
         try:
             shop.client.raw_request("post", f"/v1/{path}", **filled(parameters, names))

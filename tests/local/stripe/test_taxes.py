@@ -26,7 +26,7 @@ def test_tax_is_added_or_included(shop: Shop, inclusive: bool, tax: int, total: 
 
 def test_tax_is_of_the_amount_after_discounts(shop: Shop) -> None:
     coupon = shop.client.v1.coupons.create({"percent_off": 50}).id
-    fields = {"default_tax_rates": [rate(shop, 10, inclusive=False)], "discounts": [{"coupon": coupon}]}
+    fields: dict[str, Any] = {"default_tax_rates": [rate(shop, 10, inclusive=False)], "discounts": [{"coupon": coupon}]}
     invoice = Life.begin(shop.double, shop.client).subscribe(shop.price, **fields).latest()
     assert (invoice.subtotal, invoice.total) == (MONTH, 34_950 + 3_495)
 

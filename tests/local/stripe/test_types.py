@@ -55,7 +55,7 @@ def everything(shop: Shop) -> None:
 
 def test_every_object_has_the_fields_of_its_typed_class(shop: Shop) -> None:
     everything(shop)
-    found = {}
+    found: dict[str, str] = {}
     for (kind,) in shop.double.store._rows("select distinct kind from objects"):
         for thing in shop.double.store.all(kind):
             found |= dict.fromkeys(problems(shown(shop.double.account, thing, LATEST)), thing["id"])
