@@ -44,11 +44,12 @@ def test_clock_moves_forward_by_two_periods_at_most(shop: Shop, moment: int) -> 
 def test_deleted_clock_takes_its_customers_along(shop: Shop) -> None:
     life = Life.begin(shop.double, shop.client).subscribe(shop.price)
     shop.client.v1.test_helpers.test_clocks.delete(life.clock)
-    for get in (
+    getters: list[Any] = [
         lambda: shop.client.v1.customers.retrieve(life.customer),
         life.current,
         lambda: shop.client.v1.test_helpers.test_clocks.retrieve(life.clock),
-    ):
+    ]
+    for get in getters:
         with pytest.raises(stripe_error.InvalidRequestError, match="No such"):
             get()
 

@@ -1,11 +1,13 @@
 """Pages, used as a browser does."""
 
 import re
+from typing import Any
 
 import httpx
 import pytest
 
 from local.stripe.server import Double
+from tests.support.lives import Life
 from tests.support.serving import NO_TLS
 from tests.support.stripe_shop import Shop, intent_of, stripe_error
 
@@ -94,3 +96,48 @@ def test_control_accepts_json(shop: Shop) -> None:
     with pytest.raises(stripe_error.RateLimitError):
         shop.client.v1.customers.list()
     assert httpx.post(f"{shop.double.url}/control", json={"colour": "red"}, verify=NO_TLS).status_code == 400
+
+
+def test_portal_changes_the_plan_and_the_seats(shop: Shop) -> None:
+    life = Life.begin(shop.double, shop.client).subscribe(shop.price)
+    session = shop.client.v1.billing_portal.sessions.create({"customer": life.customer})
+    assert "6,990.00 USD / year" in page(shop.double, session.url)
+    page(shop.double, session.url, subscription=life.subscription, action="change", price=shop.yearly, quantity="2")
+    assert (life.prices(), life.item().quantity, life.latest().status) == ([shop.yearly], 2, "paid")
+
+
+def test_portal_keeps_the_reason_of_a_cancellation(shop: Shop) -> None:
+    life = Life.begin(shop.double, shop.client).subscribe(shop.price)
+    session = shop.client.v1.billing_portal.sessions.create({"customer": life.customer})
+    said = {"feedback": "too_expensive", "comment": "No budget"}
+    page(shop.double, session.url, subscription=life.subscription, action="cancel", **said)
+    details = life.current().cancellation_details
+    assert (details.reason, details.feedback, details.comment) == ("cancellation_requested", *said.values())
+
+
+def test_portal_shows_what_its_configuration_allows(shop: Shop) -> None:
+    features: Any = {"features": {"invoice_history": {"enabled": True}}}
+    only_invoices = shop.client.v1.billing_portal.configurations.create(features).id
+    life = Life.begin(shop.double, shop.client).subscribe(shop.price)
+    wanted: Any = {"customer": life.customer, "configuration": only_invoices}
+    session = shop.client.v1.billing_portal.sessions.create(wanted)
+    shown = page(shop.double, session.url)
+    assert life.latest().number in shown
+    assert "Cancel the plan" not in shown
+    assert "does not cancel" in page(shop.double, session.url, subscription=life.subscription, action="cancel")
+
+
+def test_invoice_is_paid_on_its_page_and_printed(shop: Shop) -> None:
+    life = Life.begin(shop.double, shop.client).subscribe(shop.price).fail().renew()
+    invoice = life.latest()
+    assert "Pay 699.00 USD" in page(shop.double, invoice.hosted_invoice_url)
+    assert "Paid on" in page(shop.double, invoice.hosted_invoice_url, card="4242424242424242")
+    assert life.status() == "active"
+    printed = httpx.get(invoice.invoice_pdf, verify=NO_TLS)
+    assert (printed.headers["content-type"], printed.content[:5]) == ("application/pdf", b"%PDF-")
+    assert invoice.number.encode() in printed.content
+
+
+def test_yen_have_no_decimals_on_pages(shop: Shop) -> None:
+    shop.client.v1.payment_intents.create({"amount": 5_000, "currency": "jpy"})
+    assert "5,000 JPY" in page(shop.double, "/")

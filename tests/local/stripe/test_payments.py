@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from local.stripe.cards import CARDS, TOKENS
+from tests.support.lives import Life
 from tests.support.stripe_shop import Shop, intent_of, stripe_error
 
 
@@ -50,3 +52,85 @@ def test_checkout_session_expires_after_a_day_or_by_request(shop: Shop) -> None:
     shop.double.advance(days=1.1)
     assert shop.client.v1.checkout.sessions.retrieve(left.id).status == "expired"
     assert shop.events(type="checkout.session.expired") == ["checkout.session.expired"] * 2
+
+
+def test_refund_may_be_pending_or_fail_later(shop: Shop) -> None:
+    refunds, statuses = shop.client.v1.refunds, {}
+    for card in "4000000000007726", "4000000000005126":
+        intent = shop.client.v1.payment_intents.create({"amount": 1_000, "currency": "usd"}).id
+        shop.double.pay(intent, card)
+        statuses[refunds.create({"payment_intent": intent}).id] = intent
+    assert {refunds.retrieve(name).status for name in statuses} == {"pending", "succeeded"}
+    shop.double.advance(days=1.1)
+    assert [refunds.retrieve(name).status for name in statuses] == ["succeeded", "failed"]
+    charge = shop.client.v1.charges.list({"payment_intent": intent}).data[0]
+    assert (charge.amount_refunded, charge.refunded) == (0, False)
+    assert "refund.failed" in shop.events()
+
+
+@pytest.mark.parametrize(
+    ("evidence", "status"), [("winning_evidence", "won"), ("losing_evidence", "lost"), (None, "lost")]
+)
+def test_dispute_is_won_or_lost(shop: Shop, evidence: str | None, status: str) -> None:
+    shop.double.pay(shop.client.v1.payment_intents.create({"amount": 1_000, "currency": "usd"}).id, "4000000000000259")
+    (dispute,) = shop.client.v1.disputes.list().data
+    assert dispute.status == "needs_response"
+    if evidence:
+        shop.client.v1.disputes.update(dispute.id, {"evidence": {"uncategorized_text": evidence}})
+    else:
+        shop.double.advance(days=8)  # nothing was sent in time
+    assert shop.client.v1.disputes.retrieve(dispute.id).status == status
+    assert ("charge.dispute.funds_reinstated" in shop.events()) == (status == "won")
+    assert shop.client.v1.charges.retrieve(dispute.charge).disputed == (status == "lost")
+
+
+def test_inquiry_withdraws_no_money(shop: Shop) -> None:
+    shop.double.pay(shop.client.v1.payment_intents.create({"amount": 1_000, "currency": "usd"}).id, "4000000000001976")
+    (dispute,) = shop.client.v1.disputes.list().data
+    assert (dispute.status, dispute.is_charge_refundable) == ("warning_needs_response", True)
+    assert "charge.dispute.funds_withdrawn" not in shop.events()
+
+
+def test_detached_card_is_nowhere_the_default_and_cannot_return(shop: Shop) -> None:
+    v1, life = shop.client.v1, Life.begin(shop.double, shop.client)
+    card = life.use_card()
+    life.subscribe(shop.price, default_payment_method=card)
+    assert v1.payment_methods.detach(card).customer is None
+    assert v1.customers.retrieve(life.customer).invoice_settings.default_payment_method is None
+    assert life.current().default_payment_method is None
+    actions: list[Any] = [
+        lambda: v1.payment_methods.detach(card),
+        lambda: v1.payment_methods.attach(card, {"customer": life.customer}),
+    ]
+    for action in actions:
+        with pytest.raises(stripe_error.InvalidRequestError):
+            action()
+    assert life.renew().status() == "past_due"
+    assert "payment_method.detached" in shop.events()
+
+
+def test_every_declining_card_says_why(shop: Shop) -> None:
+    declined = {number: card for number, card in CARDS.items() if card.code and card.early}
+    for number, card in declined.items():
+        intent = shop.client.v1.payment_intents.create({"amount": 1_000, "currency": "usd"}).id
+        with pytest.raises(stripe_error.CardError) as caught:
+            shop.client.v1.payment_intents.confirm(intent, {"payment_method": f"pm_card_{card.token}"})
+        error = caught.value.error
+        assert (error.code, error.decline_code, number in TOKENS.values()) == (card.code, card.decline, True)
+    assert len(declined) >= 8
+
+
+@pytest.mark.parametrize(("card", "status"), [("4000002500003155", "active"), ("4000002760003184", "past_due")])
+def test_authenticated_card_renews_or_asks_again(shop: Shop, card: str, status: str) -> None:
+    made = shop.subscribe()
+    shop.double.pay(intent_of(made), card)
+    shop.double.authenticate(intent_of(made))
+    assert shop.subscription(made.id).status == "active"
+    shop.double.advance(days=32)
+    assert shop.subscription(made.id).status == status
+
+
+def test_wrong_card_number_is_refused(shop: Shop) -> None:
+    with pytest.raises(stripe_error.CardError) as caught:
+        shop.client.v1.payment_methods.create({"type": "card", "card": {"number": "4242424242424241"}})
+    assert caught.value.code == "incorrect_number"
