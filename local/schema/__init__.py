@@ -1,13 +1,13 @@
-"""What is generated from the schema of the database: two Python modules and the entity diagrams (make schema)."""
+"""What `make schema` generates from the database: Python modules, entity diagrams, the reference of the data API."""
 
 from pathlib import Path
 
 from local import ROOT
-from local.schema import catalog, diagram, python
+from local.schema import catalog, diagram, python, reference
 
 
 def files(connection: catalog.Connection) -> dict[Path, str]:
-    """Every generated file and what stands in it; `connection` is to a database that is migrated."""
+    """Every generated file with its content; `connection` is to a migrated database."""
     schema = catalog.read(connection)
     made = {
         ROOT / "shared/schema.py": python.schema(schema),
@@ -15,4 +15,6 @@ def files(connection: catalog.Connection) -> dict[Path, str]:
     }
     for domain in schema.domains:
         made[ROOT / f"docs/schema/{domain}.svg"] = diagram.render(schema, domain)
+    for page, text in reference.pages(connection).items():
+        made[ROOT / "docs/reference" / page] = text
     return made
