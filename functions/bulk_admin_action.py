@@ -12,27 +12,27 @@ UserIds = Annotated[list[UUID], Field(min_length=1, max_length=100)]
 Reason = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class SuspendMany(RequestModel):
+class SuspendUsers(RequestModel):
     action: Literal["suspend"]
     user_ids: UserIds
     reason: Reason
     until: AwareDatetime | None = None
 
 
-class ReactivateMany(RequestModel):
+class ReactivateUsers(RequestModel):
     action: Literal["reactivate"]
     user_ids: UserIds
     reason: Reason | None = None
 
 
-class SetRoleOfMany(RequestModel):
+class SetRoleOfUsers(RequestModel):
     action: Literal["set_role"]
     user_ids: UserIds
     role: UserRole
     reason: Reason | None = None
 
 
-class Done(ResponseModel):
+class AdministeredUsers(ResponseModel):
     """The users as they are now; `auth` is pending while the auth service does not know of all of them."""
 
     users: list[AdministeredUser]
@@ -41,8 +41,8 @@ class Done(ResponseModel):
 
 @function("user", errors={404: "There is no such user among them."})
 async def bulk_admin_action(
-    call: Call[Annotated[SuspendMany | ReactivateMany | SetRoleOfMany, Field(discriminator="action")]],
-) -> Result[Done]:
+    call: Call[Annotated[SuspendUsers | ReactivateUsers | SetRoleOfUsers, Field(discriminator="action")]],
+) -> Result[AdministeredUsers]:
     """Do one thing to up to 100 users, or to none of them.
 
     For platform admins; set_role for super admins. What cannot be done to one of them is done to nobody, and the error

@@ -14,7 +14,7 @@ Word = Annotated[str, Field(max_length=255)]
 Address = Annotated[str, Field(max_length=2000)]
 
 
-class Capture(RequestModel):
+class LeadCapture(RequestModel):
     """What a visitor wrote into a form; an email or a phone number is needed."""
 
     model_config = ConfigDict(
@@ -46,20 +46,20 @@ class Capture(RequestModel):
     )
 
     @model_validator(mode="after")
-    def can_be_answered(self) -> "Capture":
+    def can_be_answered(self) -> "LeadCapture":
         if not (self.email or self.phone):
             raise ValueError("email or phone is needed")
         return self
 
 
-class Received(ResponseModel):
+class LeadReceived(ResponseModel):
     received: bool
 
 
 @function(
     "anyone", status=202, body_bytes=1 << 17, errors={429: "Too many leads came with this token, or from this address."}
 )
-async def capture_lead(call: Call[Capture]) -> Result[Received]:
+async def capture_lead(call: Call[LeadCapture]) -> Result[LeadReceived]:
     """Take a lead from a website.
 
     The token names the organisation. Who is known by email or phone becomes no second lead: what they wrote is noted.

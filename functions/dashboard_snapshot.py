@@ -20,11 +20,11 @@ from shared.schema import (
 )
 
 
-class Wanted(RequestModel):
+class SnapshotRequest(RequestModel):
     feed_size: Annotated[int, Field(ge=1, le=50)] = 20
 
 
-class Problem(ResponseModel):
+class PartError(ResponseModel):
     """Why this part could not be shown; the rest of the answer stands."""
 
     code: str
@@ -43,7 +43,7 @@ class Organization(ResponseModel):
     role: OrgRole | None
 
 
-class Dashboard(ResponseModel):
+class DashboardSettings(ResponseModel):
     layout: dict[str, Any] | list[Any]
     theme: DashboardTheme
     density: LayoutDensity
@@ -51,7 +51,7 @@ class Dashboard(ResponseModel):
     pinned_modules: list[str]
 
 
-class Position(ResponseModel):
+class WidgetPosition(ResponseModel):
     x: int
     y: int
     w: int
@@ -68,12 +68,12 @@ class Widget(ResponseModel):
     chart_type: str | None
     config: dict[str, Any]
     refresh_rate: int
-    position: Position
+    position: WidgetPosition
     data: JsonValue
-    error: Problem | None
+    error: PartError | None
 
 
-class Point(ResponseModel):
+class MetricPoint(ResponseModel):
     """`group` is a day, the first day of a week or month, or the value of a column."""
 
     group: str | bool | None
@@ -88,7 +88,7 @@ class Metric(ResponseModel):
 
     id: UUID
     name: str
-    error: Problem | None
+    error: PartError | None
     category: MetricCategory | None = None
     unit: str | None = None
     format: str | None = None
@@ -101,11 +101,11 @@ class Metric(ResponseModel):
     value: float | None = None
     previous: float | None = None
     change: float | None = None
-    series: list[Point] | None = None
+    series: list[MetricPoint] | None = None
     more: bool | None = None
 
 
-class FeedEntry(ResponseModel):
+class FeedItem(ResponseModel):
     id: UUID
     user_id: UUID | None
     title: str
@@ -145,20 +145,20 @@ class Alert(ResponseModel):
     is_viewed: bool
 
 
-class FirstScreen(ResponseModel):
+class DashboardSnapshot(ResponseModel):
     at: AwareDatetime
     organization: Organization
-    dashboard: Dashboard
+    dashboard: DashboardSettings
     widgets: list[Widget]
     metrics: list[Metric]
-    feed: list[FeedEntry]
+    feed: list[FeedItem]
     quick_actions: list[QuickAction]
     alerts: list[Alert]
     unread: int
 
 
 @function("user")
-async def dashboard_snapshot(call: Call[Wanted]) -> Result[FirstScreen]:
+async def dashboard_snapshot(call: Call[SnapshotRequest]) -> Result[DashboardSnapshot]:
     """Draw the first screen.
 
     Everything a client needs for it in one answer: the layout, the widgets with what they show, metrics, the first page

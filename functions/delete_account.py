@@ -8,16 +8,16 @@ from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
 
 
-class OwnAccount(RequestModel):
+class DeleteOwnAccount(RequestModel):
     confirm: Annotated[str, Field(max_length=255, description="The e-mail address of the account.")]
 
 
-class OthersAccount(RequestModel):
+class DeleteUser(RequestModel):
     user_id: UUID
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Deleted(ResponseModel):
+class DeletedAccount(ResponseModel):
     """`auth` is pending while Auth and Storage have not done their part; the account is of no use all the same."""
 
     user_id: UUID
@@ -32,12 +32,12 @@ class Deleted(ResponseModel):
         409: "Another address was sent to confirm, or it is the last owner of an organisation or the last super admin.",
     },
 )
-async def delete_account(call: Call[OwnAccount | OthersAccount]) -> Result[Deleted]:
+async def delete_account(call: Call[DeleteOwnAccount | DeleteUser]) -> Result[DeletedAccount]:
     """Delete an account and what is personal of it.
 
     One's own, or for platform admins another's. What organisations made of its work stays, and points to an account
     without name, address or picture. Deleting it again answers the same.
     """
     body = call.body
-    target = body.user_id if isinstance(body, OthersAccount) else call.caller.user_id
+    target = body.user_id if isinstance(body, DeleteUser) else call.caller.user_id
     return await administer(call, "private.delete_account", action="USER_DELETE", target=("user", str(target)))

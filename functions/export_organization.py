@@ -27,14 +27,14 @@ PARTS_AT_ONCE = 3
 TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 
 
-class Export(RequestModel):
+class ExportRequest(RequestModel):
     """ndjson is exact and can be restored; csv is for people and their spreadsheets."""
 
     organization_id: UUID
     format: Literal["ndjson", "csv"] = "ndjson"
 
 
-class File(ResponseModel):
+class ExportFile(ResponseModel):
     name: str
     table: str
     rows: int
@@ -43,7 +43,7 @@ class File(ResponseModel):
     url: str
 
 
-class Exported(ResponseModel):
+class ExportResult(ResponseModel):
     """The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes."""
 
     export_id: UUID
@@ -51,14 +51,14 @@ class Exported(ResponseModel):
     rows: int
     manifest_url: str
     manifest_sha256: str
-    files: list[File]
+    files: list[ExportFile]
 
 
 @function(
     "user",
     errors={404: "There is no such organisation.", 409: "It is being exported already."},
 )
-async def export_organization(call: Call[Export]) -> Result[Exported]:
+async def export_organization(call: Call[ExportRequest]) -> Result[ExportResult]:
     """Export everything an organisation has.
 
     For platform admins, and for its owners without what belongs to single members. All tables are read as of one moment
@@ -99,7 +99,7 @@ async def export_organization(call: Call[Export]) -> Result[Exported]:
 
 
 async def _store(
-    call: Call[Export], client: "AsyncClient", begun: dict[str, Any], stored: list[str]
+    call: Call[ExportRequest], client: "AsyncClient", begun: dict[str, Any], stored: list[str]
 ) -> list[dict[str, Any]]:
     """Every table in files of its own, all as of one moment; a table without rows has one without lines.
 
@@ -159,7 +159,7 @@ async def _forget(client: "AsyncClient", stored: list[str]) -> None:
         await remove(client, BUCKET, stored)
 
 
-def _manifest(asked: Export, begun: dict[str, Any], files: list[dict[str, Any]]) -> bytes:
+def _manifest(asked: ExportRequest, begun: dict[str, Any], files: list[dict[str, Any]]) -> bytes:
     tables = [
         table
         | {

@@ -9,12 +9,12 @@ from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
 
 
-class Impersonation(RequestModel):
+class ImpersonationRequest(RequestModel):
     user_id: UUID
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Impersonated(ResponseModel):
+class ImpersonationToken(ResponseModel):
     """A token to call the API with as that user; there is nothing to renew it with."""
 
     impersonation_id: UUID
@@ -32,7 +32,7 @@ class Impersonated(ResponseModel):
         501: "These functions have no key to sign a token with.",
     },
 )
-async def impersonate_user(call: Call[Impersonation]) -> Result[Impersonated]:
+async def impersonate_user(call: Call[ImpersonationRequest]) -> Result[ImpersonationToken]:
     """Act as a user for 15 minutes.
 
     For super admins, and never as an admin. The token names both (`sub` the user, `act.sub` the admin), and so does

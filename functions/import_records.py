@@ -1,15 +1,18 @@
+import asyncio
 import csv
 import io
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from psycopg import Rollback
 from pydantic import Field, Json
 
 from shared.app.call import Upload, as_json
 from shared.app.function import RequestModel, ResponseModel, function
+from shared.database.session import Transaction
 from shared.errors import ApiError
 
 PEOPLE = ("name", "email", "phone", "company", "notes", "tags", "budget", "property_types", "cities", "min_bedrooms")
@@ -21,33 +24,41 @@ LISTS = {"tags", "cities", "property_types"}
 WORDS = {"source", "status", "type"}
 NUMBERS = {"budget", "score_value", "min_bedrooms"}
 BATCH = 1000
-LONGEST_REPORT = 1000
-# What a spreadsheet would run; numbers and telephone numbers do nothing.
+# Rows that the parsing thread reads before other requests get their turn.
+SLICE = 100
+MOST_SECONDS = 120
+MOST_LINES = 200_000
+MOST_COLUMNS = 200
+LINE_CHARACTERS = 128 * 1024
+HEADER_CHARACTERS = 16 * 1024
+REPORTED_ERRORS = 1000
+ERROR_CHARACTERS = 300
+# A spreadsheet would run such a cell; numbers and telephone numbers are harmless.
 FORMULA = re.compile(r"[=@\t\r\n]|[-+](?![0-9(). /-]*$)")
 
 
-class Import(RequestModel):
-    """How a file is read; its first line names the columns."""
+class ImportOptions(RequestModel):
+    """How to read the file; its first line names the columns."""
 
     kind: Literal["leads", "contacts"]
     mapping: Annotated[
         Json[dict[str, str]] | None,
-        Field(description="Columns of the file to columns of the table; without it they are taken by their names."),
+        Field(description="Maps columns of the file to columns of the table; without it, columns are matched by name."),
     ] = None
-    dry_run: Annotated[bool, Field(description="Report, and import nothing.")] = False
+    dry_run: Annotated[bool, Field(description="Report errors and import nothing.")] = False
     on_error: Annotated[
-        Literal["stop", "skip"], Field(description="stop: all lines or none; skip: all but the wrong ones.")
+        Literal["stop", "skip"], Field(description="stop: import all lines or none; skip: import all valid lines.")
     ] = "stop"
-    skip_known: Annotated[bool, Field(description="Leave out whose email the organisation has already.")] = False
+    skip_known: Annotated[bool, Field(description="Skip lines whose email the organisation already has.")] = False
 
 
-class Problem(ResponseModel):
+class LineError(ResponseModel):
     line: int
     problem: str
 
 
-class Progress(ResponseModel):
-    """A line of the answer; the last one is `done`, and only it says whether anything was kept."""
+class ImportProgress(ResponseModel):
+    """One line of the response. Only the last one, with `done`, says whether the rows were committed."""
 
     done: bool
     committed: bool
@@ -55,61 +66,108 @@ class Progress(ResponseModel):
     imported: int
     failed: int
     known: int
-    problems: list[Problem]
+    problems: list[LineError]
     ignored_columns: list[str]
 
 
-@function("user", upload="text/csv", idempotent=True)
-async def import_records(upload: Upload[Import]) -> AsyncIterator[Progress]:
+class Rows:
+    """The rows of a file, read in a thread: no line, record or file is larger than its bound."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        self._reader = csv.reader(self, strict=True)
+        self._most = HEADER_CHARACTERS
+        self._characters = 0
+        self._numbered = self._read()
+
+    async def header(self) -> list[str]:
+        _, names = await asyncio.to_thread(next, self._numbered, (0, []))
+        self._most = LINE_CHARACTERS
+        return names
+
+    async def batch(self) -> list[tuple[int, list[str]]]:
+        rows: list[tuple[int, list[str]]] = []
+        while len(rows) < BATCH and (some := await asyncio.to_thread(lambda: list(islice(self._numbered, SLICE)))):
+            rows += some
+        return rows
+
+    def __iter__(self) -> "Rows":
+        return self
+
+    def __next__(self) -> str:
+        """A line for the reader, which asks for several of them where a cell spans lines."""
+        line = self._text.readline(self._most + 1)
+        self._characters += len(line)
+        if self._characters > self._most:
+            raise ApiError(
+                413,
+                "line_too_long",
+                f"A line of the file is longer than {self._most:,} characters",
+                details=f"After line {self._reader.line_num}.",
+                hint="A quote that is never closed makes the rest of the file one line.",
+            )
+        if not line:
+            raise StopIteration
+        return line
+
+    def _read(self) -> Iterator[tuple[int, list[str]]]:
+        """Rows that are not empty, each with its line number."""
+        try:
+            for cells in self._reader:
+                self._characters = 0
+                if self._reader.line_num > MOST_LINES:
+                    raise ApiError(
+                        413, "too_many_lines", f"The file has more than {MOST_LINES:,} lines", hint="Send it in parts."
+                    )
+                if any(cells):
+                    yield self._reader.line_num, cells
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ApiError(
+                400,
+                "malformed_csv",
+                "The file is not CSV in UTF-8",
+                details=f"After line {self._reader.line_num}: {error}.",
+            ) from None
+
+
+@function("user", upload="text/csv", authorize="private.authorize_import", idempotent=True)
+async def import_records(upload: Upload[ImportOptions]) -> AsyncIterator[ImportProgress]:
     """Import leads or contacts from a CSV file.
 
-    The answer is a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet would
-    take for a formula is an error of its line. An upload repeated with its Idempotency-Key is imported once: the answer
-    is the last line of the first one.
+    The response has a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet
+    would run as a formula is an error. An organisation runs one import at a time, for at most two minutes. An upload
+    repeated with its Idempotency-Key is imported once; the response is the last line of the first one.
     """
-    asked = upload.body
-    reader = csv.reader(io.TextIOWrapper(upload.file, "utf-8-sig", newline=""), strict=True)
-    columns, ignored = _columns(asked, _lines(reader))
-    total = Progress(
+    options, deadline = upload.body, time.monotonic() + MOST_SECONDS
+    rows = Rows(upload.file)
+    columns, ignored = _columns(options, await rows.header())
+    total = ImportProgress(
         done=False, committed=False, lines=0, imported=0, failed=0, known=0, problems=[], ignored_columns=ignored
     )
     seen: set[str] = set()
     async with upload.transaction("import_records") as transaction:
         if transaction.stored:
-            yield Progress(**transaction.stored)
+            yield ImportProgress(**transaction.stored)
             return
-        lines = _lines(reader)
-        while batch := list(islice(lines, BATCH)):
-            rows: list[dict[str, Any]] = []
-            problems: list[dict[str, Any]] = []
-            known = 0
-            for number, cells in batch:
-                row, problem = _read(columns, cells)
-                email = str(row.get("email", "")).lower()
-                if problem:
-                    problems.append({"line": number, "problem": problem})
-                elif asked.skip_known and email in seen:
-                    known += 1
-                else:
-                    rows.append({"line": number, "row": row})
-                    seen |= {email} - {""}
-            answer = await transaction.run(
-                "private.import_rows", as_json({"kind": asked.kind, "rows": rows, "skip_known": asked.skip_known})
-            )
-            problems = sorted(problems + answer["problems"], key=lambda each: int(each["line"]))
-            total.lines += len(batch)
-            total.imported += answer["imported"]
-            total.failed += len(problems)
-            total.known += known + answer["known"]
-            room = LONGEST_REPORT - (total.failed - len(problems))
-            total.problems = [Problem(**each) for each in problems[: max(room, 0)]]
+        await transaction.run("private.begin_import", "{}")
+        while batch := await rows.batch():
+            if time.monotonic() > deadline:
+                raise ApiError(
+                    408,
+                    "import_too_slow",
+                    f"The import took longer than {MOST_SECONDS} seconds",
+                    hint="Send the file in parts.",
+                )
+            await _import(transaction, options, columns, batch, seen, total)
             yield total
+            if options.on_error == "stop" and total.failed >= REPORTED_ERRORS:
+                break
         total.problems = []
-        if asked.dry_run or (total.failed and asked.on_error == "stop"):
+        if options.dry_run or (total.failed and options.on_error == "stop"):
             raise Rollback
         if total.imported:
-            title = f"{total.imported} {asked.kind} imported"
-            about = {"entity_type": "import", "entity_id": asked.kind, "action": "imported", "type": "USER_ACTION"}
+            about = {"entity_type": "import", "entity_id": options.kind, "action": "imported", "type": "USER_ACTION"}
+            title = f"{total.imported} {options.kind} imported"
             await transaction.run("public.record_activity", as_json(about | {"title": title}))
         total.committed = total.done = True
         await transaction.store(total.model_dump())
@@ -117,48 +175,75 @@ async def import_records(upload: Upload[Import]) -> AsyncIterator[Progress]:
     yield total
 
 
-def _lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """The lines that hold something, each with its number in the file."""
-    try:
-        for cells in reader:
-            if any(cells):
-                yield reader.line_num, cells
-    except (csv.Error, UnicodeDecodeError) as error:
+async def _import(
+    transaction: Transaction,
+    options: ImportOptions,
+    columns: list[str | None],
+    batch: list[tuple[int, list[str]]],
+    seen: set[str],
+    total: ImportProgress,
+) -> None:
+    rows: list[dict[str, Any]] = []
+    problems: list[LineError] = []
+    known = 0
+    for index, (number, cells) in enumerate(batch):
+        if index % SLICE == 0:
+            await asyncio.sleep(0)
+        row, problem = _parse(columns, cells)
+        email = str(row.get("email", "")).lower()
+        if problem:
+            problems.append(LineError(line=number, problem=problem))
+        elif options.skip_known and email in seen:
+            known += 1
+        else:
+            rows.append({"line": number, "row": row})
+            seen |= {email} - {""}
+    payload = {"kind": options.kind, "rows": rows, "skip_known": options.skip_known}
+    imported = await transaction.run("private.import_rows", as_json(payload))
+    problems += [
+        LineError(line=each["line"], problem=each["problem"][:ERROR_CHARACTERS]) for each in imported["problems"]
+    ]
+    total.lines += len(batch)
+    total.imported += imported["imported"]
+    total.known += known + imported["known"]
+    room = max(REPORTED_ERRORS - total.failed, 0)
+    total.failed += len(problems)
+    total.problems = sorted(problems, key=lambda each: each.line)[:room]
+
+
+def _columns(options: ImportOptions, names: list[str]) -> tuple[list[str | None], list[str]]:
+    """For each column of the file the column of the table; and the columns that are ignored."""
+    if len(names) > MOST_COLUMNS:
         raise ApiError(
-            400, "malformed_csv", "The file is not CSV in UTF-8", details=f"After line {reader.line_num}: {error}."
-        ) from None
-
-
-def _columns(asked: Import, lines: Iterator[tuple[int, list[str]]]) -> tuple[list[str | None], list[str]]:
-    """The column of the table for each of the file; and those of the file that nobody reads."""
-    _, names = next(lines, (0, []))
-    mapping = asked.mapping or {name: re.sub(r"\W+", "_", name.strip().lower()) for name in names}
-    known = COLUMNS[asked.kind]
+            422, "invalid_mapping", f"The file has {len(names):,} columns", hint=f"At most {MOST_COLUMNS} are accepted."
+        )
+    mapping = options.mapping or {name: re.sub(r"\W+", "_", name.strip().lower()) for name in names}
+    known = COLUMNS[options.kind]
     columns = [column if (column := mapping.get(name)) in known else None for name in names]
     used = [column for column in columns if column]
-    unknown = sorted(set(asked.mapping or {}) - set(names) | set((asked.mapping or {}).values()) - known)
+    unknown = sorted(set(options.mapping or {}) - set(names) | set((options.mapping or {}).values()) - known)
     if "name" not in used or len(used) != len(set(used)) or unknown:
         raise ApiError(
             422,
             "invalid_mapping",
-            "The columns of the file do not fit: one is the name, and each is mapped once",
-            details=f"The file has {', '.join(names) or 'none'}; not known: {', '.join(unknown) or 'none'}.",
-            hint=f"Columns of {asked.kind} are {', '.join(sorted(known))}.",
+            "The columns must include `name`, and each column of the table only once",
+            details=f"The file has {_list(names)}; unknown: {_list(unknown)}.",
+            hint=f"Columns of {options.kind} are {', '.join(sorted(known))}.",
         )
     return columns, [name for name, column in zip(names, columns, strict=True) if not column]
 
 
-def _read(columns: list[str | None], cells: list[str]) -> tuple[dict[str, Any], str | None]:
+def _parse(columns: list[str | None], cells: list[str]) -> tuple[dict[str, Any], str | None]:
     if len(cells) > len(columns):
-        return {}, f"It has {len(cells)} cells, the first line has {len(columns)}"
+        return {}, f"The line has {len(cells)} cells, the first line {len(columns)}"
     row: dict[str, Any] = {}
     for column, text in zip(columns, cells, strict=False):
         if not column or not (cell := text.strip(" ")):
             continue
         if "\0" in cell:
-            return {}, f"{column} holds a NUL"
+            return {}, f"{column} contains a NUL character"
         if FORMULA.match(cell):
-            return {}, f"{column} begins like a formula"
+            return {}, f"{column} begins like a formula (=, @, + or -)"
         if column in LISTS:
             parts = [part.strip() for part in cell.split(";") if part.strip()]
             row[column] = [_word(part) for part in parts] if column == "property_types" else parts
@@ -171,3 +256,7 @@ def _read(columns: list[str | None], cells: list[str]) -> tuple[dict[str, Any], 
 
 def _word(cell: str) -> str:
     return re.sub(r"\W+", "_", cell.upper())
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names)[:ERROR_CHARACTERS] or "none"

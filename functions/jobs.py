@@ -20,20 +20,20 @@ from shared.schema import JOBS
 MOST_DAYS = 1000
 
 
-class Reconcile(RequestModel):
+class ReconcileOptions(RequestModel):
     compare: bool | None = Field(
         None, description="Whether to compare all subscriptions, too; without it that happens once a day."
     )
 
 
-class Days(RequestModel):
+class MetricDays(RequestModel):
     """A range of past days to count; without it today and the days that were missed before."""
 
     first: date | None = None
     last: date | None = None
 
     @model_validator(mode="after")
-    def is_a_range(self) -> "Days":
+    def is_a_range(self) -> "MetricDays":
         if (self.first is None) != (self.last is None):
             raise ValueError("first and last must be sent together")
         if self.first and self.last and not timedelta() <= self.last - self.first < timedelta(MOST_DAYS):
@@ -71,7 +71,7 @@ async def settle_onboarding_payments(call: Call[NoInput]) -> Result[JobRun]:
     "Applies events that were never delivered, fetches objects in doubt, and once a day compares all subscriptions. "
     "The result counts the changes.",
 )
-async def reconcile_stripe(call: Call[Reconcile]) -> Result[JobRun]:
+async def reconcile_stripe(call: Call[ReconcileOptions]) -> Result[JobRun]:
     from shared.billing.reconciliation import Reconciliation  # noqa: PLC0415 - brings Stripe's library
 
     async def work(connection: Connection) -> dict[str, object]:
@@ -109,7 +109,7 @@ async def sync_auth(call: Call[NoInput]) -> Result[JobRun]:
     "One row for each day (UTC). A day that was counted after its end stays as it is.",
     errors={422: "The range is not a range of days, or it ends in the future."},
 )
-async def refresh_platform_metrics(call: Call[Days]) -> Result[JobRun]:
+async def refresh_platform_metrics(call: Call[MetricDays]) -> Result[JobRun]:
     first, last = call.body.first, call.body.last
     if not (first and last):
         return await run_in_database(call, "refresh_platform_metrics")

@@ -1,7 +1,7 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
@@ -9,11 +9,12 @@ from shared.schema import ActivitySeverity, ActivityType, DashboardActivityType
 
 Title = Annotated[str, Field(min_length=1, max_length=255)]
 EXAMPLE = {"type": "USER_ACTION", "title": "Hello", "entity_type": "document", "entity_id": "README", "action": "read"}
+MOST_FIELDS = 50
 ABOUT = ("lead_id", "contact_id", "deal_id", "listing_id")
 
 
-class CrmActivity(RequestModel):
-    """Something done with a lead, contact, deal or listing; at least one of the four is named."""
+class NewActivity(RequestModel):
+    """Something done with a lead, contact, deal or listing: send the id of at least one."""
 
     model_config = ConfigDict(
         json_schema_extra={"anyOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in ABOUT]}
@@ -31,14 +32,14 @@ class CrmActivity(RequestModel):
     listing_id: UUID | None = None
 
     @model_validator(mode="after")
-    def is_about_something(self) -> "CrmActivity":
+    def is_about_something(self) -> "NewActivity":
         if not any(getattr(self, name) for name in ABOUT):
-            raise ValueError(f"one of {', '.join(ABOUT)} is needed")
+            raise ValueError(f"send at least one of {', '.join(ABOUT)}")
         return self
 
 
-class FeedEntry(RequestModel):
-    """A plain entry of the organisation's feed."""
+class NewFeedEntry(RequestModel):
+    """An entry of the organisation's feed."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE}]})
 
@@ -57,31 +58,44 @@ def _kind(item: Any) -> str:
     return "activities" if "activities" in found else "feed" if "entity_type" in found else "activity"
 
 
-Item = Annotated[Annotated[CrmActivity, Tag("activity")] | Annotated[FeedEntry, Tag("feed")], Discriminator(_kind)]
+def _few_fields(item: Any) -> Any:
+    """Each unknown field costs time to explain."""
+    if isinstance(item, dict) and len(item) > MOST_FIELDS:
+        raise ValueError(f"found {len(item):,} fields, at most {MOST_FIELDS} are accepted")
+    return item
 
 
-class Activities(RequestModel):
+Item = Annotated[
+    Annotated[NewActivity, Tag("activity")] | Annotated[NewFeedEntry, Tag("feed")],
+    Discriminator(_kind),
+    BeforeValidator(_few_fields),
+]
+
+
+class NewActivities(RequestModel):
     """All are recorded, or none."""
 
-    activities: Annotated[list[Item], Field(min_length=1, max_length=500)]
+    # The first invalid one ends the validation: 500 of them would take too long to explain.
+    activities: Annotated[list[Item], Field(min_length=1, max_length=500, fail_fast=True)]
 
 
-class Recorded(ResponseModel):
+class RecordedActivity(ResponseModel):
     activity_id: UUID | None
     feed_id: UUID
     organization_id: UUID
     created_at: AwareDatetime
 
 
-class RecordedMany(ResponseModel):
-    activities: list[Recorded]
+class RecordedActivities(ResponseModel):
+    activities: list[RecordedActivity]
 
 
 RecordActivity = Annotated[
-    Annotated[FeedEntry, Tag("feed")]
-    | Annotated[CrmActivity, Tag("activity")]
-    | Annotated[Activities, Tag("activities")],
+    Annotated[NewFeedEntry, Tag("feed")]
+    | Annotated[NewActivity, Tag("activity")]
+    | Annotated[NewActivities, Tag("activities")],
     Discriminator(_kind),
+    BeforeValidator(_few_fields),
 ]
 
 
@@ -90,11 +104,12 @@ RecordActivity = Annotated[
     status=201,
     idempotent=True,
     body_bytes=1 << 20,
-    errors={404: "A lead, contact, deal or listing does not exist here."},
+    body_keys=20_000,
+    errors={404: "A lead, contact, deal or listing does not exist in this organisation."},
 )
-async def record_activity(call: Call[RecordActivity]) -> Result[Recorded | RecordedMany]:
-    """Record what happened.
+async def record_activity(call: Call[RecordActivity]) -> Result[RecordedActivity | RecordedActivities]:
+    """Record an activity.
 
-    A CRM activity on a lead, contact, deal or listing, with its entry in the feed, or a plain entry of the feed.
+    A CRM activity on a lead, contact, deal or listing, with its entry in the feed, or an entry of the feed alone.
     """
     return await call.run("public.record_activity", call.body)

@@ -23,7 +23,7 @@ class Taken(ResponseModel):
     duplicate: bool
 
 
-@function(signature=signed_by_stripe, body_bytes=1 << 20)
+@function(signature=signed_by_stripe, body_bytes=1 << 20, body_keys=50_000)
 async def stripe_webhook(call: Call[Any]) -> Result[Taken]:
     """Take an event of Stripe.
 

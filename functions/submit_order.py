@@ -21,7 +21,7 @@ class Requirements(BaseModel):
     advanced_memory: StrictBool = False
 
 
-class Submission(RequestModel):
+class OrderSubmission(RequestModel):
     """Requirements and complexity replace those of the draft, where given."""
 
     order_id: UUID
@@ -29,14 +29,14 @@ class Submission(RequestModel):
     complexity: ComplexityLevel | None = None
 
 
-class Milestone(ResponseModel):
+class OrderMilestone(ResponseModel):
     id: UUID
     name: str
     stage: str
     is_completed: bool
 
 
-class Quota(ResponseModel):
+class OrderQuota(ResponseModel):
     """Orders of this calendar month (UTC); `allowed` is null where the plan allows any number."""
 
     tier: SubscriptionTier
@@ -45,7 +45,7 @@ class Quota(ResponseModel):
     renews_at: AwareDatetime
 
 
-class Submitted(ResponseModel):
+class SubmittedOrder(ResponseModel):
     """`estimated_cost` is in US dollars."""
 
     order_id: UUID
@@ -55,8 +55,8 @@ class Submitted(ResponseModel):
     requirements: dict[str, Any]
     estimated_hours: int
     estimated_cost: float
-    milestones: list[Milestone]
-    quota: Quota
+    milestones: list[OrderMilestone]
+    quota: OrderQuota
 
 
 @function(
@@ -69,7 +69,7 @@ class Submitted(ResponseModel):
         409: "The order is no draft.",
     },
 )
-async def submit_order(call: Call[Submission]) -> Result[Submitted]:
+async def submit_order(call: Call[OrderSubmission]) -> Result[SubmittedOrder]:
     """Submit a draft.
 
     A MEMBER or above of its organisation hands it in: the estimate is fixed, the milestones are made, the month's quota

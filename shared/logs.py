@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line on standard error, in the words Google Cloud Logging understands.
+"""Structured logs: one JSON object a line on standard error, with the field names of Google Cloud Logging.
 
-No line holds a token, a key, a body or anything a person typed.
+No line holds a token, a key, a body or anything else that a person typed.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import logging
 import sys
 import time
 import traceback
-from http import HTTPStatus
 from typing import Any
 
 FLUSH_SECONDS = 0.05
@@ -22,24 +21,6 @@ _lines: list[str] = []
 
 def log(severity: str, message: str, **facts: Any) -> None:
     _write(json.dumps({"severity": severity, "message": message, "time": time.time(), **facts}))
-
-
-def log_request(
-    request_id: str,
-    function: str | None,
-    method: str,
-    status: int,
-    code: str | None,
-    caller: str | None,
-    seconds: float,
-) -> None:
-    """One line for every request, put together by hand since there are so many. Each word is of known characters."""
-    severity = "INFO" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "ERROR"
-    _write(
-        f'{{"severity": "{severity}", "message": "request", "time": {time.time():.6f}, "request_id": "{request_id}",'
-        f' "function": {_word(function)}, "method": {_word(method if method.isalpha() else None)}, "status": {status},'
-        f' "code": {_word(code)}, "caller": {_word(caller)}, "milliseconds": {seconds * 1000:.2f}}}'
-    )
 
 
 def log_exception(error: BaseException, request_id: str) -> None:
@@ -54,12 +35,8 @@ def log_exception(error: BaseException, request_id: str) -> None:
     )
 
 
-def _word(text: str | None) -> str:
-    return f'"{text}"' if text else "null"
-
-
 def _write(line: str) -> None:
-    """Lines of one moment are written together: under load a write costs as much as the work it tells of."""
+    """Lines of one moment are written together: under load, a write for each line costs as much as the request."""
     _lines.append(line)
     if len(_lines) == 1:
         try:
@@ -76,7 +53,7 @@ def flush() -> None:
 
 
 class JsonLines(logging.Handler):
-    """What libraries say, in the same form."""
+    """The log lines of libraries, in the same form."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log(record.levelname, record.getMessage(), logger=record.name)

@@ -5,12 +5,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from shared.schema import Environment
 
 Value = TypeVar("Value")
+# How many proxies of ours a request passes, or their networks.
+TrustedProxies = int | tuple[IPv4Network | IPv6Network, ...]
+DEFAULT_PROXIES: TrustedProxies = 1
 
 # Members that make a JSON Web Key of each type; one with `d` would be a private key.
 JWK_MEMBERS = {"EC": {"crv", "x", "y"}, "RSA": {"n", "e"}}
@@ -41,6 +45,7 @@ class Settings:
     stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
     stripe_api_base: str
     return_origins: tuple[str, ...]
+    trusted_proxies: TrustedProxies
     telemetry: bool
 
     @property
@@ -114,6 +119,12 @@ class Settings:
             stripe_api_base=optional("STRIPE_API_BASE", _origin, "https://api.stripe.com", "an http(s) address"),
             return_origins=optional(
                 "RETURN_ORIGINS", _origins, (), "origins separated by commas, e.g. https://app.example.com"
+            ),
+            trusted_proxies=optional(
+                "TRUSTED_PROXIES",
+                _trusted_proxies,
+                DEFAULT_PROXIES,
+                "how many proxies a request passes (0 to 9), or their networks, e.g. 10.0.0.0/8,fd00::/8",
             ),
             telemetry=_telemetry(environment),
         )
@@ -214,6 +225,14 @@ def _connections(text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]?|100", text):
         raise ValueError(repr(text))
     return int(text)
+
+
+def _trusted_proxies(text: str) -> TrustedProxies:
+    if re.fullmatch(r"[0-9]", text):
+        return int(text)
+    if text.isdecimal():
+        raise ValueError(repr(text))
+    return tuple(ip_network(part.strip()) for part in text.split(","))
 
 
 def _flag_environment(text: str) -> str:

@@ -1,23 +1,52 @@
 """The body of a request: its type, its size, its JSON, and which of its fields are invalid."""
 
+import asyncio
 import hashlib
+import re
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import IO, Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from shared.errors import ApiError
+from shared.errors import RETRY, ApiError
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 # A body over its limit is read up to here, so that the client sees the response instead of a broken connection.
 DRAINED_BYTES = 8 << 20
-FILE_BYTES = 32 << 20
+FILE_BYTES = 16 << 20
 MEMORY_BYTES = 1 << 20
 REPORTED_FIELDS = 100
+# A string of JSON, terminated or not, and the colon after one that is a key.
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?(\s*+:)?', re.DOTALL)
+
+
+class Slots:
+    """Uploads of this process: few at once, and fewer of one caller, so that one account leaves room for others."""
+
+    MOST = 6
+    MOST_OF_ONE = 3
+
+    def __init__(self) -> None:
+        self._callers: list[str] = []
+
+    @contextmanager
+    def taken(self, caller: str) -> Iterator[None]:
+        if self._callers.count(caller) >= self.MOST_OF_ONE:
+            message = f"{self.MOST_OF_ONE} uploads of yours are running"
+            raise ApiError(429, "too_many_uploads", message, hint="Wait until one has finished.", headers=RETRY)
+        if len(self._callers) >= self.MOST:
+            hint = "Try again in a moment."
+            raise ApiError(503, "uploads_busy", "Too many uploads are running", hint=hint, headers=RETRY)
+        self._callers.append(caller)
+        try:
+            yield
+        finally:
+            self._callers.remove(caller)
 
 
 class ClientGoneError(Exception):
@@ -65,7 +94,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 async def read_file(receive: Receive, limit: int = FILE_BYTES) -> tuple[IO[bytes], bytes]:
     """The body in a temporary file, on the disk if it is long, and its SHA-256."""
-    file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - deleted with the request
+    file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - closed with the request
     digest = hashlib.sha256()
     size, more = 0, True
     while more:
@@ -92,22 +121,46 @@ def _too_large(what: str, limit: int, headers: Mapping[str, str]) -> ApiError:
     )
 
 
-def parse(request: TypeAdapter[Any], body: bytes) -> Any:
+async def parse(request: TypeAdapter[Any], body: bytes, most_keys: int) -> Any:
+    await check_keys(body, most_keys)
     try:
         return request.validate_json(body)
     except ValidationError as error:
         raise invalid_body(error, body) from None
 
 
+async def check_keys(body: bytes, most: int) -> None:
+    """Refuse JSON with too many keys, since each unknown one costs time. Few bodies have so many colons at all."""
+    if body.count(b":") <= most:
+        return
+    found = 0
+    for count, string in enumerate(STRING.finditer(body)):
+        found += string[1] is not None
+        if found > most:
+            raise ApiError(
+                422,
+                "too_many_keys",
+                f"The body has more than {most:,} keys",
+                hint="Send only documented fields, in several requests if there are many items.",
+            )
+        if count % 1000 == 0:
+            await asyncio.sleep(0)
+
+
 def invalid_body(error: ValidationError, body: bytes) -> ApiError:
     """What is wrong with a body, field by field."""
+    if error.error_count() > REPORTED_FIELDS:
+        return ApiError(
+            422,
+            "invalid_body",
+            f"The body has {error.error_count():,} invalid fields",
+            hint=f"Up to {REPORTED_FIELDS} are listed one by one.",
+        )
     found = error.errors(include_url=False, include_input=False)
     if found[0]["type"] == "json_invalid":
         return ApiError(400, "malformed_json", "The body is not valid JSON", details=found[0]["msg"])
     sent = from_json(body)
-    fields = [
-        {"field": _path(each, sent), "problem": each["msg"], "type": each["type"]} for each in found[:REPORTED_FIELDS]
-    ]
+    fields = [{"field": _path(each, sent), "problem": each["msg"], "type": each["type"]} for each in found]
     return ApiError(422, "invalid_body", "The body has invalid fields", details=fields)
 
 

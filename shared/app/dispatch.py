@@ -2,16 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qsl
 
-from shared.app.bodies import Receive, check_content, parse, read_body, read_file
+from pydantic import BaseModel
+
+from shared.app.bodies import Receive, Slots, check_content, parse, read_body, read_file
 from shared.app.call import Call, Upload
+from shared.app.client_address import client_address
 from shared.app.function import Function
-from shared.app.headers import check_headers, for_database
+from shared.app.headers import FORWARDED, check_headers, for_database
 from shared.app.responses import LineStream, Response
 from shared.auth.caller import WEBHOOK, Caller
 from shared.auth.credentials import Credentials
@@ -30,12 +33,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Request:
     method: str
-    path: str
     path_value: str
     query: bytes
     headers: Mapping[bytes, bytes]
     id: bytes
     receive: Receive
+    peer: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Services:
     flags: "Callable[[], Flags]"
     stripe: "Callable[[], Stripe]"
     telemetry: "Telemetry | None"
+    slots: Slots = field(default_factory=Slots)
 
 
 async def admit(services: Services, function: Function, request: Request) -> Caller:
@@ -65,7 +69,7 @@ async def run(services: Services, function: Function, request: Request, caller: 
     body = await read_body(request.receive, function.body_bytes)
     if function.signature:
         function.signature(services.settings, request.headers, body)
-    parsed = parse(function.request, body)
+    parsed = await parse(function.request, body, function.body_keys)
     call = Call(
         parsed,
         caller,
@@ -84,45 +88,52 @@ async def run(services: Services, function: Function, request: Request, caller: 
 
 
 async def _run_upload(services: Services, function: Function, request: Request, caller: Caller) -> Response:
+    if function.authorize:
+        await _session(services, function, request, caller, None).run(function.authorize, "{}")
     query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
-    parsed = parse(function.request, json.dumps(query).encode())
-    file, digest = await read_file(request.receive)
-    upload = Upload(
-        parsed,
-        caller,
-        services.settings,
-        request.headers,
-        request.query,
-        request.path_value,
-        _session(services, function, request, caller, lambda: request.query + digest),
-        services.flags,
-        services.stripe,
-        file,
-    )
-    items: Any = function.handler(upload)
-    # Up to the first item, an error still has a status of its own.
-    first = await anext(items)
+    parsed = await parse(function.request, json.dumps(query).encode(), function.body_keys)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(services.slots.taken(caller.user_id or caller.mode))
+        file, digest = await read_file(request.receive)
+        stack.enter_context(file)
+        upload = Upload(
+            parsed,
+            caller,
+            services.settings,
+            request.headers,
+            request.query,
+            request.path_value,
+            _session(services, function, request, caller, lambda: request.query + digest),
+            services.flags,
+            services.stripe,
+            file,
+        )
+        items = await stack.enter_async_context(aclosing(cast("AsyncGenerator[BaseModel]", function.handler(upload))))
+        # Up to the first item, an error still has a status of its own.
+        first = await anext(items)
+        return LineStream(function.status, _lines(first, items, request.id), stack.pop_all())
 
-    async def lines() -> AsyncIterator[bytes]:
-        async with aclosing(items):
-            yield first.model_dump_json().encode()
-            try:
-                async for item in items:
-                    yield item.model_dump_json().encode()
-            except Exception as error:  # noqa: BLE001 - the status has been sent; the last line has the error
-                yield b'{"error": %s}' % explained(error, request.id).body()
 
-    return LineStream(function.status, lines())
+async def _lines(first: BaseModel, items: AsyncIterator[BaseModel], request_id: bytes) -> AsyncIterator[bytes]:
+    yield first.model_dump_json().encode()
+    try:
+        async for item in items:
+            yield item.model_dump_json().encode()
+    except Exception as error:  # noqa: BLE001 - the status has been sent; the last line has the error
+        yield b'{"error": %s}' % explained(error, request_id).body()
 
 
 def _session(
-    services: Services, function: Function, request: Request, caller: Caller, digest: Callable[[], bytes]
+    services: Services, function: Function, request: Request, caller: Caller, digest: Callable[[], bytes] | None
 ) -> Session:
     idempotency = None
-    if function.idempotent and (key := request.headers.get(b"idempotency-key")):
+    if digest and function.idempotent and (key := request.headers.get(b"idempotency-key")):
         org = request.headers.get(b"x-org-id", b"").lower()
         idempotency = Idempotency(key.decode(), hashlib.sha256(org + b"\n" + digest()).digest())
-    return Session(services.database, caller.claims, for_database(request.headers), idempotency, services.telemetry)
+    forwarded = request.headers.get(FORWARDED, b"")
+    address = client_address(forwarded, request.peer, services.settings.trusted_proxies)
+    headers = for_database(request.headers, address)
+    return Session(services.database, caller.claims, headers, idempotency, services.telemetry)
 
 
 def explained(error: BaseException, request_id: bytes) -> ErrorResponse:

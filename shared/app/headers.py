@@ -15,8 +15,9 @@ SENT_ONCE = {b"authorization", b"apikey", b"content-type", b"idempotency-key", b
 IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 REQUEST_ID = re.compile(rb"[\w.:-]{8,64}", re.ASCII)
 # The database gets these headers, in the form in which PostgREST passes headers on: nothing secret, nothing long.
-FOR_DATABASE = (b"x-org-id", b"user-agent", b"x-forwarded-for")
+FOR_DATABASE = (b"x-org-id", b"user-agent")
 FOR_DATABASE_CHARACTERS = 500
+FORWARDED = b"x-forwarded-for"
 
 _PROCESS = secrets.token_hex(6)
 _serial = count(1)
@@ -43,7 +44,8 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
                 f"The header {name.decode()} was sent more than once",
                 hint="Send it once.",
             )
-        headers[name] = value
+        # A proxy may append a header instead of an entry to the list.
+        headers[name] = headers[name] + b"," + value if name in headers and name == FORWARDED else value
     return headers
 
 
@@ -64,12 +66,11 @@ def check_headers(headers: Mapping[bytes, bytes]) -> None:
         )
 
 
-def for_database(headers: Mapping[bytes, bytes]) -> str:
-    return _as_json(*(headers.get(name, b"")[:FOR_DATABASE_CHARACTERS] for name in FOR_DATABASE))
+def for_database(headers: Mapping[bytes, bytes], address: str | None) -> str:
+    return _as_json(address, *(headers.get(name, b"")[:FOR_DATABASE_CHARACTERS] for name in FOR_DATABASE))
 
 
 @lru_cache(512)  # a client repeats its headers
-def _as_json(*values: bytes) -> str:
-    return json.dumps(
-        {name.decode(): value.decode("latin-1") for name, value in zip(FOR_DATABASE, values, strict=True) if value}
-    )
+def _as_json(address: str | None, *values: bytes) -> str:
+    found = {name.decode(): value.decode("latin-1") for name, value in zip(FOR_DATABASE, values, strict=True) if value}
+    return json.dumps(found | ({FORWARDED.decode(): address} if address else {}))

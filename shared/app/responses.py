@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack
 from http import HTTPStatus
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -61,29 +60,30 @@ class Response:
 class LineStream(Response):
     """JSON lines, each sent as soon as it exists. A client that leaves or stalls ends the work that makes them."""
 
-    __slots__ = ("lines",)
+    __slots__ = ("lines", "resources")
 
-    def __init__(self, status: int, lines: AsyncIterator[bytes]) -> None:
+    def __init__(self, status: int, lines: AsyncIterator[bytes], resources: AsyncExitStack) -> None:
         super().__init__(status, content_type=b"application/x-ndjson")
-        self.lines: Any = lines
+        self.lines = lines
+        self.resources = resources
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_until_client_leaves(receive))
-        try:
-            await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leaving.cancel()
-            sending.cancel()  # no effect on one that is done
-            await asyncio.wait([sending, leaving])
+        async with self.resources:
+            sending = asyncio.create_task(self._send(send))
+            leaving = asyncio.create_task(_until_client_leaves(receive))
+            try:
+                await asyncio.wait([sending, leaving], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                leaving.cancel()
+                sending.cancel()  # no effect on one that is done
+                await asyncio.wait([sending, leaving])
 
     async def _send(self, send: Send) -> None:
         headers = [*ALWAYS, (b"x-request-id", self.request_id), (b"content-type", self.content_type)]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        async with aclosing(self.lines) as lines:
-            async for line in lines:
-                async with asyncio.timeout(STALLED_SECONDS):
-                    await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+        async for line in self.lines:
+            async with asyncio.timeout(STALLED_SECONDS):
+                await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -21,7 +21,7 @@ from shared.auth.credentials import Credentials
 from shared.database import errors as _registered  # noqa: F401 - importing it registers the database's errors
 from shared.database.pool import Database
 from shared.errors import ApiError
-from shared.logs import log_request
+from shared.logs import log
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ class Runtime:
             elif function is None:
                 response = await self._page(scope["path"], method)
             else:
-                request = Request(
-                    method, scope["path"], path_value, scope["query_string"], headers, this_id, incoming.receive
-                )
+                peer = scope["client"][0] if scope.get("client") else None
+                query = scope["query_string"]
+                request = Request(method, path_value, query, headers, this_id, incoming.receive, peer)
                 caller = await dispatch.admit(services, function, request)
                 response = await dispatch.run(services, function, request, caller)
         except ClientGoneError:
@@ -115,14 +115,16 @@ class Runtime:
         except Exception as error:  # noqa: BLE001 - every request gets a response
             response = Response.of(dispatch.explained(error, this_id))
         response.request_id = this_id
-        log_request(
-            this_id.decode(),
-            function.name if function else None,
-            method,
-            response.status,
-            response.code,
-            caller.mode if caller else None,
-            time.perf_counter() - started,
+        log(
+            "INFO" if response.status < HTTPStatus.INTERNAL_SERVER_ERROR else "ERROR",
+            "request",
+            request_id=this_id.decode(),
+            function=function.name if function else None,
+            method=method,
+            status=response.status,
+            code=response.code,
+            caller=caller.mode if caller else None,
+            milliseconds=round((time.perf_counter() - started) * 1000, 2),
         )
         return response
 

@@ -1,4 +1,4 @@
-"""A server for the functions: uvicorn, with bounds on what a client may send before a request has even begun."""
+"""A server for the functions: uvicorn, with bounds on the size and the time of a request."""
 
 import asyncio
 import gc
@@ -25,9 +25,8 @@ GRACE_SECONDS = 9  # Cloud Run kills ten seconds after SIGTERM
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """httptools waits for a request of any size for any time; here both are bounded, and refusals are JSON too."""
+    """httptools waits for a request of any size for any time; here both are bounded, and refusals are JSON."""
 
-    _answers: "_OneWrite"
     _deadline: TimerHandle | None = None
     _header_bytes = 0
     _in_headers = True
@@ -35,7 +34,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self.transport = self._answers = _OneWrite(transport)  # type: ignore[assignment]  # stands in for it
         self._deadline = self.loop.call_later(REQUEST_SECONDS, self._refuse_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -51,9 +49,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_headers:
             self._header_bytes += len(data)
             if self._header_bytes > HEADER_BYTES:
-                self._refuse(
-                    ErrorResponse(431, "headers_too_large", f"The headers are larger than {HEADER_BYTES:,} bytes")
-                )
+                message = f"The headers are larger than {HEADER_BYTES:,} bytes"
+                self._refuse(ErrorResponse(431, "headers_too_large", message, hint="Send fewer or shorter headers."))
 
     def on_message_begin(self) -> None:
         self._arriving = self._in_headers = True
@@ -62,17 +59,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_headers = False
         self._header_bytes = 0
-        # functions-framework's name for the same thing; it makes one, at some cost, unless it finds it.
-        self.headers.append((b"function-execution-id", request_id(self.headers)))
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._arrived()
         super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        self._answers.flush()  # an answer to HEAD has no body
-        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(ErrorResponse(400, "malformed_request", msg))
@@ -84,9 +75,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse_slow(self) -> None:
-        self._refuse(
-            ErrorResponse(408, "request_too_slow", f"The request did not arrive within {REQUEST_SECONDS:.0f} seconds")
-        )
+        message = f"The request did not arrive within {REQUEST_SECONDS:.0f} seconds"
+        self._refuse(ErrorResponse(408, "request_too_slow", message))
 
     def _refuse(self, error: ErrorResponse) -> None:
         self._arrived()
@@ -105,33 +95,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class _OneWrite:
-    """uvicorn writes the head and the body of an answer apart, a system call and a packet each. Here they are one."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100 "):
-            self._head = data
-        else:
-            self._transport.write(self._head + data)
-            self._head = b""
-
-    def flush(self) -> None:
-        if self._head:
-            self._transport.write(self._head)
-            self._head = b""
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
         super().__init__(config)
@@ -142,7 +105,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.enable()
-        gc.freeze()  # what start-up made lives as long as the process; no later collection looks at it again
+        gc.freeze()  # objects made at start-up live as long as the process; no later collection visits them
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         log("INFO", "ready", address=f"http://{host}:{port}")
 
@@ -152,7 +115,7 @@ class _Server(uvicorn.Server):
 
 
 async def _refused_by_framework(request: Request, error: Exception) -> Response:
-    """functions-framework knows a few methods and two paths of its own; what it refuses is answered as we do."""
+    """functions-framework refuses some methods and paths by itself; the response has the form of all errors."""
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     answer = Response.of(
         ErrorResponse(error.status_code, "not_served", error.detail, headers=dict(error.headers or {}))

@@ -306,7 +306,20 @@ begin
     left(nullif(trim(headers ->> 'x-real-ip'), ''), 500)
   );
 end $$;
-comment on function private.client_ip(jsonb) is 'The address this request came from, as the nearest proxy saw it.';
+comment on function private.client_ip(jsonb) is
+  'The address this request came from, as the nearest proxy saw it. The functions send it as the only entry.';
+
+create function private.client_network() returns text language plpgsql stable set search_path = '' as $$
+declare
+  address inet;
+begin
+  address := private.client_ip();
+  return case family(address) when 6 then network(set_masklen(address, 64))::text else host(address) end;
+exception when invalid_text_representation then
+  return null;
+end $$;
+comment on function private.client_network() is
+  'What rate limits count by: the IPv4 address, or the /64 of an IPv6 address, of which one client has all. Null without.';
 
 grant execute on function private.current_user_id(), private.requested_org(), private.current_user_org("OrgRole", boolean),
   private.is_admin(), private.is_super_admin(), private.is_org_owner(), private.visible_users()

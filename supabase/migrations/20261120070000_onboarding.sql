@@ -287,7 +287,7 @@ declare
 begin
   perform private.refuse_suspended();
   if me is null then
-    perform private.count_onboarding(private.client_ip());
+    perform private.count_onboarding(private.client_network());
   end if;
   insert into public.onboarding_sessions (token_hash, user_id) values (asked ->> 'token_hash', me)
   returning * into session;

@@ -173,7 +173,7 @@ begin
     raise exception 'This token is not known' using
       errcode = 'PT401', hint = 'It was revoked or rotated; ask the administrators of the organisation for another.';
   end if;
-  perform private.count_capture(token, private.client_ip());
+  perform private.count_capture(token, private.client_network());
   update private.capture_tokens t set last_used_at = now() where t.id = token.id;
   -- A field that people do not see: who fills it in is a robot.
   if coalesce(capture ->> 'website', '') <> '' then
@@ -237,6 +237,25 @@ comment on function private.capture_lead(jsonb) is
 grant execute on function private.capture_lead(jsonb) to strive_functions;
 
 -- import-records ------------------------------------------------------------------------------------------------------
+
+create function private.authorize_import(query jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  perform private.require_org('MEMBER');
+  return '{}';
+end $$;
+comment on function private.authorize_import(jsonb) is 'Raises unless the caller may import; runs before a file is read.';
+
+create function private.begin_import(options jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('import:' || private.require_org('MEMBER'), 0)) then
+    raise exception 'An import of this organisation is running' using
+      errcode = 'PT409', hint = 'Wait until it has finished.';
+  end if;
+  return '{}';
+end $$;
+comment on function private.begin_import(jsonb) is 'Raises while another import of the organisation runs.';
 
 create function private.known_emails(emails text[]) returns text[]
 language plpgsql stable security definer set search_path = '' as $$
@@ -320,5 +339,5 @@ begin
 end $$;
 comment on function private.import_rows(jsonb) is 'Imports some rows of a file; says which could not be, and why.';
 
-grant execute on function private.known_emails(text[]), private.import_row(uuid, text, jsonb),
+grant execute on function private.authorize_import(jsonb), private.begin_import(jsonb), private.known_emails(text[]), private.import_row(uuid, text, jsonb),
   private.import_rows(jsonb) to strive_functions;

@@ -23,23 +23,29 @@ end $$;
 comment on function private.require_admin() is '42501 unless the caller administers the platform, in their own name.';
 grant execute on function private.is_sql_editor(), private.require_admin() to authenticated;
 
--- The attempts of others are noted up to ten an hour and person: enough to be seen, too few to fill the log.
+-- Refusals of people who are no admins are logged up to ten an hour and person: enough to be seen, too few to fill the
+-- log.
 create function private.log_refusal(action "AdminAction", target_type text, target_id text, metadata jsonb, error text)
 returns void language plpgsql security definer set search_path = '' as $$
 declare
   who uuid := coalesce((auth.jwt() #>> '{act,sub}')::uuid, auth.uid());
 begin
-  if private.is_admin() or (
-    select count(*) from (
-      select from public.admin_action_logs l
-      where l.admin_id = who and l.created_at > now() - interval '1 hour' and not l.success limit 10
-    ) noted
-  ) < 10 then
-    perform private.append_admin_action(action, 'Refused or failed', target_type, target_id, metadata, false, error, null);
+  if not private.is_admin() then
+    -- One at a time for each person: each counts what the one before has logged.
+    perform pg_advisory_xact_lock(hashtextextended('refusals:' || who, 0));
+    if (
+      select count(*) from (
+        select from public.admin_action_logs l
+        where l.admin_id = who and l.created_at > clock_timestamp() - interval '1 hour' and not l.success limit 10
+      ) logged
+    ) >= 10 then
+      return;
+    end if;
   end if;
+  perform private.append_admin_action(action, 'Refused or failed', target_type, target_id, metadata, false, error, null);
 end $$;
 comment on function private.log_refusal("AdminAction", text, text, jsonb, text) is
-  'Logs what was tried in vain. Granted to nobody: for attempts.';
+  'Logs a refused or failed operation. Granted to nobody: for attempts.';
 
 create function private.attempt(
   operation text, payload jsonb, action "AdminAction", description text, target_type text, target_id text

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 
 from tests.support.responses import refused as answered
 from tests.support.rows import call, refused
-from tests.support.serving import Serving
+from tests.support.serving import Serving, environment, serving
 from tests.support.world import ACME, PEOPLE, Database, Row
 
 _address = count(1)
@@ -31,6 +32,7 @@ def token(database: Database) -> Iterator[str]:
             "public.activities",
             "public.notifications",
             "private.capture_tokens",
+            "private.capture_counts",
         ):
             connection.execute(f"delete from {table}")
 
@@ -126,6 +128,35 @@ def test_attack_flood_from_one_address_or_from_many(functions: Serving, database
     answered(refusal, 429, "PT429")
     # When the next minute begins, there is room again.
     assert abs(60 - began % 60 - int(refusal.headers["retry-after"])) <= time.time() - began + 1
+
+
+def networks(database: Database) -> set[str]:
+    with database.connect() as connection:
+        return {address for (address,) in connection.execute("select address from private.capture_counts")} - {""}
+
+
+def test_rate_limit_counts_ipv6_by_its_64_network(functions: Serving, database: Database, token: str) -> None:
+    for address in ("2001:db8::1", "2001:db8::2:3", "[2001:db8::4]:4711"):
+        capture(functions, token, address)
+    assert networks(database) == {"2001:db8::/64"}
+
+
+def test_rate_limit_counts_the_client_behind_googles_balancer(
+    tmp_path: Path, database: Database, database_url: str, token: str
+) -> None:
+    with serving(tmp_path, environment(database_url, TRUSTED_PROXIES="2")) as functions:
+        for client in ("203.0.113.20", "203.0.113.21"):
+            capture(functions, token, f"198.51.100.9, {client}, 35.191.0.9")
+    assert networks(database) == {"203.0.113.20", "203.0.113.21"}
+
+
+def test_attack_many_unknown_fields_are_refused_unexplained(functions: Serving, token: str) -> None:
+    many = {f"field{number}": 1 for number in range(50_000)}
+    answered(capture(functions, token, **dict[str, Any](many)), 413, "body_too_large")
+    some = dict(list(many.items())[:6_000])
+    assert answered(capture(functions, token, **dict[str, Any](some)), 422, "too_many_keys").json()["details"] is None
+    few = dict(list(many.items())[:1_000])
+    assert answered(capture(functions, token, **dict[str, Any](few)), 422, "invalid_body").json()["details"] is None
 
 
 def test_a_rotated_token_ends_and_a_revoked_one_cannot_come_back(

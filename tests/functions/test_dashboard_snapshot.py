@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from functions.dashboard_snapshot import FirstScreen
+from functions.dashboard_snapshot import DashboardSnapshot
 from tests.support.responses import refused
 from tests.support.rows import add
 from tests.support.serving import Serving
@@ -46,11 +46,11 @@ def values(answer: httpx.Response) -> dict[str, Any]:
 def test_the_first_screen_is_as_the_document_says(functions: Serving) -> None:
     answer = ask(functions)
     assert answer.status_code == 200, answer.text
-    told = FirstScreen.model_validate_json(answer.content)
+    told = DashboardSnapshot.model_validate_json(answer.content)
     assert (told.organization.id, told.organization.role) == (ACME, "MEMBER")
     assert values(answer)["New leads"] == 2
     assert [widget.error for widget in told.widgets] == [None] * 9
-    assert answer.json().keys() == FirstScreen.model_fields.keys()
+    assert answer.json().keys() == DashboardSnapshot.model_fields.keys()
 
 
 def test_each_tenant_has_its_own_numbers(functions: Serving) -> None:
@@ -79,7 +79,7 @@ def test_one_that_cannot_be_shown_leaves_the_rest(functions: Serving, database: 
             ), config=json.dumps({"metric_id": str(metric["id"])}),
         )  # fmt: skip
         cursor.execute("delete from public.dashboard_metrics where id = %s", [metric["id"]])
-    told = FirstScreen.model_validate_json(ask(functions).content)
+    told = DashboardSnapshot.model_validate_json(ask(functions).content)
     errors = {widget.name: widget.error for widget in told.widgets if widget.error}
     assert errors.keys() == {"Broken"}
     assert errors["Broken"]

@@ -3,8 +3,11 @@
 import csv as tables
 import io
 import json
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.responses import refused
-from tests.support.serving import Serving
+from tests.support.serving import Serving, token
 from tests.support.world import ACME, Database, Row
 
 
@@ -174,6 +177,89 @@ def test_what_was_not_imported_may_be_sent_again_with_its_key(functions: Serving
     assert not report(send(functions, "name\nAda\n", key=key, dry_run="true"))[-1]["committed"]
     assert report(send(functions, "name\nAda\n", key=key))[-1]["committed"]
     assert [row["name"] for row in rows(database)] == ["Ada"]
+
+
+# Hostile files and clients -------------------------------------------------------------------------------------------
+
+
+def test_attack_rights_are_checked_before_the_file_is_read(functions: Serving) -> None:
+    with closing(socket.create_connection(("127.0.0.1", functions.port), timeout=20)) as connection:
+        head = [
+            "POST /functions/v1/import-records?kind=leads HTTP/1.1",
+            "host: functions",
+            f"authorization: Bearer {token('viewer')}",
+            "content-type: text/csv",
+            "content-length: 1000000",
+        ]
+        connection.sendall("\r\n".join([*head, "", ""]).encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize(
+    ("csv", "status", "code"),
+    [
+        (b"name," + b"x" * 2_000_000, 413, "line_too_long"),
+        (b",".join(b"c%d" % number for number in range(300)) + b"\n", 422, "invalid_mapping"),
+        (b"name\n" + b"x" * 2_000_000, 413, "line_too_long"),
+        (b'name\n"' + b"x\n" * 1_000_000, 413, "line_too_long"),
+        (b"name\n" + b"," * 200_000, 413, "line_too_long"),
+        (b"name\n" + b"\n" * 200_001, 413, "too_many_lines"),
+        (b"name\n" + b"x" * (17 << 20), 413, "body_too_large"),
+    ],
+    ids=["header", "columns", "line", "open quote", "cells", "lines", "file"],
+)
+def test_attack_a_file_without_measure(functions: Serving, csv: bytes, status: int, code: str) -> None:
+    answer = refused(send(functions, csv), status, code)
+    assert len(answer.content) < 2000
+
+
+def imports(database: Database) -> int:
+    with database.connect() as connection:
+        return connection.execute(
+            "select from pg_stat_activity where application_name = 'strive-uploads' and datname = current_database()"
+        ).rowcount
+
+
+@contextmanager
+def blocked(database: Database) -> Iterator[None]:
+    """No lead can be inserted meanwhile."""
+    with database.connect() as blocker:
+        blocker.autocommit = False
+        blocker.execute("lock table public.leads in share mode")
+        yield
+        blocker.rollback()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_organisation_runs_one_import_at_a_time(functions: Serving, database: Database) -> None:
+    with ThreadPoolExecutor(1) as pool, blocked(database):
+        first = pool.submit(send, functions, "name\nAda\n")
+        until(lambda: imports(database) == 1)
+        refused(send(functions, "name\nEve\n", person="owner"), 409, "PT409")
+    assert report(first.result())[-1]["committed"]
+
+
+def test_attack_a_client_that_leaves_ends_its_import(functions: Serving, database: Database) -> None:
+    body = ("name\n" + "Ada\n" * 60_000).encode()
+    head = [
+        "POST /functions/v1/import-records?kind=leads HTTP/1.1",
+        "host: functions",
+        f"authorization: Bearer {token('member')}",
+        "content-type: text/csv",
+        f"content-length: {len(body)}",
+    ]
+    with closing(socket.create_connection(("127.0.0.1", functions.port), timeout=20)) as connection:
+        connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        assert imports(database) == 1
+    until(lambda: imports(database) == 0)
+    assert rows(database) == []
 
 
 # Any file ------------------------------------------------------------------------------------------------------------

@@ -35,6 +35,11 @@ def test_every_function_says_what_it_does_and_every_field_can_be_read_by_a_gener
     assert {reference.rsplit("/", 1)[1] for reference in references} <= described["components"]["schemas"].keys()
 
 
+def test_schema_names_are_unique_words() -> None:
+    names = document("http://x", load(ALL))["components"]["schemas"]
+    assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
+
+
 def test_no_input_gets_a_5xx_or_an_answer_that_is_not_documented(tmp_path: Path, database_url: str) -> None:
     """Schemathesis makes requests from the document, right and wrong ones, and holds each answer against it."""
     # It repeats an Idempotency-Key with another body now and then, which no schema can forbid.

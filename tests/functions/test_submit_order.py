@@ -10,7 +10,7 @@ import httpx
 import pytest
 from psycopg.types.json import Jsonb
 
-from functions.submit_order import Submitted
+from functions.submit_order import SubmittedOrder
 from tests.database.test_garage import in_status
 from tests.support.responses import refused
 from tests.support.serving import Serving
@@ -64,7 +64,7 @@ def test_a_submitted_order_is_answered_with_its_estimate_milestones_and_what_is_
     order = in_status(database, "DRAFT", complexity="MODERATE", requirements=Jsonb({"custom_ui": True}))
     answer = submit(functions, order)
     assert answer.status_code == 200, answer.text
-    told = Submitted.model_validate_json(answer.content)
+    told = SubmittedOrder.model_validate_json(answer.content)
     assert (told.order_id, told.status) == (order, "SUBMITTED")
     assert (told.estimated_hours, told.estimated_cost) == (21, 3150)
     assert [milestone.stage for milestone in told.milestones] == ["design", "development", "testing", "deployment"]

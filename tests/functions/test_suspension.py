@@ -302,6 +302,19 @@ def test_an_attempt_that_runs_into_a_timeout_is_logged_by_a_transaction_of_its_o
     assert logged == [(False, "database_busy")]
 
 
+def test_attack_no_more_than_ten_refusals_an_hour_are_logged(functions: Serving, database: Database) -> None:
+    def attempt(_: int) -> int:
+        with functions.client("outsider") as client:
+            body = {"user_id": str(PEOPLE["member"]), **SPAM}
+            return client.post("/functions/v1/suspend-user", json=body).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(attempt, range(40))) == {403}
+    with database.connect() as connection:
+        logged = "select from public.admin_action_logs where admin_id = %s and not success"
+        assert connection.execute(logged, [PEOPLE["outsider"]]).rowcount == 10
+
+
 def test_attack_call_what_only_the_functions_may(database: Database) -> None:
     for statement in (
         "select private.suspend_user('{}')",

@@ -159,8 +159,8 @@ def test_attack_a_body_without_end(functions: Serving) -> None:
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-def test_attack_json_a_hundred_thousand_deep(functions: Serving, opening: bytes) -> None:
-    status, error = exchange(functions, request(opening * 100_000))
+def test_attack_deeply_nested_json(functions: Serving, opening: bytes) -> None:
+    status, error = exchange(functions, request(opening * 10_000))
     assert (status, error["code"]) == (400, "malformed_json")
     deep = b'{"metadata":' + opening * 500 + b"1" + (b"]" if opening == b"[" else b"}") * 500 + b"}"
     status, error = exchange(functions, request(deep))

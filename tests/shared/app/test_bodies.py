@@ -1,6 +1,8 @@
 """Headers and bodies before anybody looks inside."""
 
 import asyncio
+import contextlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.app.bodies import DRAINED_BYTES, ClientGoneError, check_content, read_body
+from shared.app.bodies import DRAINED_BYTES, ClientGoneError, check_content, check_keys, read_body
 from shared.app.headers import SENT_ONCE, check_headers, read_headers, request_id
 from shared.errors import ApiError
 
@@ -80,3 +82,30 @@ def test_the_callers_request_id_goes_before_the_platforms() -> None:
     both = [(b"function-execution-id", b"of-the-platform"), (b"x-request-id", b"of-the-caller")]
     assert request_id(both) == b"of-the-caller"
     assert request_id([(b"x-request-id", b"bad id")]) != request_id([(b"x-request-id", b"bad id")])
+
+
+def keys_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(keys_of, value.values()))
+    return sum(map(keys_of, value)) if isinstance(value, list) else 0
+
+
+Json = st.recursive(
+    st.none() | st.integers() | st.text(st.sampled_from('a":\\,{}é ')),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.sampled_from('a":\\,{}')), inner),
+)
+
+
+@given(Json, st.booleans())
+def test_exactly_the_keys_of_a_body_are_counted(body: Any, spaced: bool) -> None:
+    sent = json.dumps(body, separators=(" , ", " : ") if spaced else (",", ":")).encode()
+    asyncio.run(check_keys(sent, keys_of(body)))
+    if keys_of(body):
+        with pytest.raises(ApiError, match="more than"):
+            asyncio.run(check_keys(sent, keys_of(body) - 1))
+
+
+@given(st.binary() | st.text(st.sampled_from('":\\')).map(str.encode))
+def test_keys_of_any_bytes_are_counted(body: bytes) -> None:
+    with contextlib.suppress(ApiError):
+        asyncio.run(check_keys(body, 1))
