@@ -120,6 +120,268 @@ class BillingCycle(StrEnum):
     YEARLY = 'YEARLY'
 
 
+class ComplexityLevel(StrEnum):
+    """
+    Size of a build: up to 8, 24, 72 hours, or more.
+    """
+
+    SIMPLE = 'SIMPLE'
+    MODERATE = 'MODERATE'
+    COMPLEX = 'COMPLEX'
+    ENTERPRISE = 'ENTERPRISE'
+
+
+class DashboardActivityType(StrEnum):
+    """
+    Kind of a feed entry; what was done with a customer is an "ActivityType".
+    """
+
+    USER_ACTION = 'USER_ACTION'
+    SYSTEM_EVENT = 'SYSTEM_EVENT'
+    WORKFLOW_UPDATE = 'WORKFLOW_UPDATE'
+    DATA_CHANGE = 'DATA_CHANGE'
+    SECURITY_EVENT = 'SECURITY_EVENT'
+    INTEGRATION_EVENT = 'INTEGRATION_EVENT'
+
+
+class DashboardTheme(StrEnum):
+    """
+    Colours of a person's dashboard.
+    """
+
+    LIGHT = 'LIGHT'
+    DARK = 'DARK'
+    AUTO = 'AUTO'
+
+
+class DeleteOwnAccount(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    confirm: Annotated[
+        str,
+        Field(
+            description='The e-mail address of the account.',
+            max_length=255,
+            title='Confirm',
+        ),
+    ]
+
+
+class DeleteUser(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    user_id: Annotated[UUID, Field(title='User Id')]
+    reason: Annotated[str, Field(max_length=500, min_length=1, title='Reason')]
+
+
+class DeletedAccount(BaseModel):
+    """
+    `auth` is pending while Auth and Storage have not done their part; the account is of no use all the same.
+    """
+
+    user_id: Annotated[UUID, Field(title='User Id')]
+    deleted_at: Annotated[AwareDatetime, Field(title='Deleted At')]
+    auth: Annotated[Auth, Field(title='Auth')]
+
+
+class Evaluate(BaseModel):
+    """
+    OFREP's request.
+    """
+
+    context: Annotated[dict[str, Any], Field(title='Context')] = None
+
+
+class Reason(StrEnum):
+    STATIC = 'STATIC'
+    TARGETING_MATCH = 'TARGETING_MATCH'
+    SPLIT = 'SPLIT'
+    DISABLED = 'DISABLED'
+    DEFAULT = 'DEFAULT'
+    STALE = 'STALE'
+
+
+class ExportFile(BaseModel):
+    name: Annotated[str, Field(title='Name')]
+    table: Annotated[str, Field(title='Table')]
+    rows: Annotated[int, Field(title='Rows')]
+    bytes: Annotated[int, Field(title='Bytes')]
+    sha256: Annotated[str, Field(title='Sha256')]
+    url: Annotated[str, Field(title='Url')]
+
+
+class Format(StrEnum):
+    ndjson = 'ndjson'
+    csv = 'csv'
+
+
+class ExportRequest(BaseModel):
+    """
+    ndjson is exact and can be restored; csv is for people and their spreadsheets.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    organization_id: Annotated[UUID, Field(title='Organization Id')]
+    format: Annotated[Format, Field(title='Format')] = 'ndjson'
+
+
+class ExportResult(BaseModel):
+    """
+    The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes.
+    """
+
+    export_id: Annotated[UUID, Field(title='Export Id')]
+    complete: Annotated[
+        bool,
+        Field(
+            description='False for an owner: without what belongs to single members.',
+            title='Complete',
+        ),
+    ]
+    rows: Annotated[int, Field(title='Rows')]
+    manifest_url: Annotated[str, Field(title='Manifest Url')]
+    manifest_sha256: Annotated[str, Field(title='Manifest Sha256')]
+    files: Annotated[list[ExportFile], Field(title='Files')]
+
+
+class Exposure(BaseModel):
+    """
+    The flag that somebody has met, and the context with which it was evaluated for them.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    flag: Annotated[str, Field(max_length=100, min_length=1, title='Flag')]
+    context: Annotated[dict[str, Any] | None, Field(title='Context')] = None
+
+
+class ErrorCode(StrEnum):
+    FLAG_NOT_FOUND = 'FLAG_NOT_FOUND'
+    PARSE_ERROR = 'PARSE_ERROR'
+    TARGETING_KEY_MISSING = 'TARGETING_KEY_MISSING'
+    INVALID_CONTEXT = 'INVALID_CONTEXT'
+    GENERAL = 'GENERAL'
+
+
+class Failed(BaseModel):
+    key: Annotated[str, Field(title='Key')]
+    errorCode: Annotated[ErrorCode, Field(title='Errorcode')]
+    errorDetails: Annotated[str, Field(title='Errordetails')]
+
+
+class FlagMetadata(BaseModel):
+    on: Annotated[bool, Field(title='On')]
+    rule: Annotated[str, Field(title='Rule')]
+    version: Annotated[int, Field(title='Version')]
+
+
+class ImpersonationRequest(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    user_id: Annotated[UUID, Field(title='User Id')]
+    reason: Annotated[str, Field(max_length=500, min_length=1, title='Reason')]
+
+
+class ImpersonationToken(BaseModel):
+    """
+    A token to call the API with as that user; there is nothing to renew it with.
+    """
+
+    impersonation_id: Annotated[UUID, Field(title='Impersonation Id')]
+    access_token: Annotated[str, Field(title='Access Token')]
+    token_type: Annotated[Literal['bearer'], Field(title='Token Type')]
+    expires_in: Annotated[int, Field(title='Expires In')]
+    expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
+
+
+class Kind(StrEnum):
+    leads = 'leads'
+    contacts = 'contacts'
+
+
+class OnError(StrEnum):
+    """
+    stop: import all lines or none; skip: import all valid lines.
+    """
+
+    stop = 'stop'
+    skip = 'skip'
+
+
+class ImportOptions(BaseModel):
+    """
+    How to read the file; its first line names the columns.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    kind: Annotated[Kind, Field(title='Kind')]
+    mapping: Annotated[
+        str | None,
+        Field(
+            description='Maps columns of the file to columns of the table; without it, columns are matched by name.',
+            title='Mapping',
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool, Field(description='Report errors and import nothing.', title='Dry Run')
+    ] = False
+    on_error: Annotated[
+        OnError,
+        Field(
+            description='stop: import all lines or none; skip: import all valid lines.',
+            title='On Error',
+        ),
+    ] = 'stop'
+    skip_known: Annotated[
+        bool,
+        Field(
+            description='Skip lines whose email the organisation already has.',
+            title='Skip Known',
+        ),
+    ] = False
+
+
+class Outcome(StrEnum):
+    DONE = 'DONE'
+    SKIPPED = 'SKIPPED'
+
+
+class JobRun(BaseModel):
+    """
+    SKIPPED: another run of this job was running.
+    """
+
+    id: Annotated[UUID, Field(title='Id')]
+    job: Annotated[str, Field(title='Job')]
+    outcome: Annotated[Outcome, Field(title='Outcome')]
+    result: Annotated[Any, Field(title='Result')]
+    error: Annotated[None, Field(title='Error')]
+    started_at: Annotated[AwareDatetime, Field(title='Started At')]
+    finished_at: Annotated[AwareDatetime, Field(title='Finished At')]
+
+
+class JsonValue(RootModel[Any]):
+    root: Any
+
+
+class LayoutDensity(StrEnum):
+    """
+    Spacing of a person's dashboard.
+    """
+
+    COMPACT = 'COMPACT'
+    NORMAL = 'NORMAL'
+    SPACIOUS = 'SPACIOUS'
+
+
 class Email(RootModel[str]):
     root: Annotated[
         str,
@@ -196,359 +458,13 @@ class Cities1(RootModel[list[Cities1Item]]):
     root: Annotated[list[Cities1Item], Field(max_length=20, title='Cities')] = None
 
 
-class ComplexityLevel(StrEnum):
-    """
-    Size of a build: up to 8, 24, 72 hours, or more.
-    """
+class LeadReceived(BaseModel):
+    received: Annotated[bool, Field(title='Received')]
 
-    SIMPLE = 'SIMPLE'
-    MODERATE = 'MODERATE'
-    COMPLEX = 'COMPLEX'
-    ENTERPRISE = 'ENTERPRISE'
 
-
-class DurationMinutes(RootModel[int]):
-    root: Annotated[int, Field(ge=0, le=100000, title='Duration Minutes')] = None
-
-
-class CrmActivity1(BaseModel):
-    """
-    Something done with a lead, contact, deal or listing; at least one of the four is named.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    type: ActivityType
-    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
-    outcome: Annotated[str | None, Field(title='Outcome')] = None
-    duration_minutes: Annotated[
-        DurationMinutes | None, Field(title='Duration Minutes')
-    ] = None
-    completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')] = None
-    lead_id: Annotated[UUID | None, Field(title='Lead Id')]
-    contact_id: Annotated[UUID | None, Field(title='Contact Id')] = None
-    deal_id: Annotated[UUID | None, Field(title='Deal Id')] = None
-    listing_id: Annotated[UUID | None, Field(title='Listing Id')] = None
-
-
-class CrmActivity2(BaseModel):
-    """
-    Something done with a lead, contact, deal or listing; at least one of the four is named.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    type: ActivityType
-    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
-    outcome: Annotated[str | None, Field(title='Outcome')] = None
-    duration_minutes: Annotated[
-        DurationMinutes | None, Field(title='Duration Minutes')
-    ] = None
-    completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')] = None
-    lead_id: Annotated[UUID | None, Field(title='Lead Id')] = None
-    contact_id: Annotated[UUID | None, Field(title='Contact Id')]
-    deal_id: Annotated[UUID | None, Field(title='Deal Id')] = None
-    listing_id: Annotated[UUID | None, Field(title='Listing Id')] = None
-
-
-class CrmActivity3(BaseModel):
-    """
-    Something done with a lead, contact, deal or listing; at least one of the four is named.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    type: ActivityType
-    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
-    outcome: Annotated[str | None, Field(title='Outcome')] = None
-    duration_minutes: Annotated[
-        DurationMinutes | None, Field(title='Duration Minutes')
-    ] = None
-    completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')] = None
-    lead_id: Annotated[UUID | None, Field(title='Lead Id')] = None
-    contact_id: Annotated[UUID | None, Field(title='Contact Id')] = None
-    deal_id: Annotated[UUID | None, Field(title='Deal Id')]
-    listing_id: Annotated[UUID | None, Field(title='Listing Id')] = None
-
-
-class CrmActivity4(BaseModel):
-    """
-    Something done with a lead, contact, deal or listing; at least one of the four is named.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    type: ActivityType
-    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
-    outcome: Annotated[str | None, Field(title='Outcome')] = None
-    duration_minutes: Annotated[
-        DurationMinutes | None, Field(title='Duration Minutes')
-    ] = None
-    completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')] = None
-    lead_id: Annotated[UUID | None, Field(title='Lead Id')] = None
-    contact_id: Annotated[UUID | None, Field(title='Contact Id')] = None
-    deal_id: Annotated[UUID | None, Field(title='Deal Id')] = None
-    listing_id: Annotated[UUID | None, Field(title='Listing Id')]
-
-
-class CrmActivity(RootModel[CrmActivity1 | CrmActivity2 | CrmActivity3 | CrmActivity4]):
-    root: Annotated[
-        CrmActivity1 | CrmActivity2 | CrmActivity3 | CrmActivity4,
-        Field(
-            description='Something done with a lead, contact, deal or listing; at least one of the four is named.',
-            title='CrmActivity',
-        ),
-    ]
-
-
-class DashboardActivityType(StrEnum):
-    """
-    Kind of a feed entry; what was done with a customer is an "ActivityType".
-    """
-
-    USER_ACTION = 'USER_ACTION'
-    SYSTEM_EVENT = 'SYSTEM_EVENT'
-    WORKFLOW_UPDATE = 'WORKFLOW_UPDATE'
-    DATA_CHANGE = 'DATA_CHANGE'
-    SECURITY_EVENT = 'SECURITY_EVENT'
-    INTEGRATION_EVENT = 'INTEGRATION_EVENT'
-
-
-class DashboardTheme(StrEnum):
-    """
-    Colours of a person's dashboard.
-    """
-
-    LIGHT = 'LIGHT'
-    DARK = 'DARK'
-    AUTO = 'AUTO'
-
-
-class Days(BaseModel):
-    """
-    A range of past days to count; without it today and the days that were missed before.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    first: Annotated[date | None, Field(title='First')] = None
-    last: Annotated[date | None, Field(title='Last')] = None
-
-
-class Deleted(BaseModel):
-    """
-    `auth` is pending while Auth and Storage have not done their part; the account is of no use all the same.
-    """
-
-    user_id: Annotated[UUID, Field(title='User Id')]
-    deleted_at: Annotated[AwareDatetime, Field(title='Deleted At')]
-    auth: Annotated[Auth, Field(title='Auth')]
-
-
-class Evaluate(BaseModel):
-    """
-    OFREP's request.
-    """
-
-    context: Annotated[dict[str, Any], Field(title='Context')] = None
-
-
-class Reason(StrEnum):
-    STATIC = 'STATIC'
-    TARGETING_MATCH = 'TARGETING_MATCH'
-    SPLIT = 'SPLIT'
-    DISABLED = 'DISABLED'
-    DEFAULT = 'DEFAULT'
-    STALE = 'STALE'
-
-
-class Format(StrEnum):
-    ndjson = 'ndjson'
-    csv = 'csv'
-
-
-class Export(BaseModel):
-    """
-    ndjson is exact and can be restored; csv is for people and their spreadsheets.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    organization_id: Annotated[UUID, Field(title='Organization Id')]
-    format: Annotated[Format, Field(title='Format')] = 'ndjson'
-
-
-class Exposure(BaseModel):
-    """
-    The flag that somebody has met, and the context with which it was evaluated for them.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    flag: Annotated[str, Field(max_length=100, min_length=1, title='Flag')]
-    context: Annotated[dict[str, Any] | None, Field(title='Context')] = None
-
-
-class ErrorCode(StrEnum):
-    FLAG_NOT_FOUND = 'FLAG_NOT_FOUND'
-    PARSE_ERROR = 'PARSE_ERROR'
-    TARGETING_KEY_MISSING = 'TARGETING_KEY_MISSING'
-    INVALID_CONTEXT = 'INVALID_CONTEXT'
-    GENERAL = 'GENERAL'
-
-
-class Failed(BaseModel):
-    key: Annotated[str, Field(title='Key')]
-    errorCode: Annotated[ErrorCode, Field(title='Errorcode')]
-    errorDetails: Annotated[str, Field(title='Errordetails')]
-
-
-class FeedEntryInput(BaseModel):
-    """
-    A plain entry of the organisation's feed.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    type: DashboardActivityType
-    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
-    entity_type: Annotated[
-        str, Field(max_length=100, min_length=1, title='Entity Type')
-    ]
-    entity_id: Annotated[str, Field(max_length=255, min_length=1, title='Entity Id')]
-    action: Annotated[str, Field(max_length=100, min_length=1, title='Action')]
-    metadata: Annotated[dict[str, Any] | None, Field(title='Metadata')] = None
-    severity: ActivitySeverity = 'INFO'
-
-
-class File(BaseModel):
-    name: Annotated[str, Field(title='Name')]
-    table: Annotated[str, Field(title='Table')]
-    rows: Annotated[int, Field(title='Rows')]
-    bytes: Annotated[int, Field(title='Bytes')]
-    sha256: Annotated[str, Field(title='Sha256')]
-    url: Annotated[str, Field(title='Url')]
-
-
-class FlagMetadata(BaseModel):
-    on: Annotated[bool, Field(title='On')]
-    rule: Annotated[str, Field(title='Rule')]
-    version: Annotated[int, Field(title='Version')]
-
-
-class Impersonated(BaseModel):
-    """
-    A token to call the API with as that user; there is nothing to renew it with.
-    """
-
-    impersonation_id: Annotated[UUID, Field(title='Impersonation Id')]
-    access_token: Annotated[str, Field(title='Access Token')]
-    token_type: Annotated[Literal['bearer'], Field(title='Token Type')]
-    expires_in: Annotated[int, Field(title='Expires In')]
-    expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
-
-
-class Impersonation(BaseModel):
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    user_id: Annotated[UUID, Field(title='User Id')]
-    reason: Annotated[str, Field(max_length=500, min_length=1, title='Reason')]
-
-
-class Kind(StrEnum):
-    leads = 'leads'
-    contacts = 'contacts'
-
-
-class OnError(StrEnum):
-    """
-    stop: all lines or none; skip: all but the wrong ones.
-    """
-
-    stop = 'stop'
-    skip = 'skip'
-
-
-class Import(BaseModel):
-    """
-    How a file is read; its first line names the columns.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    kind: Annotated[Kind, Field(title='Kind')]
-    mapping: Annotated[
-        str | None,
-        Field(
-            description='Columns of the file to columns of the table; without it they are taken by their names.',
-            title='Mapping',
-        ),
-    ] = None
-    dry_run: Annotated[
-        bool, Field(description='Report, and import nothing.', title='Dry Run')
-    ] = False
-    on_error: Annotated[
-        OnError,
-        Field(
-            description='stop: all lines or none; skip: all but the wrong ones.',
-            title='On Error',
-        ),
-    ] = 'stop'
-    skip_known: Annotated[
-        bool,
-        Field(
-            description='Leave out whose email the organisation has already.',
-            title='Skip Known',
-        ),
-    ] = False
-
-
-class Outcome(StrEnum):
-    DONE = 'DONE'
-    SKIPPED = 'SKIPPED'
-
-
-class JobRun(BaseModel):
-    """
-    SKIPPED: another run of this job was running.
-    """
-
-    id: Annotated[UUID, Field(title='Id')]
-    job: Annotated[str, Field(title='Job')]
-    outcome: Annotated[Outcome, Field(title='Outcome')]
-    result: Annotated[Any, Field(title='Result')]
-    error: Annotated[None, Field(title='Error')]
-    started_at: Annotated[AwareDatetime, Field(title='Started At')]
-    finished_at: Annotated[AwareDatetime, Field(title='Finished At')]
-
-
-class JsonValue(RootModel[Any]):
-    root: Any
-
-
-class LayoutDensity(StrEnum):
-    """
-    Spacing of a person's dashboard.
-    """
-
-    COMPACT = 'COMPACT'
-    NORMAL = 'NORMAL'
-    SPACIOUS = 'SPACIOUS'
+class LineError(BaseModel):
+    line: Annotated[int, Field(title='Line')]
+    problem: Annotated[str, Field(title='Problem')]
 
 
 class Made(BaseModel):
@@ -571,11 +487,25 @@ class MetricCategory(StrEnum):
     CUSTOM = 'CUSTOM'
 
 
-class Milestone(BaseModel):
-    id: Annotated[UUID, Field(title='Id')]
-    name: Annotated[str, Field(title='Name')]
-    stage: Annotated[str, Field(title='Stage')]
-    is_completed: Annotated[bool, Field(title='Is Completed')]
+class MetricDays(BaseModel):
+    """
+    A range of past days to count; without it today and the days that were missed before.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    first: Annotated[date | None, Field(title='First')] = None
+    last: Annotated[date | None, Field(title='Last')] = None
+
+
+class MetricPoint(BaseModel):
+    """
+    `group` is a day, the first day of a week or month, or the value of a column.
+    """
+
+    group: Annotated[str | bool | None, Field(title='Group')]
+    value: Annotated[float | None, Field(title='Value')]
 
 
 class Website2(RootModel[str]):
@@ -619,6 +549,128 @@ class Named(BaseModel):
     session_id: Annotated[UUID | None, Field(title='Session Id')] = None
 
 
+class DurationMinutes(RootModel[int]):
+    root: Annotated[int, Field(ge=0, le=100000, title='Duration Minutes')] = None
+
+
+class NewActivity1(BaseModel):
+    """
+    Something done with a lead, contact, deal or listing: send the id of at least one.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    type: ActivityType
+    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
+    description: Annotated[str | None, Field(title='Description')] = None
+    outcome: Annotated[str | None, Field(title='Outcome')] = None
+    duration_minutes: Annotated[
+        DurationMinutes | None, Field(title='Duration Minutes')
+    ] = None
+    completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')] = None
+    lead_id: Annotated[UUID | None, Field(title='Lead Id')]
+    contact_id: Annotated[UUID | None, Field(title='Contact Id')] = None
+    deal_id: Annotated[UUID | None, Field(title='Deal Id')] = None
+    listing_id: Annotated[UUID | None, Field(title='Listing Id')] = None
+
+
+class NewActivity2(BaseModel):
+    """
+    Something done with a lead, contact, deal or listing: send the id of at least one.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    type: ActivityType
+    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
+    description: Annotated[str | None, Field(title='Description')] = None
+    outcome: Annotated[str | None, Field(title='Outcome')] = None
+    duration_minutes: Annotated[
+        DurationMinutes | None, Field(title='Duration Minutes')
+    ] = None
+    completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')] = None
+    lead_id: Annotated[UUID | None, Field(title='Lead Id')] = None
+    contact_id: Annotated[UUID | None, Field(title='Contact Id')]
+    deal_id: Annotated[UUID | None, Field(title='Deal Id')] = None
+    listing_id: Annotated[UUID | None, Field(title='Listing Id')] = None
+
+
+class NewActivity3(BaseModel):
+    """
+    Something done with a lead, contact, deal or listing: send the id of at least one.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    type: ActivityType
+    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
+    description: Annotated[str | None, Field(title='Description')] = None
+    outcome: Annotated[str | None, Field(title='Outcome')] = None
+    duration_minutes: Annotated[
+        DurationMinutes | None, Field(title='Duration Minutes')
+    ] = None
+    completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')] = None
+    lead_id: Annotated[UUID | None, Field(title='Lead Id')] = None
+    contact_id: Annotated[UUID | None, Field(title='Contact Id')] = None
+    deal_id: Annotated[UUID | None, Field(title='Deal Id')]
+    listing_id: Annotated[UUID | None, Field(title='Listing Id')] = None
+
+
+class NewActivity4(BaseModel):
+    """
+    Something done with a lead, contact, deal or listing: send the id of at least one.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    type: ActivityType
+    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
+    description: Annotated[str | None, Field(title='Description')] = None
+    outcome: Annotated[str | None, Field(title='Outcome')] = None
+    duration_minutes: Annotated[
+        DurationMinutes | None, Field(title='Duration Minutes')
+    ] = None
+    completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')] = None
+    lead_id: Annotated[UUID | None, Field(title='Lead Id')] = None
+    contact_id: Annotated[UUID | None, Field(title='Contact Id')] = None
+    deal_id: Annotated[UUID | None, Field(title='Deal Id')] = None
+    listing_id: Annotated[UUID | None, Field(title='Listing Id')]
+
+
+class NewActivity(RootModel[NewActivity1 | NewActivity2 | NewActivity3 | NewActivity4]):
+    root: Annotated[
+        NewActivity1 | NewActivity2 | NewActivity3 | NewActivity4,
+        Field(
+            description='Something done with a lead, contact, deal or listing: send the id of at least one.',
+            title='NewActivity',
+        ),
+    ]
+
+
+class NewFeedEntry(BaseModel):
+    """
+    An entry of the organisation's feed.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    type: DashboardActivityType
+    title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
+    description: Annotated[str | None, Field(title='Description')] = None
+    entity_type: Annotated[
+        str, Field(max_length=100, min_length=1, title='Entity Type')
+    ]
+    entity_id: Annotated[str, Field(max_length=255, min_length=1, title='Entity Id')]
+    action: Annotated[str, Field(max_length=100, min_length=1, title='Action')]
+    metadata: Annotated[dict[str, Any] | None, Field(title='Metadata')] = None
+    severity: ActivitySeverity = 'INFO'
+
+
 class NewSession(BaseModel):
     """
     Nothing yet.
@@ -637,6 +689,13 @@ class NoInput(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
     )
+
+
+class OrderMilestone(BaseModel):
+    id: Annotated[UUID, Field(title='Id')]
+    name: Annotated[str, Field(title='Name')]
+    stage: Annotated[str, Field(title='Stage')]
+    is_completed: Annotated[bool, Field(title='Is Completed')]
 
 
 class OrderStatus(StrEnum):
@@ -667,26 +726,15 @@ class OrgRole(StrEnum):
     VIEWER = 'VIEWER'
 
 
-class OthersAccount(BaseModel):
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    user_id: Annotated[UUID, Field(title='User Id')]
-    reason: Annotated[str, Field(max_length=500, min_length=1, title='Reason')]
+class PartError(BaseModel):
+    """
+    Why this part could not be shown; the rest of the answer stands.
+    """
 
-
-class OwnAccount(BaseModel):
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    confirm: Annotated[
-        str,
-        Field(
-            description='The e-mail address of the account.',
-            max_length=255,
-            title='Confirm',
-        ),
-    ]
+    code: Annotated[str, Field(title='Code')]
+    message: Annotated[str, Field(title='Message')]
+    details: Annotated[str | None, Field(title='Details')]
+    hint: Annotated[str | None, Field(title='Hint')]
 
 
 class PaymentStatus(StrEnum):
@@ -700,15 +748,6 @@ class PaymentStatus(StrEnum):
     FAILED = 'FAILED'
     CANCELLED = 'CANCELLED'
     REQUIRES_ACTION = 'REQUIRES_ACTION'
-
-
-class Point(BaseModel):
-    """
-    `group` is a day, the first day of a week or month, or the value of a column.
-    """
-
-    group: Annotated[str | bool | None, Field(title='Group')]
-    value: Annotated[float | None, Field(title='Value')]
 
 
 class PortalSession(BaseModel):
@@ -744,13 +783,6 @@ class PortalVisit(BaseModel):
     return_url: Annotated[ReturnUrl | None, Field(title='Return Url')] = None
 
 
-class Position(BaseModel):
-    x: Annotated[int, Field(title='X')]
-    y: Annotated[int, Field(title='Y')]
-    w: Annotated[int, Field(title='W')]
-    h: Annotated[int, Field(title='H')]
-
-
 class PropertyType(StrEnum):
     """
     Kind of property.
@@ -778,7 +810,7 @@ class Reason1(RootModel[str]):
     root: Annotated[str, Field(max_length=500, min_length=1, title='Reason')] = None
 
 
-class ReactivateMany(BaseModel):
+class ReactivateUsers(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
     )
@@ -806,11 +838,7 @@ class Reactivation(BaseModel):
     ] = None
 
 
-class Received(BaseModel):
-    received: Annotated[bool, Field(title='Received')]
-
-
-class Reconcile(BaseModel):
+class ReconcileOptions(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
     )
@@ -821,6 +849,23 @@ class Reconcile(BaseModel):
             title='Compare',
         ),
     ] = None
+
+
+class Recorded(BaseModel):
+    """
+    `recorded` is false when this user (or organisation, as the flag draws) was counted before, or has it off.
+    """
+
+    flag: Annotated[str, Field(title='Flag')]
+    variant: Annotated[str, Field(title='Variant')]
+    recorded: Annotated[bool, Field(title='Recorded')]
+
+
+class RecordedActivity(BaseModel):
+    activity_id: Annotated[UUID | None, Field(title='Activity Id')]
+    feed_id: Annotated[UUID, Field(title='Feed Id')]
+    organization_id: Annotated[UUID, Field(title='Organization Id')]
+    created_at: Annotated[AwareDatetime, Field(title='Created At')]
 
 
 class RefundStatus(StrEnum):
@@ -867,6 +912,13 @@ class Reason3(RootModel[str]):
     root: Annotated[str, Field(max_length=500, min_length=1, title='Reason')] = None
 
 
+class SnapshotRequest(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    feed_size: Annotated[int, Field(ge=1, le=50, title='Feed Size')] = 20
+
+
 class StripeEventStatus(StrEnum):
     """
     RECEIVED: to be applied. IGNORED: nothing to do. PARKED: waits for a customer or price we do not know yet.
@@ -878,19 +930,6 @@ class StripeEventStatus(StrEnum):
     IGNORED = 'IGNORED'
     PARKED = 'PARKED'
     QUARANTINED = 'QUARANTINED'
-
-
-class Submission(BaseModel):
-    """
-    Requirements and complexity replace those of the draft, where given.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    order_id: Annotated[UUID, Field(title='Order Id')]
-    requirements: Requirements | None = None
-    complexity: ComplexityLevel | None = None
 
 
 class SubscriptionTier(StrEnum):
@@ -905,7 +944,7 @@ class SubscriptionTier(StrEnum):
     ENTERPRISE = 'ENTERPRISE'
 
 
-class SuspendMany(BaseModel):
+class SuspendUsers(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
     )
@@ -951,11 +990,11 @@ class UserRole(StrEnum):
     USER = 'USER'
 
 
-class Wanted(BaseModel):
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    feed_size: Annotated[int, Field(ge=1, le=50, title='Feed Size')] = 20
+class WidgetPosition(BaseModel):
+    x: Annotated[int, Field(title='X')]
+    y: Annotated[int, Field(title='Y')]
+    w: Annotated[int, Field(title='W')]
+    h: Annotated[int, Field(title='H')]
 
 
 class WidgetType(StrEnum):
@@ -973,53 +1012,6 @@ class WidgetType(StrEnum):
     NOTIFICATION_PANEL = 'NOTIFICATION_PANEL'
     CALENDAR = 'CALENDAR'
     WEATHER = 'WEATHER'
-
-
-class FunctionsDashboardSnapshotProblem(BaseModel):
-    """
-    Why this part could not be shown; the rest of the answer stands.
-    """
-
-    code: Annotated[str, Field(title='Code')]
-    message: Annotated[str, Field(title='Message')]
-    details: Annotated[str | None, Field(title='Details')]
-    hint: Annotated[str | None, Field(title='Hint')]
-
-
-class FunctionsImportRecordsProblem(BaseModel):
-    line: Annotated[int, Field(title='Line')]
-    problem: Annotated[str, Field(title='Problem')]
-
-
-class FunctionsRecordActivityRecorded(BaseModel):
-    activity_id: Annotated[UUID | None, Field(title='Activity Id')]
-    feed_id: Annotated[UUID, Field(title='Feed Id')]
-    organization_id: Annotated[UUID, Field(title='Organization Id')]
-    created_at: Annotated[AwareDatetime, Field(title='Created At')]
-
-
-class FunctionsRecordExposureRecorded(BaseModel):
-    """
-    `recorded` is false when this user (or organisation, as the flag draws) was counted before, or has it off.
-    """
-
-    flag: Annotated[str, Field(title='Flag')]
-    variant: Annotated[str, Field(title='Variant')]
-    recorded: Annotated[bool, Field(title='Recorded')]
-
-
-class Activities(BaseModel):
-    """
-    All are recorded, or none.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    activities: Annotated[
-        list[CrmActivity | FeedEntryInput],
-        Field(max_length=500, min_length=1, title='Activities'),
-    ]
 
 
 class Administered(BaseModel):
@@ -1045,6 +1037,15 @@ class AdministeredUser(BaseModel):
     suspended_reason: Annotated[str | None, Field(title='Suspended Reason')]
 
 
+class AdministeredUsers(BaseModel):
+    """
+    The users as they are now; `auth` is pending while the auth service does not know of all of them.
+    """
+
+    users: Annotated[list[AdministeredUser], Field(title='Users')]
+    auth: Annotated[Auth, Field(title='Auth')]
+
+
 class Alert(BaseModel):
     id: Annotated[UUID, Field(title='Id')]
     title: Annotated[str, Field(title='Title')]
@@ -1057,98 +1058,6 @@ class Alert(BaseModel):
     ends_at: Annotated[AwareDatetime | None, Field(title='Ends At')]
     created_at: Annotated[AwareDatetime, Field(title='Created At')]
     is_viewed: Annotated[bool, Field(title='Is Viewed')]
-
-
-class PropertyTypes(RootModel[list[PropertyType]]):
-    root: Annotated[list[PropertyType], Field(max_length=7, title='Property Types')] = (
-        None
-    )
-
-
-class Capture1(BaseModel):
-    """
-    What a visitor wrote into a form; an email or a phone number is needed.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    token: Annotated[
-        str,
-        Field(
-            description="The organisation's capture token.",
-            max_length=100,
-            min_length=1,
-            title='Token',
-        ),
-    ]
-    name: Annotated[
-        str, Field(max_length=255, min_length=1, pattern='\\S', title='Name')
-    ]
-    email: Annotated[Email | None, Field(title='Email')]
-    phone: Annotated[Phone | None, Field(title='Phone')] = None
-    company: Annotated[Company | None, Field(title='Company')] = None
-    message: Annotated[Message | None, Field(title='Message')] = None
-    budget: Annotated[Budget | str | None, Field(title='Budget')] = None
-    property_types: Annotated[PropertyTypes | None, Field(title='Property Types')] = (
-        None
-    )
-    cities: Annotated[Cities | None, Field(title='Cities')] = None
-    min_bedrooms: Annotated[MinBedrooms | None, Field(title='Min Bedrooms')] = None
-    page: Annotated[Page | None, Field(title='Page')] = None
-    referrer: Annotated[Referrer | None, Field(title='Referrer')] = None
-    utm_source: Annotated[UtmSource | None, Field(title='Utm Source')] = None
-    utm_medium: Annotated[UtmMedium | None, Field(title='Utm Medium')] = None
-    utm_campaign: Annotated[UtmCampaign | None, Field(title='Utm Campaign')] = None
-    website: Annotated[Website | None, Field(title='Website')] = None
-
-
-class Capture2(BaseModel):
-    """
-    What a visitor wrote into a form; an email or a phone number is needed.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    token: Annotated[
-        str,
-        Field(
-            description="The organisation's capture token.",
-            max_length=100,
-            min_length=1,
-            title='Token',
-        ),
-    ]
-    name: Annotated[
-        str, Field(max_length=255, min_length=1, pattern='\\S', title='Name')
-    ]
-    email: Annotated[Email | None, Field(title='Email')] = None
-    phone: Annotated[Phone | None, Field(title='Phone')]
-    company: Annotated[Company | None, Field(title='Company')] = None
-    message: Annotated[Message | None, Field(title='Message')] = None
-    budget: Annotated[Budget | str | None, Field(title='Budget')] = None
-    property_types: Annotated[PropertyTypes | None, Field(title='Property Types')] = (
-        None
-    )
-    cities: Annotated[Cities1 | None, Field(title='Cities')] = None
-    min_bedrooms: Annotated[MinBedrooms | None, Field(title='Min Bedrooms')] = None
-    page: Annotated[Page | None, Field(title='Page')] = None
-    referrer: Annotated[Referrer | None, Field(title='Referrer')] = None
-    utm_source: Annotated[UtmSource | None, Field(title='Utm Source')] = None
-    utm_medium: Annotated[UtmMedium | None, Field(title='Utm Medium')] = None
-    utm_campaign: Annotated[UtmCampaign | None, Field(title='Utm Campaign')] = None
-    website: Annotated[Website | None, Field(title='Website')] = None
-
-
-class Capture(RootModel[Capture1 | Capture2]):
-    root: Annotated[
-        Capture1 | Capture2,
-        Field(
-            description='What a visitor wrote into a form; an email or a phone number is needed.',
-            title='Capture',
-        ),
-    ]
 
 
 class ChoosePlan(BaseModel):
@@ -1200,21 +1109,12 @@ class Created(BaseModel):
     ]
 
 
-class Dashboard(BaseModel):
+class DashboardSettings(BaseModel):
     layout: Annotated[dict[str, Any] | list[Any], Field(title='Layout')]
     theme: DashboardTheme
     density: LayoutDensity
     auto_refresh: Annotated[bool, Field(title='Auto Refresh')]
     pinned_modules: Annotated[list[str], Field(title='Pinned Modules')]
-
-
-class Done(BaseModel):
-    """
-    The users as they are now; `auth` is pending while the auth service does not know of all of them.
-    """
-
-    users: Annotated[list[AdministeredUser], Field(title='Users')]
-    auth: Annotated[Auth, Field(title='Auth')]
 
 
 class Evaluated(BaseModel):
@@ -1230,26 +1130,7 @@ class EvaluatedAll(BaseModel):
     metadata: SetMetadata
 
 
-class Exported(BaseModel):
-    """
-    The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes.
-    """
-
-    export_id: Annotated[UUID, Field(title='Export Id')]
-    complete: Annotated[
-        bool,
-        Field(
-            description='False for an owner: without what belongs to single members.',
-            title='Complete',
-        ),
-    ]
-    rows: Annotated[int, Field(title='Rows')]
-    manifest_url: Annotated[str, Field(title='Manifest Url')]
-    manifest_sha256: Annotated[str, Field(title='Manifest Sha256')]
-    files: Annotated[list[File], Field(title='Files')]
-
-
-class FeedEntryOutput(BaseModel):
+class FeedItem(BaseModel):
     id: Annotated[UUID, Field(title='Id')]
     user_id: Annotated[UUID | None, Field(title='User Id')]
     title: Annotated[str, Field(title='Title')]
@@ -1266,6 +1147,113 @@ class FeedEntryOutput(BaseModel):
     created_at: Annotated[AwareDatetime, Field(title='Created At')]
 
 
+class ImportProgress(BaseModel):
+    """
+    One line of the response. Only the last one, with `done`, says whether the rows were committed.
+    """
+
+    done: Annotated[bool, Field(title='Done')]
+    committed: Annotated[bool, Field(title='Committed')]
+    lines: Annotated[int, Field(title='Lines')]
+    imported: Annotated[int, Field(title='Imported')]
+    failed: Annotated[int, Field(title='Failed')]
+    known: Annotated[int, Field(title='Known')]
+    problems: Annotated[list[LineError], Field(title='Problems')]
+    ignored_columns: Annotated[list[str], Field(title='Ignored Columns')]
+
+
+class PropertyTypes(RootModel[list[PropertyType]]):
+    root: Annotated[list[PropertyType], Field(max_length=7, title='Property Types')] = (
+        None
+    )
+
+
+class LeadCapture1(BaseModel):
+    """
+    What a visitor wrote into a form; an email or a phone number is needed.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    token: Annotated[
+        str,
+        Field(
+            description="The organisation's capture token.",
+            max_length=100,
+            min_length=1,
+            title='Token',
+        ),
+    ]
+    name: Annotated[
+        str, Field(max_length=255, min_length=1, pattern='\\S', title='Name')
+    ]
+    email: Annotated[Email | None, Field(title='Email')]
+    phone: Annotated[Phone | None, Field(title='Phone')] = None
+    company: Annotated[Company | None, Field(title='Company')] = None
+    message: Annotated[Message | None, Field(title='Message')] = None
+    budget: Annotated[Budget | str | None, Field(title='Budget')] = None
+    property_types: Annotated[PropertyTypes | None, Field(title='Property Types')] = (
+        None
+    )
+    cities: Annotated[Cities | None, Field(title='Cities')] = None
+    min_bedrooms: Annotated[MinBedrooms | None, Field(title='Min Bedrooms')] = None
+    page: Annotated[Page | None, Field(title='Page')] = None
+    referrer: Annotated[Referrer | None, Field(title='Referrer')] = None
+    utm_source: Annotated[UtmSource | None, Field(title='Utm Source')] = None
+    utm_medium: Annotated[UtmMedium | None, Field(title='Utm Medium')] = None
+    utm_campaign: Annotated[UtmCampaign | None, Field(title='Utm Campaign')] = None
+    website: Annotated[Website | None, Field(title='Website')] = None
+
+
+class LeadCapture2(BaseModel):
+    """
+    What a visitor wrote into a form; an email or a phone number is needed.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    token: Annotated[
+        str,
+        Field(
+            description="The organisation's capture token.",
+            max_length=100,
+            min_length=1,
+            title='Token',
+        ),
+    ]
+    name: Annotated[
+        str, Field(max_length=255, min_length=1, pattern='\\S', title='Name')
+    ]
+    email: Annotated[Email | None, Field(title='Email')] = None
+    phone: Annotated[Phone | None, Field(title='Phone')]
+    company: Annotated[Company | None, Field(title='Company')] = None
+    message: Annotated[Message | None, Field(title='Message')] = None
+    budget: Annotated[Budget | str | None, Field(title='Budget')] = None
+    property_types: Annotated[PropertyTypes | None, Field(title='Property Types')] = (
+        None
+    )
+    cities: Annotated[Cities1 | None, Field(title='Cities')] = None
+    min_bedrooms: Annotated[MinBedrooms | None, Field(title='Min Bedrooms')] = None
+    page: Annotated[Page | None, Field(title='Page')] = None
+    referrer: Annotated[Referrer | None, Field(title='Referrer')] = None
+    utm_source: Annotated[UtmSource | None, Field(title='Utm Source')] = None
+    utm_medium: Annotated[UtmMedium | None, Field(title='Utm Medium')] = None
+    utm_campaign: Annotated[UtmCampaign | None, Field(title='Utm Campaign')] = None
+    website: Annotated[Website | None, Field(title='Website')] = None
+
+
+class LeadCapture(RootModel[LeadCapture1 | LeadCapture2]):
+    root: Annotated[
+        LeadCapture1 | LeadCapture2,
+        Field(
+            description='What a visitor wrote into a form; an email or a phone number is needed.',
+            title='LeadCapture',
+        ),
+    ]
+
+
 class Metric(BaseModel):
     """
     Of one that could not be evaluated only `id`, `name` and `error` are there.
@@ -1275,7 +1263,7 @@ class Metric(BaseModel):
 
     id: Annotated[UUID, Field(title='Id')]
     name: Annotated[str, Field(title='Name')]
-    error: FunctionsDashboardSnapshotProblem | None
+    error: PartError | None
     category: MetricCategory | None = None
     unit: Annotated[str | None, Field(title='Unit')] = None
     format: Annotated[str | None, Field(title='Format')] = None
@@ -1288,8 +1276,46 @@ class Metric(BaseModel):
     value: Annotated[float | None, Field(title='Value')] = None
     previous: Annotated[float | None, Field(title='Previous')] = None
     change: Annotated[float | None, Field(title='Change')] = None
-    series: Annotated[list[Point] | None, Field(title='Series')] = None
+    series: Annotated[list[MetricPoint] | None, Field(title='Series')] = None
     more: Annotated[bool | None, Field(title='More')] = None
+
+
+class NewActivities(BaseModel):
+    """
+    All are recorded, or none.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    activities: Annotated[
+        list[NewActivity | NewFeedEntry],
+        Field(max_length=500, min_length=1, title='Activities'),
+    ]
+
+
+class OrderQuota(BaseModel):
+    """
+    Orders of this calendar month (UTC); `allowed` is null where the plan allows any number.
+    """
+
+    tier: SubscriptionTier
+    allowed: Annotated[int | None, Field(title='Allowed')]
+    used: Annotated[int, Field(title='Used')]
+    renews_at: Annotated[AwareDatetime, Field(title='Renews At')]
+
+
+class OrderSubmission(BaseModel):
+    """
+    Requirements and complexity replace those of the draft, where given.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    order_id: Annotated[UUID, Field(title='Order Id')]
+    requirements: Requirements | None = None
+    complexity: ComplexityLevel | None = None
 
 
 class Organization(BaseModel):
@@ -1338,36 +1364,8 @@ class Payment(BaseModel):
     ]
 
 
-class Progress(BaseModel):
-    """
-    A line of the answer; the last one is `done`, and only it says whether anything was kept.
-    """
-
-    done: Annotated[bool, Field(title='Done')]
-    committed: Annotated[bool, Field(title='Committed')]
-    lines: Annotated[int, Field(title='Lines')]
-    imported: Annotated[int, Field(title='Imported')]
-    failed: Annotated[int, Field(title='Failed')]
-    known: Annotated[int, Field(title='Known')]
-    problems: Annotated[list[FunctionsImportRecordsProblem], Field(title='Problems')]
-    ignored_columns: Annotated[list[str], Field(title='Ignored Columns')]
-
-
-class Quota(BaseModel):
-    """
-    Orders of this calendar month (UTC); `allowed` is null where the plan allows any number.
-    """
-
-    tier: SubscriptionTier
-    allowed: Annotated[int | None, Field(title='Allowed')]
-    used: Annotated[int, Field(title='Used')]
-    renews_at: Annotated[AwareDatetime, Field(title='Renews At')]
-
-
-class RecordedMany(BaseModel):
-    activities: Annotated[
-        list[FunctionsRecordActivityRecorded], Field(title='Activities')
-    ]
+class RecordedActivities(BaseModel):
+    activities: Annotated[list[RecordedActivity], Field(title='Activities')]
 
 
 class Session(BaseModel):
@@ -1401,7 +1399,7 @@ class Session(BaseModel):
     ]
 
 
-class SetRoleOfMany(BaseModel):
+class SetRoleOfUsers(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
     )
@@ -1413,7 +1411,7 @@ class SetRoleOfMany(BaseModel):
     reason: Annotated[Reason3 | None, Field(title='Reason')] = None
 
 
-class Submitted(BaseModel):
+class SubmittedOrder(BaseModel):
     """
     `estimated_cost` is in US dollars.
     """
@@ -1425,8 +1423,8 @@ class Submitted(BaseModel):
     requirements: Annotated[dict[str, Any], Field(title='Requirements')]
     estimated_hours: Annotated[int, Field(title='Estimated Hours')]
     estimated_cost: Annotated[float, Field(title='Estimated Cost')]
-    milestones: Annotated[list[Milestone], Field(title='Milestones')]
-    quota: Quota
+    milestones: Annotated[list[OrderMilestone], Field(title='Milestones')]
+    quota: OrderQuota
 
 
 class Widget(BaseModel):
@@ -1441,9 +1439,9 @@ class Widget(BaseModel):
     chart_type: Annotated[str | None, Field(title='Chart Type')]
     config: Annotated[dict[str, Any], Field(title='Config')]
     refresh_rate: Annotated[int, Field(title='Refresh Rate')]
-    position: Position
+    position: WidgetPosition
     data: JsonValue
-    error: FunctionsDashboardSnapshotProblem | None
+    error: PartError | None
 
 
 class Change(RootModel[NameOrganization | ChoosePlan]):
@@ -1452,13 +1450,13 @@ class Change(RootModel[NameOrganization | ChoosePlan]):
     ]
 
 
-class FirstScreen(BaseModel):
+class DashboardSnapshot(BaseModel):
     at: Annotated[AwareDatetime, Field(title='At')]
     organization: Organization
-    dashboard: Dashboard
+    dashboard: DashboardSettings
     widgets: Annotated[list[Widget], Field(title='Widgets')]
     metrics: Annotated[list[Metric], Field(title='Metrics')]
-    feed: Annotated[list[FeedEntryOutput], Field(title='Feed')]
+    feed: Annotated[list[FeedItem], Field(title='Feed')]
     quick_actions: Annotated[list[QuickAction], Field(title='Quick Actions')]
     alerts: Annotated[list[Alert], Field(title='Alerts')]
     unread: Annotated[int, Field(title='Unread')]

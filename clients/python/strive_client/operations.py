@@ -2,11 +2,11 @@
 
 from strive_client import Operation, models
 
-bulk_admin_action: Operation[models.SuspendMany | models.ReactivateMany | models.SetRoleOfMany, models.Done] = Operation(
-    "/bulk-admin-action", models.SuspendMany | models.ReactivateMany | models.SetRoleOfMany, models.Done  # type: ignore[arg-type]
+bulk_admin_action: Operation[models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers] = Operation(
+    "/bulk-admin-action", models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers  # type: ignore[arg-type]
 )
 """Do one thing to up to 100 users, or to none of them."""
-capture_lead = Operation("/capture-lead", models.Capture, models.Received)
+capture_lead = Operation("/capture-lead", models.LeadCapture, models.LeadReceived)
 """Take a lead from a website."""
 complete_onboarding_session = Operation("/complete-onboarding-session", models.Named, models.Session)
 """Do step 4: make the organisation, with the caller as its OWNER."""
@@ -14,10 +14,10 @@ create_billing_portal_session = Operation("/create-billing-portal-session", mode
 """Open Stripe's customer portal."""
 create_onboarding_session = Operation("/create-onboarding-session", models.NewSession, models.Created)
 """Start an onboarding."""
-dashboard_snapshot = Operation("/dashboard-snapshot", models.Wanted, models.FirstScreen)
+dashboard_snapshot = Operation("/dashboard-snapshot", models.SnapshotRequest, models.DashboardSnapshot)
 """Draw the first screen."""
-delete_account: Operation[models.OwnAccount | models.OthersAccount, models.Deleted] = Operation(
-    "/delete-account", models.OwnAccount | models.OthersAccount, models.Deleted  # type: ignore[arg-type]
+delete_account: Operation[models.DeleteOwnAccount | models.DeleteUser, models.DeletedAccount] = Operation(
+    "/delete-account", models.DeleteOwnAccount | models.DeleteUser, models.DeletedAccount  # type: ignore[arg-type]
 )
 """Delete an account and what is personal of it."""
 end_suspensions = Operation("/end-suspensions", models.NoInput, models.JobRun)
@@ -30,7 +30,7 @@ evaluate_flag_ofrep_v1_evaluate_flags = Operation("/evaluate-flag/ofrep/v1/evalu
 """Evaluate all feature flags, as OFREP asks for it."""
 expire_onboarding_sessions = Operation("/expire-onboarding-sessions", models.NoInput, models.JobRun)
 """Delete onboarding sessions nobody came back to."""
-export_organization = Operation("/export-organization", models.Export, models.Exported)
+export_organization = Operation("/export-organization", models.ExportRequest, models.ExportResult)
 """Export everything an organisation has."""
 forget_expired_keys = Operation("/forget-expired-keys", models.NoInput, models.JobRun)
 """Delete expired idempotency keys."""
@@ -38,21 +38,21 @@ forget_job_runs = Operation("/forget-job-runs", models.NoInput, models.JobRun)
 """Delete runs of jobs older than 30 days."""
 get_onboarding_session = Operation("/get-onboarding-session", models.Named, models.Session)
 """Where an onboarding stands, to resume it."""
-impersonate_user = Operation("/impersonate-user", models.Impersonation, models.Impersonated)
+impersonate_user = Operation("/impersonate-user", models.ImpersonationRequest, models.ImpersonationToken)
 """Act as a user for 15 minutes."""
 purge_trash = Operation("/purge-trash", models.NoInput, models.JobRun)
 """Delete what has been in the trash for 30 days."""
 reactivate_user = Operation("/reactivate-user", models.Reactivation, models.Administered)
 """End a suspension or a deactivation."""
-reconcile_stripe = Operation("/reconcile-stripe", models.Reconcile, models.JobRun)
+reconcile_stripe = Operation("/reconcile-stripe", models.ReconcileOptions, models.JobRun)
 """Ask Stripe for what its events have not told us."""
-record_exposure = Operation("/record-exposure", models.Exposure, models.FunctionsRecordExposureRecorded)
+record_exposure = Operation("/record-exposure", models.Exposure, models.Recorded)
 """Record that somebody has met their variant of a flag."""
 redact_stripe_events = Operation("/redact-stripe-events", models.NoInput, models.JobRun)
 """Forget what old events of Stripe said."""
 refresh_dashboard_metrics = Operation("/refresh-dashboard-metrics", models.NoInput, models.JobRun)
 """Count stale metrics again."""
-refresh_platform_metrics = Operation("/refresh-platform-metrics", models.Days, models.JobRun)
+refresh_platform_metrics = Operation("/refresh-platform-metrics", models.MetricDays, models.JobRun)
 """Count how the platform does today."""
 roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models.JobRun)
 """Add views and dismissals to their alerts."""
@@ -62,7 +62,7 @@ settle_onboarding_payments = Operation("/settle-onboarding-payments", models.NoI
 """Cancel payments that were left behind, ask about long ones, issue refunds that are due."""
 start_onboarding_payment = Operation("/start-onboarding-payment", models.Named, models.Payment)
 """Do step 3: start the payment, or go on with the one that was started."""
-submit_order = Operation("/submit-order", models.Submission, models.Submitted)
+submit_order = Operation("/submit-order", models.OrderSubmission, models.SubmittedOrder)
 """Submit a draft."""
 suspend_user = Operation("/suspend-user", models.Suspension, models.Administered)
 """Suspend a user."""

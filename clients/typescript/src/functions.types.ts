@@ -368,9 +368,9 @@ export interface paths {
         put?: never;
         /**
          * Import leads or contacts from a CSV file
-         * @description The answer is a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet would
-         *     take for a formula is an error of its line. An upload repeated with its Idempotency-Key is imported once: the answer
-         *     is the last line of the first one.
+         * @description The response has a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet
+         *     would run as a formula is an error. An organisation runs one import at a time, for at most two minutes. An upload
+         *     repeated with its Idempotency-Key is imported once; the response is the last line of the first one.
          */
         post: operations["import-records"];
         delete?: never;
@@ -446,8 +446,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Record what happened
-         * @description A CRM activity on a lead, contact, deal or listing, with its entry in the feed, or a plain entry of the feed.
+         * Record an activity
+         * @description A CRM activity on a lead, contact, deal or listing, with its entry in the feed, or an entry of the feed alone.
          */
         post: operations["record-activity"];
         delete?: never;
@@ -753,14 +753,6 @@ export interface components {
          */
         ActionType: "NAVIGATION" | "API_CALL" | "MODAL_FORM" | "EXTERNAL_LINK" | "WORKFLOW_TRIGGER";
         /**
-         * Activities
-         * @description All are recorded, or none.
-         */
-        Activities: {
-            /** Activities */
-            activities: (components["schemas"]["CrmActivity"] | components["schemas"]["FeedEntry-Input"])[];
-        };
-        /**
          * ActivitySeverity
          * @description How much attention a feed entry wants.
          * @enum {string}
@@ -813,6 +805,19 @@ export interface components {
             suspended_until: string | null;
             /** Suspended Reason */
             suspended_reason: string | null;
+        };
+        /**
+         * AdministeredUsers
+         * @description The users as they are now; `auth` is pending while the auth service does not know of all of them.
+         */
+        AdministeredUsers: {
+            /** Users */
+            users: components["schemas"]["AdministeredUser"][];
+            /**
+             * Auth
+             * @enum {string}
+             */
+            auth: "synced" | "pending";
         };
         /** Alert */
         Alert: {
@@ -876,11 +881,462 @@ export interface components {
          * @enum {string}
          */
         BillingCycle: "MONTHLY" | "YEARLY";
+        /** Change */
+        Change: components["schemas"]["NameOrganization"] | components["schemas"]["ChoosePlan"];
         /**
-         * Capture
+         * ChoosePlan
+         * @description Step 2. The price is that of `plans`.
+         */
+        ChoosePlan: {
+            /**
+             * Token
+             * @default null
+             */
+            token: string | null;
+            /**
+             * Session Id
+             * @default null
+             */
+            session_id: string | null;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            step: "2";
+            tier: components["schemas"]["SubscriptionTier"];
+            billing_cycle: components["schemas"]["BillingCycle"];
+        };
+        /**
+         * ComplexityLevel
+         * @description Size of a build: up to 8, 24, 72 hours, or more.
+         * @enum {string}
+         */
+        ComplexityLevel: "SIMPLE" | "MODERATE" | "COMPLEX" | "ENTERPRISE";
+        /** Created */
+        Created: {
+            /**
+             * Session Id
+             * Format: uuid
+             */
+            session_id: string;
+            /** Current Step */
+            current_step: number;
+            /** Total Steps */
+            total_steps: number;
+            /** Name */
+            name: string | null;
+            /** Website */
+            website: string | null;
+            /** Description */
+            description: string | null;
+            tier: components["schemas"]["SubscriptionTier"] | null;
+            billing_cycle: components["schemas"]["BillingCycle"] | null;
+            /**
+             * Amount Cents
+             * @description Price of one billing cycle.
+             */
+            amount_cents: number | null;
+            /** Currency */
+            currency: string | null;
+            /** @description As Stripe says. */
+            payment_status: components["schemas"]["PaymentStatus"];
+            /** @description Whether what was paid is being given back. */
+            refund: components["schemas"]["RefundStatus"] | null;
+            /** Is Completed */
+            is_completed: boolean;
+            /** Completed At */
+            completed_at: string | null;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** @description What the completed session made. */
+            organization: components["schemas"]["Made"] | null;
+            /**
+             * Token
+             * @description Given this once. Whoever has it can go on with the session.
+             */
+            token: string;
+        };
+        /**
+         * DashboardActivityType
+         * @description Kind of a feed entry; what was done with a customer is an "ActivityType".
+         * @enum {string}
+         */
+        DashboardActivityType: "USER_ACTION" | "SYSTEM_EVENT" | "WORKFLOW_UPDATE" | "DATA_CHANGE" | "SECURITY_EVENT" | "INTEGRATION_EVENT";
+        /** DashboardSettings */
+        DashboardSettings: {
+            /** Layout */
+            layout: {
+                [key: string]: unknown;
+            } | unknown[];
+            theme: components["schemas"]["DashboardTheme"];
+            density: components["schemas"]["LayoutDensity"];
+            /** Auto Refresh */
+            auto_refresh: boolean;
+            /** Pinned Modules */
+            pinned_modules: string[];
+        };
+        /** DashboardSnapshot */
+        DashboardSnapshot: {
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            organization: components["schemas"]["Organization"];
+            dashboard: components["schemas"]["DashboardSettings"];
+            /** Widgets */
+            widgets: components["schemas"]["Widget"][];
+            /** Metrics */
+            metrics: components["schemas"]["Metric"][];
+            /** Feed */
+            feed: components["schemas"]["FeedItem"][];
+            /** Quick Actions */
+            quick_actions: components["schemas"]["QuickAction"][];
+            /** Alerts */
+            alerts: components["schemas"]["Alert"][];
+            /** Unread */
+            unread: number;
+        };
+        /**
+         * DashboardTheme
+         * @description Colours of a person's dashboard.
+         * @enum {string}
+         */
+        DashboardTheme: "LIGHT" | "DARK" | "AUTO";
+        /** DeleteOwnAccount */
+        DeleteOwnAccount: {
+            /**
+             * Confirm
+             * @description The e-mail address of the account.
+             */
+            confirm: string;
+        };
+        /** DeleteUser */
+        DeleteUser: {
+            /**
+             * User Id
+             * Format: uuid
+             */
+            user_id: string;
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * DeletedAccount
+         * @description `auth` is pending while Auth and Storage have not done their part; the account is of no use all the same.
+         */
+        DeletedAccount: {
+            /**
+             * User Id
+             * Format: uuid
+             */
+            user_id: string;
+            /**
+             * Deleted At
+             * Format: date-time
+             */
+            deleted_at: string;
+            /**
+             * Auth
+             * @enum {string}
+             */
+            auth: "synced" | "pending";
+        };
+        /**
+         * Evaluate
+         * @description OFREP's request.
+         */
+        Evaluate: {
+            /**
+             * Context
+             * @default null
+             */
+            context: Record<string, never>;
+        };
+        /** Evaluated */
+        Evaluated: {
+            /** Key */
+            key: string;
+            /** Value */
+            value: unknown;
+            /**
+             * Reason
+             * @enum {string}
+             */
+            reason: "STATIC" | "TARGETING_MATCH" | "SPLIT" | "DISABLED" | "DEFAULT" | "STALE";
+            /** Variant */
+            variant: string;
+            metadata: components["schemas"]["FlagMetadata"];
+        };
+        /** EvaluatedAll */
+        EvaluatedAll: {
+            /** Flags */
+            flags: (components["schemas"]["Evaluated"] | components["schemas"]["Failed"])[];
+            metadata: components["schemas"]["SetMetadata"];
+        };
+        /** ExportFile */
+        ExportFile: {
+            /** Name */
+            name: string;
+            /** Table */
+            table: string;
+            /** Rows */
+            rows: number;
+            /** Bytes */
+            bytes: number;
+            /** Sha256 */
+            sha256: string;
+            /** Url */
+            url: string;
+        };
+        /**
+         * ExportRequest
+         * @description ndjson is exact and can be restored; csv is for people and their spreadsheets.
+         */
+        ExportRequest: {
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+            /**
+             * Format
+             * @default ndjson
+             * @enum {string}
+             */
+            format: "ndjson" | "csv";
+        };
+        /**
+         * ExportResult
+         * @description The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes.
+         */
+        ExportResult: {
+            /**
+             * Export Id
+             * Format: uuid
+             */
+            export_id: string;
+            /**
+             * Complete
+             * @description False for an owner: without what belongs to single members.
+             */
+            complete: boolean;
+            /** Rows */
+            rows: number;
+            /** Manifest Url */
+            manifest_url: string;
+            /** Manifest Sha256 */
+            manifest_sha256: string;
+            /** Files */
+            files: components["schemas"]["ExportFile"][];
+        };
+        /**
+         * Exposure
+         * @description The flag that somebody has met, and the context with which it was evaluated for them.
+         */
+        Exposure: {
+            /** Flag */
+            flag: string;
+            /** Context */
+            context?: {
+                [key: string]: unknown;
+            };
+        };
+        /** Failed */
+        Failed: {
+            /** Key */
+            key: string;
+            /**
+             * Errorcode
+             * @enum {string}
+             */
+            errorCode: "FLAG_NOT_FOUND" | "PARSE_ERROR" | "TARGETING_KEY_MISSING" | "INVALID_CONTEXT" | "GENERAL";
+            /** Errordetails */
+            errorDetails: string;
+        };
+        /** FeedItem */
+        FeedItem: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** User Id */
+            user_id: string | null;
+            /** Title */
+            title: string;
+            /** Description */
+            description: string | null;
+            type: components["schemas"]["DashboardActivityType"];
+            /** Entity Type */
+            entity_type: string;
+            /** Entity Id */
+            entity_id: string;
+            /** Action */
+            action: string;
+            metadata: components["schemas"]["JsonValue"];
+            severity: components["schemas"]["ActivitySeverity"];
+            /** Is Read */
+            is_read: boolean;
+            /** Is Pinned */
+            is_pinned: boolean;
+            /** Is Archived */
+            is_archived: boolean;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /** FlagMetadata */
+        FlagMetadata: {
+            /** On */
+            on: boolean;
+            /** Rule */
+            rule: string;
+            /** Version */
+            version: number;
+        };
+        /** ImpersonationRequest */
+        ImpersonationRequest: {
+            /**
+             * User Id
+             * Format: uuid
+             */
+            user_id: string;
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * ImpersonationToken
+         * @description A token to call the API with as that user; there is nothing to renew it with.
+         */
+        ImpersonationToken: {
+            /**
+             * Impersonation Id
+             * Format: uuid
+             */
+            impersonation_id: string;
+            /** Access Token */
+            access_token: string;
+            /**
+             * Token Type
+             * @constant
+             */
+            token_type: "bearer";
+            /** Expires In */
+            expires_in: number;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+        };
+        /**
+         * ImportOptions
+         * @description How to read the file; its first line names the columns.
+         */
+        ImportOptions: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "leads" | "contacts";
+            /**
+             * Mapping
+             * @description Maps columns of the file to columns of the table; without it, columns are matched by name.
+             * @default null
+             */
+            mapping: string | null;
+            /**
+             * Dry Run
+             * @description Report errors and import nothing.
+             * @default false
+             */
+            dry_run: boolean;
+            /**
+             * On Error
+             * @description stop: import all lines or none; skip: import all valid lines.
+             * @default stop
+             * @enum {string}
+             */
+            on_error: "stop" | "skip";
+            /**
+             * Skip Known
+             * @description Skip lines whose email the organisation already has.
+             * @default false
+             */
+            skip_known: boolean;
+        };
+        /**
+         * ImportProgress
+         * @description One line of the response. Only the last one, with `done`, says whether the rows were committed.
+         */
+        ImportProgress: {
+            /** Done */
+            done: boolean;
+            /** Committed */
+            committed: boolean;
+            /** Lines */
+            lines: number;
+            /** Imported */
+            imported: number;
+            /** Failed */
+            failed: number;
+            /** Known */
+            known: number;
+            /** Problems */
+            problems: components["schemas"]["LineError"][];
+            /** Ignored Columns */
+            ignored_columns: string[];
+        };
+        /**
+         * JobRun
+         * @description SKIPPED: another run of this job was running.
+         */
+        JobRun: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Job */
+            job: string;
+            /**
+             * Outcome
+             * @enum {string}
+             */
+            outcome: "DONE" | "SKIPPED";
+            /** Result */
+            result: unknown;
+            /** Error */
+            error: null;
+            /**
+             * Started At
+             * Format: date-time
+             */
+            started_at: string;
+            /**
+             * Finished At
+             * Format: date-time
+             */
+            finished_at: string;
+        };
+        JsonValue: unknown;
+        /**
+         * LayoutDensity
+         * @description Spacing of a person's dashboard.
+         * @enum {string}
+         */
+        LayoutDensity: "COMPACT" | "NORMAL" | "SPACIOUS";
+        /**
+         * LeadCapture
          * @description What a visitor wrote into a form; an email or a phone number is needed.
          */
-        Capture: {
+        LeadCapture: {
             /**
              * Token
              * @description The organisation's capture token.
@@ -963,539 +1419,18 @@ export interface components {
         } | {
             phone: string;
         };
-        /** Change */
-        Change: components["schemas"]["NameOrganization"] | components["schemas"]["ChoosePlan"];
-        /**
-         * ChoosePlan
-         * @description Step 2. The price is that of `plans`.
-         */
-        ChoosePlan: {
-            /**
-             * Token
-             * @default null
-             */
-            token: string | null;
-            /**
-             * Session Id
-             * @default null
-             */
-            session_id: string | null;
-            /**
-             * @description discriminator enum property added by openapi-typescript
-             * @enum {string}
-             */
-            step: "2";
-            tier: components["schemas"]["SubscriptionTier"];
-            billing_cycle: components["schemas"]["BillingCycle"];
+        /** LeadReceived */
+        LeadReceived: {
+            /** Received */
+            received: boolean;
         };
-        /**
-         * ComplexityLevel
-         * @description Size of a build: up to 8, 24, 72 hours, or more.
-         * @enum {string}
-         */
-        ComplexityLevel: "SIMPLE" | "MODERATE" | "COMPLEX" | "ENTERPRISE";
-        /** Created */
-        Created: {
-            /**
-             * Session Id
-             * Format: uuid
-             */
-            session_id: string;
-            /** Current Step */
-            current_step: number;
-            /** Total Steps */
-            total_steps: number;
-            /** Name */
-            name: string | null;
-            /** Website */
-            website: string | null;
-            /** Description */
-            description: string | null;
-            tier: components["schemas"]["SubscriptionTier"] | null;
-            billing_cycle: components["schemas"]["BillingCycle"] | null;
-            /**
-             * Amount Cents
-             * @description Price of one billing cycle.
-             */
-            amount_cents: number | null;
-            /** Currency */
-            currency: string | null;
-            /** @description As Stripe says. */
-            payment_status: components["schemas"]["PaymentStatus"];
-            /** @description Whether what was paid is being given back. */
-            refund: components["schemas"]["RefundStatus"] | null;
-            /** Is Completed */
-            is_completed: boolean;
-            /** Completed At */
-            completed_at: string | null;
-            /**
-             * Expires At
-             * Format: date-time
-             */
-            expires_at: string;
-            /** @description What the completed session made. */
-            organization: components["schemas"]["Made"] | null;
-            /**
-             * Token
-             * @description Given this once. Whoever has it can go on with the session.
-             */
-            token: string;
+        /** LineError */
+        LineError: {
+            /** Line */
+            line: number;
+            /** Problem */
+            problem: string;
         };
-        /**
-         * CrmActivity
-         * @description Something done with a lead, contact, deal or listing; at least one of the four is named.
-         */
-        CrmActivity: {
-            type: components["schemas"]["ActivityType"];
-            /** Title */
-            title: string;
-            /**
-             * Description
-             * @default null
-             */
-            description: string | null;
-            /**
-             * Outcome
-             * @default null
-             */
-            outcome: string | null;
-            /**
-             * Duration Minutes
-             * @default null
-             */
-            duration_minutes: number | null;
-            /**
-             * Completed At
-             * @default null
-             */
-            completed_at: string | null;
-            /**
-             * Lead Id
-             * @default null
-             */
-            lead_id: string | null;
-            /**
-             * Contact Id
-             * @default null
-             */
-            contact_id: string | null;
-            /**
-             * Deal Id
-             * @default null
-             */
-            deal_id: string | null;
-            /**
-             * Listing Id
-             * @default null
-             */
-            listing_id: string | null;
-        } | {
-            lead_id: string;
-        } | {
-            contact_id: string;
-        } | {
-            deal_id: string;
-        } | {
-            listing_id: string;
-        };
-        /** Dashboard */
-        Dashboard: {
-            /** Layout */
-            layout: {
-                [key: string]: unknown;
-            } | unknown[];
-            theme: components["schemas"]["DashboardTheme"];
-            density: components["schemas"]["LayoutDensity"];
-            /** Auto Refresh */
-            auto_refresh: boolean;
-            /** Pinned Modules */
-            pinned_modules: string[];
-        };
-        /**
-         * DashboardActivityType
-         * @description Kind of a feed entry; what was done with a customer is an "ActivityType".
-         * @enum {string}
-         */
-        DashboardActivityType: "USER_ACTION" | "SYSTEM_EVENT" | "WORKFLOW_UPDATE" | "DATA_CHANGE" | "SECURITY_EVENT" | "INTEGRATION_EVENT";
-        /**
-         * DashboardTheme
-         * @description Colours of a person's dashboard.
-         * @enum {string}
-         */
-        DashboardTheme: "LIGHT" | "DARK" | "AUTO";
-        /**
-         * Days
-         * @description A range of past days to count; without it today and the days that were missed before.
-         */
-        Days: {
-            /**
-             * First
-             * @default null
-             */
-            first: string | null;
-            /**
-             * Last
-             * @default null
-             */
-            last: string | null;
-        };
-        /**
-         * Deleted
-         * @description `auth` is pending while Auth and Storage have not done their part; the account is of no use all the same.
-         */
-        Deleted: {
-            /**
-             * User Id
-             * Format: uuid
-             */
-            user_id: string;
-            /**
-             * Deleted At
-             * Format: date-time
-             */
-            deleted_at: string;
-            /**
-             * Auth
-             * @enum {string}
-             */
-            auth: "synced" | "pending";
-        };
-        /**
-         * Done
-         * @description The users as they are now; `auth` is pending while the auth service does not know of all of them.
-         */
-        Done: {
-            /** Users */
-            users: components["schemas"]["AdministeredUser"][];
-            /**
-             * Auth
-             * @enum {string}
-             */
-            auth: "synced" | "pending";
-        };
-        /**
-         * Evaluate
-         * @description OFREP's request.
-         */
-        Evaluate: {
-            /**
-             * Context
-             * @default null
-             */
-            context: Record<string, never>;
-        };
-        /** Evaluated */
-        Evaluated: {
-            /** Key */
-            key: string;
-            /** Value */
-            value: unknown;
-            /**
-             * Reason
-             * @enum {string}
-             */
-            reason: "STATIC" | "TARGETING_MATCH" | "SPLIT" | "DISABLED" | "DEFAULT" | "STALE";
-            /** Variant */
-            variant: string;
-            metadata: components["schemas"]["FlagMetadata"];
-        };
-        /** EvaluatedAll */
-        EvaluatedAll: {
-            /** Flags */
-            flags: (components["schemas"]["Evaluated"] | components["schemas"]["Failed"])[];
-            metadata: components["schemas"]["SetMetadata"];
-        };
-        /**
-         * Export
-         * @description ndjson is exact and can be restored; csv is for people and their spreadsheets.
-         */
-        Export: {
-            /**
-             * Organization Id
-             * Format: uuid
-             */
-            organization_id: string;
-            /**
-             * Format
-             * @default ndjson
-             * @enum {string}
-             */
-            format: "ndjson" | "csv";
-        };
-        /**
-         * Exported
-         * @description The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes.
-         */
-        Exported: {
-            /**
-             * Export Id
-             * Format: uuid
-             */
-            export_id: string;
-            /**
-             * Complete
-             * @description False for an owner: without what belongs to single members.
-             */
-            complete: boolean;
-            /** Rows */
-            rows: number;
-            /** Manifest Url */
-            manifest_url: string;
-            /** Manifest Sha256 */
-            manifest_sha256: string;
-            /** Files */
-            files: components["schemas"]["File"][];
-        };
-        /**
-         * Exposure
-         * @description The flag that somebody has met, and the context with which it was evaluated for them.
-         */
-        Exposure: {
-            /** Flag */
-            flag: string;
-            /** Context */
-            context?: {
-                [key: string]: unknown;
-            };
-        };
-        /** Failed */
-        Failed: {
-            /** Key */
-            key: string;
-            /**
-             * Errorcode
-             * @enum {string}
-             */
-            errorCode: "FLAG_NOT_FOUND" | "PARSE_ERROR" | "TARGETING_KEY_MISSING" | "INVALID_CONTEXT" | "GENERAL";
-            /** Errordetails */
-            errorDetails: string;
-        };
-        /**
-         * FeedEntry
-         * @description A plain entry of the organisation's feed.
-         * @example {
-         *       "action": "read",
-         *       "entity_id": "README",
-         *       "entity_type": "document",
-         *       "title": "Hello",
-         *       "type": "USER_ACTION"
-         *     }
-         */
-        "FeedEntry-Input": {
-            type: components["schemas"]["DashboardActivityType"];
-            /** Title */
-            title: string;
-            /**
-             * Description
-             * @default null
-             */
-            description: string | null;
-            /** Entity Type */
-            entity_type: string;
-            /** Entity Id */
-            entity_id: string;
-            /** Action */
-            action: string;
-            /**
-             * Metadata
-             * @default null
-             */
-            metadata: {
-                [key: string]: unknown;
-            } | null;
-            /** @default INFO */
-            severity: components["schemas"]["ActivitySeverity"];
-        };
-        /** FeedEntry */
-        "FeedEntry-Output": {
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /** User Id */
-            user_id: string | null;
-            /** Title */
-            title: string;
-            /** Description */
-            description: string | null;
-            type: components["schemas"]["DashboardActivityType"];
-            /** Entity Type */
-            entity_type: string;
-            /** Entity Id */
-            entity_id: string;
-            /** Action */
-            action: string;
-            metadata: components["schemas"]["JsonValue"];
-            severity: components["schemas"]["ActivitySeverity"];
-            /** Is Read */
-            is_read: boolean;
-            /** Is Pinned */
-            is_pinned: boolean;
-            /** Is Archived */
-            is_archived: boolean;
-            /**
-             * Created At
-             * Format: date-time
-             */
-            created_at: string;
-        };
-        /** File */
-        File: {
-            /** Name */
-            name: string;
-            /** Table */
-            table: string;
-            /** Rows */
-            rows: number;
-            /** Bytes */
-            bytes: number;
-            /** Sha256 */
-            sha256: string;
-            /** Url */
-            url: string;
-        };
-        /** FirstScreen */
-        FirstScreen: {
-            /**
-             * At
-             * Format: date-time
-             */
-            at: string;
-            organization: components["schemas"]["Organization"];
-            dashboard: components["schemas"]["Dashboard"];
-            /** Widgets */
-            widgets: components["schemas"]["Widget"][];
-            /** Metrics */
-            metrics: components["schemas"]["Metric"][];
-            /** Feed */
-            feed: components["schemas"]["FeedEntry-Output"][];
-            /** Quick Actions */
-            quick_actions: components["schemas"]["QuickAction"][];
-            /** Alerts */
-            alerts: components["schemas"]["Alert"][];
-            /** Unread */
-            unread: number;
-        };
-        /** FlagMetadata */
-        FlagMetadata: {
-            /** On */
-            on: boolean;
-            /** Rule */
-            rule: string;
-            /** Version */
-            version: number;
-        };
-        /**
-         * Impersonated
-         * @description A token to call the API with as that user; there is nothing to renew it with.
-         */
-        Impersonated: {
-            /**
-             * Impersonation Id
-             * Format: uuid
-             */
-            impersonation_id: string;
-            /** Access Token */
-            access_token: string;
-            /**
-             * Token Type
-             * @constant
-             */
-            token_type: "bearer";
-            /** Expires In */
-            expires_in: number;
-            /**
-             * Expires At
-             * Format: date-time
-             */
-            expires_at: string;
-        };
-        /** Impersonation */
-        Impersonation: {
-            /**
-             * User Id
-             * Format: uuid
-             */
-            user_id: string;
-            /** Reason */
-            reason: string;
-        };
-        /**
-         * Import
-         * @description How a file is read; its first line names the columns.
-         */
-        Import: {
-            /**
-             * Kind
-             * @enum {string}
-             */
-            kind: "leads" | "contacts";
-            /**
-             * Mapping
-             * @description Columns of the file to columns of the table; without it they are taken by their names.
-             * @default null
-             */
-            mapping: string | null;
-            /**
-             * Dry Run
-             * @description Report, and import nothing.
-             * @default false
-             */
-            dry_run: boolean;
-            /**
-             * On Error
-             * @description stop: all lines or none; skip: all but the wrong ones.
-             * @default stop
-             * @enum {string}
-             */
-            on_error: "stop" | "skip";
-            /**
-             * Skip Known
-             * @description Leave out whose email the organisation has already.
-             * @default false
-             */
-            skip_known: boolean;
-        };
-        /**
-         * JobRun
-         * @description SKIPPED: another run of this job was running.
-         */
-        JobRun: {
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /** Job */
-            job: string;
-            /**
-             * Outcome
-             * @enum {string}
-             */
-            outcome: "DONE" | "SKIPPED";
-            /** Result */
-            result: unknown;
-            /** Error */
-            error: null;
-            /**
-             * Started At
-             * Format: date-time
-             */
-            started_at: string;
-            /**
-             * Finished At
-             * Format: date-time
-             */
-            finished_at: string;
-        };
-        JsonValue: unknown;
-        /**
-         * LayoutDensity
-         * @description Spacing of a person's dashboard.
-         * @enum {string}
-         */
-        LayoutDensity: "COMPACT" | "NORMAL" | "SPACIOUS";
         /** Made */
         Made: {
             /**
@@ -1522,7 +1457,7 @@ export interface components {
             id: string;
             /** Name */
             name: string;
-            error: components["schemas"]["functions__dashboard_snapshot__Problem"] | null;
+            error: components["schemas"]["PartError"] | null;
             /** @default null */
             category: components["schemas"]["MetricCategory"] | null;
             /**
@@ -1584,7 +1519,7 @@ export interface components {
              * Series
              * @default null
              */
-            series: components["schemas"]["Point"][] | null;
+            series: components["schemas"]["MetricPoint"][] | null;
             /**
              * More
              * @default null
@@ -1597,19 +1532,31 @@ export interface components {
          * @enum {string}
          */
         MetricCategory: "FINANCIAL" | "OPERATIONAL" | "MARKETING" | "SALES" | "PRODUCTIVITY" | "SYSTEM" | "CUSTOM";
-        /** Milestone */
-        Milestone: {
+        /**
+         * MetricDays
+         * @description A range of past days to count; without it today and the days that were missed before.
+         */
+        MetricDays: {
             /**
-             * Id
-             * Format: uuid
+             * First
+             * @default null
              */
-            id: string;
-            /** Name */
-            name: string;
-            /** Stage */
-            stage: string;
-            /** Is Completed */
-            is_completed: boolean;
+            first: string | null;
+            /**
+             * Last
+             * @default null
+             */
+            last: string | null;
+        };
+        /**
+         * MetricPoint
+         * @description `group` is a day, the first day of a week or month, or the value of a column.
+         */
+        MetricPoint: {
+            /** Group */
+            group: string | boolean | null;
+            /** Value */
+            value: number | null;
         };
         /**
          * NameOrganization
@@ -1661,6 +1608,107 @@ export interface components {
             session_id: string | null;
         };
         /**
+         * NewActivities
+         * @description All are recorded, or none.
+         */
+        NewActivities: {
+            /** Activities */
+            activities: (components["schemas"]["NewActivity"] | components["schemas"]["NewFeedEntry"])[];
+        };
+        /**
+         * NewActivity
+         * @description Something done with a lead, contact, deal or listing: send the id of at least one.
+         */
+        NewActivity: {
+            type: components["schemas"]["ActivityType"];
+            /** Title */
+            title: string;
+            /**
+             * Description
+             * @default null
+             */
+            description: string | null;
+            /**
+             * Outcome
+             * @default null
+             */
+            outcome: string | null;
+            /**
+             * Duration Minutes
+             * @default null
+             */
+            duration_minutes: number | null;
+            /**
+             * Completed At
+             * @default null
+             */
+            completed_at: string | null;
+            /**
+             * Lead Id
+             * @default null
+             */
+            lead_id: string | null;
+            /**
+             * Contact Id
+             * @default null
+             */
+            contact_id: string | null;
+            /**
+             * Deal Id
+             * @default null
+             */
+            deal_id: string | null;
+            /**
+             * Listing Id
+             * @default null
+             */
+            listing_id: string | null;
+        } | {
+            lead_id: string;
+        } | {
+            contact_id: string;
+        } | {
+            deal_id: string;
+        } | {
+            listing_id: string;
+        };
+        /**
+         * NewFeedEntry
+         * @description An entry of the organisation's feed.
+         * @example {
+         *       "action": "read",
+         *       "entity_id": "README",
+         *       "entity_type": "document",
+         *       "title": "Hello",
+         *       "type": "USER_ACTION"
+         *     }
+         */
+        NewFeedEntry: {
+            type: components["schemas"]["DashboardActivityType"];
+            /** Title */
+            title: string;
+            /**
+             * Description
+             * @default null
+             */
+            description: string | null;
+            /** Entity Type */
+            entity_type: string;
+            /** Entity Id */
+            entity_id: string;
+            /** Action */
+            action: string;
+            /**
+             * Metadata
+             * @default null
+             */
+            metadata: {
+                [key: string]: unknown;
+            } | null;
+            /** @default INFO */
+            severity: components["schemas"]["ActivitySeverity"];
+        };
+        /**
          * NewSession
          * @description Nothing yet.
          */
@@ -1670,12 +1718,57 @@ export interface components {
          * @description No fields.
          */
         NoInput: Record<string, never>;
+        /** OrderMilestone */
+        OrderMilestone: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /** Stage */
+            stage: string;
+            /** Is Completed */
+            is_completed: boolean;
+        };
+        /**
+         * OrderQuota
+         * @description Orders of this calendar month (UTC); `allowed` is null where the plan allows any number.
+         */
+        OrderQuota: {
+            tier: components["schemas"]["SubscriptionTier"];
+            /** Allowed */
+            allowed: number | null;
+            /** Used */
+            used: number;
+            /**
+             * Renews At
+             * Format: date-time
+             */
+            renews_at: string;
+        };
         /**
          * OrderStatus
          * @description State of an order; private.order_moves says what may follow what.
          * @enum {string}
          */
         OrderStatus: "DRAFT" | "SUBMITTED" | "IN_REVIEW" | "APPROVED" | "IN_PROGRESS" | "TESTING" | "COMPLETED" | "DELIVERED" | "CANCELLED" | "REJECTED";
+        /**
+         * OrderSubmission
+         * @description Requirements and complexity replace those of the draft, where given.
+         */
+        OrderSubmission: {
+            /**
+             * Order Id
+             * Format: uuid
+             */
+            order_id: string;
+            /** @default null */
+            requirements: components["schemas"]["Requirements"] | null;
+            /** @default null */
+            complexity: components["schemas"]["ComplexityLevel"] | null;
+        };
         /**
          * OrgRole
          * @description Role in one organisation, strongest first.
@@ -1699,23 +1792,19 @@ export interface components {
             tier: components["schemas"]["SubscriptionTier"];
             role: components["schemas"]["OrgRole"] | null;
         };
-        /** OthersAccount */
-        OthersAccount: {
-            /**
-             * User Id
-             * Format: uuid
-             */
-            user_id: string;
-            /** Reason */
-            reason: string;
-        };
-        /** OwnAccount */
-        OwnAccount: {
-            /**
-             * Confirm
-             * @description The e-mail address of the account.
-             */
-            confirm: string;
+        /**
+         * PartError
+         * @description Why this part could not be shown; the rest of the answer stands.
+         */
+        PartError: {
+            /** Code */
+            code: string;
+            /** Message */
+            message: string;
+            /** Details */
+            details: string | null;
+            /** Hint */
+            hint: string | null;
         };
         /** Payment */
         Payment: {
@@ -1770,16 +1859,6 @@ export interface components {
          * @enum {string}
          */
         PaymentStatus: "PENDING" | "PROCESSING" | "SUCCEEDED" | "FAILED" | "CANCELLED" | "REQUIRES_ACTION";
-        /**
-         * Point
-         * @description `group` is a day, the first day of a week or month, or the value of a column.
-         */
-        Point: {
-            /** Group */
-            group: string | boolean | null;
-            /** Value */
-            value: number | null;
-        };
         /** PortalSession */
         PortalSession: {
             /**
@@ -1799,39 +1878,6 @@ export interface components {
              * @default null
              */
             return_url: string | null;
-        };
-        /** Position */
-        Position: {
-            /** X */
-            x: number;
-            /** Y */
-            y: number;
-            /** W */
-            w: number;
-            /** H */
-            h: number;
-        };
-        /**
-         * Progress
-         * @description A line of the answer; the last one is `done`, and only it says whether anything was kept.
-         */
-        Progress: {
-            /** Done */
-            done: boolean;
-            /** Committed */
-            committed: boolean;
-            /** Lines */
-            lines: number;
-            /** Imported */
-            imported: number;
-            /** Failed */
-            failed: number;
-            /** Known */
-            known: number;
-            /** Problems */
-            problems: components["schemas"]["functions__import_records__Problem"][];
-            /** Ignored Columns */
-            ignored_columns: string[];
         };
         /**
          * PropertyType
@@ -1856,24 +1902,8 @@ export interface components {
             color: string;
             action_type: components["schemas"]["ActionType"];
         };
-        /**
-         * Quota
-         * @description Orders of this calendar month (UTC); `allowed` is null where the plan allows any number.
-         */
-        Quota: {
-            tier: components["schemas"]["SubscriptionTier"];
-            /** Allowed */
-            allowed: number | null;
-            /** Used */
-            used: number;
-            /**
-             * Renews At
-             * Format: date-time
-             */
-            renews_at: string;
-        };
-        /** ReactivateMany */
-        ReactivateMany: {
+        /** ReactivateUsers */
+        ReactivateUsers: {
             /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
@@ -1901,13 +1931,8 @@ export interface components {
              */
             reason: string | null;
         };
-        /** Received */
-        Received: {
-            /** Received */
-            received: boolean;
-        };
-        /** Reconcile */
-        Reconcile: {
+        /** ReconcileOptions */
+        ReconcileOptions: {
             /**
              * Compare
              * @description Whether to compare all subscriptions, too; without it that happens once a day.
@@ -1915,10 +1940,42 @@ export interface components {
              */
             compare: boolean | null;
         };
-        /** RecordedMany */
-        RecordedMany: {
+        /**
+         * Recorded
+         * @description `recorded` is false when this user (or organisation, as the flag draws) was counted before, or has it off.
+         */
+        Recorded: {
+            /** Flag */
+            flag: string;
+            /** Variant */
+            variant: string;
+            /** Recorded */
+            recorded: boolean;
+        };
+        /** RecordedActivities */
+        RecordedActivities: {
             /** Activities */
-            activities: components["schemas"]["functions__record_activity__Recorded"][];
+            activities: components["schemas"]["RecordedActivity"][];
+        };
+        /** RecordedActivity */
+        RecordedActivity: {
+            /** Activity Id */
+            activity_id: string | null;
+            /**
+             * Feed Id
+             * Format: uuid
+             */
+            feed_id: string;
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
         };
         /**
          * RefundStatus
@@ -2007,8 +2064,8 @@ export interface components {
             /** Stale */
             stale: boolean;
         };
-        /** SetRoleOfMany */
-        SetRoleOfMany: {
+        /** SetRoleOfUsers */
+        SetRoleOfUsers: {
             /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
@@ -2023,6 +2080,14 @@ export interface components {
              */
             reason: string | null;
         };
+        /** SnapshotRequest */
+        SnapshotRequest: {
+            /**
+             * Feed Size
+             * @default 20
+             */
+            feed_size: number;
+        };
         /**
          * StripeEventStatus
          * @description RECEIVED: to be applied. IGNORED: nothing to do. PARKED: waits for a customer or price we do not know yet.
@@ -2031,25 +2096,10 @@ export interface components {
          */
         StripeEventStatus: "RECEIVED" | "APPLIED" | "IGNORED" | "PARKED" | "QUARANTINED";
         /**
-         * Submission
-         * @description Requirements and complexity replace those of the draft, where given.
-         */
-        Submission: {
-            /**
-             * Order Id
-             * Format: uuid
-             */
-            order_id: string;
-            /** @default null */
-            requirements: components["schemas"]["Requirements"] | null;
-            /** @default null */
-            complexity: components["schemas"]["ComplexityLevel"] | null;
-        };
-        /**
-         * Submitted
+         * SubmittedOrder
          * @description `estimated_cost` is in US dollars.
          */
-        Submitted: {
+        SubmittedOrder: {
             /**
              * Order Id
              * Format: uuid
@@ -2071,8 +2121,8 @@ export interface components {
             /** Estimated Cost */
             estimated_cost: number;
             /** Milestones */
-            milestones: components["schemas"]["Milestone"][];
-            quota: components["schemas"]["Quota"];
+            milestones: components["schemas"]["OrderMilestone"][];
+            quota: components["schemas"]["OrderQuota"];
         };
         /**
          * SubscriptionTier
@@ -2080,8 +2130,8 @@ export interface components {
          * @enum {string}
          */
         SubscriptionTier: "FREE" | "STARTER" | "GROWTH" | "ELITE" | "ENTERPRISE";
-        /** SuspendMany */
-        SuspendMany: {
+        /** SuspendUsers */
+        SuspendUsers: {
             /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
@@ -2132,14 +2182,6 @@ export interface components {
          * @enum {string}
          */
         UserRole: "SUPER_ADMIN" | "ADMIN" | "MODERATOR" | "USER";
-        /** Wanted */
-        Wanted: {
-            /**
-             * Feed Size
-             * @default 20
-             */
-            feed_size: number;
-        };
         /**
          * Widget
          * @description `data` depends on the type; it is null where `error` says why.
@@ -2163,9 +2205,20 @@ export interface components {
             };
             /** Refresh Rate */
             refresh_rate: number;
-            position: components["schemas"]["Position"];
+            position: components["schemas"]["WidgetPosition"];
             data: components["schemas"]["JsonValue"];
-            error: components["schemas"]["functions__dashboard_snapshot__Problem"] | null;
+            error: components["schemas"]["PartError"] | null;
+        };
+        /** WidgetPosition */
+        WidgetPosition: {
+            /** X */
+            x: number;
+            /** Y */
+            y: number;
+            /** W */
+            w: number;
+            /** H */
+            h: number;
         };
         /**
          * WidgetType
@@ -2173,59 +2226,6 @@ export interface components {
          * @enum {string}
          */
         WidgetType: "KPI_CARD" | "CHART" | "TABLE" | "ACTIVITY_FEED" | "QUICK_ACTIONS" | "MODULE_SHORTCUTS" | "PROGRESS_TRACKER" | "NOTIFICATION_PANEL" | "CALENDAR" | "WEATHER";
-        /**
-         * Problem
-         * @description Why this part could not be shown; the rest of the answer stands.
-         */
-        functions__dashboard_snapshot__Problem: {
-            /** Code */
-            code: string;
-            /** Message */
-            message: string;
-            /** Details */
-            details: string | null;
-            /** Hint */
-            hint: string | null;
-        };
-        /** Problem */
-        functions__import_records__Problem: {
-            /** Line */
-            line: number;
-            /** Problem */
-            problem: string;
-        };
-        /** Recorded */
-        functions__record_activity__Recorded: {
-            /** Activity Id */
-            activity_id: string | null;
-            /**
-             * Feed Id
-             * Format: uuid
-             */
-            feed_id: string;
-            /**
-             * Organization Id
-             * Format: uuid
-             */
-            organization_id: string;
-            /**
-             * Created At
-             * Format: date-time
-             */
-            created_at: string;
-        };
-        /**
-         * Recorded
-         * @description `recorded` is false when this user (or organisation, as the flag draws) was counted before, or has it off.
-         */
-        functions__record_exposure__Recorded: {
-            /** Flag */
-            flag: string;
-            /** Variant */
-            variant: string;
-            /** Recorded */
-            recorded: boolean;
-        };
     };
     responses: never;
     parameters: never;
@@ -2247,7 +2247,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["SuspendMany"] | components["schemas"]["ReactivateMany"] | components["schemas"]["SetRoleOfMany"];
+                "application/json": components["schemas"]["SuspendUsers"] | components["schemas"]["ReactivateUsers"] | components["schemas"]["SetRoleOfUsers"];
             };
         };
         responses: {
@@ -2259,7 +2259,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Done"];
+                    "application/json": components["schemas"]["AdministeredUsers"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -2383,7 +2383,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Capture"];
+                "application/json": components["schemas"]["LeadCapture"];
             };
         };
         responses: {
@@ -2395,7 +2395,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Received"];
+                    "application/json": components["schemas"]["LeadReceived"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -2961,7 +2961,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Wanted"];
+                "application/json": components["schemas"]["SnapshotRequest"];
             };
         };
         responses: {
@@ -2973,7 +2973,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["FirstScreen"];
+                    "application/json": components["schemas"]["DashboardSnapshot"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -3089,7 +3089,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["OwnAccount"] | components["schemas"]["OthersAccount"];
+                "application/json": components["schemas"]["DeleteOwnAccount"] | components["schemas"]["DeleteUser"];
             };
         };
         responses: {
@@ -3101,7 +3101,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Deleted"];
+                    "application/json": components["schemas"]["DeletedAccount"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -4031,7 +4031,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Export"];
+                "application/json": components["schemas"]["ExportRequest"];
             };
         };
         responses: {
@@ -4043,7 +4043,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Exported"];
+                    "application/json": components["schemas"]["ExportResult"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -4581,7 +4581,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Impersonation"];
+                "application/json": components["schemas"]["ImpersonationRequest"];
             };
         };
         responses: {
@@ -4593,7 +4593,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Impersonated"];
+                    "application/json": components["schemas"]["ImpersonationToken"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -4762,7 +4762,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/x-ndjson": components["schemas"]["Progress"];
+                    "application/x-ndjson": components["schemas"]["ImportProgress"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -5150,7 +5150,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Reconcile"];
+                "application/json": components["schemas"]["ReconcileOptions"];
             };
         };
         responses: {
@@ -5280,7 +5280,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["FeedEntry-Input"] | components["schemas"]["CrmActivity"] | components["schemas"]["Activities"];
+                "application/json": components["schemas"]["NewFeedEntry"] | components["schemas"]["NewActivity"] | components["schemas"]["NewActivities"];
             };
         };
         responses: {
@@ -5294,7 +5294,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["functions__record_activity__Recorded"] | components["schemas"]["RecordedMany"];
+                    "application/json": components["schemas"]["RecordedActivity"] | components["schemas"]["RecordedActivities"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -5330,7 +5330,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description A lead, contact, deal or listing does not exist here. */
+            /** @description A lead, contact, deal or listing does not exist in this organisation. */
             404: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5433,7 +5433,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["functions__record_exposure__Recorded"];
+                    "application/json": components["schemas"]["Recorded"];
                 };
             };
             /** @description The flag cannot be evaluated for this context. */
@@ -5807,7 +5807,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Days"];
+                "application/json": components["schemas"]["MetricDays"];
             };
         };
         responses: {
@@ -6587,7 +6587,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Submission"];
+                "application/json": components["schemas"]["OrderSubmission"];
             };
         };
         responses: {
@@ -6601,7 +6601,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Submitted"];
+                    "application/json": components["schemas"]["SubmittedOrder"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
