@@ -29,7 +29,8 @@ comment on type "MetricCategory" is 'Where a metric is filed.';
 
 create table public.dashboard_widgets (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   name text not null constraint "widget name is 1 to 255 characters" check (length(name) between 1 and 255),
   type "WidgetType" not null,
   config jsonb not null constraint "config is an object" check (jsonb_typeof(config) = 'object'),
@@ -84,7 +85,8 @@ comment on column public.user_dashboards.quick_actions is 'Ids of quick actions 
 
 create table public.activity_feeds (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   user_id uuid default auth.uid() references public.users (id) on delete set null,
   title text not null constraint "feed title is 1 to 255 characters" check (length(title) between 1 and 255),
   description text,
@@ -135,7 +137,8 @@ create index activity_feed_reads_feed_idx on public.activity_feed_reads (organiz
 
 create table public.quick_actions (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid references public.organizations (id) on delete cascade,
+  organization_id uuid default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   name text not null constraint "action name is 1 to 255 characters" check (length(name) between 1 and 255),
   description text,
   icon text not null constraint "icon is 1 to 100 characters" check (length(icon) between 1 and 100),
@@ -161,7 +164,9 @@ create table public.quick_actions (
   last_used timestamptz,
   created_by uuid default auth.uid() references public.users (id) on delete set null,
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  constraint "NAVIGATION and EXTERNAL_LINK need target_url"
+    check (action_type not in ('NAVIGATION', 'EXTERNAL_LINK') or target_url is not null)
 );
 comment on table public.quick_actions is 'Buttons of the dashboard; run one with run_quick_action(). Without organisation: of the system.';
 comment on column public.quick_actions.required_role is 'Roles that may run it; empty: every member.';
@@ -175,7 +180,8 @@ create index quick_actions_sort_order_idx on public.quick_actions (sort_order);
 
 create table public.dashboard_metrics (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid references public.organizations (id) on delete cascade,
+  organization_id uuid default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   name text not null constraint "metric name is 1 to 255 characters" check (length(name) between 1 and 255),
   category "MetricCategory" not null,
   query jsonb not null constraint "query is an object" check (jsonb_typeof(query) = 'object'),

@@ -13,7 +13,8 @@ comment on type "ListingStatus" is 'Whether a property can be bought.';
 
 create table public.listings (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   assigned_to_id uuid,
   title text not null constraint "listing title is 1 to 255 characters" check (length(title) between 1 and 255),
   description text,

@@ -22,7 +22,8 @@ grant select on private.lead_scores to authenticated, service_role;
 
 create table public.leads (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   assigned_to_id uuid,
   name text not null constraint "lead name is 1 to 255 characters" check (length(name) between 1 and 255),
   email text

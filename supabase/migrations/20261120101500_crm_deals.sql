@@ -32,7 +32,8 @@ grant select on private.deal_stages to authenticated, service_role;
 
 create table public.deals (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   assigned_to_id uuid,
   lead_id uuid,
   contact_id uuid,
@@ -46,6 +47,7 @@ create table public.deals (
   probability integer not null constraint "probability is 0 to 100" check (probability between 0 and 100),
   expected_close_date timestamptz,
   actual_close_date timestamptz,
+  lost_reason_id uuid,
   lost_reason text,
   notes text,
   tags text[] not null default '{}',
@@ -67,6 +69,8 @@ create table public.deals (
   foreign key (organization_id, lead_id) references public.leads (organization_id, id) on delete set null (lead_id),
   foreign key (organization_id, contact_id)
     references public.contacts (organization_id, id) on delete set null (contact_id),
+  foreign key (organization_id, lost_reason_id)
+    references public.lost_reasons (organization_id, id) on delete set null (lost_reason_id),
   foreign key (organization_id, company_id)
     references public.companies (organization_id, id) on delete set null (company_id),
   foreign key (organization_id, listing_id)
@@ -76,6 +80,7 @@ comment on table public.deals is 'Business in the pipeline; moved by move_deal()
 comment on column public.deals.value is 'In the organisation''s currency.';
 comment on column public.deals.status is 'Follows stage; a lost deal may also be ABANDONED.';
 comment on column public.deals.probability is 'Of winning, in percent; follows stage unless given.';
+comment on column public.deals.lost_reason_id is 'The reason from the list of the organisation; follows lost_reason, and lost_reason follows it.';
 comment on column public.deals.lost_reason is 'Why it was lost; CLOSED_LOST asks for it.';
 create index deals_organization_idx on public.deals (organization_id, created_at desc);
 -- What the pipeline report sums is in the index.
@@ -83,6 +88,7 @@ create index deals_organization_stage_idx on public.deals (organization_id, stag
 create index deals_assigned_to_idx on public.deals (assigned_to_id, organization_id);
 create index deals_lead_idx on public.deals (organization_id, lead_id);
 create index deals_contact_idx on public.deals (organization_id, contact_id);
+create index deals_lost_reason_idx on public.deals (organization_id, lost_reason_id) where lost_reason_id is not null;
 create index deals_company_idx on public.deals (organization_id, company_id);
 create index deals_listing_idx on public.deals (organization_id, listing_id);
 create index deals_due_idx on public.deals (organization_id, expected_close_date) where status = 'ACTIVE';
@@ -152,6 +158,16 @@ begin
       errcode = 'PT422', detail = format('%s cannot be %s.', new.stage, new.status),
       hint = 'Write stage, or call move_deal or close_deal.';
   end if;
+  if new.stage = 'CLOSED_LOST' and new.lost_reason_id is not null
+    and (tg_op = 'INSERT' or new.lost_reason_id is distinct from old.lost_reason_id or new.lost_reason is null) then
+    select r.name into new.lost_reason from public.lost_reasons r
+    where r.organization_id = new.organization_id and r.id = new.lost_reason_id;
+  elsif new.stage = 'CLOSED_LOST' and (tg_op = 'INSERT' or new.lost_reason is distinct from old.lost_reason) then
+    new.lost_reason_id := (
+      select r.id from public.lost_reasons r
+      where r.organization_id = new.organization_id and lower(r.name) = lower(trim(new.lost_reason)) limit 1
+    );
+  end if;
   if new.stage = 'CLOSED_LOST' and coalesce(trim(new.lost_reason), '') = '' then
     raise exception 'A lost deal needs a reason' using errcode = 'PT422', hint = 'Send lost_reason as well.';
   end if;
@@ -171,6 +187,7 @@ begin
   end if;
   if new.stage <> 'CLOSED_LOST' then
     new.lost_reason := null;
+    new.lost_reason_id := null;
   end if;
   return new;
 end $$;
@@ -218,7 +235,8 @@ begin
   return deal;
 end $$;
 comment on function public.move_deal(uuid, "DealStage", integer, text) is
-  'Moves a deal: forward freely, back one step, closed from anywhere. CLOSED_LOST needs lost_reason.';
+  'Moves a deal: forward freely, back one step, closed from anywhere. CLOSED_LOST needs lost_reason. The same rules bind an '
+  'update of stage; this one also says why there was nothing to move.';
 
 create function public.close_deal(
   deal_id uuid, outcome "DealStatus", lost_reason text default null, closed_at timestamptz default null
@@ -295,11 +313,11 @@ create policy "admins delete deals" on public.deals for delete to authenticated
 grant select, delete,
   insert (
     id, organization_id, assigned_to_id, lead_id, contact_id, company_id, listing_id, title, description, value, stage, status,
-    probability, expected_close_date, actual_close_date, lost_reason, notes, tags, custom_fields
+    probability, expected_close_date, actual_close_date, lost_reason_id, lost_reason, notes, tags, custom_fields
   ),
   update (
     id, organization_id, assigned_to_id, lead_id, contact_id, company_id, listing_id, title, description, value, stage, status,
-    probability, expected_close_date, actual_close_date, lost_reason, notes, tags, custom_fields
+    probability, expected_close_date, actual_close_date, lost_reason_id, lost_reason, notes, tags, custom_fields
   )
   on public.deals to authenticated;
 grant all on public.deals to service_role;

@@ -7,7 +7,8 @@ comment on type "ActivityType" is 'What was done; all but TASK and NOTE is conta
 
 create table public.activities (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   created_by_id uuid not null default auth.uid() references public.users (id) on delete cascade,
   lead_id uuid,
   contact_id uuid,

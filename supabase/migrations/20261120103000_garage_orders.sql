@@ -51,7 +51,8 @@ create table public.custom_agent_orders (
   current_stage text constraint "current_stage is at most 50 characters" check (length(current_stage) <= 50),
   agent_config jsonb not null,
   tools_config jsonb not null,
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   created_by_id uuid not null references public.users (id) on delete cascade,
   assigned_to_id uuid references public.users (id) on delete set null,
   created_at timestamptz not null default now(),
@@ -97,7 +98,8 @@ create index custom_agent_orders_status_rejected_idx
 
 create table public.order_milestones (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   order_id uuid not null,
   name text not null constraint "name is 1 to 100 characters" check (length(name) between 1 and 100),
   description text,
@@ -117,7 +119,8 @@ create index order_milestones_stage_idx on public.order_milestones (stage);
 
 create table public.build_logs (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   order_id uuid not null,
   stage text not null constraint "stage is 1 to 50 characters" check (length(stage) between 1 and 50),
   message text not null,

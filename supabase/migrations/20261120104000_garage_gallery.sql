@@ -54,7 +54,8 @@ create table public.agent_templates (
   is_popular boolean not null generated always as (usage_count > 10 and coalesce(rating >= 4, false)) stored,
   is_public boolean not null default false,
   is_system boolean not null default false,
-  organization_id uuid references public.organizations (id) on delete cascade,
+  organization_id uuid default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   created_by_id uuid references public.users (id) on delete set null,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -85,7 +86,8 @@ create table public.template_reviews (
   template_id uuid not null references public.agent_templates (id) on delete cascade,
   rating integer not null constraint "rating is 1 to 5" check (rating between 1 and 5),
   review text,
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   reviewer_id uuid not null references public.users (id) on delete cascade,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -147,7 +149,8 @@ create table public.tool_blueprints (
   complexity "ComplexityLevel" not null,
   usage_count integer not null default 0,
   is_public boolean not null default false,
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   created_by_id uuid not null references public.users (id) on delete cascade,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -178,7 +181,8 @@ create table public.project_showcases (
   likes integer not null default 0,
   is_public boolean not null default false,
   is_featured boolean not null default false,
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   created_by_id uuid not null references public.users (id) on delete cascade,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
@@ -725,11 +729,11 @@ grant execute on function
 -- Templates of the platform -------------------------------------------------------------------------------------------
 
 insert into public.agent_templates (
-  name, category, description, personality_config, model_config, tools_config, memory_config, tags, features, use_cases,
-  is_system, is_public
+  organization_id, name, category, description, personality_config, model_config, tools_config, memory_config, tags,
+  features, use_cases, is_system, is_public
 ) values
   (
-    'Buyer concierge', 'SALES',
+    null, 'Buyer concierge', 'SALES',
     'Answers buyers at any hour, asks for budget, area and timing, proposes listings that fit and books viewings.',
     '{"tone": "warm", "style": "concise", "instructions": "Ask one question at a time. Never promise a price."}',
     '{"temperature": 0.4, "max_tokens": 800}',
@@ -739,7 +743,7 @@ insert into public.agent_templates (
     '{"website chat","first contact with buyers"}', true, true
   ),
   (
-    'Lead qualifier', 'SALES',
+    null, 'Lead qualifier', 'SALES',
     'Calls on new leads by e-mail or message, finds out how serious and how soon, scores them and tells the agent '
     'whom to ring first.',
     '{"tone": "friendly", "style": "direct", "instructions": "Find out budget, timing and motive in five questions."}',
@@ -750,7 +754,7 @@ insert into public.agent_templates (
     '{"leads of the website","open house visitors"}', true, true
   ),
   (
-    'Tenant support desk', 'SUPPORT',
+    null, 'Tenant support desk', 'SUPPORT',
     'Takes requests of tenants and owners, answers what the handbook answers, opens a task for everything else and '
     'says when somebody will come.',
     '{"tone": "calm", "style": "plain", "instructions": "Emergencies (water, gas, fire) go to a person at once."}',
@@ -761,7 +765,7 @@ insert into public.agent_templates (
     '{"repairs","questions about the lease"}', true, true
   ),
   (
-    'Comparable finder', 'ANALYSIS',
+    null, 'Comparable finder', 'ANALYSIS',
     'Finds what similar homes were listed and sold for, explains which ones it chose and why, and suggests a range of '
     'prices.',
     '{"tone": "factual", "style": "structured", "instructions": "Name every comparable and its distance."}',
@@ -772,7 +776,7 @@ insert into public.agent_templates (
     '{"listing presentation","price review"}', true, true
   ),
   (
-    'Listing writer', 'CONTENT',
+    null, 'Listing writer', 'CONTENT',
     'Writes the text of a listing from its facts and photos, in three lengths, without words that housing law forbids.',
     '{"tone": "vivid", "style": "honest", "instructions": "Describe the home, never who should live there."}',
     '{"temperature": 0.7, "max_tokens": 1200}',
@@ -782,7 +786,7 @@ insert into public.agent_templates (
     '{"new listings","social media posts"}', true, true
   ),
   (
-    'Closing coordinator', 'AUTOMATION',
+    null, 'Closing coordinator', 'AUTOMATION',
     'Follows a deal from the signed contract to the keys: asks for missing papers, reminds of dates, keeps everybody '
     'informed.',
     '{"tone": "polite", "style": "brief", "instructions": "Remind three days before a date, then every day."}',
@@ -793,7 +797,7 @@ insert into public.agent_templates (
     '{"from contract to closing","missing signatures"}', true, true
   ),
   (
-    'Market researcher', 'RESEARCH',
+    null, 'Market researcher', 'RESEARCH',
     'Reads news, permits and prices of an area and sums up every week what changed and what it means for sellers.',
     '{"tone": "neutral", "style": "structured", "instructions": "Give the source of every number."}',
     '{"temperature": 0.3, "max_tokens": 2000}',

@@ -29,7 +29,8 @@ comment on type "ResourceType" is 'What usage is counted of.';
 
 create table public.customers (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   name text not null constraint "name is 1 to 255 characters" check (length(name) between 1 and 255),
   email text constraint "email has an @ between two parts, in at most 255 characters"
     check (email ~ '^[^@[:space:]]+@[^@[:space:]]+$' and length(email) <= 255),
@@ -53,7 +54,8 @@ create index customers_email_idx on public.customers (organization_id, lower(ema
 
 create table public.projects (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   customer_id uuid,
   name text not null constraint "name is 1 to 255 characters" check (length(name) between 1 and 255),
   description text,
@@ -87,7 +89,8 @@ create index projects_active_idx on public.projects (organization_id, created_at
 
 create table public.appointments (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   title text not null constraint "title is 1 to 255 characters" check (length(title) between 1 and 255),
   description text,
   type "AppointmentType" not null default 'MEETING',
@@ -136,7 +139,8 @@ create index appointments_listing_idx on public.appointments (organization_id, l
 
 create table public.content (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   title text not null constraint "title is 1 to 255 characters" check (length(title) between 1 and 255),
   slug text not null constraint "slug is lower-case words joined by hyphens"
     check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' and length(slug) <= 255),
@@ -167,7 +171,8 @@ create index content_published_slug_idx on public.content (slug) where status = 
 
 create table public.attachments (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   entity_type text not null
     constraint "entity_type is lower-case words joined by underscores" check (entity_type ~ '^[a-z]+(_[a-z]+)*$'),
   entity_id uuid not null,
@@ -263,7 +268,8 @@ comment on column public.ai_tools.required_tier is 'The smallest plan that may u
 
 create table public.ai_conversations (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   user_id uuid not null references public.users (id) on delete cascade,
   title text constraint "title is at most 255 characters" check (length(title) <= 255),
   context_type text not null default 'general'
@@ -312,8 +318,10 @@ begin
   return new;
 end $$;
 comment on function private.guard_storage() is 'Holds clients to the storage of their plan before a byte is sent.';
+-- A missing column is refused as missing.
 create trigger guard_storage before insert on public.attachments
-  for each row execute function private.guard_storage();
+  for each row when (new.file_size is not null and new.organization_id is not null)
+  execute function private.guard_storage();
 
 create trigger audit_change after insert or update or delete on public.ai_tools
   for each row execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'ai_tool', 'name');

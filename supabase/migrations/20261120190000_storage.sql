@@ -29,6 +29,46 @@ comment on function private.is_storage_path(text, text) is
   'Whether a new file may have this path: {organisation}/{entity_type}/{entity_id}/{file}, {user}/… or any public asset.';
 grant execute on function private.is_storage_path(text, text) to authenticated, service_role;
 
+create function public.attachment_path(entity_type text, entity_id uuid, file_name text) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  org uuid := private.require_org('MEMBER');
+  kinds constant text[] := '{activities,agent_templates,appointments,companies,contacts,content,custom_agent_orders,customers,'
+    'deals,leads,listings,notes,project_showcases,projects,tasks,tool_blueprints}';
+  cleaned constant text := regexp_replace(trim(file_name), '[/\\[:cntrl:]]+', '_', 'g');
+  -- Later versions of a file stay beside the first one.
+  stem constant text := regexp_replace(cleaned, '\.[^.]*$', '');
+  extension constant text := substring(cleaned from '\.[^.]*$');
+  folder text;
+  is_there boolean;
+  number integer;
+begin
+  if entity_type is null or entity_type <> all (kinds) then
+    raise exception 'There are no attachments of this type' using
+      errcode = 'PT400', detail = format('Found %s.', coalesce(quote_literal(left(entity_type, 100)), 'null')),
+      hint = format('entity_type is the table of the record: %s.', array_to_string(kinds, ', '));
+  elsif coalesce(length(cleaned), 0) not between 1 and 240 or cleaned in ('.', '..') then
+    raise exception 'file_name is 1 to 240 characters' using
+      errcode = 'PT422', detail = format('Found %s.', coalesce(length(cleaned), 0));
+  end if;
+  execute format('select exists (select from public.%I t where t.id = $1 and t.organization_id = $2)', entity_type)
+  into is_there using entity_id, org;
+  if not is_there then
+    perform private.refuse(replace(entity_type, '_', ' '), entity_id);
+  end if;
+  folder := concat(org, '/', entity_type, '/', entity_id, '/');
+  select n into number from generate_series(1, 1000) n
+  where not exists (
+    select from public.attachments a
+    where a.file_path = folder || case n when 1 then cleaned else concat(stem, ' (', n, ')', extension) end
+  ) order by n limit 1;
+  return jsonb_build_object('bucket', 'attachments', 'path',
+    folder || case number when 1 then cleaned else concat(stem, ' (', number, ')', extension) end);
+end $$;
+comment on function public.attachment_path(text, uuid, text) is
+  'Where to upload a file for a record: {"bucket", "path"}. The name is kept, with a number behind it if it is taken.';
+grant execute on function public.attachment_path(text, uuid, text) to authenticated, service_role;
+
 drop policy if exists "own folders are read" on storage.objects;
 create policy "own folders are read" on storage.objects for select to authenticated using (
   case bucket_id

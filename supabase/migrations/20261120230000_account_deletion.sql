@@ -22,7 +22,7 @@ select regexp_replace(c.path, '[.][^.]+$', ''), substring(c.path, '[^.]+$'), k.o
 from (values
   ('DELETE', 'user_id', 'the person''s own', $${
     organization_members.user_id, notifications.user_id, user_dashboards.user_id, ai_conversations.user_id,
-    activity_feed_reads.user_id, showcase_likes.user_id, system_alert_views.user_id, system_alert_dismissals.user_id}$$),
+    activity_feed_reads.user_id, showcase_likes.user_id, sales_goals.user_id, system_alert_views.user_id, system_alert_dismissals.user_id}$$),
   ('DELETE', 'owner', 'answers the person was given', '{private.idempotency_keys.owner}'),
   ('DELETE', 'email', 'an invitation of the person', '{organization_invitations.email}'),
   ('CLEAR', 'billing_email', 'the person''s name and address', $${
@@ -36,7 +36,7 @@ from (values
   ('KEEP', null, 'a pseudonym: it points to an account without a name', $${
     activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by, trash.deleted_by,
     agent_templates.created_by_id, attachments.uploaded_by_id, content.author_id, custom_agent_orders.created_by_id,
-    custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by, notes.author_id, notes.mentions, organizations.closed_by,
+    custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by, deal_stage_changes.changed_by, notes.author_id, notes.mentions, organizations.closed_by,
     feature_flags.created_by, organization_invitations.invited_by, project_showcases.created_by_id,
     quick_actions.created_by, system_alerts.created_by, tasks.created_by, template_reviews.reviewer_id,
     private.sign_in_days.user_id, tool_blueprints.created_by_id, usage_tracking.user_id, feature_flags.target_users, system_alerts.target_users}$$),

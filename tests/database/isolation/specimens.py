@@ -119,6 +119,8 @@ VALUES: dict[str, dict[str, Row]] = {
         "theirs avatar": {"name": f"{PEOPLE['globex_member']}/face.png", "bucket_id": "avatars"},
         "system": {"name": "logo.png", "bucket_id": "public-assets"},
     },
+    "quick_actions": {"*": {"target_url": "/"}},
+    "sales_goals": {"*": {"month": "2026-11-01", "measure": "WON_DEALS"}},
     "refunds_due": {"*": {"currency": "usd"}},
     "stripe_events": {"*": {"id": "evt_1", "payload": Jsonb({})}},
     "stripe_objects": {"*": {"id": "sub_1", "state": Jsonb({})}},
