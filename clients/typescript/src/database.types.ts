@@ -12,7 +12,7 @@ export type Database = {
                   }
                   ComputedFields: never
                   Insert: {
-                    "completed_at"?: string | null,"contact_id"?: string | null,"created_at"?: string,"created_by_id"?: string,"deal_id"?: string | null,"description"?: string | null,"duration_minutes"?: number | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"organization_id": string,"outcome"?: string | null,"title": string,"type": Database["public"]['Enums']["ActivityType"],"updated_at"?: string
+                    "completed_at"?: string | null,"contact_id"?: string | null,"created_at"?: string,"created_by_id"?: string,"deal_id"?: string | null,"description"?: string | null,"duration_minutes"?: number | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"organization_id"?: string,"outcome"?: string | null,"title": string,"type": Database["public"]['Enums']["ActivityType"],"updated_at"?: string
                   }
                   Update: {
                     "completed_at"?: string | null,"contact_id"?: string | null,"created_at"?: string,"created_by_id"?: string,"deal_id"?: string | null,"description"?: string | null,"duration_minutes"?: number | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"organization_id"?: string,"outcome"?: string | null,"title"?: string,"type"?: Database["public"]['Enums']["ActivityType"],"updated_at"?: string
@@ -88,7 +88,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "action": string,"created_at"?: string,"description"?: string | null,"entity_id": string,"entity_type": string,"id"?: string,"is_archived"?: boolean,"is_pinned"?: boolean,"is_read"?: boolean,"metadata"?: Json | null,"organization_id": string,"severity"?: Database["public"]['Enums']["ActivitySeverity"],"title": string,"type": Database["public"]['Enums']["DashboardActivityType"],"user_id"?: string | null
+                    "action": string,"created_at"?: string,"description"?: string | null,"entity_id": string,"entity_type": string,"id"?: string,"is_archived"?: boolean,"is_pinned"?: boolean,"is_read"?: boolean,"metadata"?: Json | null,"organization_id"?: string,"severity"?: Database["public"]['Enums']["ActivitySeverity"],"title": string,"type": Database["public"]['Enums']["DashboardActivityType"],"user_id"?: string | null
                   }
                   Update: {
                     "action"?: string,"created_at"?: string,"description"?: string | null,"entity_id"?: string,"entity_type"?: string,"id"?: string,"is_archived"?: boolean,"is_pinned"?: boolean,"is_read"?: boolean,"metadata"?: Json | null,"organization_id"?: string,"severity"?: Database["public"]['Enums']["ActivitySeverity"],"title"?: string,"type"?: Database["public"]['Enums']["DashboardActivityType"],"user_id"?: string | null
@@ -174,7 +174,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "ai_model": string,"context_id"?: string | null,"context_type"?: string,"conversation_data"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"is_archived"?: boolean,"organization_id": string,"title"?: string | null,"updated_at"?: string,"usage_tokens"?: number,"user_id": string
+                    "ai_model": string,"context_id"?: string | null,"context_type"?: string,"conversation_data"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"is_archived"?: boolean,"organization_id"?: string,"title"?: string | null,"updated_at"?: string,"usage_tokens"?: number,"user_id": string
                   }
                   Update: {
                     "ai_model"?: string,"context_id"?: string | null,"context_type"?: string,"conversation_data"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"is_archived"?: boolean,"organization_id"?: string,"title"?: string | null,"updated_at"?: string,"usage_tokens"?: number,"user_id"?: string
@@ -214,7 +214,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to"?: string | null,"contact_id"?: string | null,"created_at"?: string,"customer_id"?: string | null,"deal_id"?: string | null,"description"?: string | null,"end_time": string,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"location"?: string | null,"meeting_url"?: string | null,"organization_id": string,"reminders_sent"?: Json | null,"start_time": string,"status"?: Database["public"]['Enums']["AppointmentStatus"],"title": string,"type"?: Database["public"]['Enums']["AppointmentType"],"updated_at"?: string
+                    "assigned_to"?: string | null,"contact_id"?: string | null,"created_at"?: string,"customer_id"?: string | null,"deal_id"?: string | null,"description"?: string | null,"end_time": string,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"location"?: string | null,"meeting_url"?: string | null,"organization_id"?: string,"reminders_sent"?: Json | null,"start_time": string,"status"?: Database["public"]['Enums']["AppointmentStatus"],"title": string,"type"?: Database["public"]['Enums']["AppointmentType"],"updated_at"?: string
                   }
                   Update: {
                     "assigned_to"?: string | null,"contact_id"?: string | null,"created_at"?: string,"customer_id"?: string | null,"deal_id"?: string | null,"description"?: string | null,"end_time"?: string,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"location"?: string | null,"meeting_url"?: string | null,"organization_id"?: string,"reminders_sent"?: Json | null,"start_time"?: string,"status"?: Database["public"]['Enums']["AppointmentStatus"],"title"?: string,"type"?: Database["public"]['Enums']["AppointmentType"],"updated_at"?: string
@@ -270,7 +270,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"entity_id": string,"entity_type": string,"file_name": string,"file_path": string,"file_size": number,"id"?: string,"mime_type": string,"organization_id": string,"stored_at"?: string | null,"updated_at"?: string,"uploaded_by_id"?: string | null
+                    "created_at"?: string,"entity_id": string,"entity_type": string,"file_name": string,"file_path": string,"file_size": number,"id"?: string,"mime_type": string,"organization_id"?: string,"stored_at"?: string | null,"updated_at"?: string,"uploaded_by_id"?: string | null
                   }
                   Update: {
                     "created_at"?: string,"entity_id"?: string,"entity_type"?: string,"file_name"?: string,"file_path"?: string,"file_size"?: number,"id"?: string,"mime_type"?: string,"organization_id"?: string,"stored_at"?: string | null,"updated_at"?: string,"uploaded_by_id"?: string | null
@@ -296,7 +296,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"details"?: Json | null,"id"?: string,"log_level"?: Database["public"]['Enums']["LogLevel"],"message": string,"order_id": string,"organization_id": string,"stage": string
+                    "created_at"?: string,"details"?: Json | null,"id"?: string,"log_level"?: Database["public"]['Enums']["LogLevel"],"message": string,"order_id": string,"organization_id"?: string,"stage": string
                   }
                   Update: {
                     "created_at"?: string,"details"?: Json | null,"id"?: string,"log_level"?: Database["public"]['Enums']["LogLevel"],"message"?: string,"order_id"?: string,"organization_id"?: string,"stage"?: string
@@ -348,7 +348,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"company_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id": string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
+                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"company_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
                   }
                   Update: {
                     "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"company_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name"?: string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
@@ -380,7 +380,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "author_id"?: string | null,"content": string,"content_type"?: Database["public"]['Enums']["ContentType"],"created_at"?: string,"excerpt"?: string | null,"id"?: string,"organization_id": string,"published_at"?: string | null,"seo_meta"?: Json | null,"slug": string,"status"?: Database["public"]['Enums']["ContentStatus"],"title": string,"updated_at"?: string
+                    "author_id"?: string | null,"content": string,"content_type"?: Database["public"]['Enums']["ContentType"],"created_at"?: string,"excerpt"?: string | null,"id"?: string,"organization_id"?: string,"published_at"?: string | null,"seo_meta"?: Json | null,"slug": string,"status"?: Database["public"]['Enums']["ContentStatus"],"title": string,"updated_at"?: string
                   }
                   Update: {
                     "author_id"?: string | null,"content"?: string,"content_type"?: Database["public"]['Enums']["ContentType"],"created_at"?: string,"excerpt"?: string | null,"id"?: string,"organization_id"?: string,"published_at"?: string | null,"seo_meta"?: Json | null,"slug"?: string,"status"?: Database["public"]['Enums']["ContentStatus"],"title"?: string,"updated_at"?: string
@@ -406,7 +406,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "agent_config": NonNullable<Json>,"assigned_to_id"?: string | null,"completed_at"?: string | null,"complexity": Database["public"]['Enums']["ComplexityLevel"],"created_at"?: string,"created_by_id": string,"current_stage"?: string | null,"delivered_at"?: string | null,"description": string,"estimated_cost"?: number | null,"estimated_hours"?: number | null,"id"?: string,"organization_id": string,"priority"?: Database["public"]['Enums']["OrderPriority"],"progress"?: number,"progress_is_manual"?: boolean,"requirements": NonNullable<Json>,"started_at"?: string | null,"status"?: Database["public"]['Enums']["OrderStatus"],"status_changed_at"?: string,"status_reason"?: string | null,"submitted_at"?: string | null,"title": string,"tools_config": NonNullable<Json>,"updated_at"?: string,"use_case": string
+                    "agent_config": NonNullable<Json>,"assigned_to_id"?: string | null,"completed_at"?: string | null,"complexity": Database["public"]['Enums']["ComplexityLevel"],"created_at"?: string,"created_by_id": string,"current_stage"?: string | null,"delivered_at"?: string | null,"description": string,"estimated_cost"?: number | null,"estimated_hours"?: number | null,"id"?: string,"organization_id"?: string,"priority"?: Database["public"]['Enums']["OrderPriority"],"progress"?: number,"progress_is_manual"?: boolean,"requirements": NonNullable<Json>,"started_at"?: string | null,"status"?: Database["public"]['Enums']["OrderStatus"],"status_changed_at"?: string,"status_reason"?: string | null,"submitted_at"?: string | null,"title": string,"tools_config": NonNullable<Json>,"updated_at"?: string,"use_case": string
                   }
                   Update: {
                     "agent_config"?: NonNullable<Json>,"assigned_to_id"?: string | null,"completed_at"?: string | null,"complexity"?: Database["public"]['Enums']["ComplexityLevel"],"created_at"?: string,"created_by_id"?: string,"current_stage"?: string | null,"delivered_at"?: string | null,"description"?: string,"estimated_cost"?: number | null,"estimated_hours"?: number | null,"id"?: string,"organization_id"?: string,"priority"?: Database["public"]['Enums']["OrderPriority"],"progress"?: number,"progress_is_manual"?: boolean,"requirements"?: NonNullable<Json>,"started_at"?: string | null,"status"?: Database["public"]['Enums']["OrderStatus"],"status_changed_at"?: string,"status_reason"?: string | null,"submitted_at"?: string | null,"title"?: string,"tools_config"?: NonNullable<Json>,"updated_at"?: string,"use_case"?: string
@@ -438,7 +438,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to"?: string | null,"company"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"name": string,"organization_id": string,"phone"?: string | null,"source"?: Database["public"]['Enums']["CustomerSource"],"status"?: Database["public"]['Enums']["CustomerStatus"],"tags"?: (string)[],"updated_at"?: string
+                    "assigned_to"?: string | null,"company"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"name": string,"organization_id"?: string,"phone"?: string | null,"source"?: Database["public"]['Enums']["CustomerSource"],"status"?: Database["public"]['Enums']["CustomerStatus"],"tags"?: (string)[],"updated_at"?: string
                   }
                   Update: {
                     "assigned_to"?: string | null,"company"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"name"?: string,"organization_id"?: string,"phone"?: string | null,"source"?: Database["public"]['Enums']["CustomerSource"],"status"?: Database["public"]['Enums']["CustomerStatus"],"tags"?: (string)[],"updated_at"?: string
@@ -490,7 +490,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "chart_type"?: string | null,"config": NonNullable<Json>,"created_at"?: string,"created_by"?: string,"data_source"?: string | null,"id"?: string,"is_visible"?: boolean,"name": string,"organization_id": string,"permissions"?: (string)[],"position": NonNullable<Json>,"refresh_rate"?: number,"title"?: string | null,"type": Database["public"]['Enums']["WidgetType"],"updated_at"?: string
+                    "chart_type"?: string | null,"config": NonNullable<Json>,"created_at"?: string,"created_by"?: string,"data_source"?: string | null,"id"?: string,"is_visible"?: boolean,"name": string,"organization_id"?: string,"permissions"?: (string)[],"position": NonNullable<Json>,"refresh_rate"?: number,"title"?: string | null,"type": Database["public"]['Enums']["WidgetType"],"updated_at"?: string
                   }
                   Update: {
                     "chart_type"?: string | null,"config"?: NonNullable<Json>,"created_at"?: string,"created_by"?: string,"data_source"?: string | null,"id"?: string,"is_visible"?: boolean,"name"?: string,"organization_id"?: string,"permissions"?: (string)[],"position"?: NonNullable<Json>,"refresh_rate"?: number,"title"?: string | null,"type"?: Database["public"]['Enums']["WidgetType"],"updated_at"?: string
@@ -510,16 +510,42 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
-                },"deals": {
+                },"deal_stage_changes": {
                   Row: {
-                    "actual_close_date": string | null,"assigned_to_id": string | null,"company_id": string | null,"contact_id": string | null,"created_at": string,"custom_fields": Json | null,"description": string | null,"expected_close_date": string | null,"id": string,"lead_id": string | null,"listing_id": string | null,"lost_reason": string | null,"notes": string | null,"organization_id": string,"probability": number,"stage": Database["public"]['Enums']["DealStage"],"status": Database["public"]['Enums']["DealStatus"],"tags": (string)[],"title": string,"updated_at": string,"value": number
+                    "changed_at": string,"changed_by": string | null,"deal_id": string,"from_stage": Database["public"]['Enums']["DealStage"] | null,"id": string,"organization_id": string,"to_stage": Database["public"]['Enums']["DealStage"],"value": number
                   }
                   ComputedFields: never
                   Insert: {
-                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"notes"?: string | null,"organization_id": string,"probability": number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string,"value": number
+                    "changed_at"?: string,"changed_by"?: string | null,"deal_id": string,"from_stage"?: Database["public"]['Enums']["DealStage"] | null,"id"?: string,"organization_id": string,"to_stage": Database["public"]['Enums']["DealStage"],"value": number
                   }
                   Update: {
-                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"notes"?: string | null,"organization_id"?: string,"probability"?: number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title"?: string,"updated_at"?: string,"value"?: number
+                    "changed_at"?: string,"changed_by"?: string | null,"deal_id"?: string,"from_stage"?: Database["public"]['Enums']["DealStage"] | null,"id"?: string,"organization_id"?: string,"to_stage"?: Database["public"]['Enums']["DealStage"],"value"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "deal_stage_changes_organization_id_deal_id_fkey"
+      columns: ["organization_id","deal_id"]
+isOneToOne: false
+      referencedRelation: "deals"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "deal_stage_changes_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"deals": {
+                  Row: {
+                    "actual_close_date": string | null,"assigned_to_id": string | null,"company_id": string | null,"contact_id": string | null,"created_at": string,"custom_fields": Json | null,"description": string | null,"expected_close_date": string | null,"id": string,"lead_id": string | null,"listing_id": string | null,"lost_reason": string | null,"lost_reason_id": string | null,"notes": string | null,"organization_id": string,"probability": number,"stage": Database["public"]['Enums']["DealStage"],"status": Database["public"]['Enums']["DealStatus"],"tags": (string)[],"title": string,"updated_at": string,"value": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"lost_reason_id"?: string | null,"notes"?: string | null,"organization_id"?: string,"probability": number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string,"value": number
+                  }
+                  Update: {
+                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"lost_reason_id"?: string | null,"notes"?: string | null,"organization_id"?: string,"probability"?: number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title"?: string,"updated_at"?: string,"value"?: number
                   }
                   Relationships: [
                     {
@@ -557,6 +583,12 @@ isOneToOne: false
       columns: ["organization_id","listing_id"]
 isOneToOne: false
       referencedRelation: "listings"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "deals_organization_id_lost_reason_id_fkey"
+      columns: ["organization_id","lost_reason_id"]
+isOneToOne: false
+      referencedRelation: "lost_reasons"
       referencedColumns: ["organization_id","id"]
     }
                   ]
@@ -686,7 +718,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"converted_contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id": string,"phone"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"score"?: Database["public"]['Enums']["LeadScore"],"score_value"?: number,"source"?: Database["public"]['Enums']["LeadSource"],"status"?: Database["public"]['Enums']["LeadStatus"],"tags"?: (string)[],"timeline"?: string | null,"updated_at"?: string
+                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"converted_contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"score"?: Database["public"]['Enums']["LeadScore"],"score_value"?: number,"source"?: Database["public"]['Enums']["LeadSource"],"status"?: Database["public"]['Enums']["LeadStatus"],"tags"?: (string)[],"timeline"?: string | null,"updated_at"?: string
                   }
                   Update: {
                     "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"converted_contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"min_bedrooms"?: number | null,"name"?: string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"score"?: Database["public"]['Enums']["LeadScore"],"score_value"?: number,"source"?: Database["public"]['Enums']["LeadSource"],"status"?: Database["public"]['Enums']["LeadStatus"],"tags"?: (string)[],"timeline"?: string | null,"updated_at"?: string
@@ -718,7 +750,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "address": string,"assigned_to_id"?: string | null,"bathrooms"?: number | null,"bedrooms"?: number | null,"city": string,"country"?: string,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expiration_date"?: string | null,"features"?: (string)[],"id"?: string,"images"?: (string)[],"listing_date"?: string | null,"lot_size"?: number | null,"mls_number"?: string | null,"notes"?: string | null,"organization_id": string,"price": number,"price_per_sqft"?: never,"property_type"?: Database["public"]['Enums']["PropertyType"],"square_feet"?: number | null,"state": string,"status"?: Database["public"]['Enums']["ListingStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string,"virtual_tour_url"?: string | null,"year_built"?: number | null,"zip_code": string
+                    "address": string,"assigned_to_id"?: string | null,"bathrooms"?: number | null,"bedrooms"?: number | null,"city": string,"country"?: string,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expiration_date"?: string | null,"features"?: (string)[],"id"?: string,"images"?: (string)[],"listing_date"?: string | null,"lot_size"?: number | null,"mls_number"?: string | null,"notes"?: string | null,"organization_id"?: string,"price": number,"price_per_sqft"?: never,"property_type"?: Database["public"]['Enums']["PropertyType"],"square_feet"?: number | null,"state": string,"status"?: Database["public"]['Enums']["ListingStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string,"virtual_tour_url"?: string | null,"year_built"?: number | null,"zip_code": string
                   }
                   Update: {
                     "address"?: string,"assigned_to_id"?: string | null,"bathrooms"?: number | null,"bedrooms"?: number | null,"city"?: string,"country"?: string,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expiration_date"?: string | null,"features"?: (string)[],"id"?: string,"images"?: (string)[],"listing_date"?: string | null,"lot_size"?: number | null,"mls_number"?: string | null,"notes"?: string | null,"organization_id"?: string,"price"?: number,"price_per_sqft"?: never,"property_type"?: Database["public"]['Enums']["PropertyType"],"square_feet"?: number | null,"state"?: string,"status"?: Database["public"]['Enums']["ListingStatus"],"tags"?: (string)[],"title"?: string,"updated_at"?: string,"virtual_tour_url"?: string | null,"year_built"?: number | null,"zip_code"?: string
@@ -732,6 +764,26 @@ isOneToOne: false
       referencedColumns: ["user_id","organization_id"]
     },{
       foreignKeyName: "listings_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"lost_reasons": {
+                  Row: {
+                    "created_at": string,"id": string,"is_active": boolean,"name": string,"organization_id": string,"position": number,"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "created_at"?: string,"id"?: string,"is_active"?: boolean,"name": string,"organization_id"?: string,"position"?: number,"updated_at"?: string
+                  }
+                  Update: {
+                    "created_at"?: string,"id"?: string,"is_active"?: boolean,"name"?: string,"organization_id"?: string,"position"?: number,"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "lost_reasons_organization_id_fkey"
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
@@ -882,7 +934,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "completed_at"?: string | null,"created_at"?: string,"description"?: string | null,"due_date"?: string | null,"id"?: string,"is_completed"?: boolean,"name": string,"order_id": string,"organization_id": string,"sort_order"?: number,"stage": string
+                    "completed_at"?: string | null,"created_at"?: string,"description"?: string | null,"due_date"?: string | null,"id"?: string,"is_completed"?: boolean,"name": string,"order_id": string,"organization_id"?: string,"sort_order"?: number,"stage": string
                   }
                   Update: {
                     "completed_at"?: string | null,"created_at"?: string,"description"?: string | null,"due_date"?: string | null,"id"?: string,"is_completed"?: boolean,"name"?: string,"order_id"?: string,"organization_id"?: string,"sort_order"?: number,"stage"?: string
@@ -1002,7 +1054,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "category": Database["public"]['Enums']["ShowcaseCategory"],"created_at"?: string,"created_by_id": string,"demo_url"?: string | null,"description": string,"features"?: (string)[],"id"?: string,"image_url"?: string | null,"is_featured"?: boolean,"is_public"?: boolean,"likes"?: number,"organization_id": string,"technologies"?: (string)[],"title": string,"updated_at"?: string,"views"?: number
+                    "category": Database["public"]['Enums']["ShowcaseCategory"],"created_at"?: string,"created_by_id": string,"demo_url"?: string | null,"description": string,"features"?: (string)[],"id"?: string,"image_url"?: string | null,"is_featured"?: boolean,"is_public"?: boolean,"likes"?: number,"organization_id"?: string,"technologies"?: (string)[],"title": string,"updated_at"?: string,"views"?: number
                   }
                   Update: {
                     "category"?: Database["public"]['Enums']["ShowcaseCategory"],"created_at"?: string,"created_by_id"?: string,"demo_url"?: string | null,"description"?: string,"features"?: (string)[],"id"?: string,"image_url"?: string | null,"is_featured"?: boolean,"is_public"?: boolean,"likes"?: number,"organization_id"?: string,"technologies"?: (string)[],"title"?: string,"updated_at"?: string,"views"?: number
@@ -1028,7 +1080,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "budget"?: number | null,"completion_date"?: string | null,"created_at"?: string,"customer_id"?: string | null,"description"?: string | null,"due_date"?: string | null,"id"?: string,"name": string,"organization_id": string,"priority"?: Database["public"]['Enums']["Priority"],"progress_percentage"?: number,"project_manager_id"?: string | null,"start_date"?: string | null,"status"?: Database["public"]['Enums']["ProjectStatus"],"updated_at"?: string
+                    "budget"?: number | null,"completion_date"?: string | null,"created_at"?: string,"customer_id"?: string | null,"description"?: string | null,"due_date"?: string | null,"id"?: string,"name": string,"organization_id"?: string,"priority"?: Database["public"]['Enums']["Priority"],"progress_percentage"?: number,"project_manager_id"?: string | null,"start_date"?: string | null,"status"?: Database["public"]['Enums']["ProjectStatus"],"updated_at"?: string
                   }
                   Update: {
                     "budget"?: number | null,"completion_date"?: string | null,"created_at"?: string,"customer_id"?: string | null,"description"?: string | null,"due_date"?: string | null,"id"?: string,"name"?: string,"organization_id"?: string,"priority"?: Database["public"]['Enums']["Priority"],"progress_percentage"?: number,"project_manager_id"?: string | null,"start_date"?: string | null,"status"?: Database["public"]['Enums']["ProjectStatus"],"updated_at"?: string
@@ -1098,6 +1150,32 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "onboarding_sessions"
       referencedColumns: ["id"]
+    }
+                  ]
+                },"sales_goals": {
+                  Row: {
+                    "created_at": string,"id": string,"measure": string,"month": string,"organization_id": string,"target": number,"updated_at": string,"user_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "created_at"?: string,"id"?: string,"measure": string,"month": string,"organization_id"?: string,"target": number,"updated_at"?: string,"user_id": string
+                  }
+                  Update: {
+                    "created_at"?: string,"id"?: string,"measure"?: string,"month"?: string,"organization_id"?: string,"target"?: number,"updated_at"?: string,"user_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "sales_goals_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "user_id is a member of the organisation"
+      columns: ["user_id","organization_id"]
+isOneToOne: false
+      referencedRelation: "organization_members"
+      referencedColumns: ["user_id","organization_id"]
     }
                   ]
                 },"showcase_likes": {
@@ -1344,7 +1422,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"id"?: string,"organization_id": string,"rating": number,"review"?: string | null,"reviewer_id": string,"template_id": string,"updated_at"?: string
+                    "created_at"?: string,"id"?: string,"organization_id"?: string,"rating": number,"review"?: string | null,"reviewer_id": string,"template_id": string,"updated_at"?: string
                   }
                   Update: {
                     "created_at"?: string,"id"?: string,"organization_id"?: string,"rating"?: number,"review"?: string | null,"reviewer_id"?: string,"template_id"?: string,"updated_at"?: string
@@ -1376,7 +1454,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "category": Database["public"]['Enums']["ToolCategory"],"complexity": Database["public"]['Enums']["ComplexityLevel"],"components": NonNullable<Json>,"configuration": NonNullable<Json>,"connections": NonNullable<Json>,"created_at"?: string,"created_by_id": string,"description": string,"id"?: string,"is_public"?: boolean,"name": string,"organization_id": string,"tags"?: (string)[],"updated_at"?: string,"usage_count"?: number,"version"?: string
+                    "category": Database["public"]['Enums']["ToolCategory"],"complexity": Database["public"]['Enums']["ComplexityLevel"],"components": NonNullable<Json>,"configuration": NonNullable<Json>,"connections": NonNullable<Json>,"created_at"?: string,"created_by_id": string,"description": string,"id"?: string,"is_public"?: boolean,"name": string,"organization_id"?: string,"tags"?: (string)[],"updated_at"?: string,"usage_count"?: number,"version"?: string
                   }
                   Update: {
                     "category"?: Database["public"]['Enums']["ToolCategory"],"complexity"?: Database["public"]['Enums']["ComplexityLevel"],"components"?: NonNullable<Json>,"configuration"?: NonNullable<Json>,"connections"?: NonNullable<Json>,"created_at"?: string,"created_by_id"?: string,"description"?: string,"id"?: string,"is_public"?: boolean,"name"?: string,"organization_id"?: string,"tags"?: (string)[],"updated_at"?: string,"usage_count"?: number,"version"?: string
@@ -1671,6 +1749,9 @@ isOneToOne: true
         isOneToOne: true
         isSetofReturn: false
       } },
+"attachment_path":
+{ Args: { "entity_id": string,"entity_type": string,"file_name": string }; Returns: Json
+                           },
 "build_log_page":
 { Args: { "before"?: string,"before_id"?: string,"order_id": string,"page_size"?: number }; Returns: {
               "created_at": string,
@@ -1798,6 +1879,7 @@ isOneToOne: true
 "lead_id": string | null,
 "listing_id": string | null,
 "lost_reason": string | null,
+"lost_reason_id": string | null,
 "notes": string | null,
 "organization_id": string,
 "probability": number,
@@ -1858,6 +1940,11 @@ isOneToOne: true
       } },
 "dashboard_snapshot":
 { Args: { "request"?: Json }; Returns: Json
+                           },
+"deal_stages":
+{ Args: { "deal_id": string }; Returns: {
+              "entered_at": string,"left_at": string,"moved_by": string,"stage": Database["public"]['Enums']["DealStage"],"time_in_stage": string
+            }[]
                            },
 "decide_refund":
 { Args: { "issue": boolean,"refund_id": string }; Returns: Database["public"]['Enums']["RefundStatus"]
@@ -1959,6 +2046,16 @@ isOneToOne: true
               "assigned_to_id": string,"due_at": string,"id": string,"kind": string,"reason": string,"title": string
             }[]
                            },
+"forecast":
+{ Args: { "assigned_to_id"?: string,"months"?: number }; Returns: {
+              "month": string,"open_deals": number,"open_value": number,"weighted_value": number,"won_deals": number,"won_value": number
+            }[]
+                           },
+"goals_report":
+{ Args: { "month"?: string }; Returns: {
+              "goal_id": string,"measure": string,"reached": number,"share": number,"target": number,"user_id": string
+            }[]
+                           },
 "job_overview":
 { Args: Record<PropertyKey, never>; Returns: {
               "description": string,"due_at": string,"is_overdue": boolean,"is_running": boolean,"last_done_at": string,"last_error": string,"last_outcome": string,"last_result": Json,"last_run_at": string,"name": string,"schedule": string
@@ -1974,6 +2071,11 @@ isOneToOne: true
                            },
 "like_showcase":
 { Args: { "showcase_id": string }; Returns: number
+                           },
+"lost_reasons_report":
+{ Args: { "since"?: string,"until"?: string }; Returns: {
+              "deals": number,"lost_reason_id": string,"reason": string,"value": number
+            }[]
                            },
 "mark_alert_viewed":
 { Args: { "alert_id": string }; Returns: boolean
@@ -2066,6 +2168,7 @@ isOneToOne: true
 "lead_id": string | null,
 "listing_id": string | null,
 "lost_reason": string | null,
+"lost_reason_id": string | null,
 "notes": string | null,
 "organization_id": string,
 "probability": number,
@@ -2212,6 +2315,7 @@ isOneToOne: true
 "lead_id": string | null,
 "listing_id": string | null,
 "lost_reason": string | null,
+"lost_reason_id": string | null,
 "notes": string | null,
 "organization_id": string,
 "probability": number,
@@ -2283,6 +2387,11 @@ isOneToOne: true
       } },
 "set_current_organization":
 { Args: { "organization_id": string }; Returns: Json
+                           },
+"stage_durations":
+{ Args: { "since"?: string }; Returns: {
+              "average": string,"median": string,"stage": Database["public"]['Enums']["DealStage"],"visits": number
+            }[]
                            },
 "start_follow_up_plan":
 { Args: { "assigned_to"?: string,"company_id"?: string,"contact_id"?: string,"deal_id"?: string,"lead_id"?: string,"listing_id"?: string,"plan_id": string,"starts_at"?: string }; Returns: {
