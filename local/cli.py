@@ -30,11 +30,7 @@ exit codes: 0 success · 1 the command failed, or status/doctor found a problem 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     began = time.monotonic()
-    stack = Stack(
-        options.workdir,
-        jobs=True,
-        say=lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr),
-    )
+    stack = _stack(options, lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr))
     try:
         code = int(options.run(stack, options) or 0)
         sys.stdout.flush()
@@ -50,6 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
+
+
+def _stack(options: argparse.Namespace, say: Callable[[str], None]) -> Stack:
+    stack = Stack(options.workdir, jobs=True, say=say)
+    if not (getattr(options, "supabase", False) or stack.is_official()):
+        return stack
+    from local.official import OfficialStack  # noqa: PLC0415 - only --supabase needs it
+
+    return OfficialStack(options.workdir, jobs=True, say=say)
 
 
 def start(stack: Stack, options: argparse.Namespace) -> int:
@@ -98,7 +103,7 @@ def status(stack: Stack, options: argparse.Namespace) -> int:
 
 
 def _jobs(stack: Stack) -> str:
-    with stack.cluster.connect() as connection:
+    with stack.connect() as connection:
         rows = connection.execute("select name, last_outcome, last_error, is_overdue, due_at from private.job_overview")
         jobs = rows.fetchall()
     wrong = [
@@ -205,6 +210,9 @@ def _parser() -> argparse.ArgumentParser:
     for starter in starters:
         starter.add_argument("--api-port", type=_port, metavar="PORT", help=f"default {API_PORT}; 0 for any free port")
         starter.add_argument("--db-port", type=_port, metavar="PORT", help=f"default {DB_PORT}; 0 for any free port")
+        starter.add_argument(
+            "--supabase", action="store_true", help="use the official stack of the Supabase CLI (downloaded at first)"
+        )
     command("stop", stop, "stop everything, `strive dev` included; data stays")
     command("reset", reset, "create the database again from migrations and demo data; its rows and files are deleted")
     shown = command("status", status, "print addresses and keys; exit code 1 when something does not run")

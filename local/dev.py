@@ -64,7 +64,7 @@ def _follow(stack: Stack, changed: list[Path]) -> None:
         if not free:  # `strive reset` replaces the processes right now
             return
         processes = stack.processes()
-    if not processes["postgres"]:
+    if not processes.get("postgres", True):  # the official stack restarts its own
         stack.say("postgres is gone; starting it again")
         stack.cluster.start()
     if any(path.is_relative_to(MIGRATIONS) for path in changed):

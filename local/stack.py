@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 
 from local import ROOT, StackError, database
 from local.config import api_environment, postgrest_environment, return_origins
@@ -25,7 +26,8 @@ from local.processes import find, launch, stop, tail
 from shared.billing.prices import put_on_sale
 
 API_PORT, DB_PORT = 54321, 54322
-PORTS = range(10_000, 32_000)
+# The Supabase CLI reserves 10000 to 19999 for services of its own.
+PORTS = range(20_000, 32_000)
 SERVICES = ("stripe", "postgrest", "api", "functions", "jobs")
 HEALTH = {"stripe": "/", "postgrest": "/", "api": "/health", "functions": "/healthz"}
 # Used with STRIPE_SECRET_KEY of a real account, instead of the double.
@@ -80,6 +82,17 @@ class Stack:
             self.log("postgres"),
             durable=self.durable,
         )
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Connect as `postgres`."""
+        return self.cluster.connect()
+
+    def database_url(self, user: str) -> str:
+        return self.cluster.url(user)
+
+    def is_official(self) -> bool:
+        """Whether the last start used the official stack (`--supabase`)."""
+        return "official" in self._state()
 
     def log(self, service: str) -> Path:
         return self.logs / f"{service}.log"
@@ -154,8 +167,7 @@ class Stack:
         ran = any(self.processes().values())
         with self._locked():
             self._stop()
-            for folder in ("postgres", "storage", "stripe"):
-                shutil.rmtree(self.workdir / folder, ignore_errors=True)
+            self._delete_data()
             self._start(None, None, seed=True)
             if not ran:
                 self._stop()
@@ -170,7 +182,7 @@ class Stack:
                 self._await(service)
 
     def migrate(self) -> None:
-        with self.cluster.connect() as connection:
+        with self.connect() as connection:
             database.migrate(connection, lambda name: self.say(f"migration {name}"))
             for name in database.edited(connection):
                 self.say(f"note: {name} was edited after it was applied; `strive reset` applies it again")
@@ -180,7 +192,7 @@ class Stack:
         key = self.keys.stripe_secret_key if self.ports and self.ports.stripe else os.environ.get("STRIPE_SECRET_KEY")
         if not key:
             raise StackError("Stripe is not configured.", "Set STRIPE_SECRET_KEY to the secret key of your account.")
-        with self.cluster.connect() as connection:
+        with self.connect() as connection:
             return put_on_sale(connection, self.stripe()["STRIPE_API_BASE"], key)
 
     # Parts ------------------------------------------------------------------------------------------------------------
@@ -243,6 +255,14 @@ class Stack:
         # A start that does not find this mark creates the data directory again.
         ready.touch()
 
+    def _stop_postgres(self) -> None:
+        if self.cluster.process():
+            self.cluster.stop()
+
+    def _delete_data(self) -> None:
+        for folder in ("postgres", "storage", "stripe"):
+            shutil.rmtree(self.workdir / folder, ignore_errors=True)
+
     def _start_service(self, service: str) -> None:
         words, environment = self.command(service)
         withheld = ("SUPABASE_", "STRIPE_") if "stripe" in self.services else ("SUPABASE_",)
@@ -270,7 +290,7 @@ class Stack:
             return [sys.executable, "-m", "local.jobs"], {
                 "DB_URL": values["DB_URL"],
                 "FUNCTIONS_URL": values["FUNCTIONS_URL"],
-                "SECRET_KEY": keys.secret_key,
+                "SECRET_KEY": values["SECRET_KEY"],
             }
         if service == "api":
             return [sys.executable, "-m", "local.api"], {
@@ -289,11 +309,11 @@ class Stack:
             "HOST": "127.0.0.1",
             "PORT": str(ports.functions),
             "SUPABASE_URL": values["API_URL"],
-            "SUPABASE_PUBLISHABLE_KEYS": json.dumps({"default": keys.publishable_key}),
-            "SUPABASE_SECRET_KEYS": json.dumps({"default": keys.secret_key}),
+            "SUPABASE_PUBLISHABLE_KEYS": json.dumps({"default": values["PUBLISHABLE_KEY"]}),
+            "SUPABASE_SECRET_KEYS": json.dumps({"default": values["SECRET_KEY"]}),
             "SUPABASE_JWKS_URL": values["JWKS_URL"],
             "SUPABASE_SIGNING_KEY": json.dumps(keys.jwk),
-            "SUPABASE_DB_URL": self.cluster.url("strive_functions"),
+            "SUPABASE_DB_URL": self.database_url("strive_functions"),
             "RETURN_ORIGINS": return_origins(),
             **stripe,
         }
@@ -314,8 +334,8 @@ class Stack:
         for service in reversed(self.services):
             if process := processes[service]:
                 stop(process)
-        if processes["postgres"]:
-            self.cluster.stop()
+        if self.ports:
+            self._stop_postgres()
         state = self._state()
         if state.pop("processes", None):
             self._save(state)

@@ -93,9 +93,9 @@ def _services(stack: Stack) -> Finding:
 
 
 def _migrations(stack: Stack) -> Finding:
-    if not (stack.ports and stack.processes()["postgres"]):
+    if not (stack.ports and stack.processes().get("postgres")):
         return Finding("Migrations", ok=True, found="not checked, Postgres does not run")
-    with stack.cluster.connect() as connection:
+    with stack.connect() as connection:
         missing, changed = pending(connection), edited(connection)
     found = [f"{name} is not applied" for name in missing] + [f"{name} was edited" for name in changed]
     return Finding(

@@ -11,6 +11,7 @@ import pytest
 
 from local import ROOT
 from local.commands.scaffold import new
+from local.official import CLI, OfficialStack
 from local.stack import Stack
 
 STRIVE = str(ROOT / ".venv/bin/strive")
@@ -124,3 +125,19 @@ def test_new_writes_files_that_the_checks_accept(tmp_path: Path, kind: str, name
             *python,
         ]
         assert subprocess.run(ruff, capture_output=True, text=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not CLI.exists(), reason="version 3 of the Supabase CLI is not locked for this platform")
+def test_official_stack_starts_or_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    stack = OfficialStack(tmp_path / "work", jobs=True)
+    started = strive(stack, "start", "--supabase", "--api-port", "0", "--db-port", "0")
+    if started.returncode == 0:  # where the artifacts can be downloaded
+        assert strive(stack, "stop").returncode == 0
+        return
+    assert started.returncode == 1
+    errors = [line for line in started.stderr.splitlines() if line.startswith("error:")]
+    assert errors == ["error: The official stack could not be downloaded from this machine."]
+    assert "hint:" in started.stderr
+    assert not stack.project.exists()
+    assert not any(stack.processes().values())
+    assert not stack.is_official()
