@@ -7,14 +7,15 @@ from local.stripe.account import TIMERS, Account, Timer
 from local.stripe.api import list_of, resource, route
 from local.stripe.errors import ApiError
 from local.stripe.expansion import INCLUDED
-from local.stripe.items import PRICE_DATA
 from local.stripe.parameters import picked
 from local.stripe.periods import DAY
+from local.stripe.prices import ONCE, PERIOD
 from local.stripe.store import Object
 
 SHORTEST, LONGEST = 30 * 60, DAY
 ITEMS = (
-    f"line_items[]{{price {PRICE_DATA} quantity:positive tax_rates[] metadata:metadata"
+    f"line_items[]{{price price_data{{{ONCE} product product_data{{name! metadata:metadata}} recurring{PERIOD}}}"
+    " quantity:positive tax_rates[] metadata:metadata"
     " adjustable_quantity{enabled!:bool minimum:count maximum:count}}"
 )
 DATA = (
@@ -42,7 +43,7 @@ resource(
     f"mode!:(payment|setup|subscription) {ITEMS} {DATA} discounts[]{{coupon promotion_code}}"
     " customer customer_email:email client_reference_id metadata:metadata success_url!:url cancel_url:url"
     " currency:currency"
-    " payment_method_types[]:(card) expires_at:time allow_promotion_codes:bool automatic_tax{enabled!:bool}"
+    " allowed_payment_method_types[]:(card) expires_at:time allow_promotion_codes:bool automatic_tax{enabled!:bool}"
     " tax_id_collection{enabled!:bool required:(if_supported|never)} customer_update{address:(auto|never)"
     " name:(auto|never)"
     " shipping:(auto|never)} billing_address_collection:(auto|required) locale phone_number_collection{enabled!:bool}"

@@ -16,12 +16,12 @@ resource("invoiceitems", "invoiceitem", filters="customer invoice pending:bool")
 @route(
     "POST /v1/invoiceitems",
     "customer! amount:int currency:currency description discountable:bool invoice"
-    " metadata:metadata period{start!:time end!:time} pricing{price} price quantity:count subscription tax_rates[]"
+    " metadata:metadata period{start!:time end!:time} pricing{price} quantity:count subscription tax_rates[]"
     f" unit_amount_decimal:decimal {DISCOUNTS}",
 )
 def create_invoice_item(account: Account, values: Object, _place: dict[str, str]) -> Object:
     customer = account.referred("customer", values["customer"], "customer")
-    name, quantity = (values.get("pricing") or {}).get("price") or values.get("price"), values.get("quantity", 1)
+    name, quantity = (values.get("pricing") or {}).get("price"), values.get("quantity", 1)
     price = price_of(account, {"price": name}, "pricing", recurring=False) if name else None
     if (price is None) == ("amount" not in values and "unit_amount_decimal" not in values):
         raise ApiError("You must pass either `pricing` or `amount` with `currency`.", param="amount")

@@ -6,20 +6,16 @@ from local.stripe import coupons, invoice_items, money, taxes
 from local.stripe.account import Account
 from local.stripe.errors import ApiError, missing
 from local.stripe.lines import net_amounts, rates_of
-from local.stripe.prices import name_of, plan_of, price_of
+from local.stripe.prices import ONCE, PERIOD, name_of, plan_of, price_of
 from local.stripe.store import Object
 
-PRICE_DATA = (
-    "price_data{currency!:currency product unit_amount:count unit_amount_decimal:decimal"
-    " recurring{interval!:(day|week|month|year) interval_count:positive}"
-    " tax_behavior:(exclusive|inclusive|unspecified) product_data{name! metadata:metadata}}"
-)
+PRICE_DATA = f"price_data{{{ONCE} product recurring!{PERIOD}}}"
 NEW_ITEMS = f"items[]{{price {PRICE_DATA} quantity:count tax_rates[] metadata:metadata {coupons.DISCOUNTS}}}"
 CHANGED_ITEMS = (
     f"items[]{{id price {PRICE_DATA} quantity:count deleted:bool clear_usage:bool tax_rates[] metadata:metadata"
     f" {coupons.DISCOUNTS}}}"
 )
-EXTRA = f"add_invoice_items[]{{price {PRICE_DATA} quantity:count tax_rates[] {coupons.DISCOUNTS}}}"
+EXTRA = f"add_invoice_items[]{{price price_data{{{ONCE} product!}} quantity:count tax_rates[] {coupons.DISCOUNTS}}}"
 MOST_ITEMS = 20
 
 

@@ -35,7 +35,7 @@ resource("charges", "charge", filters="customer payment_intent", fields="descrip
 @route(
     "POST /v1/payment_intents",
     "amount!:positive currency!:currency customer description metadata:metadata payment_method"
-    " payment_method_types[]:(card) automatic_payment_methods{enabled!:bool allow_redirects:(always|never)}"
+    " allowed_payment_method_types[]:(card) automatic_payment_methods{enabled!:bool allow_redirects:(always|never)}"
     " confirm:bool"
     " off_session:bool receipt_email:email setup_future_usage:(off_session|on_session) return_url:url",
 )

@@ -8,13 +8,14 @@ from local.stripe.periods import after
 from local.stripe.prices import price_of
 from local.stripe.store import Object
 
-PHASES = (
-    f"phases[]{{{items.NEW_ITEMS} {coupons.DISCOUNTS} {invoices.AUTOMATIC} start_date:moment end_date:moment"
+NEW_PHASES = (
+    f"phases[]{{{items.NEW_ITEMS} {coupons.DISCOUNTS} {invoices.AUTOMATIC} end_date:moment"
     " duration{interval!:(day|week|month|year) interval_count:positive} currency:currency"
     " proration_behavior:(always_invoice|create_prorations|none) trial:bool trial_end:time default_payment_method"
     " default_tax_rates[] collection_method:(charge_automatically|send_invoice) description metadata:metadata"
     " billing_cycle_anchor:(automatic|phase_start)}"
 )
+PHASES = NEW_PHASES.removesuffix("}") + " start_date:moment}"
 MOST_PHASES = 10
 
 

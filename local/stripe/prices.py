@@ -9,11 +9,10 @@ from local.stripe.errors import ApiError
 from local.stripe.parameters import picked
 from local.stripe.store import Object
 
-RECURRING = (
-    "{interval!:(day|week|month|year) interval_count:positive usage_type:(licensed|metered) trial_period_days:count}"
-)
-BEHAVIOR = "tax_behavior:(exclusive|inclusive|unspecified)"
-AMOUNT = f"currency!:currency unit_amount:count unit_amount_decimal:decimal {BEHAVIOR} recurring{RECURRING}"
+INTERVAL = "interval!:(day|week|month|year) interval_count:positive"
+PERIOD = f"{{{INTERVAL}}}"
+RECURRING = f"{{{INTERVAL} usage_type:(licensed|metered) trial_period_days:count}}"
+ONCE = "currency!:currency unit_amount:count unit_amount_decimal:decimal tax_behavior:(exclusive|inclusive|unspecified)"
 # The longest period Stripe accepts: three years.
 LONGEST = {"day": 1095, "week": 156, "month": 36, "year": 3}
 MOST_DECIMALS = 12
@@ -30,7 +29,7 @@ resource(
 @route(
     "POST /v1/products",
     "id name! active:bool description metadata:metadata statement_descriptor tax_code unit_label"
-    f" default_price_data{{{AMOUNT} metadata:metadata}}",
+    f" default_price_data{{{ONCE} recurring{PERIOD} metadata:metadata}}",
 )
 def create_product(account: Account, values: Object, _place: dict[str, str]) -> Object:
     if values.get("id") and account.store.get(values["id"]):
@@ -54,7 +53,7 @@ def update_product(account: Account, values: Object, place: dict[str, str]) -> O
 
 @route(
     "POST /v1/prices",
-    f"{AMOUNT} product product_data{{name! metadata:metadata}} active:bool lookup_key"
+    f"{ONCE} recurring{RECURRING} product product_data{{name! metadata:metadata}} active:bool lookup_key"
     " metadata:metadata nickname transfer_lookup_key:bool",
 )
 def create_price(account: Account, values: Object, _place: dict[str, str]) -> Object:

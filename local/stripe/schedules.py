@@ -9,7 +9,7 @@ from local.stripe.changes import change
 from local.stripe.endings import end
 from local.stripe.errors import ApiError
 from local.stripe.parameters import merged, picked
-from local.stripe.phases import PHASES, new_phase, phase_discount, phase_item, read_phases
+from local.stripe.phases import NEW_PHASES, PHASES, new_phase, phase_discount, phase_item, read_phases
 from local.stripe.store import Object
 
 SETTINGS = (
@@ -24,7 +24,7 @@ resource("subscription_schedules", "subscription_schedule", filters="customer")
 
 @route(
     "POST /v1/subscription_schedules",
-    f"customer from_subscription start_date:moment {PHASES} {SETTINGS} metadata:metadata"
+    f"customer from_subscription start_date:moment {NEW_PHASES} {SETTINGS} metadata:metadata"
     " end_behavior:(cancel|release) billing_mode{type!:(flexible|classic)}",
 )
 def create_schedule(account: Account, values: Object, _place: dict[str, str]) -> Object:

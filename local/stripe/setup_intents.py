@@ -16,7 +16,7 @@ resource("setup_intents", "setup_intent", filters="customer payment_method", fie
 
 @route(
     "POST /v1/setup_intents",
-    "customer payment_method payment_method_types[]:(card) confirm:bool metadata:metadata"
+    "customer payment_method allowed_payment_method_types[]:(card) confirm:bool metadata:metadata"
     " automatic_payment_methods{enabled!:bool allow_redirects:(always|never)} usage:(off_session|on_session)"
     " description"
     " return_url:url",

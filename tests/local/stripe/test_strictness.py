@@ -22,7 +22,7 @@ REFUSED: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("payment_intents", {"amount": 49, "currency": "jpy"}, "amount_too_small", "amount"),
     ("payment_intents", PAYMENT | {"currency": "xyz"}, None, "currency"),
     ("payment_intents", {"amount": 1000}, "parameter_missing", "currency"),
-    ("payment_intents", PAYMENT | {"payment_method_types": ["cheque"]}, None, "payment_method_types[0]"),
+    ("payment_intents", PAYMENT | {"setup_future_usage": "always"}, None, "setup_future_usage"),
     ("payment_intents", PAYMENT | {"confirm": "perhaps"}, None, "confirm"),
     ("customers", {"email": "nobody"}, "email_invalid", "email"),
     ("customers", {"email": "a b@x.test"}, "email_invalid", "email"),

@@ -1,11 +1,17 @@
 """Objects of every kind have exactly the fields and types of the `stripe` package's classes."""
 
+import re
+from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from stripe import Event
+from typing_extensions import is_typeddict
 
 from local.stripe import LATEST
 from local.stripe.account import DEFAULTS
+from local.stripe.api import ROUTES
+from local.stripe.parameters import Parameter
 from local.stripe.versions import shown
 from tests.support.stripe_shop import Shop, intent_of
 from tests.support.stripe_types import problems
@@ -90,3 +96,45 @@ def test_every_event_type_is_known_to_the_package(shop: Shop) -> None:
     everything(shop)
     known = Event.__annotations__["type"].__args__
     assert not {event["type"] for event in shop.double.store.all("event")} - set(known)
+
+
+# The nouns of stripe.params that are not the path without its last letter.
+NOUNS = {"invoiceitems": "invoice_item", "checkout/sessions": "checkout._session", "tax_rates": "tax_rate",
+         "billing_portal/sessions": "billing_portal._session", "test_helpers/test_clocks": "test_helpers._test_clock",
+         "billing_portal/configurations": "billing_portal._configuration"}  # fmt: skip
+
+
+def test_declared_parameters_are_known_to_the_package() -> None:
+    unknown, compared = [], 0
+    for each in ROUTES:
+        path, _, rest = each.path.pattern.removeprefix("/v1/").partition("/(")
+        path, _, word = path.partition("/create_")
+        verb = (rest.partition(")")[2].strip("/") or "modify") if rest else f"create_{word}".strip("_")
+        module = _module(NOUNS.get(path, path[:-1]), verb) if each.method == "POST" else None
+        if module:
+            top = vars(module)[min((name for name in vars(module) if name.endswith("Params")), key=len)]
+            unknown += [f"{each.path.pattern}: {name}" for name in _unknown(each.form.fields, [top], module)]
+            compared += 1
+    assert not unknown
+    assert compared > 30
+
+
+def _module(noun: str, verb: str) -> Any:
+    folder, _, name = noun.rpartition("._")
+    try:
+        return import_module(f"stripe.params.{folder + '.' if folder else ''}_{name}_{verb}_params")
+    except ModuleNotFoundError:
+        return None
+
+
+def _unknown(fields: dict[str, Parameter], shapes: list[Any], module: Any) -> Iterator[str]:
+    """Declared names that none of the package's typed dictionaries has, also inside objects."""
+    for name, parameter in fields.items():
+        words = [str(shape.__annotations__[name]) for shape in shapes if name in shape.__annotations__]
+        if not words:
+            yield name
+        elif parameter.fields:
+            inner = [
+                found for word in re.findall(r"\w+", " ".join(words)) if is_typeddict(found := vars(module).get(word))
+            ]
+            yield from (f"{name}.{each}" for each in _unknown(parameter.fields, inner, module) if inner)
