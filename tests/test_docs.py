@@ -118,7 +118,12 @@ def test_the_table_of_the_tutorial_passes_what_every_table_has_to(fresh_database
 
 def test_the_readme_leads_to_every_document_and_every_picture() -> None:
     readme = (ROOT / "README.md").read_text()
-    wanted = [*(path for path in DOCUMENTS if path.name != "index.md"), DOCS / "benchmarks/README.md", *(DOCS / "pages").iterdir(), DOCS / "request.svg"]
+    wanted = [
+        *(path for path in DOCUMENTS if path.name != "index.md"),
+        DOCS / "benchmarks/README.md",
+        *(DOCS / "pages").iterdir(),
+        DOCS / "request.svg",
+    ]
     assert [path.name for path in wanted if f"]({path.relative_to(ROOT)}" not in readme] == []
     plots = (DOCS / "benchmarks/README.md").read_text()
     assert [path.name for path in (DOCS / "benchmarks").glob("*.svg") if f"]({path.name})" not in plots] == []
