@@ -31,6 +31,7 @@ SETTINGS = {
     "random_page_cost": "1.1",  # as hosted projects have it: it decides which plans are chosen
     "jit": "off",
     "wal_level": "logical",
+    "max_slot_wal_keep_size": "256MB",  # a reader of changes that stopped never fills the disk
     "shared_preload_libraries": "pg_stat_statements",
     "timezone": "UTC",
     "log_timezone": "UTC",

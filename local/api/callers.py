@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from local.api.errors import ApiError
 from local.api.tokens import Claims, TokenError, Tokens, bearer, role_of
@@ -27,7 +27,7 @@ class Callers:
         self._tokens = tokens
         self._keys = [("publishable", _digest(keys["publishable_key"])), ("secret", _digest(keys["secret_key"]))]
 
-    def kind_of_key(self, request: Request) -> str:
+    def kind_of_key(self, request: HTTPConnection) -> str:
         """A request without a valid API key goes no further."""
         key = api_key(request)
         if not key:
@@ -44,13 +44,13 @@ class Callers:
             raise ApiError(401, body)
         return kind
 
-    def claims_of_key(self, request: Request) -> Claims | None:
+    def claims_of_key(self, request: HTTPConnection) -> Claims | None:
         """What the API key alone stands for; None if the request has a token of a user beside it."""
         kind = self.kind_of_key(request)
         token = bearer(request.headers.get("authorization"))
         return {"role": ROLE_OF_KEY[kind]} if token is None or token == api_key(request) else None
 
-    def caller(self, request: Request) -> Caller:
+    def caller(self, request: HTTPConnection) -> Caller:
         claims = self.claims_of_key(request)
         if claims:
             return Caller(claims["role"], claims)
@@ -73,7 +73,7 @@ class Callers:
         return None if "sub" in claims else KIND_OF_ROLE.get(role_of(claims))
 
 
-def api_key(request: Request) -> str | None:
+def api_key(request: HTTPConnection) -> str | None:
     return request.headers.get("apikey") or request.query_params.get("apikey")
 
 

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from local.api.auth.service import Auth
 from local.api.callers import Callers
@@ -20,6 +21,7 @@ from local.api.errors import ApiError, DatabaseUnavailable, gateway_error, not_s
 from local.api.functions import Functions
 from local.api.http import CROSS_ORIGIN, error_response, is_preflight, json_response, preflight, raw_path
 from local.api.landing import Landing
+from local.api.realtime.service import Realtime
 from local.api.rest.app import Rest
 from local.api.settings import Settings
 from local.api.storage.service import Storage
@@ -28,6 +30,7 @@ from local.api.tokens import Tokens
 HEADER_BYTES = 64 * 1024
 HEADER_SECONDS = 10.0
 IDLE_SECONDS = 65
+MESSAGE_BYTES = 4 * 1024 * 1024
 GRACE_SECONDS = 8
 
 if TYPE_CHECKING:
@@ -49,8 +52,10 @@ class Gateway:
         self._functions = Functions(settings.functions_url, settings.api_url)
         auth = Auth(self._database, tokens, self._callers, settings)
         storage = Storage(self._database, tokens, self._callers, settings)
+        self._realtime = Realtime(settings.database_url, tokens, self._callers)
         self._services: dict[str, tuple[Respond, Failure]] = {
             "auth": (auth.respond, auth.failure),
+            "realtime": (self._realtime.respond, self._realtime.failure),
             "rest": (self._respond_rest, lambda _: None),
             "storage": (storage.respond, storage.failure),
         }
@@ -67,11 +72,15 @@ class Gateway:
 
     async def close(self) -> None:
         self._functions.close()
+        await self._realtime.close()
         await self._rest.close()
         await self._pool.close()
         await self._database.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
         if scope["raw_path"].startswith(b"/functions/v1/") or scope["raw_path"] == b"/functions/v1":
             await self._functions(scope, receive, send)
             return
@@ -82,6 +91,12 @@ class Gateway:
             return
         response.raw_headers.extend(CROSS_ORIGIN)
         await response(scope, receive, send)
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/realtime/v1/websocket":
+            await self._realtime.serve(scope, receive, send)
+        else:
+            await send({"type": "websocket.close"})
 
     async def _respond(self, request: Request) -> Response:
         failure: Failure = lambda _: None  # noqa: E731 - of no service
@@ -106,7 +121,7 @@ class Gateway:
 
     def _service(self, path: str) -> tuple[Respond, Failure]:
         _, name, version = (path + "//").split("/", 3)[:3]
-        if name in {"realtime", "graphql", "pg"}:
+        if name in {"graphql", "pg"}:
             raise not_served(f"/{name}")
         if version != "v1" or name not in self._services:
             message = f"There is nothing at {path[:200]}."
@@ -131,14 +146,14 @@ class OneWrite:
     """uvicorn writes the head and the body of a response apart, a system call and a packet each. Here they are one."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+        self.transport = transport
         self._head = b""
 
     def write(self, data: bytes) -> None:
         if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100 "):
             self._head = data
         else:
-            self._transport.write(self._head + data)
+            self.transport.write(self._head + data)
             self._head = b""
 
     def flush(self) -> None:
@@ -147,10 +162,19 @@ class OneWrite:
 
     def close(self) -> None:
         self.flush()
-        self._transport.close()
+        self.transport.close()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+        return getattr(self.transport, name)
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """Lets the application end a connection whose client does not read."""
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)
+        if hasattr(self, "scope"):
+            self.scope["abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]  # ours
 
 
 def _data_api(settings: Settings, pool: Pool, tokens: Tokens) -> "Rest | PostgrestBinary":
@@ -203,6 +227,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._responses.flush()  # a response to HEAD has no body
         super().on_response_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        self._stop_waiting()
+        self.transport = self._responses.transport
+        super().handle_websocket_upgrade()
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - as uvicorn calls it
         self._refuse(400, "Bad Request", "The request is not valid HTTP.")
 
@@ -250,7 +279,9 @@ def serve(settings: Settings) -> None:
         settings.host,
         settings.port,
         http=BoundedProtocol,
-        ws="none",
+        ws=SocketProtocol,
+        ws_max_size=MESSAGE_BYTES,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         access_log=False,

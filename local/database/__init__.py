@@ -26,6 +26,7 @@ def create_schemas(connection: Connection) -> None:
     """Make a new, empty database look like that of a hosted project; `connection` is the superuser's."""
     with connection.transaction():
         connection.execute(_own("schemas.sql"))
+        connection.execute(_own("realtime.sql"))
         for service in ("auth", "storage"):
             connection.execute(sql.SQL("set local role {}").format(sql.Identifier(f"supabase_{service}_admin")))
             connection.execute(_own(f"{service}.sql"))

@@ -8,10 +8,12 @@ create role authenticator login noinherit password {password};
 create role supabase_auth_admin login noinherit password {password};
 create role supabase_storage_admin login noinherit password {password};
 create role supabase_realtime_admin nologin noinherit;
+create role supabase_replication_admin login noinherit replication password {password};
 create role dashboard_user nologin createdb createrole replication;
 
 grant anon, authenticated, service_role to authenticator;
 grant anon, authenticated, service_role to supabase_storage_admin;
+grant anon, authenticated, service_role, supabase_realtime_admin to supabase_replication_admin;
 -- Postgres 15 knows no admin option between roles of a creator: there createrole is enough.
 grant anon, authenticated, service_role to postgres with admin option;
 grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;

@@ -76,26 +76,3 @@ grant select, insert, update on realtime.messages to anon, authenticated, servic
 alter table realtime.messages owner to supabase_realtime_admin;
 alter table realtime.messages_local owner to supabase_realtime_admin;
 alter function realtime.topic() owner to supabase_realtime_admin;
-
--- Broadcasts from the database. A failure is a warning: a broadcast never undoes the write that caused it.
-create function realtime.send(payload jsonb, event text, topic text, private boolean default true) returns void
-language plpgsql set search_path = '' as $$
-begin
-  insert into realtime.messages (payload, event, topic, private, extension)
-  values (payload, event, topic, private, 'broadcast');
-exception when others then
-  raise warning 'ErrorSendingBroadcastMessage: %', sqlerrm;
-end $$;
-create function realtime.broadcast_changes(
-  topic_name text, event_name text, operation text, table_name text, table_schema text, new record, old record,
-  level text default 'ROW'
-) returns void
-language plpgsql set search_path = '' as $$
-begin
-  if level = 'STATEMENT' then
-    raise exception 'function can only be triggered for each row, not for each statement';
-  end if;
-  perform realtime.send(jsonb_build_object('old_record', old, 'record', new, 'operation', operation,
-    'table', table_name, 'schema', table_schema), event_name, topic_name);
-end $$;
-grant execute on all functions in schema realtime to postgres, anon, authenticated, service_role;

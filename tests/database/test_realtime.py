@@ -212,8 +212,10 @@ Message = dict[str, Any]
 
 
 def broadcasts(cursor: Cursor) -> list[tuple[str, Message]]:
-    """The messages of this transaction, and forget them."""
-    rows = cursor.execute("delete from realtime.messages where extension = 'broadcast' returning topic, payload")
+    """The messages of this transaction without the id that Realtime adds; they are deleted."""
+    rows = cursor.execute(
+        "delete from realtime.messages where extension = 'broadcast' returning topic, payload - 'id' as payload"
+    )
     return [(row["topic"], row["payload"]) for row in rows.fetchall()]
 
 

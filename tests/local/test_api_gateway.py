@@ -181,7 +181,7 @@ def test_browsers_of_other_origins_may_call(api: Api) -> None:
         (b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n", 404),
         (b"GET /rest/v2/books HTTP/1.1\r\nhost: x\r\n\r\n", 404),
         (b"GET /constructor/v1/x HTTP/1.1\r\nhost: x\r\n\r\n", 404),
-        (b"GET /realtime/v1/websocket HTTP/1.1\r\nhost: x\r\n\r\n", 501),
+        (b"GET /realtime/v1/websocket HTTP/1.1\r\nhost: x\r\n\r\n", 426),
         (b"GET /graphql/v1 HTTP/1.1\r\nhost: x\r\n\r\n", 501),
     ],
 )
