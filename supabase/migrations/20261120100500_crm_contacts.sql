@@ -27,6 +27,7 @@ create table public.contacts (
   property_types "PropertyType"[] not null default '{}',
   cities text[] not null default '{}',
   min_bedrooms integer constraint "min_bedrooms is not negative" check (min_bedrooms >= 0),
+  is_watching boolean not null default false,
   linkedin_url text constraint "linkedin_url is an http(s) address of at most 500 characters"
     check (linkedin_url ~* '^https?://[^[:space:]]+$' and length(linkedin_url) <= 500),
   twitter_url text constraint "twitter_url is an http(s) address of at most 500 characters"
@@ -47,6 +48,8 @@ comment on column public.contacts.company_id is 'The company they work for; foll
 comment on column public.contacts.budget is 'In the organisation''s currency.';
 comment on column public.contacts.property_types is 'What they would buy; empty: anything.';
 comment on column public.contacts.cities is 'Where they would buy; empty: anywhere.';
+comment on column public.contacts.is_watching is
+  'True: the assigned member is notified of new listings that meet every wish stated here.';
 comment on column public.contacts.last_contact_at is 'When somebody last spoke with them; follows their activities.';
 create index contacts_organization_idx on public.contacts (organization_id, created_at desc);
 create index contacts_company_idx on public.contacts (organization_id, company_id);
@@ -101,11 +104,13 @@ create policy "admins delete contacts" on public.contacts for delete to authenti
 grant select, delete,
   insert (
     id, organization_id, assigned_to_id, name, email, phone, company_id, company, position, type, status, notes, tags,
-    custom_fields, budget, property_types, cities, min_bedrooms, linkedin_url, twitter_url, preferred_contact_method, last_contact_at
+    custom_fields, budget, property_types, cities, min_bedrooms, is_watching, linkedin_url, twitter_url,
+    preferred_contact_method, last_contact_at
   ),
   update (
     id, organization_id, assigned_to_id, name, email, phone, company_id, company, position, type, status, notes, tags,
-    custom_fields, budget, property_types, cities, min_bedrooms, linkedin_url, twitter_url, preferred_contact_method, last_contact_at
+    custom_fields, budget, property_types, cities, min_bedrooms, is_watching, linkedin_url, twitter_url,
+    preferred_contact_method, last_contact_at
   )
   on public.contacts to authenticated;
 grant all on public.contacts to service_role;

@@ -40,6 +40,7 @@ create table public.leads (
   property_types "PropertyType"[] not null default '{}',
   cities text[] not null default '{}',
   min_bedrooms integer constraint "min_bedrooms is not negative" check (min_bedrooms >= 0),
+  is_watching boolean not null default false,
   timeline text constraint "timeline is at most 200 characters" check (length(timeline) <= 200),
   notes text,
   tags text[] not null default '{}',
@@ -60,6 +61,8 @@ comment on column public.leads.budget is 'In the organisation''s currency.';
 comment on column public.leads.property_types is 'What they would buy; empty: anything.';
 comment on column public.leads.cities is 'Where they would buy; empty: anywhere.';
 comment on column public.leads.converted_contact_id is 'The contact convert_lead() made of it.';
+comment on column public.leads.is_watching is
+  'True: the assigned member is notified of new listings that meet every wish stated here.';
 comment on column public.leads.last_contact_at is 'When somebody last spoke with them; follows their activities.';
 create index leads_organization_idx on public.leads (organization_id, created_at desc);
 create index leads_organization_status_idx on public.leads (organization_id, status);
@@ -163,11 +166,11 @@ create policy "admins delete leads" on public.leads for delete to authenticated
 grant select, delete,
   insert (
     id, organization_id, assigned_to_id, name, email, phone, company, source, status, score, score_value, budget,
-    property_types, cities, min_bedrooms, timeline, notes, tags, custom_fields, last_contact_at
+    property_types, cities, min_bedrooms, is_watching, timeline, notes, tags, custom_fields, last_contact_at
   ),
   update (
     id, organization_id, assigned_to_id, name, email, phone, company, source, status, score, score_value, budget,
-    property_types, cities, min_bedrooms, timeline, notes, tags, custom_fields, last_contact_at
+    property_types, cities, min_bedrooms, is_watching, timeline, notes, tags, custom_fields, last_contact_at
   )
   on public.leads to authenticated;
 grant all on public.leads to service_role;

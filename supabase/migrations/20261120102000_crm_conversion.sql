@@ -21,10 +21,10 @@ begin
   end if;
   insert into public.contacts (
     id, organization_id, assigned_to_id, name, email, phone, company, type, status, notes, tags, custom_fields,
-    budget, property_types, cities, min_bedrooms, last_contact_at
+    budget, property_types, cities, min_bedrooms, is_watching, last_contact_at
   ) values (
     contact, org, lead.assigned_to_id, lead.name, lead.email, lead.phone, lead.company, 'CLIENT', 'ACTIVE', lead.notes,
-    lead.tags, lead.custom_fields, lead.budget, lead.property_types, lead.cities, lead.min_bedrooms,
+    lead.tags, lead.custom_fields, lead.budget, lead.property_types, lead.cities, lead.min_bedrooms, lead.is_watching,
     lead.last_contact_at
   );
   if num_nonnulls(deal_title, deal_value) > 0 then

@@ -497,7 +497,7 @@ comment on function public.follow_ups_due(timestamptz, uuid) is
 
 create function public.match_buyers(listing_id uuid) returns table (
   kind text, id uuid, name text, email text, phone text, assigned_to_id uuid, budget numeric, wishes integer,
-  last_contact_at timestamptz
+  last_contact_at timestamptz, is_watching boolean
 ) language plpgsql stable set search_path = '' as $$
 #variable_conflict use_column
 declare
@@ -509,17 +509,20 @@ begin
       errcode = 'PT404', detail = format('Found no listing %s in this organisation.', match_buyers.listing_id);
   end if;
   return query
-  select b.kind, b.id, b.name, b.email, b.phone, b.assigned_to_id, b.budget, b.wishes, b.last_contact_at
+  select b.kind, b.id, b.name, b.email, b.phone, b.assigned_to_id, b.budget, b.wishes, b.last_contact_at, b.is_watching
   from (
     select 'lead' as kind, l.id, l.name, l.email, l.phone, l.assigned_to_id, l.budget, l.min_bedrooms, l.property_types,
-      l.cities, l.last_contact_at,
+      l.cities, l.last_contact_at, l.is_watching,
       num_nonnulls(l.budget, l.min_bedrooms, nullif(l.property_types, '{}'), nullif(l.cities, '{}')) as wishes
-    from public.leads l where l.status in ('NEW_LEAD', 'IN_CONTACT', 'QUALIFIED')
+    from public.leads l
+    where l.organization_id = house.organization_id and l.status in ('NEW_LEAD', 'IN_CONTACT', 'QUALIFIED')
     union all
     select 'contact', c.id, c.name, c.email, c.phone, c.assigned_to_id, c.budget, c.min_bedrooms, c.property_types,
-      c.cities, c.last_contact_at,
+      c.cities, c.last_contact_at, c.is_watching,
       num_nonnulls(c.budget, c.min_bedrooms, nullif(c.property_types, '{}'), nullif(c.cities, '{}'))
-    from public.contacts c where c.status = 'ACTIVE' and c.type in ('PROSPECT', 'CLIENT', 'PAST_CLIENT')
+    from public.contacts c
+    where c.organization_id = house.organization_id and c.status = 'ACTIVE'
+      and c.type in ('PROSPECT', 'CLIENT', 'PAST_CLIENT')
   ) b
   where b.wishes > 0 and (b.budget is null or b.budget >= house.price)
     and (b.min_bedrooms is null or b.min_bedrooms <= house.bedrooms)

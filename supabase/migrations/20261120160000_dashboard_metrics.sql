@@ -36,13 +36,14 @@ begin
   for allowed in select * from (values
     ('leads', true, '{created_at,updated_at,last_contact_at,name,email,phone,company,source,status,score,score_value,budget,'
       'assigned_to_id,converted_contact_id,timeline,min_bedrooms,property_types,cities,tags}'),
-    ('contacts', true, '{created_at,updated_at,last_contact_at,name,email,phone,company,position,type,status,budget,'
+    ('contacts', true, '{created_at,updated_at,last_contact_at,name,email,phone,company,company_id,position,type,status,budget,'
       'assigned_to_id,preferred_contact_method,min_bedrooms,property_types,cities,tags}'),
+    ('companies', true, '{created_at,updated_at,name,email,phone,website,industry,address,assigned_to_id,tags}'),
     ('listings', true, '{created_at,updated_at,listing_date,expiration_date,title,address,city,state,zip_code,country,'
       'property_type,status,price,price_per_sqft,bedrooms,bathrooms,square_feet,lot_size,year_built,assigned_to_id,tags,'
       'features}'),
     ('deals', true, '{created_at,updated_at,expected_close_date,actual_close_date,title,value,stage,status,probability,'
-      'lost_reason,assigned_to_id,lead_id,contact_id,listing_id,tags}'),
+      'lost_reason,lost_reason_id,assigned_to_id,lead_id,contact_id,company_id,listing_id,tags}'),
     ('activities', true, '{created_at,completed_at,title,type,outcome,duration_minutes,created_by_id,lead_id,contact_id,'
       'deal_id,listing_id}'),
     ('appointments', true, '{start_time,end_time,created_at,title,type,status,location,assigned_to,customer_id,lead_id,'
@@ -50,8 +51,10 @@ begin
     ('customers', true, '{created_at,updated_at,name,email,phone,company,status,source,assigned_to,tags}'),
     ('projects', true, '{created_at,updated_at,start_date,due_date,completion_date,name,status,priority,budget,'
       'progress_percentage,project_manager_id,customer_id}'),
-    ('tasks', true, '{created_at,updated_at,due_date,title,status,priority,assigned_to,created_by,project_id,'
-      'estimated_hours,actual_hours,tags}'),
+    ('tasks', true, '{created_at,updated_at,due_date,completed_at,title,activity_type,status,priority,assigned_to,'
+      'created_by,project_id,lead_id,contact_id,company_id,deal_id,listing_id,order_id,estimated_hours,actual_hours,tags}'),
+    ('notes', true, '{created_at,updated_at,body,author_id,is_pinned,mentions,lead_id,contact_id,company_id,deal_id,'
+      'listing_id,customer_id,project_id,task_id,appointment_id,order_id}'),
     ('custom_agent_orders', true, '{created_at,submitted_at,started_at,completed_at,delivered_at,title,status,complexity,'
       'priority,estimated_hours,estimated_cost,progress,current_stage,created_by_id,assigned_to_id}'),
     ('order_milestones', true, '{created_at,due_date,completed_at,name,stage,is_completed,order_id}'),

@@ -22,7 +22,7 @@ select regexp_replace(c.path, '[.][^.]+$', ''), substring(c.path, '[^.]+$'), k.o
 from (values
   ('DELETE', 'user_id', 'the person''s own', $${
     organization_members.user_id, notifications.user_id, user_dashboards.user_id, ai_conversations.user_id,
-    activity_feed_reads.user_id, showcase_likes.user_id, sales_goals.user_id, system_alert_views.user_id, system_alert_dismissals.user_id}$$),
+    activity_feed_reads.user_id, showcase_likes.user_id, sales_goals.user_id, saved_views.user_id, system_alert_views.user_id, system_alert_dismissals.user_id}$$),
   ('DELETE', 'owner', 'answers the person was given', '{private.idempotency_keys.owner}'),
   ('DELETE', 'email', 'an invitation of the person', '{organization_invitations.email}'),
   ('CLEAR', 'billing_email', 'the person''s name and address', $${

@@ -16,7 +16,7 @@ def test_values_are_kept_only_of_sources_whose_policy_shows_every_member_the_sam
             " from private.metric_sources s join pg_class c on c.oid = format('public.%I', s.name)::regclass"
             " left join pg_policy p on p.polrelid = c.oid and p.polcmd in ('r', '*') group by 1, 2"
         ).fetchall()
-    assert len(policies) == 18
+    assert len(policies) == 20
     for source, is_shared, conditions, is_secured in policies:
         assert is_secured
         assert is_shared == (conditions == [SAME_FOR_ALL]), (source, conditions)

@@ -121,6 +121,7 @@ VALUES: dict[str, dict[str, Row]] = {
     },
     "quick_actions": {"*": {"target_url": "/"}},
     "sales_goals": {"*": {"month": "2026-11-01", "measure": "WON_DEALS"}},
+    "saved_views": {"*": {"source": "leads"}, "ours shared": {"is_shared": True}},
     "refunds_due": {"*": {"currency": "usd"}},
     "stripe_events": {"*": {"id": "evt_1", "payload": Jsonb({})}},
     "stripe_objects": {"*": {"id": "sub_1", "state": Jsonb({})}},

@@ -1,0 +1,103 @@
+"""Saved views show what their filter says, to whom they may; new listings are reported to members with suitable buyers."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from tests.support.rows import Cursor, add, call, change, one, refused, remove, scene, turn
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
+
+HOUSE = {"title": "House", "address": "1 Elm", "city": "Austin", "state": "TX", "zip_code": "78701", "price": 100}
+
+
+def view(cursor: Cursor, source: str = "leads", **columns: Any) -> Row:
+    written = {name: Jsonb(value) if name in ("filter", "sort") else value for name, value in columns.items()}
+    return add(cursor, "saved_views", **{"name": "View", "source": source, **written})
+
+
+def names(cursor: Cursor, saved: Row, **page: int) -> list[str]:
+    return [row["name"] for row in call(cursor, "view_rows", view_id=saved["id"], **page)]
+
+
+def test_a_view_lists_its_rows_in_its_order_with_its_columns(database: Database) -> None:
+    with scene(database) as cursor:
+        for name, score in {"Ada": 90, "Ben": 60, "Cyd": 85, "Dan": 10}.items():
+            add(cursor, "leads", organization_id=ACME, name=name, score_value=score)
+        add(cursor, "leads", organization_id=GLOBEX, name="Theirs", score_value=99)
+        turn(cursor, "member")
+        saved = view(
+            cursor, filter={"score_value": {"$gte": 50}}, sort=[{"column": "score_value", "direction": "desc"}],
+            columns=["name", "score"],
+        )  # fmt: skip
+        rows = call(cursor, "view_rows", view_id=saved["id"])
+        assert [row["name"] for row in rows] == ["Ada", "Cyd", "Ben"]
+        assert set(rows[0]) == {"id", "name", "score"}
+        assert names(cursor, saved, page_size=2, page=2) == ["Ben"]
+        everything = view(cursor)
+        counts = cursor.execute("select * from public.view_counts(%s)", [[saved["id"], everything["id"], uuid4()]])
+        assert {row["view_id"]: row["rows"] for row in counts} == {saved["id"]: 3, everything["id"]: 4}
+
+
+@pytest.mark.parametrize(
+    ("columns", "place"),
+    [
+        ({"source": "users"}, "source"),
+        ({"filter": {"password": "x"}}, "filter"),
+        ({"filter": {"score_value": {"$where": "1"}}}, "filter"),
+        ({"sort": [{"column": "tags"}]}, r"sort\[0\]"),
+        ({"sort": [{"column": "name", "direction": "desc; drop table"}]}, r"sort\[0\]"),
+        ({"columns": ["organization_id"]}, "columns"),
+    ],
+)
+def test_a_view_that_could_not_be_opened_is_not_saved(database: Database, columns: dict[str, Any], place: str) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        with refused(cursor, "PT422", "cannot be understood") as refusal:
+            view(cursor, **columns)
+        assert refusal.value.diag.message_detail is not None
+        assert refusal.value.diag.message_detail.startswith(place.replace("\\", ""))
+
+
+def test_a_private_view_is_its_owners_and_a_shared_one_everybodys(database: Database) -> None:
+    with scene(database) as cursor:
+        add(cursor, "leads", organization_id=ACME, name="Ada")
+        turn(cursor, "member")
+        private, shared = view(cursor), view(cursor, is_shared=True)
+        turn(cursor, "admin")
+        assert names(cursor, shared) == ["Ada"]
+        with refused(cursor, "PT404", "no such view"):
+            names(cursor, private)
+        assert change(cursor, "saved_views", shared, name="Mine") is None
+        assert not remove(cursor, "saved_views", private)
+        assert remove(cursor, "saved_views", shared)
+
+
+@pytest.mark.parametrize(
+    "source", ["leads", "contacts", "companies", "deals", "listings", "tasks", "notes", "appointments", "projects"]
+)
+def test_every_list_can_be_a_view(database: Database, source: str) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        assert call(cursor, "view_rows", view_id=view(cursor, source)["id"]) == []
+
+
+def test_a_new_listing_is_reported_once_to_whoever_has_a_suitable_buyer(database: Database) -> None:
+    with scene(database) as cursor:
+        wish = {"organization_id": ACME, "budget": 200, "cities": ["austin"], "is_watching": True}
+        add(cursor, "leads", name="Ada", assigned_to_id=PEOPLE["member"], **wish)
+        add(cursor, "contacts", name="Ben", assigned_to_id=PEOPLE["member"], **wish)
+        add(cursor, "leads", name="Cyd", **wish)
+        add(cursor, "leads", name="Poor", assigned_to_id=PEOPLE["admin"], **{**wish, "budget": 50})
+        add(cursor, "leads", name="Silent", assigned_to_id=PEOPLE["admin"], **{**wish, "is_watching": False})
+        add(cursor, "leads", name="Theirs", **{**wish, "organization_id": GLOBEX})
+        add(cursor, "listings", organization_id=ACME, **HOUSE)
+        add(cursor, "listings", organization_id=ACME, **{**HOUSE, "status": "SOLD"})
+        report = "select private.report_matching_listings() as reported"
+        assert [one(cursor.execute(report))["reported"] for _ in range(2)] == [1, 0]
+        sent = cursor.execute("select user_id, message from public.notifications order by message").fetchall()
+        assert {row["user_id"]: row["message"] for row in sent} == {
+            PEOPLE["member"]: "House in Austin suits Ada, Ben.",
+            PEOPLE["owner"]: "House in Austin suits Cyd.",
+        }
