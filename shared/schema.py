@@ -239,6 +239,7 @@ JOBS = {
     "redact_stripe_events": "Forget what old events of Stripe said.",
     "refresh_dashboard_metrics": "Count stale metrics again.",
     "refresh_platform_metrics": "Count how the platform does today.",
+    "report_matching_listings": "Report new listings to the members whose buyers they suit.",
     "roll_up_alert_counts": "Add views and dismissals to their alerts.",
     "roll_up_tallies": "Add uses, views and likes that were left behind.",
     "settle_onboarding_payments": "Cancel payments that were left behind, ask about long ones, issue refunds that are due.",

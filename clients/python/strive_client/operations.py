@@ -54,6 +54,8 @@ refresh_dashboard_metrics = Operation("/refresh-dashboard-metrics", models.NoInp
 """Count stale metrics again."""
 refresh_platform_metrics = Operation("/refresh-platform-metrics", models.MetricDays, models.JobRun)
 """Count how the platform does today."""
+report_matching_listings = Operation("/report-matching-listings", models.NoInput, models.JobRun)
+"""Report new listings to the members whose buyers they suit."""
 roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models.JobRun)
 """Add views and dismissals to their alerts."""
 roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)

@@ -344,14 +344,14 @@ isOneToOne: false
                   ]
                 },"contacts": {
                   Row: {
-                    "assigned_to_id": string | null,"budget": number | null,"cities": (string)[],"company": string | null,"company_id": string | null,"created_at": string,"custom_fields": Json | null,"email": string | null,"id": string,"last_contact_at": string | null,"linkedin_url": string | null,"min_bedrooms": number | null,"name": string,"notes": string | null,"organization_id": string,"phone": string | null,"position": string | null,"preferred_contact_method": string | null,"property_types": (Database["public"]['Enums']["PropertyType"])[],"status": Database["public"]['Enums']["ContactStatus"],"tags": (string)[],"twitter_url": string | null,"type": Database["public"]['Enums']["ContactType"],"updated_at": string
+                    "assigned_to_id": string | null,"budget": number | null,"cities": (string)[],"company": string | null,"company_id": string | null,"created_at": string,"custom_fields": Json | null,"email": string | null,"id": string,"is_watching": boolean,"last_contact_at": string | null,"linkedin_url": string | null,"min_bedrooms": number | null,"name": string,"notes": string | null,"organization_id": string,"phone": string | null,"position": string | null,"preferred_contact_method": string | null,"property_types": (Database["public"]['Enums']["PropertyType"])[],"status": Database["public"]['Enums']["ContactStatus"],"tags": (string)[],"twitter_url": string | null,"type": Database["public"]['Enums']["ContactType"],"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"company_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
+                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"company_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"is_watching"?: boolean,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
                   }
                   Update: {
-                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"company_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name"?: string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
+                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"company_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"is_watching"?: boolean,"last_contact_at"?: string | null,"linkedin_url"?: string | null,"min_bedrooms"?: number | null,"name"?: string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"position"?: string | null,"preferred_contact_method"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"status"?: Database["public"]['Enums']["ContactStatus"],"tags"?: (string)[],"twitter_url"?: string | null,"type"?: Database["public"]['Enums']["ContactType"],"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -714,14 +714,14 @@ isOneToOne: false
                   ]
                 },"leads": {
                   Row: {
-                    "assigned_to_id": string | null,"budget": number | null,"cities": (string)[],"company": string | null,"converted_contact_id": string | null,"created_at": string,"custom_fields": Json | null,"email": string | null,"id": string,"last_contact_at": string | null,"min_bedrooms": number | null,"name": string,"notes": string | null,"organization_id": string,"phone": string | null,"property_types": (Database["public"]['Enums']["PropertyType"])[],"score": Database["public"]['Enums']["LeadScore"],"score_value": number,"source": Database["public"]['Enums']["LeadSource"],"status": Database["public"]['Enums']["LeadStatus"],"tags": (string)[],"timeline": string | null,"updated_at": string
+                    "assigned_to_id": string | null,"budget": number | null,"cities": (string)[],"company": string | null,"converted_contact_id": string | null,"created_at": string,"custom_fields": Json | null,"email": string | null,"id": string,"is_watching": boolean,"last_contact_at": string | null,"min_bedrooms": number | null,"name": string,"notes": string | null,"organization_id": string,"phone": string | null,"property_types": (Database["public"]['Enums']["PropertyType"])[],"score": Database["public"]['Enums']["LeadScore"],"score_value": number,"source": Database["public"]['Enums']["LeadSource"],"status": Database["public"]['Enums']["LeadStatus"],"tags": (string)[],"timeline": string | null,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"converted_contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"score"?: Database["public"]['Enums']["LeadScore"],"score_value"?: number,"source"?: Database["public"]['Enums']["LeadSource"],"status"?: Database["public"]['Enums']["LeadStatus"],"tags"?: (string)[],"timeline"?: string | null,"updated_at"?: string
+                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"converted_contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"is_watching"?: boolean,"last_contact_at"?: string | null,"min_bedrooms"?: number | null,"name": string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"score"?: Database["public"]['Enums']["LeadScore"],"score_value"?: number,"source"?: Database["public"]['Enums']["LeadSource"],"status"?: Database["public"]['Enums']["LeadStatus"],"tags"?: (string)[],"timeline"?: string | null,"updated_at"?: string
                   }
                   Update: {
-                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"converted_contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"last_contact_at"?: string | null,"min_bedrooms"?: number | null,"name"?: string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"score"?: Database["public"]['Enums']["LeadScore"],"score_value"?: number,"source"?: Database["public"]['Enums']["LeadSource"],"status"?: Database["public"]['Enums']["LeadStatus"],"tags"?: (string)[],"timeline"?: string | null,"updated_at"?: string
+                    "assigned_to_id"?: string | null,"budget"?: number | null,"cities"?: (string)[],"company"?: string | null,"converted_contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"email"?: string | null,"id"?: string,"is_watching"?: boolean,"last_contact_at"?: string | null,"min_bedrooms"?: number | null,"name"?: string,"notes"?: string | null,"organization_id"?: string,"phone"?: string | null,"property_types"?: (Database["public"]['Enums']["PropertyType"])[],"score"?: Database["public"]['Enums']["LeadScore"],"score_value"?: number,"source"?: Database["public"]['Enums']["LeadSource"],"status"?: Database["public"]['Enums']["LeadStatus"],"tags"?: (string)[],"timeline"?: string | null,"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -1172,6 +1172,32 @@ isOneToOne: false
       referencedColumns: ["id"]
     },{
       foreignKeyName: "user_id is a member of the organisation"
+      columns: ["user_id","organization_id"]
+isOneToOne: false
+      referencedRelation: "organization_members"
+      referencedColumns: ["user_id","organization_id"]
+    }
+                  ]
+                },"saved_views": {
+                  Row: {
+                    "columns": (string)[],"created_at": string,"filter": NonNullable<Json>,"id": string,"is_shared": boolean,"name": string,"organization_id": string,"sort": NonNullable<Json>,"source": string,"updated_at": string,"user_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "columns"?: (string)[],"created_at"?: string,"filter"?: NonNullable<Json>,"id"?: string,"is_shared"?: boolean,"name": string,"organization_id"?: string,"sort"?: NonNullable<Json>,"source": string,"updated_at"?: string,"user_id": string
+                  }
+                  Update: {
+                    "columns"?: (string)[],"created_at"?: string,"filter"?: NonNullable<Json>,"id"?: string,"is_shared"?: boolean,"name"?: string,"organization_id"?: string,"sort"?: NonNullable<Json>,"source"?: string,"updated_at"?: string,"user_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "saved_views_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "saved_views_user_id_organization_id_fkey"
       columns: ["user_id","organization_id"]
 isOneToOne: false
       referencedRelation: "organization_members"
@@ -2091,7 +2117,7 @@ isOneToOne: true
                            },
 "match_buyers":
 { Args: { "listing_id": string }; Returns: {
-              "assigned_to_id": string,"budget": number,"email": string,"id": string,"kind": string,"last_contact_at": string,"name": string,"phone": string,"wishes": number
+              "assigned_to_id": string,"budget": number,"email": string,"id": string,"is_watching": boolean,"kind": string,"last_contact_at": string,"name": string,"phone": string,"wishes": number
             }[]
                            },
 "merge_companies":
@@ -2129,6 +2155,7 @@ isOneToOne: true
 "custom_fields": Json | null,
 "email": string | null,
 "id": string,
+"is_watching": boolean,
 "last_contact_at": string | null,
 "linkedin_url": string | null,
 "min_bedrooms": number | null,
@@ -2541,6 +2568,14 @@ isOneToOne: true
         isOneToOne: true
         isSetofReturn: false
       } },
+"view_counts":
+{ Args: { "view_ids": (string)[] }; Returns: {
+              "rows": number,"view_id": string
+            }[]
+                           },
+"view_rows":
+{ Args: { "page"?: number,"page_size"?: number,"view_id": string }; Returns: Json
+                           },
 "view_showcase":
 { Args: { "showcase_id": string }; Returns: {
               "category": Database["public"]['Enums']["ShowcaseCategory"],
