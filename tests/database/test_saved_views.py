@@ -1,4 +1,4 @@
-"""Saved views show what their filter says, to whom they may; new listings are reported to members with suitable buyers."""
+"""Saved views show what their filter says; new listings are reported to members with suitable buyers."""
 
 from typing import Any
 from uuid import uuid4
