@@ -77,7 +77,7 @@ def _recover(account: Account, subscription: Object, invoice: Object, by: Object
 
 
 def _open_invoices(account: Account, subscription: str) -> list[Object]:
-    found = account.store.all("invoice")
+    found = account.store.of("invoice", account.get("subscription", subscription)["customer"])
     return [each for each in found if each["status"] == "open" and subscription_of(each) == subscription]
 
 
@@ -120,11 +120,10 @@ def _mark_delinquent(account: Account, customer: str) -> None:
     if person.get("deleted"):
         return
     owes = any(
-        invoice["customer"] == customer
-        and invoice["status"] == "open"
+        invoice["status"] == "open"
         and (invoice["attempted"] or invoice.get("_overdue"))
         and invoice["billing_reason"] != "subscription_create"
-        for invoice in account.store.all("invoice")
+        for invoice in account.store.of("invoice", customer)
     )
     if person["delinquent"] != owes:
         account.change(person, "customer.updated", delinquent=owes)

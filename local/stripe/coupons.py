@@ -188,8 +188,7 @@ def check_code(account: Account, code: Object, customer: str | None, amount: int
 
 
 def _has_paid(account: Account, customer: str) -> bool:
-    paid = (charge["customer"] == customer and charge["paid"] for charge in account.store.all("charge"))
-    return any(paid)
+    return any(charge["paid"] for charge in account.store.of("charge", customer))
 
 
 def is_current(account: Account, discount: Object, at: int | None = None) -> bool:

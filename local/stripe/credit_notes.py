@@ -81,7 +81,7 @@ def _build(account: Account, values: Object) -> Object:
         )
     paid = invoice["status"] == "paid"
     person = account.get("customer", invoice["customer"])
-    count = sum(note["invoice"] == invoice["id"] for note in account.store.all("credit_note")) + 1
+    count = sum(note["invoice"] == invoice["id"] for note in account.store.of("credit_note", invoice["customer"])) + 1
     name = account.name("credit_note")
     return account.new(
         "credit_note",

@@ -96,8 +96,8 @@ def delete_customer(account: Account, _values: Object, place: dict[str, str]) ->
     customer = account.get("customer", place["id"])
     if customer.get("deleted"):
         return account.get("customer", None)
-    for subscription in list(account.store.all("subscription")):
-        if subscription["customer"] == customer["id"] and not subscription["ended_at"]:
+    for subscription in account.store.of("subscription", customer["id"]):
+        if not subscription["ended_at"]:
             endings.end(account, subscription)
     account.announce("customer.deleted", customer)
     gone = {"id": customer["id"], "object": "customer", "deleted": True, "_clock": customer.get("_clock")}

@@ -31,7 +31,7 @@ def end(
 ) -> Object:
     """Open invoices stay open and payable, but are no longer collected; drafts are no longer finalized."""
     now = account.now()
-    for invoice in account.store.all("invoice"):
+    for invoice in account.store.of("invoice", subscription["customer"]):
         if subscription_of(invoice) == subscription["id"] and invoice["status"] in {"open", "draft"}:
             account.change(invoice, "invoice.updated", auto_advance=False, next_payment_attempt=None)
     if schedule := subscription["schedule"]:

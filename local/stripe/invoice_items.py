@@ -136,12 +136,11 @@ def subscription_of(item: Object) -> str | None:
 
 def pending(account: Account, customer: str, subscription: str | None, currency: str) -> list[Object]:
     """Oldest first: what waits for an invoice of this subscription, or of the customer alone."""
-    found = account.store.all("invoiceitem")
+    found = account.store.of("invoiceitem", customer)
     return [
         item
         for item in found
-        if item["customer"] == customer
-        and not item["invoice"]
+        if not item["invoice"]
         and not item.get("deleted")
         and item["currency"] == currency
         and subscription_of(item) in {None, subscription}

@@ -35,7 +35,7 @@ def settle(account: Account, invoice: Object, status: str) -> None:
 
 
 def of(account: Account, invoice: str) -> list[Object]:
-    return [each for each in account.store.all("invoice_payment") if each["invoice"] == invoice]
+    return account.store.of("invoice_payment", invoice)
 
 
 includes("invoice", "payments", "invoice_payment", "invoice", "invoices")

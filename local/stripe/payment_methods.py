@@ -77,7 +77,7 @@ def detach_payment_method(account: Account, _values: Object, place: dict[str, st
     if customer["invoice_settings"]["default_payment_method"] == paid_with["id"]:
         settings = {**customer["invoice_settings"], "default_payment_method": None}
         account.change(customer, "customer.updated", invoice_settings=settings)
-    for subscription in account.store.all("subscription"):
+    for subscription in account.store.of("subscription", owner):
         if subscription["default_payment_method"] == paid_with["id"]:
             account.change(subscription, "customer.subscription.updated", default_payment_method=None)
     return paid_with

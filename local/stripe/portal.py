@@ -146,8 +146,7 @@ def _flow(account: Account, given: Object | None, customer: str) -> Object | Non
 
 
 def subscriptions_of(account: Account, customer: str) -> list[Object]:
-    found = account.store.all("subscription")
-    return [each for each in found if each["customer"] == customer and not each["ended_at"]]
+    return [each for each in account.store.of("subscription", customer) if not each["ended_at"]]
 
 
 def plans(account: Account, session: Object, subscription: Object) -> list[Object]:

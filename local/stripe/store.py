@@ -10,16 +10,17 @@ from typing import Any
 
 Object = dict[str, Any]
 
-SCHEMA = 2
+SCHEMA = 3
 
 TABLES = """
 pragma journal_mode = wal;
 pragma synchronous = off;  -- the process may die at any point; the machine may not
 create table if not exists objects (
   n integer primary key, id text not null unique, kind text not null, created integer not null, due integer,
-  clock text not null default '', body text not null
+  clock text not null default '', owner text, body text not null
 );
 create index if not exists objects_kind on objects (kind, created, n);
+create index if not exists objects_owner on objects (owner, kind) where owner is not null;
 create index if not exists objects_due on objects (clock, due) where due is not null;
 create table if not exists deliveries (
   n integer primary key, event text not null, endpoint text not null, due real not null, rank real not null,
@@ -91,13 +92,14 @@ class Store:
 
     def put(self, thing: Object, due: int | None) -> None:
         self._rows(
-            "insert into objects (id, kind, created, due, clock, body) values (?, ?, ?, ?, ?, ?)"
-            " on conflict (id) do update set due = excluded.due, body = excluded.body",
+            "insert into objects (id, kind, created, due, clock, owner, body) values (?, ?, ?, ?, ?, ?, ?)"
+            " on conflict (id) do update set due = excluded.due, owner = excluded.owner, body = excluded.body",
             thing["id"],
             thing["object"],
             thing.get("created", 0),
             due,
             thing.get("_clock") or "",
+            thing.get("customer") or thing.get("invoice"),
             json.dumps(thing),
         )
 
@@ -122,6 +124,13 @@ class Store:
             if not rows:
                 return
             place = [rows[-1][:2]]
+
+    def of(self, kind: str, owner: str) -> list[Object]:
+        """The objects of a customer, or the payments of an invoice; newest first."""
+        rows = self._rows(
+            "select body from objects where owner = ? and kind = ? order by created desc, n desc", owner, kind
+        )
+        return [json.loads(body) for (body,) in rows]
 
     def first_due(self, now: int, clock: str) -> tuple[Object, int] | None:
         """Schedules first: a phase that begins when a period ends changes the price of the next period."""

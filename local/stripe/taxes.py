@@ -76,8 +76,7 @@ def delete_tax_id(account: Account, _values: Object, place: dict[str, str]) -> O
 
 
 def tax_ids(account: Account, customer: str) -> list[Object]:
-    found = account.store.all("tax_id")
-    return [each for each in found if each["customer"] == customer and not each.get("deleted")]
+    return [each for each in account.store.of("tax_id", customer) if not each.get("deleted")]
 
 
 # Rates of a line -----------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def show(double: "Double", name: str) -> Response:
     if features["payment_method_update"]["enabled"]:
         body += section("Pay by another card", _cards_of(double, customer) + form(cards(), save="save|Save the card"))
     if features["invoice_history"]["enabled"]:
-        mine = [each for each in double.store.all("invoice") if each["customer"] == customer["id"] and each["number"]]
+        mine = [each for each in double.store.of("invoice", customer["id"]) if each["number"]]
         rows = [
             [
                 link(f"/invoice/{each['id']}", each["number"]),
@@ -103,8 +103,7 @@ def _cards_of(double: "Double", customer: Object) -> str:
             f"{each['card']['exp_month']:02}/{each['card']['exp_year']}",
             state("default") if each["id"] == default else "",
         ]
-        for each in double.store.all("payment_method")
-        if each["customer"] == customer["id"]
+        for each in double.store.of("payment_method", customer["id"])
     ]
     return table(rows)
 
