@@ -1,56 +1,59 @@
 import json
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
 from shared.errors import ApiError
-from shared.flags.asking import context_of, identity_of
+from shared.flags.identities import context_of
 
 
 class Exposure(RequestModel):
-    """The flag that somebody has met, and the context with which it was evaluated for them."""
+    """The flag whose variant was shown, and the context with which it was evaluated."""
 
     flag: str = Field(min_length=1, max_length=100)
     context: dict[str, Any] = Field(default_factory=dict)
 
 
-class Recorded(ResponseModel):
-    """`recorded` is false when this user (or organisation, as the flag draws) was counted before, or has it off."""
-
+class RecordedExposure(ResponseModel):
     flag: str
     variant: str
     recorded: bool
+    reason: Annotated[
+        Literal["recorded", "recorded_before", "off", "user_limit", "network_limit"],
+        Field(
+            description="Why it was recorded or not. `user_limit`: this user recorded 5 units. `network_limit`: their"
+            " network recorded 100 units within a day."
+        ),
+    ]
 
 
 @function(
     "user",
-    "publishable",
     "secret",
     errors={400: "The flag cannot be evaluated for this context.", 404: "There is no such flag in this environment."},
 )
-async def record_exposure(call: Call[Exposure]) -> Result[Recorded]:
-    """Record that somebody has met their variant of a flag.
+async def record_exposure(call: Call[Exposure]) -> Result[RecordedExposure]:
+    """Record that a unit saw its variant of a flag.
 
-    Call it when the variant is shown. Which variant that is, the flag says: nobody reports another one's. Everybody
-    counts once for each flag.
+    Call it when the variant is shown. The server evaluates the flag again, so a client cannot choose the variant. Each
+    unit, user or organisation, counts once per experiment. Only signed-in users and secret keys record exposures.
     """
-    snapshot, _ = await call.flags().current()
-    context = context_of(call, call.body.context, await identity_of(call))
+    flags = call.flags()
+    identity = await flags.identities.of(call)
+    snapshot, _ = await flags.current()
+    context = context_of(call, call.body.context, identity)
     evaluation = snapshot.evaluate(call.body.flag, context)
     if evaluation.error_code:
-        found = evaluation.error_code != "FLAG_NOT_FOUND"
-        raise ApiError(400 if found else 404, evaluation.error_code.lower(), evaluation.error_details or "")
-    seen: dict[str, Any] = {"flag": evaluation.key, "variant": evaluation.variant}
+        exists = evaluation.error_code != "FLAG_NOT_FOUND"
+        raise ApiError(400 if exists else 404, evaluation.error_code.lower(), evaluation.error_details or "")
+    exposure: dict[str, Any] = {"flag": evaluation.key, "variant": evaluation.variant}
     if not evaluation.on:
-        return Result(json.dumps(seen | {"recorded": False}))
+        return Result(json.dumps(exposure | {"recorded": False, "reason": "off"}))
     unit = snapshot.unit(evaluation.key, context)
     if unit is None:
-        raise ApiError(400, "targeting_key_missing", "Nobody is named whom this flag could count")
-    if call.caller.mode == "publishable":  # a key of their own choice must not stand for a user
-        unit = f"anonymous:{unit}"
-    # A user's takes two round trips, a key's this one: only the database says who a user is, and only we, knowing that,
-    # which variant they meet. What this one notes is the experiment that was evaluated, whatever changed between them.
+        raise ApiError(400, "targeting_key_missing", "The context names no unit that this flag could count")
+    # The seed says which experiment was evaluated, in case the flag changes before this is recorded.
     seed = snapshot.flags[evaluation.key].seed
-    return await call.run("private.record_exposure", json.dumps(seen | {"unit": unit, "seed": seed}))
+    return await call.run("private.record_exposure", json.dumps(exposure | {"unit": unit, "seed": seed}))

@@ -33,7 +33,7 @@ def strive(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
 
     snapshot = Snapshot(1, {flag["name"]: compile_flag(flag["name"], 1, ours(flag)) for flag in flags})
     names = [flag["name"] for flag in flags]
-    contexts = [Context.asserted({"targetingKey": user["id"], **user}) for user in users]
+    contexts = [Context({"targetingKey": user["id"], **user}) for user in users]
     evaluate, evaluate_all = snapshot.evaluate, snapshot.evaluate_all
     return (
         lambda flag, user: evaluate(names[flag], contexts[user]).on,

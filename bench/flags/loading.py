@@ -73,7 +73,7 @@ def _parsed(source: Source) -> float:
 
 async def _load(flags: Flags) -> None:
     snapshot, _ = await flags.current()
-    nobody = Context.asserted({"targetingKey": "x", "tier": "FREE"})
+    nobody = Context({"targetingKey": "x", "tier": "FREE"})
     assert len(snapshot.evaluate_all(nobody)) == MANY
 
 

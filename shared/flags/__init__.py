@@ -1,4 +1,4 @@
-"""Feature flags: who gets what, decided in this process from the last flags the database told."""
+"""Feature flags, evaluated in this process from the flags last loaded from the database."""
 
 from shared.flags.context import Context
 from shared.flags.evaluation import Evaluation

@@ -1,11 +1,11 @@
-"""Where a unit falls: the same place in every process and in the database (private.flag_bucket), for ever."""
+"""Where a unit falls: the same place in every process, for as long as the flag keeps its seed."""
 
 import math
 from hashlib import sha256
 
-# A place is the first 52 bits of SHA-256 of "<seed>:<salt>:<unit>", which a double holds exactly.
+# A place is the first 52 bits of SHA-256 of "<seed>:<salt>:<unit>", which a double represents exactly.
 PLACES = 1 << 52
-_CUT_BYTES = 7
+_PLACE_BYTES = 7
 
 
 def prefix(seed: str, salt: str) -> bytes:
@@ -13,19 +13,19 @@ def prefix(seed: str, salt: str) -> bytes:
 
 
 def place(begin: bytes, unit: bytes) -> int:
-    return int.from_bytes(sha256(begin + unit).digest()[:_CUT_BYTES], "big") >> 4
+    return int.from_bytes(sha256(begin + unit).digest()[:_PLACE_BYTES], "big") >> 4
 
 
 def threshold(percent: float) -> bytes:
-    """A unit is within `percent` if its digest is below this, as bytes compare: no number need be made of it."""
+    """A unit is within `percent` if its digest is below this. Comparing bytes avoids making a number of the digest."""
     places = math.ceil(percent / 100 * PLACES)
-    return (places << 4).to_bytes(_CUT_BYTES + 1, "big")[1:] if places < PLACES else b"\xff" * 33
+    return (places << 4).to_bytes(_PLACE_BYTES + 1, "big")[1:] if places < PLACES else b"\xff" * 33
 
 
 def drawn(weighted: tuple[tuple[bytes, float], ...], unit: bytes) -> int:
-    """Which of the (prefix, weight) wins: each with a chance by its weight.
+    """The index of the (prefix, weight) that wins, each with a probability by its weight.
 
-    Every one throws a die of its own, so that more weight for one moves units only to it, never between the others.
+    Each draws a score of its own, so more weight for one moves units only to it, never between the others.
     """
     best, winner = -1.0, 0
     for number, (begin, weight) in enumerate(weighted):

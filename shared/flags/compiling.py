@@ -1,9 +1,9 @@
-"""A flag becomes one closure, when the snapshot loads: evaluating it is a few comparisons and at most one hash.
+"""Compiles a flag into one closure when a snapshot is loaded, so that evaluating takes a few comparisons and one hash.
 
-Order, the first decisive step wins: disabled, schedule, prerequisites, listed user, listed organisation, tiers,
-conditions, percentage.
+docs/flags.md, "Deciding", has the order of the rules.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,52 +13,45 @@ from sys import intern
 from typing import Any
 
 from shared.flags.buckets import drawn, prefix, threshold
-from shared.flags.conditions import ConditionError, compile_checks
+from shared.flags.conditions import compile_checks
 from shared.flags.context import Context
 from shared.flags.evaluation import Evaluation, failed
 from shared.flags.groups import NONE, Groups
 
 Rules = Callable[[Context], Evaluation]
-_NOBODY = Context({})
+_NO_CONTEXT = Context({})
 ALL = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """`decide` is what comes after schedule and prerequisites; `linked` puts those before it."""
+    """`rules` decide without prerequisites; needing() adds those."""
 
     name: str
     version: int
-    decide: Rules
-    unmet: Evaluation | None = None
-    out_of_time: Evaluation | None = None
-    starts_at: float = -math.inf
-    ends_at: float = math.inf
+    rules: Rules
+    # When the results change by themselves, in seconds since 1970.
+    moments: tuple[float, ...] = ()
     prerequisites: tuple[str, ...] = ()
+    decide: Rules | None = None
+    unmet: Evaluation | None = None
+    schedule: Callable[[Rules], Rules] | None = None
     by_organization: bool = False
     seed: str = ""
 
-    def linked(self, needed: Sequence[tuple[str, "Flag | None"]] = ()) -> Rules:
-        """Its rules, off unless those flags are on, each by its own rules; None is a flag that does not exist."""
-        rules = _needing(self, needed) if needed else self.decide
-        if self.out_of_time is None:
-            return rules
-        begin, end, off, clock = self.starts_at, self.ends_at, self.out_of_time, time.time
-        return lambda context: rules(context) if begin <= clock() < end else off
-
-    @property
-    def moments(self) -> list[float]:
-        """When its answers may change by themselves."""
-        return [moment for moment in (self.starts_at, self.ends_at) if self.out_of_time and math.isfinite(moment)]
+    def needing(self, needed: Sequence[tuple[str, "Flag | None"]]) -> Rules:
+        """The rules, and off unless all these flags are on, each by its own rules; None is a flag that is missing."""
+        for name, other in needed:
+            if other is None:
+                missing = failed(self.name, "PARSE_ERROR", f"Its prerequisite {name} does not exist")
+                return lambda _: missing
+        rules = _needing(self, tuple(other.rules for _, other in needed if other))
+        return self.schedule(rules) if self.schedule else rules
 
 
-def _needing(flag: Flag, needed: Sequence[tuple[str, Flag | None]]) -> Rules:
-    for name, other in needed:
-        if other is None:
-            absent = failed(flag.name, "PARSE_ERROR", f"Its prerequisite {name} does not exist")
-            return lambda _: absent
-    others = tuple(other.linked() for _, other in needed if other)
+def _needing(flag: Flag, others: tuple[Rules, ...]) -> Rules:
     decide, unmet, name = flag.decide, flag.unmet, flag.name
+    assert decide
 
     def with_prerequisites(context: Context) -> Evaluation:
         for other in others:
@@ -72,77 +65,101 @@ def _needing(flag: Flag, needed: Sequence[tuple[str, Flag | None]]) -> Rules:
     return with_prerequisites
 
 
-def compile_flag(name: str, version: int, definition: Mapping[str, Any], groups: Groups = NONE) -> Flag:
-    """Never fails: a flag that cannot be understood answers with its error."""
+def compile_flag(name: str, version: int, definition: Any, groups: Groups = NONE) -> Flag:
+    """Never raises: a flag that cannot be compiled evaluates to its error, and no other flag is affected."""
     try:
         return _compile(name, version, definition, groups)
-    except (ConditionError, KeyError, TypeError, ValueError, AttributeError) as problem:
-        broken = failed(name, "PARSE_ERROR", str(problem))
-        return Flag(name, version, lambda _: broken)
+    except Exception as problem:  # noqa: BLE001 - see above
+        return broken_flag(name, version, problem)
+
+
+def broken_flag(name: str, version: int, problem: Exception) -> Flag:
+    error = failed(name, "PARSE_ERROR", str(problem) or type(problem).__name__)
+    return Flag(name, version, lambda _: error)
 
 
 def _compile(name: str, version: int, flag: Mapping[str, Any], groups: Groups) -> Flag:
-    answers = _Answers(name, version, flag.get("variants"))
+    results = _Results(name, version, flag.get("variants"))
     if not flag["is_enabled"]:
-        disabled = answers.off("DISABLED", "disabled")
+        disabled = results.off("DISABLED", "disabled")
         return Flag(name, version, lambda _: disabled)
     starts_at, ends_at = flag.get("starts_at"), flag.get("ends_at")  # seconds since 1970
     needed = tuple(flag.get("prerequisites") or ())
+    if not all(type(one) is str for one in needed):
+        raise ValueError(f"prerequisites: found {json.dumps(needed)[:100]}, expected names of flags")
     scheduled = starts_at is not None or ends_at is not None
+    decide = _decision(flag, results, groups, targeted=scheduled or bool(needed))
+    if not scheduled and not needed:  # most flags
+        return Flag(name, version, decide, by_organization=flag["bucket_by"] == "org", seed=flag["seed"])
+    schedule = _schedule(starts_at, ends_at, results.off("DEFAULT", "schedule")) if scheduled else None
     return Flag(
         name,
         version,
-        _decision(flag, answers, groups, targeted=scheduled or bool(needed)),
-        answers.off("DEFAULT", "prerequisites") if needed else None,
-        answers.off("DEFAULT", "schedule") if scheduled else None,
-        -math.inf if starts_at is None else 0.0 + starts_at,
-        math.inf if ends_at is None else 0.0 + ends_at,
+        schedule(decide) if schedule else decide,
+        tuple(0.0 + moment for moment in (starts_at, ends_at) if moment is not None),
         needed,
+        decide,
+        results.off("DEFAULT", "prerequisites"),
+        schedule,
         flag["bucket_by"] == "org",
         flag["seed"],
     )
 
 
-class _Answers:
-    """All that a flag can answer: what it is worth when off, on, or as one of its variants."""
+def _schedule(starts_at: float | None, ends_at: float | None, off: Evaluation) -> Callable[[Rules], Rules]:
+    begin = -math.inf if starts_at is None else 0.0 + starts_at
+    end = math.inf if ends_at is None else 0.0 + ends_at
+    clock = time.time
+
+    def scheduled(rules: Rules) -> Rules:
+        return lambda context: rules(context) if begin <= clock() < end else off
+
+    return scheduled
+
+
+class _Results:
+    """Every result that a flag can have: off, on, or one of its variants."""
 
     def __init__(self, name: str, version: int, variants: Sequence[Mapping[str, Any]] | None) -> None:
         self.name = name
         self.version = version
-        self.values: list[tuple[str, float, Any]] = []
+        self.variants: list[tuple[str, float, Any]] = []
         if variants:
             values = [variant.get("value", variant["name"]) for variant in variants]
             if any(type(value) is float for value in values) and all(type(value) in {int, float} for value in values):
-                values = [float(value) for value in values]  # a client that asks for a float gets no 2 for 2.0
-            self.values = [
+                values = [float(value) for value in values]  # a client that reads a float must not get 2 for 2.0
+            json.dumps(values, allow_nan=False)  # raises now for what could not be sent later
+            self.variants = [
                 (variant["name"], float(variant["weight"]), value)
                 for variant, value in zip(variants, values, strict=True)
             ]
 
     def off(self, reason: str, rule: str) -> Evaluation:
-        # The first variant is what people have without the experiment.
-        value = self.values[0][2] if self.values else False
+        # The first variant is the value without the experiment.
+        value = self.variants[0][2] if self.variants else False
         return Evaluation(self.name, value, reason, "off", on=False, rule=rule, version=self.version)
 
     def on(self, reason: str, rule: str, variant: tuple[str, float, Any] = ("on", 1.0, True)) -> Evaluation:
         return Evaluation(self.name, variant[2], reason, variant[0], on=True, rule=rule, version=self.version)
 
 
-def _decision(flag: Mapping[str, Any], answers: _Answers, groups: Groups, *, targeted: bool) -> Rules:
-    # Dictionaries, since they take half of what sets do.
+def _decision(flag: Mapping[str, Any], results: _Results, groups: Groups, *, targeted: bool) -> Rules:
+    # Dictionaries take half the memory of sets.
     users, organizations = dict.fromkeys(flag["target_users"]), dict.fromkeys(flag["target_orgs"])
     tiers = frozenset(map(intern, flag["target_tiers"]))  # the same few in every flag
     conditions = flag.get("conditions")
     checks, condition = ((), None) if conditions is None or conditions == {} else compile_checks(conditions, groups)
     conditional = bool(checks or condition)
-    listed = _winner(flag, answers, "TARGETING_MATCH", "target")
-    share = _share(flag, answers, targeted=bool(targeted or tiers or conditional or users or organizations))
-    other_tier = answers.off("DEFAULT", "tier")
-    no_match = answers.off("DEFAULT", "conditions") if conditional else other_tier
-    name = answers.name
+    listed = _winner(flag, results, "TARGETING_MATCH", "target")
+    share = _share(flag, results, targeted=bool(targeted or tiers or conditional or users or organizations))
+    other_tier = results.off("DEFAULT", "tier")
+    no_match = results.off("DEFAULT", "conditions") if conditional else other_tier
+    name = results.name
 
     def decide(context: Context) -> Evaluation:
-        if context.user_id in users or context.organization_id in organizations:
+        if users and context.user_id in users:
+            return listed(context)
+        if organizations and context.organization_id in organizations:
             return listed(context)
         if tiers and context.tier not in tiers:
             return other_tier
@@ -155,36 +172,36 @@ def _decision(flag: Mapping[str, Any], answers: _Answers, groups: Groups, *, tar
                         return no_match
                 if condition is not None and not condition(attributes):
                     return no_match
-            except Exception as problem:  # noqa: BLE001 - whatever was sent, it is this flag's trouble alone
+            except Exception as problem:  # noqa: BLE001 - whatever was sent, it is an error of this flag alone
                 return failed(name, "INVALID_CONTEXT", str(problem))
         return share(context)
 
     return decide
 
 
-def _share(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> Rules:
+def _share(flag: Mapping[str, Any], results: _Results, *, targeted: bool) -> Rules:
     percent = flag["rollout_percent"]
     if percent <= 0:
-        nobody = answers.off("DEFAULT" if targeted else "STATIC", "percentage")
+        nobody = results.off("DEFAULT" if targeted else "STATIC", "percentage")
         return lambda _: nobody
     if percent >= ALL:
-        return _winner(flag, answers, "TARGETING_MATCH" if targeted else "STATIC", "everyone")
+        return _winner(flag, results, "TARGETING_MATCH" if targeted else "STATIC", "everyone")
     below, begin = threshold(percent), prefix(flag["seed"], "rollout")
-    on, off = _winner(flag, answers, "SPLIT", "percentage"), answers.off("SPLIT", "percentage")
+    on, off = _winner(flag, results, "SPLIT", "percentage"), results.off("SPLIT", "percentage")
 
     if flag["bucket_by"] == "org":
-        none = answers.off("DEFAULT", "no organization")
+        no_organization = results.off("DEFAULT", "no organization")
 
         def by_organization(context: Context) -> Evaluation:
             if (unit := context.organization_unit) is None:
-                return none
+                return no_organization
             return on(context) if sha256(begin + unit).digest() < below else off
 
         return by_organization
 
-    name = answers.name
-    # Most flags have no variants: then what is on is known beforehand.
-    plain = None if answers.values else on(_NOBODY)
+    name = results.name
+    # Most flags have no variants: then there is only one result for on.
+    plain = None if results.variants else on(_NO_CONTEXT)
 
     def by_user(context: Context) -> Evaluation:
         if (unit := context.unit) is None:
@@ -196,28 +213,28 @@ def _share(flag: Mapping[str, Any], answers: _Answers, *, targeted: bool) -> Rul
     return by_user
 
 
-def _winner(flag: Mapping[str, Any], answers: _Answers, reason: str, rule: str) -> Rules:
-    """What somebody gets for whom the flag is on."""
-    competing = [variant for variant in answers.values if variant[1] > 0]
+def _winner(flag: Mapping[str, Any], results: _Results, reason: str, rule: str) -> Rules:
+    """The result for a unit for which the flag is on."""
+    competing = [variant for variant in results.variants if variant[1] > 0]
     if not competing:
-        plain = answers.on(reason, rule)
+        plain = results.on(reason, rule)
         return lambda _: plain
     if len(competing) == 1:
-        only = answers.on(reason, rule, competing[0])
+        only = results.on(reason, rule, competing[0])
         return lambda _: only
     seed, by_organization = flag["seed"], flag["bucket_by"] == "org"
     weighted = tuple((prefix(seed, f"variant:{name}"), weight) for name, weight, _ in competing)
-    won = [answers.on("SPLIT" if reason == "STATIC" else reason, rule, variant) for variant in competing]
-    name = answers.name
-    # Without an organisation there is nothing to draw by: all of them are one unit.
-    nobody = b""
+    won = [results.on("SPLIT" if reason == "STATIC" else reason, rule, variant) for variant in competing]
+    name = results.name
+    # Everyone without an organisation is one unit: there is nothing else to draw by.
+    no_organization = b""
 
     def draw(context: Context) -> Evaluation:
-        unit = (context.organization_unit or nobody) if by_organization else context.unit
+        unit = (context.organization_unit or no_organization) if by_organization else context.unit
         return _missing_key(name) if unit is None else won[drawn(weighted, unit)]
 
     return draw
 
 
 def _missing_key(name: str) -> Evaluation:
-    return failed(name, "TARGETING_KEY_MISSING", "This flag is on for a share: send a targetingKey to be drawn by")
+    return failed(name, "TARGETING_KEY_MISSING", "This flag draws by targetingKey: send one")

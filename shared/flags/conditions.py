@@ -1,7 +1,7 @@
 """GrowthBook's condition syntax, compiled once into closures.
 
-What cannot be understood is an error, never a match. A missing attribute, like null, satisfies no comparison; its
-negation ($ne, $nin, $not, …) it does. Numbers and texts that spell numbers compare as numbers.
+A condition that cannot be evaluated is an error, never a match. A missing attribute, like null, satisfies no
+comparison, but every negation ($ne, $nin, $not, …). Numbers and texts that spell numbers compare as numbers.
 """
 
 import json
@@ -11,15 +11,15 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from shared.flags.groups import NONE, TYPES, Group, Groups, holds_group, known, with_groups
-from shared.flags.patterns import found, pattern
+from shared.flags.groups import NONE, TYPES, Group, Groups, holds_group, typed, with_groups
+from shared.flags.patterns import matches, pattern
 from shared.flags.versions import sortable
 
 Attributes = Mapping[str, Any]
 Test = Callable[[Any], bool]  # of one value
 Condition = Callable[[Attributes], bool]
-# What is asked of one attribute, in a form that costs no call: the attribute, the type it usually has, the test for
-# that, which Python has built in, and the test for anything else.
+# A test of one attribute that usually costs no Python call: the attribute, the type it usually has, the built-in test
+# for that type, and the test for every other type.
 Check = tuple[str, type, Test, Test]
 
 DEPTH = 20
@@ -43,7 +43,7 @@ _OF_ATTRIBUTES = ("$or", "$and", "$nor", "$not")
 
 
 class ConditionError(Exception):
-    """A condition that cannot be understood: where, what was found, what is expected."""
+    """A condition that cannot be evaluated: the place, what was found, what is accepted."""
 
     def __init__(self, found: Any, expected: str) -> None:
         self.place = ""
@@ -53,12 +53,12 @@ class ConditionError(Exception):
         return f"conditions{self.place}: {self.problem}"
 
     def within(self, place: str) -> "ConditionError":
-        """Places are put together only when something is wrong, from the inside out."""
+        """Prepend a part of the path; paths are only built for errors, from the inside out."""
         self.place = place + self.place
         return self
 
 
-# Flags ask the same things again and again: what is compiled alike is the same closure. typed: true is not 1.
+# Many flags have the same tests, so equal tests share one closure. typed: true is not 1.
 _shared = lru_cache(maxsize=8192, typed=True)
 
 
@@ -67,23 +67,23 @@ def compile_condition(condition: Any, groups: Groups = NONE) -> Condition:
 
 
 def compile_checks(condition: Any, groups: Groups = NONE) -> tuple[tuple[Check, ...], Condition | None]:
-    """The same, as checks that must all hold and what else must: flags mostly ask what can be checked."""
+    """The same condition as a list of checks and the rest of it: most conditions consist of checks."""
     condition = with_groups(condition, groups)
     if not isinstance(condition, dict):
         return (), _condition(condition, 1)
-    checks = {path: check for path, asked in condition.items() if (check := _check(path, asked))}
-    rest = {path: asked for path, asked in condition.items() if path not in checks}
+    checks = {path: check for path, test in condition.items() if (check := _check(path, test))}
+    rest = {path: test for path, test in condition.items() if path not in checks}
     return tuple(checks.values()), _condition(rest, 1) if rest else None
 
 
-def _check(path: str, asked: Any) -> Check | None:
-    """Of a text to be equal to, a bound, or a list; anything else, and all that is wrong, is for _condition()."""
+def _check(path: str, test: Any) -> Check | None:
+    """For a text to be equal to, a bound, or a list. _condition() handles everything else, and every error."""
     if path == "" or path.startswith("$") or "." in path:
         return None
-    if type(asked) is str:
-        return _text_check(path, asked)
-    if type(asked) is dict and len(asked) == 1:
-        ((name, operand),) = asked.items()
+    if type(test) is str:
+        return _text_check(path, test)
+    if type(test) is dict and len(test) == 1:
+        ((name, operand),) = test.items()
         if name in _FROM_THE_BOUND and type(operand) in {int, float}:
             return _bound_check(path, name, operand)
         if name == "$in" and type(operand) is list:
@@ -114,7 +114,7 @@ def _condition(condition: Any, depth: int) -> Condition:
     parts: list[Condition] = []
     for key, value in condition.items():
         if key == "" or (key.startswith("$") and key not in _OF_ATTRIBUTES and not (value and _is_operators(value))):
-            # An attribute may be called so; without operators it is one of these, mistyped.
+            # An attribute may have such a name. Without operators it is a mistyped $or, $and, $nor or $not.
             raise ConditionError(key, "an attribute, $or, $and, $nor or $not")
         try:
             parts.append(_part(key, value, depth))
@@ -133,7 +133,7 @@ def _part(key: str, value: Any, depth: int) -> Condition:
             return _negated(_any(_conditions(value, depth)))
         case "$not":
             return _negated(_condition(value, depth + 1))
-    # What is shared is kept, and a group is let go with the last flag that names it.
+    # Shared closures stay in memory, but a group must be freed with the last flag that names it.
     attribute = _attribute.__wrapped__ if holds_group(value) else _attribute
     return attribute(key, _value(value, depth + 1))
 
@@ -229,7 +229,7 @@ def _is_operators(value: Any) -> bool:
 
 
 def _value(expected: Any, depth: int) -> Test:
-    """What is asked of one attribute: operators, or a plain value to be equal to."""
+    """The test of one attribute: operators, or a plain value to be equal to."""
     _check_depth(depth)
     if type(expected) in _SCALARS:
         return _equal_to(expected)
@@ -352,14 +352,14 @@ def _member(expected: str, fold: Callable[[Any], Any] | None) -> Test:
     """Of a list, written as JSON. Objects and lists in it are equal to no other."""
     plain = [fold(one) if fold else one for one in json.loads(expected) if type(one) not in {list, dict}]
     texts = frozenset(one for one in plain if type(one) is str)
-    return _listed(texts, frozenset(known(one) for one in plain if type(one) is not str), fold)
+    return _listed(texts, frozenset(typed(one) for one in plain if type(one) is not str), fold)
 
 
 def _listed(texts: Container[str], others: frozenset[Any], fold: Callable[[Any], Any] | None = None) -> Test:
     def is_listed(value: Any) -> bool:
         if type(value) is str:
             return (fold(value) if fold else value) in texts
-        return bool(others) and type(value) not in {list, dict} and known(value) in others
+        return bool(others) and type(value) not in {list, dict} and typed(value) in others
 
     def listed(value: Any) -> bool:
         return any(is_listed(one) for one in value) if type(value) is list else is_listed(value)
@@ -392,7 +392,7 @@ def _regular_expression(text: Any, *, ignore_case: bool) -> Test:
         compiled = pattern(text, ignore_case=ignore_case)
     except ValueError as problem:
         raise ConditionError(text, f"a regular expression; this is {problem}") from None
-    return lambda value: type(value) is str and found(compiled, value)
+    return lambda value: type(value) is str and matches(compiled, value)
 
 
 def _some_element(operand: Any, depth: int) -> Test:
@@ -458,7 +458,7 @@ def _operator(name: str, operand: Any, depth: int) -> Test:  # noqa: C901, PLR09
             return listed if name in {"$in", "$ini"} else _negated(listed)
         case "$inGroup" | "$notInGroup":
             if type(operand) is not Group:
-                raise ConditionError(operand, "the name of a group")
+                raise ConditionError(operand, "the name of a group that can be read")
             member = _listed(operand.texts, operand.others)
             return member if name == "$inGroup" else _negated(member)
         case "$exists":

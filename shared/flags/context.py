@@ -1,63 +1,68 @@
-"""For whom a flag is evaluated."""
+"""The context of an evaluation: whom a flag is evaluated for."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# What says who somebody is. Only the database or our own servers say it, never a client.
+# Attributes that say who a user is. They come from the database or from our own servers, never from a client.
 IDENTITY = ("targetingKey", "user_id", "organization_id", "tier", "org_role", "global_role", "email")
 
 
 class Context:
-    """`unit` is drawn by percentages; `user_id`, `organization_id` and `tier` are looked up in a flag's lists."""
+    """Made from attributes that are all trusted, such as those of our own servers.
 
+    Percentages draw by `unit` or `organization_unit`; a flag's lists hold `user_id`, `organization_id` and `tier`.
+    """
+
+    # Few flags need the organisation, and a unit only those that draw: these are made on first use (__getattr__).
     __slots__ = ("attributes", "organization_id", "organization_unit", "tier", "unit", "user_id")
+    organization_id: str | None
+    organization_unit: bytes | None
+    unit: bytes | None
 
-    def __init__(
-        self,
-        attributes: Mapping[str, Any],
-        *,
-        unit: str | None = None,
-        user_id: str | None = None,
-        organization_id: str | None = None,
-        tier: str | None = None,
-    ) -> None:
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
         self.attributes = attributes
-        self.unit = unit.encode() if unit else None
-        self.user_id = user_id
-        self.organization_id = organization_id
-        self.organization_unit = organization_id.encode() if organization_id else None
-        self.tier = tier
+        get = attributes.get
+        user = get("user_id")
+        if type(user) is not str or not user:
+            user = get("targetingKey")
+        # Ids are UUIDs, which the database writes in lower case.
+        self.user_id = user.lower() if type(user) is str and user else None
+        tier = get("tier")
+        self.tier = tier if type(tier) is str else None
 
-    @classmethod
-    def asserted(cls, attributes: Mapping[str, Any]) -> "Context":
-        """As one of our own servers says: every attribute is believed."""
-        said = attributes.get
-        key, organization = _text(said("targetingKey")), _text(said("organization_id"))
-        user = _text(said("user_id")) or key
-        return cls(
-            attributes,
-            unit=key or user,
-            # Ids are UUIDs, which the database writes in lower case.
-            user_id=user and user.lower(),
-            organization_id=organization and organization.lower(),
-            tier=_text(said("tier")),
-        )
+    def __getattr__(self, name: str) -> Any:
+        get = self.attributes.get
+        value: str | bytes | None
+        if name == "unit":
+            value = _encoded(get("targetingKey")) or _encoded(get("user_id"))
+        elif name == "organization_unit":
+            value = self.organization_id and self.organization_id.encode()
+        elif name == "organization_id":
+            organization = get("organization_id")
+            value = organization.lower() if type(organization) is str and organization else None
+        else:
+            raise AttributeError(name)
+        setattr(self, name, value)
+        return value
 
     @classmethod
     def identified(cls, identity: Mapping[str, Any], attributes: Mapping[str, Any]) -> "Context":
-        """As the database knows the user; what the client says of itself counts only beside that."""
-        return cls.asserted({**_unsigned(attributes), **identity, "targetingKey": identity["user_id"]})
+        """A user whom the database knows; attributes sent by the client never replace the identity."""
+        return cls({**_unsigned(attributes), **identity, "targetingKey": identity["user_id"]})
 
     @classmethod
     def anonymous(cls, attributes: Mapping[str, Any]) -> "Context":
-        """Of somebody nobody knows: their targeting key draws them, and names no user."""
-        key = _text(attributes.get("targetingKey"))
-        return cls({**_unsigned(attributes), **({"targetingKey": key} if key else {})}, unit=key)
+        """An unknown user: the targeting key draws a result, but is never looked up as a user."""
+        key = attributes.get("targetingKey")
+        keyed = {"targetingKey": key} if isinstance(key, str) and key else {}
+        context = cls({**_unsigned(attributes), **keyed})
+        context.user_id = None
+        return context
 
 
 def _unsigned(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if name not in IDENTITY}
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+def _encoded(value: Any) -> bytes | None:
+    return value.encode(errors="replace") if type(value) is str and value else None

@@ -1,4 +1,4 @@
-"""The answer to "is this flag on, and with what value?", in the words of OpenFeature."""
+"""The result of evaluating a flag, in the terms of OpenFeature."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Evaluation:
-    """Made once when a flag is compiled, given to everybody it is for, and never changed."""
+    """Created once when a flag is compiled, shared by everyone who gets this result, and never changed."""
 
     key: str
     value: Any
@@ -18,16 +18,16 @@ class Evaluation:
     version: int
     error_code: str | None = None
     error_details: str | None = None
-    written: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    serialized: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def json(self) -> bytes:
-        """Written when first asked for: of all that a flag can answer, most is never asked."""
-        if self.written is None:
-            self.written = json.dumps(self.words(), ensure_ascii=False, separators=(",", ":")).encode()
-        return self.written
+        """Serialized on first use: most of the possible results of a flag are never sent."""
+        if self.serialized is None:
+            self.serialized = json.dumps(self.fields(), ensure_ascii=False, separators=(",", ":")).encode()
+        return self.serialized
 
-    def words(self, *, stale: bool = False) -> dict[str, Any]:
+    def fields(self, *, stale: bool = False) -> dict[str, Any]:
         if self.error_code:
             return {"key": self.key, "errorCode": self.error_code, "errorDetails": self.error_details}
         return {

@@ -1,6 +1,6 @@
-"""Regular expressions that end: somebody wrote the pattern, somebody else sends the text.
+"""Regular expressions that always end: admins write the pattern, but clients send the text.
 
-RE2 takes a time linear in the text and a bounded memory, and so knows neither lookaround nor backreferences.
+RE2 matches in linear time and bounded memory, and so has neither lookaround nor backreferences.
 """
 
 from functools import lru_cache
@@ -9,17 +9,17 @@ from typing import Any
 import re2  # type: ignore[import-untyped]  # it has no types
 
 PATTERN_CHARACTERS = 1000
-# The slowest pattern there can be takes some ten milliseconds for this many.
+# The slowest possible pattern takes some ten milliseconds for this many.
 TEXT_CHARACTERS = 4000
 
 
 class LongTextError(Exception):
-    """A text is too long to look for a pattern in it."""
+    """A text is too long to match a pattern against."""
 
 
 @lru_cache(maxsize=4096)
 def pattern(text: str, *, ignore_case: bool) -> Any:
-    """Raises ValueError saying what is wrong with it."""
+    """Raises ValueError with the reason if RE2 cannot compile it."""
     if len(text) > PATTERN_CHARACTERS:
         raise ValueError(f"a pattern of more than {PATTERN_CHARACTERS} characters")
     options = re2.Options()
@@ -32,7 +32,7 @@ def pattern(text: str, *, ignore_case: bool) -> Any:
         raise ValueError(f"no regular expression: {problem}") from None
 
 
-def found(compiled: Any, text: str) -> bool:
+def matches(compiled: Any, text: str) -> bool:
     if len(text) > TEXT_CHARACTERS:
         raise LongTextError(f"An attribute of more than {TEXT_CHARACTERS:,} characters meets a regular expression")
     # As bytes: for a str the library counts every character of the match.

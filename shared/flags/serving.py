@@ -1,37 +1,48 @@
-"""The flags of this process: loaded once, checked at most every second, swapped as a whole when something changed."""
+"""The flags of this process: loaded once, refreshed in the background, replaced as a whole when something changed."""
 
 import asyncio
 import gc
-import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any, Protocol
+from uuid import UUID
 
 from psycopg import Error, InterfaceError
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from pydantic_core import from_json
 
 from shared.errors import RETRY, ApiError
-from shared.flags.compiling import Flag, compile_flag
+from shared.flags.compiling import Flag, broken_flag, compile_flag
 from shared.flags.groups import Group, Groups
+from shared.flags.identities import Identities
 from shared.flags.snapshot import Snapshot
 from shared.logs import log
 
-# An answer rests on a look at the database of at most this age, or says that it is stale.
+# An evaluation uses flags that were read at most this long ago, or says that it is stale.
 FRESH_SECONDS = 1.0
-# So long a request waits for that look; then it is answered from what is there.
-PATIENCE_SECONDS = 2.0
-# So long the last known flags serve without the database; after that nobody should rely on them.
+# While requests come, the flags are read again this long after the last time, so that no request waits.
+REFRESH_SECONDS = 0.6
+# Without requests for so long the refreshing stops, until the next one.
+IDLE_SECONDS = 60.0
+# A request waits this long for flags that are not fresh, then gets the last known.
+PATIENCE_SECONDS = 0.25
+# A request waits this long when no flags are known yet.
+FIRST_SECONDS = 2.0
+# How long the last known flags serve without the database.
 STALE_SECONDS = 600.0
+# A read that takes longer has failed.
+READ_SECONDS = 20.0
+RETRY_SECONDS = 1.0
 LISTEN_AGAIN_SECONDS = 5.0
-# Compiling so many takes a few milliseconds, after which requests have their turn.
+# Rows that are fetched at once, and how long they are compiled before other requests get a turn.
 BATCH = 100
-# So many flags are worth keeping from the garbage collector, which would look at each again and again.
+TURN_SECONDS = 0.002
+# From so many flags on, the garbage collector is told to leave them out: it would visit each again and again.
 MANY = 1000
 
 LOAD = 'select * from private.load_feature_flags(%s::text::public."Environment", %s, %s::uuid[])'
-AWAY = (Error, InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError)
+UNAVAILABLE = (Error, InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, TimeoutError)
 
 
 class Source(Protocol):
@@ -40,138 +51,166 @@ class Source(Protocol):
     def batches(self, statement: str, values: tuple[Any, ...], size: int) -> AsyncIterator[list[tuple[Any, ...]]]: ...
 
     def listen(self, channel: str) -> AsyncIterator[str]:
-        """What is notified on the channel; ends where the connection does not allow to listen."""
+        """Notifications on the channel; ends where the connection cannot listen."""
         ...
 
 
 class Flags:
     def __init__(self, source: Source, environment: str) -> None:
         self.environment = environment
+        self.identities = Identities()
         self._source = source
         self._snapshot: Snapshot | None = None
-        # When the look began that last succeeded, and the one that was last tried.
-        self._seen = self._tried = float("-inf")
-        # How often we were told of a change, and how often when that look began.
-        self._told = self._heard = 0
+        # When the last successful read began, when the last read began, and when the flags were last requested.
+        self._read_at = self._tried_at = self._requested_at = float("-inf")
+        # How many notifications have come, and how many of them that read has covered.
+        self._notified = self._covered = 0
         self._failing = False
-        self._looking: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     async def current(self) -> tuple[Snapshot, bool]:
-        """The flags, and whether they are stale: the database could not be asked within a second."""
-        if self._snapshot is not None and self._is_fresh():
-            return self._snapshot, False
-        await self._refresh()
+        """The flags, and whether they are stale: the database has not answered for a second."""
+        self._requested_at = time.monotonic()
+        if self._snapshot is None or not self._is_fresh():
+            await self._catch_up()
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh())
         if self._snapshot is None or not self._is_usable():
             raise ApiError(
                 503,
                 "flags_unavailable",
                 "The flags cannot be loaded at present",
-                hint="Use your defaults.",
+                hint="Use your default values.",
                 headers=RETRY,
             )
         return self._snapshot, not self._is_fresh()
 
     async def close(self) -> None:
-        for task in (self._listening, self._looking):
+        for task in (self._listening, self._refreshing, self._reading):
             if task:
                 task.cancel()
                 await asyncio.wait([task])
 
     def _is_fresh(self) -> bool:
-        return self._heard == self._told and time.monotonic() - self._seen < FRESH_SECONDS
+        return self._covered == self._notified and time.monotonic() - self._read_at < FRESH_SECONDS
 
     def _is_usable(self) -> bool:
-        return time.monotonic() - self._seen < STALE_SECONDS
+        return time.monotonic() - self._read_at < STALE_SECONDS
 
-    async def _refresh(self) -> None:
-        """Look again, all who ask together. While the database is away, nobody waits who can have the last flags."""
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not self._is_fresh() and (left := until - time.monotonic()) > 0:
-            if self._looking is None:
-                if self._failing and time.monotonic() - self._tried < FRESH_SECONDS:
-                    return
-                self._looking = asyncio.create_task(self._look())
-            if self._failing and self._is_usable():
+    async def _catch_up(self) -> None:
+        """Wait for fresh flags, but not while the database fails or hangs and there are flags to serve."""
+        usable = self._snapshot is not None and self._is_usable()
+        clock = asyncio.get_running_loop().time
+        until = clock() + (PATIENCE_SECONDS if usable else FIRST_SECONDS)
+        while not self._is_fresh() and (left := until - clock()) > 0:
+            if self._failing and time.monotonic() - self._tried_at < RETRY_SECONDS and not self._reading:
                 return
-            await asyncio.wait([self._looking], timeout=left)
+            reading = self._read()
+            if usable and (self._failing or time.monotonic() - self._tried_at > PATIENCE_SECONDS):
+                return
+            await asyncio.wait([reading], timeout=left)
             if self._failing:
                 return
 
-    async def _look(self) -> None:
-        began, told = time.monotonic(), self._told
-        self._tried = began
+    async def _refresh(self) -> None:
+        """Read again and again, for as long as requests come."""
+        while time.monotonic() - self._requested_at < IDLE_SECONDS:
+            await asyncio.sleep(RETRY_SECONDS if self._failing else self._until_refresh())
+            if self._failing or self._until_refresh() <= 0:
+                await asyncio.wait([self._read()])
+        self._refreshing = None
+
+    def _until_refresh(self) -> float:
+        return max(self._tried_at + REFRESH_SECONDS - time.monotonic(), 0)
+
+    def _read(self) -> asyncio.Task[None]:
+        """The read under way, shared by everyone who needs one."""
+        if self._reading is None:
+            self._tried_at = time.monotonic()
+            self._reading = asyncio.create_task(self._read_once())
+            if self._listening is None:
+                self._listening = asyncio.create_task(self._listen())
+        return self._reading
+
+    async def _read_once(self) -> None:
+        began, notified = self._tried_at, self._notified
         try:
-            await self._load()
-        except AWAY as problem:
+            async with asyncio.timeout(READ_SECONDS):
+                await self._load()
+        except Exception as problem:  # noqa: BLE001 - whatever fails, the last known flags serve and the next read tries
             if not self._failing:
                 log("WARNING", "flags are stale", exception=type(problem).__qualname__)
             self._failing = True
         else:
-            self._seen, self._heard, self._failing = began, told, False
+            self._read_at, self._covered, self._failing = began, notified, False
         finally:
-            self._looking = None
-        if self._listening is None:
-            self._listening = asyncio.create_task(self._listen())
+            self._reading = None
 
     async def _load(self) -> None:
         known = self._snapshot
-        version, flags, groups = -1, dict[str, Flag](), dict[str, Group]()
-        known_groups = {group.revision: group for group in known.groups.values()} if known else {}
+        version, flags, groups = -1, dict[str, Flag](), dict[str, Group | None]()
+        known_groups = {group.revision: group for group in known.groups.values() if group} if known else {}
         values = (self.environment, known.version if known else -1, [*known_groups])
         rows = self._source.batches(LOAD, values, BATCH)
-        async with aclosing(rows):  # type: ignore[type-var]  # an AsyncIterator that can be closed  # a generator, of which the protocol says less
+        async with aclosing(rows):  # type: ignore[type-var]  # a generator, of which the protocol says less
             with ExitStack() as stack:
+                turn = time.perf_counter()
                 async for batch in rows:
                     if (version := batch[0][0]) == (known and known.version):
                         return
                     if not flags:
-                        stack.enter_context(_nothing_collected())
+                        stack.enter_context(_no_garbage_collection())
                     for _, name, at, revision, text in batch:
                         if at is not None:
                             flags[name] = _flag(known, name, at, text, groups)
                         elif name is not None:  # groups come before the flags that name them
-                            groups[name] = known_groups.get(revision) or Group(from_json(text), revision)
+                            groups[name] = known_groups.get(revision) or _group(text, revision)
+                        if time.perf_counter() - turn > TURN_SECONDS:
                             await asyncio.sleep(0)
-                    await asyncio.sleep(0)
+                            turn = time.perf_counter()
                 if known and version < known.version:
-                    # A standby that lags, or a backup: this process has seen more than the database now says.
+                    # A standby that lags, or a restored backup: older than what this process has served.
                     raise InterfaceError(f"flags went back from version {known.version} to {version}")
                 self._snapshot = Snapshot(version, flags, groups)
                 if len(flags) >= MANY:
                     gc.freeze()
         before = [*known.flags.values()] if known else []
         del known
-        await _let_go(before)
+        await _release(before)
 
     async def _listen(self) -> None:
-        """A change is told to us where the connection allows it; where not, or when lost, looking every second does."""
+        """Read at once after a notification. Where the connection cannot listen, the refreshing suffices."""
         while True:
             try:
                 async with aclosing(self._source.listen("feature_flags")) as notices:  # type: ignore[type-var]  # an AsyncIterator that can be closed
                     async for _ in notices:
-                        self._told += 1
-                        if self._looking:
-                            await asyncio.wait([self._looking])
-                        await self._refresh()
-            except AWAY:
+                        self._notified += 1
+                        if self._reading:
+                            await asyncio.wait([self._reading])
+                        if self._snapshot is not None and not self._is_fresh():
+                            await asyncio.wait([self._read()])
+            except UNAVAILABLE:
                 await asyncio.sleep(LISTEN_AGAIN_SECONDS)
             else:
                 return
 
 
-async def _let_go(flags: list[Flag]) -> None:
-    """To take apart many at once would take as long as to load them; those still held by a request go with it."""
+async def _release(flags: list[Flag]) -> None:
+    """Free old flags in turns: freeing many takes as long as loading them. Requests may still hold some."""
     while flags:
-        del flags[-BATCH:]
+        turn = time.perf_counter()
+        while flags and time.perf_counter() - turn < TURN_SECONDS:
+            del flags[-10:]
         await asyncio.sleep(0)
 
 
 @contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """What is made here lives on: every look of the collector at it would be for nothing, and takes long.
+def _no_garbage_collection() -> Iterator[None]:
+    """A load creates only objects that stay, so collections during it would take long and free nothing.
 
-    No part of a snapshot refers back to another, so that an old one goes without a collector, frozen or not.
+    No part of a snapshot refers back to another part, so an old one is freed without a collector, frozen or not.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -186,7 +225,13 @@ def _flag(known: Snapshot | None, name: str, version: int, definition: str | Non
     if definition is None and known and (flag := known.flags.get(name)):
         return flag
     try:
-        found = json.loads(definition or "null")
-    except (ValueError, RecursionError):
-        found = None  # which compiles into an error
-    return compile_flag(name, version, found, groups)
+        return compile_flag(name, version, from_json(definition or ""), groups)
+    except ValueError as problem:
+        return broken_flag(name, version, problem)
+
+
+def _group(text: str, revision: UUID) -> Group | None:
+    try:
+        return Group(from_json(text), revision)
+    except Exception:  # noqa: BLE001 - an error of the flags that name this group, and of no other
+        return None

@@ -100,7 +100,7 @@ def test_the_count_is_what_the_functions_answer(fresh_database: Database) -> Non
     snapshot = Snapshot(1, {name: compile_flag(name, at, json.loads(definition))})
     expected = sum(
         snapshot.is_on(
-            "flag", Context.asserted({"targetingKey": str(user), "organization_id": str(org) if org else None})
+            "flag", Context({"targetingKey": str(user), "organization_id": str(org) if org else None})
         )
         for user, org in people
     )

@@ -33,4 +33,4 @@ def evaluate(context: Context | None = None, **columns: Any) -> Evaluation:
 
 
 def somebody(key: str = "somebody", **attributes: Any) -> Context:
-    return Context.asserted({"targetingKey": key, **attributes})
+    return Context({"targetingKey": key, **attributes})

@@ -1,9 +1,9 @@
-"""How fresh a process's flags are, what it does without the database, and that they only ever move forward."""
+"""How fresh a process's flags are, what it does without the database, and that versions only move forward."""
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,59 +11,68 @@ import psycopg
 import pytest
 
 from shared.errors import ApiError
-from shared.flags import Flags, serving
+from shared.flags import Flags, Snapshot, serving
 from shared.flags.serving import BATCH, FRESH_SECONDS, STALE_SECONDS
 from tests.support.flag_examples import USUAL, somebody
 
 
 class Source:
-    """A database that holds flags, can be away, can be slow, and notifies."""
+    """A database that holds flags, can be unavailable, can hang, and notifies."""
 
     def __init__(self) -> None:
         self.version = 1
-        self.flags: dict[str, tuple[int, dict[str, Any]]] = {"a": (1, USUAL)}
-        self.groups: dict[str, tuple[UUID, list[Any]]] = {}
+        self.flags: dict[str, tuple[int, Any]] = {"a": (1, USUAL)}
+        self.groups: dict[str, tuple[UUID, Any]] = {}
         self.sent: list[str] = []
-        self.looks = 0
-        self.away = False
-        self.slow: asyncio.Event | None = None
+        self.reads = 0
+        self.unavailable = False
+        self.resumed: asyncio.Event | None = None
         self.notices: asyncio.Queue[str] = asyncio.Queue()
 
     def change(self, name: str, **columns: Any) -> None:
         self.version += 1
         self.flags[name] = (self.version, USUAL | columns)
 
+    def hang(self) -> None:
+        self.resumed = asyncio.Event()
+
     async def batches(self, _: str, values: tuple[Any, ...], size: int) -> AsyncIterator[list[tuple[Any, ...]]]:
-        self.looks += 1
-        if self.away:
-            raise psycopg.OperationalError("away")
+        self.reads += 1
+        if self.unavailable:
+            raise psycopg.OperationalError("unavailable")
         _, known, known_groups = values
         version = self.version
         rows: list[tuple[Any, ...]] = [(version, None, None, None, None)]
         if version != known:
             rows = [
-                (version, name, None, revision, None if revision in known_groups else json.dumps(members))
+                (version, name, None, revision, None if revision in known_groups else text(members))
                 for name, (revision, members) in sorted(self.groups.items())
             ]
             rows += [
-                (version, name, at, None, json.dumps(definition) if at > known else None)
+                (version, name, at, None, text(definition) if at > known else None)
                 for name, (at, definition) in sorted(self.flags.items())
             ]
         self.sent = [row[1] for row in rows if row[4] is not None]
-        if self.slow:
-            await self.slow.wait()
+        if self.resumed:
+            await self.resumed.wait()
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
 
     async def listen(self, channel: str) -> AsyncIterator[str]:
         assert channel == "feature_flags"
         while True:
-            if self.away:
-                raise psycopg.OperationalError("away")
+            if self.unavailable:
+                raise psycopg.OperationalError("unavailable")
             yield await self.notices.get()
 
 
+def text(definition: Any) -> str:
+    return definition if isinstance(definition, str) else json.dumps(definition)
+
+
 class Clock:
+    perf_counter = staticmethod(time.perf_counter)
+
     def __init__(self) -> None:
         self.now = 1000.0
 
@@ -75,6 +84,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(serving, "time", clock)
+    monkeypatch.setattr(serving, "PATIENCE_SECONDS", 0.01)
     return clock
 
 
@@ -90,19 +100,33 @@ def run(test: Callable[[Source, Flags], Awaitable[None]]) -> None:
     asyncio.run(body())
 
 
-def test_within_a_second_nobody_looks_again_and_after_it_all_who_ask_look_once(clock: Clock) -> None:
+def at_once(current: Coroutine[Any, Any, tuple[Snapshot, bool]]) -> tuple[Snapshot, bool]:
+    """The result of a coroutine that waits for nothing."""
+    with pytest.raises(StopIteration) as ended:
+        current.send(None)
+    result: tuple[Snapshot, bool] = ended.value.value
+    return result
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_concurrent_requests_share_one_read(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
         for _ in range(3):
-            before = source.looks
+            before = source.reads
             await asyncio.gather(*(flags.current() for _ in range(50)))
             await flags.current()
-            assert source.looks == before + 1
+            assert source.reads == before + 1
             clock.now += FRESH_SECONDS
 
     run(test)
 
 
-def test_a_change_is_seen_within_a_second_though_nobody_tells(clock: Clock) -> None:
+def test_change_without_notification_is_served_after_a_second(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
         assert (await flags.current())[0].is_on("a", somebody())
         source.change("a", is_enabled=False)
@@ -114,55 +138,55 @@ def test_a_change_is_seen_within_a_second_though_nobody_tells(clock: Clock) -> N
     run(test)
 
 
-def test_a_change_that_is_told_is_seen_at_once(clock: Clock) -> None:
+def test_notified_change_is_loaded_before_the_next_request(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
         await flags.current()
-        await asyncio.sleep(0)
         source.change("a", is_enabled=False)
         source.notices.put_nowait("{}")
-        for _ in range(10):
-            await asyncio.sleep(0)
-        looks = source.looks
-        snapshot, _ = await flags.current()
+        await until(lambda: source.reads == 2)
+        await asyncio.sleep(0.01)
+        snapshot, _ = at_once(flags.current())
         assert not snapshot.is_on("a", somebody())
-        assert source.looks == looks, "it was loaded before anybody asked"
 
     assert clock
     run(test)
 
 
-def test_a_change_told_during_a_look_is_looked_for_again(clock: Clock) -> None:
+def test_change_notified_during_a_read_is_read_again(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
         await flags.current()
         clock.now += FRESH_SECONDS
-        source.slow = asyncio.Event()
-        asking = asyncio.create_task(flags.current())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        clock.now += 0.01
+        source.hang()
+        request = asyncio.create_task(flags.current())
+        await until(lambda: source.reads == 2)
         source.change("a", is_enabled=False)
         source.notices.put_nowait("{}")
         await asyncio.sleep(0)
-        source.slow.set()
-        snapshot, _ = await asking
+        assert source.resumed
+        source.resumed.set()
+        await request
+        await until(lambda: source.reads == 3)
+        snapshot, _ = await flags.current()
         assert not snapshot.is_on("a", somebody())
 
     run(test)
 
 
-def test_without_the_database_the_last_known_flags_serve_marked_stale_for_a_limited_time(clock: Clock) -> None:
+def test_unavailable_database_leaves_stale_flags_for_ten_minutes(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
         await flags.current()
-        source.away = True
+        source.unavailable = True
         clock.now += FRESH_SECONDS
         snapshot, stale = await flags.current()
         assert snapshot.is_on("a", somebody())
         assert stale
-        clock.now += STALE_SECONDS
+        clock.now += STALE_SECONDS - 2 * FRESH_SECONDS
+        await flags.current()
+        clock.now += 2 * FRESH_SECONDS
         with pytest.raises(ApiError) as caught:
             await flags.current()
         assert (caught.value.response.status, caught.value.response.code) == (503, "flags_unavailable")
-        source.away = False
+        source.unavailable = False
         clock.now += FRESH_SECONDS
         await flags.current()
         await asyncio.sleep(0.01)
@@ -172,30 +196,63 @@ def test_without_the_database_the_last_known_flags_serve_marked_stale_for_a_limi
     run(test)
 
 
-def test_while_the_database_is_away_it_is_tried_once_a_second_and_nobody_waits(clock: Clock) -> None:
+def test_hung_database_lets_no_request_wait(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
         await flags.current()
-        source.away = True
+        source.hang()
         clock.now += FRESH_SECONDS
-        await flags.current()
-        source.looks, source.slow, source.away = 0, asyncio.Event(), False
-        clock.now += FRESH_SECONDS
+        await flags.current()  # the first request after a pause cannot know yet, and waits a moment
         for _ in range(20):
-            _, stale = await flags.current()
+            clock.now += 0.5
+            snapshot, stale = at_once(flags.current())
+            assert snapshot.is_on("a", somebody())
             assert stale
             await asyncio.sleep(0)
-        assert source.looks == 1
-        source.slow.set()
+        assert source.reads == 2, "one read is under way, not one per request"
+        assert source.resumed
+        source.resumed.set()
+        async with asyncio.timeout(30):
+            while stale:
+                await asyncio.sleep(0)
+                _, stale = await flags.current()
 
     run(test)
 
 
-def test_without_any_flags_yet_the_answer_is_503_until_they_come(clock: Clock) -> None:
+def test_running_requests_are_refreshed_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "REFRESH_SECONDS", 0.001)
+
     async def test(source: Source, flags: Flags) -> None:
-        source.away = True
+        await flags.current()
+        source.change("a", is_enabled=False)
+        await until(lambda: not at_once(flags.current())[0].is_on("a", somebody()))
+
+    run(test)
+
+
+def test_idle_process_stops_reading(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "REFRESH_SECONDS", 0.0)
+
+    async def test(source: Source, flags: Flags) -> None:
+        await flags.current()
+        await until(lambda: source.reads > 3)
+        clock.now += serving.IDLE_SECONDS
+        await asyncio.sleep(0.02)
+        reads = source.reads
+        await asyncio.sleep(0.02)
+        assert source.reads == reads
+        await flags.current()
+        await until(lambda: source.reads > reads + 3)
+
+    run(test)
+
+
+def test_without_any_flags_the_response_is_503_until_they_load(clock: Clock) -> None:
+    async def test(source: Source, flags: Flags) -> None:
+        source.unavailable = True
         with pytest.raises(ApiError, match="cannot be loaded"):
             await flags.current()
-        source.away = False
+        source.unavailable = False
         clock.now += FRESH_SECONDS
         snapshot, stale = await flags.current()
         assert (snapshot.version, stale) == (1, False)
@@ -215,7 +272,7 @@ def test_versions_never_go_backwards(clock: Clock) -> None:
     run(test)
 
 
-def test_only_what_changed_is_compiled_again_and_what_is_gone_is_gone(clock: Clock) -> None:
+def test_only_changed_flags_are_compiled_again(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
         source.change("b")
         source.change("c")
@@ -227,12 +284,12 @@ def test_only_what_changed_is_compiled_again_and_what_is_gone_is_gone(clock: Clo
         assert after.flags["a"] is before.flags["a"]
         assert after.flags["b"] is not before.flags["b"]
         assert list(after.flags) == ["a", "b"]
-        assert list(before.flags) == ["a", "b", "c"], "who holds the old ones keeps them whole"
+        assert list(before.flags) == ["a", "b", "c"], "requests that hold the old snapshot keep it whole"
 
     run(test)
 
 
-def test_a_group_is_sent_once_and_again_when_it_is_another(clock: Clock) -> None:
+def test_group_is_sent_again_only_after_a_change(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
         source.groups = {"beta": (uuid4(), ["anna"]), "large": (uuid4(), ["x"])}
         source.change("a", conditions={"name": {"$inGroup": "beta"}})
@@ -260,33 +317,66 @@ def test_a_group_is_sent_once_and_again_when_it_is_another(clock: Clock) -> None
     run(test)
 
 
-def test_a_group_of_a_hundred_thousand_is_quick_to_load_and_to_look_in(clock: Clock) -> None:
+STORED: list[Any] = [
+    "",
+    "null",
+    "[]",
+    "{",
+    '{"is_enabled": true}',
+    "1" * 5000,
+    "[" * 5000 + "]" * 5000,
+    text(USUAL | {"prerequisites": [None]}),
+    text(USUAL | {"prerequisites": [["a"]]}),
+    text(USUAL | {"target_users": [["a"]]}),
+    text(USUAL | {"rollout_percent": "NaN"}),
+    text(USUAL).replace('"ends_at": null', f'"ends_at": {"9" * 400}'),
+    text(USUAL | {"variants": [{"name": "a", "weight": 1, "value": 0}]}).replace(": 0}", ": 1e400}"),
+    text(USUAL | {"variants": [{"name": "a", "weight": 1, "value": 0.5}, {"name": "b", "weight": 1, "value": 10**400}]}),
+    text(USUAL | {"variants": [{"name": "a", "weight": 1, "value": 0}]}).replace(": 0}", f": {'9' * 5000}}}"),
+    text(USUAL | {"conditions": {"a": {"$inGroup": "broken"}}}),
+]
+
+
+@pytest.mark.parametrize("definition", STORED, ids=range(len(STORED)))
+def test_attack_stored_flag_breaks_the_loading_of_others(definition: Any, clock: Clock) -> None:
+    async def test(source: Source, flags: Flags) -> None:
+        source.groups = {"broken": (uuid4(), '["a", [1]]')}
+        source.flags |= {"broken": (1, definition), "z": (1, USUAL | {"prerequisites": ["a"]})}
+        source.change("needs", prerequisites=["broken"])
+        snapshot, _ = await flags.current()
+        found = {each.key: each for each in snapshot.evaluate_all(somebody())}
+        assert [json.loads(each)["key"] for each in snapshot.serialized(somebody())] == ["a", "broken", "needs", "z"]
+        assert found["a"].on
+        assert found["z"].on
+        assert found["broken"].error_code == found["needs"].error_code == "PARSE_ERROR", definition
+        source.change("a", is_enabled=False)
+        clock.now += FRESH_SECONDS
+        snapshot, stale = await flags.current()
+        assert (snapshot.is_on("a", somebody()), stale) == (False, False), "the kill switch arrives"
+
+    run(test)
+
+
+def test_group_of_a_hundred_thousand_loads_and_matches_quickly(clock: Clock) -> None:
     members = [str(UUID(int=number)) for number in range(100_000)]
 
     async def test(source: Source, flags: Flags) -> None:
         source.groups = {"large": (uuid4(), members)}
         for number in range(50):
             source.change(f"flag-{number}", conditions={"targetingKey": {"$inGroup": "large"}})
-        loading = asyncio.create_task(flags.current())
-        pause, last = 0.0, time.thread_time()
-        while not loading.done():
-            await asyncio.sleep(0)
-            now = time.thread_time()
-            pause, last = max(pause, now - last), now
-        snapshot, _ = await loading
-        assert pause < 0.25, "it blocked for so long; some 30 ms where nothing else runs"
+        snapshot, _ = await flags.current()
         inside, outside = somebody(members[-1]), somebody("nobody")
         began = time.thread_time()
         for _ in range(100):
             assert all(each.on for each in snapshot.evaluate_all(inside))
-        assert time.thread_time() - began < 0.5, "it looks through the list"
+        assert time.thread_time() - began < 0.5, "it searches the list"
         assert [each.key for each in snapshot.evaluate_all(outside) if each.on] == ["a"]
 
     assert clock
     run(test)
 
 
-def test_a_load_that_breaks_off_changes_nothing(clock: Clock) -> None:
+def test_interrupted_load_changes_nothing(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
         for number in range(BATCH):
             source.change(f"flag-{number}")
@@ -306,16 +396,20 @@ def test_a_load_that_breaks_off_changes_nothing(clock: Clock) -> None:
     run(test)
 
 
-def test_ten_thousand_flags_load_with_turns_for_requests_between(clock: Clock) -> None:
+def test_ten_thousand_flags_load_in_short_turns(clock: Clock) -> None:
+    """In processor time, so that other work on the machine does not count."""
+
     async def test(source: Source, flags: Flags) -> None:
         source.flags = {f"flag-{number:05}": (1, USUAL) for number in range(10_000)}
         loading = asyncio.create_task(flags.current())
-        turns = 0
+        turns, longest, last = 0, 0.0, time.thread_time()
         while not loading.done():
-            turns += 1
             await asyncio.sleep(0)
+            now = time.thread_time()
+            turns, longest, last = turns + 1, max(longest, now - last), now
         assert len((await loading)[0].flags) == 10_000
-        assert turns > 10_000 // BATCH
+        assert turns > 20
+        assert longest < 0.1, "the load holds the event loop"
 
     assert clock
     run(test)
