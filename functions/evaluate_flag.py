@@ -115,7 +115,9 @@ def _all(snapshot: Snapshot, context: Context, *, stale: bool) -> bytes:
 def _attributes(call: Call[EvaluationRequest]) -> dict[str, Any]:
     context = {} if call.body.context is None else call.body.context
     if not isinstance(context, dict):
-        invalid = failed(call.path_value, "INVALID_CONTEXT", f"context: found {json.dumps(context)[:100]}, expected an object")
+        invalid = failed(
+            call.path_value, "INVALID_CONTEXT", f"context: found {json.dumps(context)[:100]}, expected an object"
+        )
         raise _error(invalid, extra=invalid.fields())
     return context
 
@@ -124,7 +126,7 @@ def _error(evaluation: Evaluation, *, extra: dict[str, Any]) -> ApiError:
     """Our form of the error; `extra` adds the fields of OFREP."""
     code = str(evaluation.error_code)
     status = 404 if code == "FLAG_NOT_FOUND" else 400
-    return ApiError(status, code.lower(), str(evaluation.error_details), extra=more)
+    return ApiError(status, code.lower(), str(evaluation.error_details), extra=extra)
 
 
 def _tag(call: Call[Any], snapshot: Snapshot, identity: Identity, *, stale: bool) -> str:
@@ -135,7 +137,11 @@ def _tag(call: Call[Any], snapshot: Snapshot, identity: Identity, *, stale: bool
 
 
 def _matches(if_none_match: bytes | None, tag: str) -> bool:
-    tags = [each.strip().removeprefix("W/") for each in if_none_match.decode("latin-1").split(",")] if if_none_match else []
+    tags = (
+        [each.strip().removeprefix("W/") for each in if_none_match.decode("latin-1").split(",")]
+        if if_none_match
+        else []
+    )
     return tag in tags or "*" in tags
 
 

@@ -22,9 +22,9 @@ class FlagChanges(RequestModel):
 
     is_enabled: bool = False
     rollout_percent: float = Field(default=0, ge=0, le=100)
-    target_tiers: list[SubscriptionTier] = []
-    target_orgs: list[UUID] = []
-    target_users: list[UUID] = []
+    target_tiers: list[SubscriptionTier] = Field(default_factory=list)
+    target_orgs: list[UUID] = Field(default_factory=list)
+    target_users: list[UUID] = Field(default_factory=list)
     conditions: dict[str, Any] | None = None
     bucket_by: Literal["user", "org"] = "user"
     starts_at: AwareDatetime | None = None
@@ -43,7 +43,9 @@ class FlagAudience(ResponseModel):
     listed: Annotated[int, Field(description="Users who are in `target_users`, or whose organisation is listed.")]
 
 
-@function("user", errors={400: "The conditions cannot be evaluated.", 404: "There is no such flag."}, body_bytes=BODY_BYTES)
+@function(
+    "user", errors={400: "The conditions cannot be evaluated.", 404: "There is no such flag."}, body_bytes=BODY_BYTES
+)
 async def preview_flag_audience(call: Call[FlagPreview]) -> Result[FlagAudience]:
     """Count the users whom a flag would reach, now or after changes.
 

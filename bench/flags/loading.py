@@ -83,7 +83,7 @@ async def _rebuild(flags: Flags, source: Source) -> tuple[float, float]:
     serving.FRESH_SECONDS = 0.0
     gc.freeze()  # as the server does with what it has made at its start
     began = time.perf_counter()
-    loading = asyncio.create_task(flags._look())  # noqa: SLF001 - the one step to time; its public caller waits for the clock
+    loading = flags._read()  # noqa: SLF001 - the one step to time; its public caller waits for the clock
     pause, last = 0.0, time.thread_time()
     while not loading.done():
         await asyncio.sleep(0)

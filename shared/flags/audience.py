@@ -9,7 +9,7 @@ from shared.flags.context import IDENTITY, Context
 from shared.flags.groups import Group
 from shared.flags.snapshot import Snapshot
 
-NEVER = {"$not": {}}
+NEVER: dict[str, Any] = {"$not": {}}
 
 
 @dataclass
@@ -32,7 +32,9 @@ class AudienceCounter:
 
         def snapshot(*, matching: bool) -> Snapshot:
             flags = {
-                name: compile_flag(name, 0, {**definition, "conditions": _assumed(definition["conditions"], matching)}, loaded)
+                name: compile_flag(
+                    name, 0, {**definition, "conditions": _assumed(definition["conditions"], matching=matching)}, loaded
+                )
                 for name, definition in definitions.items()
             }
             return Snapshot(0, flags)
@@ -67,7 +69,7 @@ class AudienceCounter:
                     counted.undecided += 1
 
 
-def _assumed(conditions: Any, matching: bool) -> Any:  # noqa: FBT001 - both values are what this is about
+def _assumed(conditions: Any, *, matching: bool) -> Any:
     """The conditions on attributes that the database knows; whether the others match is assumed."""
     if not isinstance(conditions, dict):
         return conditions

@@ -50,8 +50,7 @@ class Flag:
 
 
 def _needing(flag: Flag, others: tuple[Rules, ...]) -> Rules:
-    decide, unmet, name = flag.decide, flag.unmet, flag.name
-    assert decide
+    decide, unmet, name = flag.decide or flag.rules, flag.unmet, flag.name
 
     def with_prerequisites(context: Context) -> Evaluation:
         for other in others:
@@ -156,7 +155,7 @@ def _decision(flag: Mapping[str, Any], results: _Results, groups: Groups, *, tar
     no_match = results.off("DEFAULT", "conditions") if conditional else other_tier
     name = results.name
 
-    def decide(context: Context) -> Evaluation:
+    def decide(context: Context) -> Evaluation:  # noqa: PLR0911 - one return per step
         if users and context.user_id in users:
             return listed(context)
         if organizations and context.organization_id in organizations:

@@ -4,7 +4,7 @@
 -- Runs before every other check of a document, so it must be cheap for any document. A number such as 1e131071 takes
 -- ten bytes stored and 131,072 characters written, so numbers are bounded before anything is written out as text.
 create function private.flag_json_error(document jsonb, place text) returns text
-language plpgsql immutable set search_path = '' as $$
+language plpgsql immutable strict set search_path = '' as $$
 begin
   if pg_column_size(document) > 65536 then
     return format('%s: found %s bytes, expected at most 64 kB', place, pg_column_size(document));
@@ -41,6 +41,9 @@ declare
   );
   n integer := 1;
 begin
+  if cardinality(items) = 0 then
+    return bracket;
+  end if;
   while n <= cardinality(items) loop
     if items[n] ~ '^\\([ABb]|[^AaBbDdSsWwfnrtvx!-/:-@[-^`{-~ ])' or items[n] = '\x' then
       return items[n];
@@ -267,7 +270,7 @@ comment on function private.condition_error(jsonb, text, integer) is
   'Where and why a condition in GrowthBook''s syntax cannot be evaluated, or null.';
 
 create function private.variants_error(variants jsonb) returns text
-language plpgsql immutable set search_path = '' as $$
+language plpgsql immutable strict set search_path = '' as $$
 declare
   variant jsonb;
   place text;

@@ -1,7 +1,6 @@
-"""Saved groups: what conditions name stays, changes with the flags that name it, and previews show what is answered."""
+"""Saved groups: a group in use stays, and a change of its members is a change of the flags that name it."""
 
 import json
-import random
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -9,9 +8,6 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from shared.flags import Context
-from shared.flags.conditions import compile_condition
-from shared.flags.groups import Group
 from tests.support.acting import Cursor, now_as, server, value
 from tests.support.world import PEOPLE, Connection, Database
 
@@ -68,20 +64,17 @@ def in_group(name: str) -> Any:
 # Writing
 
 
-def test_only_platform_admins_see_and_make_groups(cursor: Cursor) -> None:
+def test_customers_see_no_groups(cursor: Cursor) -> None:
     make_group(cursor, "beta", "anna")
     for person in ("owner", "member", "outsider"):
         now_as(cursor, person)
         for table in ("feature_flag_groups", "feature_flag_group_members"):
             assert cursor.execute(f"select from public.{table}").rowcount == 0
-            assert cursor.execute(f"delete from public.{table}").rowcount == 0
-        with pytest.raises(psycopg.errors.InsufficientPrivilege), cursor.connection.transaction():
-            make_group(cursor, "mine")
 
 
-@pytest.mark.parametrize("member", [None, [], ["a"], {"a": 1}, "x" * 301, 10**301])
-def test_what_no_attribute_is_compared_with_is_no_member(cursor: Cursor, member: Any) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation, match="value is a number"):
+@pytest.mark.parametrize("member", [None, [], ["a"], {"a": 1}, "x" * 301, 10**301, 1e-300])
+def test_value_that_no_attribute_equals_is_refused_as_member(cursor: Cursor, member: Any) -> None:
+    with pytest.raises(psycopg.IntegrityError, match="value is true, false|value: found null"):
         make_group(cursor, "beta", member)
 
 
@@ -95,7 +88,7 @@ def test_what_no_attribute_is_compared_with_is_no_member(cursor: Cursor, member:
     ],
     ids=str,
 )
-def test_conditions_that_name_an_unknown_group_are_refused(cursor: Cursor, conditions: Any) -> None:
+def test_condition_with_unknown_group_is_refused(cursor: Cursor, conditions: Any) -> None:
     make_group(cursor, "beta")
     with pytest.raises(psycopg.Error, match="group that does not exist") as caught, cursor.connection.transaction():
         make_flag(cursor, "new-ui", conditions)
@@ -106,7 +99,7 @@ def test_conditions_that_name_an_unknown_group_are_refused(cursor: Cursor, condi
 
 
 @pytest.mark.parametrize("person", ["platform_admin", None], ids=["admin", "server"])
-def test_a_group_in_use_stays_and_keeps_its_name(cursor: Cursor, person: str | None) -> None:
+def test_group_in_use_cannot_be_deleted_or_renamed(cursor: Cursor, person: str | None) -> None:
     make_group(cursor, "beta", "anna")
     make_flag(cursor, "new-ui", {"$nor": [in_group("beta")]})
     make_flag(cursor, "old-ui", in_group("beta"))
@@ -117,13 +110,13 @@ def test_a_group_in_use_stays_and_keeps_its_name(cursor: Cursor, person: str | N
     with pytest.raises(psycopg.Error, match="Flags use group beta") as caught, cursor.connection.transaction():
         cursor.execute("delete from public.feature_flag_groups")
     assert caught.value.sqlstate == "PT409"
-    assert caught.value.diag.message_detail == "It is named in the conditions of new-ui, old-ui."
+    assert caught.value.diag.message_detail == "The conditions of new-ui, old-ui name it."
     cursor.execute("""update public.feature_flags set conditions = '{"a": 1}' where name = 'new-ui'""")
     cursor.execute("delete from public.feature_flags where name = 'old-ui'")
     assert cursor.execute("delete from public.feature_flag_groups").rowcount == 1
 
 
-def test_attack_delete_a_group_while_a_flag_is_made_that_names_it(fresh_database: Database) -> None:
+def test_attack_delete_group_while_a_flag_starts_to_name_it(fresh_database: Database) -> None:
     with fresh_database.acting_as("platform_admin", commit=True) as admin:
         make_group(admin, "beta")
     with fresh_database.acting_as("platform_admin", commit=True) as making:
@@ -136,8 +129,9 @@ def test_attack_delete_a_group_while_a_flag_is_made_that_names_it(fresh_database
         deleting.execute("delete from public.feature_flag_groups")
 
 
-def test_a_group_is_bounded(cursor: Cursor) -> None:
+def test_group_has_at_most_100000_members(cursor: Cursor) -> None:
     group = make_group(cursor, "large")
+    cursor.execute("set local statement_timeout = 0")
     many = "insert into public.feature_flag_group_members (group_id, value) select %s, to_jsonb(n) from"
     cursor.execute(f"{many} generate_series(1, 100000) n", [group])
     with pytest.raises(psycopg.Error, match="too large") as caught:
@@ -152,7 +146,7 @@ def versions(connection: Connection) -> dict[str, int]:
     return dict(connection.execute("select environment::text, version from private.feature_flag_versions").fetchall())
 
 
-def test_a_change_of_a_group_moves_the_flags_that_name_it_and_their_environments_only(fresh_database: Database) -> None:
+def test_change_of_group_changes_version_of_its_flags(fresh_database: Database) -> None:
     with fresh_database.acting_as("platform_admin", commit=True) as admin:
         make_group(admin, "beta", "anna")
         make_group(admin, "idle", "anna")
@@ -189,7 +183,7 @@ def load(connection: Connection, known: int = -1, *groups: UUID) -> dict[str, An
     return {name: definition and json.loads(definition) for name, definition in rows}
 
 
-def test_groups_are_loaded_before_the_flags_that_name_them_and_only_when_they_changed(fresh_database: Database) -> None:
+def test_changed_groups_are_loaded_before_their_flags(fresh_database: Database) -> None:
     with fresh_database.acting_as("platform_admin", commit=True) as admin:
         make_group(admin, "zeta", "anna", 3)
         make_group(admin, "unused", "anna")
@@ -215,7 +209,7 @@ def test_groups_are_loaded_before_the_flags_that_name_them_and_only_when_they_ch
         assert load(connection, known, *row)["zeta"] == [], "an empty group is one"
 
 
-def test_a_change_of_a_group_is_logged(cursor: Cursor) -> None:
+def test_change_of_group_is_logged(cursor: Cursor) -> None:
     group = make_group(cursor, "beta", *range(150))
     remove(cursor, "beta", 7)
     cursor.execute("update public.feature_flag_groups set description = 'Who asked'")
@@ -236,117 +230,3 @@ def test_a_change_of_a_group_is_logged(cursor: Cursor) -> None:
     }
     assert said["Feature Flag Group beta changed: 150 added"] == {"added": [*range(100)]}
     assert said["Feature Flag Group beta changed: 1 removed"] == {"removed": [7]}
-
-
-# The preview
-
-
-def preview(cursor: Cursor, conditions: Any) -> dict[str, Any]:
-    changes = json.dumps({"conditions": conditions})
-    found: Any = value(cursor, "select public.flag_audience('flag', %s)", [changes])
-    return dict(found)
-
-
-def test_the_preview_counts_who_is_in_a_group(cursor: Cursor) -> None:
-    make_group(cursor, "beta", str(PEOPLE["member"]), str(PEOPLE["outsider"]), "somebody else")
-    make_flag(cursor, "flag", {})
-    everybody = preview(cursor, {})["on"]
-    found = preview(cursor, in_group("beta"))
-    assert (found["on"], found["undecided"]) == (2, 0)
-    assert preview(cursor, {"targetingKey": {"$notInGroup": "beta"}})["on"] == everybody - 2
-    # Of the two, one is in an organisation; what country they are in, only their requests say.
-    found = preview(cursor, {**in_group("beta"), "tier": "GROWTH", "country": "AT"})
-    assert (found["on"], found["undecided"]) == (1, 1)
-    assert preview(cursor, {"country": {"$inGroup": "beta"}})["undecided"] == everybody
-
-
-def test_a_group_in_a_prerequisite_counts_too(cursor: Cursor) -> None:
-    make_group(cursor, "beta", str(PEOPLE["member"]))
-    make_flag(cursor, "needed", in_group("beta"))
-    make_flag(cursor, "flag", {}, prerequisites=["needed"])
-    assert preview(cursor, {})["on"] == 1
-
-
-@pytest.mark.parametrize("conditions", [{"a": {"$gtx": 1}}, {"$or": 5}, [], {"a": {"$inGroup": 5}}])
-def test_conditions_that_could_not_be_evaluated_are_not_previewed(cursor: Cursor, conditions: Any) -> None:
-    make_flag(cursor, "flag", {})
-    with pytest.raises(psycopg.Error) as caught:
-        preview(cursor, conditions)
-    assert caught.value.sqlstate == "PT400"
-
-
-IDENTITIES: list[dict[str, str | None]] = [
-    {"user_id": "u1", "tier": "GROWTH", "email": "anna@strive.test", "org_role": "OWNER", "organization_id": "o1"},
-    {"user_id": "u2", "tier": None, "email": "", "org_role": None, "organization_id": None},
-    {"user_id": "3", "tier": "FREE", "email": "null", "org_role": "VIEWER", "organization_id": "o2"},
-]
-MEMBERS: dict[str, list[Any]] = {"beta": ["u1", "GROWTH", 3, True], "gamma": ["", "null", "o2"], "empty": []}
-WORDS: list[Any] = [None, True, 3, 1.5, "", "u1", "3", "GROWTH", "FREE", "null", "o2", [], ["u1"], {}, {"a": 1}]
-
-
-def asked_of_one(chance: random.Random, depth: int) -> Any:
-    word = chance.choice(WORDS)
-    words = chance.choices(WORDS, k=chance.randint(0, 3))
-    operators: dict[str, Any] = {
-        "$eq": word,
-        "$ne": word,
-        "$in": words,
-        "$nin": words,
-        "$ini": words,
-        "$all": words,
-        "$inGroup": chance.choice([*MEMBERS, "unknown"]),
-        "$notInGroup": chance.choice([*MEMBERS, "unknown"]),
-        "$exists": chance.random() < 0.5,
-        "$type": chance.choice(["string", "null", "undefined", "number"]),
-        "$gt": chance.choice([1, "a"]),
-        "$vlt": "1.2",
-        "$regex": "^u",
-        "$size": 0,
-        "$elemMatch": {"$eq": 1},
-    }
-    if depth < 3:
-        operators["$not"] = asked_of_one(chance, depth + 1)
-    names = chance.sample([*operators], chance.randint(0, 2))
-    return chance.choice([word, {name: operators[name] for name in names}, {name: operators[name] for name in names}])
-
-
-def conditions_of(chance: random.Random, depth: int = 0) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in chance.sample(["user_id", "tier", "email", "org_role", "tier.x", "email.length", "country"], 2):
-        if chance.random() < 0.7:
-            found[name] = asked_of_one(chance, depth)
-    if depth < 2 and chance.random() < 0.5:
-        several = [conditions_of(chance, depth + 1) for _ in range(chance.randint(0, 3))]
-        found |= chance.choice([{"$or": several}, {"$and": several}, {"$nor": several}])
-    if depth < 2 and chance.random() < 0.2:
-        found["$not"] = conditions_of(chance, depth + 1)
-    return found
-
-
-def test_what_the_database_knows_of_a_condition_is_what_the_functions_answer(fresh_database: Database) -> None:
-    chance = random.Random(3)  # noqa: S311 - the same cases in every run
-    with fresh_database.acting_as("platform_admin", commit=True) as cursor:
-        for name, members in MEMBERS.items():
-            make_group(cursor, name, *members)
-    cases = [(conditions_of(chance), chance.choice(IDENTITIES)) for _ in range(2500)]
-    with fresh_database.connect() as connection:
-        rows = connection.execute(
-            "select private.condition_error(c::jsonb) is null, case when private.condition_error(c::jsonb) is null then"
-            " private.condition_holds(c::jsonb, a::jsonb) end"
-            " from unnest(%s::text[], %s::text[]) with ordinality x (c, a, n) order by n",
-            [[json.dumps(condition) for condition, _ in cases], [json.dumps(identity) for _, identity in cases]],
-        ).fetchall()
-    groups = {name: Group(members) for name, members in MEMBERS.items()}
-    known = 0
-    for (condition, identity), (is_sound, holds) in zip(cases, rows, strict=True):
-        if not is_sound:
-            continue
-        # Not decided: then it hangs on the country, or on what only the functions compare.
-        answers = {
-            compile_condition(condition, groups)(Context({**identity, "country": country}).attributes)
-            for country in ("u1", None, 3)
-        }
-        if holds is not None:
-            known += 1
-            assert answers == {holds}, (condition, identity)
-    assert known > 1200

@@ -48,7 +48,7 @@ def test_a_flag_goes_on_and_off_for_a_user(admin: httpx.Client, member: httpx.Cl
 
     ok(admin.post("/rest/v1/feature_flags", json={"name": name, "is_enabled": True, "rollout_percent": 100}))
     wait_for(lambda: value() is True)
-    assert ok(admin.post("/rest/v1/rpc/flag_audience", json={"flag": name}))["on"] > 1
+    assert ok(admin.post("/functions/v1/preview-flag-audience", json={"flag": name}))["on"] > 1
     ok(admin.patch(f"/rest/v1/feature_flags?name=eq.{name}", json={"is_enabled": False}))
     wait_for(lambda: value() is False)
     logged = ok(
@@ -79,7 +79,7 @@ def test_a_group_counts_as_soon_as_a_flag_and_stays_while_one_names_it(
     members = [{"group_id": made["id"], "value": each} for each in (me, "somebody@else.test")]
     ok(admin.post("/rest/v1/feature_flag_group_members", json=members))
     wait_for(lambda: value() is True)
-    assert ok(admin.post("/rest/v1/rpc/flag_audience", json={"flag": flag}))["on"] == 1
+    assert ok(admin.post("/functions/v1/preview-flag-audience", json={"flag": flag}))["on"] == 1
     assert admin.delete(f"/rest/v1/feature_flag_groups?id=eq.{made['id']}").status_code == 409
     ok(admin.delete(f'/rest/v1/feature_flag_group_members?group_id=eq.{made["id"]}&value=eq."{me}"'))
     wait_for(lambda: value() is False)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from shared.flags.buckets import PLACES, drawn, place, prefix, threshold
 from tests.support.flag_examples import SEED, evaluate, snapshot, somebody
-from tests.support.world import Database
 
 MANY = 1_000_000
 UNITS = [b"user-%d" % n for n in range(MANY)]
@@ -155,17 +154,3 @@ def test_all_at_once_is_one_by_one(key: str) -> None:
     )
     context = somebody(key, tier="FREE")
     assert flags.evaluate_all(context) == [flags.evaluate(name, context) for name in flags.flags]
-
-
-# The database
-
-
-def test_python_and_the_database_find_the_same_place(database: Database) -> None:
-    units = [*(unit.decode() for unit in UNITS[:20_000]), "", "ü", "日本", "a:b", "'", "\\", "😀", " x "]
-    with database.connect() as connection:
-        found = connection.execute(
-            "select private.flag_bucket(%s, 'rollout', u.unit)"
-            " from unnest(%s::text[]) with ordinality u (unit, n) order by n",
-            [SEED, units],
-        ).fetchall()
-    assert [each for (each,) in found] == places(SEED, "rollout", [unit.encode() for unit in units])
