@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+import shared.database.errors  # noqa: F401 - registers the errors of psycopg
 from shared.errors import ApiError
 from shared.flags import identities
 from shared.flags.identities import (
