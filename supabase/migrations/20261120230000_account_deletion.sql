@@ -28,7 +28,8 @@ from (values
   ('CLEAR', 'billing_email', 'the person''s name and address', $${
     organizations.billing_email, private.onboarding_payments.billing_email,
     private.onboarding_payments.billing_name}$$),
-  ('CLEAR', 'user_id', 'where the person was', '{activity_logs.ip_address, activity_logs.user_agent}'),
+  ('CLEAR', 'user_id', 'where the person was', $${
+    activity_logs.ip_address, activity_logs.user_agent, feature_flag_exposures.network}$$),
   ('CLEAR', 'user_id', 'the organisation it made stays', '{onboarding_sessions.user_id}'),
   ('CLEAR', 'id', 'the account itself', $${
     users.name, users.avatar_url, users.last_login_at, users.suspended_at, users.suspended_until, users.suspended_reason}$$),
@@ -37,7 +38,7 @@ from (values
     activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by, trash.deleted_by,
     agent_templates.created_by_id, attachments.uploaded_by_id, content.author_id, custom_agent_orders.created_by_id,
     custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by, deal_stage_changes.changed_by, notes.author_id, notes.mentions, organizations.closed_by,
-    feature_flags.created_by, organization_invitations.invited_by, project_showcases.created_by_id,
+    feature_flags.created_by, feature_flag_exposures.user_id, organization_invitations.invited_by, project_showcases.created_by_id,
     quick_actions.created_by, system_alerts.created_by, tasks.created_by, template_reviews.reviewer_id,
     private.sign_in_days.user_id, tool_blueprints.created_by_id, usage_tracking.user_id, feature_flags.target_users, system_alerts.target_users}$$),
   ('KEEP', null, 'emptied with the membership', $${
