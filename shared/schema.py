@@ -95,7 +95,7 @@ class DashboardTheme(StrEnum):
 
 
 class Environment(StrEnum):
-    """Where a feature flag holds."""
+    """The deployment in which a feature flag applies."""
 
     DEVELOPMENT = "DEVELOPMENT"
     STAGING = "STAGING"
