@@ -99,18 +99,6 @@ class AlertLevel(StrEnum):
     SUCCESS = 'SUCCESS'
 
 
-class Asked(BaseModel):
-    """
-    The flag, and what is known of whoever it is for. Of a user, what says who they are is the database's to say.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    flag: Annotated[str, Field(max_length=100, min_length=1, title='Flag')]
-    context: Annotated[dict[str, Any] | None, Field(title='Context')] = None
-
-
 class BillingCycle(StrEnum):
     """
     How often a subscription is paid.
@@ -186,21 +174,24 @@ class DeletedAccount(BaseModel):
     auth: Annotated[Auth, Field(title='Auth')]
 
 
-class Evaluate(BaseModel):
+class EvaluateFlag(BaseModel):
+    """
+    The flag and the context. A user's identity always comes from the database.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    flag: Annotated[str, Field(max_length=100, min_length=1, title='Flag')]
+    context: Annotated[dict[str, Any] | None, Field(title='Context')] = None
+
+
+class EvaluationRequest(BaseModel):
     """
     OFREP's request.
     """
 
     context: Annotated[dict[str, Any], Field(title='Context')] = None
-
-
-class Reason(StrEnum):
-    STATIC = 'STATIC'
-    TARGETING_MATCH = 'TARGETING_MATCH'
-    SPLIT = 'SPLIT'
-    DISABLED = 'DISABLED'
-    DEFAULT = 'DEFAULT'
-    STALE = 'STALE'
 
 
 class ExportFile(BaseModel):
@@ -250,7 +241,7 @@ class ExportResult(BaseModel):
 
 class Exposure(BaseModel):
     """
-    The flag that somebody has met, and the context with which it was evaluated for them.
+    The flag whose variant was shown, and the context with which it was evaluated.
     """
 
     model_config = ConfigDict(
@@ -258,6 +249,51 @@ class Exposure(BaseModel):
     )
     flag: Annotated[str, Field(max_length=100, min_length=1, title='Flag')]
     context: Annotated[dict[str, Any] | None, Field(title='Context')] = None
+
+
+class FlagAudience(BaseModel):
+    users: Annotated[
+        int,
+        Field(
+            description='All users who are neither suspended nor inactive.',
+            title='Users',
+        ),
+    ]
+    on: Annotated[
+        int,
+        Field(
+            description='Users for whom the flag would be on, the undecided ones included.',
+            title='On',
+        ),
+    ]
+    undecided: Annotated[
+        int,
+        Field(
+            description='Users for whom it depends on attributes that only requests send.',
+            title='Undecided',
+        ),
+    ]
+    listed: Annotated[
+        int,
+        Field(
+            description='Users who are in `target_users`, or whose organisation is listed.',
+            title='Listed',
+        ),
+    ]
+
+
+class BucketBy(StrEnum):
+    user = 'user'
+    org = 'org'
+
+
+class Reason(StrEnum):
+    STATIC = 'STATIC'
+    TARGETING_MATCH = 'TARGETING_MATCH'
+    SPLIT = 'SPLIT'
+    DISABLED = 'DISABLED'
+    DEFAULT = 'DEFAULT'
+    STALE = 'STALE'
 
 
 class ErrorCode(StrEnum):
@@ -268,7 +304,7 @@ class ErrorCode(StrEnum):
     GENERAL = 'GENERAL'
 
 
-class Failed(BaseModel):
+class FlagEvaluationFailure(BaseModel):
     key: Annotated[str, Field(title='Key')]
     errorCode: Annotated[ErrorCode, Field(title='Errorcode')]
     errorDetails: Annotated[str, Field(title='Errordetails')]
@@ -278,6 +314,11 @@ class FlagMetadata(BaseModel):
     on: Annotated[bool, Field(title='On')]
     rule: Annotated[str, Field(title='Rule')]
     version: Annotated[int, Field(title='Version')]
+
+
+class FlagSetMetadata(BaseModel):
+    version: Annotated[int, Field(title='Version')]
+    stale: Annotated[bool, Field(title='Stale')]
 
 
 class ImpersonationRequest(BaseModel):
@@ -851,21 +892,36 @@ class ReconcileOptions(BaseModel):
     ] = None
 
 
-class Recorded(BaseModel):
-    """
-    `recorded` is false when this user (or organisation, as the flag draws) was counted before, or has it off.
-    """
-
-    flag: Annotated[str, Field(title='Flag')]
-    variant: Annotated[str, Field(title='Variant')]
-    recorded: Annotated[bool, Field(title='Recorded')]
-
-
 class RecordedActivity(BaseModel):
     activity_id: Annotated[UUID | None, Field(title='Activity Id')]
     feed_id: Annotated[UUID, Field(title='Feed Id')]
     organization_id: Annotated[UUID, Field(title='Organization Id')]
     created_at: Annotated[AwareDatetime, Field(title='Created At')]
+
+
+class Reason3(StrEnum):
+    """
+    Why it was recorded or not. `user_limit`: this user recorded 5 units. `network_limit`: their network recorded 100 units within a day.
+    """
+
+    recorded = 'recorded'
+    recorded_before = 'recorded_before'
+    off = 'off'
+    user_limit = 'user_limit'
+    network_limit = 'network_limit'
+
+
+class RecordedExposure(BaseModel):
+    flag: Annotated[str, Field(title='Flag')]
+    variant: Annotated[str, Field(title='Variant')]
+    recorded: Annotated[bool, Field(title='Recorded')]
+    reason: Annotated[
+        Reason3,
+        Field(
+            description='Why it was recorded or not. `user_limit`: this user recorded 5 units. `network_limit`: their network recorded 100 units within a day.',
+            title='Reason',
+        ),
+    ]
 
 
 class RefundStatus(StrEnum):
@@ -903,12 +959,7 @@ class Requirements(BaseModel):
     advanced_memory: Annotated[bool, Field(title='Advanced Memory')] = False
 
 
-class SetMetadata(BaseModel):
-    version: Annotated[int, Field(title='Version')]
-    stale: Annotated[bool, Field(title='Stale')]
-
-
-class Reason3(RootModel[str]):
+class Reason4(RootModel[str]):
     root: Annotated[str, Field(max_length=500, min_length=1, title='Reason')] = None
 
 
@@ -1117,19 +1168,6 @@ class DashboardSettings(BaseModel):
     pinned_modules: Annotated[list[str], Field(title='Pinned Modules')]
 
 
-class Evaluated(BaseModel):
-    key: Annotated[str, Field(title='Key')]
-    value: Annotated[Any, Field(title='Value')]
-    reason: Annotated[Reason, Field(title='Reason')]
-    variant: Annotated[str, Field(title='Variant')]
-    metadata: FlagMetadata
-
-
-class EvaluatedAll(BaseModel):
-    flags: Annotated[list[Evaluated | Failed], Field(title='Flags')]
-    metadata: SetMetadata
-
-
 class FeedItem(BaseModel):
     id: Annotated[UUID, Field(title='Id')]
     user_id: Annotated[UUID | None, Field(title='User Id')]
@@ -1145,6 +1183,55 @@ class FeedItem(BaseModel):
     is_pinned: Annotated[bool, Field(title='Is Pinned')]
     is_archived: Annotated[bool, Field(title='Is Archived')]
     created_at: Annotated[AwareDatetime, Field(title='Created At')]
+
+
+class FlagChanges(BaseModel):
+    """
+    Columns of the flag with the values to try; the others stay as they are.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    is_enabled: Annotated[bool, Field(title='Is Enabled')] = False
+    rollout_percent: Annotated[
+        float, Field(ge=0.0, le=100.0, title='Rollout Percent')
+    ] = 0
+    target_tiers: Annotated[
+        list[SubscriptionTier] | None, Field(title='Target Tiers')
+    ] = None
+    target_orgs: Annotated[list[UUID] | None, Field(title='Target Orgs')] = None
+    target_users: Annotated[list[UUID] | None, Field(title='Target Users')] = None
+    conditions: Annotated[dict[str, Any] | None, Field(title='Conditions')] = None
+    bucket_by: Annotated[BucketBy, Field(title='Bucket By')] = 'user'
+    starts_at: Annotated[AwareDatetime | None, Field(title='Starts At')] = None
+    ends_at: Annotated[AwareDatetime | None, Field(title='Ends At')] = None
+
+
+class FlagEvaluation(BaseModel):
+    key: Annotated[str, Field(title='Key')]
+    value: Annotated[Any, Field(title='Value')]
+    reason: Annotated[Reason, Field(title='Reason')]
+    variant: Annotated[str, Field(title='Variant')]
+    metadata: FlagMetadata
+
+
+class FlagPreview(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    flag: Annotated[str, Field(max_length=100, min_length=1, title='Flag')]
+    changes: Annotated[FlagChanges, Field(validate_default=True)] = {
+        'is_enabled': False,
+        'rollout_percent': 0.0,
+        'target_tiers': [],
+        'target_orgs': [],
+        'target_users': [],
+        'conditions': None,
+        'bucket_by': 'user',
+        'starts_at': None,
+        'ends_at': None,
+    }
 
 
 class ImportProgress(BaseModel):
@@ -1408,7 +1495,7 @@ class SetRoleOfUsers(BaseModel):
         list[UUID], Field(max_length=100, min_length=1, title='User Ids')
     ]
     role: UserRole
-    reason: Annotated[Reason3 | None, Field(title='Reason')] = None
+    reason: Annotated[Reason4 | None, Field(title='Reason')] = None
 
 
 class SubmittedOrder(BaseModel):
@@ -1442,6 +1529,11 @@ class Widget(BaseModel):
     position: WidgetPosition
     data: JsonValue
     error: PartError | None
+
+
+class BulkEvaluation(BaseModel):
+    flags: Annotated[list[FlagEvaluation | FlagEvaluationFailure], Field(title='Flags')]
+    metadata: FlagSetMetadata
 
 
 class Change(RootModel[NameOrganization | ChoosePlan]):

@@ -24,10 +24,10 @@ end_suspensions = Operation("/end-suspensions", models.NoInput, models.JobRun)
 """End suspensions whose time has passed."""
 erase_closed_organizations = Operation("/erase-closed-organizations", models.NoInput, models.JobRun)
 """Erase organisations that were closed 30 days ago."""
-evaluate_flag = Operation("/evaluate-flag", models.Asked, models.Evaluated)
+evaluate_flag = Operation("/evaluate-flag", models.EvaluateFlag, models.FlagEvaluation)
 """Evaluate one feature flag."""
-evaluate_flag_ofrep_v1_evaluate_flags = Operation("/evaluate-flag/ofrep/v1/evaluate/flags", models.Evaluate, models.EvaluatedAll)
-"""Evaluate all feature flags, as OFREP asks for it."""
+evaluate_flag_ofrep_v1_evaluate_flags = Operation("/evaluate-flag/ofrep/v1/evaluate/flags", models.EvaluationRequest, models.BulkEvaluation)
+"""Evaluate all feature flags by OFREP."""
 expire_onboarding_sessions = Operation("/expire-onboarding-sessions", models.NoInput, models.JobRun)
 """Delete onboarding sessions nobody came back to."""
 export_organization = Operation("/export-organization", models.ExportRequest, models.ExportResult)
@@ -40,14 +40,16 @@ get_onboarding_session = Operation("/get-onboarding-session", models.Named, mode
 """Where an onboarding stands, to resume it."""
 impersonate_user = Operation("/impersonate-user", models.ImpersonationRequest, models.ImpersonationToken)
 """Act as a user for 15 minutes."""
+preview_flag_audience = Operation("/preview-flag-audience", models.FlagPreview, models.FlagAudience)
+"""Count the users whom a flag would reach, now or after changes."""
 purge_trash = Operation("/purge-trash", models.NoInput, models.JobRun)
 """Delete what has been in the trash for 30 days."""
 reactivate_user = Operation("/reactivate-user", models.Reactivation, models.Administered)
 """End a suspension or a deactivation."""
 reconcile_stripe = Operation("/reconcile-stripe", models.ReconcileOptions, models.JobRun)
 """Ask Stripe for what its events have not told us."""
-record_exposure = Operation("/record-exposure", models.Exposure, models.Recorded)
-"""Record that somebody has met their variant of a flag."""
+record_exposure = Operation("/record-exposure", models.Exposure, models.RecordedExposure)
+"""Record that a unit saw its variant of a flag."""
 redact_stripe_events = Operation("/redact-stripe-events", models.NoInput, models.JobRun)
 """Forget what old events of Stripe said."""
 refresh_dashboard_metrics = Operation("/refresh-dashboard-metrics", models.NoInput, models.JobRun)

@@ -594,14 +594,14 @@ isOneToOne: false
                   ]
                 },"feature_flag_exposures": {
                   Row: {
-                    "created_at": string,"flag_id": string,"seed": string,"unit": string,"variant": string
+                    "created_at": string,"flag_id": string,"network": string | null,"seed": string,"unit": string,"user_id": string | null,"variant": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"flag_id": string,"seed": string,"unit": string,"variant": string
+                    "created_at"?: string,"flag_id": string,"network"?: string | null,"seed": string,"unit": string,"user_id"?: string | null,"variant": string
                   }
                   Update: {
-                    "created_at"?: string,"flag_id"?: string,"seed"?: string,"unit"?: string,"variant"?: string
+                    "created_at"?: string,"flag_id"?: string,"network"?: string | null,"seed"?: string,"unit"?: string,"user_id"?: string | null,"variant"?: string
                   }
                   Relationships: [
                     {
@@ -609,6 +609,12 @@ isOneToOne: false
       columns: ["flag_id"]
 isOneToOne: false
       referencedRelation: "feature_flags"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "feature_flag_exposures_user_id_fkey"
+      columns: ["user_id"]
+isOneToOne: false
+      referencedRelation: "users"
       referencedColumns: ["id"]
     }
                   ]
@@ -625,7 +631,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "feature_flag_group_members_group_id_fkey"
+      foreignKeyName: "group_id is the id of a group"
       columns: ["group_id"]
 isOneToOne: false
       referencedRelation: "feature_flag_groups"
@@ -2063,9 +2069,6 @@ isOneToOne: true
 { Args: { "email"?: string,"except_id"?: string,"phone"?: string }; Returns: {
               "assigned_to_id": string,"created_at": string,"email_found": string,"id": string,"kind": string,"name": string,"phone_found": string,"same": (string)[]
             }[]
-                           },
-"flag_audience":
-{ Args: { "changes"?: Json,"flag": string }; Returns: Json
                            },
 "follow_ups_due":
 { Args: { "assigned_to"?: string,"until"?: string }; Returns: {

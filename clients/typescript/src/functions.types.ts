@@ -199,8 +199,9 @@ export interface paths {
         put?: never;
         /**
          * Evaluate one feature flag
-         * @description For a user's token the database says who they are; with a publishable key they are nobody known, drawn by their
-         *     `targetingKey`; a secret key is believed every attribute. OpenFeature clients use the addresses beneath this one.
+         * @description With a user's token, the identity comes from the database. With a publishable key, the user is unknown and drawn by
+         *     `targetingKey`. With a secret key, every attribute of the context is trusted. OpenFeature clients use the OFREP
+         *     addresses below this one.
          */
         post: operations["evaluate-flag"];
         delete?: never;
@@ -218,7 +219,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Evaluate one feature flag, as OFREP asks for it */
+        /** Evaluate one feature flag by OFREP */
         post: operations["evaluate-flag-ofrep-v1-evaluate-flags-key"];
         delete?: never;
         options?: never;
@@ -235,7 +236,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Evaluate all feature flags, as OFREP asks for it */
+        /** Evaluate all feature flags by OFREP */
         post: operations["evaluate-flag-ofrep-v1-evaluate-flags"];
         delete?: never;
         options?: never;
@@ -379,6 +380,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/preview-flag-audience": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Count the users whom a flag would reach, now or after changes
+         * @description For platform admins. Every user counts in the organisation they joined first. Nothing is written.
+         */
+        post: operations["preview-flag-audience"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/purge-trash": {
         parameters: {
             query?: never;
@@ -466,9 +487,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Record that somebody has met their variant of a flag
-         * @description Call it when the variant is shown. Which variant that is, the flag says: nobody reports another one's. Everybody
-         *     counts once for each flag.
+         * Record that a unit saw its variant of a flag
+         * @description Call it when the variant is shown. The server evaluates the flag again, so a client cannot choose the variant. Each
+         *     unit, user or organisation, counts once per experiment. Only signed-in users and secret keys record exposures.
          */
         post: operations["record-exposure"];
         delete?: never;
@@ -881,23 +902,17 @@ export interface components {
          */
         AlertLevel: "INFO" | "WARNING" | "ERROR" | "SUCCESS";
         /**
-         * Asked
-         * @description The flag, and what is known of whoever it is for. Of a user, what says who they are is the database's to say.
-         */
-        Asked: {
-            /** Flag */
-            flag: string;
-            /** Context */
-            context?: {
-                [key: string]: unknown;
-            };
-        };
-        /**
          * BillingCycle
          * @description How often a subscription is paid.
          * @enum {string}
          */
         BillingCycle: "MONTHLY" | "YEARLY";
+        /** BulkEvaluation */
+        BulkEvaluation: {
+            /** Flags */
+            flags: (components["schemas"]["FlagEvaluation"] | components["schemas"]["FlagEvaluationFailure"])[];
+            metadata: components["schemas"]["FlagSetMetadata"];
+        };
         /** Change */
         Change: components["schemas"]["NameOrganization"] | components["schemas"]["ChoosePlan"];
         /**
@@ -1063,36 +1078,27 @@ export interface components {
             auth: "synced" | "pending";
         };
         /**
-         * Evaluate
+         * EvaluateFlag
+         * @description The flag and the context. A user's identity always comes from the database.
+         */
+        EvaluateFlag: {
+            /** Flag */
+            flag: string;
+            /** Context */
+            context?: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * EvaluationRequest
          * @description OFREP's request.
          */
-        Evaluate: {
+        EvaluationRequest: {
             /**
              * Context
              * @default null
              */
             context: Record<string, never>;
-        };
-        /** Evaluated */
-        Evaluated: {
-            /** Key */
-            key: string;
-            /** Value */
-            value: unknown;
-            /**
-             * Reason
-             * @enum {string}
-             */
-            reason: "STATIC" | "TARGETING_MATCH" | "SPLIT" | "DISABLED" | "DEFAULT" | "STALE";
-            /** Variant */
-            variant: string;
-            metadata: components["schemas"]["FlagMetadata"];
-        };
-        /** EvaluatedAll */
-        EvaluatedAll: {
-            /** Flags */
-            flags: (components["schemas"]["Evaluated"] | components["schemas"]["Failed"])[];
-            metadata: components["schemas"]["SetMetadata"];
         };
         /** ExportFile */
         ExportFile: {
@@ -1152,7 +1158,7 @@ export interface components {
         };
         /**
          * Exposure
-         * @description The flag that somebody has met, and the context with which it was evaluated for them.
+         * @description The flag whose variant was shown, and the context with which it was evaluated.
          */
         Exposure: {
             /** Flag */
@@ -1161,18 +1167,6 @@ export interface components {
             context?: {
                 [key: string]: unknown;
             };
-        };
-        /** Failed */
-        Failed: {
-            /** Key */
-            key: string;
-            /**
-             * Errorcode
-             * @enum {string}
-             */
-            errorCode: "FLAG_NOT_FOUND" | "PARSE_ERROR" | "TARGETING_KEY_MISSING" | "INVALID_CONTEXT" | "GENERAL";
-            /** Errordetails */
-            errorDetails: string;
         };
         /** FeedItem */
         FeedItem: {
@@ -1208,6 +1202,101 @@ export interface components {
              */
             created_at: string;
         };
+        /** FlagAudience */
+        FlagAudience: {
+            /**
+             * Users
+             * @description All users who are neither suspended nor inactive.
+             */
+            users: number;
+            /**
+             * On
+             * @description Users for whom the flag would be on, the undecided ones included.
+             */
+            on: number;
+            /**
+             * Undecided
+             * @description Users for whom it depends on attributes that only requests send.
+             */
+            undecided: number;
+            /**
+             * Listed
+             * @description Users who are in `target_users`, or whose organisation is listed.
+             */
+            listed: number;
+        };
+        /**
+         * FlagChanges
+         * @description Columns of the flag with the values to try; the others stay as they are.
+         */
+        FlagChanges: {
+            /**
+             * Is Enabled
+             * @default false
+             */
+            is_enabled: boolean;
+            /**
+             * Rollout Percent
+             * @default 0
+             */
+            rollout_percent: number;
+            /** Target Tiers */
+            target_tiers?: components["schemas"]["SubscriptionTier"][];
+            /** Target Orgs */
+            target_orgs?: string[];
+            /** Target Users */
+            target_users?: string[];
+            /**
+             * Conditions
+             * @default null
+             */
+            conditions: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Bucket By
+             * @default user
+             * @enum {string}
+             */
+            bucket_by: "user" | "org";
+            /**
+             * Starts At
+             * @default null
+             */
+            starts_at: string | null;
+            /**
+             * Ends At
+             * @default null
+             */
+            ends_at: string | null;
+        };
+        /** FlagEvaluation */
+        FlagEvaluation: {
+            /** Key */
+            key: string;
+            /** Value */
+            value: unknown;
+            /**
+             * Reason
+             * @enum {string}
+             */
+            reason: "STATIC" | "TARGETING_MATCH" | "SPLIT" | "DISABLED" | "DEFAULT" | "STALE";
+            /** Variant */
+            variant: string;
+            metadata: components["schemas"]["FlagMetadata"];
+        };
+        /** FlagEvaluationFailure */
+        FlagEvaluationFailure: {
+            /** Key */
+            key: string;
+            /**
+             * Errorcode
+             * @enum {string}
+             */
+            errorCode: "FLAG_NOT_FOUND" | "PARSE_ERROR" | "TARGETING_KEY_MISSING" | "INVALID_CONTEXT" | "GENERAL";
+            /** Errordetails */
+            errorDetails: string;
+        };
         /** FlagMetadata */
         FlagMetadata: {
             /** On */
@@ -1216,6 +1305,32 @@ export interface components {
             rule: string;
             /** Version */
             version: number;
+        };
+        /** FlagPreview */
+        FlagPreview: {
+            /** Flag */
+            flag: string;
+            /**
+             * @default {
+             *       "is_enabled": false,
+             *       "rollout_percent": 0,
+             *       "target_tiers": [],
+             *       "target_orgs": [],
+             *       "target_users": [],
+             *       "conditions": null,
+             *       "bucket_by": "user",
+             *       "starts_at": null,
+             *       "ends_at": null
+             *     }
+             */
+            changes: components["schemas"]["FlagChanges"];
+        };
+        /** FlagSetMetadata */
+        FlagSetMetadata: {
+            /** Version */
+            version: number;
+            /** Stale */
+            stale: boolean;
         };
         /** ImpersonationRequest */
         ImpersonationRequest: {
@@ -1957,18 +2072,6 @@ export interface components {
              */
             compare: boolean | null;
         };
-        /**
-         * Recorded
-         * @description `recorded` is false when this user (or organisation, as the flag draws) was counted before, or has it off.
-         */
-        Recorded: {
-            /** Flag */
-            flag: string;
-            /** Variant */
-            variant: string;
-            /** Recorded */
-            recorded: boolean;
-        };
         /** RecordedActivities */
         RecordedActivities: {
             /** Activities */
@@ -1993,6 +2096,21 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+        };
+        /** RecordedExposure */
+        RecordedExposure: {
+            /** Flag */
+            flag: string;
+            /** Variant */
+            variant: string;
+            /** Recorded */
+            recorded: boolean;
+            /**
+             * Reason
+             * @description Why it was recorded or not. `user_limit`: this user recorded 5 units. `network_limit`: their network recorded 100 units within a day.
+             * @enum {string}
+             */
+            reason: "recorded" | "recorded_before" | "off" | "user_limit" | "network_limit";
         };
         /**
          * RefundStatus
@@ -2073,13 +2191,6 @@ export interface components {
             expires_at: string;
             /** @description What the completed session made. */
             organization: components["schemas"]["Made"] | null;
-        };
-        /** SetMetadata */
-        SetMetadata: {
-            /** Version */
-            version: number;
-            /** Stale */
-            stale: boolean;
         };
         /** SetRoleOfUsers */
         SetRoleOfUsers: {
@@ -3506,7 +3617,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Asked"];
+                "application/json": components["schemas"]["EvaluateFlag"];
             };
         };
         responses: {
@@ -3518,7 +3629,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Evaluated"];
+                    "application/json": components["schemas"]["FlagEvaluation"];
                 };
             };
             /** @description The flag cannot be evaluated for this context. */
@@ -3647,7 +3758,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Evaluate"];
+                "application/json": components["schemas"]["EvaluationRequest"];
             };
         };
         responses: {
@@ -3659,7 +3770,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Evaluated"];
+                    "application/json": components["schemas"]["FlagEvaluation"];
                 };
             };
             /** @description The flag cannot be evaluated for this context. */
@@ -3786,7 +3897,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Evaluate"];
+                "application/json": components["schemas"]["EvaluationRequest"];
             };
         };
         responses: {
@@ -3798,7 +3909,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["EvaluatedAll"];
+                    "application/json": components["schemas"]["BulkEvaluation"];
                 };
             };
             /** @description Nothing has changed since `If-None-Match`. */
@@ -4883,6 +4994,145 @@ export interface operations {
             };
         };
     };
+    "preview-flag-audience": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FlagPreview"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FlagAudience"];
+                };
+            };
+            /** @description The conditions cannot be evaluated. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description There is no such flag. */
+            404: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     "purge-trash": {
         parameters: {
             query?: never;
@@ -5450,7 +5700,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Recorded"];
+                    "application/json": components["schemas"]["RecordedExposure"];
                 };
             };
             /** @description The flag cannot be evaluated for this context. */
