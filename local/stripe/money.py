@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 
+from local.stripe.errors import ApiError
 from local.stripe.store import Object
 
 _ZERO = "bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf"
@@ -31,6 +32,16 @@ def smallest(currency: str) -> int:
 
 def decimals(currency: str) -> int:
     return 0 if currency in ZERO_DECIMAL else 3 if currency in THREE_DECIMAL else 2
+
+
+def check_last_digit(amount: int | Decimal, currency: str, param: str) -> None:
+    """Stripe takes three-decimal currencies in hundredths: the last digit must be 0."""
+    if currency in THREE_DECIMAL and amount % 10:
+        raise ApiError(
+            f"Invalid integer: {amount}; the last digit of an amount in {currency.upper()} must be 0",
+            code="parameter_invalid_integer",
+            param=param,
+        )
 
 
 def formatted(amount: int, currency: str) -> str:

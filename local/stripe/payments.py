@@ -59,6 +59,7 @@ def create_payment_intent(account: Account, values: Object, _place: dict[str, st
 
 
 def check_amount(amount: int, currency: str, param: str = "amount") -> None:
+    money.check_last_digit(amount, currency, param)
     least = money.smallest(currency)
     if amount < least:
         raise ApiError(

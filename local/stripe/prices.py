@@ -92,6 +92,7 @@ def new_price(account: Account, values: Object) -> Object:
             code="parameter_invalid_integer",
             param="unit_amount_decimal",
         )
+    money.check_last_digit(exact, values["currency"], "unit_amount")
     recurring = values.get("recurring")
     if recurring:
         recurring = {

@@ -149,6 +149,15 @@ class Double:
         self.deliveries.wake()
         return self.account.get("checkout.session", session)
 
+    def update_card(self, payment_method: str, **expires: int) -> Object:
+        """The card network tells Stripe of a new card: `exp_month`, `exp_year`."""
+        with self.store.change(), self.account.clock_of(payment_method):
+            found = self.account.get("payment_method", payment_method)
+            self.account.change(found, None, card={**found["card"], **expires})
+            self.account.announce("payment_method.automatically_updated", found)
+        self.deliveries.wake()
+        return found
+
     def dispute(self, payment: str, reason: str = "fraudulent") -> Object:
         """The bank of a customer disputes a charge, or the charge of a payment intent."""
         with self.store.change(), self.account.clock_of(payment):

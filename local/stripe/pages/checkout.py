@@ -3,7 +3,7 @@
 from html import escape
 from typing import TYPE_CHECKING
 
-from local.stripe import checkout_totals
+from local.stripe import checkout_totals, completion
 from local.stripe.errors import ApiError
 from local.stripe.gateway import Response
 from local.stripe.pages.html import amount, bad, cards, chosen_card, field, form, hidden, link, page, state, table
@@ -17,7 +17,7 @@ def show(double: "Double", name: str) -> Response:
     session = double.account.get("checkout.session", name)
     body = f"<p>{state(session['status'])}</p>" + _sums(double, session)
     if session["status"] == "open":
-        body += _waiting(session) if session.get("_authenticates") else _open(session)
+        body += _waiting(session) if session.get("_authenticates") else _open(double, session)
     elif session["status"] == "complete":
         body += link(session["success_url"].replace("{CHECKOUT_SESSION_ID}", name), "Back to the shop")
     return page("Checkout", body)
@@ -38,16 +38,20 @@ def _sums(double: "Double", session: Object) -> str:
     return table([*rows, ["Due today", amount(session["amount_total"], currency)]])
 
 
-def _open(session: Object) -> str:
+def _open(double: "Double", session: Object) -> str:
     fields = bad(session["_problem"]) if session.get("_problem") else ""
     if not session["customer"] and not session["customer_email"]:
         fields += field("email", "E-mail", kind="email")
     if session["automatic_tax"]["enabled"] or session["billing_address_collection"] == "required":
         fields += field("country", "Country (two letters)", more='maxlength="2" size="2"')
     if session["allow_promotion_codes"]:
-        fields += field("promotion_code", "Promotion code")
+        chosen = session["_discounts"] and session["_discounts"][0].get("promotion_code")
+        fields += field(
+            "promotion_code", "Promotion code", double.account.get("promotion_code", chosen)["code"] if chosen else ""
+        )
     words = {"subscription": "Pay and subscribe", "payment": "Pay", "setup": "Save the card"}[session["mode"]]
-    return form(fields + cards(), pay=f"pay|{words}") + _cancel(session)
+    apply = {"apply": "apply|Apply the code"} if session["allow_promotion_codes"] else {}
+    return form(fields + cards(), pay=f"pay|{words}", **apply) + _cancel(session)
 
 
 def _waiting(session: Object) -> str:
@@ -63,6 +67,13 @@ def _cancel(session: Object) -> str:
     return link(session["cancel_url"], "Cancel") if session["cancel_url"] else ""
 
 
+def _apply(double: "Double", session: Object, code: str) -> None:
+    try:
+        completion.enter_code(double.account, session, code)
+    except ApiError as error:
+        double.account.change(session, None, _problem=str(error))
+
+
 def act(double: "Double", name: str, given: dict[str, str]) -> None:
     """A declined card is shown on the page; a card that needs authentication asks first."""
     account = double.account
@@ -71,6 +82,9 @@ def act(double: "Double", name: str, given: dict[str, str]) -> None:
     with double.store.change(), account.clock_of(name, session["customer"]):
         if given.get("bank") == "no":
             account.change(session, None, _authenticates=None, _problem="The authentication failed. Try another card.")
+            return
+        if "apply" in given:
+            _apply(double, session, given["promotion_code"])
             return
         entered = waiting or {
             "card": chosen_card(given),

@@ -161,3 +161,15 @@ def test_automatic_tax_needs_an_address_of_the_customer(shop: Shop) -> None:
     automatic = {"automatic_tax": {"enabled": True}, "customer_update": {"address": "auto"}}
     done = shop.double.check_out(session(shop, customer=shop.customer, **automatic).id, country="FR")
     assert done["total_details"]["amount_tax"] == MONTH // 5
+
+
+def test_code_is_applied_before_paying(shop: Shop) -> None:
+    coupon = shop.client.v1.coupons.create({"percent_off": 50}).id
+    shop.client.v1.promotion_codes.create({"promotion": {"type": "coupon", "coupon": coupon}, "code": "SPRING"})
+    made = session(shop, allow_promotion_codes=True)
+    path = f"{shop.double.url}/checkout/{made.id}"
+    wrong = httpx.post(path, data={"apply": "apply", "promotion_code": "NONE"}, verify=NO_TLS).text
+    assert "This code is invalid." in wrong
+    applied = httpx.post(path, data={"apply": "apply", "promotion_code": "spring"}, verify=NO_TLS).text
+    assert "349.50 USD" in applied
+    assert shop.double.check_out(made.id)["amount_total"] == MONTH // 2

@@ -20,6 +20,8 @@ REFUSED: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("payment_intents", PAYMENT | {"amount": 49}, "amount_too_small", "amount"),
     ("payment_intents", PAYMENT | {"amount": 100_000_000}, "amount_too_large", "amount"),
     ("payment_intents", {"amount": 49, "currency": "jpy"}, "amount_too_small", "amount"),
+    ("payment_intents", {"amount": 1001, "currency": "kwd"}, "parameter_invalid_integer", "amount"),
+    ("prices", PRICE | {"currency": "kwd", "unit_amount": 1001}, "parameter_invalid_integer", "unit_amount"),
     ("payment_intents", PAYMENT | {"currency": "xyz"}, None, "currency"),
     ("payment_intents", {"amount": 1000}, "parameter_missing", "currency"),
     ("payment_intents", PAYMENT | {"setup_future_usage": "always"}, None, "setup_future_usage"),
