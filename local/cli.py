@@ -173,6 +173,12 @@ def _stripe(stack: Stack, options: argparse.Namespace) -> int:
     return 0
 
 
+def _watch(stack: Stack, options: argparse.Namespace) -> int:
+    from local.commands.watch import watch  # noqa: PLC0415 - only this command needs it
+
+    return watch(stack, options.what, options.email, options.last, options.seconds)
+
+
 def _completion(_stack: Stack, options: argparse.Namespace) -> int:
     from argcomplete.shell_integration import shellcode  # noqa: PLC0415 - only this command needs it
 
@@ -230,6 +236,13 @@ def _parser() -> argparse.ArgumentParser:
     opened.add_argument("page", nargs="?", choices=[*clients.PAGES, "payments"], default="home")
     sql = command("psql", _psql, "open psql on the database, as `postgres`")
     sql.add_argument("arguments", nargs=argparse.REMAINDER)
+    watched = command("watch", _watch, "print the feed of a demo user, or changes of a table, as they happen")
+    watched.add_argument(
+        "what", nargs="?", choices=["feed", "leads", "notifications", "orders", "tasks"], default="feed"
+    )
+    watched.add_argument("--as", dest="email", default="member@acme.test", metavar="EMAIL", help="default %(default)s")
+    watched.add_argument("--last", type=int, default=5, metavar="N", help="first print the newest N (%(default)s)")
+    watched.add_argument("--seconds", type=float, metavar="N", help="end after N seconds; default: at Ctrl-C")
     made = command("new", _new, "write the files with which a function, a table or a flag begins")
     made.add_argument("kind", choices=["function", "table", "flag"])
     made.add_argument("name")

@@ -50,6 +50,13 @@ def test_the_landing_page_says_what_runs(stack: Strive, pictures: Path, tmp_path
     assert "/functions/v1/submit-order" in page
 
 
+def test_landing_page_shows_the_live_feed(stack: Strive, tmp_path: Path) -> None:
+    page = opened(f"{stack.api_url}/#owner@acme.test", tmp_path / "feed.png", tmp_path)
+    feed = re.search(r'<ol id="feed".*?</ol>', page)
+    assert feed
+    assert feed[0].count("<time>") == 5
+
+
 def test_the_reference_page_shows_every_function(stack: Strive, pictures: Path, tmp_path: Path) -> None:
     paths = httpx.get(f"{stack.functions_url}/openapi.json").json()["paths"]
     page = opened(f"{stack.functions_url}/docs", pictures / "reference.png", tmp_path, 1100)

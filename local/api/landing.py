@@ -3,7 +3,8 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 # Only addresses that can't exist: real people's accounts are private.
 ACCOUNTS = """select email from auth.users where email like '%.test'
   order by split_part(email, '@', 2), created_at, email limit 20"""
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'nonce-{nonce}'; connect-src {origins}"
+)
 
 
 class Landing:
@@ -45,6 +48,7 @@ class Landing:
                 "payments": f'<a href="{escape(stripe)}/">pay with test cards</a>' if stripe else "at Stripe",
                 "functions": _table(functions, "No function server answers yet.", _function_row),
                 "accounts": _table(accounts, "The database does not answer yet.", _account_row),
+                "choices": "".join(f"<option>{escape(email)}</option>" for email in accounts or []),
                 "account": escape(accounts[0] if accounts else "you@example.com"),
                 "password": DEMO_PASSWORD,
             },
@@ -79,13 +83,14 @@ class Landing:
             return None
 
 
-def _page(file: str, values: Mapping[str, str]) -> Response:
+def _page(file: str, values: dict[str, str]) -> Response:
     page = (HERE / file).read_text()
-    filled = PLACEHOLDER.sub(lambda found: values[found[1]], page)
+    nonce = secrets.token_urlsafe(16)
+    filled = PLACEHOLDER.sub(lambda found: (values | {"nonce": nonce})[found[1]], page)
     headers = {
         "content-type": "text/html; charset=utf-8",
         "cache-control": "no-store",
-        "content-security-policy": POLICY,
+        "content-security-policy": POLICY.format(nonce=nonce, origins="'self' ws: wss:"),
     }
     return Response(filled, 200, headers)
 

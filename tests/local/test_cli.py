@@ -57,6 +57,27 @@ def test_run_gives_scripts_addresses_and_packages(running: Stack, tmp_path: Path
     assert (missing.returncode, "There is no file missing.py" in missing.stderr) == (1, True)
 
 
+def test_watch_prints_the_feed_as_it_happens(running: Stack) -> None:
+    words = [STRIVE, "watch", "feed", "--as", "owner@acme.test", "--last", "1", "--seconds", "60"]
+    environment = os.environ | {"STRIVE_WORKDIR": str(running.workdir), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as watching:
+        assert watching.stdout
+        before = [watching.stdout.readline(), watching.stdout.readline()]
+        assert "feed of owner@acme.test" in before[1], before
+        with running.cluster.connect() as connection:
+            connection.execute("""
+                insert into public.activity_feeds (organization_id, title, type, entity_type, entity_id, action)
+                select id, 'Watched it happen', 'USER_ACTION', 'test', '1', 'made' from public.organizations
+                where slug = 'acme-realty' or name = 'Acme Realty' limit 1
+            """)
+        assert "Watched it happen" in watching.stdout.readline()
+        watching.terminate()
+    refused = strive(running, "watch", "feed", "--as", "nobody@acme.test")
+    assert (refused.returncode, "nobody@acme.test can't sign in" in refused.stderr) == (1, True)
+
+
 def test_logs_are_readable_or_json(running: Stack) -> None:
     shown = strive(running, "logs", "functions")
     assert "functions | " in shown.stdout
