@@ -9,7 +9,7 @@ from tests.database.test_trash import BUSINESS
 from tests.support.world import ACME, PEOPLE
 
 # Deleting and restoring are written here.
-WRITTEN = {"trash", "activity_logs", "activity_feeds", "billing_attention"}
+WRITTEN = {"trash", "activity_logs", "activity_feeds", "billing_attention", "support_organizations"}
 
 
 @pytest.mark.parametrize("table", BUSINESS)

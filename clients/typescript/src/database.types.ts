@@ -43,6 +43,12 @@ isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "activities_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "activities_organization_id_lead_id_fkey"
       columns: ["organization_id","lead_id"]
 isOneToOne: false
@@ -101,6 +107,12 @@ isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "activity_feeds_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "activity_feeds_user_id_fkey"
       columns: ["user_id"]
 isOneToOne: false
@@ -125,6 +137,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "activity_logs_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     }
                   ]
@@ -166,6 +184,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "agent_templates_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"ai_conversations": {
@@ -185,6 +209,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "ai_conversations_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
       foreignKeyName: "ai_conversations_user_id_fkey"
@@ -251,6 +281,12 @@ isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "appointments_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "appointments_organization_id_lead_id_fkey"
       columns: ["organization_id","lead_id"]
 isOneToOne: false
@@ -283,6 +319,12 @@ isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "attachments_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "attachments_uploaded_by_id_fkey"
       columns: ["uploaded_by_id"]
 isOneToOne: false
@@ -307,6 +349,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "build_logs_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
       foreignKeyName: "build_logs_organization_id_order_id_fkey"
@@ -340,6 +388,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "companies_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"contacts": {
@@ -372,6 +426,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "contacts_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"content": {
@@ -397,6 +457,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "content_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     }
                   ]
@@ -430,6 +496,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "custom_agent_orders_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"customers": {
@@ -455,6 +527,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "customers_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     }
                   ]
@@ -482,6 +560,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "dashboard_metrics_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"dashboard_widgets": {
@@ -508,6 +592,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "dashboard_widgets_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"deal_stage_changes": {
@@ -533,6 +623,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "deal_stage_changes_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     }
                   ]
@@ -571,6 +667,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "deals_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
       foreignKeyName: "deals_organization_id_lead_id_fkey"
@@ -690,6 +792,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "follow_up_plans_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"follow_up_steps": {
@@ -709,6 +817,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "follow_up_steps_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
       foreignKeyName: "follow_up_steps_organization_id_plan_id_fkey"
@@ -748,6 +862,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "leads_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"listings": {
@@ -774,6 +894,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "listings_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"lost_reasons": {
@@ -793,6 +919,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "lost_reasons_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     }
                   ]
@@ -851,6 +983,12 @@ isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "notes_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "notes_organization_id_lead_id_fkey"
       columns: ["organization_id","lead_id"]
 isOneToOne: false
@@ -901,6 +1039,12 @@ isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "notifications_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "notifications_user_id_organization_id_fkey"
       columns: ["user_id","organization_id"]
 isOneToOne: false
@@ -927,6 +1071,12 @@ isOneToOne: true
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "onboarding_sessions_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: true
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "onboarding_sessions_user_id_fkey"
       columns: ["user_id"]
 isOneToOne: false
@@ -951,6 +1101,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "order_milestones_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
       foreignKeyName: "order_milestones_organization_id_order_id_fkey"
@@ -984,6 +1140,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "organization_invitations_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"organization_members": {
@@ -1003,6 +1165,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "organization_members_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
       foreignKeyName: "organization_members_user_id_fkey"
@@ -1078,6 +1246,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "project_showcases_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"projects": {
@@ -1103,6 +1277,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "projects_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
       foreignKeyName: "projects_project_manager_id_organization_id_fkey"
@@ -1135,6 +1315,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "quick_actions_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     }
                   ]
@@ -1177,6 +1363,12 @@ isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "sales_goals_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "user_id is a member of the organisation"
       columns: ["user_id","organization_id"]
 isOneToOne: false
@@ -1201,6 +1393,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "saved_views_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
       foreignKeyName: "saved_views_user_id_organization_id_fkey"
@@ -1281,6 +1479,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "subscriptions_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     }
                   ]
@@ -1417,6 +1621,12 @@ isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "tasks_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "tasks_organization_id_follow_up_plan_id_fkey"
       columns: ["organization_id","follow_up_plan_id"]
 isOneToOne: false
@@ -1467,6 +1677,12 @@ isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
     },{
+      foreignKeyName: "template_reviews_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "template_reviews_reviewer_id_fkey"
       columns: ["reviewer_id"]
 isOneToOne: false
@@ -1504,6 +1720,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "tool_blueprints_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"trash": {
@@ -1530,6 +1752,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "organizations"
       referencedColumns: ["id"]
+    },{
+      foreignKeyName: "trash_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
     }
                   ]
                 },"usage_tracking": {
@@ -1549,6 +1777,12 @@ isOneToOne: false
       columns: ["organization_id"]
 isOneToOne: false
       referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "usage_tracking_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
       foreignKeyName: "usage_tracking_user_id_fkey"
@@ -1598,6 +1832,14 @@ isOneToOne: true
             "billing_attention": {
                   Row: {
                     "customer_id": string | null,"id": string | null,"kind": string | null,"object_id": string | null,"reason": string | null,"since": string | null,"subject": string | null,"what_to_do": string | null
+                  }
+                  ComputedFields: never
+                  Relationships: [
+                    
+                  ]
+                },"support_organizations": {
+                  Row: {
+                    "cancel_at_period_end": boolean | null,"closed_at": string | null,"created_at": string,"current_period_end": string | null,"id": string,"last_login_at": string | null,"members": number | null,"name": string,"owners": string | null,"slug": string,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"suspended_at": string | null,"suspended_reason": string | null
                   }
                   ComputedFields: never
                   Relationships: [

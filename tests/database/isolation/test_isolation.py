@@ -8,7 +8,7 @@ from tests.database.isolation.matrix import Matrix
 
 EXPECTED = Expected.read()
 # Of tables that are tested row by row here.
-VIEWS = {"billing_attention"}
+VIEWS = {"billing_attention", "support_organizations"}
 
 
 @pytest.mark.parametrize("table", EXPECTED.lines)

@@ -15,6 +15,15 @@ RULES = [
         "create table public.defect (id uuid)",
     ),
     Rule(
+        "a column has no comment",
+        """
+        select format('%s.%I', r.label, a.attname) from relations r
+        join pg_attribute a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+        where r.kind in ('r', 'p', 'v') and col_description(r.oid, a.attnum) is null
+        """,
+        "create table public.defect (id uuid)",
+    ),
+    Rule(
         "an enum has no comment",
         """
         select t.oid::regtype::text from pg_type t where t.typtype in ('e', 'd')

@@ -1,0 +1,4 @@
+-- What in billing needs a person?
+select *
+from public.billing_attention
+order by since;

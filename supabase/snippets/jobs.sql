@@ -1,0 +1,3 @@
+-- Do the jobs run?
+select *
+from private.job_overview;

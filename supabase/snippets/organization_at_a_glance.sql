@@ -1,0 +1,4 @@
+-- An organisation at a glance
+select *
+from public.support_organizations
+where slug = 'acme';
