@@ -7,6 +7,7 @@ expectations of what was tried at the current position without success: they are
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple, ParamSpec, TypeVar
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ def merge(first: Errors | None, second: Errors | None) -> Errors | None:
     return first if first.at > second.at else second
 
 
+@lru_cache(maxsize=1024)
 def shown(text: str) -> str:
     """As Haskell shows a string."""
     return '"' + "".join(_shown(char, '"') for char in text) + '"'

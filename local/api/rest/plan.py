@@ -185,7 +185,8 @@ class Planner:
         return Coerced(chosen, column.type, column.type in {"json", "jsonb"}, column.base != "tsvector")
 
     def _output(self, coerced: Coerced) -> Coerced:
-        return replace(coerced, transform=self.catalog.representations.get((coerced.type, "json")))
+        transform = self.catalog.representations.get((coerced.type, "json"))
+        return replace(coerced, transform=transform) if transform else coerced
 
     def _where(self, node: Node, given: Filter | Logic) -> Where:
         if isinstance(given, Logic):
@@ -224,8 +225,8 @@ class Planner:
     def _expand(self, node: Node, *, within_many: bool) -> None:
         """Name the columns of `*` where they are formatted one by one; alias what has no name of its own."""
         within_many = within_many or node.spreads_many
-        formatted = [self._output(self._coerced(node, Field(column.name))) for column in node.columns.values()]
-        if within_many or any(each.transform for each in formatted):
+        if within_many or any((each.type, "json") in self.catalog.representations for each in node.columns.values()):
+            formatted = [self._output(self._coerced(node, Field(name))) for name in node.columns]
             node.select = [
                 replace(selected, field=each)
                 for selected in node.select

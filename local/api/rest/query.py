@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 TEXT_LIMIT = 64 * 1024
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+MAYBE_OPERATION = re.compile(r"[a-z]+(\(.*\))?\.")
 PLAIN_OPERATION = re.compile(r"(not\.)?(eq|neq|gte?|lte?|i?like)\.(.*)\Z", re.DOTALL)
 INTEGER = re.compile(r"\s*\(*\s*(-?\s*[0-9]{1,40})\s*\)*\s*\Z")
 
@@ -81,6 +82,8 @@ def _operation(text: str, *, or_parameter: bool) -> Operation:
         kind = "simple" if plain[2] == "neq" else "quantified"
         return Operation(plain[1] is not None, kind, plain[2], plain[3])
     parameter = Operation(False, "parameter", "", text)
+    if or_parameter and not MAYBE_OPERATION.match(text):
+        return parameter
 
     def parser(grammar: Grammar) -> Operation:
         def operation() -> Operation:
