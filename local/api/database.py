@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+from psycopg.pq.abc import PGresult
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
@@ -67,8 +68,22 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
+    async def read(self, text: str) -> list[PGresult]:
+        """The results of statements that change nothing; if the connection was lost, another one runs them again."""
+        for _ in range(self.max_size + 1):
+            connection = await self.getconn("")
+            try:
+                cursor = await connection.execute(text.encode(), prepare=False)
+                return _results(cursor)
+            except psycopg.Error as error:
+                if not (is_gone(error) or connection.closed):
+                    raise
+            finally:
+                await self.putconn(connection)
+        raise DatabaseUnavailable
+
     async def getconn(self, begin: str | None = None) -> Connection:
-        """A connection on which `begin` was executed; give it back to putconn()."""
+        """A connection on which `begin` was executed, without it a check; give it back to putconn()."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._free.acquire()
@@ -111,6 +126,8 @@ class Pool:
         # An idle connection may be dead without notice. Nothing was done before `begin`, so the next one is tried.
         while self._idle:
             connection = self._idle.pop()[1]
+            if begin == "":
+                return connection
             try:
                 await connection.execute((begin or "select 1").encode(), prepare=False)
             except psycopg.Error as error:
@@ -155,6 +172,13 @@ class Pool:
         idle, self._idle = self._idle, []
         for _, connection in idle:
             await connection.close()
+
+
+def _results(cursor: psycopg.AsyncCursor[Any]) -> list[PGresult]:
+    found = [cursor.pgresult]
+    while cursor.nextset():
+        found.append(cursor.pgresult)
+    return [each for each in found if each is not None]
 
 
 def _query(connection: Connection) -> Query:

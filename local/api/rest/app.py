@@ -3,8 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -15,10 +14,9 @@ from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from local.api.database import Pool
-from local.api.errors import DatabaseUnavailable
 from local.api.rest import media, ranges
 from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
-from local.api.rest.errors import RestError, from_database, from_token, is_header, unavailable
+from local.api.rest.errors import RestError, from_token, is_header
 from local.api.rest.functions import arguments_of, choose_function
 from local.api.rest.incoming import Incoming, path_segments, query_text, read_body, read_request, top_range
 from local.api.rest.openapi import describe
@@ -38,7 +36,7 @@ from local.api.rest.sql import (
     body_of,
     final,
 )
-from local.api.rest.transactions import Result, Transaction, begin
+from local.api.rest.transactions import Result, Transactions
 from local.api.settings import RestSettings
 from local.api.tokens import Claims, TokenError, Tokens, bearer
 
@@ -55,6 +53,7 @@ class Rest:
 
     def __init__(self, settings: RestSettings, pool: Pool, tokens: Tokens) -> None:
         self.settings, self.pool, self.tokens = settings, pool, tokens
+        self.transactions = Transactions(settings, pool)
         self._catalog: Catalog | None = None
         self._reading: asyncio.Task[Catalog] | None = None
         self._again = False
@@ -189,7 +188,7 @@ class Rest:
         root = Planner(catalog, incoming.schema, query, source=False).plan(relation.name, top)
         chosen = media.negotiate(incoming.accepts, catalog.handlers, relation.name, whole=root.whole)
         preferences.refuse_invalid()
-        statement = Statement()
+        statement = Statement(inline=True)
         source = statement.rows(root)
         total = None
         if preferences.counts:
@@ -198,16 +197,11 @@ class Rest:
                 total += f" limit {catalog.max_rows + 1}"
         handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
         text = final(source=source, rows=EVERYTHING, body=body_of(handler, None), total=total)
-        estimate = None
-        if preferences.get("count") in {"planned", "estimated"}:
-            estimate = Statement()
-            estimate_text = estimate.estimate(root)
-        async with self._transaction(incoming, read_only=True) as transaction:
-            result = await transaction.run(text, statement.values)
-            _refuse_plural(chosen.media, result)
-            if estimate:
-                planned = await transaction.estimate(estimate_text, estimate.values)
-                result.total = _estimated(preferences, catalog, result.total, planned)
+        explain = statement.estimate(root) if preferences.get("count") in {"planned", "estimated"} else None
+        result, planned = await self.transactions.read(incoming, text, explain=explain)
+        _refuse_plural(chosen.media, result)
+        if planned is not None:
+            result.total = _estimated(preferences, catalog, result.total, planned)
         return self._listing(incoming, top, result, chosen.media, location=_canonical(relation, query))
 
     def _listing(
@@ -322,7 +316,7 @@ class Rest:
             location=relation.key if located else None,
             inserted=merges,
         )
-        async with self._transaction(incoming, read_only=False) as transaction:
+        async with self.transactions.write(incoming) as transaction:
             result = await transaction.run(text, statement.values)
             if method == "PUT":
                 if result.count != 1:
@@ -356,15 +350,21 @@ class Rest:
         if preferences.strict and preferences.max_affected is not None and not function.many:
             message = "Function must return SETOF or TABLE when max-affected preference is used with handling=strict"
             raise RestError(400, "PGRST128", message)
-        statement, source, rows, total = _called(incoming, function, payload, query, root)
+        read_only = incoming.reads or function.volatility != "v"
+        statement = Statement(inline=read_only)
+        source, rows, total = _called(statement, incoming, function, payload, query, root)
         handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
         page = f"pg_catalog.count({ROWS})" if function.many else "1::bigint"
         text = final(source=source, rows=rows, body=body_of(handler, function), total=total, page=page)
-        read_only = incoming.reads or function.volatility != "v"
-        async with self._transaction(incoming, read_only=read_only, function=function) as transaction:
-            result = await transaction.run(text, statement.values)
+        if read_only:
+            result, _ = await self.transactions.read(incoming, text, function=function)
             _refuse_plural(chosen.media, result)
             _refuse_too_many(preferences, result)
+        else:
+            async with self.transactions.write(incoming, function) as transaction:
+                result = await transaction.run(text, statement.values)
+                _refuse_plural(chosen.media, result)
+                _refuse_too_many(preferences, result)
         if function.void:
             last = top.first + result.count - 1
             headers = {
@@ -373,28 +373,6 @@ class Rest:
             }
             return _response(result, 204, headers, b"")
         return self._listing(incoming, top, result, chosen.media, applied="max-affected")
-
-    # Transactions -----------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _transaction(
-        self, incoming: Incoming, *, read_only: bool, function: Function | None = None
-    ) -> AsyncIterator["Transaction"]:
-        """Committed at the end, unless the request asks for a rollback; an error leaves it to the pool to roll back."""
-        start = begin(self.settings, incoming, function, read_only=read_only)
-        try:
-            async with self.pool.connection(start) as connection:
-                transaction = Transaction(connection, rolls_back=self._rolls_back(incoming.preferences))
-                yield transaction
-                await connection.execute(b"rollback" if transaction.rolls_back else b"commit", prepare=False)
-        except DatabaseUnavailable as error:
-            raise unavailable() from error
-        except psycopg.Error as error:
-            raise from_database(error, signed_in=incoming.signed_in) from error
-
-    def _rolls_back(self, preferences: Preferences) -> bool:
-        asked = preferences.get("tx")
-        return asked == "rollback" or (asked is None and self.settings.tx_end.startswith("rollback"))
 
 
 def _relation(catalog: Catalog, name: Name) -> Relation:
@@ -419,21 +397,20 @@ def _column(relation: Relation, name: str) -> Any:
 
 
 def _called(
-    incoming: Incoming, function: Function, payload: Payload, query: Query, root: Node
-) -> tuple[Statement, str, str, str | None]:
-    """The statement with the call, the rows shown of it, and those counted."""
+    statement: Statement, incoming: Incoming, function: Function, payload: Payload, query: Query, root: Node
+) -> tuple[str, str, str | None]:
+    """The call, the rows shown of it, and those counted."""
     pairs = payload.pairs if incoming.method == "POST" else query.parameters
     body = payload.raw
     arguments = arguments_of(function, pairs) if pairs is not None else None
     if payload.pairs is not None:
         body = as_json(dict(payload.pairs)).encode()
-    statement = Statement()
     returning = needed_columns(root, ())
     if returning and returning != ["*"]:
         returning = sorted({*returning, *filter_names(root)})
     source = statement.call(Call(function, payload.keys, body, arguments), returning)
     rows = statement.rows(root)
-    return statement, source, rows, statement.count(root) if incoming.preferences.counts else None
+    return source, rows, statement.count(root) if incoming.preferences.counts else None
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

@@ -43,16 +43,23 @@ def column_of(table: str, column: str) -> str:
 
 @dataclass
 class Statement:
-    """Collects the values of its parameters while its parts are written."""
+    """Writes the parts of a statement; `inline` writes its values as literals, without it they are parameters."""
 
-    values: list[Any] = field(default_factory=list)
+    inline: bool = False
+    values: list[str | bytes] = field(default_factory=list)
 
-    def bind(self, value: Any) -> str:
-        if "\0" in value if isinstance(value, str) else any("\0" in each for each in value if isinstance(each, str)):
+    def bind(self, value: str | bytes) -> str:
+        if isinstance(value, str) and "\0" in value:
             # As Postgres answers: a text can't contain it.
             raise RestError(400, "22021", 'invalid byte sequence for encoding "UTF8": 0x00')
+        if self.inline:
+            return literal(value if isinstance(value, str) else f"\\x{value.hex()}")
         self.values.append(value)
         return f"${len(self.values)}"
+
+    def _array(self, values: Iterable[str]) -> str:
+        escaped = (value.replace("\0", "").replace("\\", "\\\\").replace('"', '\\"') for value in values)
+        return self.bind("{" + ",".join(f'"{value}"' for value in escaped) + "}")
 
     # Fields -----------------------------------------------------------------------------------------------------------
 
@@ -107,13 +114,12 @@ class Statement:
         return f"{left} {operator} {f'{operation.option}({right})' if operation.option else right}"
 
     def _parsed(self, parameter: str, coerced: Coerced) -> str:
-        return f"{qualified(coerced.transform)}({parameter})" if coerced.transform else parameter
+        return f"{qualified(coerced.transform)}({parameter}::text)" if coerced.transform else parameter
 
     def _among(self, values: tuple[str, ...], coerced: Coerced) -> str:
         if values == ("",):
             return " = any('{}')"
-        escaped = (value.replace("\0", "").replace("\\", "\\\\").replace('"', '\\"') for value in values)
-        parameter = self.bind("{" + ",".join(f'"{value}"' for value in escaped) + "}")
+        parameter = self._array(values)
         if coerced.transform:
             return f" = any (select {qualified(coerced.transform)}(unnest({parameter}::text[])))"
         return f" = any ({parameter})"
@@ -318,7 +324,8 @@ class Statement:
         return f"{self.bind(body.decode(errors='replace'))}::{parameter.type}"
 
     def _argument(self, parameter: Parameter, arguments: dict[str, str | list[str]]) -> str:
-        value = self.bind(arguments[parameter.name])
+        given = arguments[parameter.name]
+        value = self.bind(given) if isinstance(given, str) else f"{self._array(given)}::text[]"
         prefix = "variadic " if parameter.variadic else ""
         return f"{prefix}{quoted(parameter.name)} := {value}::{parameter.unbounded}"
 

@@ -1,15 +1,18 @@
 """The transaction of a request: it runs as the caller's role, with what functions and policies read of the request."""
 
 import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg import AsyncRawCursor
-from psycopg.rows import tuple_row
+import psycopg
+from psycopg.pq.abc import PGresult
 
-from local.api.database import Connection
+from local.api.database import Connection, Pool
+from local.api.errors import DatabaseUnavailable
 from local.api.rest.catalog import Function
-from local.api.rest.errors import RestError, http_status, is_header
+from local.api.rest.errors import RestError, from_database, http_status, is_header, unavailable
 from local.api.rest.incoming import Incoming
 from local.api.rest.sql import as_json, qualified, quoted, settings_of
 from local.api.settings import RestSettings
@@ -54,37 +57,74 @@ def begin(settings: RestSettings, incoming: Incoming, function: Function | None,
     return f"begin{level}{' read only' if read_only else ''}; {settings_of(values)}{check}"
 
 
-class Transaction:
-    """Runs the statements of one request."""
+class Transactions:
+    """Runs the statements of requests; a database error becomes the response for its caller."""
 
+    def __init__(self, settings: RestSettings, pool: Pool) -> None:
+        self.settings, self.pool = settings, pool
+
+    async def read(
+        self, incoming: Incoming, text: str, *, function: Function | None = None, explain: str | None = None
+    ) -> tuple[Result, int | None]:
+        """The result, and the rows that `explain` estimates. One round trip, so the texts have no parameters."""
+        start = begin(self.settings, incoming, function, read_only=True)
+        texts = [text, explain] if explain else [text]
+        with _refusals(incoming):
+            found = await self.pool.read("; ".join([start, *texts, "commit"]))
+        return _result(found[-1 - len(texts)]), _estimate(found[-2]) if explain else None
+
+    @asynccontextmanager
+    async def write(self, incoming: Incoming, function: Function | None = None) -> AsyncIterator["Transaction"]:
+        """Committed at the end, unless the request asks for a rollback; an error leaves it to the pool to roll back."""
+        asked = incoming.preferences.get("tx")
+        rolls_back = asked == "rollback" or (asked is None and self.settings.tx_end.startswith("rollback"))
+        start = begin(self.settings, incoming, function, read_only=False)
+        with _refusals(incoming):
+            async with self.pool.connection(start) as connection:
+                yield Transaction(connection, rolls_back=rolls_back)
+                await connection.execute(b"rollback" if rolls_back else b"commit", prepare=False)
+
+
+@contextmanager
+def _refusals(incoming: Incoming) -> Iterator[None]:
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        raise unavailable() from error
+    except psycopg.Error as error:
+        raise from_database(error, signed_in=incoming.signed_in) from error
+
+
+class Transaction:
     def __init__(self, connection: Connection, *, rolls_back: bool) -> None:
         self.connection, self.rolls_back = connection, rolls_back
 
     async def run(self, text: str, values: list[Any]) -> Result:
-        cursor = AsyncRawCursor(self.connection)
+        cursor = psycopg.AsyncRawCursor(self.connection)
         await cursor.execute(text.encode(), values)
         if self.rolls_back:
             await self.connection.execute(b"set constraints all immediate", prepare=False)
-        found = cursor.pgresult
-        if found is None or found.ntuples != 1:
-            raise RuntimeError("the statement has one row")
-        total, count, body, headers, status, inserted, location = (found.get_value(0, at) for at in range(7))
-        made = body or b""
-        return Result(
-            total=int(total) if total is not None else None,
-            count=int(count or 0),
-            body=bytes.fromhex(made[2:].decode()) if found.ftype(2) == BYTEA else made,
-            headers=_response_headers(headers) if headers else [],
-            status=_response_status(status.decode()) if status else None,
-            inserted=int(inserted or 0),
-            location=json.loads(location) if location else [],
-        )
+        return _result(cursor.pgresult)
 
-    async def estimate(self, text: str, values: list[Any]) -> int:
-        cursor = AsyncRawCursor(self.connection, row_factory=tuple_row)
-        await cursor.execute(text.encode(), values)
-        row = await cursor.fetchone()
-        return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
+
+def _result(found: PGresult | None) -> Result:
+    if found is None or found.ntuples != 1:
+        raise RuntimeError("the statement has one row")
+    total, count, body, headers, status, inserted, location = (found.get_value(0, at) for at in range(7))
+    made = body or b""
+    return Result(
+        total=int(total) if total is not None else None,
+        count=int(count or 0),
+        body=bytes.fromhex(made[2:].decode()) if found.ftype(2) == BYTEA else made,
+        headers=_response_headers(headers) if headers else [],
+        status=_response_status(status.decode()) if status else None,
+        inserted=int(inserted or 0),
+        location=json.loads(location) if location else [],
+    )
+
+
+def _estimate(found: PGresult) -> int:
+    return int(json.loads(found.get_value(0, 0) or b"")[0]["Plan"]["Plan Rows"])
 
 
 def _response_headers(text: bytes) -> list[tuple[str, str]]:
