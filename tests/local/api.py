@@ -124,7 +124,7 @@ def running(database: Database, home: Path, **environment: str) -> Iterator[Api]
 
 
 def await_answer(api: Api) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and api.process.poll() is None:
         try:
             if httpx.get(f"{api.url}/health").status_code == 200:
