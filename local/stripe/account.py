@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from local.stripe import LATEST
-from local.stripe.errors import missing
+from local.stripe.errors import ApiError, missing
 from local.stripe.store import Object, Store
 
 PREFIXES = {
@@ -178,13 +178,18 @@ class Account:
     def get(self, kind: str, name: Any, param: str = "id", status: int = 404) -> Object:
         found = self.store.get(name) if isinstance(name, str) else None
         if not found or found["object"] != kind:
-            raise missing(NOUNS.get(kind, kind.replace("_", " ")), name, param, status)
+            raise self.missing(kind, name, param, status)
         return found
+
+    def missing(self, kind: str, name: Any, param: str = "id", status: int = 404) -> ApiError:
+        return missing(NOUNS.get(kind, kind.replace("_", " ")), name, param, status)
 
     def referred(self, kind: str, name: Any, param: str) -> Object:
         """The object that a parameter names; a deleted one does not exist."""
         found = self.get(kind, name, param, status=400)
-        return self.get(kind, None, param, status=400) if found.get("deleted") else found
+        if found.get("deleted"):
+            raise self.missing(kind, name, param, status=400)
+        return found
 
     # Events -----------------------------------------------------------------------------------------------------------
 

@@ -102,7 +102,9 @@ def resource(path: str, kind: str, *, filters: str = "", fields: str | None = No
 def _retrieved(account: Account, kind: str, name: str) -> Object:
     """A deleted customer is still shown, as deleted; other deleted objects are gone."""
     thing = account.get(kind, name)
-    return account.get(kind, None) if thing.get("deleted") and kind != "customer" else thing
+    if thing.get("deleted") and kind != "customer":
+        raise account.missing(kind, name)
+    return thing
 
 
 def update(kind: str, event: str | None) -> Handler:

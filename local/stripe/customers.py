@@ -95,7 +95,7 @@ def own_method(account: Account, name: str, customer: str, param: str = "default
 def delete_customer(account: Account, _values: Object, place: dict[str, str]) -> Object:
     customer = account.get("customer", place["id"])
     if customer.get("deleted"):
-        return account.get("customer", None)
+        raise account.missing("customer", place["id"])
     for subscription in account.store.of("subscription", customer["id"]):
         if not subscription["ended_at"]:
             endings.end(account, subscription)

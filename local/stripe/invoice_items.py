@@ -83,7 +83,7 @@ def delete_invoice_item(account: Account, _values: Object, place: dict[str, str]
 def _expect_pending(account: Account, name: str) -> Object:
     item = account.get("invoiceitem", name)
     if item.get("deleted"):
-        return account.get("invoiceitem", None)
+        raise account.missing("invoiceitem", name)
     if item["invoice"] and account.get("invoice", item["invoice"])["status"] != "draft":
         raise ApiError(
             "You can only change an invoice item before its invoice is finalized.", code="invoice_not_editable"

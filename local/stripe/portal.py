@@ -126,7 +126,7 @@ def _flow(account: Account, given: Object | None, customer: str) -> Object | Non
             )
         subscription = account.referred("subscription", given[kind]["subscription"], param)
         if subscription["customer"] != customer:
-            return account.get("subscription", None, param, status=400)
+            raise account.missing("subscription", subscription["id"], param, status=400)
     ends = {
         "hosted_confirmation": None,
         "redirect": None,

@@ -238,7 +238,7 @@ def update_subscription(account: Account, values: Object, place: dict[str, str])
 def cancel_subscription(account: Account, values: Object, place: dict[str, str]) -> Object:
     subscription = account.get("subscription", place["id"])
     if subscription["ended_at"]:
-        return account.get("subscription", None)
+        raise account.missing("subscription", place["id"])
     now = account.now()
     if values.get("prorate") and subscription["status"] in {"active", "past_due"}:
         for item in subscription["items"]["data"]:
