@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from local import NODE, ROOT
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from tests.local.api import PASSWORD, Api
-from tests.support.world import Database
+from tests.support.world import ACME, GLOBEX, Database
 
 Message = dict[str, Any]
 Person = dict[str, Any]
@@ -409,6 +409,40 @@ def test_rights_end_with_the_next_token(api: Api) -> None:
         system = client.next("system")
         assert (system["status"], "permission" in system["message"]) == ("error", True)
         assert client.next("phx_close") == {}
+
+
+def customer(api: Api, organization: object, name: str) -> None:
+    api.sql("insert into public.customers (organization_id, name) values (%s, %s)", organization, name)
+
+
+def test_member_of_two_organizations_hears_both_until_removed_or_suspended(api: Api) -> None:
+    person = api.sign_up("both")
+    me = person["user"]["id"]
+    for organization in (ACME, GLOBEX):
+        api.sql("insert into public.organization_members (user_id, organization_id) values (%s, %s)", me, organization)
+
+    def names(client: Client, count: int) -> list[str]:
+        return [client.next("postgres_changes")["data"]["record"]["name"] for _ in range(count)]
+
+    with Client(api, person["access_token"]) as client:
+        client.subscribe(table="customers", event="INSERT")
+        for organization in (ACME, GLOBEX):
+            assert client.join(f"org:{organization}:tasks", private=True)["status"] == "ok"
+            customer(api, organization, f"of {organization}")
+            assert client.next("broadcast", f"realtime:org:{organization}:tasks")["payload"]["table"] == "customers"
+        assert names(client, 2) == [f"of {ACME}", f"of {GLOBEX}"]
+        api.sql("delete from public.organization_members where user_id = %s and organization_id = %s", me, GLOBEX)
+        customer(api, GLOBEX, "not for me")
+        customer(api, ACME, "still for me")
+        assert names(client, 1) == ["still for me"]
+        # A channel of broadcasts is checked again with the next token.
+        client.send(f"realtime:org:{GLOBEX}:tasks", "access_token", {"access_token": api.mint(sub=me)})
+        assert "permission" in client.next("system", f"realtime:org:{GLOBEX}:tasks")["message"]
+        api.sql("update public.users set suspended_at = now(), suspended_reason = 'test' where id = %s", me)
+        customer(api, ACME, "not while suspended")
+        api.sql("update public.users set suspended_at = null, suspended_reason = null where id = %s", me)
+        customer(api, ACME, "again")
+        assert names(client, 1) == ["again"]
 
 
 def test_expired_token_closes_the_channel(api: Api, person: Person) -> None:

@@ -47,7 +47,9 @@ def decode(version: str, message: str | bytes) -> Frame:
     if isinstance(message, bytes):
         return _decode_binary(message)
     try:
-        found = json.loads(message)
+        found = json.loads(message, parse_constant=_refuse)
+        if "\\u" in message:
+            compact(found).encode()  # half of a surrogate pair can't be sent on
     except RecursionError:
         raise ValueError("too deep") from None
     if version == "1.0.0" and isinstance(found, dict):
@@ -58,6 +60,10 @@ def decode(version: str, message: str | bytes) -> Frame:
     if not isinstance(topic, str) or not isinstance(event, str):
         raise ValueError("no topic or event")  # noqa: TRY004 - of the message, not of a value
     return Frame(topic, event, payload, _text(ref), _text(join_ref))
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _text(value: object) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -48,8 +49,10 @@ class Realtime:
         self._tokens, self._callers = tokens, callers
         style: dict[str, Any] = {"row_factory": dict_row, "cursor_factory": psycopg.AsyncRawCursor}
         self._pool = Pool(LOGIN, database_url, 4, **style)
+        # Rows are checked on connections that never carried a request's headers, as on hosted projects.
+        self._feed_pool = Pool(LOGIN, database_url, 1, **style)
         self._hub = Hub()
-        self._feed = Feed(self._hub, self._pool, database_url)
+        self._feed = Feed(self._hub, self._feed_pool, database_url)
         self._sockets: set[Socket] = set()
         self._quiet: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,6 +60,7 @@ class Realtime:
     async def close(self) -> None:
         await self._feed.stop()
         await self._pool.close()
+        await self._feed_pool.close()
 
     # The socket ------------------------------------------------------------------------------------------------------
 
@@ -128,6 +132,8 @@ class Realtime:
                 print(f"realtime: {error}", flush=True)
                 if channel:
                     self._shut_down(channel, "Realtime was unable to connect to the project database")
+            except Exception:  # noqa: BLE001 - as hosted: the message is dropped, the connection stays
+                traceback.print_exc()
 
     async def _receive(self, socket: Socket, channel: Channel | None, frame: Frame) -> None:
         if frame.topic == "phoenix":
@@ -161,15 +167,16 @@ class Realtime:
             socket,
             name,
             frame.join_ref or frame.ref,
-            config.get("private") in {True, "true"},
+            _is_on(config, "private"),
             socket.claims,
             None,
-            sends_to_itself=broadcast.get("self") in {True, "true"},
-            acknowledges=broadcast.get("ack") in {True, "true"},
-            has_presence=presence.get("enabled") in {True, "true"},
+            sends_to_itself=_is_on(broadcast, "self"),
+            acknowledges=_is_on(broadcast, "ack"),
+            has_presence=_is_on(presence, "enabled"),
             presence_key=str(presence.get("key") or uuid4()),
         )
-        asked = [each for each in config.get("postgres_changes") or [] if each is not None]
+        listed = config.get("postgres_changes")
+        asked = [each for each in listed if each is not None] if isinstance(listed, list) else []
         try:
             _check_topic(socket, frame.topic)
             self._take_token(channel, payload.get("user_token") or payload.get("access_token"), "InvalidJWTToken: ")
@@ -417,6 +424,10 @@ def _content(message: Message) -> str | bytes:
 def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
     found = value.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _is_on(value: dict[str, Any], name: str) -> bool:
+    return value.get(name) is True or value.get(name) == "true"
 
 
 def _limited(moments: deque[float], limit: int) -> bool:
