@@ -55,6 +55,9 @@ def wrong(life: Life) -> list[Any]:
             found.append(("total", each["id"]))
         if each["amount_due"] < 0 or (each["status"] == "paid" and each["amount_remaining"]):
             found.append(("due", each["id"]))
+        carried = each["starting_balance"] + each["total"] - each["pre_payment_credit_notes_amount"]
+        if each["status"] != "draft" and carried != each["amount_due"] + each["ending_balance"]:
+            found.append(("carried", each["id"]))
     charged = sum(each["amount_captured"] for each in store.of("charge", life.customer))
     if sum(each["amount_paid"] for each in invoices) != charged:
         found.append(("paid", charged))
