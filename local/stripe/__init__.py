@@ -1,7 +1,10 @@
-"""A small Stripe of our own: what `strive start` runs where no STRIPE_SECRET_KEY is given, and what tests talk to.
+"""A local double of Stripe: `strive start` runs it where STRIPE_SECRET_KEY is not set, and tests talk to it.
 
-store.py keeps, account.py changes and tells, payments.py and billing.py know the rules, shapes.py the versions of the
-API, api.py the addresses, webhooks.py delivers, server.py listens, pages.py is what a person clicks on.
+A request enters at server.py; gateway.py checks the key, the version and Idempotency-Key; api.py finds the route, and
+parameters.py checks what it takes. One module per noun holds the rules: prices, customers, subscriptions (changes,
+cycles), invoices (lines, collection), schedules, checkout, portal, clocks and others. account.py stores objects and
+announces events, store.py keeps them in SQLite, webhooks.py delivers them, versions.py makes older shapes of them, and
+pages/ is for a person.
 """
 
-LATEST = "2026-10-28.endive"  # what stripe 16.1 speaks
+LATEST = "2026-10-28.endive"  # the version of stripe 16.1

@@ -1,4 +1,4 @@
-"""The double as a process of the stack. Its environment tells it what the stack knows; it ends by being killed."""
+"""The double as a process of the stack, configured by its environment; it runs until it is killed."""
 
 import os
 import threading
@@ -8,11 +8,11 @@ from local.stripe.server import Double
 
 
 def main() -> None:
-    told = os.environ
-    file = Path(told["STRIPE_FILE"])
+    environment = os.environ
+    file = Path(environment["STRIPE_FILE"])
     file.parent.mkdir(exist_ok=True)
-    double = Double(file, port=int(told["PORT"]), key=told["STRIPE_SECRET_KEY"])
-    double.send_events_to(told["WEBHOOK_URL"], told["STRIPE_WEBHOOK_SECRET"])
+    double = Double(file, port=int(environment["PORT"]), key=environment["STRIPE_SECRET_KEY"])
+    double.send_events_to(environment["WEBHOOK_URL"], environment["STRIPE_WEBHOOK_SECRET"])
     double.start()
     threading.Event().wait()
 

@@ -217,9 +217,9 @@ class Account:
         mischief = self.store.note("mischief", {})
         for endpoint in self.store.all("webhook_endpoint"):
             if endpoint["status"] == "enabled" and {"*", kind} & set(endpoint["enabled_events"]):
-                self._owe(event, endpoint, mischief)
+                self._deliver(event, endpoint, mischief)
 
-    def _owe(self, event: Object, endpoint: Object, mischief: Object) -> None:
+    def _deliver(self, event: Object, endpoint: Object, mischief: Object) -> None:
         serial = self.store.note("serial", 0) + 1
         self.store.write_note("serial", serial)
         chance = Random(f"{mischief.get('seed')}:{serial}")  # noqa: S311 - must be repeatable, not secret
@@ -227,4 +227,6 @@ class Account:
             return
         for _ in range(2 if chance.random() < mischief.get("duplicate", 0) else 1):
             due = time.time() + self.store.note("ahead", 0) + chance.uniform(0, mischief.get("delay", 0))
-            self.store.owe(event["id"], endpoint["id"], due, serial + chance.uniform(0, mischief.get("shuffle", 0)))
+            self.store.add_delivery(
+                event["id"], endpoint["id"], due, serial + chance.uniform(0, mischief.get("shuffle", 0))
+            )

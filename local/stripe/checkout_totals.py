@@ -7,7 +7,7 @@ from local.stripe.parameters import picked
 from local.stripe.prices import name_of, price_of
 from local.stripe.store import Object
 
-NOBODY = {"id": None, "balance": 0, "currency": None, "address": None, "tax_exempt": "none"}
+NO_CUSTOMER = {"id": None, "balance": 0, "currency": None, "address": None, "tax_exempt": "none"}
 
 
 def rows(account: Account, values: Object) -> list[Object]:
@@ -50,7 +50,7 @@ def rows(account: Account, values: Object) -> list[Object]:
 
 def update(account: Account, session: Object, customer: Object | None = None) -> None:
     """Make the sums of a session again, after a code or an address was entered."""
-    customer = customer or (account.get("customer", session["customer"]) if session["customer"] else NOBODY)
+    customer = customer or (account.get("customer", session["customer"]) if session["customer"] else NO_CUSTOMER)
     drafts, invoice = _priced(account, session, customer)
     if not drafts:
         return
@@ -73,7 +73,7 @@ def update(account: Account, session: Object, customer: Object | None = None) ->
 
 
 def items_of(account: Account, session: Object) -> list[Object]:
-    customer = account.get("customer", session["customer"]) if session["customer"] else NOBODY
+    customer = account.get("customer", session["customer"]) if session["customer"] else NO_CUSTOMER
     drafts, _ = _priced(account, session, customer)
     made = []
     for row, draft in zip(session["_rows"], drafts, strict=True):

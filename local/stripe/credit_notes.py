@@ -130,7 +130,7 @@ def _rows(account: Account, values: Object, invoice: Object) -> list[Object]:
         amount = each.get("amount") or money.share(
             line["amount"], each.get("quantity", line["quantity"]), line["quantity"]
         )
-        taken = sum(discount["amount"] for discount in line["discount_amounts"])
+        discount = sum(part["amount"] for part in line["discount_amounts"])
         taxes = [{**tax, "amount": money.share(tax["amount"], amount, line["amount"])} for tax in line["taxes"]]
         made.append(
             _row(
@@ -140,7 +140,7 @@ def _rows(account: Account, values: Object, invoice: Object) -> list[Object]:
                 line["description"],
                 invoice_line_item=line["id"],
                 taxes=taxes,
-                discount_amount=money.share(taken, amount, line["amount"]),
+                discount_amount=money.share(discount, amount, line["amount"]),
             )
         )
     return made

@@ -185,8 +185,8 @@ def _intend(account: Account, invoice: Object) -> Object:
 
 def _use_up(account: Account, invoice: Object) -> None:
     """A coupon of the duration `once` is gone with the first invoice that it made cheaper."""
-    taken = {each["discount"] for each in invoice["total_discount_amounts"]}
-    for name in taken:
+    names = {each["discount"] for each in invoice["total_discount_amounts"]}
+    for name in names:
         discount = account.get("discount", name)
         if coupon_of(account, discount)["duration"] == "once" and discount["subscription"]:
             drop(account, discount)

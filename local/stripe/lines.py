@@ -155,7 +155,7 @@ def add_lines(account: Account, invoice: Object, more: list[Object]) -> Object:
 
 
 def _net(each: Object) -> int:
-    return int(each["amount"] - sum(taken["amount"] for taken in each["discount_amounts"]))
+    return int(each["amount"] - sum(discount["amount"] for discount in each["discount_amounts"]))
 
 
 def _summed(entries: list[Object], by: tuple[str, ...]) -> list[Object]:

@@ -186,11 +186,11 @@ def cancel_plan(
     features = account.get("billing_portal.configuration", session["configuration"])["features"]["subscription_cancel"]
     if not features["enabled"]:
         raise ApiError("This portal does not cancel subscriptions.")
-    said = {"feedback": feedback or None, "comment": comment or None}
+    answers = {"feedback": feedback or None, "comment": comment or None}
     if features["mode"] == "immediately":
-        return end(account, subscription, values=said)
+        return end(account, subscription, values=answers)
     fields = cancellation(account, subscription, at_period_end=True, by_portal=True)
-    fields["cancellation_details"] |= said
+    fields["cancellation_details"] |= answers
     return account.change(subscription, "customer.subscription.updated", **fields)
 
 

@@ -76,7 +76,7 @@ class Double:
         self.store.write_note("lag", seconds)
 
     def after_retries(self, what: str) -> None:
-        """What follows the last failed attempt: `cancel`, `unpaid` or `past_due`."""
+        """What happens after the last failed attempt: `cancel`, `unpaid` or `past_due`."""
         if what not in {"cancel", "unpaid", "past_due"}:
             raise ValueError(f"after_retries is cancel, unpaid or past_due, not {what!r}")
         self.store.write_note("after_retries", what)
@@ -215,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
                 double.deliveries.wake()
             else:
                 response = pages.respond(double, self.command, self.path, body, dict(self._lowered()))
-        except Exception:  # noqa: BLE001 - a mistake of the double must not look like a fault it was told to have
+        except Exception:  # noqa: BLE001 - a mistake of the double must not look like an ordered fault
             traceback.print_exc()
             response = broken("500", {}, retry="false")
         if response is None:

@@ -144,17 +144,17 @@ class Store:
 
     # Deliveries -------------------------------------------------------------------------------------------------------
 
-    def owe(self, event: str, endpoint: str, due: float, rank: float) -> None:
+    def add_delivery(self, event: str, endpoint: str, due: float, rank: float) -> None:
         self._rows(
             "insert into deliveries (event, endpoint, due, rank) values (?, ?, ?, ?)", event, endpoint, due, rank
         )
 
-    def owed(self, now: float) -> list[tuple[int, str, str, int]]:
+    def due_deliveries(self, now: float) -> list[tuple[int, str, str, int]]:
         return self._rows(
             "select n, event, endpoint, attempts from deliveries where due <= ? order by rank, n limit 50", now
         )
 
-    def owed_in_all(self, event: str | None = None) -> int:
+    def pending_deliveries(self, event: str | None = None) -> int:
         where = ("where event = ?", event) if event else ("",)
         return int(self._rows(f"select count(*) from deliveries {where[0]}", *where[1:])[0][0])  # noqa: S608 - constants only
 

@@ -98,7 +98,7 @@ def _event(account: Account, event: Object) -> Object:
     data = {"object": now}
     if event["_before"]:
         data["previous_attributes"] = _difference(shown(account, event["_before"], version), now)
-    return {**made, "data": data, "pending_webhooks": account.store.owed_in_all(event["id"])}
+    return {**made, "data": data, "pending_webhooks": account.store.pending_deliveries(event["id"])}
 
 
 def _difference(before: Object, now: Object) -> Object:

@@ -47,20 +47,20 @@ class Deliveries:
     def settle(self, timeout: float = 30) -> None:
         """Wait until every event is delivered; failed deliveries are retried at once, not after their pause."""
         deadline = time.monotonic() + timeout
-        while self._account.store.owed_in_all() or self._under_way:
+        while self._account.store.pending_deliveries() or self._under_way:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._account.store.owed_in_all()} deliveries were not accepted")
+                raise TimeoutError(f"{self._account.store.pending_deliveries()} deliveries were not accepted")
             self._account.store.hurry()
             self.wake()
             time.sleep(0.005)
 
     def _work(self) -> None:
         while not self._ended:
-            if self.paused or not (owed := self._take()):
+            if self.paused or not (delivery := self._take()):
                 with self._wake:
                     self._wake.wait(0.5)
                 continue
-            serial, event, endpoint, attempts = owed
+            serial, event, endpoint, attempts = delivery
             try:
                 self._deliver(serial, event, endpoint, attempts)
             finally:
@@ -69,10 +69,10 @@ class Deliveries:
     def _take(self) -> tuple[int, str, str, int] | None:
         with self._lock:
             store = self._account.store
-            for owed in store.owed(time.time() + store.note("ahead", 0)):
-                if owed[0] not in self._under_way:
-                    self._under_way.add(owed[0])
-                    return owed
+            for delivery in store.due_deliveries(time.time() + store.note("ahead", 0)):
+                if delivery[0] not in self._under_way:
+                    self._under_way.add(delivery[0])
+                    return delivery
         return None
 
     def _deliver(self, serial: int, event: str, endpoint: str, attempts: int) -> None:

@@ -93,6 +93,6 @@ def _invoice(double: "Double", invoice: Object) -> list[str]:
 
 
 def _event(double: "Double", event: Object) -> list[str]:
-    waits = double.store.owed_in_all(event["id"])
+    waits = double.store.pending_deliveries(event["id"])
     delivered = f'<span class="bad">{waits} not delivered yet</span>' if waits else "delivered"
     return [moment(event["created"]), escape(event["type"]), delivered]

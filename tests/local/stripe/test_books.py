@@ -50,8 +50,8 @@ def wrong(life: Life) -> list[Any]:
     found: list[Any] = []
     for each in invoices:
         added = sum(tax["amount"] for tax in each["total_taxes"] if tax["tax_behavior"] == "exclusive")
-        taken = sum(discount["amount"] for discount in each["total_discount_amounts"])
-        if each["total"] != sum(line["amount"] for line in each["lines"]["data"]) - taken + added:
+        discounts = sum(discount["amount"] for discount in each["total_discount_amounts"])
+        if each["total"] != sum(line["amount"] for line in each["lines"]["data"]) - discounts + added:
             found.append(("total", each["id"]))
         if each["amount_due"] < 0 or (each["status"] == "paid" and each["amount_remaining"]):
             found.append(("due", each["id"]))

@@ -90,7 +90,7 @@ def test_deleted_coupon_is_gone_and_its_discounts_stay(shop: Shop) -> None:
 
 
 def test_promotion_code_limits_are_kept(shop: Shop) -> None:
-    """Each code is refused to somebody, and only to them."""
+    """Each code has one limit, which only one of two customers meets."""
     v1, off = shop.client.v1, coupon(shop, percent_off=50)
     life = Life.begin(shop.double, shop.client).subscribe(shop.price)  # has paid before
     newcomer = Life.begin(shop.double, shop.client)

@@ -91,8 +91,8 @@ def test_checkout_page_creates_the_subscription(shop: Shop) -> None:
 
 
 def test_control_accepts_json(shop: Shop) -> None:
-    told = {"mischief": {"seed": 1, "drop": 1}, "lag": 60, "advance": {"days": 1}, "fail": {"how": "429"}}
-    assert httpx.post(f"{shop.double.url}/control", json=told, verify=NO_TLS).status_code == 200
+    orders = {"mischief": {"seed": 1, "drop": 1}, "lag": 60, "advance": {"days": 1}, "fail": {"how": "429"}}
+    assert httpx.post(f"{shop.double.url}/control", json=orders, verify=NO_TLS).status_code == 200
     with pytest.raises(stripe_error.RateLimitError):
         shop.client.v1.customers.list()
     assert httpx.post(f"{shop.double.url}/control", json={"colour": "red"}, verify=NO_TLS).status_code == 400
@@ -109,10 +109,10 @@ def test_portal_changes_the_plan_and_the_seats(shop: Shop) -> None:
 def test_portal_keeps_the_reason_of_a_cancellation(shop: Shop) -> None:
     life = Life.begin(shop.double, shop.client).subscribe(shop.price)
     session = shop.client.v1.billing_portal.sessions.create({"customer": life.customer})
-    said = {"feedback": "too_expensive", "comment": "No budget"}
-    page(shop.double, session.url, subscription=life.subscription, action="cancel", **said)
+    answers = {"feedback": "too_expensive", "comment": "No budget"}
+    page(shop.double, session.url, subscription=life.subscription, action="cancel", **answers)
     details = life.current().cancellation_details
-    assert (details.reason, details.feedback, details.comment) == ("cancellation_requested", *said.values())
+    assert (details.reason, details.feedback, details.comment) == ("cancellation_requested", *answers.values())
 
 
 def test_portal_shows_what_its_configuration_allows(shop: Shop) -> None:

@@ -47,8 +47,8 @@ def test_checkout_session_expires_after_a_day_or_by_request(shop: Shop) -> None:
             {"mode": "subscription", "line_items": lines, "success_url": "https://x.test"}
         )
 
-    told, left = create(), create()
-    assert shop.client.v1.checkout.sessions.expire(told.id).status == "expired"
+    expired, left = create(), create()
+    assert shop.client.v1.checkout.sessions.expire(expired.id).status == "expired"
     shop.double.advance(days=1.1)
     assert shop.client.v1.checkout.sessions.retrieve(left.id).status == "expired"
     assert shop.events(type="checkout.session.expired") == ["checkout.session.expired"] * 2

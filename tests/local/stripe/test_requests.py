@@ -76,8 +76,8 @@ def test_lookup_key_belongs_to_one_price(shop: Shop) -> None:
     again: Any = {"product": found.product, "currency": "usd", "unit_amount": 1, "lookup_key": "month"}
     with pytest.raises(stripe_error.InvalidRequestError, match="already uses that lookup key"):
         shop.client.v1.prices.create(again)
-    taken = shop.client.v1.prices.create(again | {"transfer_lookup_key": True})
-    assert [price.id for price in shop.client.v1.prices.list({"lookup_keys": ["month"]}).data] == [taken.id]
+    moved = shop.client.v1.prices.create(again | {"transfer_lookup_key": True})
+    assert [price.id for price in shop.client.v1.prices.list({"lookup_keys": ["month"]}).data] == [moved.id]
 
 
 def test_repeated_idempotency_key_returns_the_first_response(shop: Shop) -> None:
