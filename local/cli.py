@@ -12,9 +12,10 @@ from typing import NoReturn
 
 import psycopg
 
-from local import ROOT, StackError
+from local import ROOT, StackError, demo
 from local.commands import clients, logs
 from local.dev import dev
+from local.postgres import SUPERUSER
 from local.stack import API_PORT, DB_PORT, SERVICES, Stack
 
 EXAMPLES = """examples:
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stack(options: argparse.Namespace, say: Callable[[str], None]) -> Stack:
-    stack = Stack(options.workdir, jobs=True, say=say)
+    stack = Stack(options.workdir, jobs=True, demo_year=True, say=say)
     if not (getattr(options, "supabase", False) or stack.is_official()):
         return stack
     from local.official import OfficialStack  # noqa: PLC0415 - only --supabase needs it
@@ -72,6 +73,13 @@ def stop(stack: Stack, _options: argparse.Namespace) -> int:
 def reset(stack: Stack, _options: argparse.Namespace) -> int:
     stack.reset()
     print("The database was created again from supabase/migrations and supabase/seed.sql.")
+    return 0
+
+
+def seed(stack: Stack, options: argparse.Namespace) -> int:
+    with stack.cluster.connect(SUPERUSER) as connection:
+        counts = demo.generate(connection, options.size)
+    print("\n".join(demo.described(counts)))
     return 0
 
 
@@ -221,6 +229,8 @@ def _parser() -> argparse.ArgumentParser:
         )
     command("stop", stop, "stop everything, `strive dev` included; data stays")
     command("reset", reset, "create the database again from migrations and demo data; its rows and files are deleted")
+    seeded = command("seed", seed, "add a year of demo rows to the demo organizations; a new database has a small one")
+    seeded.add_argument("--size", choices=sorted(demo.SIZES, key=demo.SIZES.__getitem__), default="small")
     shown = command("status", status, "print addresses and keys; exit code 1 when something does not run")
     shown.add_argument("-o", "--output", choices=["pretty", "env", "json"], default="pretty")
     read = command("logs", _logs, "print the newest lines of the logs")

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from local import ROOT, StackError, database
+from local import ROOT, StackError, database, demo
 from local.config import api_environment, postgrest_environment, return_origins
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
@@ -52,11 +52,13 @@ class Stack:
         *,
         durable: bool = True,
         jobs: bool = False,
+        demo_year: bool = False,
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.workdir = workdir.resolve()
         self.durable = durable
         self.jobs = jobs  # whether `start` also runs the jobs when they are due
+        self.demo_year = demo_year  # whether a new database also gets the year that local/demo.py generates
         self.say = say
         self.logs = self.workdir / "logs"
 
@@ -252,6 +254,9 @@ class Stack:
             if not ready.exists() and seed:
                 self.say("demo data")
                 database.seed(connection)
+                if self.demo_year:
+                    with cluster.connect(SUPERUSER) as superuser:
+                        demo.generate(superuser)
         # A start that does not find this mark creates the data directory again.
         ready.touch()
 

@@ -1,0 +1,65 @@
+"""The demo year: whole, the same for the same seed, and different for each agency."""
+
+from datetime import UTC, datetime
+
+from local import demo
+from local.database import seed
+from local.postgres import SUPERUSER
+from tests.support.world import Connection, Database
+
+AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
+# Keys are not checked while triggers are off, so they are checked here.
+ORPHANS = """
+    do $$
+    declare
+      key record;
+      orphans bigint;
+    begin
+      for key in select * from private.keys_between(null, null) k where k.child_name in (
+        select relname from pg_class where relnamespace = 'public'::regnamespace
+      ) loop
+        execute format(
+          'select count(*) from (select to_jsonb(c) as r from %s c where c.%I is not null) c'
+          ' where not exists (select from %s p where %s)',
+          key.child, key.link_column, key.parent, replace(key.parent_match, '$1', 'c.r')
+        ) into orphans;
+        if orphans > 0 then
+          raise exception '% rows of % have no %', orphans, key.child, key.link_column;
+        end if;
+      end loop;
+    end $$
+"""
+
+
+def told(connection: Connection) -> list[tuple[object, ...]]:
+    return connection.execute("select id, stage, value from public.deals order by id").fetchall()
+
+
+def test_the_demo_year_is_whole_and_repeatable(database: Database) -> None:
+    years = []
+    for _ in range(2):
+        with database.copied() as copy:
+            with copy.connect() as owner:
+                owner.execute("delete from public.organizations")
+                owner.execute("delete from auth.users")
+                seed(owner)
+            with copy.connect(SUPERUSER) as connection:
+                connection.execute("delete from public.deals")
+                counts = demo.generate(connection, at=AT)
+                connection.execute(ORPHANS)
+                years.append(told(connection))
+                shares = connection.execute(
+                    "select o.slug, count(*), min(l.created_at) < %s - interval '300 days',"
+                    " array_agg(distinct l.status::text) from public.leads l"
+                    " join public.organizations o on o.id = l.organization_id group by 1 order by 1",
+                    [AT],
+                ).fetchall()
+                stages = connection.execute("select count(distinct stage) from public.deals").fetchone()
+    assert years[0] == years[1]
+    assert counts["platform_metrics"] == 400
+    assert [(slug, count > 90, is_old) for slug, count, is_old, _ in shares] == [
+        ("acme", True, True),
+        ("globex", True, True),
+    ]
+    assert shares[0][1] > 2 * shares[1][1]
+    assert stages == (7,)
