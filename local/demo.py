@@ -24,7 +24,7 @@ SIZES = {"small": 1, "large": 60}
 """How many times the rows of `small`."""
 
 FIRST = (
-    "Ana Ben Chloe Dario Emma Farid Greta Hiro Ines Jonas Karl Lena Mario Nora Otis Petra Quinn Rosa Samir Tess".split()  # noqa: SIM905 - words read better than a list of quotes
+    "Ana Ben Chloe Dario Emma Farid Greta Hiro Iris Jonas Karl Lena Mario Nora Otis Petra Quinn Rosa Samir Tess".split()  # noqa: SIM905 - words read better than a list of quotes
 )
 LAST = (
     "Abbott Becker Castillo Dubois Evans Fischer Garcia Haas Ito Jansen Keller Lopez Moreau Novak Okafor Petrov".split()  # noqa: SIM905 - as above
