@@ -1,4 +1,4 @@
-"""Whether what the clients were told is what is there."""
+"""Compare the responses that clients received with the rows in the database."""
 
 from collections import Counter
 
@@ -13,7 +13,7 @@ NEVER = {
         select o.id from public.custom_agent_orders o
         where (o.status = 'DRAFT') = exists (select from public.order_milestones m where m.order_id = o.id)
     """,
-    "a submission that was not logged or not told exactly once": """
+    "a submission that was not logged or not announced exactly once": """
         select o.id from public.custom_agent_orders o where o.status <> 'DRAFT' and o.title like 'Drill-%'
           and ((select count(*) from public.build_logs l where l.order_id = o.id) <> 1
             or (select count(*) from public.activity_feeds f where f.entity_id = o.id::text) <> 1)

@@ -46,7 +46,7 @@ class Book:
     entries: dict[str, bool] = field(default_factory=dict)
     leads: dict[str, bool] = field(default_factory=dict)
     orders: dict[str, bool] = field(default_factory=dict)
-    # Who paid at Stripe, and the organisation they were told they have.
+    # Who paid at Stripe, and the id of the organisation in the response.
     customers: dict[str, str | None] = field(default_factory=dict)
 
 

@@ -15,13 +15,15 @@ grant anon, authenticated, service_role to authenticator;
 grant anon, authenticated, service_role to supabase_storage_admin;
 grant anon, authenticated, service_role, supabase_realtime_admin to supabase_replication_admin;
 -- Postgres 15 knows no admin option between roles of a creator: there createrole is enough.
-grant anon, authenticated, service_role to postgres with admin option;
+grant anon, authenticated, service_role, authenticator to postgres with admin option;
 grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;
 -- Hosted, an extension lets `postgres` write policies on these owners' tables; membership is the nearest to it.
 grant supabase_storage_admin, supabase_realtime_admin to postgres;
 
 -- Hosted, `postgres` may switch off triggers for a session, to put data back as it was.
 grant set on parameter session_replication_role to postgres;
+-- Hosted, an extension lets `postgres` set what the data API reads from the role authenticator.
+grant set on parameter pgrst.db_pre_request to postgres;
 
 alter role anon set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';

@@ -61,6 +61,9 @@ class Database:
         self, operation: str, payload: str, *, claims: str, headers: str, idempotency: Idempotency | None = None
     ) -> tuple[str, bool]:
         """Run `operation(jsonb)` under the caller's policies: its result, and whether an earlier request got it."""
+        if '"act"' in claims:
+            # In a transaction of its own: what an impersonator tried is logged even if it fails.
+            await self._one(LOG_IMPERSONATED, (operation, claims, headers))
         if idempotency is None:
             (result,) = await self._one(_run(operation), (payload, claims, headers))
             return result, False
@@ -151,6 +154,10 @@ async def _is_direct(connection: Connection) -> bool:
     return await cursor.fetchone() == (connection.info.backend_pid,)
 
 
+LOG_IMPERSONATED = (
+    "select private.log_impersonated_request(%s) from (select set_config('request.jwt.claims', %s, true),"
+    " set_config('request.headers', %s, true)) as entered"
+)
 SET_CALLER = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
 
 

@@ -1,4 +1,4 @@
--- Identity and tenancy: who calls, in which organisation, and what that lets them do. Every later chapter stands on
+-- Identity and tenancy: who calls, in which organisation, and what that lets them do. Every later chapter builds on
 -- private.current_user_org().
 
 -- Closed by default: nothing made by a later statement is open to anybody until a grant beside it says so.
@@ -154,6 +154,21 @@ comment on column private.impersonations.ended_at is 'Set when it is ended befor
 create index impersonations_admin_idx on private.impersonations (admin_id, started_at desc);
 create index impersonations_user_idx on private.impersonations (user_id, started_at desc);
 
+-- A client of the data API may ask for an estimate instead of a count. private.check_request() refuses that, but sees only
+-- the last of two headers of one name, where PostgREST follows the first. So the planner asks too: the functions below have
+-- this one as the default of an argument, and being declared immutable it runs while a statement is planned, not when it
+-- is executed. An EXPLAIN by the data API fails here; statements that are not from there have no request.method.
+create function private.refuse_estimates() returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+  if nullif(current_setting('request.method', true), '') is not null and current_query() ~* '^\s*explain' then
+    raise exception 'Estimated counts are not available' using
+      errcode = 'PT400', hint = 'Send Prefer: count=exact, or leave the count out.';
+  end if;
+  return true;
+end $$;
+comment on function private.refuse_estimates() is 'True, except while the data API has a plan explained: then PT400.';
+
 -- Who calls -----------------------------------------------------------------------------------------------------------
 -- Policies compare a column with `(select private.f())`: evaluated once per statement, and the only form which keeps
 -- the ordered index scan of a tenant's list. plpgsql costs half of SQL here. SECURITY DEFINER, since policies on the
@@ -176,7 +191,17 @@ end $$;
 comment on function private.impersonation_holds(jsonb) is
   'Whether the impersonation that a token with `act` speaks of is going on: neither ended nor expired, by an admin who still may.';
 
-create function private.current_user_id() returns uuid
+create function private.refuse_impersonation() returns void
+language plpgsql stable set search_path = '' as $$
+begin
+  if auth.jwt() ? 'act' then
+    raise exception 'This is not possible by impersonation' using
+      errcode = '42501', hint = 'The user signs in and does it, or grants you access of your own.';
+  end if;
+end $$;
+comment on function private.refuse_impersonation() is '42501 for a caller who acts as somebody else: money and access are the user''s own.';
+
+create function private.current_user_id(planned boolean default private.refuse_estimates()) returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 begin
   if auth.jwt() ? 'act' and not private.impersonation_holds(auth.jwt()) then
@@ -187,7 +212,7 @@ begin
     where u.id = auth.uid() and u.is_active and (u.suspended_at is null or u.suspended_until <= now())
   );
 end $$;
-comment on function private.current_user_id() is 'The caller, or null when unknown, inactive or suspended.';
+comment on function private.current_user_id(boolean) is 'The caller, or null when unknown, inactive or suspended.';
 
 create function private.requested_org() returns uuid
 language plpgsql stable set search_path = '' as $$
@@ -208,7 +233,9 @@ comment on function private.requested_org() is 'The organisation the request nam
 
 -- Every table of every statement asks this once, so it is short: the token is read once, one lookup finds the role and
 -- whether the user is suspended, and what a request names is looked at closely only where it cannot be an id.
-create function private.current_user_org(minimum_role "OrgRole" default 'VIEWER', reading boolean default false) returns uuid
+create function private.current_user_org(
+  minimum_role "OrgRole" default 'VIEWER', reading boolean default false, planned boolean default private.refuse_estimates()
+) returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 declare
   claims jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
@@ -250,11 +277,11 @@ begin
   end if;
   return case when found_role <= minimum_role then found_org end;
 end $$;
-comment on function private.current_user_org("OrgRole", boolean) is
+comment on function private.current_user_org("OrgRole", boolean, boolean) is
   'The one organisation this request acts in, if the caller has at least the role there now; else null. In a suspended or '
   'closed organisation roles above VIEWER count only for reading => true.';
 
-create function private.is_admin() returns boolean
+create function private.is_admin(planned boolean default private.refuse_estimates()) returns boolean
 language plpgsql stable security definer set search_path = '' as $$
 begin
   return exists (
@@ -262,7 +289,7 @@ begin
     where u.id = private.current_user_id() and u.global_role in ('ADMIN', 'SUPER_ADMIN')
   );
 end $$;
-comment on function private.is_admin() is 'Whether the caller administers the platform.';
+comment on function private.is_admin(boolean) is 'Whether the caller administers the platform.';
 
 create function private.is_super_admin() returns boolean
 language plpgsql stable security definer set search_path = '' as $$
@@ -280,7 +307,7 @@ begin
 end $$;
 comment on function private.is_org_owner() is 'Whether the caller owns the organisation the request acts in.';
 
-create function private.visible_users() returns uuid[]
+create function private.visible_users(planned boolean default private.refuse_estimates()) returns uuid[]
 language plpgsql stable security definer set search_path = '' as $$
 begin
   return array(
@@ -288,7 +315,7 @@ begin
     union select private.current_user_id()
   );
 end $$;
-comment on function private.visible_users() is 'The caller and everyone in the organisation the request acts in.';
+comment on function private.visible_users(boolean) is 'The caller and everyone in the organisation the request acts in.';
 
 create function private.request_header(name text) returns text language sql stable set search_path = '' as $$
   select left(nullif(trim(nullif(current_setting('request.headers', true), '')::json ->> name), ''), 500)
@@ -321,8 +348,9 @@ end $$;
 comment on function private.client_network() is
   'What rate limits count by: the IPv4 address, or the /64 of an IPv6 address, of which one client has all. Null without.';
 
-grant execute on function private.current_user_id(), private.requested_org(), private.current_user_org("OrgRole", boolean),
-  private.is_admin(), private.is_super_admin(), private.is_org_owner(), private.visible_users()
+grant execute on function private.refuse_estimates(), private.refuse_impersonation(), private.current_user_id(boolean),
+  private.requested_org(), private.current_user_org("OrgRole", boolean, boolean), private.is_admin(boolean),
+  private.is_super_admin(), private.is_org_owner(), private.visible_users(boolean)
   to authenticated, service_role;
 
 -- Triggers ------------------------------------------------------------------------------------------------------------
@@ -355,7 +383,7 @@ language sql stable set search_path = '' as $$
 $$;
 comment on function private.stored_columns(regclass) is 'The columns of a table that are stored, not computed.';
 
--- Somebody without an e-mail address (an anonymous sign-in) is nobody here until there is one.
+-- An anonymous sign-in has no e-mail address: its row in public.users is created with the first address.
 create function private.follow_auth_user() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -438,8 +466,9 @@ comment on function private.end_impersonations() is
 create trigger end_impersonations after update of is_active, suspended_at, suspended_until, global_role on public.users
   for each row execute function private.end_impersonations();
 
--- An organisation always has an owner. Whoever takes the last one away waits in line on the organisation's row, so two
--- owners leaving at once cannot both succeed. When the organisation itself is going, its row is already gone.
+-- An organisation always has an owner who is able to act; a suspended owner counts only where the one who goes is
+-- suspended too. Both of two owners who leave at once update the organisation's row, so the second one waits for the
+-- first and sees what it did. When the organisation itself is deleted, its row is already gone.
 create function private.keep_an_owner() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -450,14 +479,16 @@ begin
   -- A closed organisation needs no owner: it is erased, or reopened by a platform admin.
   update public.organizations o set updated_at = now() where o.id = old.organization_id and o.closed_at is null;
   if found and not exists (
-    select from public.organization_members m where m.organization_id = old.organization_id and m.role = 'OWNER'
+    select from public.organization_members m
+    where m.organization_id = old.organization_id and m.role = 'OWNER'
+      and (m.blocked_until is null or m.blocked_until <= now() or old.blocked_until > now())
   ) then
     raise exception 'An organisation must keep at least one owner' using
-      errcode = 'PT409', detail = 'This is its last owner.', hint = 'Make another member OWNER first.';
+      errcode = 'PT409', detail = 'This is its last owner who is not suspended.', hint = 'Make another member OWNER first.';
   end if;
   return null;
 end $$;
-comment on function private.keep_an_owner() is 'Refuses to remove or demote the last OWNER.';
+comment on function private.keep_an_owner() is 'Refuses to remove or demote the last OWNER who is not suspended.';
 create trigger keep_an_owner after update of role or delete on public.organization_members
   for each row execute function private.keep_an_owner();
 
@@ -496,6 +527,9 @@ begin
     and not private.is_org_owner() then
     raise exception 'Only an owner changes the billing address' using errcode = '42501', hint = 'Ask an owner.';
   end if;
+  if row_security_active(tg_relid) and new.billing_email is distinct from old.billing_email then
+    perform private.refuse_impersonation();
+  end if;
   return new;
 end $$;
 comment on function private.guard_organization() is 'Billing belongs to owners.';
@@ -529,7 +563,9 @@ create policy "people see themselves and their organisation" on public.users for
   using (id = any ((select private.visible_users())::uuid[]));
 create policy "people change themselves" on public.users for update to authenticated
   using (id = (select private.current_user_id())) with check (id = (select private.current_user_id()));
-grant select, update (name, avatar_url) on public.users to authenticated;
+-- Not for colleagues: the role on the platform, suspensions and sign-ins. my_account() shows a person their own.
+grant select (id, email, name, avatar_url, is_active, deleted_at, created_at, updated_at), update (name, avatar_url)
+  on public.users to authenticated;
 grant all on public.users to service_role;
 
 alter table public.organizations enable row level security;
@@ -578,6 +614,20 @@ create function public.my_organizations() returns table (
   id uuid, name text, slug text, role "OrgRole", subscription_tier "SubscriptionTier", is_current boolean
 ) language sql stable set search_path = '' as 'select * from private.my_organizations()';
 comment on function public.my_organizations() is 'The organisations the caller belongs to; name one in x-org-id to act in it.';
+
+create function private.my_account() returns public.users
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  me public.users;
+begin
+  select u.* into me from public.users u where u.id = private.current_user_id();
+  return me;
+end $$;
+comment on function private.my_account() is 'See public.my_account().';
+
+create function public.my_account() returns public.users
+language sql stable set search_path = '' as 'select * from private.my_account()';
+comment on function public.my_account() is 'The caller''s own account with all its columns; of colleagues, users shows fewer.';
 
 create function public.create_invitation(email text, role "OrgRole" default 'MEMBER') returns jsonb
 language plpgsql set search_path = '' as $$
@@ -648,7 +698,7 @@ create function public.accept_invitation(token text) returns jsonb
 language sql set search_path = '' as 'select private.accept_invitation(token)';
 comment on function public.accept_invitation(text) is 'Joins the organisation that invited the caller''s address.';
 
-grant execute on function public.my_organizations(), public.create_invitation(text, "OrgRole"),
+grant execute on function public.my_account(), private.my_account(), public.my_organizations(), public.create_invitation(text, "OrgRole"),
   public.accept_invitation(text), private.my_organizations(), private.accept_invitation(text)
   to authenticated, service_role;
 

@@ -17,13 +17,16 @@ create function private.are_plan_limits(limits jsonb) returns boolean language s
   select jsonb_typeof(limits) = 'object'
     and limits ?& array['members', 'storage_bytes', 'api_calls', 'orders_per_month', 'templates', 'blueprints']
     and (
-      select count(*) = 6 and bool_and(
-        jsonb_typeof(e.value) = 'null' or (jsonb_typeof(e.value) = 'number' and e.value::text ~ '^[0-9]{1,18}$')
+      select bool_and(
+        e.key in ('members', 'storage_bytes', 'api_calls', 'orders_per_month', 'templates', 'blueprints', 'rows_per_table',
+          'exports_per_day')
+        and (jsonb_typeof(e.value) = 'null' or (jsonb_typeof(e.value) = 'number' and e.value::text ~ '^[0-9]{1,18}$'))
       )
       from jsonb_each(case when jsonb_typeof(limits) = 'object' then limits else '{}' end) e
     )
 $$;
-comment on function private.are_plan_limits(jsonb) is 'Whether all limits are named, each a whole number or null.';
+comment on function private.are_plan_limits(jsonb) is
+  'Whether all limits are named, each a whole number or null; rows_per_table and exports_per_day may be left out.';
 
 create table public.plans (
   id uuid primary key default gen_random_uuid(),
@@ -44,7 +47,8 @@ create table public.plans (
 comment on table public.plans is 'What is sold, at which price, with which limits. The only place where these stand.';
 comment on column public.plans.amount_cents is 'Price of one billing cycle.';
 comment on column public.plans.limits is
-  'Null is unlimited. api_calls and orders_per_month count in a calendar month (UTC), the others are totals.';
+  'Null is unlimited, and so are rows_per_table and exports_per_day when left out. api_calls and orders_per_month count in '
+  'a calendar month (UTC), exports_per_day in 24 hours, the others are totals.';
 comment on column public.plans.is_active is 'On sale. Off: kept for those who have it (ENTERPRISE is by agreement).';
 create unique index plans_on_sale_idx on public.plans (tier, billing_cycle) where is_active;
 create trigger touch before update on public.plans for each row execute function private.touch_updated_at();
@@ -53,15 +57,16 @@ insert into public.plans (tier, billing_cycle, amount_cents, limits, is_active)
 select p.tier::public."SubscriptionTier", c.cycle::public."BillingCycle",
   case c.cycle when 'MONTHLY' then p.monthly else p.yearly end,
   jsonb_build_object('members', p.members, 'storage_bytes', p.storage_gib << 30, 'api_calls', p.api_calls,
-    'orders_per_month', p.orders, 'templates', p.templates, 'blueprints', p.blueprints),
+    'orders_per_month', p.orders, 'templates', p.templates, 'blueprints', p.blueprints, 'rows_per_table', p.rows,
+    'exports_per_day', p.exports),
   p.tier <> 'ENTERPRISE'
 from (values
-  ('FREE',            0,       0,    1,    1::bigint,     1000, 0,    0,    0),
-  ('STARTER',     29900,  299000,    5,   10,            10000, 0,    0,    0),
-  ('GROWTH',      69900,  699000,   25,  100,           100000, 3,    10,   5),
-  ('ELITE',      199900, 1999000,  100, 1024,          1000000, null, null, null),
-  ('ENTERPRISE',      0,       0, null, null,             null, null, null, null)
-) p (tier, monthly, yearly, members, storage_gib, api_calls, orders, templates, blueprints)
+  ('FREE',            0,       0,    1,    1::bigint,     1000, 0,    0,    0,       10000,    2),
+  ('STARTER',     29900,  299000,    5,   10,            10000, 0,    0,    0,      100000,    5),
+  ('GROWTH',      69900,  699000,   25,  100,           100000, 3,    10,   5,     1000000,   20),
+  ('ELITE',      199900, 1999000,  100, 1024,          1000000, null, null, null, 10000000,   50),
+  ('ENTERPRISE',      0,       0, null, null,             null, null, null, null,     null, null)
+) p (tier, monthly, yearly, members, storage_gib, api_calls, orders, templates, blueprints, rows, exports)
 cross join (values ('MONTHLY'), ('YEARLY')) c (cycle);
 
 -- Subscriptions -------------------------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ begin
   if limits is null then
     return 0;
   end if;
-  if not limits ? what or what is null then
+  if what is null or not limits ? what and what not in ('rows_per_table', 'exports_per_day') then
     raise exception 'There is no such limit' using errcode = '22023', detail = format('Found %L.', what),
       hint = format('Limits are: %s.', (select string_agg(k, ', ' order by k) from jsonb_object_keys(limits) k));
   end if;
@@ -175,6 +180,7 @@ declare
   org uuid := private.require_org('OWNER', true);
   customer text := (select o.stripe_customer_id from public.organizations o where o.id = org);
 begin
+  perform private.refuse_impersonation();
   if customer is null then
     raise exception using errcode = 'PT409',
       message = case when exists (

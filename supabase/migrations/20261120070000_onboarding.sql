@@ -462,6 +462,18 @@ begin
     raise exception 'The payment of this session is being given back' using
       errcode = 'PT410', hint = 'Start a new session.';
   end if;
+  if session.selected_tier = 'FREE' then
+    -- The lock on the user: of two sessions completed at once, the second one counts the first.
+    perform from public.users u where u.id = session.user_id for no key update;
+    if (
+      select count(*) from public.organization_members m join public.organizations o on o.id = m.organization_id
+      where m.user_id = session.user_id and m.role = 'OWNER' and o.subscription_tier = 'FREE'
+    ) >= 3 then
+      raise exception 'A user has at most 3 free organisations' using
+        errcode = 'PT402', detail = 'You own 3 already.',
+        hint = 'Choose a paid plan for this one, or upgrade, leave or delete one of the others.';
+    end if;
+  end if;
   loop
     -- The first that is free; who comes at the same time and takes it is waited for.
     select n into number from generate_series(number, number + 100000) n

@@ -263,8 +263,8 @@ create policy "admins change widgets" on public.dashboard_widgets for update to 
 create policy "admins delete widgets" on public.dashboard_widgets for delete to authenticated
   using (organization_id = (select private.current_user_org('ADMIN')));
 grant select, delete,
-  insert (id, organization_id, name, type, config, position, data_source, refresh_rate, is_visible, title, chart_type, permissions),
-  update (id, organization_id, name, type, config, position, data_source, refresh_rate, is_visible, title, chart_type, permissions)
+  insert (organization_id, name, type, config, position, data_source, refresh_rate, is_visible, title, chart_type, permissions),
+  update (organization_id, name, type, config, position, data_source, refresh_rate, is_visible, title, chart_type, permissions)
   on public.dashboard_widgets to authenticated;
 grant all on public.dashboard_widgets to service_role;
 
@@ -278,8 +278,8 @@ create policy "people change their dashboard" on public.user_dashboards for upda
 create policy "people delete their dashboard" on public.user_dashboards for delete to authenticated
   using (user_id = (select private.current_user_id()));
 grant select, delete,
-  insert (id, user_id, layout, widgets, theme, density, auto_refresh, quick_actions, pinned_modules),
-  update (id, user_id, layout, widgets, theme, density, auto_refresh, quick_actions, pinned_modules)
+  insert (user_id, layout, widgets, theme, density, auto_refresh, quick_actions, pinned_modules),
+  update (user_id, layout, widgets, theme, density, auto_refresh, quick_actions, pinned_modules)
   on public.user_dashboards to authenticated;
 grant all on public.user_dashboards to service_role;
 
@@ -343,11 +343,11 @@ create policy "admins delete actions" on public.quick_actions for delete to auth
   );
 grant select, delete,
   insert (
-    id, organization_id, name, description, icon, action_type, target_url, api_endpoint, form_config, color, is_enabled,
+    organization_id, name, description, icon, action_type, target_url, api_endpoint, form_config, color, is_enabled,
     sort_order, required_role, required_tier
   ),
   update (
-    id, organization_id, name, description, icon, action_type, target_url, api_endpoint, form_config, color, is_enabled,
+    organization_id, name, description, icon, action_type, target_url, api_endpoint, form_config, color, is_enabled,
     sort_order, required_role, required_tier
   )
   on public.quick_actions to authenticated;
@@ -383,11 +383,11 @@ create policy "admins delete metrics" on public.dashboard_metrics for delete to 
   );
 grant select, delete,
   insert (
-    id, organization_id, name, category, query, unit, format, target_value, warning_threshold, critical_threshold,
+    organization_id, name, category, query, unit, format, target_value, warning_threshold, critical_threshold,
     chart_type, color, icon, permissions, refresh_rate
   ),
   update (
-    id, organization_id, name, category, query, unit, format, target_value, warning_threshold, critical_threshold,
+    organization_id, name, category, query, unit, format, target_value, warning_threshold, critical_threshold,
     chart_type, color, icon, permissions, refresh_rate
   )
   on public.dashboard_metrics to authenticated;

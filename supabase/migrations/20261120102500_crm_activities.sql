@@ -20,6 +20,7 @@ create table public.activities (
   outcome text,
   duration_minutes integer constraint "duration_minutes is not negative" check (duration_minutes >= 0),
   completed_at timestamptz,
+  is_automatic boolean not null default false,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   foreign key (organization_id, lead_id) references public.leads (organization_id, id) on delete set null (lead_id),
@@ -31,6 +32,7 @@ create table public.activities (
 );
 comment on table public.activities is 'What was done with a lead, contact, deal or listing.';
 comment on column public.activities.created_by_id is 'Who did it: the caller, in nobody else''s name.';
+comment on column public.activities.is_automatic is 'Written by the database about a change; no client writes or changes it.';
 create index activities_organization_idx on public.activities (organization_id, created_at desc);
 create index activities_organization_type_idx on public.activities (organization_id, type);
 create index activities_lead_idx on public.activities (organization_id, lead_id, created_at desc);
@@ -41,6 +43,8 @@ create index activities_created_by_idx on public.activities (created_by_id);
 create index activities_type_idx on public.activities (type);
 create index activities_created_at_idx on public.activities using brin (created_at);
 create trigger touch before update on public.activities for each row execute function private.touch_updated_at();
+create trigger history after delete or update of type, title, description, outcome, duration_minutes, completed_at
+  on public.activities for each row execute function private.record_history();
 
 -- Comparing enums is not leakproof, so a policy keeps `status = …` out of an index's conditions. A partial index needs no
 -- comparison: its predicate names the value. Together they weigh as much as one index.
@@ -67,7 +71,7 @@ create function private.record_change(
   organization_id uuid, entity_type text, entity_id uuid, action text, title text, description text default null,
   lead_id uuid default null, contact_id uuid default null, deal_id uuid default null, listing_id uuid default null,
   assigned_to_id uuid default null, severity "ActivitySeverity" default 'INFO'
-) returns void language plpgsql set search_path = '' as $$
+) returns void language plpgsql security definer set search_path = '' as $$
 declare
   author uuid := auth.uid();
 begin
@@ -75,7 +79,7 @@ begin
     organization_id, user_id, title, type, entity_type, entity_id, action, description, severity
   ) values (
     record_change.organization_id, author, left(record_change.title, 255), 'WORKFLOW_UPDATE', record_change.entity_type,
-    record_change.entity_id, record_change.action, record_change.description, record_change.severity
+    record_change.entity_id, record_change.action, left(record_change.description, 10000), record_change.severity
   );
   -- An activity has an author; for what the system does that is whoever is responsible.
   author := coalesce(author, record_change.assigned_to_id, (
@@ -84,16 +88,17 @@ begin
   ));
   if author is not null then
     insert into public.activities (
-      organization_id, created_by_id, type, title, description, completed_at, lead_id, contact_id, deal_id, listing_id
+      organization_id, created_by_id, type, title, description, completed_at, lead_id, contact_id, deal_id, listing_id,
+      is_automatic
     ) values (
-      record_change.organization_id, author, 'NOTE', left(record_change.title, 255), record_change.description, now(),
-      record_change.lead_id, record_change.contact_id, record_change.deal_id, record_change.listing_id
+      record_change.organization_id, author, 'NOTE', left(record_change.title, 255), left(record_change.description, 10000),
+      now(), record_change.lead_id, record_change.contact_id, record_change.deal_id, record_change.listing_id, true
     );
   end if;
 end $$;
 comment on function private.record_change(
   uuid, text, uuid, text, text, text, uuid, uuid, uuid, uuid, uuid, "ActivitySeverity"
-) is 'Writes what happened to a lead, deal or listing as a NOTE and into the feed.';
+) is 'Writes what happened to a lead, deal or listing as a NOTE and into the feed. Definer: no client writes is_automatic.';
 
 create function private.note_contact() returns trigger language plpgsql set search_path = '' as $$
 declare
@@ -281,8 +286,11 @@ create policy "members add activities in their own name" on public.activities fo
   with check (
     organization_id = (select private.current_user_org('MEMBER')) and created_by_id = (select auth.uid())
   );
-create policy "members change activities" on public.activities for update to authenticated
-  using (organization_id = (select private.current_user_org('MEMBER')))
+create policy "authors and admins change activities that a person wrote" on public.activities for update to authenticated
+  using (
+    organization_id = (select private.current_user_org('MEMBER')) and not is_automatic
+    and (created_by_id = (select auth.uid()) or (select private.current_user_org('ADMIN')) is not null)
+  )
   with check (organization_id = (select private.current_user_org('MEMBER')));
 create policy "admins delete activities" on public.activities for delete to authenticated
   using (organization_id = (select private.current_user_org('ADMIN')));

@@ -63,7 +63,7 @@ create table public.agent_templates (
 );
 comment on table public.agent_templates is
   'Presets of agents: an organisation''s own, public ones, and those of the platform.';
-comment on column public.agent_templates.rating is 'Mean of the reviews; null without any.';
+comment on column public.agent_templates.rating is 'Mean of the reviews that count; null without any.';
 comment on column public.agent_templates.usage_count is 'Kept by use_template().';
 comment on column public.agent_templates.is_system is 'Of the platform: everybody reads, only platform admins write.';
 create index agent_templates_audience_idx on public.agent_templates
@@ -86,6 +86,7 @@ create table public.template_reviews (
   template_id uuid not null references public.agent_templates (id) on delete cascade,
   rating integer not null constraint "rating is 1 to 5" check (rating between 1 and 5),
   review text,
+  is_counted boolean not null default true,
   organization_id uuid not null default private.current_user_org()
     references public.organizations (id) on delete cascade,
   reviewer_id uuid not null references public.users (id) on delete cascade,
@@ -97,6 +98,8 @@ comment on table public.template_reviews is
   'What people think of a template; read within the reviewer''s organisation.';
 comment on column public.template_reviews.template_id is
   'May be another organisation''s, when public: the key carries no tenant, a trigger asks if the reviewer sees it.';
+comment on column public.template_reviews.is_counted is
+  'Whether it is part of the rating: of one network, three reviews of a template a day are.';
 create index template_reviews_template_idx on public.template_reviews (template_id) include (rating);
 create index template_reviews_organization_idx on public.template_reviews (organization_id, created_at desc);
 create index template_reviews_reviewer_idx on public.template_reviews (reviewer_id);
@@ -282,6 +285,7 @@ begin
     perform private.fold_tallies(open.counter, open.subject_id);
     folded := folded + 1;
   end loop;
+  perform private.forget_daily_counts();
   return folded;
 end $$;
 comment on function private.roll_up_tallies() is
@@ -350,9 +354,19 @@ begin
   if not exists (select from public.agent_templates t where t.id = new.template_id) then
     raise exception 'There is no such template' using errcode = 'PT404', detail = format('Found %s.', new.template_id);
   end if;
+  new.is_counted := private.review_counts(new.template_id);
   return new;
 end $$;
-comment on function private.guard_review() is 'Stamps the reviewer, who must see the template.';
+comment on function private.guard_review() is 'Stamps the reviewer, who must see the template, and whether the review counts.';
+
+create function private.review_counts(template_id uuid) returns boolean
+language plpgsql security definer set search_path = '' as $$
+begin
+  return private.current_user_org('MEMBER') is not null and private.counts_today('template_reviews', template_id, 3, 3);
+end $$;
+comment on function private.review_counts(uuid) is
+  'Whether a review that the caller writes now is part of the rating; puppets of one network are not.';
+grant execute on function private.review_counts(uuid) to authenticated, service_role;
 create trigger guard_review before insert on public.template_reviews
   for each row execute function private.guard_review();
 
@@ -364,11 +378,11 @@ declare
 begin
   perform from public.agent_templates t where t.id = template for no key update;
   update public.agent_templates t
-  set rating = (select round(avg(r.rating), 2) from public.template_reviews r where r.template_id = template)
+  set rating = (select round(avg(r.rating), 2) from public.template_reviews r where r.template_id = template and r.is_counted)
   where t.id = template;
   return null;
 end $$;
-comment on function private.follow_reviews() is 'The rating of a template is the mean of its reviews.';
+comment on function private.follow_reviews() is 'The rating of a template is the mean of its reviews that count.';
 create trigger follow_reviews after insert or delete or update of rating on public.template_reviews
   for each row execute function private.follow_reviews();
 
@@ -561,7 +575,9 @@ begin
   if used.id is null then
     raise exception 'There is no such template' using errcode = 'PT404', detail = format('Found %s.', template_id);
   end if;
-  perform private.tally('template_uses', template_id, 1);
+  if private.counts_today('template_uses', template_id, 20, 60) then
+    perform private.tally('template_uses', template_id, 1);
+  end if;
   return used;
 end $$;
 comment on function private.use_template(uuid) is
@@ -569,7 +585,8 @@ comment on function private.use_template(uuid) is
 
 create function public.use_template(template_id uuid) returns public.agent_templates
 language sql set search_path = '' as 'select * from private.use_template(template_id)';
-comment on function public.use_template(uuid) is 'Returns a template to start from, and counts the use.';
+comment on function public.use_template(uuid) is
+  'Returns a template to start from, and counts the use: up to 20 a day for a person, 60 for a network.';
 
 create function private.clone_blueprint(blueprint_id uuid) returns public.tool_blueprints
 language plpgsql security definer set search_path = '' as $$
@@ -593,7 +610,9 @@ begin
   if copy.id is null then
     raise exception 'There is no such blueprint' using errcode = 'PT404', detail = format('Found %s.', blueprint_id);
   end if;
-  perform private.tally('blueprint_uses', blueprint_id, 1);
+  if private.counts_today('blueprint_uses', blueprint_id, 20, 60) then
+    perform private.tally('blueprint_uses', blueprint_id, 1);
+  end if;
   return copy;
 end $$;
 comment on function private.clone_blueprint(uuid) is
@@ -652,7 +671,9 @@ language plpgsql security definer set search_path = '' as $$
 declare
   seen public.project_showcases := private.visible_showcase(showcase_id);
 begin
-  perform private.tally('showcase_views', seen.id, 1);
+  if private.counts_today('showcase_views', seen.id, 1, 20) then
+    perform private.tally('showcase_views', seen.id, 1);
+  end if;
   select s.* into seen from public.project_showcases s where s.id = seen.id;
   return seen;
 end $$;
@@ -661,7 +682,8 @@ comment on function private.view_showcase(uuid) is
 
 create function public.view_showcase(showcase_id uuid) returns public.project_showcases
 language sql set search_path = '' as 'select * from private.view_showcase(showcase_id)';
-comment on function public.view_showcase(uuid) is 'Returns a showcase and counts the view.';
+comment on function public.view_showcase(uuid) is
+  'Returns a showcase and counts the view: once a day for a person, 20 a day for a network.';
 
 create function private.set_like(showcase_id uuid, liked boolean) returns integer
 language plpgsql security definer set search_path = '' as $$

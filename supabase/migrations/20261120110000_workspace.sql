@@ -361,7 +361,7 @@ declare
 begin
   if who is not null then
     insert into public.activities
-      (organization_id, type, title, description, lead_id, contact_id, deal_id, listing_id, created_by_id)
+      (organization_id, type, title, description, lead_id, contact_id, deal_id, listing_id, created_by_id, is_automatic)
     values (
       new.organization_id,
       case new.type when 'OTHER' then 'NOTE' else new.type::text end::public."ActivityType",
@@ -370,7 +370,7 @@ begin
       ),
       format('%s to %s (UTC)', to_char(new.start_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
         to_char(new.end_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI')),
-      new.lead_id, new.contact_id, new.deal_id, new.listing_id, who
+      new.lead_id, new.contact_id, new.deal_id, new.listing_id, who, true
     );
   end if;
   return null;

@@ -167,11 +167,17 @@ create trigger history after insert or update or delete on public.tasks
   for each row execute function private.record_history();
 create trigger trash before delete on public.tasks for each row execute function private.move_to_trash();
 
+-- A change of parents waits for other changes of the organisation's trees: two at once could close a circle between them.
+-- The statements after the lock read what the other one committed.
 create function private.guard_task_parent() returns trigger language plpgsql set search_path = '' as $$
 declare
   ancestor uuid := new.parent_task_id;
   project uuid;
+  levels integer := 1;
 begin
+  if tg_op = 'UPDATE' then
+    perform pg_advisory_xact_lock(hashtextextended('task parents:' || new.organization_id, 0));
+  end if;
   select t.project_id into project from public.tasks t
   where t.organization_id = new.organization_id and t.id = new.parent_task_id;
   if found and project is distinct from new.project_id then
@@ -179,18 +185,24 @@ begin
       errcode = 'PT422', detail = format('The parent belongs to %s.', coalesce('project ' || project, 'no project')),
       hint = 'Send the same project_id, or leave it out for both.';
   end if;
-  while tg_op = 'UPDATE' and ancestor is not null loop
+  while ancestor is not null loop
+    levels := levels + 1;
     if ancestor = new.id then
       raise exception 'A task cannot be below itself' using
         errcode = 'PT422', detail = format('Task %s is already below %s.', new.parent_task_id, new.id),
         hint = 'Choose a parent outside of its own subtasks.';
+    elsif levels > 20 then
+      raise exception 'Tasks have at most 20 levels' using
+        errcode = 'PT422', detail = format('Task %s has 20 levels above it.', new.parent_task_id),
+        hint = 'Choose a parent further up.';
     end if;
     select t.parent_task_id into ancestor from public.tasks t
     where t.organization_id = new.organization_id and t.id = ancestor;
   end loop;
   return new;
 end $$;
-comment on function private.guard_task_parent() is 'Tasks are trees, each within one project or within none.';
+comment on function private.guard_task_parent() is
+  'Tasks are trees of at most 20 levels, each within one project or within none.';
 create trigger guard_parent before insert or update of parent_task_id on public.tasks
   for each row when (new.parent_task_id is not null) execute function private.guard_task_parent();
 

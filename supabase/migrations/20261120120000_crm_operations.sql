@@ -432,6 +432,8 @@ $$;
 comment on function public.appointment_clashes(timestamptz, timestamptz, uuid, uuid) is
   'What a member, the caller unless named, has in the calendar at that time already; ask before an appointment is made.';
 
+-- At most 1,000 appointments, and for each one the last 200 of its member that begin before it ends are compared: the work
+-- grows with the appointments shown, not with their square.
 create function public.agenda(since timestamptz, until timestamptz, assigned_to uuid default null) returns table (
   id uuid, title text, type "AppointmentType", status "AppointmentStatus", start_time timestamptz,
   end_time timestamptz, location text, meeting_url text, assigned_to_id uuid, lead_id uuid, contact_id uuid,
@@ -444,21 +446,32 @@ begin
       errcode = 'PT422', detail = format('Asked from %s until %s.', since, until);
   end if;
   return query
-  select a.id, a.title, a.type, a.status, a.start_time, a.end_time, a.location, a.meeting_url, a.assigned_to, a.lead_id,
-    a.contact_id, a.deal_id, a.listing_id,
-    array(
-      select b.id from public.appointments b
-      where a.status in ('SCHEDULED', 'CONFIRMED') and b.status in ('SCHEDULED', 'CONFIRMED')
-        and b.assigned_to = a.assigned_to and b.id <> a.id and b.start_time < a.end_time and b.end_time > a.start_time
-      order by b.start_time, b.id
-    )
-  from public.appointments a
-  where a.start_time < until and a.end_time > since and a.status <> 'CANCELLED'
-    and (agenda.assigned_to is null or a.assigned_to = agenda.assigned_to)
-  order by a.start_time, a.id;
+  with shown as materialized (
+    select a.id, a.title, a.type, a.status, a.start_time, a.end_time, a.location, a.meeting_url, a.assigned_to, a.lead_id,
+      a.contact_id, a.deal_id, a.listing_id
+    from public.appointments a
+    where a.start_time < until and a.end_time > since and a.status <> 'CANCELLED'
+      and (agenda.assigned_to is null or a.assigned_to = agenda.assigned_to)
+    order by a.start_time, a.id limit 1000
+  )
+  select s.id, s.title, s.type, s.status, s.start_time, s.end_time, s.location, s.meeting_url, s.assigned_to, s.lead_id,
+    s.contact_id, s.deal_id, s.listing_id,
+    case when s.status in ('SCHEDULED', 'CONFIRMED') then array(
+      select b.id from (
+        select b.id, b.start_time, b.end_time from public.appointments b
+        where b.assigned_to = s.assigned_to and b.status in ('SCHEDULED', 'CONFIRMED')
+          and b.start_time < s.end_time
+        order by b.start_time desc limit 200
+      ) b
+      where b.id <> s.id and b.end_time > s.start_time
+      order by b.start_time, b.id limit 20
+    ) else '{}' end
+  from shown s
+  order by s.start_time, s.id;
 end $$;
 comment on function public.agenda(timestamptz, timestamptz, uuid) is
-  'Appointments that touch a time, of everybody or one member; `clashes` names what the same member has at once.';
+  'Appointments that touch a time, of everybody or one member, at most 1,000; `clashes` names up to 20 that the same '
+  'member has at the same time.';
 
 create function public.follow_ups_due(until timestamptz default now(), assigned_to uuid default null) returns table (
   kind text, id uuid, title text, due_at timestamptz, assigned_to_id uuid, reason text

@@ -196,14 +196,12 @@ begin
       and (lower(l.email) = lower(trim(sent.email)) or private.same_phone(l.phone) = private.same_phone(sent.phone))
   ) p order by p.rank, p.created_at, p.contact_id, p.lead_id limit 1;
   if found then
-    update public.leads l set
-      email = coalesce(l.email, trim(sent.email)), phone = coalesce(l.phone, sent.phone),
-      company = coalesce(l.company, sent.company), budget = coalesce(l.budget, sent.budget)
-    where l.id = known.lead_id;
+    -- A stranger who knows the phone number is no reason to change a lead: the entry says what was sent, a person decides.
     perform private.record_change(
       token.organization_id, case when known.lead_id is null then 'contact' else 'lead' end,
       coalesce(known.lead_id, known.contact_id), 'captured', format('%s wrote again on %s', sent.name, token.name),
-      concat_ws(E'\n', sent.message, came_from::text), lead_id => known.lead_id, contact_id => known.contact_id,
+      concat_ws(E'\n', sent.message, 'Sent: ' || concat_ws(', ', trim(sent.email), sent.phone, sent.company, sent.budget),
+        came_from::text), lead_id => known.lead_id, contact_id => known.contact_id,
       assigned_to_id => known.assigned_to_id
     );
     perform private.tell_of_lead(

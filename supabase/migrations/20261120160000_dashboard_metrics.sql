@@ -1,8 +1,8 @@
 -- Metrics: the small language in which dashboard_metrics.query says what is counted, how it becomes one statement, and
--- who may share the answer. Nothing that was sent ever stands in a statement: tables and columns come from the two tables
+-- who may share the result. No text that a client sends becomes part of a statement: tables and columns come from the two tables
 -- below, values of enums from the catalog, every other value is a parameter. docs/dashboard.md describes the language.
 
--- What may be asked about ---------------------------------------------------------------------------------------------
+-- What a query may name ------------------------------------------------------------------------------------------------
 
 create type private."MetricKind" as enum ('number', 'time', 'choice', 'text', 'flag', 'id', 'list');
 comment on type private."MetricKind" is 'What can be done with a column: choice is an enum, list an array.';
@@ -92,13 +92,24 @@ grant select on private.metric_sources, private.metric_columns to authenticated,
 
 -- From the language to a statement ------------------------------------------------------------------------------------
 
+-- A large document is not written out for the sake of its beginning: ten stored bytes may be 131,072 written ones.
+create function private.excerpt(document jsonb) returns text language plpgsql immutable set search_path = '' as $$
+begin
+  return case
+    when document is null then 'nothing'
+    when pg_column_size(document) <= 500 then left(document::text, 100)
+    when jsonb_typeof(document) = 'string' then left(document #>> '{}', 100)
+    else format('a long %s', jsonb_typeof(document)) end;
+end $$;
+comment on function private.excerpt(jsonb) is 'The beginning of a document, for an error message.';
+
 create function private.refuse_query(place text, sent jsonb, expected text) returns void
 language plpgsql immutable set search_path = '' as $$
 begin
   raise exception 'This query cannot be understood' using
     errcode = 'PT422',
-    detail = format('%s: found %s, expected %s.', place, coalesce(left(sent::text, 100), 'nothing'), expected),
-    hint = 'What a query may say stands in docs/dashboard.md.';
+    detail = format('%s: found %s, expected %s.', place, private.excerpt(sent), expected),
+    hint = 'docs/dashboard.md describes the query language.';
 end $$;
 comment on function private.refuse_query(text, jsonb, text) is 'Says where a query is wrong, and what would be right.';
 
@@ -128,29 +139,29 @@ begin
 end $$;
 comment on function private.moment_from_now(interval) is 'Now and a calendar interval, counted in UTC.';
 
-create function private.query_interval(said text) returns interval
+create function private.query_interval(written text) returns interval
 language plpgsql immutable set search_path = '' as $$
 begin
-  return case when said ~ '^[1-9][0-9]{0,3}[hdw]$' or said ~ '^[1-9][0-9]{0,2}m$' or said ~ '^[1-9][0-9]?y$' then
-    (left(said, -1) || case right(said, 1)
+  return case when written ~ '^[1-9][0-9]{0,3}[hdw]$' or written ~ '^[1-9][0-9]{0,2}m$' or written ~ '^[1-9][0-9]?y$' then
+    (left(written, -1) || case right(written, 1)
       when 'h' then ' hours' when 'd' then ' days' when 'w' then ' weeks' when 'm' then ' months' else ' years' end)::interval
   end;
 end $$;
 comment on function private.query_interval(text) is '"30d" as an interval, null if it is none.';
 
-create function private.query_moment(said text) returns timestamptz
+create function private.query_moment(written text) returns timestamptz
 language plpgsql stable set search_path = '' as $$
 declare
-  shift interval := private.query_interval(substr(said, 5));
+  shift interval := private.query_interval(substr(written, 5));
 begin
-  if said = 'now' then
+  if written = 'now' then
     return now();
-  elsif said ~ '^now[+-]' then
-    return private.moment_from_now(case when substr(said, 4, 1) = '-' then -shift else shift end);
-  elsif said ~ '^\d{4}-\d{2}-\d{2}$' then
-    return (said || 'T00:00:00Z')::timestamptz;
-  elsif said ~ '^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})$' then
-    return said::timestamptz;
+  elsif written ~ '^now[+-]' then
+    return private.moment_from_now(case when substr(written, 4, 1) = '-' then -shift else shift end);
+  elsif written ~ '^\d{4}-\d{2}-\d{2}$' then
+    return (written || 'T00:00:00Z')::timestamptz;
+  elsif written ~ '^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})$' then
+    return written::timestamptz;
   end if;
   return null;
 exception when data_exception then
@@ -159,33 +170,33 @@ end $$;
 comment on function private.query_moment(text) is 'The moment a query names, null if it is none.';
 
 create function private.compile_value(
-  asked private.metric_columns, value jsonb, place text, inout given text[], out expression text
+  target private.metric_columns, value jsonb, place text, inout given text[], out expression text
 ) language plpgsql stable set search_path = '' as $$
 declare
-  said text := value #>> '{}';
+  written text := value #>> '{}';
   kind text := jsonb_typeof(value);
   parameter text := format('($1[%s])', cardinality(given) + 1);
   bare text;
 begin
-  if asked.labels is not null then
+  if target.labels is not null then
     -- Not what was sent: the label as the catalog has it. As a constant it can prove the predicate of an index.
-    select format('%L::%s', l, asked.element) into expression from unnest(asked.labels) l where kind = 'string' and l = said;
+    select format('%L::%s', l, target.element) into expression from unnest(target.labels) l where kind = 'string' and l = written;
     if expression is null then
-      perform private.refuse_query(place, value, 'one of ' || array_to_string(asked.labels, ', '));
+      perform private.refuse_query(place, value, 'one of ' || array_to_string(target.labels, ', '));
     end if;
     return;
   end if;
-  case asked.kind
+  case target.kind
     when 'number' then
-      if kind = 'number' and abs(said::numeric) <= 1e15 then
-        bare := round(said::numeric, 6)::text;
+      if kind = 'number' and abs(written::numeric) <= 1e15 then
+        bare := round(written::numeric, 6)::text;
       end if;
-      if bare is null or bare::numeric <> said::numeric then
+      if bare is null or bare::numeric <> written::numeric then
         perform private.refuse_query(place, value, 'a number up to 10^15 with at most 6 decimals');
       end if;
     when 'time' then
       if kind = 'string' then
-        bare := private.query_moment(said)::text;
+        bare := private.query_moment(written)::text;
       end if;
       if bare is null then
         perform private.refuse_query(
@@ -196,36 +207,36 @@ begin
       if kind <> 'boolean' then
         perform private.refuse_query(place, value, 'true or false');
       end if;
-      bare := said;
+      bare := written;
     when 'id' then
-      if kind <> 'string' or said !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then
+      if kind <> 'string' or written !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then
         perform private.refuse_query(place, value, 'an id');
       end if;
-      bare := said;
+      bare := written;
     else
-      if kind <> 'string' or length(said) > 255 then
+      if kind <> 'string' or length(written) > 255 then
         perform private.refuse_query(place, value, 'a text of at most 255 characters');
       end if;
-      bare := said;
+      bare := written;
   end case;
-  expression := parameter || '::' || case asked.kind when 'number' then 'numeric' else asked.element end;
+  expression := parameter || '::' || case target.kind when 'number' then 'numeric' else target.element end;
   given := given || bare;
 end $$;
 comment on function private.compile_value(private.metric_columns, jsonb, text, text[]) is
   'A value as an expression: a parameter, or a label of an enum.';
 
 -- An absent value satisfies no comparison, so that null counts as false; what negates says `is not true`.
-create function private.compile_asked(
-  asked private.metric_columns, condition jsonb, place text, depth integer, inout given text[], out clause text
+create function private.compile_column_condition(
+  target private.metric_columns, condition jsonb, place text, depth integer, inout given text[], out clause text
 ) language plpgsql stable set search_path = '' as $$
 declare
-  accepted constant text[] := case asked.kind
+  accepted constant text[] := case target.kind
     when 'number' then '{$eq,$ne,$gt,$gte,$lt,$lte,$in,$nin,$exists,$not}'
     when 'time' then '{$eq,$ne,$gt,$gte,$lt,$lte,$in,$nin,$exists,$not}'
     when 'flag' then '{$eq,$ne,$exists,$not}'
     when 'list' then '{$in,$nin,$all,$size,$exists,$not}'
     else '{$eq,$ne,$in,$nin,$exists,$not}' end;
-  subject constant text := format('s.%I', asked.name);
+  subject constant text := format('s.%I', target.name);
   operator text;
   operand jsonb;
   here text;
@@ -245,7 +256,7 @@ begin
     if operator <> all (accepted) then
       perform private.refuse_query(place, to_jsonb(operator), 'one of ' || array_to_string(accepted, ', '));
     elsif operator = '$not' then
-      select c.given, c.clause into given, part from private.compile_asked(asked, operand, here, depth + 1, given) c;
+      select c.given, c.clause into given, part from private.compile_column_condition(target, operand, here, depth + 1, given) c;
       part := format('(%s) is not true', part);
     elsif operator = '$exists' then
       if jsonb_typeof(operand) <> 'boolean' then
@@ -265,12 +276,12 @@ begin
       listed := '{}';
       for i in 0 .. jsonb_array_length(operand) - 1 loop
         select v.given, v.expression into given, part
-        from private.compile_value(asked, operand -> i, format('%s[%s]', here, i), given) v;
+        from private.compile_value(target, operand -> i, format('%s[%s]', here, i), given) v;
         listed := listed || part;
       end loop;
-      part := format('array[%s]::%s[]', array_to_string(listed, ', '), asked.element);
+      part := format('array[%s]::%s[]', array_to_string(listed, ', '), target.element);
       part := case
-        when asked.kind <> 'list' then format('%s = any (%s)', subject, part)
+        when target.kind <> 'list' then format('%s = any (%s)', subject, part)
         when operator = '$all' then format('%s @> %s', subject, part)
         else format('%s && %s', subject, part) end;
       if operator = '$nin' then
@@ -279,7 +290,7 @@ begin
     elsif operand = 'null' and operator in ('$eq', '$ne') then
       part := subject || case operator when '$eq' then ' is null' else ' is not null' end;
     else
-      select v.given, v.expression into given, part from private.compile_value(asked, operand, here, given) v;
+      select v.given, v.expression into given, part from private.compile_value(target, operand, here, given) v;
       part := format('%s %s %s', subject, case operator
         when '$eq' then '=' when '$ne' then 'is distinct from' when '$gt' then '>' when '$gte' then '>='
         when '$lt' then '<' else '<=' end, part);
@@ -288,7 +299,7 @@ begin
   end loop;
   clause := array_to_string(parts, ' and ');
 end $$;
-comment on function private.compile_asked(private.metric_columns, jsonb, text, integer, text[]) is
+comment on function private.compile_column_condition(private.metric_columns, jsonb, text, integer, text[]) is
   'What a condition asks of one column, as SQL.';
 
 create function private.compile_condition(
@@ -330,7 +341,7 @@ begin
     elsif starts_with(key, '$') then
       perform private.refuse_query(place, to_jsonb(key), 'a column, $and, $or, $nor or $not');
     else
-      select c.given, c.clause into given, part from private.compile_asked(
+      select c.given, c.clause into given, part from private.compile_column_condition(
         private.query_column(source, to_jsonb(key), place, enum_range(null::private."MetricKind")), value, here, depth + 1, given
       ) c;
     end if;
@@ -482,7 +493,8 @@ begin
   cost := plan #>> '{0,Plan,Total Cost}';
   if cost > highest then
     raise exception 'This query would read too much' using
-      errcode = 'PT422', detail = format('It is estimated to cost %s; at most %s is allowed.', round(cost), highest),
+      -- Without the estimate itself: it comes from the rows of all tenants.
+      errcode = 'PT422', detail = format('Its estimated cost is higher; at most %s is allowed.', highest),
       hint = 'Give it a shorter "period", or a "where" with fewer rows.';
   end if;
 end $$;
@@ -518,7 +530,7 @@ begin
   return answer || jsonb_build_object('change', round((value - previous) / nullif(abs(previous), 0), 4));
 end $$;
 comment on function private.evaluate(jsonb, uuid) is
-  'Value of a query in an organisation, as far as whoever runs this may read it.';
+  'Value of a query in an organisation, as far as the caller may read its rows.';
 
 create function private.metric_status(value numeric, target float8, warning float8, critical float8) returns text
 language plpgsql immutable set search_path = '' as $$
@@ -589,7 +601,11 @@ begin
     new.cached_result := null;
     new.last_calculated := null;
   end if;
-  if jsonb_typeof(new.query) = 'object' then -- else the check on the column speaks
+  -- Else the policy refuses it, or the check on the column.
+  if jsonb_typeof(new.query) = 'object' and (
+    not row_security_active(tg_relid) or new.organization_id = private.current_user_org('ADMIN')
+    or new.organization_id is null and private.is_admin()
+  ) then
     perform private.compile_metric(new.query);
   end if;
   return new;
@@ -600,7 +616,7 @@ create trigger understand before insert or update of query, organization_id on p
 
 -- The job -------------------------------------------------------------------------------------------------------------
 
--- It runs as nobody and past the policies, so it touches only sources of which every member sees the same rows, asks for
+-- It runs without a caller and past the policies, so it reads only sources of which every member sees the same rows, and for
 -- one organisation by name, and never for metrics of the system, whose value each caller has of their own.
 create function private.refresh_dashboard_metrics() returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -623,7 +639,7 @@ begin
       answer := private.evaluate(metric.query, metric.organization_id);
       refreshed := refreshed + 1;
     exception when others then
-      -- Whoever asks for it is told why.
+      -- The error is shown to a caller who evaluates the metric.
       answer := null;
       failed := failed + 1;
     end;
@@ -636,11 +652,11 @@ end $$;
 comment on function private.refresh_dashboard_metrics() is
   'Keeps the values of metrics that are stale, the oldest first, for at most four seconds.';
 
-grant execute on function private.refuse_query(text, jsonb, text),
+grant execute on function private.excerpt(jsonb), private.refuse_query(text, jsonb, text),
   private.query_column(text, jsonb, text, private."MetricKind"[]), private.moment_from_now(interval),
   private.query_interval(text), private.query_moment(text), private.query_source(jsonb, text),
   private.compile_value(private.metric_columns, jsonb, text, text[]),
-  private.compile_asked(private.metric_columns, jsonb, text, integer, text[]),
+  private.compile_column_condition(private.metric_columns, jsonb, text, integer, text[]),
   private.compile_condition(text, jsonb, text, integer, text[]), private.compile_metric(jsonb),
   private.refuse_costly(text, text[], uuid, timestamptz, timestamptz), private.evaluate(jsonb, uuid),
   private.metric_status(numeric, float8, float8, float8), private.answer_metric(public.dashboard_metrics, uuid),

@@ -9,8 +9,8 @@ language plpgsql immutable set search_path = '' as $$
 begin
   raise exception 'The dashboard cannot be shown like this' using
     errcode = 'PT422',
-    detail = format('%s: found %s, expected %s.', place, coalesce(left(sent::text, 100), 'nothing'), expected),
-    hint = 'What widgets and layouts may say stands in docs/dashboard.md.';
+    detail = format('%s: found %s, expected %s.', place, private.excerpt(sent), expected),
+    hint = 'docs/dashboard.md describes widgets and layouts.';
 end $$;
 comment on function private.refuse_setting(text, jsonb, text) is 'Says where a widget or layout is wrong, and what would be right.';
 
@@ -119,7 +119,7 @@ begin
   end case;
 end $$;
 comment on function private.check_widget(public.dashboard_widgets) is
-  'PT422 if what a widget says cannot be shown. What is still missing is told where it is shown; other settings are the client''s.';
+  'PT422 if what a widget says cannot be shown. A setting that is still missing is reported where the widget is shown; other settings are the client''s.';
 
 create function private.check_modules(sent jsonb) returns void
 language plpgsql immutable set search_path = '' as $$
@@ -140,6 +140,7 @@ begin
   -- Else the policy speaks, or the check on the column.
   if (not row_security_active(tg_relid) or new.organization_id = private.current_user_org('ADMIN'))
     and jsonb_typeof(new.config) = 'object' then
+    perform private.check_json('config', new.config), private.check_json('position', new.position);
     perform private.check_widget(new);
   end if;
   return new;
@@ -352,6 +353,10 @@ comment on function private.check_layout(jsonb, uuid) is
 -- SECURITY DEFINER: one layout serves somebody in every organisation they belong to, not only in the current one.
 create function private.understand_layout() returns trigger language plpgsql security definer set search_path = '' as $$
 begin
+  if auth.uid() is not null and new.user_id is distinct from auth.uid() then
+    return new; -- the policy refuses it, and what another person may see is not looked up
+  end if;
+  perform private.check_json('layout', new.layout, 262144);
   -- What was there before may have been deleted since, and does no harm: only what is new is looked at.
   if jsonb_typeof(new.layout) in ('object', 'array') and (tg_op = 'INSERT' or new.layout <> old.layout) then
     perform private.check_layout(new.layout, new.user_id);
@@ -450,8 +455,8 @@ end $$;
 
 -- The first screen ----------------------------------------------------------------------------------------------------
 
--- Whatever fails, fails for itself. Of the unforeseen nothing is told but its code.
-create function private.told_error(code text, message text, detail text, hint text) returns jsonb
+-- One failing metric or widget fails alone. Of an unexpected error only the code is shown.
+create function private.item_error(code text, message text, detail text, hint text) returns jsonb
 language plpgsql immutable set search_path = '' as $$
 begin
   if code !~ '^(PT|42501)' then
@@ -461,23 +466,33 @@ begin
     'code', code, 'message', message, 'details', nullif(detail, ''), 'hint', nullif(hint, '')
   );
 end $$;
-comment on function private.told_error(text, text, text, text) is 'An error as one within an answer.';
+comment on function private.item_error(text, text, text, text) is 'The error of one metric or widget inside a response.';
 
 create function private.no_time_left() returns jsonb
 language sql immutable set search_path = '' as $$
   select jsonb_build_object(
     'code', 'PT503', 'message', 'There was no time left for this', 'details', null,
-    'hint', 'Ask for it by itself: widget_data() or metric_value().'
+    'hint', 'Request it by itself: widget_data() or metric_value().'
   )
 $$;
-comment on function private.no_time_left() is 'What stands in place of what would have made the first screen late.';
+comment on function private.no_time_left() is 'The error of a metric or widget for which the first screen had no time left.';
+
+-- A statement timeout ends one metric or widget, not the whole response: its time is over, so the deadline has passed and
+-- nothing costly follows. Any other cancellation is the caller's or an administrator's and ends the request.
+create function private.pass_cancel(deadline timestamptz) returns void language plpgsql set search_path = '' as $$
+begin
+  if clock_timestamp() < deadline then
+    raise exception 'Cancelled on request' using errcode = 'query_canceled';
+  end if;
+end $$;
+comment on function private.pass_cancel(timestamptz) is 'Raises query_canceled again if the deadline has not passed.';
 
 create function private.snapshot_metrics(org uuid, deadline timestamptz) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   metric public.dashboard_metrics;
   listed jsonb := '[]';
-  said text;
+  message text;
   detail text;
   hint text;
 begin
@@ -488,10 +503,14 @@ begin
     end if;
     begin
       listed := listed || (private.answer_metric(metric, org) || '{"error": null}');
-    exception when others then
-      get stacked diagnostics said = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-      listed := listed || jsonb_build_object('id', metric.id, 'name', metric.name,
-        'error', private.told_error(sqlstate, said, detail, hint));
+    exception
+      when query_canceled then
+        perform private.pass_cancel(deadline);
+        listed := listed || jsonb_build_object('id', metric.id, 'name', metric.name, 'error', private.no_time_left());
+      when others then
+        get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+        listed := listed || jsonb_build_object('id', metric.id, 'name', metric.name,
+          'error', private.item_error(sqlstate, message, detail, hint));
     end;
   end loop;
   return listed;
@@ -510,7 +529,7 @@ declare
   listed jsonb := '[]';
   data jsonb;
   error jsonb;
-  said text;
+  message text;
   detail text;
   hint text;
 begin
@@ -531,9 +550,13 @@ begin
     else
       begin
         data := private.widget_content(widget, org, answered);
-      exception when others then
-        get stacked diagnostics said = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-        error := private.told_error(sqlstate, said, detail, hint);
+      exception
+        when query_canceled then
+          perform private.pass_cancel(deadline);
+          error := private.no_time_left();
+        when others then
+          get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+          error := private.item_error(sqlstate, message, detail, hint);
       end;
     end if;
     listed := listed || jsonb_build_object(
@@ -585,7 +608,7 @@ grant execute on function private.refuse_setting(text, jsonb, text),
   private.compile_table(text, jsonb), private.check_widget(public.dashboard_widgets), private.check_modules(jsonb),
   private.understand_widget(), private.widget_content(public.dashboard_widgets, uuid, jsonb),
   private.offered_actions(integer), public.widget_data(uuid), private.placements(jsonb),
-  private.told_error(text, text, text, text), private.no_time_left(),
+  private.item_error(text, text, text, text), private.no_time_left(), private.pass_cancel(timestamptz),
   private.snapshot_metrics(uuid, timestamptz),
   private.snapshot_widgets(uuid, public.user_dashboards, jsonb, timestamptz), public.dashboard_snapshot(jsonb)
   to authenticated, service_role;

@@ -11,7 +11,7 @@ on conflict (id) do update set public = excluded.public, file_size_limit = exclu
   allowed_mime_types = excluded.allowed_mime_types;
 
 -- A file is made only at a path of its bucket's shape, and only as one's own: who uploaded it may delete it. Segments
--- `.` and `..` would name another folder to whoever keeps files in a file system.
+-- `.` and `..` would name another folder in a file system.
 create function private.is_storage_path(bucket text, path text) returns boolean
 language plpgsql immutable set search_path = '' as $$
 begin
@@ -20,14 +20,34 @@ begin
       '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[a-z]+(_[a-z]+)*/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/'
       '[^/\\]{1,255}$'
     )
-    when 'avatars' then path ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/.+$'
-    when 'public-assets' then true
+    when 'avatars' then path ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[^/\\]{1,255}){1,3}$'
+    when 'public-assets' then path ~ '^[^/]{1,255}(/[^/]{1,255}){0,9}$'
     else false
   end;
 end $$;
 comment on function private.is_storage_path(text, text) is
-  'Whether a new file may have this path: {organisation}/{entity_type}/{entity_id}/{file}, {user}/… or any public asset.';
-grant execute on function private.is_storage_path(text, text) to authenticated, service_role;
+  'Whether a new file may have this path: {organisation}/{entity_type}/{entity_id}/{file}, {user}/… with at most two '
+  'folders, or any public asset.';
+
+-- The storage service compares an upload with the limits of its bucket, but not a copy or a move: those ask the policies
+-- alone. So the policies and the trigger below compare what is known of the file with the bucket it is to be in.
+create function private.bucket_accepts(bucket text, metadata jsonb) returns boolean
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  target storage.buckets;
+  kind constant text := lower(trim(split_part(metadata ->> 'mimetype', ';', 1)));
+begin
+  select * into target from storage.buckets b where b.id = bucket;
+  return coalesce(coalesce(metadata ->> 'size', metadata ->> 'contentLength')::numeric <= target.file_size_limit, true)
+    and (
+      kind is null or target.allowed_mime_types is null
+      or kind = any (target.allowed_mime_types) or split_part(kind, '/', 1) || '/*' = any (target.allowed_mime_types)
+    );
+end $$;
+comment on function private.bucket_accepts(text, jsonb) is
+  'Whether a bucket takes a file of the type and size that its metadata says, as far as it says them.';
+grant execute on function private.is_storage_path(text, text), private.bucket_accepts(text, jsonb)
+  to authenticated, service_role;
 
 create function public.attachment_path(entity_type text, entity_id uuid, file_name text) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -84,6 +104,7 @@ drop policy if exists "own folders are written" on storage.objects;
 create policy "own folders are written" on storage.objects for insert to authenticated with check (
   owner_id = (select private.current_user_id())::text
   and private.is_storage_path(bucket_id, name)
+  and (select private.bucket_accepts(bucket_id, metadata))
   and case bucket_id
     when 'attachments' then (storage.foldername(name))[1] = (select private.current_user_org('MEMBER'))::text
     when 'avatars' then (storage.foldername(name))[1] = (select private.current_user_id())::text
@@ -102,6 +123,7 @@ create policy "own files are replaced" on storage.objects for update to authenti
   end
 ) with check (
   private.is_storage_path(bucket_id, name)
+  and (select private.bucket_accepts(bucket_id, metadata))
   and case bucket_id
     when 'attachments' then (storage.foldername(name))[1] = (select private.current_user_org('MEMBER'))::text
       and (owner_id = (select private.current_user_id())::text or (select private.current_user_org('ADMIN')) is not null)
@@ -179,9 +201,9 @@ declare
   -- The storage service asks for permission before it takes the bytes, and may not know then how many they will be.
   size bigint := coalesce(new.metadata ->> 'size', new.metadata ->> 'contentLength', '1')::bigint;
   before bigint := 0;
-  said text;
-  found_so text;
-  advice text;
+  message text;
+  detail text;
+  hint text;
 begin
   if new.bucket_id = 'attachments' and private.is_storage_path(new.bucket_id, new.name) then
     delete from private.doomed_objects d
@@ -198,8 +220,8 @@ begin
         perform private.require_room(org, 'storage_bytes', size - coalesce(before, 0));
       exception when sqlstate 'PT402' then
         -- Of all refusals, the storage service passes on the words of this one alone.
-        get stacked diagnostics said = message_text, found_so = pg_exception_detail, advice = pg_exception_hint;
-        raise exception '%: % %', said, found_so, advice using errcode = '42501';
+        get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+        raise exception '%: % %', message, detail, hint using errcode = '42501';
       end;
     end if;
   end if;
@@ -227,9 +249,71 @@ begin
 end $$;
 comment on function private.follow_object_away() is 'Deletes the row of a file that was deleted.';
 
--- Without this privilege (it is the storage service's to give) the job alone keeps files and rows in step.
+-- What the storage service does past the policies is checked here: the second half of a move or a copy, and an upload by
+-- a signed address, whose owner may have lost the right since it was signed.
+create function private.guard_object() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  is_new_content constant boolean := tg_op = 'INSERT' or new.version is distinct from old.version;
+  folder constant text := split_part(new.name, '/', 1);
+  stored record;
+begin
+  if tg_op = 'UPDATE'
+    and (new.bucket_id, new.name, new.metadata, new.version, new.owner_id)
+      is not distinct from (old.bucket_id, old.name, old.metadata, old.version, old.owner_id) then
+    return new;
+  end if;
+  if not private.bucket_accepts(new.bucket_id, new.metadata) then
+    raise exception 'The bucket % does not accept this type or size of file', new.bucket_id using
+      errcode = '42501', detail = format('Found %s.', new.metadata), hint = 'A move and a copy follow the limits of the target.';
+  end if;
+  -- Only what the storage service writes: a restore or a migration puts back files of people who left.
+  if is_new_content and nullif(current_setting('storage.operation', true), '') is not null and not private.may_own_object(new.bucket_id, folder, new.owner_id) then
+    raise exception 'The owner of this file may no longer write here' using
+      errcode = '42501', hint = 'Sign in again and ask for a new upload address.';
+  end if;
+  if new.bucket_id = 'avatars' and new.owner_id = folder then
+    perform pg_advisory_xact_lock(hashtextextended('avatars:' || folder, 0));
+    select count(*) + 1 as files,
+      coalesce(sum((o.metadata ->> 'size')::bigint), 0)
+        + coalesce(new.metadata ->> 'size', new.metadata ->> 'contentLength', '0')::bigint as bytes
+    into stored from storage.objects o
+    where o.bucket_id = 'avatars' and o.name collate "C" >= folder || '/' and o.name collate "C" < folder || '0'
+      and o.name <> new.name and (tg_op = 'INSERT' or o.id <> new.id);
+    if stored.files > 10 or stored.bytes > 20 * 1024 * 1024 then
+      raise exception 'A user has at most 10 avatars and 20 MB; this would be % files and % bytes', stored.files, stored.bytes
+        using errcode = '42501', hint = 'Delete one first.';
+    end if;
+  end if;
+  return new;
+end $$;
+comment on function private.guard_object() is
+  'Refuses a file that its bucket would refuse as an upload, one whose owner lost the right, and more than 10 avatars or 20 MB.';
+
+create function private.may_own_object(bucket text, folder text, owner text) returns boolean
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return owner is null or bucket not in ('attachments', 'avatars') or exists (
+    select from public.users u
+    where u.id::text = owner and u.is_active and (u.suspended_at is null or u.suspended_until <= now())
+      and case bucket
+        when 'avatars' then folder = owner
+        else exists (
+          select from public.organization_members m
+          where m.user_id = u.id and m.organization_id::text = folder and m.role <= 'MEMBER'
+        )
+      end
+  );
+end $$;
+comment on function private.may_own_object(text, text, text) is
+  'Whether the owner of a file, if it has one, may write into its folder now.';
+
+-- Without this privilege (it is the storage service's to give) the job alone keeps files and rows in step, and the policies
+-- alone guard moves and copies; supabase/checks/hosted.sql reports it.
 do $$ begin
   if has_table_privilege('storage.objects', 'trigger') then
+    create or replace trigger strive_guard_object before insert or update
+      on storage.objects for each row execute function private.guard_object();
     create or replace trigger strive_follow_object after insert or update of bucket_id, name, metadata
       on storage.objects for each row execute function private.follow_object();
     create or replace trigger strive_follow_object_away after delete
@@ -254,7 +338,7 @@ begin
   where case when a.stored_at is null then a.created_at < now() - interval '24 hours' else true end
     and not exists (select from storage.objects o where o.bucket_id = 'attachments' and o.name = a.file_path);
   get diagnostics forgotten = row_count;
-  -- The shape of the path is asked of the few that are left: it takes longer than everything else together.
+  -- The shape of the path is checked last, of few files: that takes longer than everything else together.
   with lost as materialized (
     select o.bucket_id, o.name from storage.objects o
     left join public.organizations g on o.bucket_id = 'attachments' and g.id::text = split_part(o.name, '/', 1)
@@ -265,10 +349,12 @@ begin
   select l.bucket_id, l.name from lost l where private.is_storage_path(l.bucket_id, l.name)
   on conflict (bucket_id, name) do nothing;
   get diagnostics doomed = row_count;
+  doomed := doomed + private.expire_exports();
   return jsonb_build_object('adopted', adopted, 'forgotten', forgotten, 'doomed', doomed);
 end $$;
 comment on function private.repair_attachments() is
-  'Makes rows for files without one, deletes rows without a file, and dooms files whose organisation or user is gone.';
+  'Makes rows for files without one, deletes rows without a file, and dooms files whose organisation or user is gone, and '
+  'exports that are past their time.';
 
 create function private.claim_doomed_objects(most integer) returns jsonb
 language plpgsql security definer set search_path = '' as $$

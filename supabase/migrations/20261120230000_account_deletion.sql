@@ -24,10 +24,10 @@ from (values
     organization_members.user_id, notifications.user_id, user_dashboards.user_id, ai_conversations.user_id,
     activity_feed_reads.user_id, showcase_likes.user_id, sales_goals.user_id, saved_views.user_id, system_alert_views.user_id, system_alert_dismissals.user_id}$$),
   ('DELETE', 'owner', 'answers the person was given', '{private.idempotency_keys.owner}'),
-  ('DELETE', 'email', 'an invitation of the person', '{organization_invitations.email}'),
-  ('CLEAR', 'billing_email', 'the person''s name and address', $${
-    organizations.billing_email, private.onboarding_payments.billing_email,
-    private.onboarding_payments.billing_name}$$),
+  ('DELETE', 'email', 'an invitation of the person, if they have confirmed the address', '{organization_invitations.email}'),
+  ('CLEAR', 'billing_email', 'the person''s name and address, in organisations they belong to', '{organizations.billing_email}'),
+  ('CLEAR', 'billing_email', 'the person''s name and address, in sessions of their own', $${
+    private.onboarding_payments.billing_email, private.onboarding_payments.billing_name}$$),
   ('CLEAR', 'user_id', 'where the person was', $${
     activity_logs.ip_address, activity_logs.user_agent, feature_flag_exposures.network}$$),
   ('CLEAR', 'user_id', 'the organisation it made stays', '{onboarding_sessions.user_id}'),
@@ -60,26 +60,35 @@ lateral (
   select case when t like 'private.%' then t else 'public.' || t end as path from unnest(k.columns::text[]) t
 ) c;
 
--- What follows from deleting memberships (an entry of the audit, a feed) is written before traces are cleared.
+-- An address is worth as much as its confirmation: who signs up with somebody else's reaches nothing by it. What another
+-- organisation wrote down about its own billing stays. Memberships are the last rows that go, since they decide that; what
+-- deleting them writes (an entry of the audit, a feed) is written before traces are cleared.
 create function private.erase_user(who uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
   target public.users;
+  address text;
   item private.personal_columns;
 begin
   select * into target from public.users u where u.id = who;
+  select lower(a.email) into address from auth.users a where a.id = who and a.email_confirmed_at is not null;
+  update public.organizations o set billing_email = null
+  where lower(o.billing_email) = lower(target.email) and exists (
+    select from public.organization_members m where m.organization_id = o.id and m.user_id = who
+  );
+  update private.onboarding_payments p set billing_email = null, billing_name = null
+  where p.session_id in (select s.id from public.onboarding_sessions s where s.user_id = who);
+  delete from public.organization_invitations i where lower(i.email) = address;
   for item in
     select p.* from private.personal_columns p
-    where p.on_deletion <> 'KEEP' order by p.on_deletion = 'CLEAR', p.relation = 'public.users', p.relation, p.name desc
+    where p.on_deletion <> 'KEEP' and p.found_by not in ('email', 'billing_email')
+    order by p.on_deletion = 'CLEAR', p.relation = 'public.users', p.relation, p.name desc
   loop
     execute case item.on_deletion
       when 'DELETE' then format('delete from %s', item.relation::regclass)
       else format('update %s set %I = null', item.relation::regclass, item.name)
-    end || case
-      when item.found_by in ('email', 'billing_email')
-      then format(' where lower(%I) = lower(%L)', item.found_by, target.email)
-      else format(' where %I = %L', item.found_by, who)
-    end || case item.on_deletion when 'CLEAR' then format(' and %I is not null', item.name) else '' end;
+    end || format(' where %I = %L', item.found_by, who)
+      || case item.on_deletion when 'CLEAR' then format(' and %I is not null', item.name) else '' end;
   end loop;
   update public.users u set email = format('%s@deleted.invalid', who), global_role = 'USER' where u.id = who;
 end $$;
@@ -105,10 +114,11 @@ begin
     where m.user_id = who and m.role = 'OWNER' and o.closed_at is null and not exists (
       select from public.organization_members other
       where other.organization_id = o.id and other.role = 'OWNER' and other.user_id <> who
+        and (other.blocked_until is null or other.blocked_until <= now())
     );
     if alone is not null then
       raise exception 'The last owner of an organisation cannot go' using
-        errcode = 'PT409', detail = format('Without another owner would be: %s.', alone),
+        errcode = 'PT409', detail = format('Without another owner who is not suspended would be: %s.', alone),
         hint = 'Call transfer_ownership() or close_organization() there first, with its id in the header x-org-id.';
     end if;
     -- The errand, and the entries of who did it, are left by the triggers of what follows.

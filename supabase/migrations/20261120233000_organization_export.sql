@@ -34,7 +34,8 @@ language sql stable security definer set search_path = '' as $$
     select c.oid, c.relname from pg_catalog.pg_class c
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
     where c.relkind in ('r', 'p') and c.relnamespace in ('public'::regnamespace, 'private'::regnamespace)
-      and c.oid <> 'private.exports'::regclass
+      -- What concerns the platform's own work.
+      and not (c.relnamespace = 'private'::regnamespace and c.relname in ('exports', 'row_counts'))
   )
   select 'public.organizations'::regclass, 't.id = $1', false
   union all
@@ -58,29 +59,55 @@ $$;
 comment on function private.export_relations() is
   'Every table with rows of an organisation and the condition that finds them ($1 is its id).';
 
-create function private.people_condition() returns text
+create function private.people_condition(complete boolean) returns text
 language sql stable set search_path = '' as $$
-  select string_agg(
-    format('select t.%I from %s t where %s', a.attname, r.relation, r.condition), ' union ' order by r.relation::text, a.attname
-  )
-  from private.export_relations() r
-  join pg_catalog.pg_constraint k on k.conrelid = r.relation and k.contype = 'f' and k.confrelid = 'public.users'::regclass
-  join pg_catalog.pg_attribute a on a.attrelid = r.relation and a.attnum = k.conkey[1]
+  select case
+    -- The audit keeps every membership there was.
+    when not complete then 'select m.user_id from public.organization_members m where m.organization_id = $1 union '
+      'select l.resource_id from public.activity_logs l where l.organization_id = $1 '
+      'and l.resource_type = ''organization_members'' and l.resource_id is not null'
+    else (
+      select string_agg(
+        format('select t.%I from %s t where %s', a.attname, r.relation, r.condition), ' union '
+        order by r.relation::text, a.attname
+      )
+      from private.export_relations() r
+      join pg_catalog.pg_constraint k
+        on k.conrelid = r.relation and k.contype = 'f' and k.confrelid = 'public.users'::regclass
+      join pg_catalog.pg_attribute a on a.attrelid = r.relation and a.attnum = k.conkey[1]
+    ) end
 $$;
-comment on function private.people_condition() is 'The query for all users whom rows of an organisation ($1) point to.';
+comment on function private.people_condition(boolean) is
+  'The query for the users in an export of an organisation ($1). For an owner: who is or was a member. In a complete '
+  'export, which a platform admin makes to restore it: everyone its rows point to.';
+
+-- What a row of an owner's export says in place of a column: nothing, where the column names somebody who never was a member.
+create function private.export_column(relation regclass, name text) returns text
+language sql stable set search_path = '' as $$
+  select case when not a.attnotnull and a.atttypid = 'uuid'::regtype and (
+      relation = 'public.activity_logs'::regclass and name in ('user_id', 'impersonated_by') or exists (
+        select from pg_catalog.pg_constraint k where k.conrelid = relation and k.contype = 'f'
+          and k.confrelid = 'public.users'::regclass and k.conkey = array[a.attnum]
+      )
+    )
+    then format('case when t.%1$I in (select p.user_id from people p) then t.%1$I end as %1$I', name)
+    else format('t.%I', name) end
+  from pg_catalog.pg_attribute a where a.attrelid = relation and a.attname = name
+$$;
+comment on function private.export_column(regclass, text) is 'A column of a row in an owner''s export.';
 
 -- One text for each row. The format of lines of JSON is exact; that of CSV is for people and their spreadsheets.
-create function private.export_query(relation text, format text) returns text
+create function private.export_query(relation text, format text, complete boolean) returns text
 language plpgsql stable set search_path = '' as $$
 declare
-  found_one record;
+  exported record;
   line text;
 begin
   if relation = 'public.users' then
     return pg_catalog.format(
       'select %s from (select u.id, u.email, u.name, u.avatar_url from public.users u where u.id in (%s)) t',
       case format when 'csv' then private.csv_line('{id,email,name,avatar_url}') else 'pg_catalog.to_jsonb(t)::text' end,
-      private.people_condition()
+      private.people_condition(complete)
     );
   elsif relation = 'storage.objects' then
     return pg_catalog.format(
@@ -90,17 +117,21 @@ begin
       case format when 'csv' then private.csv_line('{name,size,mime_type,etag}') else 'pg_catalog.to_jsonb(t)::text' end
     );
   end if;
-  select * into found_one from private.export_relations() r where r.relation = to_regclass(export_query.relation);
+  select * into exported from private.export_relations() r where r.relation = to_regclass(export_query.relation);
   line := case format
-    when 'csv' then private.csv_line(private.stored_columns(found_one.relation))
-    else pg_catalog.format('(pg_catalog.to_jsonb(t)%s)::text', (
-      select string_agg(pg_catalog.format(' - %L', a.attname), '') from pg_catalog.pg_attribute a
-      where a.attrelid = found_one.relation and a.attgenerated <> ''
-    ))
+    when 'csv' then private.csv_line(private.stored_columns(exported.relation))
+    else 'pg_catalog.to_jsonb(t)::text'
   end;
-  return pg_catalog.format('select %s from %s t where %s', line, found_one.relation, found_one.condition);
+  return pg_catalog.format('with people (user_id) as materialized (%s) select %s from (select %s from %s t where %s) t',
+    case when complete then 'select null::uuid' else private.people_condition(false) end, line, (
+      select string_agg(
+        case when complete then pg_catalog.format('t.%I', c.name) else private.export_column(exported.relation, c.name) end,
+        ', ' order by c.place
+      )
+      from unnest(private.stored_columns(exported.relation)) with ordinality c (name, place)
+    ), exported.relation, exported.condition);
 end $$;
-comment on function private.export_query(text, text) is 'The query for the lines of one file.';
+comment on function private.export_query(text, text, boolean) is 'The query for the lines of one file.';
 
 create function private.csv_line(columns text[]) returns text
 language sql immutable set search_path = '' as $$
@@ -118,6 +149,7 @@ language plpgsql set search_path = '' as $$
 declare
   org uuid := wish ->> 'organization_id';
   complete boolean := private.is_admin();
+  allowed bigint;
   made private.exports;
 begin
   if not complete and (auth.jwt() ? 'act' or private.current_user_id() is null or not exists (
@@ -137,6 +169,17 @@ begin
     where e.organization_id = org and e.finished_at is null and e.started_at > now() - interval '30 minutes'
   ) then
     raise exception 'This organisation is being exported' using errcode = 'PT409', hint = 'Try again when that is done.';
+  end if;
+  if not complete then
+    allowed := private.plan_limit(org, 'exports_per_day');
+    if allowed <= (
+      select count(*) from private.exports e
+      where e.organization_id = org and not e.is_complete and e.started_at > now() - interval '1 day'
+    ) then
+      raise exception 'This organisation was exported % times in the last 24 hours', allowed using
+        errcode = 'PT429', detail = 'Its plan allows no more.',
+        hint = 'Use an export of today, try again tomorrow, or choose a larger plan.';
+    end if;
   end if;
   insert into private.exports (organization_id, requested_by, is_complete, format)
   values (org, auth.uid(), complete, wish ->> 'format') returning * into made;
@@ -194,7 +237,7 @@ begin
   ) then
     raise exception 'This table is not for an owner' using errcode = '42501';
   end if;
-  open lines for execute private.export_query(wish ->> 'relation', running.format) using running.organization_id;
+  open lines for execute private.export_query(wish ->> 'relation', running.format, running.is_complete) using running.organization_id;
   return '{}';
 end $$;
 comment on function private.open_export(jsonb) is 'Opens the cursor `exported` on the lines of {export_id, relation}.';
@@ -214,6 +257,23 @@ begin
   return '{}';
 end $$;
 comment on function private.finish_export(jsonb) is 'Notes how {export_id, sha256, rows, error} ended; logged.';
+
+-- Deleted like other files without an owner, by the job sync_attachments.
+create function private.expire_exports() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  expired bigint;
+begin
+  insert into private.doomed_objects (bucket_id, name)
+  select o.bucket_id, o.name from storage.objects o
+  where o.bucket_id = 'exports'
+    and o.created_at < now() - case when starts_with(o.name, 'platform/') then interval '90 days' else interval '7 days' end
+  on conflict (bucket_id, name) do nothing;
+  get diagnostics expired = row_count;
+  return expired;
+end $$;
+comment on function private.expire_exports() is
+  'Has the files of exports deleted after 7 days, of platform admins'' complete exports after 90.';
 
 grant execute on function private.begin_export(jsonb), private.open_export(jsonb), private.finish_export(jsonb)
   to strive_functions;

@@ -102,6 +102,11 @@ def marked(fresh_database: Database) -> Database:
             " values (%s, 'x', 'y', '', %s)",
             [str(who), json.dumps(MARKS)],
         )
+        owner.execute(
+            "insert into private.daily_counts (counter, subject_id, day, who, counted)"
+            " values ('showcase_views', gen_random_uuid(), current_date, %s, 1)",
+            [str(who)],
+        )
     return fresh_database
 
 

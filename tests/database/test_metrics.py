@@ -125,14 +125,6 @@ def test_what_is_missing_satisfies_no_comparison(database: Database, where: Any,
         assert evaluate(cursor, **LEADS, where=where) == {"value": value}
 
 
-def test_a_number_that_is_none_breaks_nothing(database: Database) -> None:
-    with scene(database) as cursor:
-        leads(cursor, {"budget": "NaN"}, {"budget": 5})
-        turn(cursor, "viewer")
-        for aggregate, value in {"sum": None, "max": None, "min": 5}.items():
-            assert evaluate(cursor, source="leads", aggregate=aggregate, column="budget") == {"value": value}
-
-
 @pytest.mark.parametrize(
     ("value", "warning", "critical", "target", "status"),
     [

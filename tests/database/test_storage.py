@@ -292,7 +292,7 @@ def test_the_plan_limits_what_an_organisation_stores(database: Database) -> None
 def test_an_upload_beyond_the_plan_is_refused_in_the_words_the_storage_service_passes_on(database: Database) -> None:
     with limited(database, 100), database.acting_as("member") as cursor:
         store(cursor, attachment(file="a"), 60)
-        for size in (41, 2**33):
+        for size in (41, 50 * 2**20):
             with refused_for_room() as caught, cursor.connection.transaction():
                 store(cursor, attachment(file="b"), size)
             assert caught.value.sqlstate == "42501"

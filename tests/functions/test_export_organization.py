@@ -30,10 +30,11 @@ OF_THE_PLATFORM = {
     "public": "admin_action_logs ai_tools feature_flag_exposures feature_flag_group_members feature_flag_groups"
     " feature_flags plans platform_metrics refunds_due"
     " stripe_events stripe_objects system_alert_dismissals system_alert_views system_alerts user_dashboards users",
-    "private": "auth_errands deal_stages doomed_objects exports feature_flag_group_uses"
+    "private": "auth_errands column_bounds daily_counts deal_stages doomed_objects exports feature_flag_group_uses"
     " feature_flag_versions idempotency_keys impersonations"
     " job_runs jobs lead_scores metric_columns metric_sources onboarding_counts onboarding_steps order_moves"
-    " payment_moves personal_columns sign_in_days stripe_account subscription_statuses system_alert_tallies tallies",
+    " payment_moves personal_columns row_counts row_quotas sign_in_days stripe_account"
+    " subscription_statuses system_alert_tallies tallies",
 }
 
 

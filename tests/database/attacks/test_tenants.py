@@ -80,7 +80,7 @@ def test_attack_pull_a_row_of_another_tenant_over(owner: Connection, table: str)
 
 
 def refusal(connection: Connection, statement: sql.SQL | sql.Composed, ids: list[object]) -> str:
-    """What the client is told, without the id it sent itself; '' if nothing was refused."""
+    """The error the client receives, without the id it sent itself; empty if nothing was refused."""
     try:
         with connection.transaction(force_rollback=True):
             return "" if connection.execute(statement).rowcount else "no row"
@@ -131,7 +131,7 @@ def test_attack_point_at_a_row_of_another_tenant_or_ask_whether_it_exists(
             assert said == refusal(owner, imagined, [theirs, nothing])
 
 
-# Rows a tenant does not read, but is told of by an operation.
+# Rows that a tenant does not read, but gets from an operation.
 SHOWN_OTHERWISE = {"system_alerts": {"system", "system for Acme", "system for GROWTH", "system lasting"}}
 
 

@@ -5,6 +5,7 @@ from tests.database.lint import Rule
 # The only things somebody without a token reaches, with the reason.
 ANONYMOUS = {
     "public.content SELECT": "published content is read by anyone",
+    "private.check_request() EXECUTE": "the data API runs it before every statement",
 }
 _CLIENTS = "unnest('{anon,authenticated}'::text[]) role"
 
@@ -54,6 +55,7 @@ RULES = [
           else has_any_column_privilege('anon', r.oid, p) end
           and not r.label || ' ' || p = any ('{{{",".join(f'"{name}"' for name in ANONYMOUS)}}}')
         union all select label || ' EXECUTE' from functions where has_function_privilege('anon', oid, 'execute')
+          and not label || ' EXECUTE' = any ('{{{",".join(f'"{name}"' for name in ANONYMOUS)}}}')
         """,
         "grant select (id) on public.users to anon",
     ),
@@ -162,5 +164,23 @@ RULES = [
         union all select label from functions where name !~ '^[a-z][a-z0-9_]*$'
         """,
         'create table public.defect ("createdAt" timestamptz)',
+    ),
+    Rule(
+        "a column that clients write is not bounded",
+        f"""
+        select distinct format('%s.%s', t.label, a.attname) from tables t
+        join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+        join pg_type y on y.oid = a.atttypid
+        join (values ('jsonb', 'check_json'), ('json', 'never'), ('text', 'length\\('), ('varchar', 'length\\('),
+          ('_text', 'are_short_texts'), ('_uuid', 'cardinality'), ('numeric', '<='), ('float8', '<='),
+          ('timestamptz', '2200'), ('timestamp', '2200'), ('date', '2200')) b (type, pattern) on b.type = y.typname
+        cross join {_CLIENTS}
+        where t.schema = 'public' and has_column_privilege(role, t.oid, a.attnum, 'insert, update')
+          and not exists (
+            select from pg_constraint k where k.conrelid = t.oid and k.contype = 'c' and a.attnum = any (k.conkey)
+              and pg_get_constraintdef(k.oid) ~ b.pattern
+          )
+        """,
+        "create table public.defect (n numeric check (n > 0)); grant insert on public.defect to authenticated",
     ),
 ]

@@ -1,0 +1,276 @@
+"""One hostile account beside twenty working tenants: `python -m bench.drill.neighbour [SECONDS]` (60 unless given).
+
+The account sends everything that docs/security.md names, as fast as it can. The tenants may not notice: their slowest
+one in a hundred requests takes at most three times as long as in calm, none gets a 5xx, and memory stays bounded.
+"""
+
+import json
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psutil
+
+from bench.drill.__main__ import running
+from bench.drill.traffic import NO_TLS, PASSWORD
+from local.stack import Stack
+
+TENANTS = 20
+HANDS = 16  # requests that the hostile account has under way
+CALM_SECONDS = 20.0
+AFTER_SECONDS = 5.0
+PAUSE_SECONDS = 0.25
+SLOWEST_RATIO = 3.0
+FUNCTIONS_MB, BACKEND_MB = 256, 200
+APPOINTMENTS = 3000
+
+
+@dataclass
+class Seen:
+    """What the tenants saw in one phase."""
+
+    seconds: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def slowest(self) -> float:
+        return statistics.quantiles(self.seconds, n=100)[98] if len(self.seconds) > 1 else 0.0
+
+
+class Account:
+    def __init__(self, values: dict[str, str], name: str) -> None:
+        self.email = f"{name}-{uuid4().hex[:8]}@drill.test"
+        self.http = httpx.Client(
+            base_url=values["API_URL"], headers={"apikey": values["PUBLISHABLE_KEY"]}, timeout=20, verify=NO_TLS
+        )
+        body = {"email": self.email, "password": PASSWORD}
+        self.http.post("/auth/v1/signup", json=body).raise_for_status()
+        self.sign_in()
+        self.organization = ""
+
+    def sign_in(self) -> None:
+        body = {"email": self.email, "password": PASSWORD}
+        answer = self.http.post("/auth/v1/token?grant_type=password", json=body).raise_for_status().json()
+        self.user = answer["user"]["id"]
+        self.http.headers["authorization"] = f"Bearer {answer['access_token']}"
+
+    def found(self, stack: Stack, tier: str) -> None:
+        """An organisation of one's own, and a little in it."""
+        with stack.cluster.connect() as connection:
+            row = connection.execute(
+                "with o as (insert into public.organizations (name, slug, subscription_tier) values (%s, %s, %s)"
+                " returning id)"
+                " insert into public.organization_members (user_id, organization_id, role)"
+                " select %s, o.id, 'OWNER' from o returning organization_id",
+                ["Drill", uuid4().hex, tier, self.user],
+            ).fetchone()
+            assert row
+            self.organization = str(row[0])
+            connection.execute(
+                "insert into public.leads (organization_id, name) select %s, 'Ada' from generate_series(1, 200)",
+                [self.organization],
+            )
+
+
+# Working --------------------------------------------------------------------------------------------------------------
+
+
+def work(tenant: Account) -> list[Callable[[], httpx.Response]]:
+    def entry() -> httpx.Response:
+        body = {"type": "USER_ACTION", "title": "T", "entity_type": "drill", "entity_id": "1", "action": "done"}
+        return tenant.http.post("/functions/v1/record-activity", json=body)
+
+    def lead() -> httpx.Response:
+        return tenant.http.post("/rest/v1/leads", json={"organization_id": tenant.organization, "name": "Grace"})
+
+    newest = "/rest/v1/leads?select=id,name&order=created_at.desc&limit=50"
+    return [
+        lambda: tenant.http.get(newest),
+        lambda: tenant.http.get("/rest/v1/activity_feeds?order=created_at.desc&limit=50"),
+        entry,
+        lead,
+        lambda: tenant.http.get("/functions/v1/dashboard-snapshot"),
+    ]
+
+
+def busy(tenant: Account, phase: Callable[[], Seen | None], over: threading.Event) -> None:
+    requests = work(tenant)
+    while not over.wait(PAUSE_SECONDS * random.uniform(0.5, 1.5)):
+        seen = phase()
+        began = time.perf_counter()
+        try:
+            answer = random.choice(requests)()
+            wrong = f"{answer.status_code} {answer.text[:200]}" if answer.status_code >= 500 else ""
+        except httpx.TransportError as error:
+            wrong = repr(error)
+        if seen is not None:
+            seen.seconds.append(time.perf_counter() - began)
+            seen.failed += [wrong] if wrong else []
+
+
+# Hostile --------------------------------------------------------------------------------------------------------------
+
+
+def attacks(eve: Account, lead: str) -> dict[str, Callable[[], httpx.Response]]:
+    http, org = eve.http, eve.organization
+    many = [{"organization_id": org, "name": "x", "notes": "y" * 5000} for _ in range(500)]
+    numbers = ",".join(["1e131071"] * 5000)
+    bomb = f'{{"organization_id": "{org}", "name": "x", "custom_fields": {{"a": [{numbers}]}}}}'
+    deep = "/rest/v1/activities?select=id,leads(id,activities(id,leads(id,activities(id))))"
+    as_json = {"content-type": "application/json"}
+    activity = {"type": "NOTE", "title": "T", "lead_id": lead}
+    return {
+        "estimates": lambda: http.get("/rest/v1/leads?select=id", headers={"prefer": "count=planned"}),
+        "embedding": lambda: http.get(deep),
+        "agenda": lambda: http.post("/rest/v1/rpc/agenda", json={"since": "2026-01-01", "until": "2026-12-31"}),
+        "number bombs": lambda: http.post("/rest/v1/leads", content=bomb, headers=as_json),
+        "rows": lambda: http.post("/rest/v1/leads", json=many),
+        "not a number": lambda: http.post(
+            "/rest/v1/leads", json={"organization_id": org, "name": "x", "budget": "NaN"}
+        ),
+        "metrics": lambda: http.post(
+            "/rest/v1/rpc/evaluate_metric",
+            json={"query": {"source": "leads", "aggregate": "count", "group_by": "name"}},
+        ),
+        "snapshot": lambda: http.get("/functions/v1/dashboard-snapshot"),
+        "activities": lambda: http.post("/functions/v1/record-activity", json={"activities": [activity] * 500}),
+        "unknown fields": lambda: http.post(
+            "/functions/v1/capture-lead", json={f"field{n}": "x" * 20 for n in range(20_000)}
+        ),
+        "header line": lambda: http.post(
+            "/functions/v1/import-records?kind=leads", content=b"a," * 2_000_000, headers={"content-type": "text/csv"}
+        ),
+        "export": lambda: http.post("/functions/v1/export-organization", json={"organization_id": org}),
+        "avatars": lambda: http.post(
+            f"/storage/v1/object/avatars/{eve.user}/{uuid4()}.png", content=b"x", headers={"content-type": "image/png"}
+        ),
+        "folders": lambda: http.post("/storage/v1/object/list/avatars", json={"prefix": f"{eve.user}/"}),
+        "flags": lambda: http.post(
+            "/rest/v1/feature_flags",
+            json={"name": "x", "conditions": {"$or": [{"a": {"$gt": n}} for n in range(2000)]}},
+        ),
+        "onboarding": lambda: http.post("/functions/v1/create-onboarding-session", json={}),
+    }
+
+
+def hostile(eve: Account, lead: str, over: threading.Event, answers: Counter[str]) -> None:
+    chosen = list(attacks(eve, lead).items())
+    while not over.is_set():
+        name, attack = random.choice(chosen)
+        try:
+            answers[f"{name} {attack().status_code}"] += 1
+        except httpx.TransportError:
+            answers[f"{name} cut off"] += 1
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def anonymous_mb(process: psutil.Process) -> float:
+    """What it alone holds: not the buffers that all backends share."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+def watch(stack: Stack, most: dict[str, float], over: threading.Event) -> None:
+    while not over.wait(0.2):
+        for name, service in stack.processes().items():
+            if service is None:
+                continue
+            family = (
+                service.children(recursive=True) if name == "postgres" else [service, *service.children(recursive=True)]
+            )
+            kind = "backend" if name == "postgres" else name
+            for process in family:
+                try:
+                    most[kind] = max(most.get(kind, 0.0), anonymous_mb(process))
+                except (psutil.NoSuchProcess, FileNotFoundError, StopIteration, ProcessLookupError):
+                    continue
+
+
+def drill(stack: Stack, seconds: float) -> dict[str, Any]:
+    values = stack.values()
+    tenants = [Account(values, "tenant") for _ in range(TENANTS)]
+    for tenant in tenants:
+        tenant.found(stack, "GROWTH")
+    eve = Account(values, "eve")
+    eve.found(stack, "FREE")
+    with stack.cluster.connect() as connection:
+        row = connection.execute(
+            "select id from public.leads where organization_id = %s", [eve.organization]
+        ).fetchone()
+        assert row
+        lead = str(row[0])
+        connection.execute(
+            "insert into public.appointments (organization_id, title, start_time, end_time, assigned_to)"
+            " select %s, 'A', '2026-06-01', '2026-06-02', %s from generate_series(1, %s)",
+            [eve.organization, eve.user, APPOINTMENTS],
+        )
+        connection.execute(
+            "insert into public.activities (organization_id, created_by_id, lead_id, type, title)"
+            " select %s, %s, %s, 'NOTE', 'T' from generate_series(1, 2000)",
+            [eve.organization, eve.user, lead],
+        )
+        connection.execute("analyze")
+    phases = {name: Seen() for name in ("calm", "hostile", "after")}
+    now: list[Seen | None] = [None]
+    over, peace = threading.Event(), threading.Event()
+    most: dict[str, float] = {}
+    answers: Counter[str] = Counter()
+    threads = [threading.Thread(target=busy, args=(tenant, lambda: now[0], over)) for tenant in tenants]
+    threads.append(threading.Thread(target=watch, args=(stack, most, over)))
+    hands = [threading.Thread(target=hostile, args=(eve, lead, peace, answers)) for _ in range(HANDS)]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    now[0] = phases["calm"]
+    time.sleep(CALM_SECONDS)
+    now[0] = phases["hostile"]
+    for hand in hands:
+        hand.start()
+    time.sleep(seconds)
+    peace.set()
+    now[0] = None
+    time.sleep(AFTER_SECONDS)
+    now[0] = phases["after"]
+    time.sleep(CALM_SECONDS / 2)
+    over.set()
+    for thread in [*threads, *hands]:
+        thread.join()
+    calm, worst, after = (phases[name].slowest() for name in ("calm", "hostile", "after"))
+    goals = {
+        "slowest_of_100_at_most_3x_calm": worst <= SLOWEST_RATIO * calm,
+        "no_5xx_for_tenants": not any(seen.failed for seen in phases.values()),
+        "functions_memory": most.get("functions", 0) <= FUNCTIONS_MB,
+        "backend_memory": most.get("backend", 0) <= BACKEND_MB,
+        "well_again_after_5_s": after <= SLOWEST_RATIO * calm,
+    }
+    return {
+        "goals": goals,
+        "p99_ms": {name: round(1000 * seen.slowest(), 1) for name, seen in phases.items()},
+        "requests": {name: len(seen.seconds) for name, seen in phases.items()},
+        "failed": {name: seen.failed[:5] for name, seen in phases.items() if seen.failed},
+        "memory_mb": {name: round(mb) for name, mb in sorted(most.items())},
+        "hostile_answers": dict(sorted(answers.items())),
+    }
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, running(Path(folder)) as stack:
+        found = drill(stack, seconds)
+    print(json.dumps(found, indent=2))
+    sys.exit(not all(found["goals"].values()))
+
+
+if __name__ == "__main__":
+    main()

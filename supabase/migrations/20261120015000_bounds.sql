@@ -1,0 +1,143 @@
+-- Bounds: how large a value that a client writes may be. One call of private.bound_client_columns() gives every column
+-- that a client may write a check by its type; the last chapter makes that call, and a test fails for a column without.
+
+-- Documents -----------------------------------------------------------------------------------------------------------
+
+-- A number such as 1e131071 takes ten bytes stored and 131,072 characters written, so a document is not written out
+-- before its numbers are bounded; one of a few hundred bytes holds too few of them to matter. Without sixteen digits in a
+-- row there is no number out of bounds: that spares most documents the slow look at every number. Stored, a document
+-- takes at least a seventh and at most eight times as many bytes as written.
+create function private.check_json(field text, document jsonb, most integer default 65536) returns boolean
+language plpgsql immutable strict set search_path = '' as $$
+declare
+  stored constant integer := pg_column_size(document);
+  problem text;
+begin
+  if stored > 8 * most then
+    problem := format('It is larger than %s bytes.', most);
+  elsif jsonb_path_exists(document, 'strict $.**{20 to last} ? (@.type() == "object" || @.type() == "array")') then
+    problem := 'It has more than 20 levels.';
+  elsif stored <= 200 and document::text !~ '[0-9]{16}' then
+    return true;
+  elsif jsonb_path_exists(document, 'strict $.** ? (@ > 1000000000000000 || @ < -1000000000000000)') then
+    problem := 'It has a number beyond 10^15.';
+  elsif (stored > 4000 or document::text ~ '[0-9]{16}') and exists (
+    select from jsonb_path_query(document, 'strict $.** ? (@.type() == "number")') n where scale(n::numeric) > 20
+  ) then
+    problem := 'It has a number with more than 20 decimals.';
+  elsif stored > 16000 and (
+    select count(*) from jsonb_path_query(document, 'strict $.** ? (@.type() == "object").keyvalue().key')
+  ) > 2000 then
+    problem := 'It has more than 2000 keys.';
+  elsif stored > most / 8 and octet_length(document::text) > most then
+    problem := format('It has %s bytes.', octet_length(document::text));
+  end if;
+  if problem is not null then
+    raise exception '% is too large', field using errcode = 'PT422', detail = problem, hint = format(
+      'Accepted are at most %s bytes, 20 levels, 2000 keys, and numbers up to 10^15 with at most 20 decimals.', most
+    );
+  end if;
+  return true;
+end $$;
+comment on function private.check_json(text, jsonb, integer) is
+  'True for a JSON document within the bounds of what a client may write; PT422 for any other.';
+
+create function private.are_short_texts(texts text[], most integer, longest integer) returns boolean
+language plpgsql immutable strict set search_path = '' as $$
+begin
+  return cardinality(texts) <= most and (select coalesce(max(length(t)), 0) <= longest from unnest(texts) t);
+end $$;
+comment on function private.are_short_texts(text[], integer, integer) is
+  'Whether a list has at most so many texts, none longer than the given number of characters.';
+grant execute on function private.check_json(text, jsonb, integer), private.are_short_texts(text[], integer, integer)
+  to authenticated, service_role;
+
+-- Columns -------------------------------------------------------------------------------------------------------------
+
+create table private.column_bounds (
+  relation text not null,
+  name text not null,
+  most integer not null,
+  primary key (relation, name)
+);
+comment on table private.column_bounds is
+  'Columns whose bound is not that of their type: bytes of JSON, characters of a text, elements of a list.';
+comment on column private.column_bounds.relation is 'Table in the schema public.';
+comment on column private.column_bounds.name is 'Column of the table.';
+comment on column private.column_bounds.most is 'The largest size that is accepted; 0: the column has a check of its own.';
+insert into private.column_bounds (relation, name, most) values
+  ('tool_blueprints', 'components', 262144),
+  ('tool_blueprints', 'connections', 262144),
+  ('tool_blueprints', 'configuration', 262144),
+  ('user_dashboards', 'layout', 262144),
+  ('content', 'content', 262144),
+  ('organizations', 'billing_email', 255),
+  ('organization_invitations', 'email', 255),
+  ('quick_actions', 'required_role', 10),
+  ('quick_actions', 'required_tier', 10),
+  -- Bounded by checks of its own.
+  ('feature_flag_group_members', 'value', 0),
+  ('feature_flags', 'target_orgs', 100000),
+  ('feature_flags', 'target_users', 100000),
+  ('system_alerts', 'target_orgs', 100000),
+  ('system_alerts', 'target_users', 100000);
+
+create function private.bound_client_columns() returns void language plpgsql set search_path = '' as $$
+declare
+  col record;
+  most text;
+  called text;
+  accepted text;
+begin
+  for col in
+    select c.oid, c.relname, a.attnum, a.attname::text as name, t.typcategory = 'A' as is_list,
+      coalesce(e.typname, t.typname) as type, b.most
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    join pg_catalog.pg_type t on t.oid = a.atttypid
+    left join pg_catalog.pg_type e on e.oid = t.typelem and t.typcategory = 'A'
+    left join private.column_bounds b on b.relation = c.relname and b.name = a.attname
+    where b.most is distinct from 0 and c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and a.attgenerated = '' and (
+      has_column_privilege('authenticated', c.oid, a.attnum, 'insert, update')
+      or has_column_privilege('anon', c.oid, a.attnum, 'insert, update')
+    )
+  loop
+    called := null;
+    if col.is_list and col.type = 'text' then
+      most := coalesce(col.most, 100);
+      called := format('%s lists at most %s texts of 500 characters', col.name, most);
+      accepted := format('cardinality(%1$I) = 0 or private.are_short_texts(%1$I, %2$s, 500)', col.name, most);
+    elsif col.is_list then
+      most := coalesce(col.most, 1000);
+      called := format('%s lists at most %s values', col.name, most);
+      accepted := format('cardinality(%I) <= %s', col.name, most);
+    elsif col.type = 'jsonb' then
+      most := coalesce(col.most, 65536);
+      called := format('%s is JSON of at most %s bytes', col.name, most);
+      accepted := format('private.check_json(%L, %I, %s)', col.name, col.name, most);
+    elsif col.type = 'text' and not exists (
+      select from pg_catalog.pg_constraint k where k.conrelid = col.oid and k.contype = 'c'
+        and pg_get_constraintdef(k.oid) ~ format('length\(\(?%s\)?(::text)?\) (<|<=) ', quote_ident(col.name))
+    ) then
+      most := coalesce(col.most, 10000);
+      called := format('%s is at most %s characters', col.name, most);
+      accepted := format('length(%I) <= %s', col.name, most);
+    elsif col.type in ('numeric', 'float4', 'float8') and not exists (
+      select from pg_catalog.pg_constraint k where k.conrelid = col.oid and k.contype = 'c'
+        and pg_get_constraintdef(k.oid) ~ format('\(%s\)?(::[a-z ]+)? <= ', quote_ident(col.name))
+    ) then
+      -- NaN is larger than every number, so a largest value refuses it too.
+      called := format('%s is a number up to 10^15', col.name);
+      accepted := format('abs(%I) <= 1e15', col.name);
+    elsif col.type in ('timestamptz', 'timestamp', 'date') then
+      called := format('the time %s lies between 1900 and 2200', col.name);
+      accepted := format('%I >= %L and %I < %L', col.name, '1900-01-01 00:00+00', col.name, '2200-01-01 00:00+00');
+    end if;
+    continue when called is null or exists (
+      select from pg_catalog.pg_constraint k where k.conrelid = col.oid and k.conname = left(called, 63)
+    );
+    execute format('alter table public.%I add constraint %I check (%s)', col.relname, left(called, 63), accepted);
+  end loop;
+end $$;
+comment on function private.bound_client_columns() is
+  'Gives every column that clients may write a check that bounds it, unless it has one. Granted to nobody.';

@@ -1,0 +1,172 @@
+-- Quotas: how many rows, free organisations and exports there may be, and what counts in the gallery. The limits of a plan
+-- are in plans.limits; what is the same for every plan is in private.row_quotas.
+
+-- Rows ----------------------------------------------------------------------------------------------------------------
+
+create table private.row_quotas (
+  relation text primary key,
+  most bigint,
+  times integer not null default 1
+);
+comment on table private.row_quotas is 'Tables of an organisation whose quota is not rows_per_table of its plan.';
+comment on column private.row_quotas.relation is 'Table in the schema public.';
+comment on column private.row_quotas.most is 'Rows that every organisation may have; null: as many as its plan says.';
+comment on column private.row_quotas.times is 'How many times rows_per_table it may have.';
+insert into private.row_quotas (relation, most, times) values
+  ('activities', null, 10),
+  ('activity_feeds', null, 10),
+  ('dashboard_widgets', 200, 1),
+  ('dashboard_metrics', 200, 1),
+  ('quick_actions', 200, 1),
+  ('organization_invitations', 500, 1),
+  ('project_showcases', 1000, 1);
+
+create table private.row_counts (
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  relation text not null,
+  recount double precision not null,
+  counted_at timestamptz not null default now(),
+  primary key (organization_id, relation)
+);
+comment on table private.row_counts is 'How soon the rows of an organisation in a table are counted again.';
+comment on column private.row_counts.organization_id is 'Whose rows.';
+comment on column private.row_counts.relation is 'Table in the schema public.';
+comment on column private.row_counts.recount is 'The probability with which the next new row has them counted.';
+comment on column private.row_counts.counted_at is 'When they were counted last.';
+
+-- Counting at every insert would cost more than the insert. With room for r more rows, one of r/20 new rows has them
+-- counted, and every one when 20 are left: on the way to its limit, a table is counted some twenty times for each
+-- tenfold, and the chance to pass the limit uncounted is e^-20. An insert pays for one look at row_counts.
+create function private.count_rows() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  known double precision;
+  quota private.row_quotas;
+  allowed bigint;
+  used bigint;
+begin
+  -- The platform's own jobs and migrations carry no claims and are not bound.
+  if nullif(current_setting('request.jwt.claims', true), '') is null then
+    return null;
+  end if;
+  select c.recount into known from private.row_counts c
+  where c.organization_id = new.organization_id and c.relation = tg_table_name;
+  if random() >= known or new.organization_id is null or auth.role() = 'service_role' then
+    return null;
+  end if;
+  select q.* into quota from private.row_quotas q where q.relation = tg_table_name;
+  allowed := coalesce(quota.most, private.plan_limit(new.organization_id, 'rows_per_table') * coalesce(quota.times, 1));
+  if known = 1 then
+    -- Close to the limit, one after the other: two at once cannot both have the last place.
+    perform pg_advisory_xact_lock(hashtextextended(tg_table_name || new.organization_id, 0));
+  end if;
+  execute format('select count(*) from (select from public.%I t where t.organization_id = $1 limit $2) counted', tg_table_name)
+    into used using new.organization_id, allowed + 1;
+  if used > allowed then
+    raise exception using
+      errcode = case when quota.most is null then 'PT402' else 'PT409' end,
+      message = format('An organisation%s has at most %s rows in %s',
+        case when quota.most is null then ' with this plan' else '' end, allowed, tg_table_name),
+      detail = 'This would be one more.',
+      hint = case when quota.most is null then 'An owner can choose a larger plan; or delete rows first.'
+        else 'Delete some of them first.' end;
+  end if;
+  insert into private.row_counts as c (organization_id, relation, recount)
+  values (new.organization_id, tg_table_name, coalesce(least(1, 20.0 / nullif(allowed - used, 0)), case when allowed is null then 0.0001 else 1 end))
+  on conflict (organization_id, relation) do update set recount = excluded.recount, counted_at = now()
+  where c.recount <> excluded.recount;
+  return null;
+end $$;
+comment on function private.count_rows() is
+  'Holds an organisation to the rows it may have: PT402 beyond its plan, PT409 beyond what everyone may have.';
+
+create function private.limit_rows() returns void language plpgsql set search_path = '' as $$
+declare
+  target record;
+begin
+  for target in
+    select c.relname from pg_catalog.pg_class c
+    join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+      and has_any_column_privilege('authenticated', c.oid, 'insert')
+      and not exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgname = 'count_rows')
+  loop
+    execute format(
+      'create trigger count_rows after insert on public.%I for each row execute function private.count_rows()', target.relname
+    );
+  end loop;
+end $$;
+comment on function private.limit_rows() is
+  'Gives every table of tenants into which clients insert the trigger that bounds its rows. A later chapter calls it again.';
+select private.limit_rows();
+
+-- A plan that changes, or another plan, is looked at with the next row.
+create function private.recount_rows() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if tg_table_name = 'plans' then
+    delete from private.row_counts where true;
+  else
+    delete from private.row_counts c where c.organization_id = new.id;
+  end if;
+  return null;
+end $$;
+comment on function private.recount_rows() is 'Has rows counted again when the plan of an organisation is another.';
+create trigger recount_rows after update of subscription_tier on public.organizations
+  for each row when (new.subscription_tier <> old.subscription_tier) execute function private.recount_rows();
+create trigger recount_rows after insert or update of limits, is_active on public.plans
+  for each statement execute function private.recount_rows();
+
+-- What counts in the gallery ------------------------------------------------------------------------------------------
+
+create table private.daily_counts (
+  counter text not null,
+  subject_id uuid not null,
+  day date not null,
+  who text not null,
+  counted integer not null,
+  primary key (counter, subject_id, day, who)
+);
+comment on table private.daily_counts is
+  'What one person, or one network, added to a counter of the gallery in a day (UTC); kept for a month.';
+comment on column private.daily_counts.counter is 'Such as showcase_views.';
+comment on column private.daily_counts.subject_id is 'The template, blueprint or showcase.';
+comment on column private.daily_counts.day is 'Day in UTC.';
+comment on column private.daily_counts.who is 'A user id, or the network of the caller, as client_network() has it.';
+comment on column private.daily_counts.counted is 'How often it counted.';
+insert into private.personal_columns (relation, name, on_deletion, found_by, because)
+values ('private.daily_counts', 'who', 'DELETE', 'who', 'what the person looked at and used, for a month');
+create index daily_counts_day_idx on private.daily_counts (day);
+
+create function private.counts_today(counter text, subject_id uuid, per_person integer, per_network integer) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  bound record;
+begin
+  for bound in
+    select b.who, b.most
+    from (values (coalesce(auth.uid()::text, ''), per_person), (private.client_network(), per_network)) b (who, most)
+    where b.who is not null
+  loop
+    insert into private.daily_counts as c (counter, subject_id, day, who, counted)
+    values (counts_today.counter, counts_today.subject_id, (now() at time zone 'UTC')::date, bound.who, 1)
+    on conflict on constraint daily_counts_pkey do update set counted = c.counted + 1 where c.counted < bound.most;
+    if not found then
+      return false;
+    end if;
+  end loop;
+  return true;
+end $$;
+comment on function private.counts_today(text, uuid, integer, integer) is
+  'Whether the caller still counts today: so often a person, so often a network.';
+
+create function private.forget_daily_counts() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  forgotten bigint;
+begin
+  delete from private.daily_counts c where c.day < (now() at time zone 'UTC')::date - 31;
+  get diagnostics forgotten = row_count;
+  return forgotten;
+end $$;
+comment on function private.forget_daily_counts() is 'Deletes counts older than a month; for roll_up_tallies().';

@@ -1,0 +1,431 @@
+"""Attacks by one account on what others may notice: their statistics, their people, their room, their counters."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from tests.database.attacks.race import both
+from tests.support.rows import Cursor, add, call, one, refused, scene, turn
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, become, claims_of
+
+# Estimates ------------------------------------------------------------------------------------------------------------
+
+
+def request(cursor: Cursor, person: str, method: str = "GET", **headers: str) -> None:
+    """What PostgREST does before the statement of a request."""
+    become(cursor.connection, "authenticated", claims_of(person), headers)
+    cursor.execute(
+        "select set_config('request.method', %s, true), set_config('request.path', '/leads', true)", [method]
+    )
+    cursor.execute("select private.check_request()")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"prefer": "count=planned"},
+        {"prefer": "count=estimated"},
+        {"prefer": "return=minimal,   count=planned"},
+        {"prefer": "handling=strict,count = estimated"},
+        {"prefer": "Count=Planned"},
+    ],
+    ids=str,
+)
+def test_attack_count_other_tenants_rows_by_an_estimate(database: Database, headers: dict[str, str]) -> None:
+    with scene(database) as cursor, refused(cursor, "PT400", "Estimated counts are not available"):
+        request(cursor, "owner", **headers)
+
+
+def test_attack_ask_for_a_query_plan(database: Database) -> None:
+    with scene(database) as cursor, refused(cursor, "PT406", "Query plans are not available"):
+        request(cursor, "owner", accept="application/vnd.pgrst.plan+json; options=analyze")
+
+
+@pytest.mark.parametrize("table", ["leads", "users", "activity_feeds", "showcase_likes", "organizations"])
+def test_attack_hide_the_estimate_behind_a_second_header(database: Database, table: str) -> None:
+    """PostgREST follows the first of two Prefer headers and shows check_request() the last one."""
+    with scene(database) as cursor:
+        request(cursor, "owner", prefer="return=minimal")
+        cursor.execute(f"select count(*) from public.{table}")
+        with refused(cursor, "PT400", "Estimated counts are not available"):
+            cursor.execute(f"explain (format json) select 1 from public.{table}")
+
+
+def test_exact_counts_and_ordinary_requests_pass(database: Database) -> None:
+    with scene(database) as cursor:
+        request(cursor, "viewer", prefer="count=exact", accept="application/json")
+        turn(cursor, None)
+        become(cursor.connection, "anon", {"role": "anon"}, {})
+        cursor.execute("select private.check_request()")
+
+
+def test_attack_occupy_every_connection_of_the_data_api(fresh_database: Database) -> None:
+    waiting: list[psycopg.Connection[Any]] = []
+    try:
+        for number in range(9):
+            connection = fresh_database.connect("authenticator")
+            waiting.append(connection)
+            connection.autocommit = False
+            become(connection, "authenticated", claims_of("owner"), {})
+            if number < 8:
+                connection.execute("select private.check_request()")
+        with pytest.raises(psycopg.Error, match="Too many requests at the same time") as caught:
+            waiting[8].execute("select private.check_request()")
+        assert caught.value.sqlstate == "PT429"
+        with fresh_database.acting_as("member") as cursor:  # others go on
+            cursor.execute("select private.check_request()")
+        waiting[0].rollback()
+        waiting[8].rollback()
+        become(waiting[8], "authenticated", claims_of("owner"), {})
+        waiting[8].execute("select private.check_request()")
+    finally:
+        for connection in waiting:
+            connection.close()
+
+
+# People ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "column", ["global_role", "suspended_at", "suspended_until", "suspended_reason", "last_login_at"]
+)
+def test_attack_read_why_a_colleague_is_suspended(database: Database, column: str) -> None:
+    with database.acting_as("viewer") as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        cursor.execute(f"select {column} from public.users")
+
+
+def test_people_read_all_of_their_own_account(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "viewer")
+        assert call(cursor, "my_account")["global_role"] == "USER"
+
+
+def test_attack_rewrite_what_a_colleague_or_the_database_noted(database: Database) -> None:
+    with scene(database) as cursor:
+        deal = add(cursor, "deals", organization_id=ACME, title="D", value=1, stage="LEAD")
+        turn(cursor, "admin")
+        theirs = add(cursor, "activities", organization_id=ACME, type="CALL", title="Called")
+        turn(cursor, "member")
+        mine = add(cursor, "activities", organization_id=ACME, type="CALL", title="Called")
+        call(cursor, "move_deal", deal_id=deal["id"], stage="QUALIFIED")
+        rewrite = "update public.activities set title = 'Never' where id = %s"
+        assert cursor.execute(rewrite, [theirs["id"]]).rowcount == 0
+        assert (
+            cursor.execute("update public.activities set title = 'Never' where deal_id = %s", [deal["id"]]).rowcount
+            == 0
+        )
+        assert cursor.execute(rewrite, [mine["id"]]).rowcount == 1
+        turn(cursor, "admin")
+        assert (
+            cursor.execute("update public.activities set title = 'Never' where deal_id = %s", [deal["id"]]).rowcount
+            == 0
+        )
+        cursor.execute(
+            "select user_id, old_data from public.activity_logs"
+            " where resource_type = 'activities' and action = 'updated'"
+        )
+        assert cursor.fetchall() == [{"user_id": PEOPLE["member"], "old_data": {"title": "Called"}}]
+
+
+def test_attack_leave_an_organisation_to_a_suspended_owner(database: Database) -> None:
+    with scene(database) as cursor:
+        cursor.execute(
+            "update public.organization_members set role = 'OWNER' where user_id = %s", [PEOPLE["suspended"]]
+        )
+        turn(cursor, "owner")
+        with refused(cursor, "PT409", "must keep at least one owner"):
+            cursor.execute("delete from public.organization_members where user_id = auth.uid()")
+        with refused(cursor, "PT409", "must keep at least one owner"):
+            cursor.execute("update public.organization_members set role = 'ADMIN' where user_id = auth.uid()")
+        cursor.execute("delete from public.organization_members where user_id = %s", [PEOPLE["suspended"]])
+        assert cursor.rowcount == 1
+
+
+def impersonate(cursor: Cursor, person: str) -> None:
+    turn(cursor, None)
+    begun = one(
+        cursor.execute(
+            "insert into private.impersonations (admin_id, user_id, reason) values (%s, %s, 'Why') returning id",
+            [PEOPLE["super_admin"], PEOPLE[person]],
+        )
+    )
+    claims = claims_of(person, session_id=str(begun["id"]), act={"sub": str(PEOPLE["super_admin"])})
+    become(cursor.connection, "authenticated", claims, {})
+
+
+def test_attack_reach_the_owners_money_by_impersonation(database: Database) -> None:
+    with scene(database) as cursor:
+        impersonate(cursor, "owner")
+        with refused(cursor, "42501", "not possible by impersonation"):
+            cursor.execute("select private.billing_customer('{}')")
+        with refused(cursor, "42501", "not possible by impersonation"):
+            cursor.execute("update public.organizations set billing_email = 'eve@strive.test'")
+
+
+def test_what_an_impersonator_sends_is_logged(database: Database) -> None:
+    with scene(database) as cursor:
+        impersonate(cursor, "owner")
+        cursor.execute("select set_config('request.method', 'PATCH', true), set_config('request.path', '/leads', true)")
+        cursor.execute("select private.check_request()")
+        turn(cursor, None)
+        logged = one(
+            cursor.execute(
+                "select description, admin_id, acting_as_id from public.admin_action_logs"
+                " where action = 'USER_IMPERSONATE' order by created_at desc limit 1"
+            )
+        )
+        assert logged == {
+            "description": "Request while impersonating: PATCH /leads",
+            "admin_id": PEOPLE["super_admin"],
+            "acting_as_id": PEOPLE["owner"],
+        }
+
+
+def delete_account(cursor: Cursor, person: str) -> None:
+    cursor.execute("select private.do_delete_account(%s)", [json.dumps({"user_id": str(PEOPLE[person])})])
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_attack_delete_an_account_to_reach_other_tenants(database: Database, confirmed: bool) -> None:
+    address = "outsider@strive.test"
+    with scene(database) as cursor:
+        cursor.execute("update public.organizations set billing_email = %s where id = %s", [address, GLOBEX])
+        cursor.execute(
+            "insert into public.organization_invitations (organization_id, email, token_hash, invited_by)"
+            " values (%s, %s, repeat('a', 64), %s)",
+            [GLOBEX, address, PEOPLE["globex_owner"]],
+        )
+        if not confirmed:
+            cursor.execute("update auth.users set email_confirmed_at = null where email = %s", [address])
+        delete_account(cursor, "outsider")
+        kept = one(cursor.execute("select billing_email from public.organizations where id = %s", [GLOBEX]))
+        assert kept["billing_email"] == address
+        invitations = cursor.execute("select from public.organization_invitations where email = %s", [address]).rowcount
+        assert invitations == (0 if confirmed else 1)
+
+
+def test_attack_list_strangers_by_an_export(database: Database) -> None:
+    with scene(database) as cursor:
+        showcase = add(
+            cursor,
+            "project_showcases",
+            organization_id=ACME,
+            title="S",
+            description="D",
+            category="WORKFLOW",
+            created_by_id=PEOPLE["member"],
+        )
+        add(cursor, "showcase_likes", showcase_id=showcase["id"], user_id=PEOPLE["globex_owner"])
+        cursor.execute(
+            "insert into public.activity_feeds (organization_id, user_id, title, type, entity_type, entity_id, action)"
+            " values (%s, %s, 'Moved', 'SYSTEM_EVENT', 'order', 'x', 'moved')",
+            [ACME, PEOPLE["platform_admin"]],
+        )
+        cursor.execute("delete from public.organization_members where user_id = %s", [PEOPLE["viewer"]])
+        exported = ""
+        for relation in ("public.users", "public.activity_feeds", "public.activity_logs"):
+            for form in ("ndjson", "csv"):
+                query = one(cursor.execute("select private.export_query(%s, %s, false) as query", [relation, form]))[
+                    "query"
+                ]
+                cursor.execute(query.replace("$1", f"'{ACME}'"))
+                exported += "\n".join(str(next(iter(row.values()))) for row in cursor)
+        for stranger in ("globex_owner", "platform_admin", "outsider"):
+            assert str(PEOPLE[stranger]) not in exported
+            assert f"{stranger}@" not in exported
+        for member in ("owner", "viewer"):
+            assert f"{member}@strive.test" in exported
+
+
+# Known ids ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["dashboard_metrics", "dashboard_widgets", "quick_actions", "user_dashboards"])
+def test_attack_ask_whether_an_id_is_taken(database: Database, table: str) -> None:
+    with database.acting_as("owner") as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        cursor.execute(f"insert into public.{table} (id) values (%s)", [uuid4()])
+
+
+def test_attack_ask_by_anothers_dashboard_what_they_may_see(database: Database) -> None:
+    with scene(database) as cursor:
+        widget = add(
+            cursor,
+            "dashboard_widgets",
+            organization_id=GLOBEX,
+            name="W",
+            type="WEATHER",
+            config="{}",
+            position='{"x": 0, "y": 0, "w": 1, "h": 1}',
+            created_by=PEOPLE["globex_owner"],
+        )
+        cursor.execute("delete from public.user_dashboards where user_id = %s", [PEOPLE["globex_owner"]])
+        turn(cursor, "owner")
+        plant = "insert into public.user_dashboards (user_id, layout, widgets) values (%s, '{}', %s)"
+        said = []
+        for widgets in ([widget["id"]], [uuid4()]):
+            with refused(cursor, "42501", "row-level security") as caught:
+                cursor.execute(plant, [PEOPLE["globex_owner"], widgets])
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+
+
+# Room -----------------------------------------------------------------------------------------------------------------
+
+
+def limit(cursor: Cursor, **limits: int) -> None:
+    cursor.execute("update public.plans set limits = limits || %s", [json.dumps(limits)])
+
+
+def test_attack_store_rows_without_end(database: Database) -> None:
+    with scene(database) as cursor:
+        limit(cursor, rows_per_table=30)
+        turn(cursor, "member")
+        many = "insert into public.leads (organization_id, name) select %s, 'Ada' from generate_series(1, %s)"
+        cursor.execute(many, [ACME, 29])
+        add(cursor, "leads", organization_id=ACME, name="Ada")
+        for rows in (1, 2000):
+            with refused(cursor, "PT402", "at most 30 rows in leads") as caught:
+                cursor.execute(many, [ACME, rows])
+            assert "larger plan" in str(caught.value.diag.message_hint)
+        turn(cursor, "globex_member")  # a neighbour has room of its own
+        cursor.execute(many, [GLOBEX, 5])
+        turn(cursor, "admin")
+        cursor.execute("delete from public.leads where id in (select id from public.leads limit 5)")
+        cursor.execute(many, [ACME, 5])
+
+
+def test_attack_take_the_last_row_twice_at_once(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+        connection.execute("update public.plans set limits = limits || '{\"rows_per_table\": 2}'")
+    insert = "insert into public.leads (organization_id, name) values (%s, 'Ada')"
+    with fresh_database.acting_as("member", commit=True) as cursor:
+        cursor.execute(insert, [ACME])
+    assert both(
+        fresh_database,
+        ("member", lambda c: c.execute(insert, [ACME])),
+        ("admin", lambda c: c.execute(insert, [ACME])),
+    ) == ["done", "PT402"]
+
+
+def test_attack_pile_up_widgets(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "admin")
+        many = (
+            "insert into public.quick_actions (organization_id, name, icon, action_type, target_url)"
+            " select %s, 'A', 'i', 'NAVIGATION', '/' from generate_series(1, %s)"
+        )
+        cursor.execute(many, [ACME, 200])
+        with refused(cursor, "PT409", "at most 200 rows in quick_actions"):
+            cursor.execute(many, [ACME, 1])
+
+
+def test_attack_own_many_free_organisations(database: Database) -> None:
+    with scene(database) as cursor:
+        for number in range(3):
+            cursor.execute(
+                "insert into public.onboarding_sessions (token_hash, user_id, org_name, selected_tier, billing_cycle,"
+                " current_step) values (%s, %s, 'Free', 'FREE', 'MONTHLY', 4)",
+                [f"{number:064x}", PEOPLE["outsider"]],
+            )
+            cursor.execute(
+                "select private.complete_onboarding(s) from public.onboarding_sessions s where token_hash = %s",
+                [f"{number:064x}"],
+            )
+        cursor.execute(
+            "insert into public.onboarding_sessions (token_hash, user_id, org_name, selected_tier, billing_cycle,"
+            " current_step) values (%s, %s, 'Free', 'FREE', 'MONTHLY', 4)",
+            [f"{9:064x}", PEOPLE["outsider"]],
+        )
+        with refused(cursor, "PT402", "at most 3 free organisations"):
+            cursor.execute(
+                "select private.complete_onboarding(s) from public.onboarding_sessions s where token_hash = %s",
+                [f"{9:064x}"],
+            )
+
+
+def test_attack_export_again_and_again(database: Database) -> None:
+    with scene(database) as cursor:
+        limit(cursor, exports_per_day=1)
+        turn(cursor, "owner")
+        cursor.execute("reset role")
+        wish = json.dumps({"organization_id": str(ACME), "format": "ndjson"})
+        begin = "select private.begin_export(%s) as answer"
+        first = one(cursor.execute(begin, [wish]))["answer"]
+        assert "done" in first
+        cursor.execute("update private.exports set finished_at = now()")
+        assert one(cursor.execute(begin, [wish]))["answer"]["refused"]["code"] == "PT429"
+
+
+def test_exports_expire(database: Database) -> None:
+    with scene(database) as cursor:
+        cursor.execute(
+            "insert into storage.objects (bucket_id, name, created_at) values"
+            " ('exports', 'old', now() - interval '8 d'), ('exports', 'new', now()),"
+            " ('exports', 'platform/old', now() - interval '8 d')"
+        )
+        cursor.execute("select private.repair_attachments()")
+        cursor.execute("select name from private.doomed_objects where bucket_id = 'exports'")
+        assert cursor.fetchall() == [{"name": "old"}]
+
+
+# Counters -------------------------------------------------------------------------------------------------------------
+
+
+def visit(cursor: Cursor, person: str, address: str) -> None:
+    become(cursor.connection, "authenticated", claims_of(person), {"x-forwarded-for": address})
+
+
+def test_attack_pump_the_views_of_a_showcase(database: Database) -> None:
+    with scene(database) as cursor:
+        showcase = add(
+            cursor,
+            "project_showcases",
+            organization_id=ACME,
+            title="S",
+            description="D",
+            category="WORKFLOW",
+            is_public=True,
+            created_by_id=PEOPLE["member"],
+        )
+        for _ in range(5):
+            visit(cursor, "owner", "198.51.100.1")
+            call(cursor, "view_showcase", showcase_id=showcase["id"])
+        visit(cursor, "globex_owner", "198.51.100.2")
+        assert call(cursor, "view_showcase", showcase_id=showcase["id"])["views"] == 2
+        turn(cursor, None)
+        cursor.execute(
+            "insert into private.daily_counts (counter, subject_id, day, who, counted)"
+            " values ('showcase_views', %s, (now() at time zone 'UTC')::date, '198.51.100.3', 20)",
+            [showcase["id"]],
+        )
+        visit(cursor, "outsider", "198.51.100.3")
+        assert call(cursor, "view_showcase", showcase_id=showcase["id"])["views"] == 2
+
+
+def test_attack_raise_a_rating_with_puppets_of_one_network(database: Database) -> None:
+    with scene(database) as cursor:
+        template = add(
+            cursor,
+            "agent_templates",
+            organization_id=ACME,
+            name="T",
+            description="D",
+            category="SALES",
+            is_public=True,
+            created_by_id=PEOPLE["member"],
+            **dict.fromkeys(("personality_config", "model_config", "tools_config", "memory_config"), "{}"),
+        )
+        reviews = {"owner": 1, "admin": 1, "member": 1, "globex_owner": 5, "globex_member": 5}
+        for person, rating in reviews.items():
+            visit(cursor, person, "2001:db8::1" if rating == 1 else "2001:db8::2")
+            org = ACME if rating == 1 else GLOBEX
+            cursor.execute(
+                "insert into public.template_reviews (organization_id, template_id, rating) values (%s, %s, %s)",
+                [org, template["id"], rating],
+            )
+        turn(cursor, None)
+        rated = one(cursor.execute("select rating from public.agent_templates where id = %s", [template["id"]]))
+        assert rated["rating"] == 1
