@@ -6,7 +6,6 @@ from local.commands.doctor import HOSTED
 from local.postgres import SUPERUSER
 from tests.support.world import Connection, Database
 
-
 EVE = "gen_random_uuid(), 'eve@strive.test'"
 
 

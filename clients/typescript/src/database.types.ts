@@ -8,14 +8,14 @@ export type Database = {
           Tables: {
             "activities": {
                   Row: {
-                    "completed_at": string | null,"contact_id": string | null,"created_at": string,"created_by_id": string,"deal_id": string | null,"description": string | null,"duration_minutes": number | null,"id": string,"lead_id": string | null,"listing_id": string | null,"organization_id": string,"outcome": string | null,"title": string,"type": Database["public"]['Enums']["ActivityType"],"updated_at": string
+                    "completed_at": string | null,"contact_id": string | null,"created_at": string,"created_by_id": string,"deal_id": string | null,"description": string | null,"duration_minutes": number | null,"id": string,"is_automatic": boolean,"lead_id": string | null,"listing_id": string | null,"organization_id": string,"outcome": string | null,"title": string,"type": Database["public"]['Enums']["ActivityType"],"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "completed_at"?: string | null,"contact_id"?: string | null,"created_at"?: string,"created_by_id"?: string,"deal_id"?: string | null,"description"?: string | null,"duration_minutes"?: number | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"organization_id"?: string,"outcome"?: string | null,"title": string,"type": Database["public"]['Enums']["ActivityType"],"updated_at"?: string
+                    "completed_at"?: string | null,"contact_id"?: string | null,"created_at"?: string,"created_by_id"?: string,"deal_id"?: string | null,"description"?: string | null,"duration_minutes"?: number | null,"id"?: string,"is_automatic"?: boolean,"lead_id"?: string | null,"listing_id"?: string | null,"organization_id"?: string,"outcome"?: string | null,"title": string,"type": Database["public"]['Enums']["ActivityType"],"updated_at"?: string
                   }
                   Update: {
-                    "completed_at"?: string | null,"contact_id"?: string | null,"created_at"?: string,"created_by_id"?: string,"deal_id"?: string | null,"description"?: string | null,"duration_minutes"?: number | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"organization_id"?: string,"outcome"?: string | null,"title"?: string,"type"?: Database["public"]['Enums']["ActivityType"],"updated_at"?: string
+                    "completed_at"?: string | null,"contact_id"?: string | null,"created_at"?: string,"created_by_id"?: string,"deal_id"?: string | null,"description"?: string | null,"duration_minutes"?: number | null,"id"?: string,"is_automatic"?: boolean,"lead_id"?: string | null,"listing_id"?: string | null,"organization_id"?: string,"outcome"?: string | null,"title"?: string,"type"?: Database["public"]['Enums']["ActivityType"],"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -1660,14 +1660,14 @@ isOneToOne: false
                   ]
                 },"template_reviews": {
                   Row: {
-                    "created_at": string,"id": string,"organization_id": string,"rating": number,"review": string | null,"reviewer_id": string,"template_id": string,"updated_at": string
+                    "created_at": string,"id": string,"is_counted": boolean,"organization_id": string,"rating": number,"review": string | null,"reviewer_id": string,"template_id": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"id"?: string,"organization_id"?: string,"rating": number,"review"?: string | null,"reviewer_id": string,"template_id": string,"updated_at"?: string
+                    "created_at"?: string,"id"?: string,"is_counted"?: boolean,"organization_id"?: string,"rating": number,"review"?: string | null,"reviewer_id": string,"template_id": string,"updated_at"?: string
                   }
                   Update: {
-                    "created_at"?: string,"id"?: string,"organization_id"?: string,"rating"?: number,"review"?: string | null,"reviewer_id"?: string,"template_id"?: string,"updated_at"?: string
+                    "created_at"?: string,"id"?: string,"is_counted"?: boolean,"organization_id"?: string,"rating"?: number,"review"?: string | null,"reviewer_id"?: string,"template_id"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -2454,6 +2454,29 @@ isOneToOne: true
                           SetofOptions: {
         from: "*"
         to: "deals"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"my_account":
+{ Args: Record<PropertyKey, never>; Returns: {
+              "avatar_url": string | null,
+"created_at": string,
+"current_organization_id": string | null,
+"deleted_at": string | null,
+"email": string,
+"global_role": Database["public"]['Enums']["UserRole"],
+"id": string,
+"is_active": boolean,
+"last_login_at": string | null,
+"name": string | null,
+"suspended_at": string | null,
+"suspended_reason": string | null,
+"suspended_until": string | null,
+"updated_at": string
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "users"
         isOneToOne: true
         isSetofReturn: false
       } },
