@@ -82,7 +82,7 @@ async def sign(client: "AsyncClient", bucket: str, paths: list[str], seconds: in
     for first in range(0, len(paths), BATCH):
         for each in await client.storage.from_(bucket).create_signed_urls(paths[first : first + BATCH], seconds):
             if each["error"] or not each["signedURL"]:
-                raise ApiError.of(_unavailable("storage", each["error"]))
+                raise ApiError.of(_unavailable("storage_unavailable", each["error"]))
             signed.append(each["signedURL"])
     return signed
 
@@ -92,16 +92,16 @@ def _register() -> None:
     from storage3.utils import StorageException  # noqa: PLC0415 - as above
     from supabase_auth.errors import AuthError  # noqa: PLC0415 - as above
 
-    register(AuthError, lambda error: _unavailable("auth", error))
-    register(StorageException, lambda error: _unavailable("storage", error))
-    register(httpx.HTTPError, lambda error: _unavailable("storage", type(error).__qualname__))
+    register(AuthError, lambda error: _unavailable("auth_unavailable", error))
+    register(StorageException, lambda error: _unavailable("storage_unavailable", error))
+    register(httpx.HTTPError, lambda error: _unavailable("storage_unavailable", type(error).__qualname__))
 
 
-def _unavailable(service: str, found: Any) -> ErrorResponse:
+def _unavailable(code: str, found: Any) -> ErrorResponse:
     return ErrorResponse(
         503,
-        f"{service}_unavailable",
-        f"The {service} service did not complete the request",
+        code,
+        "A service of Supabase did not complete the request",
         details=str(found)[:300],
         hint="Try again in a moment.",
         headers=RETRY,

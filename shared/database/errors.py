@@ -1,8 +1,11 @@
 """What the database's errors mean to a client: the status of each SQLSTATE."""
 
+import re
+from collections.abc import Callable
 from http import HTTPStatus
 
 import psycopg
+from psycopg.errors import Diagnostic
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from shared.errors import INTERNAL, RETRY, ErrorResponse, register
@@ -33,6 +36,28 @@ MEANING: dict[str, int | ErrorResponse] = {
 CODES = {"PT403": "user_suspended"}
 
 
+# Messages in place of those that Postgres writes, by SQLSTATE. Every CHECK has a sentence as its name: the field and
+# what it accepts. The values of the row are not for the client.
+MESSAGES: dict[str, Callable[[Diagnostic], str]] = {
+    "22001": lambda _: "A text is longer than its field accepts",
+    "22003": lambda _: "A number is larger than its field accepts",
+    "22021": lambda _: "A text has a character that is not valid in UTF-8",
+    "22P05": lambda _: "A text has a NUL character, which no field accepts",
+    "23502": lambda found: f"{found.column_name} is required, found null",
+    "23503": lambda found: f"{_columns(found)} does not refer to an existing row",
+    "23505": lambda found: f"{_columns(found)} is already in use",
+    "23514": lambda found: f"A value is not accepted: {found.constraint_name}",
+    "23P01": lambda found: f"A value conflicts with another row: {found.constraint_name}",
+}
+
+
+def _columns(found: Diagnostic) -> str:
+    """The columns of a key, from `Key (a, b)=(1, 2) …`, without the tenant."""
+    key = re.match(r"Key \((.*?)\)=", found.message_detail or "")
+    names = [name for name in key[1].split(", ") if name != "organization_id"] if key else []
+    return ", ".join(names) or found.constraint_name or "A value"
+
+
 def from_sqlstate(state: str, message: str | None, detail: str | None, hint: str | None) -> ErrorResponse:
     """The response to an error of the database; INTERNAL where the SQLSTATE is no error of the caller."""
     status = state[2:] if state.startswith("PT") else ""
@@ -41,7 +66,7 @@ def from_sqlstate(state: str, message: str | None, detail: str | None, hint: str
         meaning = MEANING.get(state[:length], meaning)
     if isinstance(meaning, ErrorResponse):
         return meaning
-    # "Failing row contains (…)" would show columns the caller may not see.
+    # "Failing row contains (…)" has columns that the caller may not see.
     details = None if state in {"23502", "23514"} else detail
     return ErrorResponse(
         meaning,
@@ -56,7 +81,9 @@ def from_sqlstate(state: str, message: str | None, detail: str | None, hint: str
 def _from_error(error: psycopg.Error) -> ErrorResponse:
     if error.sqlstate:
         found = error.diag
-        return from_sqlstate(error.sqlstate, found.message_primary, found.message_detail, found.message_hint)
+        rewritten = MESSAGES.get(error.sqlstate)
+        message = rewritten(found) if rewritten else found.message_primary
+        return from_sqlstate(error.sqlstate, message, found.message_detail, found.message_hint)
     # Without a SQLSTATE the connection broke before the server responded.
     return UNAVAILABLE if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else INTERNAL
 
