@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, Field
 from shared.administration.operations import AdministeredUser, administer
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
-from shared.schema import UserRole
+from shared.schema import AdminAction, UserRole
 
 UserIds = Annotated[list[UUID], Field(min_length=1, max_length=100)]
 Reason = Annotated[str, Field(min_length=1, max_length=500)]
@@ -33,20 +33,20 @@ class SetRoleOfUsers(RequestModel):
 
 
 class AdministeredUsers(ResponseModel):
-    """The users as they are now; `auth` is pending while the auth service does not know of all of them."""
+    """The users as they are now; `auth` is pending until Supabase Auth has the change of each."""
 
     users: list[AdministeredUser]
     auth: Literal["synced", "pending"]
 
 
-@function("user", errors={404: "There is no such user among them."})
+@function("user", errors={404: "One of the users does not exist."})
 async def bulk_admin_action(
     call: Call[Annotated[SuspendUsers | ReactivateUsers | SetRoleOfUsers, Field(discriminator="action")]],
 ) -> Result[AdministeredUsers]:
-    """Do one thing to up to 100 users, or to none of them.
+    """Suspend, reactivate or change the role of up to 100 users.
 
-    For platform admins; set_role for super admins. What cannot be done to one of them is done to nobody, and the error
-    names that one. Doing it again changes nothing.
+    For platform admins; set_role for super admins. If one user cannot be changed, none is, and the error names that
+    user. Repeating the request changes nothing.
     """
     target = f"{len(set(call.body.user_ids))} users"
-    return await administer(call, "private.bulk_admin_action", action="BULK_ACTION", target=("user", target))
+    return await administer(call, "private.bulk_admin_action", action=AdminAction.BULK_ACTION, target=("user", target))

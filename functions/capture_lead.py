@@ -15,7 +15,7 @@ Address = Annotated[str, Field(max_length=2000)]
 
 
 class LeadCapture(RequestModel):
-    """What a visitor wrote into a form; an email or a phone number is needed."""
+    """A form that a visitor sent; an email or a phone number is required."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -41,14 +41,20 @@ class LeadCapture(RequestModel):
     utm_source: Word | None = None
     utm_medium: Word | None = None
     utm_campaign: Word | None = None
-    website: Annotated[Word, Field(description="Hide this field from people: who fills it in is a robot.")] | None = (
-        None
-    )
+    website: (
+        Annotated[
+            Word,
+            Field(
+                description="Hide this field from people: a request that fills it in comes from a robot and is ignored."
+            ),
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="after")
-    def can_be_answered(self) -> "LeadCapture":
+    def has_contact_data(self) -> "LeadCapture":
         if not (self.email or self.phone):
-            raise ValueError("email or phone is needed")
+            raise ValueError("send email or phone")
         return self
 
 
@@ -62,20 +68,21 @@ class LeadReceived(ResponseModel):
 async def capture_lead(call: Call[LeadCapture]) -> Result[LeadReceived]:
     """Take a lead from a website.
 
-    The token names the organisation. Who is known by email or phone becomes no second lead: what they wrote is noted.
-    Whoever has them, or else the owners, are notified. The answer is the same for everybody.
+    The token names the organisation. A person who is known by email or phone does not become a second lead; the message
+    is added to the first. The person in charge of the lead is notified, otherwise the owners. The response is the same
+    in all cases.
     """
     try:
         return await call.run("private.capture_lead", call.body)
     except psycopg.Error as error:
         if error.sqlstate != "PT429":
             raise
-        said, wait = error.diag, 60 - int(time.time()) % 60
+        found, wait = error.diag, 60 - int(time.time()) % 60
         raise ApiError(
             429,
             "PT429",
-            said.message_primary or "",
-            details=said.message_detail,
-            hint=said.message_hint,
+            found.message_primary or "",
+            details=found.message_detail,
+            hint=found.message_hint,
             headers={"retry-after": str(wait)},
         ) from None

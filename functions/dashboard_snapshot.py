@@ -25,7 +25,7 @@ class SnapshotRequest(RequestModel):
 
 
 class PartError(ResponseModel):
-    """Why this part could not be shown; the rest of the answer stands."""
+    """Why this part is missing; the other parts are valid."""
 
     code: str
     message: str
@@ -34,7 +34,7 @@ class PartError(ResponseModel):
 
 
 class Organization(ResponseModel):
-    """`role` is null for a platform admin who looks in."""
+    """`role` is null for a platform admin who is not a member."""
 
     id: UUID
     name: str
@@ -59,7 +59,7 @@ class WidgetPosition(ResponseModel):
 
 
 class Widget(ResponseModel):
-    """`data` depends on the type; it is null where `error` says why."""
+    """`data` depends on the type; it is null if `error` is set."""
 
     id: UUID
     name: str
@@ -81,9 +81,9 @@ class MetricPoint(ResponseModel):
 
 
 class Metric(ResponseModel):
-    """Of one that could not be evaluated only `id`, `name` and `error` are there.
+    """One that failed has only `id`, `name` and `error`.
 
-    `previous` and `change` come with a period, `series` and `more` with group_by.
+    `previous` and `change` are set with a period, `series` and `more` with group_by.
     """
 
     id: UUID
@@ -159,10 +159,10 @@ class DashboardSnapshot(ResponseModel):
 
 @function("user")
 async def dashboard_snapshot(call: Call[SnapshotRequest]) -> Result[DashboardSnapshot]:
-    """Draw the first screen.
+    """Get everything on the first screen.
 
-    Everything a client needs for it in one answer: the layout, the widgets with what they show, metrics, the first page
-    of the feed, quick actions, alerts and the number of unread notifications, as the caller may see them in their
-    organisation. A widget or metric that fails says so in its place.
+    One response has the layout, the widgets with their data, metrics, the first page of the feed, quick actions, alerts
+    and the number of unread notifications, as far as the caller may see them in their organisation. A widget or metric
+    that fails has an `error` instead of data.
     """
     return await call.run("public.dashboard_snapshot", call.body)

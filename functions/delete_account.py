@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, Field
 from shared.administration.operations import administer
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
+from shared.schema import AdminAction
 
 
 class DeleteOwnAccount(RequestModel):
@@ -18,7 +19,7 @@ class DeleteUser(RequestModel):
 
 
 class DeletedAccount(ResponseModel):
-    """`auth` is pending while Auth and Storage have not done their part; the account is of no use all the same."""
+    """`auth` is pending until Supabase Auth and Storage have deleted their part; the account is unusable at once."""
 
     user_id: UUID
     deleted_at: AwareDatetime
@@ -29,15 +30,17 @@ class DeletedAccount(ResponseModel):
     "user",
     errors={
         404: "There is no such user.",
-        409: "Another address was sent to confirm, or it is the last owner of an organisation or the last super admin.",
+        409: "`confirm` is another address, or the user is the last owner of an organisation or the last super admin.",
     },
 )
 async def delete_account(call: Call[DeleteOwnAccount | DeleteUser]) -> Result[DeletedAccount]:
-    """Delete an account and what is personal of it.
+    """Delete an account and its personal data.
 
-    One's own, or for platform admins another's. What organisations made of its work stays, and points to an account
-    without name, address or picture. Deleting it again answers the same.
+    A user deletes their own account, a platform admin any. The data of organisations stays and refers to an account
+    without name, address or avatar. Repeating the request gets the same response.
     """
     body = call.body
     target = body.user_id if isinstance(body, DeleteUser) else call.caller.user_id
-    return await administer(call, "private.delete_account", action="USER_DELETE", target=("user", str(target)))
+    return await administer(
+        call, "private.delete_account", action=AdminAction.USER_DELETE, target=("user", str(target))
+    )

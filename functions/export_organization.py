@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from shared.administration.operations import attempt
 from shared.administration.services import remove, services, sign
@@ -15,23 +15,38 @@ from shared.app.function import RequestModel, ResponseModel, function
 from shared.database.session import ReadLines
 from shared.database.version import MIGRATION
 from shared.errors import error_response
+from shared.schema import AdminAction
 
 if TYPE_CHECKING:
     from supabase import AsyncClient
 
 BUCKET = "exports"
 SIGNED_SECONDS = 3600
-# A file that any storage takes in one piece.
+# Any storage accepts a file of this size in one request.
 PART_BYTES = 4 * 1024 * 1024
 PARTS_AT_ONCE = 3
 TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 
 
 class ExportRequest(RequestModel):
-    """ndjson is exact and can be restored; csv is for people and their spreadsheets."""
+    """ndjson is exact and can be restored; csv is for spreadsheets."""
 
     organization_id: UUID
     format: Literal["ndjson", "csv"] = "ndjson"
+
+
+class ExportTable(BaseModel):
+    name: str
+    columns: list[str]
+
+
+class StartedExport(BaseModel):
+    """What private.begin_export() returns."""
+
+    export_id: str
+    folder: str
+    complete: bool
+    tables: list[ExportTable]
 
 
 class ExportFile(ResponseModel):
@@ -44,10 +59,10 @@ class ExportFile(ResponseModel):
 
 
 class ExportResult(ResponseModel):
-    """The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes."""
+    """The URLs are valid for an hour. The manifest has the tables, their columns and rows, and all hashes."""
 
     export_id: UUID
-    complete: Annotated[bool, Field(description="False for an owner: without what belongs to single members.")]
+    complete: Annotated[bool, Field(description="False for an owner: without the data of single members.")]
     rows: int
     manifest_url: str
     manifest_sha256: str
@@ -56,26 +71,27 @@ class ExportResult(ResponseModel):
 
 @function(
     "user",
-    errors={404: "There is no such organisation.", 409: "It is being exported already."},
+    errors={404: "There is no such organisation.", 409: "An export of it is running."},
 )
 async def export_organization(call: Call[ExportRequest]) -> Result[ExportResult]:
-    """Export everything an organisation has.
+    """Export all data of an organisation.
 
-    For platform admins, and for its owners without what belongs to single members. All tables are read as of one moment
-    and stored in the private bucket `exports`, in files of at most 4 MB, with a manifest of counts and SHA-256 hashes.
+    For platform admins, and for its owners without the data of single members. All tables are read as of one moment and
+    stored in the private bucket `exports`, in files of at most 4 MB, with a manifest of counts and SHA-256 hashes.
     """
-    asked = call.body.model_dump(mode="json")
+    request = call.body.model_dump(mode="json")
     target = ("organization", str(call.body.organization_id))
-    begun = (await attempt(call, "private.begin_export", asked, action="DATA_EXPORT", target=target)).done
-    outcome: dict[str, Any] = {"export_id": begun["export_id"]}
-    folder = begun["folder"]
+    attempted = await attempt(call, "private.begin_export", request, action=AdminAction.DATA_EXPORT, target=target)
+    started = StartedExport.model_validate(attempted.done)
+    outcome: dict[str, Any] = {"export_id": started.export_id}
+    folder = started.folder
     stored: list[str] = []
     try:
         async with services(call.settings) as client:
             try:
-                files = await _store(call, client, begun, stored)
+                files = await _store(call, client, started, stored)
                 rows = sum(file["rows"] for file in files)
-                manifest = _manifest(call.body, begun, files)
+                manifest = _manifest(call.body, started, files)
                 stored.append(f"{folder}/manifest.json")
                 await client.storage.from_(BUCKET).upload(stored[-1], manifest, {"content-type": "application/json"})
                 sha256 = hashlib.sha256(manifest).hexdigest()
@@ -89,7 +105,7 @@ async def export_organization(call: Call[ExportRequest]) -> Result[ExportResult]
         raise
     await call.run("private.finish_export", json.dumps(outcome | {"sha256": sha256, "rows": rows}))
     answer = outcome | {
-        "complete": begun["complete"],
+        "complete": started.complete,
         "rows": rows,
         "manifest_url": first,
         "manifest_sha256": sha256,
@@ -99,11 +115,11 @@ async def export_organization(call: Call[ExportRequest]) -> Result[ExportResult]
 
 
 async def _store(
-    call: Call[ExportRequest], client: "AsyncClient", begun: dict[str, Any], stored: list[str]
+    call: Call[ExportRequest], client: "AsyncClient", started: StartedExport, stored: list[str]
 ) -> list[dict[str, Any]]:
-    """Every table in files of its own, all as of one moment; a table without rows has one without lines.
+    """Every table in files of its own, all as of one moment; a table without rows has one empty file.
 
-    Few are on their way at once: that is what an export holds in memory.
+    Few uploads run at once, since an export holds their parts in memory.
     """
     files: list[dict[str, Any]] = []
     kind = call.body.format
@@ -118,16 +134,16 @@ async def _store(
 
     try:
         async with call.snapshot() as lines, asyncio.TaskGroup() as uploads:
-            for table in begun["tables"]:
+            for table in started.tables:
                 number = 0
-                async for part, rows in _parts(lines, begun["export_id"], table, csv=kind == "csv"):
+                async for part, rows in _parts(lines, started.export_id, table, csv=kind == "csv"):
                     number += 1
-                    name = f"{table['name']}.{number:04}.{kind}"
+                    name = f"{table.name}.{number:04}.{kind}"
                     sha256 = hashlib.sha256(part).hexdigest()
                     files.append(
-                        {"name": name, "table": table["name"], "rows": rows, "bytes": len(part), "sha256": sha256}
+                        {"name": name, "table": table.name, "rows": rows, "bytes": len(part), "sha256": sha256}
                     )
-                    stored.append(f"{begun['folder']}/{name}")
+                    stored.append(f"{started.folder}/{name}")
                     await free.acquire()
                     uploads.create_task(put(stored[-1], part))
     except BaseExceptionGroup as failed:
@@ -136,13 +152,13 @@ async def _store(
 
 
 async def _parts(
-    lines: ReadLines, export_id: str, table: dict[str, Any], *, csv: bool
+    lines: ReadLines, export_id: str, table: ExportTable, *, csv: bool
 ) -> AsyncIterator[tuple[bytes, int]]:
-    """The lines of a table, in pieces with the number of their rows."""
-    head = ",".join(table["columns"]).encode() + b"\n" if csv else b""
+    """The lines of a table, in parts with their numbers of rows."""
+    head = ",".join(table.columns).encode() + b"\n" if csv else b""
     part, rows, parts = bytearray(head), 0, 0
-    wish = json.dumps({"export_id": export_id, "relation": table["name"]})
-    async for line in lines("private.open_export", wish):
+    payload = json.dumps({"export_id": export_id, "relation": table.name})
+    async for line in lines("private.open_export", payload):
         encoded = line.encode() + b"\n"
         if rows and len(part) + len(encoded) > PART_BYTES:
             yield bytes(part), rows
@@ -154,27 +170,27 @@ async def _parts(
 
 
 async def _forget(client: "AsyncClient", stored: list[str]) -> None:
-    """What is left of an export that failed is of no use; its manifest was not written, so nobody takes it for one."""
-    with suppress(Exception):  # the first error is the one to tell
+    """Best effort: without a manifest, the files of a failed export are not an export."""
+    with suppress(Exception):  # the first error is the one to report
         await remove(client, BUCKET, stored)
 
 
-def _manifest(asked: ExportRequest, begun: dict[str, Any], files: list[dict[str, Any]]) -> bytes:
+def _manifest(request: ExportRequest, started: StartedExport, files: list[dict[str, Any]]) -> bytes:
     tables = [
-        table
+        table.model_dump()
         | {
-            "rows": sum(file["rows"] for file in files if file["table"] == table["name"]),
-            "files": [file for file in files if file["table"] == table["name"]],
+            "rows": sum(file["rows"] for file in files if file["table"] == table.name),
+            "files": [file for file in files if file["table"] == table.name],
         }
-        for table in begun["tables"]
+        for table in started.tables
     ]
     return json.dumps(
         {
             "version": 1,
-            "organization_id": str(asked.organization_id),
-            "export_id": begun["export_id"],
-            "format": asked.format,
-            "complete": begun["complete"],
+            "organization_id": str(request.organization_id),
+            "export_id": started.export_id,
+            "format": request.format,
+            "complete": started.complete,
             "migration": MIGRATION,
             "tables": tables,
         },

@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, Field
 from shared.administration.operations import attempt
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
+from shared.schema import AdminAction
 
 
 class ImpersonationRequest(RequestModel):
@@ -15,7 +16,7 @@ class ImpersonationRequest(RequestModel):
 
 
 class ImpersonationToken(ResponseModel):
-    """A token to call the API with as that user; there is nothing to renew it with."""
+    """A token to call the API as that user; it cannot be renewed."""
 
     impersonation_id: UUID
     access_token: str
@@ -29,19 +30,23 @@ class ImpersonationToken(ResponseModel):
     errors={
         404: "There is no such user.",
         409: "The user is suspended or inactive.",
-        501: "These functions have no key to sign a token with.",
+        501: "SUPABASE_SIGNING_KEY is not configured.",
     },
 )
 async def impersonate_user(call: Call[ImpersonationRequest]) -> Result[ImpersonationToken]:
     """Act as a user for 15 minutes.
 
-    For super admins, and never as an admin. The token names both (`sub` the user, `act.sub` the admin), and so does
-    whatever is logged of what it does. It can neither change the account nor do anything of administration. The rpc
-    `end_impersonation` ends it before its time, and so does suspending either of the two.
+    For super admins; a platform admin cannot be impersonated. The token and all log entries name both people (`sub` the
+    user, `act.sub` the admin). The token cannot change the account or administer the platform. The rpc
+    `end_impersonation` ends it early; so does the suspension of either person.
     """
-    wish = call.body.model_dump(mode="json") | {"signable": call.settings.signing_key is not None}
+    payload = call.body.model_dump(mode="json") | {"signable": call.settings.signing_key is not None}
     attempted = await attempt(
-        call, "private.impersonate_user", wish, action="USER_IMPERSONATE", target=("user", str(call.body.user_id))
+        call,
+        "private.impersonate_user",
+        payload,
+        action=AdminAction.USER_IMPERSONATE,
+        target=("user", str(call.body.user_id)),
     )
     from shared.auth.tokens import signed  # noqa: PLC0415 - cryptography, loaded by the first token anyway
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import functions_framework.aio
 from starlette.requests import Request
 
-# functions-framework runs this file wherever it is; `functions` and `shared` stand in the folder above.
+# functions-framework runs this file wherever it is; `functions` and `shared` are in the folder above.
 if (root := str(Path(__file__).resolve().parent.parent)) not in sys.path:
     sys.path.append(root)
 

@@ -6,6 +6,7 @@ from pydantic import Field
 from shared.administration.operations import Administered, administer
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
+from shared.schema import AdminAction
 
 
 class Reactivation(RequestModel):
@@ -17,8 +18,8 @@ class Reactivation(RequestModel):
 async def reactivate_user(call: Call[Reactivation]) -> Result[Administered]:
     """End a suspension or a deactivation.
 
-    For platform admins, as suspend-user. Reactivating somebody who is active changes nothing.
+    For platform admins, like suspend-user. Reactivating an active user changes nothing.
     """
     return await administer(
-        call, "private.reactivate_user", action="USER_UPDATE", target=("user", str(call.body.user_id))
+        call, "private.reactivate_user", action=AdminAction.USER_UPDATE, target=("user", str(call.body.user_id))
     )

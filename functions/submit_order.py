@@ -11,7 +11,7 @@ Integration = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Requirements(BaseModel):
-    """What the agent has to do, in any words; these four decide the estimate."""
+    """Free-form requirements of the agent; these four fields decide the estimate."""
 
     model_config = ConfigDict(extra="allow", defer_build=True)
 
@@ -22,7 +22,7 @@ class Requirements(BaseModel):
 
 
 class OrderSubmission(RequestModel):
-    """Requirements and complexity replace those of the draft, where given."""
+    """Requirements and complexity replace those of the draft, if sent."""
 
     order_id: UUID
     requirements: Requirements | None = None
@@ -64,16 +64,15 @@ class SubmittedOrder(ResponseModel):
     idempotent=True,
     body_bytes=1 << 17,
     errors={
-        402: "The plan allows no more orders this month; details say what it allows, the hint what the next one would.",
-        404: "There is no such order here.",
-        409: "The order is no draft.",
+        402: "The plan allows no more orders this month; `details` has its limit, `hint` that of the next plan.",
+        404: "There is no such order in this organisation.",
+        409: "The order is not a draft.",
     },
 )
 async def submit_order(call: Call[OrderSubmission]) -> Result[SubmittedOrder]:
     """Submit a draft.
 
-    A MEMBER or above of its organisation hands it in: the estimate is fixed, the milestones are made, the month's quota
-    is used, the creator is told. What it would cost is shown before by the rpc `estimate_order`, what is left of the
-    month by `order_quota`.
+    For MEMBER and above. The estimate is fixed, the milestones are created, the order counts towards the month's quota,
+    and the creator is notified. The rpc `estimate_order` shows the cost beforehand, `order_quota` the remaining quota.
     """
     return await call.run("private.submit_order", call.body)

@@ -6,10 +6,11 @@ from pydantic import AwareDatetime, Field
 from shared.administration.operations import Administered, administer
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
+from shared.schema import AdminAction
 
 
 class Suspension(RequestModel):
-    """Without `until` it lasts until somebody ends it."""
+    """Without `until` it lasts until an admin ends it."""
 
     user_id: UUID
     reason: Annotated[str, Field(min_length=1, max_length=500)]
@@ -20,9 +21,9 @@ class Suspension(RequestModel):
 async def suspend_user(call: Call[Suspension]) -> Result[Administered]:
     """Suspend a user.
 
-    For platform admins: not oneself, and an admin only by a super admin. It takes effect with the user's next request,
-    and the auth service gives them no more tokens. Suspending somebody who is suspended changes reason and end.
+    For platform admins; an admin is suspended by super admins only, and nobody suspends themselves. Takes effect on the
+    user's next request, and Supabase Auth issues no more tokens. Suspending a suspended user changes reason and end.
     """
     return await administer(
-        call, "private.suspend_user", action="USER_SUSPEND", target=("user", str(call.body.user_id))
+        call, "private.suspend_user", action=AdminAction.USER_SUSPEND, target=("user", str(call.body.user_id))
     )

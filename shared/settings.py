@@ -1,4 +1,4 @@
-"""What the environment says, read and checked once, before the process serves anything."""
+"""The settings: environment variables, parsed and checked once, before the process serves."""
 
 import json
 import re
@@ -29,7 +29,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """Secrets stay out of the repr, so that no traceback or log line can show them."""
+    """Secrets are left out of the repr, so that no traceback or log line can show them."""
 
     url: str
     jwks_url: str | None
@@ -54,7 +54,7 @@ class Settings:
 
     @property
     def stripe_livemode(self) -> bool:
-        """Whether this is about real money; events of the other kind are not ours."""
+        """Whether the key is for real money; events of the other mode are quarantined."""
         return "_live_" in (self.stripe_secret_key or "")
 
     @classmethod
@@ -83,7 +83,7 @@ class Settings:
         url = required("SUPABASE_URL", _origin, "the project's address, e.g. https://abc.supabase.co")
         none: tuple[Mapping[str, Any], ...] = ()
         keys = optional("SUPABASE_JWKS", jwks, none, 'a JSON Web Key Set of public keys: {"keys": […]}')
-        # Keys given here are the only ones, unless an address to look for newer ones is given too.
+        # With keys in the environment, newer ones are fetched only from an address in the environment.
         usual = None if keys else f"{url}/auth/v1/.well-known/jwks.json"
         jwks_url = optional("SUPABASE_JWKS_URL", _web_address, usual, "an http(s) address")
         return cls(

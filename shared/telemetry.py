@@ -1,4 +1,4 @@
-"""Traces and metrics by OpenTelemetry, set up by its own OTEL_* variables. Imported only where they name a receiver."""
+"""Traces and metrics by OpenTelemetry, configured by its OTEL_* variables. Imported only if they name a receiver."""
 
 import os
 from collections.abc import Awaitable, Mapping
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Telemetry:
-    """One span and one measurement a request, one span a statement; names as OpenTelemetry's conventions have them."""
+    """One span and one measurement for each request, one span for each statement, named by OpenTelemetry's conventions."""
 
     def __init__(self) -> None:
         resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or "strive-functions"})
@@ -35,25 +35,25 @@ class Telemetry:
         self._parents = TraceContextTextMapPropagator()
 
     async def request(
-        self, route: str, method: str, headers: Mapping[bytes, bytes], answering: Awaitable[Response]
+        self, route: str, method: str, headers: Mapping[bytes, bytes], responding: Awaitable[Response]
     ) -> Response:
-        given = {
+        sent = {
             name: headers[name.encode()].decode("latin-1") for name in self._parents.fields if name.encode() in headers
         }
         attributes = {"http.request.method": method, "http.route": route}
         started = perf_counter()
         with self._tracer.start_as_current_span(
-            f"{method} {route}", self._parents.extract(given), SpanKind.SERVER, attributes
+            f"{method} {route}", self._parents.extract(sent), SpanKind.SERVER, attributes
         ) as span:
-            answer = await answering
-            span.set_attribute("http.response.status_code", answer.status)
-            span.set_attribute("strive.request_id", answer.request_id.decode())
-            if answer.code:
-                span.set_attribute("error.type", answer.code)
-            if answer.status >= 500:  # noqa: PLR2004 - as the conventions have it, a caller's mistake is no error of the server
+            response = await responding
+            span.set_attribute("http.response.status_code", response.status)
+            span.set_attribute("strive.request_id", response.request_id.decode())
+            if response.code:
+                span.set_attribute("error.type", response.code)
+            if response.status >= 500:  # noqa: PLR2004 - as the conventions have it, a 4xx is no error of the server
                 span.set_status(StatusCode.ERROR)
-        self._seconds.record(perf_counter() - started, attributes | {"http.response.status_code": answer.status})
-        return answer
+        self._seconds.record(perf_counter() - started, attributes | {"http.response.status_code": response.status})
+        return response
 
     async def statement(self, operation: str, running: Awaitable[Result]) -> Result:
         attributes = {"db.system.name": "postgresql", "db.operation.name": operation}

@@ -16,7 +16,7 @@ from shared.app.function import ResponseModel
 from shared.database.errors import from_sqlstate
 from shared.errors import INTERNAL, ApiError, error_response
 from shared.logs import log
-from shared.schema import UserRole
+from shared.schema import AdminAction, UserRole
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Administered(AdministeredUser):
     auth: Literal["synced", "pending"]
 
 
-async def administer(call: Call[Any], operation: str, *, action: str, target: tuple[str, str]) -> Result[Any]:
+async def administer(call: Call[Any], operation: str, *, action: AdminAction, target: tuple[str, str]) -> Result[Any]:
     """Run the operation with the body, sync Auth, and respond with both."""
     attempted = await attempt(call, operation, call.body.model_dump(mode="json"), action=action, target=target)
 
@@ -84,7 +84,9 @@ async def administer(call: Call[Any], operation: str, *, action: str, target: tu
     return Result(json.dumps(attempted.done | {"auth": "pending" if pending else "synced"}))
 
 
-async def attempt(call: Call[Any], operation: str, payload: Any, *, action: str, target: tuple[str, str]) -> Attempt:
+async def attempt(
+    call: Call[Any], operation: str, payload: Any, *, action: AdminAction, target: tuple[str, str]
+) -> Attempt:
     """Run an operation. It runs in a subtransaction, so that the statement that refuses it also logs it.
 
     A failure that ends the whole transaction, such as a timeout, is logged by a second one.

@@ -46,7 +46,7 @@ async def delete_account(client: "AsyncClient", user_id: str) -> None:
 
     Auth deletes softly: the id stays, without address, password or identity, for the rows that refer to it.
     """
-    from supabase_auth.errors import AuthApiError  # noqa: PLC0415 - loaded by services()
+    from supabase import AuthApiError  # noqa: PLC0415 - loaded by services()
 
     if avatars := [name async for name in files(client, "avatars", user_id)]:
         await remove(client, "avatars", avatars)
@@ -89,8 +89,8 @@ async def sign(client: "AsyncClient", bucket: str, paths: list[str], seconds: in
 
 def _register() -> None:
     import httpx  # noqa: PLC0415 - loaded by services()
-    from storage3.utils import StorageException  # noqa: PLC0415 - as above
-    from supabase_auth.errors import AuthError  # noqa: PLC0415 - as above
+
+    from supabase import AuthError, StorageException  # noqa: PLC0415 - as above
 
     register(AuthError, lambda error: _unavailable("auth_unavailable", error))
     register(StorageException, lambda error: _unavailable("storage_unavailable", error))

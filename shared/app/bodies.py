@@ -35,7 +35,7 @@ class Slots:
         self._callers: list[str] = []
 
     @contextmanager
-    def taken(self, caller: str) -> Iterator[None]:
+    def hold(self, caller: str) -> Iterator[None]:
         if self._callers.count(caller) >= self.MOST_OF_ONE:
             message = f"{self.MOST_OF_ONE} uploads of yours are running"
             raise ApiError(429, "too_many_uploads", message, hint="Wait until one has finished.", headers=RETRY)

@@ -68,7 +68,7 @@ class Call(Generic[Body]):
 
 @dataclass(frozen=True, slots=True)
 class Upload(Call[Body]):
-    """A call whose body is a file. `body` is what the query string says."""
+    """A call whose body is a file. `body` is the parsed query string."""
 
     file: IO[bytes]
 

@@ -1,6 +1,6 @@
 """The address of the client, for rate limits and logs: the only place that reads X-Forwarded-For.
 
-Each proxy appends the address that it got the request from; what stands before those entries is the client's claim.
+Each proxy appends the address from which it got the request; the client may have sent any entries before those.
 """
 
 from collections.abc import Sequence

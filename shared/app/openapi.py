@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from what the functions declare: it cannot say anything else than they do."""
+"""The OpenAPI 3.1 document, made from the declarations of the functions."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,17 +9,17 @@ from pydantic import TypeAdapter
 
 from shared.app.function import Function
 
-# What each of the errors means that every function may answer.
+# Errors that every function may respond with.
 COMMON = {
     400: "The request is malformed: its JSON, a header or a value.",
     403: "The caller is suspended, or lacks the role for this.",
     408: "The request did not arrive in time.",
     413: "The body is too large.",
     415: "The body is not JSON.",
-    422: "The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for"
+    422: "The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for"
     " another request.",
     500: "Something went wrong on our side.",
-    503: "The database is busy or away; `Retry-After` says when to try again.",
+    503: "The database is busy or unavailable; `Retry-After` says when to try again.",
 }
 UNAUTHORIZED = "The access token or API key is missing or not valid."
 SCHEMES = {
@@ -32,7 +32,7 @@ ERROR = {
     "description": "Every error has this form.",
     "required": ["code", "message", "details", "hint"],
     "properties": {
-        "code": {"type": "string", "description": "For programs: a word of ours or a SQLSTATE of the database."},
+        "code": {"type": "string", "description": "For programs; docs/errors.md lists all."},
         "message": {"type": "string", "description": "What is wrong."},
         "details": {"description": "What was found; for invalid fields an array of {field, problem, type}."},
         "hint": {"type": ["string", "null"], "description": "What to do."},
@@ -44,7 +44,7 @@ HEADERS = {
 }
 REPLAYED = {
     "idempotency-replayed": {
-        "description": "`true` if this is the answer to an earlier request with the same key.",
+        "description": "`true` if this is the response to an earlier request with the same key.",
         "schema": {"type": "string"},
     }
 }
@@ -57,7 +57,7 @@ ORGANISATION = {
 ONCE = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "Repeat it with the same body, and the request has one effect and one answer, for 24 hours.",
+    "description": "Repeat it with the same body, and the request has one effect and one response, for 24 hours.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
 }
 
@@ -119,22 +119,22 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
             },
             **{
                 str(status): {
-                    "description": words,
+                    "description": text,
                     "headers": HEADERS,
                     **(REFUSAL if status >= HTTPStatus.BAD_REQUEST else {}),
                 }
-                for status, words in sorted(errors.items())
+                for status, text in sorted(errors.items())
             },
         },
     }
 
 
 def _query(function: Function) -> list[dict[str, Any]]:
-    """What stands in the address, where the body is a file."""
+    """The parameters of a function whose body is a file."""
     if not function.upload:
         return []
     schema = function.request.json_schema()
     return [
-        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": told}
-        for name, told in schema["properties"].items()
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": each}
+        for name, each in schema["properties"].items()
     ]

@@ -117,11 +117,11 @@ class _Server(uvicorn.Server):
 async def _refused_by_framework(request: Request, error: Exception) -> Response:
     """functions-framework refuses some methods and paths by itself; the response has the form of all errors."""
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    answer = Response.of(
+    response = Response.of(
         ErrorResponse(error.status_code, "not_served", error.detail, headers=dict(error.headers or {}))
     )
-    answer.request_id = request_id(request.scope["headers"])
-    return answer
+    response.request_id = request_id(request.scope["headers"])
+    return response
 
 
 def serve(app: Starlette, runtime: Runtime, host: str, port: int) -> None:

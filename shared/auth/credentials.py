@@ -52,11 +52,11 @@ class Credentials:
             headers={"www-authenticate": "Bearer"},
         )
 
-    def _key(self, given: bytes | None) -> Caller | None:
-        if given is None:
+    def _key(self, sent: bytes | None) -> Caller | None:
+        if sent is None:
             return None
         # Every key is compared, so that the time taken reveals nothing about any of them.
-        matches = [caller for key, caller in self._keys if hmac.compare_digest(key, given)]
+        matches = [caller for key, caller in self._keys if hmac.compare_digest(key, sent)]
         if not matches:
             raise ApiError(
                 401,
@@ -75,9 +75,9 @@ class Credentials:
 
 
 def _bearer(headers: Mapping[bytes, bytes]) -> str | None:
-    if (given := headers.get(b"authorization")) is None:
+    if (sent := headers.get(b"authorization")) is None:
         return None
-    scheme, _, token = given.partition(b" ")
+    scheme, _, token = sent.partition(b" ")
     if scheme.lower() != b"bearer" or not token.isascii() or not (token := token.strip()):
         raise ApiError(
             401,

@@ -1,4 +1,4 @@
-"""Access tokens: who signed one, whether it still holds, and whose it is. Imported when the first one arrives."""
+"""Verify access tokens. Imported when the first one arrives."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,7 @@ from shared.settings import Settings, jwks
 
 Keys = dict[Any, tuple[Any, str]]
 ALGORITHMS = {"EC": "ES256", "RSA": "RS256"}
-# The database reads the claims several times a statement. These are checked here, or are the user's own words.
+# The database parses the claims several times a statement. These are checked here, or written by the user.
 LEFT_OUT = {"iss", "aud", "exp", "nbf", "iat", "jti", "amr", "user_metadata"}
 LEEWAY_SECONDS = 10
 REMEMBER_SECONDS = 60
@@ -38,7 +38,7 @@ def _refused(why: str) -> ApiError:
 
 
 class Tokens:
-    """Verifies access tokens; one that was verified is believed for a minute, or until it expires."""
+    """Verifies access tokens; a verified one is remembered for a minute, or until it expires."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -53,8 +53,8 @@ class Tokens:
         if (known := self._verified.get(digest)) and now < known[0]:
             return known[1]
         claims = await self._verify(token)
-        told = {name: claim for name, claim in claims.items() if name not in LEFT_OUT}
-        caller = Caller("user", json.dumps(told), user_id=claims["sub"])
+        for_database = {name: claim for name, claim in claims.items() if name not in LEFT_OUT}
+        caller = Caller("user", json.dumps(for_database), user_id=claims["sub"])
         if (until := min(now + REMEMBER_SECONDS, claims["exp"])) > now:
             while len(self._verified) >= REMEMBER_TOKENS:
                 del self._verified[next(iter(self._verified))]
@@ -83,10 +83,10 @@ class Tokens:
         return claims
 
     async def _key(self, header: Mapping[str, Any]) -> tuple[Any, str]:
-        """The key is ours to choose: what the header asks for must be what that key is for."""
+        """The key and its algorithm; a header that names another algorithm is refused."""
         if header.get("alg") == "HS256":
             if not (secret := self._settings.jwt_secret):
-                raise _refused("Tokens signed with HS256 are not accepted here")
+                raise _refused("Tokens signed with HS256 are not accepted: SUPABASE_JWT_SECRET is not set")
             return secret, "HS256"
         name = header.get("kid")
         keys = await self._usable_keys(name)
@@ -98,7 +98,7 @@ class Tokens:
         return key, algorithm
 
     async def _usable_keys(self, wanted: Any) -> Keys:
-        """Known keys serve at once, and are looked at again in the background; an unknown one is worth a wait."""
+        """Known keys are refreshed in the background; an unknown one is fetched before the request goes on."""
         stale = time.monotonic() - self._fetched > REFRESH_SECONDS
         if self._settings.jwks_url and (stale or wanted not in self._keys):
             if self._fetching is None and time.monotonic() - self._tried > FETCH_EVERY_SECONDS:
@@ -110,7 +110,7 @@ class Tokens:
             raise ApiError(
                 503,
                 "keys_unavailable",
-                "Access tokens cannot be verified at present",
+                "The keys that verify access tokens cannot be fetched",
                 hint="Try again in a moment.",
                 headers=RETRY,
             )
@@ -121,22 +121,22 @@ class Tokens:
 
         try:
             async with httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS) as client:
-                answer = await client.get(url)
-            answer.raise_for_status()
-            self._keys = _parse(jwks(answer.text))
+                response = await client.get(url)
+            response.raise_for_status()
+            self._keys = _parse(jwks(response.text))
             self._fetched = time.monotonic()
         except (httpx.HTTPError, jwt.PyJWTError, ValueError) as problem:
-            # The keys we have stay good; without any, the caller is told to come back.
+            # The known keys stay valid; without any, the caller gets a 503.
             log("WARNING", "the signing keys could not be fetched", exception=type(problem).__qualname__)
         finally:
             self._fetching = None
 
 
 def signed(settings: Settings, claims: Mapping[str, Any]) -> str:
-    """A token of our own, with the key that the project was told to trust."""
+    """A token signed by us, with a key that the project trusts."""
     key = settings.signing_key
     if key is None:
-        raise LookupError("There is no SUPABASE_SIGNING_KEY")
+        raise LookupError("SUPABASE_SIGNING_KEY is not set")
     return jwt.encode(
         {**claims, "iss": settings.issuer}, jwt.PyJWK(dict(key), "ES256").key, "ES256", {"kid": key["kid"]}
     )

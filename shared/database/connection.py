@@ -65,7 +65,7 @@ class PooledConnection(AsyncConnection[tuple[Any, ...]]):
         if self._response is not None:
             if not self._response.done():
                 self._response.set_result(None)
-        elif _has_data(self._socket):  # the loop may report data that was read meanwhile
+        elif _has_data(self._socket):  # the loop may report data that was read already
             self.ended = True
             self._forget()
 

@@ -1,4 +1,4 @@
-"""The connection pool, and the one statement with which a request enters the database, works, and leaves."""
+"""The connection pool, and the one statement that sets the claims of a request and runs its operation."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -45,7 +45,7 @@ class Database:
             max_size=settings.database_connections,
             timeout=CHECKOUT_SECONDS,
             max_waiting=WAITING_REQUESTS,
-            # A short patience with a server that is away: the next request asks again at once.
+            # Short: while the server is unavailable, the next request tries again at once.
             reconnect_timeout=2.0,
             configure=_prepare_if_direct,
             open=False,
@@ -97,7 +97,7 @@ class Database:
         return str(version) if version else None
 
     async def batches(self, statement: str, values: Sequence[Any], size: int) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """The rows of one statement, so many at a time."""
+        """The rows of one statement, in batches."""
         connection = await self._checkout()
         try:
             cursor = await connection.execute(statement, values)
@@ -107,7 +107,7 @@ class Database:
             await self._pool.putconn(connection)
 
     async def listen(self, channel: str) -> AsyncIterator[str]:
-        """What is notified on a channel, on a connection of its own; ends at once where none can listen."""
+        """Notifications of a channel, on a connection of its own; ends at once behind a pooler."""
         async with self.connect("strive-functions") as connection:
             if not await _is_direct(connection):
                 return
@@ -146,9 +146,9 @@ async def _prepare_if_direct(connection: PooledConnection) -> None:
 
 
 async def _is_direct(connection: Connection) -> bool:
-    """A pooler in transaction mode gives every statement another session: none may be prepared, and nobody listens.
+    """False behind a pooler in transaction mode, where statements cannot be prepared and LISTEN does not work.
 
-    It cannot hide: the process it names is not the one that answers.
+    Such a pooler names another process than the one that responds.
     """
     cursor = await connection.execute("select pg_backend_pid()")
     return await cursor.fetchone() == (connection.info.backend_pid,)
@@ -161,8 +161,8 @@ LOG_IMPERSONATED = (
 SET_CALLER = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
 
 
-# Operations are named in code, never by a caller. What stands in FROM runs before the select list: first the claims are
-# set, for this transaction, which is this statement; then the operation is called.
+# Operations are named in code, never by a caller. FROM runs before the select list: it sets the claims for this
+# transaction, which is this statement; then the operation is called.
 @cache
 def _run(operation: str) -> str:
     return f"select {operation}(%s::jsonb)::text from ({SET_CALLER}) as entered"  # noqa: S608 - named in code, see above

@@ -1,7 +1,11 @@
 """The layers of functions/ and shared/: who may import whom."""
 
 import ast
+import re
+import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib import metadata
 from pathlib import Path
 
 from local import ROOT
@@ -40,3 +44,23 @@ def test_errors_module_imports_no_library() -> None:
     tree = ast.parse((ROOT / "shared/errors.py").read_text())
     found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert found == {"collections.abc", "dataclasses", "typing"}
+
+
+def test_dependencies_are_those_that_the_product_imports() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = declared["dependencies"] + declared["optional-dependencies"]["otel"]
+    assert [name for name in names if not re.search(r">=[\d.]+,<\d", name)] == []
+    distributions = {re.split(r"[\[><=;]", name)[0].replace("_", "-") for name in names}
+    imported = set()
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+            elif isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+    imported -= sys.stdlib_module_names | {"functions", "shared", "local"}
+    provided = metadata.packages_distributions()
+    needed = {name for module in imported - {"opentelemetry"} for name in provided[module]}
+    by_uvicorn = {"httptools", "uvloop"}
+    otel = {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"}
+    assert {name.lower().replace("_", "-") for name in needed} | by_uvicorn | otel == distributions

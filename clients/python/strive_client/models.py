@@ -15,12 +15,7 @@ class Error(BaseModel):
     Every error has this form.
     """
 
-    code: Annotated[
-        str,
-        Field(
-            description='For programs: a word of ours or a SQLSTATE of the database.'
-        ),
-    ]
+    code: Annotated[str, Field(description='For programs; docs/errors.md lists all.')]
     message: Annotated[str, Field(description='What is wrong.')]
     details: Annotated[
         Any,
@@ -166,7 +161,7 @@ class DeleteUser(BaseModel):
 
 class DeletedAccount(BaseModel):
     """
-    `auth` is pending while Auth and Storage have not done their part; the account is of no use all the same.
+    `auth` is pending until Supabase Auth and Storage have deleted their part; the account is unusable at once.
     """
 
     user_id: Annotated[UUID, Field(title='User Id')]
@@ -210,7 +205,7 @@ class Format(StrEnum):
 
 class ExportRequest(BaseModel):
     """
-    ndjson is exact and can be restored; csv is for people and their spreadsheets.
+    ndjson is exact and can be restored; csv is for spreadsheets.
     """
 
     model_config = ConfigDict(
@@ -222,14 +217,14 @@ class ExportRequest(BaseModel):
 
 class ExportResult(BaseModel):
     """
-    The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes.
+    The URLs are valid for an hour. The manifest has the tables, their columns and rows, and all hashes.
     """
 
     export_id: Annotated[UUID, Field(title='Export Id')]
     complete: Annotated[
         bool,
         Field(
-            description='False for an owner: without what belongs to single members.',
+            description='False for an owner: without the data of single members.',
             title='Complete',
         ),
     ]
@@ -331,7 +326,7 @@ class ImpersonationRequest(BaseModel):
 
 class ImpersonationToken(BaseModel):
     """
-    A token to call the API with as that user; there is nothing to renew it with.
+    A token to call the API as that user; it cannot be renewed.
     """
 
     impersonation_id: Annotated[UUID, Field(title='Impersonation Id')]
@@ -484,7 +479,7 @@ class Website(RootModel[str]):
     root: Annotated[
         str,
         Field(
-            description='Hide this field from people: who fills it in is a robot.',
+            description='Hide this field from people: a request that fills it in comes from a robot and is ignored.',
             max_length=255,
             title='Website',
         ),
@@ -769,7 +764,7 @@ class OrgRole(StrEnum):
 
 class PartError(BaseModel):
     """
-    Why this part could not be shown; the rest of the answer stands.
+    Why this part is missing; the other parts are valid.
     """
 
     code: Annotated[str, Field(title='Code')]
@@ -944,7 +939,7 @@ class Integration(RootModel[str]):
 
 class Requirements(BaseModel):
     """
-    What the agent has to do, in any words; these four decide the estimate.
+    Free-form requirements of the agent; these four fields decide the estimate.
     """
 
     model_config = ConfigDict(
@@ -1009,7 +1004,7 @@ class SuspendUsers(BaseModel):
 
 class Suspension(BaseModel):
     """
-    Without `until` it lasts until somebody ends it.
+    Without `until` it lasts until an admin ends it.
     """
 
     model_config = ConfigDict(
@@ -1090,7 +1085,7 @@ class AdministeredUser(BaseModel):
 
 class AdministeredUsers(BaseModel):
     """
-    The users as they are now; `auth` is pending while the auth service does not know of all of them.
+    The users as they are now; `auth` is pending until Supabase Auth has the change of each.
     """
 
     users: Annotated[list[AdministeredUser], Field(title='Users')]
@@ -1257,7 +1252,7 @@ class PropertyTypes(RootModel[list[PropertyType]]):
 
 class LeadCapture1(BaseModel):
     """
-    What a visitor wrote into a form; an email or a phone number is needed.
+    A form that a visitor sent; an email or a phone number is required.
     """
 
     model_config = ConfigDict(
@@ -1295,7 +1290,7 @@ class LeadCapture1(BaseModel):
 
 class LeadCapture2(BaseModel):
     """
-    What a visitor wrote into a form; an email or a phone number is needed.
+    A form that a visitor sent; an email or a phone number is required.
     """
 
     model_config = ConfigDict(
@@ -1335,7 +1330,7 @@ class LeadCapture(RootModel[LeadCapture1 | LeadCapture2]):
     root: Annotated[
         LeadCapture1 | LeadCapture2,
         Field(
-            description='What a visitor wrote into a form; an email or a phone number is needed.',
+            description='A form that a visitor sent; an email or a phone number is required.',
             title='LeadCapture',
         ),
     ]
@@ -1343,9 +1338,9 @@ class LeadCapture(RootModel[LeadCapture1 | LeadCapture2]):
 
 class Metric(BaseModel):
     """
-    Of one that could not be evaluated only `id`, `name` and `error` are there.
+    One that failed has only `id`, `name` and `error`.
 
-    `previous` and `change` come with a period, `series` and `more` with group_by.
+    `previous` and `change` are set with a period, `series` and `more` with group_by.
     """
 
     id: Annotated[UUID, Field(title='Id')]
@@ -1394,7 +1389,7 @@ class OrderQuota(BaseModel):
 
 class OrderSubmission(BaseModel):
     """
-    Requirements and complexity replace those of the draft, where given.
+    Requirements and complexity replace those of the draft, if sent.
     """
 
     model_config = ConfigDict(
@@ -1407,7 +1402,7 @@ class OrderSubmission(BaseModel):
 
 class Organization(BaseModel):
     """
-    `role` is null for a platform admin who looks in.
+    `role` is null for a platform admin who is not a member.
     """
 
     id: Annotated[UUID, Field(title='Id')]
@@ -1516,7 +1511,7 @@ class SubmittedOrder(BaseModel):
 
 class Widget(BaseModel):
     """
-    `data` depends on the type; it is null where `error` says why.
+    `data` depends on the type; it is null if `error` is set.
     """
 
     id: Annotated[UUID, Field(title='Id')]

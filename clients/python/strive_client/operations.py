@@ -5,7 +5,7 @@ from strive_client import Operation, models
 bulk_admin_action: Operation[models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers] = Operation(
     "/bulk-admin-action", models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers  # type: ignore[arg-type]
 )
-"""Do one thing to up to 100 users, or to none of them."""
+"""Suspend, reactivate or change the role of up to 100 users."""
 capture_lead = Operation("/capture-lead", models.LeadCapture, models.LeadReceived)
 """Take a lead from a website."""
 complete_onboarding_session = Operation("/complete-onboarding-session", models.Named, models.Session)
@@ -15,11 +15,11 @@ create_billing_portal_session = Operation("/create-billing-portal-session", mode
 create_onboarding_session = Operation("/create-onboarding-session", models.NewSession, models.Created)
 """Start an onboarding."""
 dashboard_snapshot = Operation("/dashboard-snapshot", models.SnapshotRequest, models.DashboardSnapshot)
-"""Draw the first screen."""
+"""Get everything on the first screen."""
 delete_account: Operation[models.DeleteOwnAccount | models.DeleteUser, models.DeletedAccount] = Operation(
     "/delete-account", models.DeleteOwnAccount | models.DeleteUser, models.DeletedAccount  # type: ignore[arg-type]
 )
-"""Delete an account and what is personal of it."""
+"""Delete an account and its personal data."""
 end_suspensions = Operation("/end-suspensions", models.NoInput, models.JobRun)
 """End suspensions whose time has passed."""
 erase_closed_organizations = Operation("/erase-closed-organizations", models.NoInput, models.JobRun)
@@ -31,7 +31,7 @@ evaluate_flag_ofrep_v1_evaluate_flags = Operation("/evaluate-flag/ofrep/v1/evalu
 expire_onboarding_sessions = Operation("/expire-onboarding-sessions", models.NoInput, models.JobRun)
 """Delete onboarding sessions nobody came back to."""
 export_organization = Operation("/export-organization", models.ExportRequest, models.ExportResult)
-"""Export everything an organisation has."""
+"""Export all data of an organisation."""
 forget_expired_keys = Operation("/forget-expired-keys", models.NoInput, models.JobRun)
 """Delete expired idempotency keys."""
 forget_job_runs = Operation("/forget-job-runs", models.NoInput, models.JobRun)

@@ -15,9 +15,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Do one thing to up to 100 users, or to none of them
-         * @description For platform admins; set_role for super admins. What cannot be done to one of them is done to nobody, and the error
-         *     names that one. Doing it again changes nothing.
+         * Suspend, reactivate or change the role of up to 100 users
+         * @description For platform admins; set_role for super admins. If one user cannot be changed, none is, and the error names that
+         *     user. Repeating the request changes nothing.
          */
         post: operations["bulk-admin-action"];
         delete?: never;
@@ -37,8 +37,9 @@ export interface paths {
         put?: never;
         /**
          * Take a lead from a website
-         * @description The token names the organisation. Who is known by email or phone becomes no second lead: what they wrote is noted.
-         *     Whoever has them, or else the owners, are notified. The answer is the same for everybody.
+         * @description The token names the organisation. A person who is known by email or phone does not become a second lead; the message
+         *     is added to the first. The person in charge of the lead is notified, otherwise the owners. The response is the same
+         *     in all cases.
          */
         post: operations["capture-lead"];
         delete?: never;
@@ -121,10 +122,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Draw the first screen
-         * @description Everything a client needs for it in one answer: the layout, the widgets with what they show, metrics, the first page
-         *     of the feed, quick actions, alerts and the number of unread notifications, as the caller may see them in their
-         *     organisation. A widget or metric that fails says so in its place.
+         * Get everything on the first screen
+         * @description One response has the layout, the widgets with their data, metrics, the first page of the feed, quick actions, alerts
+         *     and the number of unread notifications, as far as the caller may see them in their organisation. A widget or metric
+         *     that fails has an `error` instead of data.
          */
         post: operations["dashboard-snapshot"];
         delete?: never;
@@ -143,9 +144,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Delete an account and what is personal of it
-         * @description One's own, or for platform admins another's. What organisations made of its work stays, and points to an account
-         *     without name, address or picture. Deleting it again answers the same.
+         * Delete an account and its personal data
+         * @description A user deletes their own account, a platform admin any. The data of organisations stays and refers to an account
+         *     without name, address or avatar. Repeating the request gets the same response.
          */
         post: operations["delete-account"];
         delete?: never;
@@ -271,9 +272,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Export everything an organisation has
-         * @description For platform admins, and for its owners without what belongs to single members. All tables are read as of one moment
-         *     and stored in the private bucket `exports`, in files of at most 4 MB, with a manifest of counts and SHA-256 hashes.
+         * Export all data of an organisation
+         * @description For platform admins, and for its owners without the data of single members. All tables are read as of one moment and
+         *     stored in the private bucket `exports`, in files of at most 4 MB, with a manifest of counts and SHA-256 hashes.
          */
         post: operations["export-organization"];
         delete?: never;
@@ -347,9 +348,9 @@ export interface paths {
         put?: never;
         /**
          * Act as a user for 15 minutes
-         * @description For super admins, and never as an admin. The token names both (`sub` the user, `act.sub` the admin), and so does
-         *     whatever is logged of what it does. It can neither change the account nor do anything of administration. The rpc
-         *     `end_impersonation` ends it before its time, and so does suspending either of the two.
+         * @description For super admins; a platform admin cannot be impersonated. The token and all log entries name both people (`sub` the
+         *     user, `act.sub` the admin). The token cannot change the account or administer the platform. The rpc
+         *     `end_impersonation` ends it early; so does the suspension of either person.
          */
         post: operations["impersonate-user"];
         delete?: never;
@@ -428,7 +429,7 @@ export interface paths {
         put?: never;
         /**
          * End a suspension or a deactivation
-         * @description For platform admins, as suspend-user. Reactivating somebody who is active changes nothing.
+         * @description For platform admins, like suspend-user. Reactivating an active user changes nothing.
          */
         post: operations["reactivate-user"];
         delete?: never;
@@ -676,9 +677,8 @@ export interface paths {
         put?: never;
         /**
          * Submit a draft
-         * @description A MEMBER or above of its organisation hands it in: the estimate is fixed, the milestones are made, the month's quota
-         *     is used, the creator is told. What it would cost is shown before by the rpc `estimate_order`, what is left of the
-         *     month by `order_quota`.
+         * @description For MEMBER and above. The estimate is fixed, the milestones are created, the order counts towards the month's quota,
+         *     and the creator is notified. The rpc `estimate_order` shows the cost beforehand, `order_quota` the remaining quota.
          */
         post: operations["submit-order"];
         delete?: never;
@@ -698,8 +698,8 @@ export interface paths {
         put?: never;
         /**
          * Suspend a user
-         * @description For platform admins: not oneself, and an admin only by a super admin. It takes effect with the user's next request,
-         *     and the auth service gives them no more tokens. Suspending somebody who is suspended changes reason and end.
+         * @description For platform admins; an admin is suspended by super admins only, and nobody suspends themselves. Takes effect on the
+         *     user's next request, and Supabase Auth issues no more tokens. Suspending a suspended user changes reason and end.
          */
         post: operations["suspend-user"];
         delete?: never;
@@ -775,7 +775,7 @@ export interface components {
     schemas: {
         /** @description Every error has this form. */
         Error: {
-            /** @description For programs: a word of ours or a SQLSTATE of the database. */
+            /** @description For programs; docs/errors.md lists all. */
             code: string;
             /** @description What is wrong. */
             message: string;
@@ -846,7 +846,7 @@ export interface components {
         };
         /**
          * AdministeredUsers
-         * @description The users as they are now; `auth` is pending while the auth service does not know of all of them.
+         * @description The users as they are now; `auth` is pending until Supabase Auth has the change of each.
          */
         AdministeredUsers: {
             /** Users */
@@ -1058,7 +1058,7 @@ export interface components {
         };
         /**
          * DeletedAccount
-         * @description `auth` is pending while Auth and Storage have not done their part; the account is of no use all the same.
+         * @description `auth` is pending until Supabase Auth and Storage have deleted their part; the account is unusable at once.
          */
         DeletedAccount: {
             /**
@@ -1117,7 +1117,7 @@ export interface components {
         };
         /**
          * ExportRequest
-         * @description ndjson is exact and can be restored; csv is for people and their spreadsheets.
+         * @description ndjson is exact and can be restored; csv is for spreadsheets.
          */
         ExportRequest: {
             /**
@@ -1134,7 +1134,7 @@ export interface components {
         };
         /**
          * ExportResult
-         * @description The addresses are good for an hour. The manifest has the tables, their columns and rows, and all hashes.
+         * @description The URLs are valid for an hour. The manifest has the tables, their columns and rows, and all hashes.
          */
         ExportResult: {
             /**
@@ -1144,7 +1144,7 @@ export interface components {
             export_id: string;
             /**
              * Complete
-             * @description False for an owner: without what belongs to single members.
+             * @description False for an owner: without the data of single members.
              */
             complete: boolean;
             /** Rows */
@@ -1344,7 +1344,7 @@ export interface components {
         };
         /**
          * ImpersonationToken
-         * @description A token to call the API with as that user; there is nothing to renew it with.
+         * @description A token to call the API as that user; it cannot be renewed.
          */
         ImpersonationToken: {
             /**
@@ -1466,7 +1466,7 @@ export interface components {
         LayoutDensity: "COMPACT" | "NORMAL" | "SPACIOUS";
         /**
          * LeadCapture
-         * @description What a visitor wrote into a form; an email or a phone number is needed.
+         * @description A form that a visitor sent; an email or a phone number is required.
          */
         LeadCapture: {
             /**
@@ -1577,9 +1577,9 @@ export interface components {
         };
         /**
          * Metric
-         * @description Of one that could not be evaluated only `id`, `name` and `error` are there.
+         * @description One that failed has only `id`, `name` and `error`.
          *
-         *     `previous` and `change` come with a period, `series` and `more` with group_by.
+         *     `previous` and `change` are set with a period, `series` and `more` with group_by.
          */
         Metric: {
             /**
@@ -1888,7 +1888,7 @@ export interface components {
         OrderStatus: "DRAFT" | "SUBMITTED" | "IN_REVIEW" | "APPROVED" | "IN_PROGRESS" | "TESTING" | "COMPLETED" | "DELIVERED" | "CANCELLED" | "REJECTED";
         /**
          * OrderSubmission
-         * @description Requirements and complexity replace those of the draft, where given.
+         * @description Requirements and complexity replace those of the draft, if sent.
          */
         OrderSubmission: {
             /**
@@ -1909,7 +1909,7 @@ export interface components {
         OrgRole: "OWNER" | "ADMIN" | "MEMBER" | "VIEWER";
         /**
          * Organization
-         * @description `role` is null for a platform admin who looks in.
+         * @description `role` is null for a platform admin who is not a member.
          */
         Organization: {
             /**
@@ -1926,7 +1926,7 @@ export interface components {
         };
         /**
          * PartError
-         * @description Why this part could not be shown; the rest of the answer stands.
+         * @description Why this part is missing; the other parts are valid.
          */
         PartError: {
             /** Code */
@@ -2121,7 +2121,7 @@ export interface components {
         RefundStatus: "TO_DECIDE" | "DUE" | "ISSUING" | "REFUNDED" | "FAILED" | "WITHDRAWN";
         /**
          * Requirements
-         * @description What the agent has to do, in any words; these four decide the estimate.
+         * @description Free-form requirements of the agent; these four fields decide the estimate.
          */
         Requirements: {
             /**
@@ -2277,7 +2277,7 @@ export interface components {
         };
         /**
          * Suspension
-         * @description Without `until` it lasts until somebody ends it.
+         * @description Without `until` it lasts until an admin ends it.
          */
         Suspension: {
             /**
@@ -2312,7 +2312,7 @@ export interface components {
         UserRole: "SUPER_ADMIN" | "ADMIN" | "MODERATOR" | "USER";
         /**
          * Widget
-         * @description `data` depends on the type; it is null where `error` says why.
+         * @description `data` depends on the type; it is null if `error` is set.
          */
         Widget: {
             /**
@@ -2423,7 +2423,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description There is no such user among them. */
+            /** @description One of the users does not exist. */
             404: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -2467,7 +2467,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -2489,7 +2489,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -2592,7 +2592,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -2625,7 +2625,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -2764,7 +2764,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -2903,7 +2903,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -2925,7 +2925,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3031,7 +3031,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3064,7 +3064,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3170,7 +3170,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3192,7 +3192,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3287,7 +3287,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description Another address was sent to confirm, or it is the last owner of an organisation or the last super admin. */
+            /** @description `confirm` is another address, or the user is the last owner of an organisation or the last super admin. */
             409: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3320,7 +3320,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3342,7 +3342,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3445,7 +3445,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3467,7 +3467,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3570,7 +3570,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3592,7 +3592,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3709,7 +3709,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3731,7 +3731,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3850,7 +3850,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3872,7 +3872,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3987,7 +3987,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4009,7 +4009,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4112,7 +4112,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4134,7 +4134,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4229,7 +4229,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description It is being exported already. */
+            /** @description An export of it is running. */
             409: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4262,7 +4262,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4284,7 +4284,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4387,7 +4387,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4409,7 +4409,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4512,7 +4512,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4534,7 +4534,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4662,7 +4662,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4684,7 +4684,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4812,7 +4812,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4834,7 +4834,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description These functions have no key to sign a token with. */
+            /** @description SUPABASE_SIGNING_KEY is not configured. */
             501: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4845,7 +4845,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4870,7 +4870,7 @@ export interface operations {
             header?: {
                 /** @description The organisation to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
-                /** @description Repeat it with the same body, and the request has one effect and one answer, for 24 hours. */
+                /** @description Repeat it with the same body, and the request has one effect and one response, for 24 hours. */
                 "Idempotency-Key"?: string;
             };
             path?: never;
@@ -4959,7 +4959,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4981,7 +4981,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5223,7 +5223,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5245,7 +5245,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5373,7 +5373,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5395,7 +5395,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5498,7 +5498,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5520,7 +5520,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5539,7 +5539,7 @@ export interface operations {
             header?: {
                 /** @description The organisation to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
-                /** @description Repeat it with the same body, and the request has one effect and one answer, for 24 hours. */
+                /** @description Repeat it with the same body, and the request has one effect and one response, for 24 hours. */
                 "Idempotency-Key"?: string;
             };
             path?: never;
@@ -5556,7 +5556,7 @@ export interface operations {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
-                    /** @description `true` if this is the answer to an earlier request with the same key. */
+                    /** @description `true` if this is the response to an earlier request with the same key. */
                     "idempotency-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -5641,7 +5641,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5663,7 +5663,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5780,7 +5780,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5802,7 +5802,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5905,7 +5905,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5927,7 +5927,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6030,7 +6030,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6052,7 +6052,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6177,7 +6177,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6405,7 +6405,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6427,7 +6427,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6530,7 +6530,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6552,7 +6552,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6655,7 +6655,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6677,7 +6677,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6816,7 +6816,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6930,7 +6930,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6952,7 +6952,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6971,7 +6971,7 @@ export interface operations {
             header?: {
                 /** @description The organisation to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
-                /** @description Repeat it with the same body, and the request has one effect and one answer, for 24 hours. */
+                /** @description Repeat it with the same body, and the request has one effect and one response, for 24 hours. */
                 "Idempotency-Key"?: string;
             };
             path?: never;
@@ -6988,7 +6988,7 @@ export interface operations {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
-                    /** @description `true` if this is the answer to an earlier request with the same key. */
+                    /** @description `true` if this is the response to an earlier request with the same key. */
                     "idempotency-replayed"?: string;
                     [name: string]: unknown;
                 };
@@ -7018,7 +7018,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The plan allows no more orders this month; details say what it allows, the hint what the next one would. */
+            /** @description The plan allows no more orders this month; `details` has its limit, `hint` that of the next plan. */
             402: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7040,7 +7040,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description There is no such order here. */
+            /** @description There is no such order in this organisation. */
             404: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7062,7 +7062,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The order is no draft. */
+            /** @description The order is not a draft. */
             409: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7095,7 +7095,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7117,7 +7117,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7234,7 +7234,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7256,7 +7256,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7359,7 +7359,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7381,7 +7381,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7484,7 +7484,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7506,7 +7506,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7645,7 +7645,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7667,7 +7667,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
