@@ -1,8 +1,8 @@
--- Runtime: how the HTTP functions work in the database. One statement per request says who calls, runs one operation
--- under that caller's policies, and answers a retried request with what the first one got.
+-- Runtime: how the HTTP functions work in the database. One statement per request sets the caller, runs one operation
+-- under the caller's policies, and returns the stored result to a retried request.
 
--- The login of the functions. It bypasses nothing: what it may do, `authenticated` may do. Its password is set by hand
--- (alter role strive_functions password '…') and never stands in a file. The limits hang on the role, because a pooler
+-- The login of the functions. It bypasses no policy: it has the rights of `authenticated`. Its password is set by hand
+-- (alter role strive_functions password '…') and never written to a file. The limits are set on the role, since a pooler
 -- in transaction mode passes on no session settings.
 do $$ begin
   if not exists (select from pg_roles where rolname = 'strive_functions') then
@@ -15,15 +15,15 @@ alter role strive_functions set lock_timeout = '5s';
 alter role strive_functions set idle_in_transaction_session_timeout = '10s';
 
 -- Who calls -----------------------------------------------------------------------------------------------------------
--- Verified claims are set for one transaction, by the statement which also works (shared/database/pool.py). What takes claims
--- as an argument believes them: whoever may execute it can be anybody, so nobody but strive_functions may.
+-- Verified claims are set for one transaction, by the statement that also runs the operation (shared/database/pool.py).
+-- A function that takes claims as an argument trusts them, so only strive_functions may execute it.
 
 create function private.refuse_suspended() returns void
 language plpgsql stable security definer set search_path = '' as $$
 begin
   if auth.jwt() ? 'act' and not private.impersonation_holds(auth.jwt()) then
-    raise exception 'This impersonation is over' using
-      errcode = 'PT401', hint = 'A super admin can begin another one.';
+    raise exception 'This impersonation has ended' using
+      errcode = 'PT401', hint = 'A super admin can start another one.';
   end if;
   if private.current_user_id() is null and exists (select from public.users u where u.id = auth.uid()) then
     raise exception 'This account is suspended' using
@@ -31,7 +31,7 @@ begin
   end if;
 end $$;
 comment on function private.refuse_suspended() is
-  'PT403 if the caller has an account that may do nothing at present, PT401 if their impersonation is over.';
+  'PT403 if the caller has an account that may do nothing at present, PT401 if their impersonation has ended.';
 
 create function private.require_org(minimum_role "OrgRole", reading boolean default false) returns uuid
 language plpgsql stable set search_path = '' as $$
@@ -101,9 +101,9 @@ create table private.idempotency_keys (
   primary key (owner, operation, key)
 );
 comment on table private.idempotency_keys is
-  'Answers already given to requests with an Idempotency-Key; written with the effect, in one transaction.';
+  'Results of requests with an Idempotency-Key, written with the effect in one transaction.';
 comment on column private.idempotency_keys.owner is 'User id, or the role of a caller without one.';
-comment on column private.idempotency_keys.fingerprint is 'SHA-256 of the organisation asked for and the body.';
+comment on column private.idempotency_keys.fingerprint is 'SHA-256 of the requested organisation and the body.';
 create index idempotency_keys_expires_at_idx on private.idempotency_keys (expires_at);
 
 create function private.caller() returns text
@@ -111,7 +111,7 @@ language plpgsql stable set search_path = '' as $$
 begin
   return coalesce(auth.jwt() ->> 'sub', auth.jwt() ->> 'role');
 end $$;
-comment on function private.caller() is 'To whom an Idempotency-Key belongs.';
+comment on function private.caller() is 'The owner of an Idempotency-Key.';
 
 create function private.enter_once(claims text, headers text, operation text, key text, fingerprint bytea)
 returns jsonb
@@ -121,11 +121,11 @@ declare
 begin
   perform set_config('request.jwt.claims', claims, true), set_config('request.headers', headers, true);
   if private.caller() = 'anon' then
-    -- Everybody is this caller: whoever guesses a key and a body would be shown what another one was answered.
-    raise exception 'An Idempotency-Key needs somebody it belongs to' using
-      errcode = 'PT400', hint = 'Sign in, or leave the header out.';
+    -- All anonymous callers share this owner: a guessed key and body would reveal the result of another caller.
+    raise exception 'An Idempotency-Key requires authentication' using
+      errcode = 'PT400', hint = 'Sign in, or omit the header.';
   end if;
-  -- A second request with this key waits here until the first one has committed or failed, then reads what is there.
+  -- A second request with this key waits here until the first one has committed or failed.
   perform pg_advisory_xact_lock(
     hashtextextended(concat_ws(chr(31), private.caller(), enter_once.operation, enter_once.key), 0)
   );
@@ -143,20 +143,20 @@ begin
   return seen.answer;
 end $$;
 comment on function private.enter_once(text, text, text, text, bytea) is
-  'Begins a request with a key: sets the verified claims, answers what the key''s first request got, else null.';
+  'Starts a request with a key: sets the verified claims, returns the result of the first request with it, or null.';
 
 create function private.remember(operation text, key text, fingerprint bytea, answer jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into private.idempotency_keys as i (owner, operation, key, fingerprint, answer)
   values (private.caller(), remember.operation, remember.key, remember.fingerprint, remember.answer)
-  -- Only an expired row can stand here: enter_once() holds the lock.
+  -- An existing row has expired: enter_once() holds the lock.
   on conflict on constraint idempotency_keys_pkey do update set
     fingerprint = excluded.fingerprint, answer = excluded.answer,
     created_at = excluded.created_at, expires_at = excluded.expires_at;
   return remember.answer;
 end $$;
-comment on function private.remember(text, text, bytea, jsonb) is 'Keeps the answer under its key and returns it.';
+comment on function private.remember(text, text, bytea, jsonb) is 'Stores the result under its key and returns it.';
 
 create function private.forget_expired_keys() returns bigint
 language plpgsql security definer set search_path = '' as $$

@@ -1,4 +1,4 @@
--- Schedules: work that nobody asks for, done again and again. A job may be run at any time, twice, or twice at once:
+-- Jobs: scheduled work. A job may run at any time, twice, or twice at once:
 -- pg_cron runs it where it is present, an outside scheduler by its HTTP function. One run goes on at a time, and every
 -- run leaves a row, which is there to be seen from the moment it starts.
 
@@ -40,15 +40,15 @@ create table private.jobs (
   alert_id uuid references public.system_alerts (id) on delete set null
 );
 comment on table private.jobs is 'Every job there is. Only these can be run.';
-comment on column private.jobs.schedule is 'When it is to be run (UTC), as a crontab line says it.';
+comment on column private.jobs.schedule is 'When it runs (UTC), as a crontab line.';
 comment on column private.jobs.runs is
-  'The function, called without arguments; what it returns is kept as the result. Null: only its HTTP function can do it.';
-comment on column private.jobs.alert_id is 'The alert that says it is overdue, while it is.';
+  'The function, called without arguments; its result is stored. Null: the job runs in its HTTP function.';
+comment on column private.jobs.alert_id is 'The alert while it is overdue.';
 create index jobs_alert_idx on private.jobs (alert_id);
 
 create type private."JobOutcome" as enum ('RUNNING', 'DONE', 'SKIPPED', 'FAILED');
 comment on type private."JobOutcome" is
-  'SKIPPED: another run was under way. FAILED: undone as far as it was one transaction, error says why.';
+  'SKIPPED: another run was running. FAILED: rolled back as far as it was one transaction; see error.';
 
 create table private.job_runs (
   id uuid primary key default gen_random_uuid(),
@@ -63,7 +63,7 @@ create table private.job_runs (
   constraint "finished_at is not before started_at" check (finished_at >= started_at)
 );
 comment on table private.job_runs is
-  'One row for every run, of the last 30 days. What happened to one that never ended is told by private.job_history.';
+  'One row for every run of the last 30 days. private.job_history shows a run whose process died as FAILED.';
 create index job_runs_job_idx on private.job_runs (job, started_at desc);
 create index job_runs_started_at_idx on private.job_runs (started_at);
 
@@ -96,7 +96,7 @@ begin
       and (l.classid::bigint << 32 | l.objid::bigint) = private.job_lock(run.job)
   );
 end $$;
-comment on function private.is_job_dead(private.job_runs) is 'Whether the process of a run is gone, though its row says RUNNING.';
+comment on function private.is_job_dead(private.job_runs) is 'Whether the process of a RUNNING run has died.';
 
 -- Running -------------------------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ begin
   return run;
 end $$;
 comment on function private.start_run(text, boolean) is
-  'Leaves the row of a run that begins, or is skipped. held: whether the caller has the lock, in another transaction.';
+  'Inserts the row of a run that starts or is skipped. held: whether the caller has the lock, in another transaction.';
 
 create function private.end_run(run uuid, outcome private."JobOutcome", result jsonb, error text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -134,8 +134,8 @@ begin
   set outcome = end_run.outcome, result = end_run.result, error = end_run.error, finished_at = clock_timestamp()
   where r.id = run and r.outcome = 'RUNNING' returning r.* into ended;
   if not found then
-    raise exception 'This run has ended before' using
-      errcode = 'PT409', detail = format('Run %s.', run), hint = 'Its lock was lost; the next run does its work.';
+    raise exception 'This run has already ended' using
+      errcode = 'PT409', detail = format('Run %s.', run), hint = 'Its lock was lost; the next run repeats the work.';
   end if;
   if ended.outcome = 'DONE' then
     perform private.clear_overdue(ended.job);
@@ -144,7 +144,7 @@ begin
   return to_jsonb(ended);
 end $$;
 comment on function private.end_run(uuid, private."JobOutcome", jsonb, text) is
-  'Writes how a run went, clears the alert of its job if it was DONE, and raises those of jobs that are overdue.';
+  'Stores the outcome of a run, clears the alert of its job if DONE, and raises alerts for overdue jobs.';
 
 create function private.perform_run(run uuid) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -163,7 +163,7 @@ begin
   select j.runs into work from private.jobs j where j.name = found_run.job;
   begin
     if work is null then
-      raise exception 'Only its HTTP function can do this job' using errcode = 'PT409';
+      raise exception 'This job runs in its HTTP function' using errcode = 'PT409';
     end if;
     execute format('select to_jsonb(%s())', work) into result;
   exception when others or query_canceled then
@@ -172,7 +172,7 @@ begin
   return private.end_run(run, 'DONE', result, null);
 end $$;
 comment on function private.perform_run(uuid) is
-  'Does the job of a run that was started, and returns its row; an error does not come out of it.';
+  'Runs the job of a started run and returns its row; an error is stored there, not raised.';
 
 -- Overdue -------------------------------------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ begin
   for late in select s.* from private.job_states() s join private.jobs j using (name)
     where s.is_overdue and j.alert_id is null order by s.name
   loop
-    -- Whoever comes second finds the alert of the first.
+    -- A concurrent call finds the alert of the first.
     perform from private.jobs j where j.name = late.name and j.alert_id is null for update skip locked;
     continue when not found;
     insert into public.system_alerts (title, message, level, category, target_roles, created_by)
@@ -229,7 +229,7 @@ begin
   end loop;
   return raised;
 end $$;
-comment on function private.raise_overdue() is 'Tells the platform''s admins of every job that has become overdue, once.';
+comment on function private.raise_overdue() is 'Alerts the platform''s admins of every job that has become overdue, once.';
 
 create function private.clear_overdue(job text) returns void
 language plpgsql set search_path = '' as $$
@@ -242,27 +242,27 @@ begin
     update public.system_alerts a set is_active = false where a.id = alert;
   end if;
 end $$;
-comment on function private.clear_overdue(text) is 'Takes back the alert of a job that is no longer overdue.';
+comment on function private.clear_overdue(text) is 'Deactivates the alert of a job that is no longer overdue.';
 
 -- Seen ----------------------------------------------------------------------------------------------------------------
 
 create view private.job_overview with (security_invoker = true) as
   select * from private.job_states() order by is_overdue desc, name;
-comment on view private.job_overview is 'How each job does, the overdue ones first: for the Supabase dashboard.';
+comment on view private.job_overview is 'The state of each job, overdue ones first: for the Supabase dashboard.';
 
 create view private.job_history with (security_invoker = true) as
   select r.id, r.job, case when private.is_job_dead(r) then 'FAILED' else r.outcome::text end as outcome, r.result,
     case when private.is_job_dead(r) then 'Its process died.' else r.error end as error, r.started_at, r.finished_at,
     r.finished_at - r.started_at as took
   from private.job_runs r;
-comment on view private.job_history is 'The runs of the last 30 days as they really went: for the Supabase dashboard.';
+comment on view private.job_history is 'The runs of the last 30 days, dead ones as FAILED: for the Supabase dashboard.';
 
 create function private.require_operator() returns void
 language plpgsql stable set search_path = '' as $$
 begin
-  -- Not what the token says: a claim is not a role.
+  -- The role, not the claim of the token.
   if not private.is_admin() and current_setting('role') <> 'service_role' then
-    raise exception 'Only platform admins see the jobs' using
+    raise exception 'Only platform admins can see the jobs' using
       errcode = '42501', hint = 'Ask an administrator of the platform.';
   end if;
 end $$;
@@ -276,7 +276,7 @@ begin
   perform private.require_operator();
   return query select o.* from private.job_overview o;
 end $$;
-comment on function private.list_jobs() is 'Does the work of public.job_overview(): clients do not reach the tables.';
+comment on function private.list_jobs() is 'The body of public.job_overview(), which may not read the tables itself.';
 
 create function public.job_overview() returns table (
   name text, description text, schedule text, is_running boolean, last_run_at timestamptz, last_outcome text,
@@ -299,7 +299,7 @@ begin
     order by h.started_at desc, h.id desc limit page_size;
 end $$;
 comment on function private.list_job_runs(text, timestamptz, uuid, integer) is
-  'Does the work of public.job_runs(): clients do not reach the tables.';
+  'The body of public.job_runs(), which may not read the tables itself.';
 
 create function public.job_runs(
   job text default null, before timestamptz default 'infinity',
@@ -329,9 +329,9 @@ begin
   execute 'select max(s.decrypted_secret) filter (where s.name = $1), max(s.decrypted_secret) filter (where s.name = $2)'
     ' from vault.decrypted_secrets s' into address, key using 'functions_url', 'functions_secret_key';
   if address is null or key is null then
-    raise exception 'The database does not know where the functions are' using
-      errcode = 'PT409', detail = format('%s is done by its HTTP function alone.', job),
-      hint = 'Put functions_url and functions_secret_key into the vault, see docs/operations.md.';
+    raise exception 'functions_url or functions_secret_key is not in the vault' using
+      errcode = 'PT409', detail = format('%s runs in its HTTP function.', job),
+      hint = 'Store both in the vault, see docs/operations.md.';
   end if;
   execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 900000)'
     into request using format('%s/%s', address, replace(job, '_', '-')), jsonb '{}',
@@ -339,7 +339,7 @@ begin
   return request;
 end $$;
 comment on function private.call_job(text) is
-  'Has pg_net call the HTTP function of a job, at the address and with the key that stand in the vault.';
+  'Lets pg_net call the HTTP function of a job, with the URL and the key from the vault.';
 
 create function private.schedule_jobs() returns bigint
 language plpgsql set search_path = '' as $$

@@ -1,10 +1,10 @@
--- Administration at work: what platform admins do to users, written down whether it succeeds or not, and what they see.
+-- Administration: the operations of platform admins on users, logged whether they succeed or not, and their lists.
 
 -- Attempts ------------------------------------------------------------------------------------------------------------
 -- An error would take its own entry of the log with it. So an operation runs in a subtransaction: it is undone, the entry
 -- stays, and the error is an answer, {"refused": {code, message, details, hint}}, which the function turns into a status.
 
--- In the SQL editor of the Supabase dashboard nobody is signed in: whoever reaches it owns the database.
+-- In the SQL editor of the Supabase dashboard there is no user: access to it means ownership of the database.
 create function private.is_sql_editor() returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
@@ -16,11 +16,11 @@ create function private.require_admin() returns void
 language plpgsql stable set search_path = '' as $$
 begin
   if not private.is_admin() and not private.is_sql_editor() then
-    raise exception 'Only platform admins do this' using
-      errcode = '42501', hint = 'Nobody does it by impersonation either: an admin signs in as themselves.';
+    raise exception 'Only platform admins may do this' using
+      errcode = '42501', hint = 'Sign in as an admin; an impersonation has no admin rights.';
   end if;
 end $$;
-comment on function private.require_admin() is '42501 unless the caller administers the platform, in their own name.';
+comment on function private.require_admin() is '42501 unless the caller is a platform admin and does not impersonate.';
 grant execute on function private.is_sql_editor(), private.require_admin() to authenticated;
 
 -- Refusals of people who are no admins are logged up to ten an hour and person: enough to be seen, too few to fill the
@@ -45,7 +45,7 @@ begin
   perform private.append_admin_action(action, 'Refused or failed', target_type, target_id, metadata, false, error, null);
 end $$;
 comment on function private.log_refusal("AdminAction", text, text, jsonb, text) is
-  'Logs a refused or failed operation. Granted to nobody: for attempts.';
+  'Logs a refused or failed operation. Granted to no role: for attempt().';
 
 create function private.attempt(
   operation text, payload jsonb, action "AdminAction", description text, target_type text, target_id text
@@ -57,23 +57,23 @@ declare
   message text;
   detail text;
   hint text;
-  told jsonb := payload - 'signable';
+  logged jsonb := payload - 'signable';
 begin
   begin
     -- Named by the functions below, never by a caller.
     execute format('select private.%I($1)', operation) into result using payload;
-    perform private.append_admin_action(action, description, target_type, target_id, told, true, null, null);
+    perform private.append_admin_action(action, description, target_type, target_id, logged, true, null, null);
     return jsonb_build_object('done', result);
   exception when others then
     get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
       hint = pg_exception_hint;
   end;
-  perform private.log_refusal(action, target_type, target_id, told, format('%s (%s)', message, state));
+  perform private.log_refusal(action, target_type, target_id, logged, format('%s (%s)', message, state));
   return jsonb_build_object('refused',
     jsonb_build_object('code', state, 'message', message, 'details', nullif(detail, ''), 'hint', nullif(hint, '')));
 end $$;
 comment on function private.attempt(text, jsonb, "AdminAction", text, text, text) is
-  'Runs an operation of administration and logs how it went, also when it is undone. Granted to nobody.';
+  'Runs an operation of a platform admin and logs it, also when it is rolled back. Granted to no role.';
 
 create function private.log_interrupted(attempted jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -85,9 +85,9 @@ end $$;
 comment on function private.log_interrupted(jsonb) is
   'Logs an attempt whose whole transaction was lost (a timeout, a lost connection): {action, target_type, target_id, error}.';
 
--- What Auth has to be told --------------------------------------------------------------------------------------------
--- The database decides at once. The auth service, which hands out tokens, is told afterwards, and again until it has
--- heard: one row for each user says what it shall know by now.
+-- Sync with Supabase Auth -----------------------------------------------------------------------------------------------
+-- A change takes effect in the database at once. Supabase Auth, which issues the tokens, is synced afterwards and retried
+-- until it succeeds: one row for each user has the state that Auth must have.
 
 create table private.auth_errands (
   user_id uuid primary key references public.users (id) on delete cascade,
@@ -99,10 +99,10 @@ create table private.auth_errands (
   attempts integer not null default 0,
   error text
 );
-comment on table private.auth_errands is 'What the auth service shall know of suspended users; settled_at is null until it does.';
+comment on table private.auth_errands is 'The state that Supabase Auth must have for a user; settled_at is null until it has.';
 comment on column private.auth_errands.banned_until is 'Null: not banned.';
 comment on column private.auth_errands.is_deletion is 'The account goes, with its pictures.';
-comment on column private.auth_errands.version is 'Grows with every change: what was told of an older one does not count.';
+comment on column private.auth_errands.version is 'Grows with every change; a sync of an older version does not settle the row.';
 create index auth_errands_due_idx on private.auth_errands (changed_at) where settled_at is null;
 
 create function private.note_auth_errand() returns trigger
@@ -119,7 +119,7 @@ begin
   end if;
   return null;
 end $$;
-comment on function private.note_auth_errand() is 'However a user is suspended or reactivated, the auth service is to hear of it.';
+comment on function private.note_auth_errand() is 'Queues a sync with Supabase Auth, however a user was suspended or reactivated.';
 create trigger note_auth_errand after update of is_active, suspended_at, suspended_until on public.users
   for each row execute function private.note_auth_errand();
 
@@ -127,7 +127,7 @@ create function private.due_auth_errands(users uuid[] default null) returns json
 language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(jsonb_build_object('user_id', d.user_id, 'version', d.version, 'deletion', d.is_deletion,
     'seconds', case when d.banned_until is null then 0 else
-      -- A century where there is no end; at least a second, so that a ban about to end is not taken for none.
+      -- A century if there is no end; at least a second, since 0 means no ban.
       greatest(1, ceil(extract(epoch from least(d.banned_until, now() + interval '100 years') - now()))) end)), '[]')
   from (
     select e.* from private.auth_errands e
@@ -136,7 +136,7 @@ language sql stable security definer set search_path = '' as $$
   ) d
 $$;
 comment on function private.due_auth_errands(uuid[]) is
-  'Up to 100 users of whom the auth service does not know yet; seconds is for how long they are banned, 0 not at all.';
+  'Up to 100 users to be synced with Supabase Auth; seconds is the length of the ban, 0 for none.';
 
 create function private.settle_auth_errands(settled jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -163,7 +163,7 @@ language plpgsql set search_path = '' as $$
 declare
   target public.users;
 begin
-  -- Admins change admins one at a time: two who suspend each other at once cannot both succeed.
+  -- One change of an admin at a time: two admins who suspend each other at once cannot both succeed.
   if exists (select from public.users u where u.id = user_id and u.global_role in ('ADMIN', 'SUPER_ADMIN')) then
     perform pg_advisory_xact_lock(hashtextextended('administer admins', 0));
   end if;
@@ -176,11 +176,11 @@ begin
     raise exception 'This account is deleted' using errcode = 'PT409', detail = format('User %s.', user_id);
   end if;
   if target.id = auth.uid() then
-    raise exception 'Nobody does this to themselves' using errcode = 'PT422', hint = 'Ask another admin.';
+    raise exception 'Admins cannot do this to themselves' using errcode = 'PT422', hint = 'Ask another admin.';
   end if;
   if target.global_role in ('ADMIN', 'SUPER_ADMIN') and not private.is_super_admin()
     and not private.is_sql_editor() then
-    raise exception 'Only a super admin does this to an admin' using
+    raise exception 'Only a super admin may do this to an admin' using
       errcode = '42501', detail = format('User %s is %s.', user_id, target.global_role), hint = 'Ask a super admin.';
   end if;
   return target;
@@ -202,12 +202,12 @@ declare
   until timestamptz := suspension ->> 'until';
 begin
   if until <= now() then
-    raise exception 'A suspension ends in the future' using
+    raise exception 'until must be in the future' using
       errcode = 'PT422', detail = format('Found %s.', to_json(until) #>> '{}'),
-      hint = 'Leave until out for a suspension that lasts until somebody ends it.';
+      hint = 'Omit until for a suspension without an end.';
   end if;
   if coalesce(trim(suspension ->> 'reason'), '') = '' then
-    raise exception 'A suspension has a reason' using errcode = 'PT422', hint = 'Say it in 1 to 500 characters.';
+    raise exception 'reason is required' using errcode = 'PT422', hint = 'Send 1 to 500 characters.';
   end if;
   update public.users u set suspended_until = until, suspended_reason = trim(suspension ->> 'reason'),
     suspended_at = case when target.suspended_until <= now() then now() else coalesce(target.suspended_at, now()) end
@@ -232,18 +232,18 @@ language plpgsql set search_path = '' as $$
 declare
   target public.users;
 begin
-  -- Before the lock on the user: who becomes an admin is changed by one at a time, too.
+  -- Before the lock on the user: changes that make someone an admin run one at a time, too.
   perform pg_advisory_xact_lock(hashtextextended('administer admins', 0));
   target := private.user_to_administer((change ->> 'user_id')::uuid);
   if not private.is_super_admin() and not private.is_sql_editor() then
-    raise exception 'Only a super admin gives and takes roles of the platform' using
+    raise exception 'Only a super admin may change roles of the platform' using
       errcode = '42501', hint = 'Ask a super admin.';
   end if;
   update public.users u set global_role = (change ->> 'role')::public."UserRole"
   where u.id = target.id returning * into target;
   return private.described(target);
 end $$;
-comment on function private.do_set_role(jsonb) is 'Gives {user_id} the role {role} on the platform.';
+comment on function private.do_set_role(jsonb) is 'Sets the platform role of {user_id} to {role}.';
 
 create function private.do_bulk(bulk jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -260,7 +260,7 @@ declare
 begin
   select array_agg(distinct i::uuid order by i::uuid) into users from jsonb_array_elements_text(bulk -> 'user_ids') i;
   if operation is null or coalesce(cardinality(users), 0) not between 1 and 100 then
-    raise exception 'A bulk action does one known thing to 1 to 100 users' using
+    raise exception 'A bulk action needs a known action and 1 to 100 users' using
       errcode = 'PT422', detail = format('Found %L for %s users.', bulk ->> 'action', coalesce(cardinality(users), 0)),
       hint = 'Actions are suspend, reactivate and set_role.';
   end if;
@@ -274,7 +274,7 @@ begin
     exception when others then
       get stacked diagnostics detail = pg_exception_detail, hint = pg_exception_hint;
       raise exception using errcode = sqlstate, message = sqlerrm,
-        detail = format('User %s. %s', who, detail), hint = concat_ws(' ', nullif(hint, ''), 'Nothing was done to anybody.');
+        detail = format('User %s. %s', who, detail), hint = concat_ws(' ', nullif(hint, ''), 'No user was changed.');
     end;
   end loop;
   return jsonb_build_object('users', done);
@@ -282,16 +282,16 @@ end $$;
 comment on function private.do_bulk(jsonb) is
   'Does {action, user_ids, reason?, until?, role?} to all of up to 100 users, or to none.';
 
--- The doors of the functions -----------------------------------------------------------------------------------------------
+-- Entry points of the functions ---------------------------------------------------------------------------------------------
 
 create function private.with_errands(answer jsonb, users uuid[]) returns jsonb
 language sql stable set search_path = '' as $$
   select case when answer ? 'done'
     then answer || jsonb_build_object('errands', private.due_auth_errands(users)) else answer end
 $$;
-comment on function private.with_errands(jsonb, uuid[]) is 'The answer, and what the auth service has to be told of these users.';
+comment on function private.with_errands(jsonb, uuid[]) is 'The result, and the due syncs of these users with Supabase Auth.';
 
--- The attempt is a statement of its own: what reads afterwards would not see what it did within the same one.
+-- attempt() is a statement of its own: a query in the same statement would not see its changes.
 create function private.suspend_user(suspension jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -336,15 +336,15 @@ declare
   claims jsonb;
 begin
   if not private.is_super_admin() then
-    raise exception 'Only a super admin acts as somebody else' using errcode = '42501', hint = 'Ask a super admin.';
+    raise exception 'Only a super admin may impersonate' using errcode = '42501', hint = 'Ask a super admin.';
   end if;
   target := private.user_to_administer((wish ->> 'user_id')::uuid);
   if target.global_role in ('ADMIN', 'SUPER_ADMIN') then
-    raise exception 'Nobody acts as an admin' using
+    raise exception 'An admin cannot be impersonated' using
       errcode = '42501', detail = format('User %s is %s.', target.id, target.global_role);
   end if;
   if private.blocked_until(target) > now() then
-    raise exception 'This user may do nothing at present, and so may nobody in their name' using
+    raise exception 'This user is suspended or inactive and cannot be impersonated' using
       errcode = 'PT409', hint = 'Reactivate them first.';
   end if;
   if not (wish ->> 'signable')::boolean then
@@ -559,7 +559,7 @@ begin
   limit private.page_size(page_size);
 end $$;
 comment on function public.admin_audit_log("AdminAction", uuid, text, text, boolean, timestamptz, uuid, integer) is
-  'What admins did and failed to do, and what others tried, newest first.';
+  'Operations of admins, successful and failed, and refused attempts of others, newest first.';
 
 grant execute on function public.end_impersonation(uuid), private.end_impersonation(uuid), private.page_size(integer),
   public.admin_users(text, "UserRole", boolean, uuid, timestamptz, uuid, integer),
@@ -587,7 +587,7 @@ begin
   return ended;
 end $$;
 comment on function private.end_suspensions() is
-  'Tidies suspensions whose time has passed; they have not counted since (see current_user_id).';
+  'Clears suspensions that have ended; current_user_id() ignores them already.';
 grant execute on function private.end_suspensions() to service_role;
 
 insert into private.jobs (name, schedule, runs, description) values

@@ -1,4 +1,4 @@
--- Deleting an account: what is a person's goes, what is an organisation's stays and points to an account without a name.
+-- Deleting an account: personal data is deleted, data of organisations stays and refers to an account without a name.
 -- Auth keeps the id too (it deletes softly), so that nothing which refers to it goes along.
 
 -- Which columns hold something personal, and what becomes of it: the one place, read by the deletion itself. A test fails
@@ -12,7 +12,7 @@ create table private.personal_columns (
   primary key (relation, name),
   constraint "found_by is set unless it is kept" check ((on_deletion = 'KEEP') = (found_by is null))
 );
-comment on table private.personal_columns is 'Columns with personal data, and what becomes of it when an account is deleted.';
+comment on table private.personal_columns is 'Columns with personal data, and how the deletion of an account treats them.';
 comment on column private.personal_columns.on_deletion is 'DELETE: the row goes. CLEAR: the column is emptied. KEEP: it stays.';
 comment on column private.personal_columns.found_by is
   'The column of the relation that names the user: by their address if it is an e-mail, else by their id.';
@@ -47,7 +47,7 @@ from (values
   ('KEEP', null, 'the log of the admins answers for what was done (GDPR art. 17.3 b and e); it names people by id', $${
     admin_action_logs.admin_id, admin_action_logs.acting_as_id, admin_action_logs.ip_address,
     admin_action_logs.user_agent, private.impersonations.admin_id, private.impersonations.user_id}$$),
-  ('KEEP', null, 'what the auth service has to be told', '{private.auth_errands.user_id}'),
+  ('KEEP', null, 'due syncs with Supabase Auth', '{private.auth_errands.user_id}'),
   ('KEEP', null, 'an organisation''s record of its own customers, for which it answers', $${
     leads.name, leads.email, leads.phone, contacts.name, contacts.email, contacts.phone, contacts.linkedin_url,
     contacts.twitter_url, customers.name, customers.email, customers.phone, companies.name,
@@ -92,7 +92,7 @@ begin
   end loop;
   update public.users u set email = format('%s@deleted.invalid', who), global_role = 'USER' where u.id = who;
 end $$;
-comment on function private.erase_user(uuid) is 'Deletes and empties what personal_columns says, and takes name and address away.';
+comment on function private.erase_user(uuid) is 'Deletes and clears the columns in personal_columns, and clears name and address.';
 
 create function private.do_delete_account(deletion jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -130,7 +130,7 @@ begin
   return jsonb_build_object('user_id', who, 'deleted_at', (select u.deleted_at from public.users u where u.id = who));
 end $$;
 comment on function private.do_delete_account(jsonb) is
-  'Deletes the account of {user_id}: at once here, in Auth and Storage afterwards. Of a deleted one it says when that was.';
+  'Deletes the account of {user_id}: at once here, in Auth and Storage afterwards. For a deleted one, returns when that was.';
 
 create function private.do_delete_other(deletion jsonb) returns jsonb
 language plpgsql set search_path = '' as $$

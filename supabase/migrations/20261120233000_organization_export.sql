@@ -16,9 +16,9 @@ create table private.exports (
   error text,
   manifest_sha256 text
 );
-comment on table private.exports is 'Exports of organisations: who asked for which, and how it went.';
+comment on table private.exports is 'Exports of organisations: who requested them, and their outcome.';
 comment on column private.exports.is_complete is
-  'Of a platform admin: all there is. Of an owner: without what belongs to single members, and without secrets.';
+  'True for a platform admin: all data. False for an owner: without the data of single members, and without secrets.';
 comment on column private.exports.manifest_sha256 is 'Of the manifest, which has the hashes of all other files.';
 create index exports_organization_idx on private.exports (organization_id, started_at desc);
 insert into private.personal_columns (relation, name, on_deletion, because)
@@ -156,8 +156,8 @@ begin
     select from public.organization_members m
     where m.organization_id = org and m.user_id = auth.uid() and m.role = 'OWNER'
   )) then
-    raise exception 'An organisation is exported by its owners, and by platform admins' using
-      errcode = '42501', hint = 'Ask an owner of it. Nobody does it by impersonation.';
+    raise exception 'Only owners of the organisation and platform admins may export it' using
+      errcode = '42501', hint = 'Ask an owner. An impersonation may not export.';
   end if;
   -- The row waits for another export of this organisation that begins.
   perform from public.organizations o where o.id = org for no key update;
@@ -168,7 +168,7 @@ begin
     select from private.exports e
     where e.organization_id = org and e.finished_at is null and e.started_at > now() - interval '30 minutes'
   ) then
-    raise exception 'This organisation is being exported' using errcode = 'PT409', hint = 'Try again when that is done.';
+    raise exception 'An export of this organisation is running' using errcode = 'PT409', hint = 'Wait until it has finished.';
   end if;
   if not complete then
     allowed := private.plan_limit(org, 'exports_per_day');
@@ -199,7 +199,7 @@ begin
   );
 end $$;
 comment on function private.do_begin_export(jsonb) is
-  'Notes that {organization_id, format} is exported, and says which tables there are.';
+  'Starts the export of {organization_id, format} and returns its tables.';
 
 create function private.begin_export(wish jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -222,9 +222,9 @@ begin
   end if;
   return found_one;
 end $$;
-comment on function private.own_export(uuid) is 'The export that the caller has begun.';
+comment on function private.own_export(uuid) is 'The export that the caller started.';
 
--- A cursor runs with the rights of who opened it, and gives its rows one by one: neither side holds them all.
+-- A cursor runs with the rights of its owner and returns its rows one by one: neither side holds all of them.
 create function private.open_export(wish jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare

@@ -193,7 +193,7 @@ def test_a_bulk_action_that_fails_for_one_is_done_to_nobody(
             admin.call("bulk-admin-action", action="suspend", user_ids=[member.id, wrong], **SPAM), status, code
         )
         assert wrong in answer.json()["details"]
-        assert "Nothing was done" in answer.json()["hint"]
+        assert "No user was changed" in answer.json()["hint"]
     assert platform.log(member.id) == []
     assert platform.sql("select suspended_at from public.users where id = %s", member.id) == [(None,)]
     failed = platform.sql(
