@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Telemetry:
-    """One span and one measurement for each request, one span for each statement, named by OpenTelemetry's conventions."""
+    """One span and one measurement a request, one span a statement, named by OpenTelemetry's conventions."""
 
     def __init__(self) -> None:
         resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or "strive-functions"})

@@ -32,7 +32,7 @@ from local.api.http import json_response, read_object
 
 HIGHEST_PAGE_SIZE = 1000
 SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-DURATION_PART = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ns|us|ms|s|m|h)")
+DURATION_PART = re.compile(r"(\d{1,10}(?:\.\d{1,9})?)(ns|us|ms|s|m|h)")
 PAGE = re.compile(r"[1-9]\d{0,8}\Z")
 
 
