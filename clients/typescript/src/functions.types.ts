@@ -5098,7 +5098,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5120,7 +5120,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6280,7 +6280,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6302,7 +6302,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
