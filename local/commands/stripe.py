@@ -21,7 +21,7 @@ def clock(stack: Stack, days: float) -> str:
     try:
         response = httpx.post(f"{address}/control", json={"advance": {"days": days}}, timeout=PATIENCE_S)
     except httpx.HTTPError as error:
-        raise StackError(f"The Stripe double does not answer: {error}", "Look at: strive logs stripe") from error
+        raise StackError(f"The Stripe double does not answer: {error}", "Start it with: strive start") from error
     if response.is_error:
         raise StackError(response.text)
     then = datetime.fromtimestamp(response.json()["now"], UTC)

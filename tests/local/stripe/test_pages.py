@@ -1,11 +1,14 @@
 """Pages, used as a browser does."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from local import StackError
+from local.commands.stripe import clock
 from local.stripe.server import Double
 from tests.support.lives import Life
 from tests.support.serving import NO_TLS
@@ -141,3 +144,15 @@ def test_invoice_is_paid_on_its_page_and_printed(shop: Shop) -> None:
 def test_yen_have_no_decimals_on_pages(shop: Shop) -> None:
     shop.client.v1.payment_intents.create({"amount": 5_000, "currency": "jpy"})
     assert "5,000 JPY" in page(shop.double, "/")
+
+
+def test_clock_command_moves_time_forward_only(shop: Shop) -> None:
+    stack: Any = SimpleNamespace(ports=SimpleNamespace(stripe=1), values=lambda: {"STRIPE_API_BASE": shop.double.url})
+    before = shop.double.account.now()
+    assert shop.double.url in clock(stack, 31)
+    assert shop.double.account.now() - before >= 31 * 86_400
+    with pytest.raises(StackError, match="only moves forward"):
+        clock(stack, -1)
+    stack.ports.stripe = 0
+    with pytest.raises(StackError, match="no Stripe double"):
+        clock(stack, 1)
