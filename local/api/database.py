@@ -20,7 +20,7 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 
 from local.api.callers import Caller
-from local.api.errors import DatabaseUnavailable, is_gone
+from local.api.errors import DatabaseUnavailable, PoolExhausted, is_gone
 
 CONNECT_SECONDS = 5
 IDLE_SECONDS = 5
@@ -88,7 +88,7 @@ class Pool:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._free.acquire()
         except TimeoutError:
-            raise DatabaseUnavailable from None
+            raise PoolExhausted from None
         try:
             return await self._begun(begin)
         except BaseException as error:

@@ -20,6 +20,10 @@ class DatabaseUnavailable(Exception):  # noqa: N818 - a state, not a mistake
     """The database can't be reached, or the connection broke while in use."""
 
 
+class PoolExhausted(DatabaseUnavailable):
+    """All connections are in use."""
+
+
 def gateway_error(
     status: int,
     code: str,

@@ -430,6 +430,28 @@ def test_functions_set_status_and_headers_of_the_answer(anon: httpx.Client) -> N
     assert (answer.status_code, answer.headers["x-tea"]) == (418, "green")
 
 
+def test_a_line_break_in_a_header_of_a_function_becomes_a_blank(api: Api, anon: httpx.Client) -> None:
+    api.sql("""create function public.answer_break() returns void language sql as $$
+        select set_config('response.headers', '[{"X-Broken": "one\\r\\nX-Injected: two"}, {"bad name": "x"}]', true) $$;
+        grant execute on function public.answer_break() to anon""")
+    answer = eventually(lambda: anon.post("/rest/v1/rpc/answer_break", json={}), 204)
+    assert (answer.headers["x-broken"], "x-injected" in answer.headers) == ("one  X-Injected: two", False)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"select={'authors('.join([''] * 31)}id{')' * 30}",
+        f"select={','.join(f'a{n}:author_id(id)' for n in range(120))}",
+        f"or={'(and' * 40}(id.eq.1){')' * 40}",
+        f"select={','.join(['*'] * 600)}",
+    ],
+    ids=["deep", "wide", "nested conditions", "columns"],
+)
+def test_a_request_that_asks_for_too_much_is_refused(anon: httpx.Client, query: str) -> None:
+    assert error_of(anon.get(f"/rest/v1/books?{query}")) == (400, "PGRST100")
+
+
 def test_an_unknown_function_or_argument_is_named(anon: httpx.Client) -> None:
     answer = anon.post("/rest/v1/rpc/add", json={"a": 1, "c": 2})
     assert error_of(answer) == (404, "PGRST202")

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from local.api.database import Connection, Pool
-from local.api.errors import DatabaseUnavailable
+from local.api.errors import DatabaseUnavailable, PoolExhausted
 from local.api.rest.catalog import Function
 from local.api.rest.errors import RestError, from_database, http_status, is_header, unavailable
 from local.api.rest.incoming import Incoming
@@ -89,6 +89,8 @@ class Transactions:
 def _refusals(incoming: Incoming) -> Iterator[None]:
     try:
         yield
+    except PoolExhausted as error:
+        raise RestError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from error
     except DatabaseUnavailable as error:
         raise unavailable() from error
     except psycopg.Error as error:
