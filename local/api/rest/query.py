@@ -26,6 +26,7 @@ from local.api.rest.ranges import ALL, Range
 T = TypeVar("T")
 
 TEXT_LIMIT = 64 * 1024
+REMEMBERED_LENGTH = 1000
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 MAYBE_OPERATION = re.compile(r"[a-z]+(\(.*\))?\.")
 PLAIN_OPERATION = re.compile(r"(not\.)?(eq|neq|gte?|lte?|i?like)\.(.*)\Z", re.DOTALL)
@@ -59,17 +60,23 @@ def _parse(what: str, text: str, parser: Callable[[Grammar], T], *, over: str | 
         raise RestError(400, "PGRST100", message, details) from None
 
 
-@lru_cache(maxsize=512)
+def _remember(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Clients send the same texts again and again; long ones aren't kept."""
+    cached = lru_cache(maxsize=512)(parse)
+    return lambda text: cached(text) if len(text) <= REMEMBERED_LENGTH else parse(text)
+
+
+@_remember
 def _select(text: str) -> tuple[SelectItem, ...]:
     return _parse("select parameter", text, Grammar.select)
 
 
-@lru_cache(maxsize=512)
+@_remember
 def _order(text: str) -> tuple[OrderTerm, ...]:
     return _parse("order", text, Grammar.order)
 
 
-@lru_cache(maxsize=512)
+@_remember
 def _tree_path(text: str) -> tuple[Path, Field]:
     if PLAIN_NAME.match(text):
         return (), Field(text)
