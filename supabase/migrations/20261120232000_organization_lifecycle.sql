@@ -283,6 +283,39 @@ begin
 end $$;
 comment on function private.organization_to_administer(uuid) is 'The organisation, locked, if the caller is a platform admin.';
 
+-- Without a password: the user signs in with a link by e-mail or sets one by "forgot password".
+create function private.do_create_user(wish jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  address constant text := lower(trim(wish ->> 'email'));
+  who constant uuid := gen_random_uuid();
+begin
+  perform private.require_admin();
+  if coalesce(address, '') !~ '^[^@[:space:]]+@[^@[:space:]]+$' or length(address) > 255 then
+    raise exception 'This is not an e-mail address' using errcode = 'PT422', detail = format('Found %L.', left(address, 100));
+  elsif exists (select from public.users u where lower(u.email) = address) then
+    raise exception 'There is a user with this address' using errcode = 'PT409', detail = format('Found %s.', address);
+  end if;
+  -- The empty tokens are what the auth service writes itself; null breaks its sign-in.
+  insert into auth.users (
+    id, aud, role, email, email_confirmed_at, raw_app_meta_data, raw_user_meta_data, created_at, updated_at,
+    confirmation_token, recovery_token, email_change, email_change_token_new
+  ) values (
+    who, 'authenticated', 'authenticated', address, now(), '{"provider": "email", "providers": ["email"]}',
+    jsonb_strip_nulls(jsonb_build_object('name', left(trim(wish ->> 'name'), 255))), now(), now(), '', '', '', ''
+  );
+  if exists (
+    select from pg_catalog.pg_attribute a where a.attrelid = 'auth.users'::regclass and a.attname = 'instance_id'
+  ) then
+    execute 'update auth.users set instance_id = $2 where id = $1' using who, '00000000-0000-0000-0000-000000000000'::uuid;
+  end if;
+  insert into auth.identities (id, provider, provider_id, user_id, identity_data, created_at, updated_at)
+  values (gen_random_uuid(), 'email', who::text, who, jsonb_build_object('sub', who, 'email', address, 'email_verified', true),
+    now(), now());
+  return jsonb_build_object('user_id', who, 'email', address);
+end $$;
+comment on function private.do_create_user(jsonb) is 'Creates the account {email, name?}.';
+
 create function private.do_create_organization(wish jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -393,6 +426,21 @@ begin
 end $$;
 comment on function private.do_cancel_subscription(jsonb) is 'Ends the plan that was given to {organization_id}.';
 
+create function private.admin_create_user(email text, name text) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform private.require_admin();
+  return private.respond(private.attempt(
+    'do_create_user', jsonb_build_object('email', email, 'name', name), 'USER_CREATE', 'User created', 'user',
+    coalesce(email, '')
+  ));
+end $$;
+comment on function private.admin_create_user(text, text) is 'See do_create_user(); logged.';
+create function public.admin_create_user(email text, name text default null) returns jsonb
+language sql set search_path = '' as 'select private.admin_create_user(email, name)';
+comment on function public.admin_create_user(text, text) is
+  'For platform admins. Creates an account without a password; its user signs in with a link by e-mail.';
+
 create function private.admin_create_organization(name text, owner_email text, website text, description text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -477,7 +525,8 @@ create function public.admin_cancel_subscription(organization_id uuid) returns j
 language sql set search_path = '' as 'select private.admin_cancel_subscription(organization_id)';
 comment on function public.admin_cancel_subscription(uuid) is 'For platform admins. Ends a plan that was given without payment.';
 
-grant execute on function private.create_organization(text, text, text),
+grant execute on function private.admin_create_user(text, text), public.admin_create_user(text, text),
+  private.create_organization(text, text, text),
   public.create_organization(text, text, text), private.transfer_ownership(uuid, "OrgRole"),
   public.transfer_ownership(uuid, "OrgRole"), private.leave_organization(), public.leave_organization(),
   private.close_organization(text), public.close_organization(text), private.reopen_organization(),

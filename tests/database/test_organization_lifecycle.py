@@ -155,7 +155,8 @@ def test_the_last_owner_deletes_the_account_once_the_organisation_is_closed(data
 
 
 ADMIN_OPERATIONS: list[tuple[str, str, dict[str, Any]]] = [
-    ("ORG_CREATE", "admin_create_organization", {"name": "New", "owner_email": "member@strive.test"}),
+    ("USER_CREATE", "admin_create_user", {"email": "New@Strive.test", "name": "New"}),
+    ("ORG_CREATE", "admin_create_organization", {"name": "New", "owner_email": "new@strive.test"}),
     ("ORG_SUSPEND", "admin_suspend_organization", {"organization_id": GLOBEX, "reason": "Spam"}),
     ("ORG_UPDATE", "admin_restore_organization", {"organization_id": GLOBEX}),
     ("ORG_DELETE", "admin_close_organization", {"organization_id": GLOBEX}),

@@ -15,7 +15,7 @@ import pytest
 from local import ROOT
 from supabase import Client
 from tests.conftest import Strive
-from tests.support.agency import call, code, email_of, open_agencies
+from tests.support.agency import account, call, code, email_of, open_agencies
 
 PEOPLE = {
     "otto": ("agency", "OWNER"),
@@ -97,14 +97,39 @@ def test_who_may_call_what_and_nobody_else_reaches_a_row(agents: Agents, ids: di
         assert merge == {"ana": None, "otto": None, "rob": "PT404"}.get(person, "42501")
 
 
-def test_the_example_of_the_page_works_as_it_stands(agents: Agents) -> None:
-    example = (ROOT / "docs/crm.md").read_text().split("```python\n")[1].split("```")[0]
-    known: dict[str, Any] = {"strive": agents["rob"]}
-    exec(example, known)  # noqa: S102 - our own page
+def examples(page: str) -> list[str]:
+    return [part.split("```")[0] for part in (ROOT / "docs" / page).read_text().split("```python\n")[1:]]
+
+
+def test_the_examples_of_the_crm_page_work_as_they_stand(agents: Agents, ids: dict[str, str]) -> None:
+    known: dict[str, Any] = {"strive": agents["rob"], "colleague": ids["rob"]}
+    for example in examples("crm.md"):
+        exec(example, known)  # noqa: S102 - our own page
     assert known["lead"]["id"] in {row["id"] for row in known["found"]}
     assert (known["deal"]["stage"], known["deal"]["value"]) == ("CLOSED_WON", 250000)
     (won,) = [row for row in known["report"] if row["stage"] == "CLOSED_WON"]
     assert won["value"] >= 250000
+    assert known["counts"] == [{"view_id": known["view"]["id"], "rows": len(known["rows"])}]
+
+
+def test_the_examples_of_the_organizations_page_work_as_they_stand(
+    server: Client, clients: Callable[[str], Client]
+) -> None:
+    account(server, "zoe")
+    zoe = clients(email_of("zoe"))
+    known: dict[str, Any] = {"strive": zoe}
+    first, *others = examples("organizations.md")
+    exec(first, known)  # noqa: S102 - our own page
+    known["lead"] = add(zoe, "leads", known["second"]["id"])
+    for example in others:
+        exec(example, known)  # noqa: S102 - our own page
+    assert known["entries"][-1]["action"] == "created"
+    assert known["trash"][0]["kind"] == "leads"
+    assert [row["id"] for row in rows_of(zoe, "leads")] == [known["lead"]["id"]]
+
+
+def rows_of(client: Client, table: str) -> Any:
+    return client.table(table).select("*").execute().data
 
 
 # Finding -------------------------------------------------------------------------------------------------------------
