@@ -1896,6 +1896,9 @@ isOneToOne: true
 "admin_create_subscription":
 { Args: { "organization_id": string,"tier": Database["public"]['Enums']["SubscriptionTier"],"until": string }; Returns: Json
                            },
+"admin_create_user":
+{ Args: { "email": string,"name"?: string }; Returns: Json
+                           },
 "admin_organizations":
 { Args: { "before_at"?: string,"before_id"?: string,"page_size"?: number,"search"?: string,"with_status"?: Database["public"]['Enums']["SubscriptionStatus"],"with_tier"?: Database["public"]['Enums']["SubscriptionTier"] }; Returns: {
               "billing_email": string,"created_at": string,"id": string,"members": number,"name": string,"owners": Json,"slug": string,"stripe_customer_id": string,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"]
