@@ -87,7 +87,7 @@ AGENCIES = (
 
 @dataclass
 class Story:
-    """The rows of one run; `at` is the moment it is told, which is the end of the year."""
+    """The rows of one run; `at` is the end of the year that the data describes."""
 
     at: datetime
     random: Random

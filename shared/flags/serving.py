@@ -38,7 +38,7 @@ LISTEN_AGAIN_SECONDS = 5.0
 # Rows that are fetched at once, and how long they are compiled before other requests get a turn.
 BATCH = 100
 TURN_SECONDS = 0.002
-# From so many flags on, the garbage collector is told to leave them out: it would visit each again and again.
+# From so many flags on, gc.freeze() excludes them from collections, which would visit each flag every time.
 MANY = 1000
 
 LOAD = 'select * from private.load_feature_flags(%s::text::public."Environment", %s, %s::uuid[])'

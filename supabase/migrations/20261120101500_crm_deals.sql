@@ -228,7 +228,7 @@ begin
   if not found then
     perform private.refuse('deal', deal_id);
   end if;
-  -- Only now: in one statement, a probability given as it was could not be told from one not given.
+  -- In a second statement: within one, an unchanged probability looks like one that was not given.
   if deal.probability <> move_deal.probability then
     update public.deals d set probability = move_deal.probability where d.id = deal_id returning d.* into deal;
   end if;

@@ -1,5 +1,5 @@
--- CRM at work: what agents do with many rows at once, what they ask before they write, and what they are told about the
--- whole. It stands behind the workspace, because agendas and follow-ups read its appointments.
+-- CRM operations: bulk changes, checks for duplicates before a write, reports and exports.
+-- This chapter follows the workspace, because agendas and follow-ups read its appointments.
 --
 -- What searches by more than equality is SECURITY DEFINER in `private` and names the organisation itself: trigram and
 -- lower-case comparisons are not leakproof, so that under a policy no index could be searched for them.
@@ -249,13 +249,13 @@ begin
 end $$;
 comment on function private.lock_rows(text, uuid[]) is 'Locks rows of the caller''s organisation: all of them, or PT404.';
 
-create function private.feed_bulk(relation text, action text, ids uuid[], told jsonb) returns void
+create function private.feed_bulk(relation text, action text, ids uuid[], metadata jsonb) returns void
 language plpgsql set search_path = '' as $$
 begin
   insert into public.activity_feeds (organization_id, user_id, type, title, entity_type, entity_id, action, metadata)
   values (
     private.current_user_org('MEMBER'), auth.uid(), 'USER_ACTION', format('%s %s %s', cardinality(ids), relation, action),
-    rtrim(relation, 's'), ids[1]::text, feed_bulk.action, told || jsonb_build_object('ids', to_jsonb(ids))
+    rtrim(relation, 's'), ids[1]::text, feed_bulk.action, feed_bulk.metadata || jsonb_build_object('ids', to_jsonb(ids))
   );
 end $$;
 comment on function private.feed_bulk(text, text, uuid[], jsonb) is 'One entry of the feed for what was done to many rows.';

@@ -199,7 +199,7 @@ content.content_type: PAGE, BLOG_POST, DOCUMENTATION or TEMPLATE.
 content.content: The text.
 content.excerpt: The first sentences, for lists.
 content.status: DRAFT and ARCHIVED are for members, PUBLISHED is for anyone.
-content.seo_meta: What search engines are told, as {"title", "description", …}.
+content.seo_meta: Metadata for search engines: {"title", "description", …}.
 custom_agent_orders.use_case: What the agent is for.
 custom_agent_orders.complexity: SIMPLE to ENTERPRISE; decides the estimate.
 custom_agent_orders.status: Where the order is; moved by submit_order() and advance_order().
