@@ -1,8 +1,8 @@
-"""One contender, alone in a process of its own: `python contenders.py NAME`.
+"""One engine, alone in a process of its own: `python contenders.py NAME`.
 
-Each gets what it would have in production: flags loaded, the user's context made. The first line it reads has flags and
-users; it answers how many were on. Then at every line it has a turn: how many evaluations of one flag, and of all flags
-for one user, it does per second of its own processor time.
+Its flags are loaded beforehand, but the context of a user is made within the measured time, from attributes that are
+given. The first line of the input has flags and users; the output says the share of results that were on. Each further
+line is a turn: evaluations of one flag, and of all flags for one user, per second of the engine's own processor time.
 """
 
 import json
@@ -33,11 +33,11 @@ def strive(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
 
     snapshot = Snapshot(1, {flag["name"]: compile_flag(flag["name"], 1, ours(flag)) for flag in flags})
     names = [flag["name"] for flag in flags]
-    contexts = [Context({"targetingKey": user["id"], **user}) for user in users]
+    attributes = [{"targetingKey": user["id"], **user} for user in users]
     evaluate, evaluate_all = snapshot.evaluate, snapshot.evaluate_all
     return (
-        lambda flag, user: evaluate(names[flag], contexts[user]).on,
-        lambda user: [each.on for each in evaluate_all(contexts[user])],
+        lambda flag, user: evaluate(names[flag], Context(attributes[user])).on,
+        lambda user: [each.on for each in evaluate_all(Context(attributes[user]))],
     )
 
 
@@ -118,9 +118,12 @@ def _unleash(flags: list[Any]) -> dict[str, Any]:
     }
 
 
-def _unleash_context(user: dict[str, Any]) -> dict[str, Any]:
-    properties = {name: str(value) for name, value in user.items() if name != "id"}
-    return {"userId": user["id"], "properties": properties}
+def _unleash_attributes(users: list[Any]) -> list[tuple[str, dict[str, str]]]:
+    return [(user["id"], {name: str(value) for name, value in user.items() if name != "id"}) for user in users]
+
+
+def _unleash_context(attributes: tuple[str, dict[str, str]]) -> dict[str, Any]:
+    return {"userId": attributes[0], "properties": attributes[1]}
 
 
 def yggdrasil(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
@@ -128,15 +131,16 @@ def yggdrasil(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
 
     engine = UnleashEngine()
     engine.take_state(json.dumps(_unleash(flags)))
-    names, contexts = [flag["name"] for flag in flags], [_unleash_context(user) for user in users]
+    names, attributes = [flag["name"] for flag in flags], _unleash_attributes(users)
 
     def is_on(name: str, context: dict[str, Any]) -> bool:
         return bool(engine.is_enabled(name, context).is_enabled)
 
-    return (
-        lambda flag, user: is_on(names[flag], contexts[user]),
-        lambda user: [is_on(name, contexts[user]) for name in names],
-    )
+    def every(user: int) -> list[bool]:
+        context = _unleash_context(attributes[user])
+        return [is_on(name, context) for name in names]
+
+    return lambda flag, user: is_on(names[flag], _unleash_context(attributes[user])), every
 
 
 def unleash(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
@@ -151,11 +155,13 @@ def unleash(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
         "http://127.0.0.1:1/api", "bench", cache=cache, disable_metrics=True, disable_registration=True
     )
     client.initialize_client(fetch_toggles=False)
-    names, contexts = [flag["name"] for flag in flags], [_unleash_context(user) for user in users]
-    return (
-        lambda flag, user: bool(client.is_enabled(names[flag], contexts[user])),
-        lambda user: [bool(client.is_enabled(name, contexts[user])) for name in names],
-    )
+    names, attributes = [flag["name"] for flag in flags], _unleash_attributes(users)
+
+    def every(user: int) -> list[bool]:
+        context = _unleash_context(attributes[user])
+        return [bool(client.is_enabled(name, context)) for name in names]
+
+    return lambda flag, user: bool(client.is_enabled(names[flag], _unleash_context(attributes[user]))), every
 
 
 def flagsmith(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
@@ -205,20 +211,21 @@ def flagsmith(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
             "segments": {flag["seed"]: segment(flag) for flag in chosen},
         }
 
-    identities = [
-        {"identifier": user["id"], "key": user["id"], "traits": {n: v for n, v in user.items() if n != "id"}}
-        for user in users
-    ]
+    traits = [{n: v for n, v in user.items() if n != "id"} for user in users]
+
+    def identity(user: int) -> dict[str, Any]:
+        return {"identifier": users[user]["id"], "key": users[user]["id"], "traits": traits[user]}
+
     names = [flag["name"] for flag in flags]
     # It always evaluates a whole environment: one flag is an environment of one.
     alone, whole = [environment([flag]) for flag in flags], environment(flags)
 
     def one(flag: int, user: int) -> bool:
-        found = get_evaluation_result({**alone[flag], "identity": identities[user]})
+        found = get_evaluation_result({**alone[flag], "identity": identity(user)})
         return bool(found["flags"][names[flag]]["enabled"])
 
     def every(user: int) -> list[bool]:
-        found = get_evaluation_result({**whole, "identity": identities[user]})["flags"]
+        found = get_evaluation_result({**whole, "identity": identity(user)})["flags"]
         return [bool(found[name]["enabled"]) for name in names]
 
     return one, every
@@ -262,12 +269,17 @@ def flagd(flags: list[Any], users: list[Any]) -> tuple[One, Every]:
         }
     )
     names = [flag["name"] for flag in flags]
-    contexts = [EvaluationContext(user["id"], {n: v for n, v in user.items() if n != "id"}) for user in users]
+    attributes = [{n: v for n, v in user.items() if n != "id"} for user in users]
     resolve = core.resolve_boolean_value
-    return (
-        lambda flag, user: bool(resolve(names[flag], False, contexts[user]).value),
-        lambda user: [bool(resolve(name, False, contexts[user]).value) for name in names],
-    )
+
+    def context(user: int) -> EvaluationContext:
+        return EvaluationContext(users[user]["id"], attributes[user])
+
+    def every(user: int) -> list[bool]:
+        made = context(user)
+        return [bool(resolve(name, False, made).value) for name in names]
+
+    return lambda flag, user: bool(resolve(names[flag], False, context(user)).value), every
 
 
 CONTENDERS = {

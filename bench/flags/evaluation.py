@@ -1,10 +1,13 @@
-"""Evaluations per second of processor time, beside the engines of others on the same flags and users, in turns.
+"""Evaluations per second of processor time, beside other engines with the same flags and users, in turns.
 
-The others are installed into an environment of their own; one that cannot be had is left out, and why is told.
+The other engines are installed into an environment of their own. One that cannot be installed is left out, with the
+reason.
+GrowthBook also runs in V8: it is compared, but no goal depends on it.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from typing import Any
 from bench import peers
 from bench.flags import workload
 from bench.rounds import ratios, rounds, spread
-from local import ROOT
+from local import NODE, ROOT
 
 ROUNDS = 5
 CONTENDERS = Path(__file__).with_name("contenders.py")
@@ -27,19 +30,24 @@ PEERS = {
     "flagsmith-flag-engine": "flagsmith-flag-engine",
     "flagd-core": "openfeature-flagd-core",
 }
+JAVASCRIPT = "growthbook in V8"
 KINDS = {"without_conditions": False, "with_conditions": True}
 
 
 def measure() -> dict[str, Any]:
     absent = {name: why for name, package in PEERS.items() if (why := peers.pypi(HOME, package))}
-    names = ["strive", *(name for name in PEERS if name not in absent)]
+    if why := peers.npm(HOME, "@growthbook/growthbook"):
+        absent[JAVASCRIPT] = why
+    else:
+        shutil.copy(CONTENDERS.with_name("growthbook.mjs"), HOME)  # where its package is found
+    names = ["strive", *(name for name in [*PEERS, JAVASCRIPT] if name not in absent)]
     with ExitStack() as stack:
         contenders = {
             (kind, name): stack.enter_context(_contender(name, workload.flags(full=full)))
             for kind, full in KINDS.items()
             for name in names
         }
-        shares = {each: float(contender.told()["on_share"]) for each, contender in contenders.items()}
+        shares = {each: float(contender.response()["on_share"]) for each, contender in contenders.items()}
         samples: dict[tuple[str, str], list[dict[str, float]]] = {each: [] for each in contenders}
         for _ in rounds("evaluation", ROUNDS):
             for each, contender in contenders.items():
@@ -58,7 +66,7 @@ def _compared(samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         name: {f"{what}_per_cpu_second": spread([turn[what] for turn in turns]) for what in ("one", "all")}
         for name, turns in samples.items()
     }
-    mine, others = samples["strive"], [turns for name, turns in samples.items() if name != "strive"]
+    mine, others = samples["strive"], [turns for name, turns in samples.items() if name in PEERS]
     if not others:
         return {"engines": figures}
     ratio = {
@@ -67,6 +75,11 @@ def _compared(samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         )
         for what in ("one", "all")
     }
+    if javascript := samples.get(JAVASCRIPT):
+        ratio |= {
+            f"{what}_ratio_to_v8": ratios([turn[what] for turn in mine], [turn[what] for turn in javascript])
+            for what in ("one", "all")
+        }
     return {"engines": figures, **ratio}
 
 
@@ -74,12 +87,12 @@ class _Contender:
     def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
         self.name, self.process = name, process
 
-    def say(self, line: str) -> None:
+    def send(self, line: str) -> None:
         assert self.process.stdin
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
-    def told(self) -> dict[str, float]:
+    def response(self) -> dict[str, float]:
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert line, f"{self.name} did not run"
@@ -88,21 +101,22 @@ class _Contender:
         return found
 
     def turn(self) -> dict[str, float]:
-        self.say("")
-        return self.told()
+        self.send("")
+        return self.response()
 
 
 @contextmanager
 def _contender(name: str, flags: list[dict[str, Any]]) -> Iterator[_Contender]:
     program = sys.executable if name == "strive" else str(peers.python(HOME))
+    words: list[str | Path] = [NODE, HOME / "growthbook.mjs"] if name == JAVASCRIPT else [program, CONTENDERS, name]
     variables = {"PATH": os.environ["PATH"]} | ({"PYTHONPATH": str(ROOT)} if name == "strive" else {})
     with subprocess.Popen(
-        [program, CONTENDERS, name],
+        words,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=HOME,
     ) as process:  # fmt: skip
         try:
             contender = _Contender(name, process)
-            contender.say(json.dumps({"flags": flags, "users": workload.users()}))
+            contender.send(json.dumps({"flags": flags, "users": workload.users()}))
             yield contender
         finally:
             process.kill()

@@ -13,33 +13,39 @@ class Context:
     Percentages draw by `unit` or `organization_unit`; a flag's lists hold `user_id`, `organization_id` and `tier`.
     """
 
-    # Few flags need the organisation, and a unit only those that draw: these are made on first use (__getattr__).
+    # Few flags need the organisation, so it is made on first use (__getattr__).
     __slots__ = ("attributes", "organization_id", "organization_unit", "tier", "unit", "user_id")
     organization_id: str | None
     organization_unit: bytes | None
     unit: bytes | None
+    user_id: str | None
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         self.attributes = attributes
         get = attributes.get
-        user = get("user_id")
-        if type(user) is not str or not user:
-            user = get("targetingKey")
-        # Ids are UUIDs, which the database writes in lower case.
-        self.user_id = user.lower() if type(user) is str and user else None
-        tier = get("tier")
-        self.tier = tier if type(tier) is str else None
+        key = get("targetingKey")
+        user = get("user_id", key)
+        self.tier = get("tier")
+        if type(key) is str and type(user) is str and key and user:
+            try:
+                self.unit = key.encode()
+            except UnicodeEncodeError:  # a lone surrogate
+                self.unit = key.encode(errors="replace")
+            # Ids are UUIDs, which the database writes in lower case.
+            self.user_id = user.lower()
+        else:
+            key, user = _text(key), _text(user)
+            unit = key or user
+            self.unit = unit.encode(errors="replace") if unit else None
+            self.user_id = (user or key or "").lower() or None
 
     def __getattr__(self, name: str) -> Any:
-        get = self.attributes.get
         value: str | bytes | None
-        if name == "unit":
-            value = _encoded(get("targetingKey")) or _encoded(get("user_id"))
-        elif name == "organization_unit":
-            value = self.organization_id and self.organization_id.encode()
+        if name == "organization_unit":
+            value = self.organization_id and self.organization_id.encode(errors="replace")
         elif name == "organization_id":
-            organization = get("organization_id")
-            value = organization.lower() if type(organization) is str and organization else None
+            organization = _text(self.attributes.get("organization_id"))
+            value = organization and organization.lower()
         else:
             raise AttributeError(name)
         setattr(self, name, value)
@@ -64,5 +70,5 @@ def _unsigned(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if name not in IDENTITY}
 
 
-def _encoded(value: Any) -> bytes | None:
-    return value.encode(errors="replace") if type(value) is str and value else None
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
