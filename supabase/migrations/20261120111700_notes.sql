@@ -72,6 +72,10 @@ create trigger trash before delete on public.notes for each row execute function
 
 create function private.find_mentions() returns trigger language plpgsql set search_path = '' as $$
 begin
+  -- Triggers run before the policy: no work for a writer whom it refuses.
+  if row_security_active(tg_relid) and new.organization_id is distinct from private.current_user_org('MEMBER') then
+    return new;
+  end if;
   new.mentions := array(
     select distinct m.user_id
     from regexp_matches(new.body, '@\[[^\]\n]{1,255}\]\(([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\)', 'g') found_mention
