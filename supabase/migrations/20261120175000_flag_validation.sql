@@ -1,26 +1,6 @@
 -- Validation of feature flags: a flag that Python could not evaluate is refused on write, whoever writes it. Each
 -- function returns null, or one sentence that names the place, what was found and what is accepted.
 
--- Runs before every other check of a document, so it must be cheap for any document. A number such as 1e131071 takes
--- ten bytes stored and 131,072 characters written, so numbers are bounded before anything is written out as text.
-create function private.flag_json_error(document jsonb, place text) returns text
-language plpgsql immutable strict set search_path = '' as $$
-begin
-  if pg_column_size(document) > 65536 then
-    return format('%s: found %s bytes, expected at most 64 kB', place, pg_column_size(document));
-  elsif jsonb_path_exists(document, 'strict $.**{64}') then
-    return format('%s: found 64 levels or more, expected values of fewer than 64 levels', place);
-  elsif exists (
-    select from jsonb_path_query(document, 'strict $.** ? (@.type() == "number")') n
-    where abs(n::numeric) > 1e15 or scale(n::numeric) > 20
-  ) then
-    return format('%s: found a number that is too large or too precise,'
-      ' expected numbers up to 10^15 with at most 20 decimals', place);
-  end if;
-  return null;
-end $$;
-comment on function private.flag_json_error(jsonb, text) is 'Why a document of a flag is too large, or null.';
-
 create function private.pattern_character(item text) returns integer language sql immutable set search_path = '' as $$
   select case
     when item ~ '^\\x' then ('x' || lpad(substr(item, 3), 8, '0'))::bit(32)::integer
@@ -317,12 +297,10 @@ comment on function private.variants_error(jsonb) is 'Why the variants of a flag
 
 create function private.flag_error(conditions jsonb, variants jsonb) returns text
 language sql immutable set search_path = '' as $$
-  select coalesce(
-    private.flag_json_error(conditions, 'conditions'), private.flag_json_error(variants, 'variants'),
-    private.condition_error(conditions), private.variants_error(variants)
-  )
+  select coalesce(private.condition_error(conditions), private.variants_error(variants))
 $$;
-comment on function private.flag_error(jsonb, jsonb) is 'Why Python could not evaluate a flag, or null.';
+comment on function private.flag_error(jsonb, jsonb) is
+  'Why Python could not evaluate a flag, or null. For documents within the bounds of private.check_json().';
 
 -- Invalid rows --------------------------------------------------------------------------------------------------------
 
@@ -360,7 +338,7 @@ end $$;
 comment on function private.refuse_invalid_row() is
   'Before a row is written: refuses nulls and violated checks with the column, the value and the rule.';
 
-grant execute on function private.flag_json_error(jsonb, text), private.pattern_character(text),
+grant execute on function private.pattern_character(text),
   private.bracket_error(text), private.pattern_error(text), private.are_operators(jsonb),
   private.condition_value_error(jsonb, text, integer), private.condition_error(jsonb, text, integer),
   private.variants_error(jsonb), private.flag_error(jsonb, jsonb) to authenticated, service_role;

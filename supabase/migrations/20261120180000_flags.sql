@@ -437,6 +437,7 @@ begin
     raise exception 'There is no such feature flag' using
       errcode = 'PT404', detail = format('Found %L.', left(request ->> 'flag', 100));
   end if;
+  perform private.check_json('conditions', request #> '{changes,conditions}');
   flag := jsonb_populate_record(flag, request -> 'changes');
   problem := private.flag_error(flag.conditions, flag.variants);
   if problem is not null then

@@ -266,19 +266,23 @@ def test_attack_conditions_that_are_too_large(cursor: Cursor) -> None:
     value: Any = 1
     for _ in range(70):
         value = [value]
-    texts = {
-        json.dumps(deep): "more than 20 levels",
-        json.dumps({"a": "x" * 70_000}): "64 kB",
-        json.dumps({"a": value}): "64 levels",
-        '{"a": 1e131071}': "too large or too precise",
-        '{"a": {"$gt": 5e-324}}': "too large or too precise",
-        f'{{"a": {"9" * 5000}}}': "too large or too precise",
-        f'{{"a": [{",".join(["1e131071"] * 4000)}]}}': "too large or too precise",
-    }
-    for conditions, sentence in texts.items():
-        with pytest.raises(psycopg.Error) as caught, cursor.connection.transaction():
-            make(cursor, conditions=conditions)
-        assert sentence in str(caught.value.diag.message_detail)
+    texts = [
+        json.dumps(deep),
+        json.dumps({"a": "x" * 70_000}),
+        json.dumps({"a": value}),
+        '{"a": 1e131071}',
+        '{"a": {"$gt": 5e-324}}',
+        f'{{"a": {"9" * 5000}}}',
+        f'{{"a": [{",".join(["1e131071"] * 4000)}]}}',
+    ]
+    for conditions in texts:
+        for column in ("conditions", "variants"):
+            with (
+                pytest.raises(psycopg.Error, match=f"{column} is too large") as caught,
+                cursor.connection.transaction(),
+            ):
+                make(cursor, **{column: conditions})
+            assert caught.value.sqlstate == "PT422"
 
 
 @pytest.mark.parametrize("variants", SOUND_VARIANTS, ids=json.dumps)
