@@ -8,7 +8,7 @@ connection carries nothing to the next caller.
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -82,6 +82,20 @@ class Pool:
                 await self.putconn(connection)
         raise DatabaseUnavailable
 
+    async def read_rows(self, text: str, values: Sequence[Any] | None = None) -> list[list[Row]]:
+        """The rows of each statement, in one round trip; with values it is one statement."""
+        for _ in range(self.max_size + 1):
+            connection = await self.getconn("")
+            try:
+                cursor = await connection.execute(text.encode(), values or None, prepare=None if values else False)
+                return await _all_rows(cursor)
+            except psycopg.Error as error:
+                if not (is_gone(error) or connection.closed):
+                    raise
+            finally:
+                await self.putconn(connection)
+        raise DatabaseUnavailable
+
     async def getconn(self, begin: str | None = None) -> Connection:
         """A connection on which `begin` was executed, without it a check; give it back to putconn()."""
         try:
@@ -102,7 +116,7 @@ class Pool:
         try:
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 with suppress(psycopg.Error):
-                    await connection.execute(b"rollback", prepare=False)
+                    await connection.rollback()
             if not connection.closed:
                 self._idle.append((time.monotonic(), connection))
                 if self._sweeper is None:
@@ -181,12 +195,28 @@ def _results(cursor: psycopg.AsyncCursor[Any]) -> list[PGresult]:
     return [each for each in found if each is not None]
 
 
+async def _all_rows(cursor: psycopg.AsyncCursor[Any]) -> list[list[Row]]:
+    found = []
+    while True:
+        if cursor.pgresult and cursor.pgresult.nfields:
+            found.append(await cursor.fetchall())
+        if not cursor.nextset():
+            return found
+
+
 def _query(connection: Connection) -> Query:
     async def query(text: str, *values: Any) -> list[Row]:
         cursor = await connection.execute(text.encode(), values or None)
-        return await cursor.fetchall() if cursor.description else []
+        return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
 
     return query
+
+
+def _begin(caller: Caller, settings: Mapping[str, str], read_only: bool) -> str:
+    claims = json.dumps(caller.claims)
+    values = {**settings, "request.cookies": "{}", "request.jwt.claims": claims, "role": caller.role}
+    listed = ", ".join(f"set_config({quoted(name)}, {quoted(value)}, true)" for name, value in values.items())
+    return f"begin{' read only' if read_only else ''}; select {listed}"
 
 
 class Database:
@@ -204,12 +234,16 @@ class Database:
 
         Without `commit` it only checks whether the work is allowed.
         """
-        claims = json.dumps(caller.claims)
-        values = {**settings, "request.cookies": "{}", "request.jwt.claims": claims, "role": caller.role}
-        listed = ", ".join(f"set_config({quoted(name)}, {quoted(value)}, true)" for name, value in values.items())
-        begin = f"begin{' read only' if read_only else ''}; select {listed}"
-        async with self._transaction(self._callers, begin, commit=commit) as query:
+        async with self._transaction(self._callers, _begin(caller, settings, read_only), commit=commit) as query:
             yield query
+
+    async def read_as_caller(self, caller: Caller, settings: Mapping[str, str], select: str) -> list[Row]:
+        """One select whose values are quoted in it: all of the transaction is one round trip."""
+        return (await self._callers.read_rows(f"{_begin(caller, settings, read_only=True)}; {select}; commit"))[-1]
+
+    async def read_auth(self, *selects: str) -> list[list[Row]]:
+        """The rows of each select, in one round trip."""
+        return await self._auth.read_rows("; ".join(selects))
 
     @asynccontextmanager
     async def as_auth(self) -> AsyncIterator[Query]:
@@ -217,14 +251,14 @@ class Database:
             yield query
 
     async def as_storage(self, text: str, *values: Any) -> list[Row]:
-        async with self._storage.connection() as connection:
-            return await _query(connection)(text, *values)
+        [rows] = await self._storage.read_rows(text, values)
+        return rows
 
     @asynccontextmanager
     async def _transaction(self, pool: Pool, begin: str, *, commit: bool = True) -> AsyncIterator[Query]:
         async with pool.connection(begin) as connection:
             yield _query(connection)
-            await connection.execute(b"commit" if commit else b"rollback", prepare=False)
+            await (connection.commit() if commit else connection.rollback())
 
     async def check(self) -> None:
         async with self._callers.connection():

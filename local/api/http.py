@@ -46,6 +46,8 @@ def is_preflight(request: Request) -> bool:
 def raw_path(request: Request) -> str:
     """The path as it was sent, with its escapes and without following `..`."""
     path: str = request.scope["raw_path"].decode("ascii", "replace")
+    if "%" not in path:
+        return path
     decoded = None if BROKEN_ESCAPE.search(path) else unquote(path, errors="surrogateescape")
     if decoded is None or (not decoded.isprintable() and not _is_utf8(decoded)):
         raise gateway_error(400, "PGRST125", "Invalid path specified in request URL", f"Found: {path[:200]}")

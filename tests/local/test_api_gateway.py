@@ -463,7 +463,7 @@ def start_alone(tmp_path: Path, **environment: str) -> subprocess.CompletedProce
         env=os.environ | settings | environment,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=90,
         check=False,
     )
 

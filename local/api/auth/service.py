@@ -21,8 +21,10 @@ from local.api.auth.users import (
     checked_password,
     create_user,
     hash_of,
+    is_uuid,
     merged,
     password_fits,
+    presented,
     refuse_taken,
     shown,
     update_user,
@@ -31,11 +33,11 @@ from local.api.auth.users import (
 )
 from local.api.auth.users import is_banned as user_is_banned
 from local.api.callers import Caller, Callers
-from local.api.database import Database, Query, Row
+from local.api.database import Database, Query, Row, quoted
 from local.api.errors import HOSTED, ApiError, auth_error
-from local.api.http import json_response, raw_path, read_object
+from local.api.http import JSON, json_response, raw_path, read_object
 from local.api.settings import Settings
-from local.api.tokens import TokenError, Tokens, bearer
+from local.api.tokens import Claims, TokenError, Tokens, bearer
 
 PATH = "/auth/v1/"
 REQUEST_SECONDS = 10
@@ -96,6 +98,7 @@ class Auth:
             ("POST", "invite"): self._admin_only,
         }
         self._known = {path for _, path in self._routes}
+        self._key_set = bytes(json_response(tokens.jwks).body)
 
     async def respond(self, request: Request) -> Response:
         path = unquote(raw_path(request).removeprefix(PATH)).removesuffix("/")
@@ -146,7 +149,8 @@ class Auth:
         return json_response(SETTINGS)
 
     async def _jwks(self, _request: Request, _caller: Caller | None) -> Response:
-        return json_response(self._tokens.jwks, headers={"cache-control": "public, max-age=600"})
+        headers = {"content-type": JSON, "cache-control": "public, max-age=600"}
+        return Response(self._key_set, 200, headers)
 
     # Signing up and in -----------------------------------------------------------------------------------------------
 
@@ -318,28 +322,40 @@ class Auth:
 
     async def _present(self, query: Query, request: Request) -> tuple[Row, str | None]:
         """The user of the request and their session, as they are now and not as the token has them."""
+        claims = self._user_claims(request)
+        found = await user_by_id(query, claims["sub"])
+        user = _refuse_absent(found, is_banned=bool(found and await user_is_banned(query, found)))
+        session = claims.get("session_id")
+        if session and not await query(
+            "select id from auth.sessions where id::text = $1 and user_id = $2", str(session), user["id"]
+        ):
+            raise _ended()
+        return user, str(session) if session else None
+
+    def _user_claims(self, request: Request) -> Claims:
         token = bearer(request.headers.get("authorization"))
         if token is None or token.startswith("sb_"):
             raise auth_error(401, "no_authorization", "This endpoint requires a valid Bearer token")
         claims = self._callers.bearer(token).claims
         if not claims.get("sub"):
             raise auth_error(403, "bad_jwt", "invalid claim: missing sub claim")
-        user = await user_by_id(query, claims["sub"])
-        if not user:
-            raise auth_error(403, "user_not_found", "User from sub claim in JWT does not exist")
-        if await user_is_banned(query, user):
-            raise auth_error(403, "user_banned", "User is banned")
-        session = claims.get("session_id")
-        if session and not await query(
-            "select id from auth.sessions where id::text = $1 and user_id = $2", str(session), user["id"]
-        ):
-            raise auth_error(403, "session_not_found", "Session from session_id claim in JWT does not exist")
-        return user, str(session) if session else None
+        if not is_uuid(claims["sub"]):
+            _refuse_absent(None, is_banned=False)
+        return claims
 
     async def _user(self, request: Request, _caller: Caller | None) -> Response:
-        async with self._database.as_auth() as query:
-            user, _ = await self._present(query, request)
-            return json_response(await shown(query, user))
+        claims = self._user_claims(request)
+        user_id, session = str(claims["sub"]), claims.get("session_id")
+        users, sessions, identities = await self._database.read_auth(
+            f"select *, banned_until > now() as is_banned from auth.users where id = {quoted(user_id)}",  # noqa: S608
+            f"select id from auth.sessions where user_id = {quoted(user_id)} and id::text = {quoted(str(session))}",  # noqa: S608
+            f"select * from auth.identities where user_id = {quoted(user_id)} order by created_at",  # noqa: S608
+        )
+        found = users[0] if users and not users[0]["is_sso_user"] else None
+        user = _refuse_absent(found, is_banned=bool(found and found["is_banned"]))
+        if session and not sessions:
+            raise _ended()
+        return json_response(presented(user, identities))
 
     async def _change_user(self, request: Request, _caller: Caller | None) -> Response:
         body = await read_object(request, bad_json)
@@ -410,6 +426,18 @@ class Auth:
         if not caller or caller.role != "service_role":
             raise auth_error(403, "not_admin", "User not allowed")
         return await self._admin.respond(request, unquote(raw_path(request).removeprefix(PATH)).removesuffix("/"))
+
+
+def _refuse_absent(user: Row | None, *, is_banned: bool) -> Row:
+    if not user:
+        raise auth_error(403, "user_not_found", "User from sub claim in JWT does not exist")
+    if is_banned:
+        raise auth_error(403, "user_banned", "User is banned")
+    return user
+
+
+def _ended() -> ApiError:
+    return auth_error(403, "session_not_found", "Session from session_id claim in JWT does not exist")
 
 
 def _bad_token(error: TokenError) -> ApiError:

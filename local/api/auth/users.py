@@ -220,10 +220,10 @@ async def shown(query: Query, user: Row) -> dict[str, Any]:
 async def all_shown(query: Query, users: list[Row]) -> list[dict[str, Any]]:
     ids = [user["id"] for user in users]
     rows = await query("select * from auth.identities where user_id = any($1::uuid[]) order by created_at", ids)
-    return [_shown(user, [row for row in rows if row["user_id"] == user["id"]]) for user in users]
+    return [presented(user, [row for row in rows if row["user_id"] == user["id"]]) for user in users]
 
 
-def _shown(user: Row, identities: list[Row]) -> dict[str, Any]:
+def presented(user: Row, identities: list[Row]) -> dict[str, Any]:
     return {
         "id": user["id"],
         "aud": user["aud"] or "authenticated",

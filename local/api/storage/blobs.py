@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from local.api.errors import ApiError, storage_error
@@ -68,12 +69,18 @@ class Blobs:
         await asyncio.to_thread(work)
         return copied
 
-    async def size(self, version: str | None) -> int:
-        return (await asyncio.to_thread(self._file(version).stat)).st_size
+    async def open(self, version: str | None) -> tuple[BinaryIO, int, bytes]:
+        """The open file, its size, and its content if that is short: most files cost one hop to a thread."""
 
-    async def read(self, version: str, start: int, end: int) -> AsyncIterator[bytes]:
+        def work() -> tuple[BinaryIO, int, bytes]:
+            file = self._file(version).open("rb")
+            size = os.fstat(file.fileno()).st_size
+            return file, size, file.read() if size <= PART_BYTES else b""
+
+        return await asyncio.to_thread(work)
+
+    async def read(self, file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` up to and including `end`."""
-        file = await asyncio.to_thread(self._file(version).open, "rb")
         try:
             await asyncio.to_thread(file.seek, start)
             left = end - start + 1

@@ -19,7 +19,7 @@ UNSAFE = re.compile(r'[^\x20-\x7e]|["\\]')
 async def deliver(request: Request, blobs: Blobs, row: Row) -> Response:
     metadata = row["metadata"] or {}
     try:
-        size = await blobs.size(row["version"])
+        file, size, content = await blobs.open(row["version"])
     except OSError:
         print(f"storage: the file of {row['bucket_id']}/{row['name']} is missing ({row['version']})", flush=True)
         raise no_object() from None
@@ -33,17 +33,21 @@ async def deliver(request: Request, blobs: Blobs, row: Row) -> Response:
         "x-robots-tag": "none",
         **_disposition(request, row["name"]),
     }
-    if request.headers.get("if-none-match") == headers["etag"]:
-        return Response(None, 304, headers)
+    is_known = request.headers.get("if-none-match") == headers["etag"]
     start, end, partial = _range(request, size)
-    if start > end and partial:
+    status = 206 if partial else 200
+    is_empty = start > end
+    length = {"content-length": str(end - start + 1)}
+    part = {"content-range": f"bytes {start}-{end}/{size}"} if partial else {}
+    if len(content) < size and request.method != "HEAD" and not is_known and not is_empty:
+        return StreamingResponse(blobs.read(file, start, end), status, headers | length | part)
+    file.close()
+    if is_known:
+        return Response(None, 304, headers)
+    if is_empty and partial:
         return Response(None, 416, headers | {"content-range": f"bytes */{size}"})
-    if partial:
-        headers["content-range"] = f"bytes {start}-{end}/{size}"
-    headers["content-length"] = str(end - start + 1)
-    if request.method == "HEAD" or size == 0:
-        return Response(None, 206 if partial else 200, headers)
-    return StreamingResponse(blobs.read(row["version"], start, end), 206 if partial else 200, headers)
+    body = None if request.method == "HEAD" else content[start : end + 1]
+    return Response(body, status, headers | length | part)
 
 
 def _header(value: object, otherwise: str) -> str:

@@ -11,12 +11,22 @@ from starlette.requests import Request
 
 from local.api.auth.users import is_uuid
 from local.api.callers import Caller
-from local.api.database import Database, Query, Row
+from local.api.database import Database, Query, Row, quoted
 from local.api.http import raw_path
 from local.api.storage.blobs import Blobs
 from local.api.storage.names import Place, no_bucket
 
 SERVICE = Caller("service_role", {"role": "service_role"})
+
+
+def _settings(request: Request, operation: str) -> dict[str, str]:
+    return {
+        "storage.operation": f"storage.{operation}",
+        "storage.allow_delete_query": "true",
+        "request.method": request.method,
+        "request.path": raw_path(request),
+        "request.headers": json.dumps(dict(request.headers)),
+    }
 
 
 class Files:
@@ -28,14 +38,13 @@ class Files:
         self, request: Request, caller: Caller, operation: str, *, read_only: bool = False, commit: bool = True
     ) -> AbstractAsyncContextManager[Query]:
         """Policies may read the request too, for instance which organisation it names."""
-        settings = {
-            "storage.operation": f"storage.{operation}",
-            "storage.allow_delete_query": "true",
-            "request.method": request.method,
-            "request.path": raw_path(request),
-            "request.headers": json.dumps(dict(request.headers)),
-        }
+        settings = _settings(request, operation)
         return self._database.as_caller(caller, settings, read_only=read_only, commit=commit)
+
+    async def visible_object(self, request: Request, caller: Caller, operation: str, place: Place) -> list[Row]:
+        where = f"bucket_id = {quoted(place.bucket)} and name = {quoted(place.name)}"
+        select = f"select * from storage.objects where {where}"  # noqa: S608 - quoted
+        return await self._database.read_as_caller(caller, _settings(request, operation), select)
 
     def as_service(self, request: Request, operation: str) -> AbstractAsyncContextManager[Query]:
         """Past the policies, for work that the caller was allowed to do."""
@@ -59,6 +68,16 @@ class Files:
         """Past the policies: for public buckets, and for addresses that carry their own permission."""
         rows = await self._database.as_storage(
             "select * from storage.objects where bucket_id = $1 and name = $2", place.bucket, place.name
+        )
+        return rows[0] if rows else None
+
+    async def public_object(self, place: Place) -> Row | None:
+        """None without such a public bucket; a row without id where the bucket has no such object."""
+        rows = await self._database.as_storage(
+            """select o.* from storage.buckets b left join storage.objects o on o.bucket_id = b.id and o.name = $2
+               where b.id = $1 and b.public""",
+            place.bucket,
+            place.name,
         )
         return rows[0] if rows else None
 

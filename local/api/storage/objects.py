@@ -104,10 +104,7 @@ class Objects:
                 return await deliver(request, self._files.blobs, found)
 
     async def _visible(self, request: Request, caller: Caller, place: Place, operation: str) -> Row:
-        async with self._files.as_caller(request, caller, f"object.{operation}", read_only=True) as query:
-            rows = await query(
-                "select * from storage.objects where bucket_id = $1 and name = $2", place.bucket, place.name
-            )
+        rows = await self._files.visible_object(request, caller, f"object.{operation}", place)
         if not rows:
             raise no_object()
         return rows[0]
@@ -119,9 +116,12 @@ class Objects:
         return found
 
     async def _public(self, place: Place) -> Row:
-        if not (await self._files.bucket(place.bucket))["public"]:
+        found = await self._files.public_object(place)
+        if not found:
             raise no_bucket()
-        return await self._any(place)
+        if found["id"] is None:
+            raise no_object()
+        return found
 
     async def _list(self, request: Request, caller: Caller, bucket: str) -> Response:
         body = await read_object(request, refused)
