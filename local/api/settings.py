@@ -93,20 +93,13 @@ class Environment:
         return tuple(each.strip() for each in self.values.get(name, otherwise).split(",") if each.strip())
 
 
-def login(database_url: str, user: str = "authenticator") -> str:
-    """The URL with another user: a service connects as the role that it is on hosted Supabase."""
-    parts = urlsplit(database_url)
-    secret = f":{parts.password}" if parts.password else ""
-    return parts._replace(netloc=f"{user}{secret}@{parts.netloc.rpartition('@')[2]}").geturl()
-
-
 def read_rest_settings(values: Mapping[str, str], *, hosted: bool) -> RestSettings:
     environment = Environment(values)
     tx_end = values.get("DB_TX_END", "commit" if hosted else "commit-allow-override")
     if tx_end not in TX_ENDS:
         raise SettingsError(f"DB_TX_END is '{tx_end}', not one of {', '.join(TX_ENDS)}.")
     return RestSettings(
-        database_url=login(environment.required("DB_URL")),
+        database_url=environment.required("DB_URL"),
         schemas=environment.listed("DB_SCHEMAS", "public"),
         max_rows=environment.number("DB_MAX_ROWS", 1000),
         extra_search_path=environment.listed("DB_EXTRA_SEARCH_PATH", "public"),

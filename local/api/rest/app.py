@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from local.api.database import Pool
+from local.api.database import Pool, as_login
 from local.api.rest import media, ranges
 from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
 from local.api.rest.errors import RestError, from_token, is_header
@@ -42,6 +42,7 @@ from local.api.tokens import Claims, TokenError, Tokens, bearer
 
 log = logging.getLogger(__name__)
 
+LOGIN = "authenticator"
 LISTEN_AGAIN_SECONDS = 0.2
 
 # Functions may choose any status of three digits; uvicorn knows the lines of those below 600.
@@ -114,7 +115,7 @@ class Rest:
         while True:
             with suppress(psycopg.Error, OSError):
                 async with await AsyncConnection.connect(
-                    self.settings.database_url, autocommit=True, application_name="api (listener)"
+                    as_login(LOGIN, self.settings.database_url), autocommit=True, application_name="api (listener)"
                 ) as connection:
                     await connection.execute("listen pgrst")
                     await self._reload()
