@@ -1,6 +1,7 @@
 """OpenFeature's own providers, as they are published, against evaluate-flag: Python, JavaScript servers, browsers."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from openfeature.exception import ErrorCode
 from openfeature.flag_evaluation import Reason
 
 from local import NODE, ROOT
-from tests.support.served_flags import EVALUATE, make, make_broken
+from tests.support.served_flags import EVALUATE, change, make, make_broken
 from tests.support.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving, token
 from tests.support.world import PEOPLE, Database
 
@@ -145,3 +146,26 @@ def test_a_browser_of_somebody_signed_in_gets_their_flags(functions: Serving, pe
     asked = [question("Boolean", "for-member", not value)]
     told = node("web.mjs", functions, headers, questions=asked, context={"targetingKey": str(PEOPLE["member"])})
     assert told["answers"][0]["value"] is value
+
+
+def test_documented_web_client_sees_a_kill_switch(functions: Serving, database: Database) -> None:
+    make(database, "new-ui")
+    document = (ROOT / "docs/flags.md").read_text()
+    snippet = re.findall(r"^```js\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)[0]
+    session = {"access_token": token("member"), "user": {"id": str(PEOPLE["member"])}}
+    program = (
+        f"const url = {json.dumps(functions.url)}, publishableKey = {json.dumps(PUBLISHABLE_KEY)};\n"
+        f"const session = {json.dumps(session)};\n{snippet}\n"
+        "const show = () => console.log(client.getBooleanValue('new-ui', false));\n"
+        "show();\nclient.addHandler('PROVIDER_CONFIGURATION_CHANGED', show);\n"
+    )
+    with subprocess.Popen(
+        [NODE, "--input-type=module", "-e", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "true\n"
+            change(database, "new-ui", is_enabled=False)
+            assert process.stdout.readline() == "false\n"
+        finally:
+            process.kill()
