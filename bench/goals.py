@@ -137,6 +137,7 @@ GOALS: dict[str, list[Goal]] = {
             at_least=8,
         ),
         Goal("one flag over HTTP, requests a second", HELLO, "serving.one.of_hello", at_least=0.6),
+        Goal("one flag over HTTP for a user", HELLO, "serving.one_user.of_hello", at_least=0.6),
         Goal("all 100 over HTTP", HELLO, "serving.all.of_hello", at_least=0.4),
         Goal("all 100, no answer remembered", HELLO, "serving.all_anew.of_hello"),
         Goal("304 Not Modified", "all 100 over HTTP", "serving.unchanged_of_all", at_least=1),

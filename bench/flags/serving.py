@@ -17,10 +17,11 @@ from bench.functions import load
 from bench.functions.world import cpu_seconds, ours, reference, request, world
 from bench.rounds import ratios, rounds, spread
 from tests.support.served_flags import EVALUATE, FLAGS
-from tests.support.serving import SECRET_KEY
+from tests.support.serving import SECRET_KEY, token
 from tests.support.world import PEOPLE, Database
 
 ROUNDS, TURN_SECONDS = 6, 0.4
+USERS = ("owner", "admin", "member", "viewer", "globex_owner", "outsider")
 
 
 def measure() -> dict[str, Any]:
@@ -41,6 +42,11 @@ def measure() -> dict[str, Any]:
                 "hello": (port, process, [b"GET /healthz HTTP/1.1\r\nhost: bench\r\n\r\n"]),
                 "one": (port, process, [request(f"{FLAGS}/flag-7", body, key)]),
                 "one_plain": (port, process, [request(EVALUATE, b'{"flag":"flag-7","context":' + body[12:], key)]),
+                "one_user": (
+                    port,
+                    process,
+                    [request(f"{FLAGS}/flag-7", body, {"authorization": f"Bearer {token(name)}"}) for name in USERS],
+                ),
                 "all": (port, process, [request(FLAGS, each, key) for each in bodies[: workload.USERS]]),
                 "all_anew": (port, process, [request(FLAGS, each, key) for each in bodies]),
                 "unchanged": (port, process, [request(FLAGS, body, key | {"if-none-match": tag})]),
