@@ -1,5 +1,6 @@
 """The database as one caller: their verified claims and their headers are set for each transaction."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from shared.telemetry import Telemetry
 
 FETCHED_ROWS = 500
+# The statement_timeout of the role ends a slow statement; this ends the wait for a server that hangs.
+RESPONSE_SECONDS = 15.0
 SNAPSHOT_IDLE = "2min"
 
 # Opens a cursor by an operation with a payload of JSON, and yields its lines.
@@ -27,7 +30,8 @@ class Transaction:
         self.stored = stored
 
     async def run(self, operation: str, payload: str) -> Any:
-        text = await one(self._connection, f"select {operation}(%s::jsonb)::text", (payload,))
+        async with asyncio.timeout(RESPONSE_SECONDS):
+            text = await one(self._connection, f"select {operation}(%s::jsonb)::text", (payload,))
         return json.loads(text) if text else None
 
     async def store(self, result: Any) -> None:
@@ -89,8 +93,13 @@ class Session:
         """
 
         async def lines(operation: str, payload: str) -> AsyncIterator[str]:
-            await connection.execute(f"select {operation}(%s::jsonb)", (payload,))
-            while rows := await (await connection.execute(f"fetch {FETCHED_ROWS} from exported")).fetchall():
+            async with asyncio.timeout(RESPONSE_SECONDS):
+                await connection.execute(f"select {operation}(%s::jsonb)", (payload,))
+            while True:
+                async with asyncio.timeout(RESPONSE_SECONDS):
+                    rows = await (await connection.execute(f"fetch {FETCHED_ROWS} from exported")).fetchall()
+                if not rows:
+                    break
                 for (line,) in rows:
                     yield line
             await connection.execute("close exported")

@@ -268,10 +268,8 @@ begin
 end $$;
 comment on function private.require_operator() is '42501 unless the caller is a platform admin or the server itself.';
 
-create function private.list_jobs() returns table (
-  name text, description text, schedule text, is_running boolean, last_run_at timestamptz, last_outcome text,
-  last_result jsonb, last_error text, last_done_at timestamptz, due_at timestamptz, is_overdue boolean
-) language plpgsql stable security definer set search_path = '' as $$
+create function private.list_jobs() returns setof private.job_overview
+language plpgsql stable security definer set search_path = '' as $$
 begin
   perform private.require_operator();
   return query select o.* from private.job_overview o;
