@@ -49,7 +49,7 @@ def test_every_job_is_a_function_that_can_run_now(fresh_database: Database) -> N
         assert left == (2 * len(jobs),)
 
 
-def test_a_job_that_runs_already_is_skipped_and_leaves_a_row(database: Database) -> None:
+def test_skipped_run_has_a_row(database: Database) -> None:
     with database.connect() as first, database.connect() as second:
         with first.transaction():
             assert run(first, "end_suspensions")["outcome"] == "DONE"
@@ -60,7 +60,7 @@ def test_a_job_that_runs_already_is_skipped_and_leaves_a_row(database: Database)
             assert run(second, "end_suspensions")["outcome"] == "DONE"
 
 
-def test_of_two_that_began_together_one_works_and_the_other_is_skipped(fresh_database: Database) -> None:
+def test_one_of_two_concurrent_runs_is_skipped(fresh_database: Database) -> None:
     with fresh_database.connect() as first, fresh_database.connect() as second:
         runs = [c.execute("select private.start_run('end_suspensions')").fetchone() for c in (first, second)]
         second.execute("set lock_timeout = '2s'")
@@ -70,7 +70,7 @@ def test_of_two_that_began_together_one_works_and_the_other_is_skipped(fresh_dat
             assert second.execute(perform, runs[1]).fetchone() == ("SKIPPED",)
 
 
-def test_a_run_is_seen_from_the_moment_it_starts(fresh_database: Database) -> None:
+def test_run_is_visible_from_its_start(fresh_database: Database) -> None:
     with fresh_database.connect() as worker, fresh_database.connect() as onlooker:
         started = worker.execute("select private.start_run('end_suspensions')").fetchone()
         assert started
@@ -85,7 +85,7 @@ def test_a_run_is_seen_from_the_moment_it_starts(fresh_database: Database) -> No
             assert onlooker.execute("select outcome from private.job_history").fetchall() == [("RUNNING",)]
 
 
-def test_a_run_whose_process_died_is_shown_as_failed_and_written_so_by_the_next(fresh_database: Database) -> None:
+def test_run_of_a_dead_process_is_failed(fresh_database: Database) -> None:
     with fresh_database.connect() as worker:
         worker.execute("select private.start_run('end_suspensions')")
         worker.execute("update private.job_runs set started_at = now() - interval '1 minute'")
@@ -101,7 +101,7 @@ def test_a_run_whose_process_died_is_shown_as_failed_and_written_so_by_the_next(
         assert written == [("FAILED", "Its process died."), ("DONE", None)]
 
 
-def test_a_run_that_lost_its_lock_cannot_say_that_it_is_done(fresh_database: Database) -> None:
+def test_run_without_lock_cannot_end(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         old = connection.execute("select private.start_run('end_suspensions')").fetchone()
         assert old
@@ -112,7 +112,7 @@ def test_a_run_that_lost_its_lock_cannot_say_that_it_is_done(fresh_database: Dat
         assert caught.value.sqlstate == "PT409"
 
 
-def test_a_job_that_fails_undoes_what_it_did_and_says_why(database: Database) -> None:
+def test_failed_database_job_is_rolled_back(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(
             "create function private.half() returns void language plpgsql as $$ begin"
@@ -126,14 +126,14 @@ def test_a_job_that_fails_undoes_what_it_did_and_says_why(database: Database) ->
         assert connection.execute("select count(*) from public.organization_invitations").fetchone() == before
 
 
-def test_an_unknown_job_is_refused_with_the_names_of_those_there_are(database: Database) -> None:
+def test_unknown_job_error_lists_jobs(database: Database) -> None:
     with database.connect() as connection, pytest.raises(psycopg.Error, match="no such job") as caught:
         run(connection, "auth.uid(); drop table users")
     assert caught.value.sqlstate == "PT404"
     assert "end_suspensions" in str(caught.value.diag.message_hint)
 
 
-def test_a_job_that_takes_too_long_is_a_failed_run_too(database: Database) -> None:
+def test_timed_out_job_is_failed(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(
             "create function private.slow() returns void language plpgsql as 'begin perform pg_sleep(30); end';"
@@ -198,7 +198,7 @@ AT = datetime(2026, 3, 29, 0, 30, 15, tzinfo=UTC)  # a Sunday, on which clocks a
         ],
     ],
 )
-def test_a_job_is_due_when_its_schedule_says(database: Database, schedule: str, due: datetime | None) -> None:
+def test_job_is_due_by_its_schedule(database: Database, schedule: str, due: datetime | None) -> None:
     with database.connect() as connection:
         for zone in ("UTC", "Europe/Berlin"):
             connection.execute(f"set timezone = '{zone}'")
@@ -206,7 +206,7 @@ def test_a_job_is_due_when_its_schedule_says(database: Database, schedule: str, 
             assert found == (due,)
 
 
-def test_a_job_that_is_overdue_is_told_once_and_taken_back_when_it_is_done(fresh_database: Database) -> None:
+def test_overdue_job_alerts_once_until_done(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
 
         def age(job: str, by: timedelta) -> None:
@@ -234,7 +234,7 @@ def test_a_job_that_is_overdue_is_told_once_and_taken_back_when_it_is_done(fresh
         assert alerts(connection, "end_suspensions") == [False, True]
 
 
-def test_a_daily_job_has_a_quarter_of_a_day_before_it_is_overdue(fresh_database: Database) -> None:
+def test_daily_job_is_overdue_after_six_hours(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         run(connection, "forget_job_runs")
         connection.execute("update private.job_runs set started_at = started_at - interval '1 day'")
@@ -244,7 +244,7 @@ def test_a_daily_job_has_a_quarter_of_a_day_before_it_is_overdue(fresh_database:
             assert state(connection, "forget_job_runs")["is_overdue"] is overdue
 
 
-def test_a_job_that_always_fails_becomes_overdue_and_the_alert_says_why(fresh_database: Database) -> None:
+def test_alert_of_a_failing_job_has_its_error(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute(
             "create function private.half() returns void language plpgsql as 'begin perform 1 / 0; end';"
@@ -261,7 +261,7 @@ def test_a_job_that_always_fails_becomes_overdue_and_the_alert_says_why(fresh_da
         assert cursor.execute("select from public.active_alerts()").rowcount == 0
 
 
-def test_two_that_find_a_job_overdue_at_once_raise_one_alert(fresh_database: Database) -> None:
+def test_concurrent_checks_raise_one_alert(fresh_database: Database) -> None:
     with fresh_database.connect() as first, fresh_database.connect() as second:
         first.execute("update private.jobs set created_at = now() - interval '1 hour' where name = 'end_suspensions'")
         second.execute("set lock_timeout = '2s'")
@@ -271,7 +271,7 @@ def test_two_that_find_a_job_overdue_at_once_raise_one_alert(fresh_database: Dat
         assert second.execute("select private.raise_overdue()").fetchone() == (0,)
 
 
-def test_platform_admins_and_the_server_see_how_the_jobs_do(fresh_database: Database) -> None:
+def test_job_overview_is_for_admins_and_servers(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         for _ in range(3):
             run(connection, "end_suspensions")
@@ -358,7 +358,7 @@ def test_pg_cron_commits_the_row_of_a_run_before_its_work_begins(fresh_database:
         assert commands["there"] == "select private.call_job('there')"
 
 
-def test_a_job_that_only_its_function_can_do_is_called_by_pg_net(fresh_database: Database) -> None:
+def test_http_job_is_called_by_pg_net(fresh_database: Database) -> None:
     with fresh_database.connect("supabase_admin") as connection:
         connection.execute("create schema if not exists vault; create schema if not exists net")
         connection.execute(
@@ -400,7 +400,7 @@ def test_onboarding_sessions_nobody_paid_for_are_deleted_a_week_after_they_expir
         assert sorted(attempts for attempts, _ in left) == [0, 1]
 
 
-def test_old_events_of_stripe_are_redacted_those_too_that_were_never_applied(database: Database) -> None:
+def test_old_stripe_events_are_redacted(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(
             "insert into public.stripe_events (id, type, created, livemode, payload, status, applied_at, created_at)"

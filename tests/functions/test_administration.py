@@ -60,9 +60,7 @@ def test_a_flag_goes_on_and_off_for_a_user(admin: httpx.Client, member: httpx.Cl
     ]
 
 
-def test_a_group_counts_as_soon_as_a_flag_and_stays_while_one_names_it(
-    admin: httpx.Client, member: httpx.Client
-) -> None:
+def test_group_in_use_cannot_be_deleted(admin: httpx.Client, member: httpx.Client) -> None:
     flag, group, me = f"flag-{uuid4()}", f"group-{uuid4()}", "member@acme.test"
 
     def value() -> Any:

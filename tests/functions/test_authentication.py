@@ -40,18 +40,18 @@ def bearer(functions: Serving, value: str, **headers: str) -> httpx.Response:
     return call(functions, authorization=f"Bearer {value}", **headers)
 
 
-def test_a_signed_in_member_is_let_in_with_or_without_the_publishable_key(functions: Serving) -> None:
+def test_access_token_works_without_publishable_key(functions: Serving) -> None:
     assert bearer(functions, token()).status_code == 201
     assert bearer(functions, token(), apikey=PUBLISHABLE_KEY).status_code == 201
 
 
-def test_nobody_is_asked_to_say_who_they_are(functions: Serving) -> None:
+def test_capture_needs_no_credentials(functions: Serving) -> None:
     answer = refused(call(functions), 401, "missing_credentials")
     assert "access token" in answer.json()["hint"]
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_a_key_alone_is_no_user(functions: Serving) -> None:
+def test_api_key_is_not_a_user(functions: Serving) -> None:
     for key in (PUBLISHABLE_KEY, SECRET_KEY):
         refused(call(functions, apikey=key), 401, "missing_credentials")
         # What the client libraries send while nobody is signed in.
@@ -149,11 +149,11 @@ def test_attack_a_signed_token_that_is_not_an_access_token_now(functions: Servin
     refused(bearer(functions, token(**claims)), 401, "invalid_token")
 
 
-def test_a_clock_a_little_off_is_forgiven(functions: Serving) -> None:
+def test_small_clock_skew_is_accepted(functions: Serving) -> None:
     assert bearer(functions, token(exp=int(time.time()) - 3, iat=int(time.time()) + 3)).status_code == 201
 
 
-def test_a_token_is_not_believed_after_it_expires_however_often_it_was_before(functions: Serving) -> None:
+def test_cached_token_expires(functions: Serving) -> None:
     short = token(exp=int(time.time()) - 8)  # two seconds of leeway are left
     assert bearer(functions, short).status_code == 201
     deadline = time.monotonic() + 10
@@ -163,12 +163,12 @@ def test_a_token_is_not_believed_after_it_expires_however_often_it_was_before(fu
     refused(bearer(functions, short), 401, "invalid_token")
 
 
-def test_a_suspended_user_is_refused_at_once_whatever_their_token_says(functions: Serving) -> None:
+def test_suspended_user_is_refused_at_once(functions: Serving) -> None:
     answer = refused(functions.record(person="suspended"), 403, "user_suspended")
     assert "suspended" in answer.json()["message"]
 
 
-def test_who_lacks_the_role_is_told_which_one_it_takes(functions: Serving) -> None:
+def test_403_names_the_required_role(functions: Serving) -> None:
     answer = refused(functions.record(person="viewer"), 403, "42501")
     assert "MEMBER" in answer.json()["details"]
     refused(functions.record(person="outsider"), 403, "42501")
@@ -180,7 +180,7 @@ def test_attack_name_an_organisation_one_does_not_belong_to(functions: Serving) 
     assert functions.record(**{"x-org-id": str(ACME)}).json()["organization_id"] == str(ACME)
 
 
-def test_the_callers_claims_are_gone_when_the_request_is(functions: Serving) -> None:
+def test_claims_end_with_the_request(functions: Serving) -> None:
     """The pool's connections serve one caller after the other."""
     for _ in range(20):
         assert functions.record(person="member").json()["organization_id"] == str(ACME)

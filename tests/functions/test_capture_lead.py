@@ -50,9 +50,7 @@ def leads(database: Database) -> list[Row]:
         return cursor.execute("select * from public.leads order by created_at").fetchall()
 
 
-def test_a_lead_comes_with_where_it_came_from_and_somebody_who_gets_it(
-    functions: Serving, database: Database, token: str
-) -> None:
+def test_captured_lead_has_source_and_assignee(functions: Serving, database: Database, token: str) -> None:
     told = {"page": "https://acme.test/elm", "utm_source": "google", "utm_medium": "cpc", "message": "Elm 12?"}
     answer = capture(functions, token, budget="250000.50", cities=["Austin"], **told)
     assert (answer.status_code, answer.json()) == (202, {"received": True})
@@ -65,9 +63,7 @@ def test_a_lead_comes_with_where_it_came_from_and_somebody_who_gets_it(
         assert cursor.fetchall() == [{"title": "New lead from Home page: Ada"}]
 
 
-def test_who_is_known_becomes_no_second_lead_and_the_answer_is_the_same(
-    functions: Serving, database: Database, token: str
-) -> None:
+def test_known_person_creates_no_second_lead(functions: Serving, database: Database, token: str) -> None:
     first = capture(functions, token)
     again = capture(functions, token, email="ADA@visitor.test", phone="512 555 0100", message="Hello?")
     assert first.json() == again.json()
@@ -86,9 +82,7 @@ def test_attack_plant_data_on_a_lead_by_its_phone_or_email(functions: Serving, d
     assert {k: v for k, v in after.items() if k not in moving} == {k: v for k, v in before.items() if k not in moving}
 
 
-def test_whoever_gets_the_lead_is_told_and_the_owners_where_nobody_gets_it(
-    functions: Serving, database: Database, token: str
-) -> None:
+def test_assignee_or_owners_are_notified_of_a_lead(functions: Serving, database: Database, token: str) -> None:
     capture(functions, token, message="Elm 12?")
     capture(functions, token, message="Hello?")
     with database.connect() as connection:
@@ -104,7 +98,7 @@ def test_whoever_gets_the_lead_is_told_and_the_owners_where_nobody_gets_it(
         ]
 
 
-def test_a_form_sent_twice_at_once_is_one_lead(functions: Serving, database: Database, token: str) -> None:
+def test_concurrent_identical_forms_create_one_lead(functions: Serving, database: Database, token: str) -> None:
     # Captures of one token wait for each other anyway; those of two do so because of whom they are about.
     with database.acting_as("admin", commit=True) as cursor:
         tokens = [token, call(cursor, "create_capture_token", name="Landing page")["token"]]
@@ -114,7 +108,7 @@ def test_a_form_sent_twice_at_once_is_one_lead(functions: Serving, database: Dat
     assert len(leads(database)) == 1
 
 
-def test_a_robot_is_thanked_and_forgotten(functions: Serving, database: Database, token: str) -> None:
+def test_honeypot_request_is_ignored(functions: Serving, database: Database, token: str) -> None:
     answer = capture(functions, token, website="https://spam.test")
     assert (answer.status_code, answer.json()) == (202, {"received": True})
     assert leads(database) == []
@@ -167,9 +161,7 @@ def test_attack_many_unknown_fields_are_refused_unexplained(functions: Serving, 
     assert answered(capture(functions, token, **dict[str, Any](few)), 422, "invalid_body").json()["details"] is None
 
 
-def test_a_rotated_token_ends_and_a_revoked_one_cannot_come_back(
-    functions: Serving, database: Database, token: str
-) -> None:
+def test_rotated_and_revoked_capture_tokens_are_invalid(functions: Serving, database: Database, token: str) -> None:
     with database.acting_as("admin", commit=True) as cursor:
         (listed,) = cursor.execute("select * from public.capture_tokens()").fetchall()
         rotated = call(cursor, "rotate_capture_token", token_id=listed["id"])
@@ -194,5 +186,5 @@ def test_attack_capture_without_the_function(database: Database) -> None:
     "words",
     [{"email": None}, {"email": "nobody"}, {"name": " "}, {"organization_id": str(ACME)}, {"property_types": ["X"]}],
 )
-def test_what_cannot_be_answered_or_is_not_asked_for_is_422(functions: Serving, token: str, words: Row) -> None:
+def test_invalid_form_is_422(functions: Serving, token: str, words: Row) -> None:
     answered(capture(functions, token, **words), 422, "invalid_body")

@@ -9,7 +9,7 @@ from tests.support.responses import refused
 from tests.support.serving import ENTRY, PUBLISHABLE_KEY, RECORD, Serving, token
 
 
-def test_a_preflight_is_answered_before_anybody_is_asked_who_they_are(functions: Serving) -> None:
+def test_preflight_needs_no_credentials(functions: Serving) -> None:
     with functions.client(None) as client:
         answer = client.options(RECORD, headers={"origin": "https://app.test", "access-control-request-method": "POST"})
     assert answer.status_code == 204
@@ -26,19 +26,19 @@ def test_an_unknown_function_is_404(functions: Serving) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-def test_another_method_is_405_and_says_which_are_allowed(functions: Serving, method: str) -> None:
+def test_wrong_method_is_405_with_allow(functions: Serving, method: str) -> None:
     with functions.client() as client:
         answer = refused(client.request(method, RECORD), 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST, OPTIONS"
 
 
-def test_a_page_takes_no_post(functions: Serving) -> None:
+def test_pages_reject_post(functions: Serving) -> None:
     with functions.client() as client:
         answer = refused(client.post("/functions/v1/openapi.json"), 405, "method_not_allowed")
     assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
 
 
-def test_a_body_that_is_not_json_by_its_type_is_415(functions: Serving) -> None:
+def test_wrong_content_type_is_415(functions: Serving) -> None:
     with functions.client() as client:
         answer = refused(client.post(RECORD, content=b"{}"), 415, "unsupported_media_type")
         assert "missing" in answer.json()["details"]
@@ -47,7 +47,7 @@ def test_a_body_that_is_not_json_by_its_type_is_415(functions: Serving) -> None:
         refused(client.post(RECORD, content=b"{}", headers=zipped), 415, "unsupported_encoding")
 
 
-def test_a_type_with_parameters_is_json_too(functions: Serving) -> None:
+def test_content_type_parameters_are_accepted(functions: Serving) -> None:
     with functions.client() as client:
         kind = {"content-type": "Application/JSON; charset=utf-8"}
         assert client.post(RECORD, content=json.dumps(ENTRY), headers=kind).status_code == 201
@@ -56,7 +56,7 @@ def test_a_type_with_parameters_is_json_too(functions: Serving) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[1,]", b"nothing", b'{"title": "\xff\xfe"}', b'{"a": "\\ud800"}', b"\x00"]
 )
-def test_a_body_that_is_not_json_is_400(functions: Serving, body: bytes) -> None:
+def test_malformed_json_is_400(functions: Serving, body: bytes) -> None:
     with functions.client() as client:
         refused(client.post(RECORD, content=body, headers={"content-type": "application/json"}), 400, "malformed_json")
 
@@ -66,12 +66,12 @@ def test_invalid_fields_are_422_each_with_its_name(functions: Serving) -> None:
     assert {field["field"] for field in answer.json()["details"]} == {"title", "severity", "extra"}
 
 
-def test_a_field_of_one_of_many_is_named_with_its_place(functions: Serving) -> None:
+def test_invalid_field_of_a_list_is_named_by_its_path(functions: Serving) -> None:
     answer = refused(functions.record({"activities": [ENTRY, ENTRY | {"title": ""}]}), 422, "invalid_body")
     assert [field["field"] for field in answer.json()["details"]] == ["activities.1.title"]
 
 
-def test_a_request_id_is_kept_if_it_may_stand_in_a_log_and_made_otherwise(functions: Serving) -> None:
+def test_unsafe_request_id_is_replaced(functions: Serving) -> None:
     assert functions.record(**{"x-request-id": "trace-1234:5"}).headers["x-request-id"] == "trace-1234:5"
     made = functions.record(**{"x-request-id": 'quote" and space'}).headers["x-request-id"]
     assert made
@@ -79,7 +79,7 @@ def test_a_request_id_is_kept_if_it_may_stand_in_a_log_and_made_otherwise(functi
     assert functions.record().headers["x-request-id"] != made
 
 
-def test_a_line_in_the_log_tells_of_each_request_and_nothing_of_who_or_what(functions: Serving) -> None:
+def test_log_line_has_no_personal_data(functions: Serving) -> None:
     functions.record(
         ENTRY | {"title": "a title nobody else reads"}, **{"x-request-id": "look-for-me", "apikey": PUBLISHABLE_KEY}
     )
@@ -95,7 +95,7 @@ def test_a_line_in_the_log_tells_of_each_request_and_nothing_of_who_or_what(func
         assert secret not in everything
 
 
-def test_a_malformed_organisation_or_key_is_400(functions: Serving) -> None:
+def test_malformed_header_is_400(functions: Serving) -> None:
     refused(functions.record(**{"x-org-id": "acme"}), 400, "malformed_header")
     refused(functions.record(**{"idempotency-key": "k" * 256}), 400, "malformed_header")
     refused(functions.record(**{"idempotency-key": "with blank"}), 400, "malformed_header")

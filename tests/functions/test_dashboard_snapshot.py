@@ -43,7 +43,7 @@ def values(answer: httpx.Response) -> dict[str, Any]:
     return {metric["name"]: metric.get("value") for metric in answer.json()["metrics"]}
 
 
-def test_the_first_screen_is_as_the_document_says(functions: Serving) -> None:
+def test_snapshot_matches_its_schema(functions: Serving) -> None:
     answer = ask(functions)
     assert answer.status_code == 200, answer.text
     told = DashboardSnapshot.model_validate_json(answer.content)
@@ -67,7 +67,7 @@ def test_attack_look_at_the_first_screen_of_another_tenant(functions: Serving) -
         refused(client.post(SNAPSHOT, json={}), 401, "missing_credentials")
 
 
-def test_one_that_cannot_be_shown_leaves_the_rest(functions: Serving, database: Database) -> None:
+def test_failed_widget_leaves_the_others(functions: Serving, database: Database) -> None:
     with database.acting_as("admin", commit=True) as cursor:
         metric = add(
             cursor, "dashboard_metrics", organization_id=ACME, name="Broken", category="SALES",
@@ -87,7 +87,7 @@ def test_one_that_cannot_be_shown_leaves_the_rest(functions: Serving, database: 
 
 
 @pytest.mark.parametrize("body", [{"feed_size": 0}, {"feed_size": 51}, {"org": "x"}, []])
-def test_what_nobody_would_read_is_refused(functions: Serving, body: Any) -> None:
+def test_unknown_field_is_rejected(functions: Serving, body: Any) -> None:
     with functions.client() as client:
         refused(client.post(SNAPSHOT, json=body), 422, "invalid_body")
 

@@ -38,7 +38,7 @@ def gone(platform: Platform, person: Person) -> bool:
     return bool(user.get("deleted_at")) and person.email not in str(user)
 
 
-def test_an_account_goes_with_its_pictures_and_its_sign_in(platform: Platform) -> None:
+def test_deleted_account_has_no_avatars_or_sign_in(platform: Platform) -> None:
     person = with_pictures(platform)
     assert len(pictures(platform, person)) == 2
     response = ok(person.call("delete-account", confirm=person.email))
@@ -63,7 +63,7 @@ def test_the_address_can_be_used_again_by_another_account(platform: Platform) ->
     assert ok(again)["user"]["id"] != person.id
 
 
-def test_an_admin_deletes_an_account_and_says_why(platform: Platform) -> None:
+def test_admin_deletes_an_account_with_a_reason(platform: Platform) -> None:
     admin, person = platform.person("ADMIN"), with_pictures(platform)
     response = ok(admin.call("delete-account", user_id=person.id, reason="Asked by letter"))
     assert response["auth"] == "synced"

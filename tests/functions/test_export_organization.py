@@ -124,9 +124,7 @@ def rows_of(connection: Connection, organization: object) -> dict[str, list[str]
     }
 
 
-def test_a_restored_organisation_has_every_row_of_every_table_as_it_was(
-    exporting: Exporting, fresh_database: Database, tmp_path: Path
-) -> None:
+def test_restored_organisation_has_every_row(exporting: Exporting, fresh_database: Database, tmp_path: Path) -> None:
     told = ok(exporting.ask("super_admin"))
     manifest = exporting.fetched(told, tmp_path / "export")
     with exporting.database.connect() as connection:
@@ -196,7 +194,7 @@ def test_no_table_escapes_the_export(database: Database) -> None:
     assert len(exported) == len(set(exported))
 
 
-def test_a_table_of_tomorrow_is_exported_by_being_there(fresh_database: Database) -> None:
+def test_new_table_is_exported_automatically(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute(
             "create table public.keys (id uuid primary key, organization_id uuid references public.organizations);"
@@ -207,7 +205,7 @@ def test_a_table_of_tomorrow_is_exported_by_being_there(fresh_database: Database
     assert found["key_uses"] == "t.key_id in (select p.id from public.keys p where p.organization_id = $1)"
 
 
-def test_the_files_of_the_organisation_stand_in_the_manifest(exporting: Exporting, tmp_path: Path) -> None:
+def test_manifest_lists_attachments(exporting: Exporting, tmp_path: Path) -> None:
     name = f"{ACME}/tasks/{uuid4()}/plan.txt"
     stored = exporting.api.admin().post(f"/storage/v1/object/attachments/{name}", content=b"plan")
     assert stored.status_code == 200
@@ -235,7 +233,7 @@ def test_csv_is_for_spreadsheets(exporting: Exporting, tmp_path: Path) -> None:
     assert '\'=1+1 "so", he said' in names
 
 
-def test_an_owner_has_all_but_what_belongs_to_single_members(exporting: Exporting, tmp_path: Path) -> None:
+def test_owner_export_lacks_personal_data_of_members(exporting: Exporting, tmp_path: Path) -> None:
     told = ok(exporting.ask("owner"))
     manifest = exporting.fetched(told, tmp_path / "export")
     names = {table["name"].removeprefix("public.") for table in manifest["tables"]}
@@ -316,9 +314,7 @@ def test_attack_go_on_with_the_export_of_somebody_else(exporting: Exporting) -> 
             cursor.execute(statement)
 
 
-def test_an_export_that_cannot_be_stored_is_logged_as_failed_and_leaves_no_files(
-    exporting: Exporting, tmp_path: Path, database_url: str
-) -> None:
+def test_failed_export_is_logged_and_leaves_no_files(exporting: Exporting, tmp_path: Path, database_url: str) -> None:
     own = {"SUPABASE_URL": exporting.api.url, "SUPABASE_SECRET_KEYS": "", "SUPABASE_JWKS": ""}
     wrong = environment(database_url, **own, SUPABASE_SECRET_KEY="sb_secret_that_nobody_knows_0")
     with serving(tmp_path, wrong) as functions:
@@ -365,7 +361,7 @@ def test_all_tables_are_as_of_one_moment(exporting: Exporting, tmp_path: Path) -
     assert later > moments("activities") == moments("usage_tracking")
 
 
-def test_much_is_exported_in_pieces_with_little_memory(exporting: Exporting, tmp_path: Path) -> None:
+def test_large_export_uses_little_memory(exporting: Exporting, tmp_path: Path) -> None:
     with exporting.database.connect() as connection:
         connection.execute(
             "insert into public.usage_tracking (organization_id, resource_type, resource_name, usage_amount,"
@@ -417,9 +413,7 @@ def test_attack_restore_files_from_elsewhere(exporting: Exporting, exported: Pat
         restore(connection, spoiled(exported, tmp_path / "export", tables=tables))
 
 
-def test_a_changed_file_a_missing_table_and_a_strange_column_are_noticed_and_nothing_is_kept(
-    exported: Path, fresh_database: Database, tmp_path: Path
-) -> None:
+def test_damaged_export_is_not_restored(exported: Path, fresh_database: Database, tmp_path: Path) -> None:
     tables = json.loads((exported / "manifest.json").read_text())["tables"]
     changed = spoiled(exported, tmp_path / "changed")
     with (changed / "public.tasks.0001.ndjson").open("a") as file:

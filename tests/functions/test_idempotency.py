@@ -17,7 +17,7 @@ def recorded(database: Database, title: str) -> int:
         return int(row[0])
 
 
-def test_the_same_request_again_gets_the_same_answer_and_does_nothing(functions: Serving, database: Database) -> None:
+def test_repeated_request_gets_the_stored_result(functions: Serving, database: Database) -> None:
     first = functions.record(ENTRY | {"title": "again"}, **{"idempotency-key": "again"})
     second = functions.record(ENTRY | {"title": "again"}, **{"idempotency-key": "again"})
     assert (first.status_code, second.status_code) == (201, 201)
@@ -54,7 +54,7 @@ def test_many_at_once_with_one_key_have_one_effect(functions: Serving, database:
     assert recorded(database, "at once") == 1
 
 
-def test_a_refused_request_leaves_its_key_unused(functions: Serving, database: Database) -> None:
+def test_refused_request_does_not_use_its_key(functions: Serving, database: Database) -> None:
     gone = {"type": "CALL", "title": "nobody", "lead_id": "00000000-0000-4000-8000-000000000000"}
     refused(functions.record(gone, **{"idempotency-key": "refused"}), 404, "PT404")
     refused(functions.record(gone, **{"idempotency-key": "refused"}), 404, "PT404")
@@ -69,7 +69,7 @@ def test_attack_use_somebody_elses_key_to_read_their_answer(functions: Serving) 
     assert mine.json()["feed_id"] != theirs.json()["feed_id"]
 
 
-def test_a_key_can_be_used_again_after_it_expired(functions: Serving, database: Database) -> None:
+def test_expired_idempotency_key_can_be_reused(functions: Serving, database: Database) -> None:
     functions.record(ENTRY | {"title": "old"}, **{"idempotency-key": "expires"})
     with database.connect() as connection:
         connection.execute("update private.idempotency_keys set expires_at = now() where key = 'expires'")
@@ -81,7 +81,7 @@ def test_a_key_can_be_used_again_after_it_expired(functions: Serving, database: 
         assert connection.execute("select private.forget_expired_keys()").fetchone() == (1,)
 
 
-def test_who_was_suspended_meanwhile_gets_no_answer_either(functions: Serving, database: Database) -> None:
+def test_suspended_user_gets_no_stored_result(functions: Serving, database: Database) -> None:
     functions.record(person="admin", **{"idempotency-key": "suspended-later"})
     with database.connect() as connection:
         connection.execute("update public.users set suspended_at = now() where id = %s", [PEOPLE["admin"]])

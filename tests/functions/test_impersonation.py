@@ -115,9 +115,7 @@ def test_attack_administer_or_impersonate_further_by_impersonation(
     assert tried == [(False, super_admin.id, member.id)] * 2
 
 
-def test_only_a_super_admin_impersonates_and_never_an_admin_or_themselves(
-    platform: Platform, super_admin: Person, member: Person
-) -> None:
+def test_only_super_admins_impersonate_users(platform: Platform, super_admin: Person, member: Person) -> None:
     admin = platform.person("ADMIN")
     refused(admin.call("impersonate-user", user_id=member.id, **REASON), 403, "42501")
     refused(member.call("impersonate-user", user_id=admin.id, **REASON), 403, "42501")
@@ -132,7 +130,7 @@ def test_only_a_super_admin_impersonates_and_never_an_admin_or_themselves(
     refused(super_admin.call("impersonate-user", user_id=suspended.id, **REASON), 409, "PT409")
 
 
-def test_an_ended_impersonation_is_over_at_the_next_request(
+def test_ended_impersonation_is_rejected(
     platform: Platform, super_admin: Person, member: Person, organization: UUID, played: Person
 ) -> None:
     assert may_act(played)
@@ -156,7 +154,7 @@ def test_attack_end_somebody_elses_impersonation(platform: Platform, member: Per
     assert may_act(played)
 
 
-def test_an_expired_impersonation_is_over_though_its_token_lived(platform: Platform, played: Person) -> None:
+def test_expired_impersonation_is_rejected(platform: Platform, played: Person) -> None:
     platform.sql(
         "update private.impersonations set started_at = now() - interval '15 min', expires_at = now() - interval '1 s'"
         " where id = %s",
@@ -186,7 +184,7 @@ def test_attack_play_a_user_who_becomes_an_admin(platform: Platform, super_admin
     assert not may_act(played)
 
 
-def test_an_admin_who_is_none_any_more_plays_nobody(platform: Platform, super_admin: Person) -> None:
+def test_demoted_admin_cannot_impersonate(platform: Platform, super_admin: Person) -> None:
     admin, user = platform.person("SUPER_ADMIN"), platform.person(member_of=platform.organization())
     played = begin(platform, admin, user)
     ok(super_admin.call("bulk-admin-action", action="set_role", user_ids=[admin.id], role="USER"))
@@ -229,7 +227,7 @@ def test_attack_forge_who_acts(signing: httpx.Client, database: Database, forged
         assert not connection.execute("select from public.activities").rowcount
 
 
-def test_without_a_key_to_sign_with_it_is_refused_and_logged(signing: httpx.Client, database: Database) -> None:
+def test_impersonation_without_signing_key_is_501(signing: httpx.Client, database: Database) -> None:
     headers = {"authorization": f"Bearer {token('super_admin')}"}
     body = {"user_id": str(PEOPLE["member"]), **REASON}
     refused(signing.post("/functions/v1/impersonate-user", json=body, headers=headers), 501, "PT501")
@@ -239,7 +237,7 @@ def test_without_a_key_to_sign_with_it_is_refused_and_logged(signing: httpx.Clie
     assert logged == [(False, "There is no key here to sign a token with (PT501)")]
 
 
-def test_the_token_is_good_for_its_fifteen_minutes_and_no_longer(platform: Platform, played: Person) -> None:
+def test_impersonation_token_lasts_15_minutes(platform: Platform, played: Person) -> None:
     claims = claims_of(played)
     assert isinstance(claims["exp"], int)
     assert 890 < claims["exp"] - time.time() <= 900

@@ -53,7 +53,7 @@ def rows(database: Database, table: str = "leads") -> list[Row]:
         return cursor.execute(f"select * from public.{table} order by name").fetchall()
 
 
-def test_leads_are_read_as_people_write_them(functions: Serving, database: Database) -> None:
+def test_leads_are_parsed_from_everyday_formats(functions: Serving, database: Database) -> None:
     csv = (
         "\ufeffName,E-mail,phone,Budget,Property Types,Cities,tags,source,score value,notes,Shoe size\r\n"
         'Ada,ada@a.test,+1 (512) 555-0100,"$250,000.50",'
@@ -86,9 +86,7 @@ Zoe,,,,
 """
 
 
-def test_one_wrong_line_and_nothing_is_imported_but_every_one_is_reported(
-    functions: Serving, database: Database
-) -> None:
+def test_invalid_lines_are_all_reported_and_none_imported(functions: Serving, database: Database) -> None:
     first, last = report(send(functions, WRONG))
     assert [each["line"] for each in first["problems"]] == [3, 4, 5, 6, 7]
     assert (last["committed"], last["imported"], last["failed"]) == (False, 2, 5)
@@ -96,12 +94,12 @@ def test_one_wrong_line_and_nothing_is_imported_but_every_one_is_reported(
     assert rows(database) == []
 
 
-def test_wrong_lines_are_skipped_by_choice(functions: Serving, database: Database) -> None:
+def test_invalid_lines_are_skipped(functions: Serving, database: Database) -> None:
     assert report(send(functions, WRONG, on_error="skip"))[-1]["committed"]
     assert [row["name"] for row in rows(database)] == ["Ada", "Zoe"]
 
 
-def test_a_dry_run_reports_the_same_and_imports_nothing(functions: Serving, database: Database) -> None:
+def test_dry_run_imports_nothing(functions: Serving, database: Database) -> None:
     dry = report(send(functions, WRONG, on_error="skip", dry_run="true"))
     wet = report(send(functions, WRONG, on_error="skip"))
     assert dry[0] == wet[0]
@@ -109,7 +107,7 @@ def test_a_dry_run_reports_the_same_and_imports_nothing(functions: Serving, data
     assert len(rows(database)) == 2
 
 
-def test_contacts_too_and_who_is_known_is_left_out_by_choice(functions: Serving, database: Database) -> None:
+def test_known_contacts_are_skipped(functions: Serving, database: Database) -> None:
     csv = "name,email,type,position\nAda,ada@a.test,past client,CEO\nAda,ADA@a.test,,\nBob,,,\n"
     assert report(send(functions, csv, "contacts", skip_known="true"))[-1]["known"] == 1
     assert report(send(functions, csv, "contacts", skip_known="true"))[-1]["known"] == 2
@@ -128,7 +126,7 @@ def test_contacts_too_and_who_is_known_is_left_out_by_choice(functions: Serving,
         (b"name\n\xff\xfe\n", 400, "malformed_csv"),
     ],
 )
-def test_what_is_no_table_is_refused_at_once(functions: Serving, csv: bytes, status: int, code: str) -> None:
+def test_malformed_file_is_rejected(functions: Serving, csv: bytes, status: int, code: str) -> None:
     refused(send(functions, csv), status, code)
 
 
@@ -140,7 +138,7 @@ def test_attack_map_a_column_that_is_not_for_clients(functions: Serving, databas
     assert rows(database) == []
 
 
-def test_what_comes_after_a_mistake_in_a_long_file_ends_the_import(functions: Serving, database: Database) -> None:
+def test_late_error_rolls_back_the_import(functions: Serving, database: Database) -> None:
     long = "name\n" + "Ada\n" * 2500
     lines = report(send(functions, long + '"never closed\n'))
     assert [line.get("lines") for line in lines] == [1000, 2000, None]
@@ -158,7 +156,7 @@ def test_another_type_is_415(functions: Serving) -> None:
 # Once ----------------------------------------------------------------------------------------------------------------
 
 
-def test_an_upload_repeated_with_its_key_is_imported_once(functions: Serving, database: Database) -> None:
+def test_repeated_upload_is_imported_once(functions: Serving, database: Database) -> None:
     key, csv = str(uuid4()), "name\n" + "Ada\n" * 1500
     with ThreadPoolExecutor(3) as pool:
         answers = [report(answer) for answer in pool.map(lambda _: send(functions, csv, key=key), range(3))]
@@ -171,7 +169,7 @@ def test_an_upload_repeated_with_its_key_is_imported_once(functions: Serving, da
     assert len(rows(database)) == 1500
 
 
-def test_what_was_not_imported_may_be_sent_again_with_its_key(functions: Serving, database: Database) -> None:
+def test_failed_import_does_not_use_its_key(functions: Serving, database: Database) -> None:
     key = str(uuid4())
     assert not report(send(functions, WRONG, key=key))[-1]["committed"]
     assert not report(send(functions, "name\nAda\n", key=key, dry_run="true"))[-1]["committed"]
@@ -287,7 +285,7 @@ def written(file: bytes | tuple[list[str], list[list[str]]]) -> bytes:
 
 @settings(max_examples=120, deadline=None)
 @given(file=files, kind=st.sampled_from(["leads", "contacts"]), on_error=st.sampled_from(["stop", "skip"]))
-def test_no_file_is_a_fault_of_ours_and_every_line_is_accounted_for(
+def test_every_line_of_any_file_is_counted(
     functions: Serving, database: Database, file: Any, kind: str, on_error: str
 ) -> None:
     before = len(rows(database, kind))

@@ -22,7 +22,7 @@ def ask(functions: Serving, job: str, key: str = CRON_KEY) -> httpx.Response:
         return client.post(f"/functions/v1/{job}", json={})
 
 
-def test_every_job_has_a_function_of_its_name_that_says_the_same(database: Database) -> None:
+def test_every_job_has_a_function(database: Database) -> None:
     with database.connect() as connection:
         jobs = dict(connection.execute("select name, description from private.jobs").fetchall())
     for name, description in jobs.items():
@@ -32,7 +32,7 @@ def test_every_job_has_a_function_of_its_name_that_says_the_same(database: Datab
 
 
 @pytest.mark.parametrize("job", ["end-suspensions", "forget-job-runs"])
-def test_a_job_runs_when_the_server_asks(functions: Serving, database: Database, job: str) -> None:
+def test_job_runs_with_the_secret_key(functions: Serving, database: Database, job: str) -> None:
     answer = ask(functions, job)
     assert answer.status_code == 200, answer.text
     run = answer.json()
@@ -56,7 +56,7 @@ def test_a_job_that_runs_already_is_skipped(functions: Serving, database: Databa
     assert ask(functions, "end-suspensions").json()["outcome"] == "DONE"
 
 
-def test_a_job_asked_for_many_times_at_once_is_done_and_never_fails(functions: Serving) -> None:
+def test_concurrent_runs_of_a_job_never_fail(functions: Serving) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ask(functions, "end-suspensions"), range(16)))
     assert {answer.status_code for answer in answers} == {200}
@@ -84,7 +84,7 @@ def test_the_days_of_a_range_are_counted_once_each(functions: Serving, database:
     assert "has not begun" in failed.json()["details"]
 
 
-def test_every_job_runs_on_the_stack_and_the_overview_tells_the_server_and_platform_admins(stack: Strive) -> None:
+def test_every_job_runs_on_the_stack(stack: Strive) -> None:
     server = {"apikey": stack.secret_key}
     with httpx.Client(base_url=stack.api_url, timeout=60) as client:
         address = "/rest/v1/rpc/job_overview?select=name,last_outcome,is_overdue"
@@ -171,7 +171,7 @@ def runs(database: Database) -> list[tuple[str, str | None]]:
         return connection.execute("select outcome, error from private.job_history order by started_at").fetchall()
 
 
-def test_a_job_done_in_the_process_is_seen_while_it_runs_and_skipped_meanwhile(
+def test_running_job_is_visible_and_others_are_skipped(
     elsewhere: tuple[Serving, Database],
 ) -> None:
     functions, database = elsewhere
@@ -185,7 +185,7 @@ def test_a_job_done_in_the_process_is_seen_while_it_runs_and_skipped_meanwhile(
     assert runs(database) == [("DONE", None), ("SKIPPED", None)]
 
 
-def test_a_job_that_fails_in_the_process_says_so_and_why(elsewhere: tuple[Serving, Database]) -> None:
+def test_failed_job_stores_its_error(elsewhere: tuple[Serving, Database]) -> None:
     functions, database = elsewhere
     tell(database, "fail")
     failed = refused(ask(functions, "elsewhere"), 500, "job_failed")
@@ -193,7 +193,7 @@ def test_a_job_that_fails_in_the_process_says_so_and_why(elsewhere: tuple[Servin
     assert runs(database) == [("FAILED", "ValueError: the other server said no")]
 
 
-def test_a_killed_process_frees_the_lock_and_its_run_is_shown_as_failed(elsewhere: tuple[Serving, Database]) -> None:
+def test_killed_process_leaves_a_failed_run(elsewhere: tuple[Serving, Database]) -> None:
     functions, database = elsewhere
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(ask, functions, "elsewhere")
@@ -210,7 +210,7 @@ def test_a_killed_process_frees_the_lock_and_its_run_is_shown_as_failed(elsewher
     assert runs(database) == [("FAILED", "Its process died.")]
 
 
-def test_a_job_whose_lock_is_lost_stops(elsewhere: tuple[Serving, Database]) -> None:
+def test_job_stops_when_its_lock_is_lost(elsewhere: tuple[Serving, Database]) -> None:
     functions, database = elsewhere
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, functions, "elsewhere")

@@ -45,13 +45,13 @@ def call(kinds: Serving, name: str, body: Any = None, **headers: str) -> httpx.R
         return client.post(f"/functions/v1/{name}", json={} if body is None else body, headers=headers)
 
 
-def test_anybody_with_a_publishable_key_is_nobody_in_particular(kinds: Serving) -> None:
+def test_publishable_key_is_anonymous(kinds: Serving) -> None:
     answer = call(kinds, "for-anybody", apikey=PUBLISHABLE_KEY)
     assert answer.json()["claims"] == {"role": "anon"}
     assert answer.json()["login"] == "strive_functions"
 
 
-def test_who_is_signed_in_is_themselves_with_the_key_or_without(kinds: Serving) -> None:
+def test_access_token_wins_over_publishable_key(kinds: Serving) -> None:
     bearer = f"Bearer {token('owner')}"
     for headers in ({"authorization": bearer}, {"authorization": bearer, "apikey": PUBLISHABLE_KEY}):
         assert call(kinds, "for-anybody", **headers).json()["claims"]["sub"] == str(PEOPLE["owner"])
@@ -63,7 +63,7 @@ def test_attack_an_invalid_token_is_never_taken_for_no_token(kinds: Serving) -> 
     refused(call(kinds, "for-anybody", apikey=PUBLISHABLE_KEY, authorization="Bearer x"), 401, "invalid_token")
 
 
-def test_a_function_for_one_server_takes_the_key_of_that_server_alone(kinds: Serving) -> None:
+def test_named_secret_key_is_required(kinds: Serving) -> None:
     assert call(kinds, "for-servers", apikey=CRON_KEY).json()["claims"] == {"role": "service_role"}
     for headers in (
         {"apikey": SECRET_KEY},
@@ -76,7 +76,7 @@ def test_a_function_for_one_server_takes_the_key_of_that_server_alone(kinds: Ser
     assert call(kinds, "for-servers", apikey=CRON_KEY, authorization=f"Bearer {CRON_KEY}").status_code == 200
 
 
-def test_a_webhook_is_let_in_by_its_signature_of_these_very_bytes(kinds: Serving) -> None:
+def test_webhook_needs_a_signature_of_its_bytes(kinds: Serving) -> None:
     def send(body: bytes, signature: str) -> httpx.Response:
         headers = {"content-type": "application/json", "x-signature": signature}
         with kinds.client(None) as client:
@@ -93,7 +93,7 @@ def test_a_webhook_is_let_in_by_its_signature_of_these_very_bytes(kinds: Serving
 
 
 @pytest.mark.parametrize("kind", ["value", "programmer", "recursion", "database"])
-def test_a_failure_of_ours_tells_the_caller_nothing_and_the_log_where(kinds: Serving, kind: str) -> None:
+def test_bug_is_500_without_details_and_logged(kinds: Serving, kind: str) -> None:
     sent = {"apikey": PUBLISHABLE_KEY, "x-request-id": f"fails-{kind}"}
     answer = refused(call(kinds, "that-fails", {"kind": kind}, **sent), 500, "internal_error")
     assert answer.json()["details"] is None
@@ -106,13 +106,13 @@ def test_a_failure_of_ours_tells_the_caller_nothing_and_the_log_where(kinds: Ser
     assert "somebody@strive.test" not in kinds.log.read_text()
 
 
-def test_a_method_that_functions_framework_does_not_know_is_answered_as_all_errors_are(kinds: Serving) -> None:
+def test_unknown_method_gets_a_regular_error(kinds: Serving) -> None:
     with kinds.client(None) as client:
         refused(client.request("TRACE", "/functions/v1/for-anybody"), 405, "not_served")
         refused(client.get("/favicon.ico"), 404, "not_served")
 
 
-def test_the_document_tells_who_may_call(kinds: Serving) -> None:
+def test_document_lists_credentials(kinds: Serving) -> None:
     with kinds.client(None) as client:
         paths = client.get("/functions/v1/openapi.json").json()["paths"]
     told = {path: methods["post"]["security"] for path, methods in paths.items()}
@@ -124,12 +124,12 @@ def test_the_document_tells_who_may_call(kinds: Serving) -> None:
 
 
 @pytest.mark.parametrize("auth", [(), ("anybody",), ("user:x",), ("secret:",)])
-def test_a_declaration_nobody_can_mean_is_an_error_at_once(auth: tuple[str, ...]) -> None:
+def test_invalid_declaration_raises(auth: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="expected who may call"):
         function(*auth)
 
 
-def test_keys_that_only_a_missing_setting_could_provide_stop_the_start(tmp_path: Path, database_url: str) -> None:
+def test_missing_keys_stop_the_process(tmp_path: Path, database_url: str) -> None:
     variables = environment(database_url, FUNCTION_TARGET="for_servers")
     variables["SUPABASE_SECRET_KEYS"] = ""
     with (

@@ -14,7 +14,7 @@ from shared.app.openapi import document
 from tests.support.serving import PROJECT, PUBLISHABLE_KEY, SECRET_KEY, Serving, environment, serving, token
 
 
-def test_the_document_in_the_repository_is_the_one_that_is_served(functions: Serving) -> None:
+def test_committed_openapi_document_is_current(functions: Serving) -> None:
     """A change of the API is seen in review. Write it again with: python -m functions openapi > docs/openapi.json."""
     kept = json.loads((ROOT / "docs/openapi.json").read_text())
     assert kept == document("https://<project>.supabase.co", load(ALL))
@@ -23,7 +23,7 @@ def test_the_document_in_the_repository_is_the_one_that_is_served(functions: Ser
     assert served == kept | {"servers": [{"url": f"{PROJECT}/functions/v1"}]}
 
 
-def test_every_function_says_what_it_does_and_every_field_can_be_read_by_a_generator() -> None:
+def test_every_function_is_documented() -> None:
     described = document("http://x", load(ALL))
     for path, methods in described["paths"].items():
         operation = methods["post"]
@@ -40,7 +40,7 @@ def test_schema_names_are_unique_words() -> None:
     assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
 
 
-def test_no_input_gets_a_5xx_or_an_answer_that_is_not_documented(tmp_path: Path, database_url: str) -> None:
+def test_no_input_gets_an_undocumented_response(tmp_path: Path, database_url: str) -> None:
     """Schemathesis makes requests from the document, right and wrong ones, and holds each answer against it."""
     # It repeats an Idempotency-Key with another body now and then, which no schema can forbid.
     (tmp_path / "schemathesis.toml").write_text(
@@ -81,7 +81,7 @@ class Assets(html.parser.HTMLParser):
             self.found += [value or "" for name, value in attrs if name in {"src", "href", "srcset"}]
 
 
-def test_the_reference_page_brings_everything_with_it_and_may_run_nothing_else(functions: Serving) -> None:
+def test_reference_page_is_self_contained(functions: Serving) -> None:
     with functions.client(None) as client:
         page = client.get("/functions/v1/docs")
     assert page.status_code == 200

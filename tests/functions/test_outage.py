@@ -87,9 +87,7 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         yield Database(cluster, "postgres")
 
 
-def test_the_database_is_killed_under_load_and_nothing_acknowledged_is_lost(
-    tmp_path: Path, own_cluster: Database
-) -> None:
+def test_killed_database_loses_no_acknowledged_write(tmp_path: Path, own_cluster: Database) -> None:
     cluster = own_cluster.cluster
     with serving(tmp_path, environment(own_cluster.url("strive_functions"))) as functions:
         with Load(functions) as load:
@@ -106,7 +104,7 @@ def test_the_database_is_killed_under_load_and_nothing_acknowledged_is_lost(
         assert functions.process.poll() is None
 
 
-def test_a_restart_between_two_requests_is_not_noticed(tmp_path: Path, own_cluster: Database) -> None:
+def test_database_restart_between_requests_is_not_noticed(tmp_path: Path, own_cluster: Database) -> None:
     with serving(tmp_path, environment(own_cluster.url("strive_functions"))) as functions:
         with ThreadPoolExecutor(8) as pool:
             assert {answer.status_code for answer in pool.map(lambda _: functions.record(), range(40))} == {201}
@@ -130,7 +128,7 @@ def test_every_connection_ended_at_once_is_replaced(tmp_path: Path, own_url: str
     assert not lost(fresh_database, load.acknowledged)
 
 
-def test_without_a_database_it_starts_says_so_and_recovers_by_itself(tmp_path: Path, own_cluster: Database) -> None:
+def test_functions_start_without_a_database(tmp_path: Path, own_cluster: Database) -> None:
     own_cluster.cluster.stop()
     with serving(tmp_path, environment(own_cluster.url("strive_functions"))) as functions:
         with functions.client(None) as client:
@@ -160,7 +158,7 @@ def test_open_connections_outlive_a_change_of_the_password(tmp_path: Path, own_c
         connection.execute(f"alter role strive_functions password '{password}'")
 
 
-def test_a_pool_used_up_is_503_and_no_hang(tmp_path: Path, own_url: str, fresh_database: Database) -> None:
+def test_exhausted_pool_is_503(tmp_path: Path, own_url: str, fresh_database: Database) -> None:
     with serving(tmp_path, environment(own_url, DATABASE_CONNECTIONS="2")) as functions:
         with fresh_database.connect() as blocker:
             blocker.autocommit = False
@@ -175,7 +173,7 @@ def test_a_pool_used_up_is_503_and_no_hang(tmp_path: Path, own_url: str, fresh_d
         assert functions.record().status_code == 201
 
 
-def test_a_database_that_says_nothing_any_more_is_503_and_no_hang(tmp_path: Path, own_cluster: Database) -> None:
+def test_hung_database_is_503(tmp_path: Path, own_cluster: Database) -> None:
     with serving(tmp_path, environment(own_cluster.url("strive_functions"))) as functions:
         assert functions.record().status_code == 201
         postmaster = own_cluster.cluster.process()
@@ -194,7 +192,7 @@ def test_a_database_that_says_nothing_any_more_is_503_and_no_hang(tmp_path: Path
         assert functions.record().status_code == 201
 
 
-def test_through_a_transaction_pooler_many_callers_share_few_sessions_and_no_claims(
+def test_transaction_pooler_never_mixes_callers(
     tmp_path: Path, pooler: tuple[str, int], fresh_database: Database
 ) -> None:
     url, servers = pooler

@@ -45,7 +45,7 @@ def total(database: Database) -> tuple[Any, ...] | None:
         ).fetchone()
 
 
-def test_a_feed_entry_is_written_in_the_callers_name(functions: Serving, database: Database) -> None:
+def test_feed_entry_has_the_caller_as_author(functions: Serving, database: Database) -> None:
     answer = functions.record(ENTRY | {"metadata": {"to": ["a", 1.5, None]}, "severity": "WARNING", "description": "d"})
     assert answer.status_code == 201
     written = row(database, "activity_feeds", answer.json()["feed_id"])
@@ -108,7 +108,7 @@ def test_contact_moves_last_contact_at_forward_only_and_a_note_is_no_contact(
     assert now > yesterday
 
 
-def test_an_activity_is_about_something(functions: Serving) -> None:
+def test_activity_needs_a_subject(functions: Serving) -> None:
     answer = refused(functions.record({"type": "CALL", "title": "Nobody"}), 422, "invalid_body")
     assert "lead_id" in answer.json()["details"][0]["problem"]
 
@@ -132,7 +132,7 @@ def test_attack_write_in_somebody_elses_name(functions: Serving) -> None:
         refused(functions.record(ENTRY | {field: str(PEOPLE["owner"])}), 422, "invalid_body")
 
 
-def test_five_hundred_at_once_in_order(functions: Serving, database: Database, things: dict[str, UUID]) -> None:
+def test_500_activities_are_recorded_in_order(functions: Serving, database: Database, things: dict[str, UUID]) -> None:
     call = {"type": "CALL", "title": "Called", "lead_id": str(things["lead"])}
     before = total(database)
     assert before
@@ -144,9 +144,7 @@ def test_five_hundred_at_once_in_order(functions: Serving, database: Database, t
     assert total(database) == (before[0] + 250, before[1] + 500)
 
 
-def test_one_wrong_among_many_and_none_is_recorded(
-    functions: Serving, database: Database, things: dict[str, UUID]
-) -> None:
+def test_one_invalid_activity_records_none(functions: Serving, database: Database, things: dict[str, UUID]) -> None:
     before = total(database)
     wrong = {"type": "CALL", "title": "t", "lead_id": str(things["foreign"])}
     refused(functions.record({"activities": [*[ENTRY] * 100, wrong]}), 404, "PT404")
@@ -180,9 +178,7 @@ def test_what_is_recorded_is_announced_to_realtime(database: Database) -> None:
         ('{"activities": [], "more": 1}', "PT400"),
     ],
 )
-def test_the_database_refuses_by_itself_what_does_not_come_through_the_function(
-    database: Database, activity: str, state: str
-) -> None:
+def test_database_validates_without_the_function(database: Database, activity: str, state: str) -> None:
     """record_activity() can be called at /rest/v1/rpc too, where no model stands before it."""
     with database.acting_as("member") as cursor, pytest.raises(psycopg.Error) as caught:
         cursor.execute("select public.record_activity(%s::jsonb)", [activity])

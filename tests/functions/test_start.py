@@ -39,9 +39,7 @@ def run(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[s
         ("FUNCTION_TARGET", "record_nothing", "record_nothing"),
     ],
 )
-def test_a_wrong_setting_stops_the_process_and_names_itself(
-    database_url: str, variable: str, value: str, found: str
-) -> None:
+def test_invalid_setting_stops_the_process(database_url: str, variable: str, value: str, found: str) -> None:
     stopped = run(environment(database_url, **{variable: value}))
     assert stopped.returncode == 1
     (line,) = stopped.stderr.strip().splitlines()
@@ -51,16 +49,14 @@ def test_a_wrong_setting_stops_the_process_and_names_itself(
     assert "hidden-word" not in line
 
 
-def test_functions_framework_stops_as_clearly(database_url: str) -> None:
+def test_functions_framework_stops_on_an_invalid_setting(database_url: str) -> None:
     words = (str(FRAMEWORK), "--asgi", "--target", "strive", "--source", "functions/main.py")
     stopped = run(environment(database_url, SUPABASE_URL="strive.test"), *words)
     assert stopped.returncode == 1
     assert "SUPABASE_URL: found 'strive.test'" in stopped.stderr
 
 
-def test_a_function_deployed_alone_answers_at_its_own_address_and_imports_no_other(
-    tmp_path: Path, database_url: str
-) -> None:
+def test_function_deployed_alone_serves_its_own_path(tmp_path: Path, database_url: str) -> None:
     variables = environment(database_url, FUNCTION_TARGET="record_activity")
     with serving(tmp_path, variables) as functions, functions.client() as client:
         for path in ("/", RECORD):
@@ -106,7 +102,7 @@ def test_nothing_is_imported_that_a_function_does_not_need() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_a_database_without_the_newest_migration_is_not_ready(functions: Serving, database: Database) -> None:
+def test_missing_migration_is_not_ready(functions: Serving, database: Database) -> None:
     versions = "supabase_migrations.schema_migrations"
     with functions.client(None) as client, database.connect() as connection:
         assert client.get("/readyz").status_code == 200
@@ -121,9 +117,7 @@ def test_a_database_without_the_newest_migration_is_not_ready(functions: Serving
     assert answer.headers["retry-after"]
 
 
-def test_a_request_under_way_is_finished_before_the_process_ends(
-    tmp_path: Path, database: Database, database_url: str
-) -> None:
+def test_sigterm_finishes_running_requests(tmp_path: Path, database: Database, database_url: str) -> None:
     with serving(tmp_path, environment(database_url)) as functions, database.connect() as blocker:
         blocker.autocommit = False
         blocker.execute("lock table public.activity_feeds in access exclusive mode")

@@ -58,9 +58,7 @@ def traces(database: Database, order: UUID) -> dict[str, int]:
     return {table: count[0] for table, count in counted.items() if count}
 
 
-def test_a_submitted_order_is_answered_with_its_estimate_milestones_and_what_is_left(
-    functions: Serving, database: Database
-) -> None:
+def test_submitted_order_has_estimate_milestones_and_quota(functions: Serving, database: Database) -> None:
     order = in_status(database, "DRAFT", complexity="MODERATE", requirements=Jsonb({"custom_ui": True}))
     answer = submit(functions, order)
     assert answer.status_code == 200, answer.text
@@ -102,9 +100,7 @@ def test_changed_requirements_are_submitted_and_estimated(functions: Serving, da
         ([], "requirements"),
     ],
 )
-def test_requirements_that_cannot_be_read_are_refused_by_name(
-    functions: Serving, database: Database, requirements: Any, field: str
-) -> None:
+def test_invalid_requirements_are_named(functions: Serving, database: Database, requirements: Any, field: str) -> None:
     order = in_status(database, "DRAFT")
     answer = refused(submit(functions, order, requirements=requirements), 422, "invalid_body")
     assert [wrong["field"] for wrong in answer.json()["details"]] == [field]
@@ -136,18 +132,14 @@ def test_attack_submit_or_change_another_tenants_order(functions: Serving, datab
 
 
 @pytest.mark.parametrize("status", ["SUBMITTED", "IN_REVIEW", "APPROVED", "REJECTED", "CANCELLED", "DELIVERED"])
-def test_only_a_draft_is_submitted_and_only_a_draft_is_changed_by_it(
-    functions: Serving, database: Database, status: str
-) -> None:
+def test_only_a_draft_is_submitted(functions: Serving, database: Database, status: str) -> None:
     order = in_status(database, status)
     refused(submit(functions, order, complexity="ENTERPRISE"), 409, "PT409")
     row = stored(database, order)
     assert (row["status"], row["complexity"]) == (status, "SIMPLE")
 
 
-def test_beyond_the_quota_is_402_with_what_this_plan_and_the_next_allow_and_nothing_happens(
-    functions: Serving, database: Database
-) -> None:
+def test_order_beyond_the_quota_is_402(functions: Serving, database: Database) -> None:
     for _ in range(3):
         assert submit(functions, in_status(database, "DRAFT")).status_code == 200
     order = in_status(database, "DRAFT")
@@ -159,7 +151,7 @@ def test_beyond_the_quota_is_402_with_what_this_plan_and_the_next_allow_and_noth
     assert set(traces(database, order).values()) == {0}
 
 
-def test_a_plan_without_orders_names_the_first_that_has_some(functions: Serving, database: Database) -> None:
+def test_402_names_the_next_plan_with_orders(functions: Serving, database: Database) -> None:
     order = in_status(database, "DRAFT", organization_id=GLOBEX, created_by_id=PEOPLE["globex_member"])
     with database.connect() as connection:
         connection.execute("update public.organizations set subscription_tier = 'FREE' where id = %s", [GLOBEX])
@@ -185,7 +177,7 @@ def test_attack_race_past_the_quota(functions: Serving, database: Database) -> N
     assert submitted == (3,)
 
 
-def test_a_submission_waits_for_another_that_may_take_the_last_place(functions: Serving, database: Database) -> None:
+def test_submissions_for_the_last_place_wait(functions: Serving, database: Database) -> None:
     for _ in range(2):
         assert submit(functions, in_status(database, "DRAFT")).status_code == 200
     last, late = in_status(database, "DRAFT"), in_status(database, "DRAFT")
@@ -198,7 +190,7 @@ def test_a_submission_waits_for_another_that_may_take_the_last_place(functions: 
         meanwhile(database, cursor, too_late)
 
 
-def test_many_at_once_with_one_key_submit_once_and_are_all_told(functions: Serving, database: Database) -> None:
+def test_concurrent_submissions_with_one_key_submit_once(functions: Serving, database: Database) -> None:
     order = in_status(database, "DRAFT")
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: submit(functions, order, key="one-submission"), range(12)))
@@ -206,16 +198,14 @@ def test_many_at_once_with_one_key_submit_once_and_are_all_told(functions: Servi
     assert traces(database, order) == {"order_milestones": 4, "build_logs": 1, "notifications": 1, "activity_feeds": 1}
 
 
-def test_without_a_key_one_of_many_submits_and_the_others_are_told_that_it_is_no_draft(
-    functions: Serving, database: Database
-) -> None:
+def test_concurrent_submissions_submit_once(functions: Serving, database: Database) -> None:
     order = in_status(database, "DRAFT")
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: submit(functions, order).status_code, range(6)))
     assert sorted(answers) == [200] + [409] * 5
 
 
-def test_a_retry_after_the_quota_is_used_up_gets_its_answer(functions: Serving, database: Database) -> None:
+def test_retry_beyond_the_quota_gets_the_first_result(functions: Serving, database: Database) -> None:
     order = in_status(database, "DRAFT")
     first = submit(functions, order, key="retried-later")
     for _ in range(2):
@@ -225,7 +215,7 @@ def test_a_retry_after_the_quota_is_used_up_gets_its_answer(functions: Serving, 
     assert again.headers["idempotency-replayed"] == "true"
 
 
-def test_a_revised_order_needs_no_second_place_in_the_month(functions: Serving, database: Database) -> None:
+def test_revised_order_counts_once(functions: Serving, database: Database) -> None:
     orders = [in_status(database, "DRAFT") for _ in range(3)]
     for order in orders:
         assert submit(functions, order).status_code == 200

@@ -39,7 +39,7 @@ def ok(answer: httpx.Response) -> Any:
     return answer.json()
 
 
-def test_a_suspension_takes_effect_at_the_next_request_and_in_auth(platform: Platform, admin: Person) -> None:
+def test_suspension_takes_effect_on_the_next_request(platform: Platform, admin: Person) -> None:
     member = platform.person(member_of=platform.organization())
     assert ok(member.rpc("my_organizations"))
     response = ok(admin.call("suspend-user", user_id=member.id, **SPAM))
@@ -60,14 +60,14 @@ def test_a_suspension_takes_effect_at_the_next_request_and_in_auth(platform: Pla
     assert [line["action"] for line in platform.log(member.id)] == ["USER_SUSPEND", "USER_UPDATE"]
 
 
-def test_a_suspension_with_an_end_ends_by_itself_in_auth_too(platform: Platform, admin: Person) -> None:
+def test_suspension_expires_in_auth_too(platform: Platform, admin: Person) -> None:
     member = platform.person()
     ok(admin.call("suspend-user", user_id=member.id, until="2100-01-01T00:00:00Z", **SPAM))
     ((banned,),) = platform.sql("select banned_until::text from auth.users where id = %s", member.id)
     assert banned[:10] in {"2099-12-31", "2100-01-01"}
 
 
-def test_suspending_again_changes_reason_and_end_and_keeps_the_beginning(platform: Platform, admin: Person) -> None:
+def test_second_suspension_updates_reason_and_end(platform: Platform, admin: Person) -> None:
     member = platform.person()
     first = ok(admin.call("suspend-user", user_id=member.id, **SPAM))
     again = ok(admin.call("suspend-user", user_id=member.id, reason="fraud", until="2100-01-01T00:00:00Z"))
@@ -86,14 +86,14 @@ def test_suspending_again_changes_reason_and_end_and_keeps_the_beginning(platfor
         ({"reason": "spam", "global_role": "SUPER_ADMIN"}, 422, "invalid_body"),
     ],
 )
-def test_a_suspension_that_makes_no_sense_is_refused(
+def test_invalid_suspension_is_rejected(
     platform: Platform, admin: Person, owner: Person, body: dict[str, str], status: int, code: str
 ) -> None:
     refused(admin.call("suspend-user", user_id=owner.id, **body), status, code)
     assert platform.sql("select suspended_at from public.users where id = %s", owner.id) == [(None,)]
 
 
-def test_what_fails_is_logged_though_it_was_undone(platform: Platform, admin: Person) -> None:
+def test_failed_operation_is_rolled_back_and_logged(platform: Platform, admin: Person) -> None:
     nobody = str(uuid4())
     refused(admin.call("suspend-user", user_id=nobody, **SPAM), 404, "PT404")
     (entry,) = platform.log(nobody)
@@ -154,7 +154,7 @@ def test_attack_a_suspended_admin_goes_on(platform: Platform, super_admin: Perso
     assert fallen.rpc("admin_users").status_code == 403
 
 
-def test_two_super_admins_who_suspend_each_other_at_once_do_not_both_succeed(platform: Platform) -> None:
+def test_mutual_suspension_succeeds_once(platform: Platform) -> None:
     for _ in range(3):
         one, two = platform.person("SUPER_ADMIN"), platform.person("SUPER_ADMIN")
         with ThreadPoolExecutor(2) as pool:
@@ -167,7 +167,7 @@ def test_two_super_admins_who_suspend_each_other_at_once_do_not_both_succeed(pla
 # Many at once
 
 
-def test_a_bulk_action_is_done_to_all_and_logged_for_each(platform: Platform, super_admin: Person) -> None:
+def test_bulk_action_changes_and_logs_each_user(platform: Platform, super_admin: Person) -> None:
     people = [platform.person() for _ in range(3)]
     ids = [person.id for person in people]
     response = ok(super_admin.call("bulk-admin-action", action="suspend", user_ids=[*ids, ids[0]], **SPAM))
@@ -184,9 +184,7 @@ def test_a_bulk_action_is_done_to_all_and_logged_for_each(platform: Platform, su
     assert [line["action"] for line in platform.log(ids[0])] == ["USER_SUSPEND"] * 2 + ["USER_UPDATE"] * 2
 
 
-def test_a_bulk_action_that_fails_for_one_is_done_to_nobody(
-    platform: Platform, admin: Person, super_admin: Person
-) -> None:
+def test_bulk_action_is_all_or_nothing(platform: Platform, admin: Person, super_admin: Person) -> None:
     member = platform.person()
     for wrong, status, code in ((str(uuid4()), 404, "PT404"), (super_admin.id, 403, "42501"), (admin.id, 422, "PT422")):
         answer = refused(
@@ -203,7 +201,7 @@ def test_a_bulk_action_that_fails_for_one_is_done_to_nobody(
     assert failed[0][0] >= 3
 
 
-def test_a_bulk_action_takes_a_hundred_users_and_no_more(admin: Person) -> None:
+def test_bulk_action_accepts_at_most_100_users(admin: Person) -> None:
     ids = [str(uuid4()) for _ in range(101)]
     refused(admin.call("bulk-admin-action", action="reactivate", user_ids=ids), 422, "invalid_body")
     refused(admin.call("bulk-admin-action", action="reactivate", user_ids=ids[1:]), 404, "PT404")
@@ -232,7 +230,7 @@ def errand(database: Database, person: str) -> tuple[Any, ...]:
     return tuple(row)
 
 
-def test_a_suspension_is_not_lost_while_auth_is_away(lonely: Serving, database: Database) -> None:
+def test_suspension_is_pending_while_auth_is_unavailable(lonely: Serving, database: Database) -> None:
     with lonely.client("platform_admin") as admin:
         body = {"user_id": str(PEOPLE["viewer"]), **SPAM}
         answer = ok(admin.post("/functions/v1/suspend-user", json=body))
@@ -243,7 +241,7 @@ def test_a_suspension_is_not_lost_while_auth_is_away(lonely: Serving, database: 
     assert "AuthRetryableError" in str(errand(database, "viewer")[3])
 
 
-def test_the_job_tells_auth_what_it_has_missed(platform: Platform, admin: Person) -> None:
+def test_job_syncs_auth(platform: Platform, admin: Person) -> None:
     member = platform.person()
     # As a person in the dashboard would, past every function.
     platform.sql("update public.users set suspended_at = now(), suspended_reason = 'by hand' where id = %s", member.id)
@@ -280,9 +278,7 @@ def test_change_during_sync_is_synced_again(database: Database) -> None:
         assert settle(newer[0]) == []
 
 
-def test_an_attempt_that_runs_into_a_timeout_is_logged_by_a_transaction_of_its_own(
-    database: Database, database_url: str, tmp_path: Path
-) -> None:
+def test_timed_out_operation_is_logged(database: Database, database_url: str, tmp_path: Path) -> None:
     target = PEOPLE["member"]
     with database.connect() as connection:
         connection.execute("alter role strive_functions set lock_timeout = '8s'")

@@ -91,7 +91,7 @@ def test_attack_headers_without_end(functions: Serving) -> None:
     assert status == 431
 
 
-def test_headers_of_some_size_are_fine(functions: Serving) -> None:
+def test_large_headers_below_the_limit_are_accepted(functions: Serving) -> None:
     status, _ = exchange(functions, request(json.dumps(ENTRY).encode(), f"x-much: {'y' * (HEADER_BYTES // 2)}"))
     assert status == 201
 
@@ -126,7 +126,7 @@ def test_attack_slow_loris_in_every_part_of_a_request(functions: Serving) -> Non
             assert REQUEST_SECONDS - 2 < took < REQUEST_SECONDS + 5
 
 
-def test_many_requests_on_one_connection_one_after_the_other_and_all_at_once(functions: Serving) -> None:
+def test_pipelined_requests_are_served(functions: Serving) -> None:
     one = request(json.dumps(ENTRY).encode())
     with closing(connect(functions)) as connection:
         for _ in range(3):
@@ -138,7 +138,7 @@ def test_many_requests_on_one_connection_one_after_the_other_and_all_at_once(fun
             data += connection.recv(65536)
 
 
-def test_a_body_over_the_limit_is_413_and_its_sender_sees_it(functions: Serving) -> None:
+def test_client_sees_413_for_a_large_body(functions: Serving) -> None:
     status, error = exchange(functions, request(b" " * (RECORD_BYTES + 1)))
     assert (status, error["code"]) == (413, "body_too_large")
 
@@ -187,7 +187,7 @@ def test_attack_numbers_no_type_holds(functions: Serving) -> None:
         assert status in {201, 400, 422}, error
 
 
-def test_a_client_that_leaves_without_waiting_harms_nobody(functions: Serving) -> None:
+def test_disconnected_client_harms_no_other_request(functions: Serving) -> None:
     for _ in range(20):
         with closing(connect(functions)) as connection:
             connection.sendall(request(json.dumps(ENTRY).encode()))

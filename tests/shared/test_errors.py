@@ -46,13 +46,13 @@ def test_a_sqlstate_has_its_status(state: str, status: int) -> None:
         assert problem.code == state
 
 
-def test_a_suspended_user_has_a_code_of_their_own() -> None:
+def test_suspended_user_has_its_own_code() -> None:
     problem = error_response(from_database("PT403"))
     assert (problem.status, problem.code) == (403, "user_suspended")
 
 
 @given(st.text("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=5, max_size=5))
-def test_no_sqlstate_is_too_strange_to_answer(state: str) -> None:
+def test_every_sqlstate_has_a_response(state: str) -> None:
     problem = error_response(from_database(state))
     assert 400 <= problem.status <= 599
     if problem.status >= 500:
@@ -73,11 +73,11 @@ def test_no_sqlstate_is_too_strange_to_answer(state: str) -> None:
         (psycopg.ProgrammingError("x"), INTERNAL),
     ],
 )
-def test_every_other_exception_has_its_answer(error: Exception, problem: object) -> None:
+def test_every_exception_has_a_response(error: Exception, problem: object) -> None:
     assert error_response(error) is problem
 
 
-def test_an_error_of_ours_says_what_it_was_given() -> None:
+def test_api_error_keeps_its_fields() -> None:
     problem = error_response(
         ApiError(410, "gone", "It expired", details={"at": 1}, hint="Begin again.", headers={"a": "b"})
     )
@@ -106,7 +106,7 @@ def fields(body: Any) -> set[str]:
     return {field["field"] for field in invalid_body(caught.value, sent).response.details}
 
 
-def test_a_field_is_named_by_its_place_in_what_was_sent() -> None:
+def test_invalid_field_is_named_by_its_path() -> None:
     assert fields({}) == {"inner"}
     assert fields({"inner": {}}) == {"inner.number"}
     assert fields({"inner": {"number": 1}, "several": [{"number": 1}, {"number": "x"}]}) >= {"several.1.number"}
@@ -128,12 +128,12 @@ Json = st.recursive(
 
 
 @given(Json)
-def test_any_json_is_valid_or_answered_with_the_fields_that_are_not(body: Any) -> None:
+def test_any_invalid_json_lists_its_fields(body: Any) -> None:
     assert answered(json.dumps(body).encode()) in {200, 422}
 
 
 @given(st.binary())
-def test_any_bytes_are_valid_or_answered(sent: bytes) -> None:
+def test_any_bytes_get_a_4xx(sent: bytes) -> None:
     assert answered(sent) in {200, 400, 422}
 
 
@@ -153,7 +153,7 @@ refusal: Any = stripe  # whose exceptions are untyped
         (refusal.IdempotencyError("Other parameters", http_status=400), 500, "internal_error"),
     ],
 )
-def test_what_stripe_answers_is_never_ours_to_repeat_but_for_cards(error: Exception, status: int, code: str) -> None:
+def test_only_card_errors_show_stripes_message(error: Exception, status: int, code: str) -> None:
     problem = error_response(error)
     assert (problem.status, problem.code) == (status, code)
     assert ("retry-after" in problem.headers) == (status == 503)

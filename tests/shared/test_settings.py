@@ -17,7 +17,7 @@ GOOD = {
 }
 
 
-def test_what_is_given_is_read() -> None:
+def test_all_settings_are_read() -> None:
     settings = Settings.read(GOOD)
     assert settings.issuer == "https://abc.supabase.co/auth/v1"
     assert settings.jwks_url == "https://abc.supabase.co/auth/v1/.well-known/jwks.json"
@@ -32,24 +32,24 @@ def test_several_named_keys_win_over_a_single_one() -> None:
     assert list(settings.publishable_keys) == ["web", "app"]
 
 
-def test_keys_given_in_the_environment_are_the_only_ones_unless_an_address_is_given_too() -> None:
+def test_configured_keys_are_not_refreshed_without_a_url() -> None:
     keys = json.dumps({"keys": [public_jwk()]})
     assert Settings.read(GOOD | {"SUPABASE_JWKS": keys}).jwks_url is None
     both = Settings.read(GOOD | {"SUPABASE_JWKS": keys, "SUPABASE_JWKS_URL": "https://abc.supabase.co/jwks"})
     assert both.jwks_url == "https://abc.supabase.co/jwks"
 
 
-def test_an_empty_variable_is_none() -> None:
+def test_empty_variable_is_unset() -> None:
     empty = dict.fromkeys(("SUPABASE_JWT_SECRET", "STRIPE_SECRET_KEY", "DATABASE_CONNECTIONS", "SUPABASE_JWKS"), " ")
     assert Settings.read(GOOD | empty) == Settings.read(GOOD)
 
 
-def test_the_key_says_whether_it_is_about_real_money() -> None:
+def test_live_mode_follows_the_stripe_key() -> None:
     for key, real in ("sk_test_1", False), ("rk_test_1", False), ("sk_live_1", True), ("rk_live_1", True), ("", False):
         assert Settings.read(GOOD | {"STRIPE_SECRET_KEY": key}).stripe_livemode is real, key
 
 
-def test_while_a_webhook_secret_is_rotated_there_are_several() -> None:
+def test_several_webhook_secrets_are_accepted() -> None:
     one = {"STRIPE_WEBHOOK_SECRET": "whsec_old"}
     assert Settings.read(GOOD | one).stripe_webhook_secrets == ("whsec_old",)
     several = one | {"STRIPE_WEBHOOK_SECRETS": "whsec_new, whsec_old"}
@@ -100,7 +100,7 @@ PRIVATE = json.dumps({"keys": [public_jwk() | {"d": "hidden-word"}]})
         ("RETURN_ORIGINS", "https://app.test,app.test", "'app.test'"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_name_and_without_its_secret(variable: str, value: str, found: str) -> None:
+def test_settings_error_names_the_variable_without_its_value(variable: str, value: str, found: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.read(GOOD | {variable: value})
     message = str(caught.value)
@@ -110,7 +110,7 @@ def test_what_is_wrong_is_said_with_its_name_and_without_its_secret(variable: st
     assert "hidden-word" not in message
 
 
-def test_a_receiver_of_telemetry_turns_it_on_and_a_switch_turns_it_off() -> None:
+def test_telemetry_follows_otel_variables() -> None:
     receiver = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
     assert Settings.read(GOOD | receiver).telemetry
     assert not Settings.read(GOOD | receiver | {"OTEL_SDK_DISABLED": "true"}).telemetry
@@ -122,7 +122,7 @@ def test_no_secret_can_be_printed_with_the_settings() -> None:
 
 
 @given(variable=st.sampled_from(sorted(GOOD)), value=st.text())
-def test_any_text_is_read_or_refused_by_name(variable: str, value: str) -> None:
+def test_any_setting_is_read_or_named(variable: str, value: str) -> None:
     said = variable
     try:
         Settings.read(GOOD | {variable: value})

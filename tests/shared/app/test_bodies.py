@@ -27,33 +27,33 @@ def arriving(*parts: bytes, ends: bool = True) -> Any:
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=20))
-def test_a_body_in_any_parts_is_the_same_body(parts: Sequence[bytes]) -> None:
+def test_body_chunks_are_joined(parts: Sequence[bytes]) -> None:
     whole = b"".join(parts)
     assert asyncio.run(read_body(arriving(*parts), limit=len(whole))) == whole
 
 
 @given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=20))
-def test_a_body_one_byte_over_the_limit_is_413_in_any_parts(parts: Sequence[bytes]) -> None:
+def test_body_one_byte_over_the_limit_is_413(parts: Sequence[bytes]) -> None:
     with pytest.raises(ApiError) as caught:
         asyncio.run(read_body(arriving(*parts), limit=len(b"".join(parts)) - 1))
     assert caught.value.response.status == 413
     assert "connection" not in caught.value.response.headers
 
 
-def test_what_goes_on_beyond_all_measure_is_cut_off() -> None:
+def test_endless_body_closes_the_connection() -> None:
     with pytest.raises(ApiError) as caught:
         asyncio.run(read_body(arriving(b" " * DRAINED_BYTES, b" ", b" ", ends=False), limit=10))
     assert caught.value.response.headers == {"connection": "close"}
 
 
 @pytest.mark.parametrize("parts", [(b"half",), (b"", b"half", b"more")])
-def test_whoever_leaves_in_the_middle_is_gone(parts: tuple[bytes, ...]) -> None:
+def test_disconnect_raises_client_gone(parts: tuple[bytes, ...]) -> None:
     with pytest.raises(ClientGoneError):
         asyncio.run(read_body(arriving(*parts, ends=False), limit=100))
 
 
 @given(st.sampled_from(sorted(SENT_ONCE)), st.binary(), st.binary())
-def test_a_header_that_decides_something_is_given_once(name: bytes, one: bytes, other: bytes) -> None:
+def test_repeated_credentials_header_is_rejected(name: bytes, one: bytes, other: bytes) -> None:
     assert read_headers([(name, one), (b"x", b"a"), (b"x", b"b")])[name] == one
     with pytest.raises(ApiError, match="more than once"):
         read_headers([(name, one), (name, other)])
@@ -71,14 +71,14 @@ def test_any_header_is_fine_or_refused(name: bytes, value: bytes) -> None:
 
 
 @given(st.binary())
-def test_a_request_id_can_always_stand_in_a_log_and_a_header(sent: bytes) -> None:
+def test_request_id_is_safe_for_logs(sent: bytes) -> None:
     used = request_id([(b"x-request-id", sent)])
     assert used.isascii()
     assert used.decode().isprintable()
     assert 8 <= len(used) <= 64
 
 
-def test_the_callers_request_id_goes_before_the_platforms() -> None:
+def test_clients_request_id_is_preferred() -> None:
     both = [(b"function-execution-id", b"of-the-platform"), (b"x-request-id", b"of-the-caller")]
     assert request_id(both) == b"of-the-caller"
     assert request_id([(b"x-request-id", b"bad id")]) != request_id([(b"x-request-id", b"bad id")])

@@ -113,9 +113,7 @@ def test_attack_make_us_ask_for_keys_again_and_again(project: respx.MockRouter, 
     assert route.call_count == 2
 
 
-def test_without_any_key_the_caller_is_asked_to_come_back(
-    project: respx.MockRouter, clock: Callable[[float], None]
-) -> None:
+def test_unavailable_keys_are_503(project: respx.MockRouter, clock: Callable[[float], None]) -> None:
     route = project.get(URL).mock(side_effect=[httpx.ConnectError("away"), httpx.Response(500), keys(public_jwk())])
     verifier = Tokens(settings())
     assert refusal(verifier, token()) == 503
@@ -127,7 +125,7 @@ def test_without_any_key_the_caller_is_asked_to_come_back(
     assert asyncio.run(verifier.caller(token())).mode == "user"
 
 
-def test_known_keys_serve_on_while_the_project_is_away(
+def test_known_keys_stay_valid_while_auth_is_unavailable(
     project: respx.MockRouter, clock: Callable[[float], None]
 ) -> None:
     project.get(URL).mock(
@@ -145,7 +143,7 @@ def test_known_keys_serve_on_while_the_project_is_away(
         asyncio.run(call())
 
 
-def test_a_withdrawn_key_is_forgotten(project: respx.MockRouter, clock: Callable[[float], None]) -> None:
+def test_withdrawn_signing_key_is_dropped(project: respx.MockRouter, clock: Callable[[float], None]) -> None:
     other = ec.generate_private_key(ec.SECP256R1())
     project.get(URL).mock(
         side_effect=[keys(public_jwk(), public_jwk(other, "old")), keys(public_jwk()), keys(public_jwk())]
@@ -188,7 +186,7 @@ def test_the_memory_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(verifier._verified) == 5
 
 
-def test_rsa_keys_verify_too_and_each_key_only_its_own_algorithm() -> None:
+def test_each_key_verifies_only_its_algorithm() -> None:
     private = rsa.generate_private_key(65537, 2048)
     public = {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(private.public_key())), "kid": "rsa"}
     verifier = Tokens(settings(SUPABASE_JWKS=json.dumps({"keys": [public, public_jwk()]})))
@@ -198,7 +196,7 @@ def test_rsa_keys_verify_too_and_each_key_only_its_own_algorithm() -> None:
     assert refusal(verifier, token(key=SIGNING_KEY, kid="rsa")) == 401
 
 
-def test_the_database_is_told_what_decides_and_not_what_the_user_says_of_themselves() -> None:
+def test_claims_for_the_database_exclude_user_metadata() -> None:
     verifier = Tokens(settings(SUPABASE_JWKS=json.dumps({"keys": [public_jwk()]})))
     caller = asyncio.run(
         verifier.caller(token("member", user_metadata={"role": "OWNER"}, aal="aal2", act={"sub": "x"}))
