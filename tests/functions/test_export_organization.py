@@ -94,6 +94,11 @@ def exporting(tmp_path_factory: pytest.TempPathFactory, database: Database, data
             "insert into private.former_customers (stripe_customer_id, organization_id) values ('cus_before', %s)",
             [ACME],
         )
+        owner.execute(
+            "insert into private.reported_listings (organization_id, listing_id, buyers)"
+            " select organization_id, id, 0 from public.listings where organization_id = %s",
+            [ACME],
+        )
     with running(database, home / "api") as api:
         own = {
             "SUPABASE_URL": api.url,
