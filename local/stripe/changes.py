@@ -17,7 +17,7 @@ from local.stripe.store import Object
 UPDATE = (
     f"{items.CHANGED_ITEMS} {items.EXTRA} {coupons.DISCOUNTS} {invoices.AUTOMATIC} {DETAILS}"
     " billing_cycle_anchor:(now|unchanged)"
-    " cancel_at:time cancel_at_period_end:bool collection_method:(charge_automatically|send_invoice)"
+    " cancel_at:ending cancel_at_period_end:bool collection_method:(charge_automatically|send_invoice)"
     " days_until_due:count"
     " default_payment_method default_tax_rates[] description metadata:metadata off_session:bool"
     " pause_collection{behavior!:(keep_as_draft|mark_uncollectible|void) resumes_at:time}"
@@ -143,6 +143,8 @@ def _cancellation(account: Account, subscription: Object, values: Object) -> Obj
             fields = cancellation(account, subscription, at_period_end=wanted)
     elif "cancel_at" in values:
         moment = values["cancel_at"]
+        if isinstance(moment, str):
+            moment = period_end(subscription)  # the items of a subscription end together
         if moment is not None and moment <= account.now():
             raise ApiError("Invalid timestamp: `cancel_at` must be in the future", param="cancel_at")
         fields = {"cancel_at": moment, "cancel_at_period_end": False, "canceled_at": account.now() if moment else None}

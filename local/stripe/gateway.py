@@ -146,6 +146,8 @@ class Gateway:
         if key != self._key:
             message = f"Invalid API Key provided: {key[:8]}****{key[-4:]}" if key else "You did not provide an API key."
             raise ApiError(message, status=401)
+        if headers.get("stripe-account"):
+            raise ApiError("The double does not imitate Connect: remove the header Stripe-Account.", status=403)
 
 
 def _refusal(error: ApiError, headers: dict[str, str]) -> Response:

@@ -197,6 +197,11 @@ def _time_or_now(value: str, param: str) -> int | str:
     return "now" if value == "now" else _integer(0, "timestamp: must be an integer Unix timestamp")(value, param)
 
 
+def _ending(value: str, param: str) -> int | str:
+    """A time, or the end of the period that ends first or last."""
+    return value if value in {"min_period_end", "max_period_end"} else _time_or_now(value, param)
+
+
 def _boolean(value: str, param: str) -> bool:
     if value not in {"true", "false"}:
         raise ApiError(f"Invalid boolean: {value}", param=param)
@@ -241,6 +246,7 @@ KINDS: dict[str, Callable[[str, str], Any]] = {
     "positive": _integer(1, "positive integer"),
     "time": _integer(0, "timestamp: must be an integer Unix timestamp"),
     "moment": _time_or_now,
+    "ending": _ending,
     "range": _integer(0, "timestamp: must be an integer Unix timestamp"),
     "bool": _boolean,
     "decimal": _decimal,

@@ -13,7 +13,7 @@ from local.stripe.phases import PHASES
 from local.stripe.store import Object
 
 SUBSCRIPTION = (
-    f"subscription_details{{{items.CHANGED_ITEMS} billing_cycle_anchor:moment cancel_at:time cancel_now:bool"
+    f"subscription_details{{{items.CHANGED_ITEMS} billing_cycle_anchor:moment cancel_at:ending cancel_now:bool"
     " cancel_at_period_end:bool default_tax_rates[] proration_behavior:(always_invoice|create_prorations|none)"
     " proration_date:time trial_end:moment start_date:time}"
 )

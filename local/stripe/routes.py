@@ -24,6 +24,7 @@ from local.stripe import (
     refunds,
     schedules,
     setup_intents,
+    subscription_items,
     subscriptions,
     taxes,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "refunds",
     "schedules",
     "setup_intents",
+    "subscription_items",
     "subscriptions",
     "taxes",
 ]

@@ -17,7 +17,7 @@ from local.stripe.store import Object
 CREATE = (
     f"{items.NEW_ITEMS} {items.EXTRA} {coupons.DISCOUNTS} {invoices.AUTOMATIC} customer! currency:currency"
     " billing_cycle_anchor:time"
-    " cancel_at:time cancel_at_period_end:bool collection_method:(charge_automatically|send_invoice)"
+    " cancel_at:ending cancel_at_period_end:bool collection_method:(charge_automatically|send_invoice)"
     " days_until_due:count"
     " default_payment_method default_tax_rates[] description metadata:metadata off_session:bool"
     " payment_behavior:(allow_incomplete|default_incomplete|error_if_incomplete|pending_if_incomplete)"
@@ -85,10 +85,11 @@ def begin(account: Account, values: Object) -> Object:
         "subscription",
         **picked(
             values,
-            "cancel_at collection_method days_until_due default_payment_method description metadata trial_settings",
+            "collection_method days_until_due default_payment_method description metadata trial_settings",
         ),
         id=name,
         billing_cycle_anchor=anchor,
+        cancel_at=until if isinstance(values.get("cancel_at"), str) else values.get("cancel_at"),  # items end together
         currency=first["currency"],
         customer=customer["id"],
         default_tax_rates=taxes.check_rates(account, values.get("default_tax_rates"), "default_tax_rates"),
@@ -274,12 +275,6 @@ def resume_subscription(account: Account, values: Object, place: dict[str, str])
     if subscription["status"] != "paused":
         raise ApiError("Only subscriptions with a status of `paused` can be resumed.", param="id")
     return cycles.resume(account, subscription, anew=values.get("billing_cycle_anchor", "now") == "now")
-
-
-@route("GET /v1/subscription_items", "subscription! limit:int")
-def list_items(account: Account, values: Object, _place: dict[str, str]) -> Object:
-    subscription = account.referred("subscription", values["subscription"], "subscription")
-    return list_of(subscription["items"]["data"], "/v1/subscription_items")
 
 
 includes("customer", "subscriptions", "subscription", "customer", "customers")

@@ -171,3 +171,21 @@ def test_free_plan_that_becomes_paid_starts_a_period(shop: Shop) -> None:
     free = shop.client.v1.prices.create(terms).id
     life = Life.begin(shop.double, shop.client).subscribe(free).until(HALF).change(shop.price)
     assert (life.latest().total, life.period_end()) == (MONTH, seconds(2026, 2, 16, 12))
+
+
+def test_items_are_changed_as_a_resource_of_their_own(life: Life, large: str) -> None:
+    items, now = life.client.v1.subscription_items, {"proration_behavior": "always_invoice"}
+    extra = items.create({"subscription": life.subscription, "price": large, **now})
+    assert (extra.price.id, amounts(life.latest())) == (large, [LARGE // 2])
+    assert items.update(extra.id, {"quantity": 3, **now}).quantity == 3
+    assert sum(amounts(life.latest())) == LARGE
+    assert items.delete(extra.id, now).deleted
+    assert (life.prices() == [large], sum(amounts(life.latest()))) == (False, -3 * LARGE // 2)
+    with pytest.raises(stripe_error.InvalidRequestError, match="No such subscription item"):
+        items.retrieve(extra.id)
+
+
+def test_cancellation_can_name_the_period_end(life: Life) -> None:
+    life.update(cancel_at="min_period_end")
+    assert life.current().cancel_at == life.period_end()
+    assert life.update(cancel_at="").current().cancel_at is None
