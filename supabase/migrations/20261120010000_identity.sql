@@ -154,20 +154,39 @@ comment on column private.impersonations.ended_at is 'Set when it is ended befor
 create index impersonations_admin_idx on private.impersonations (admin_id, started_at desc);
 create index impersonations_user_idx on private.impersonations (user_id, started_at desc);
 
--- A client of the data API may ask for an estimate instead of a count. private.check_request() refuses that, but sees only
--- the last of two headers of one name, where PostgREST follows the first. So the planner asks too: the functions below have
--- this one as the default of an argument, and being declared immutable it runs while a statement is planned, not when it
--- is executed. An EXPLAIN by the data API fails here; statements that are not from there have no request.method.
-create function private.refuse_estimates() returns boolean
+-- What a client of the data API asks for is known when its statement is planned. The functions below have this one as the
+-- default of an argument; being declared immutable, it runs once for each table while a statement is planned, not when it
+-- is executed. It refuses what private.check_request() cannot see: an EXPLAIN for an estimated count (of two headers
+-- Prefer, PostgREST follows the first and shows the function the last), and a table embedded in itself over and over,
+-- whose rows multiply with each level. Statements that are not from the data API have no request.method.
+create function private.check_statement() returns boolean
 language plpgsql immutable set search_path = '' as $$
+declare
+  statement text;
+  repeated text;
 begin
-  if nullif(current_setting('request.method', true), '') is not null and current_query() ~* '^\s*explain' then
+  if nullif(current_setting('request.method', true), '') is null then
+    return true;
+  end if;
+  statement := current_query();
+  -- Without the values of filters, which may say anything.
+  if statement ilike '%explain%' and regexp_replace(statement, '''[^'']*''', '', 'g') ~* '(^|;)\s*explain\y' then
     raise exception 'Estimated counts are not available' using
       errcode = 'PT400', hint = 'Send Prefer: count=exact, or leave the count out.';
   end if;
+  if statement ilike '% lateral %' then
+    select m[1] into repeated from regexp_matches(statement, 'from\s+"?public"?\."?(\w+)', 'gi') m
+    group by m[1] having count(*) > 2 limit 1;
+    if found then
+      raise exception 'A request embeds a table at most twice' using
+        errcode = 'PT400', detail = format('%s is embedded more often.', repeated),
+        hint = 'Embed fewer levels, or send several requests.';
+    end if;
+  end if;
   return true;
 end $$;
-comment on function private.refuse_estimates() is 'True, except while the data API has a plan explained: then PT400.';
+comment on function private.check_statement() is
+  'True, except for an EXPLAIN or a table embedded more than twice by the data API: then PT400.';
 
 -- Who calls -----------------------------------------------------------------------------------------------------------
 -- Policies compare a column with `(select private.f())`: evaluated once per statement, and the only form which keeps
@@ -201,7 +220,7 @@ begin
 end $$;
 comment on function private.refuse_impersonation() is '42501 for a caller who acts as somebody else: money and access are the user''s own.';
 
-create function private.current_user_id(planned boolean default private.refuse_estimates()) returns uuid
+create function private.current_user_id(planned boolean default private.check_statement()) returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 begin
   if auth.jwt() ? 'act' and not private.impersonation_holds(auth.jwt()) then
@@ -234,7 +253,7 @@ comment on function private.requested_org() is 'The organisation the request nam
 -- Every table of every statement asks this once, so it is short: the token is read once, one lookup finds the role and
 -- whether the user is suspended, and what a request names is looked at closely only where it cannot be an id.
 create function private.current_user_org(
-  minimum_role "OrgRole" default 'VIEWER', reading boolean default false, planned boolean default private.refuse_estimates()
+  minimum_role "OrgRole" default 'VIEWER', reading boolean default false, planned boolean default private.check_statement()
 ) returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 declare
@@ -281,7 +300,7 @@ comment on function private.current_user_org("OrgRole", boolean, boolean) is
   'The one organisation this request acts in, if the caller has at least the role there now; else null. In a suspended or '
   'closed organisation roles above VIEWER count only for reading => true.';
 
-create function private.is_admin(planned boolean default private.refuse_estimates()) returns boolean
+create function private.is_admin(planned boolean default private.check_statement()) returns boolean
 language plpgsql stable security definer set search_path = '' as $$
 begin
   return exists (
@@ -307,7 +326,7 @@ begin
 end $$;
 comment on function private.is_org_owner() is 'Whether the caller owns the organisation the request acts in.';
 
-create function private.visible_users(planned boolean default private.refuse_estimates()) returns uuid[]
+create function private.visible_users(planned boolean default private.check_statement()) returns uuid[]
 language plpgsql stable security definer set search_path = '' as $$
 begin
   return array(
@@ -348,7 +367,7 @@ end $$;
 comment on function private.client_network() is
   'What rate limits count by: the IPv4 address, or the /64 of an IPv6 address, of which one client has all. Null without.';
 
-grant execute on function private.refuse_estimates(), private.refuse_impersonation(), private.current_user_id(boolean),
+grant execute on function private.check_statement(), private.refuse_impersonation(), private.current_user_id(boolean),
   private.requested_org(), private.current_user_org("OrgRole", boolean, boolean), private.is_admin(boolean),
   private.is_super_admin(), private.is_org_owner(), private.visible_users(boolean)
   to authenticated, service_role;

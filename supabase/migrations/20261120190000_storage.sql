@@ -267,8 +267,9 @@ begin
     raise exception 'The bucket % does not accept this type or size of file', new.bucket_id using
       errcode = '42501', detail = format('Found %s.', new.metadata), hint = 'A move and a copy follow the limits of the target.';
   end if;
-  -- Only what the storage service writes: a restore or a migration puts back files of people who left.
-  if is_new_content and nullif(current_setting('storage.operation', true), '') is not null and not private.may_own_object(new.bucket_id, folder, new.owner_id) then
+  -- Only what the storage service writes past the policies: a restore puts back files of people who left.
+  if is_new_content and nullif(current_setting('storage.operation', true), '') is not null
+    and current_setting('role') <> 'authenticated' and not private.may_own_object(new.bucket_id, folder, new.owner_id) then
     raise exception 'The owner of this file may no longer write here' using
       errcode = '42501', hint = 'Sign in again and ask for a new upload address.';
   end if;

@@ -54,6 +54,24 @@ def test_attack_hide_the_estimate_behind_a_second_header(database: Database, tab
             cursor.execute(f"explain (format json) select 1 from public.{table}")
 
 
+def embedded(levels: int) -> str:
+    """As PostgREST writes activities?select=id,leads(activities(leads(…)))."""
+    statement = 'SELECT 1 FROM "public"."activities" AS a'
+    for level in range(levels):
+        table = ("leads", "activities")[level % 2]
+        statement += f' LEFT JOIN LATERAL (SELECT 1 FROM "public"."{table}" AS t{level}) AS j{level} ON TRUE'
+    return statement
+
+
+def test_attack_embed_a_table_in_itself_over_many_levels(database: Database) -> None:
+    with scene(database) as cursor:
+        request(cursor, "owner")
+        cursor.execute(embedded(2))
+        for levels in (4, 6):
+            with refused(cursor, "PT400", "embeds a table at most twice"):
+                cursor.execute(embedded(levels))
+
+
 def test_exact_counts_and_ordinary_requests_pass(database: Database) -> None:
     with scene(database) as cursor:
         request(cursor, "viewer", prefer="count=exact", accept="application/json")

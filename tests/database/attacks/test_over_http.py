@@ -1,0 +1,96 @@
+"""The same attacks as they are sent: one request each through the data API and the storage of the stack."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.local.api import Api, running
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, claims_of
+
+
+@pytest.fixture(scope="module")
+def api(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with running(database, tmp_path_factory.mktemp("api")) as api:
+        yield api
+
+
+def signed_in(api: Api, person: str) -> httpx.Client:
+    return api.http(token=api.mint(**claims_of(person, iss=f"{api.url}/auth/v1")))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("prefer", "count=planned")],
+        [("prefer", "count=estimated")],
+        [("prefer", "count=planned"), ("prefer", "return=minimal")],
+        [("prefer", "return=minimal"), ("prefer", "count=planned")],
+    ],
+    ids=["planned", "estimated", "first of two", "last of two"],
+)
+def test_attack_ask_postgrest_for_an_estimate(api: Api, headers: list[tuple[str, str]]) -> None:
+    client = signed_in(api, "owner")
+    for table in ("leads", "users"):
+        answer = client.get(f"/rest/v1/{table}", params={"select": "id"}, headers=headers)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["message"] == "Estimated counts are not available"
+        assert "content-range" not in answer.headers
+    assert client.get("/rest/v1/leads", headers={"prefer": "count=exact"}).status_code == 200
+    others = {"organization_id": f"eq.{GLOBEX}"}
+    assert (
+        client.get("/rest/v1/leads", params=others, headers={"prefer": "count=exact"}).headers["content-range"] == "*/0"
+    )
+
+
+def test_attack_embed_over_many_levels_by_a_request(api: Api) -> None:
+    client = signed_in(api, "owner")
+    deep = client.get("/rest/v1/activities", params={"select": "id,leads(activities(leads(activities(id))))"})
+    assert (deep.status_code, deep.json()["message"]) == (400, "A request embeds a table at most twice")
+    fine = client.get("/rest/v1/activities", params={"select": "id,leads(id,deals(id)),contacts(id),deals(id)"})
+    assert fine.status_code == 200, fine.text
+
+
+def test_attack_write_bombs_by_a_request(api: Api) -> None:
+    client = signed_in(api, "member")
+    for row in ('{"custom_fields": {"a": 1e131071}}', '{"budget": "NaN"}', '{"last_contact_at": "infinity"}'):
+        body = f'{{"organization_id": "{ACME}", "name": "Ada", {row[1:]}'
+        answer = client.post("/rest/v1/leads", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code in {400, 422}, answer.text
+
+
+def test_attack_move_html_into_a_public_bucket_by_a_request(api: Api) -> None:
+    client = signed_in(api, "member")
+    private = f"{ACME}/task/{uuid4()}/page.html"
+    stored = client.post(
+        f"/storage/v1/object/attachments/{private}", content=b"<script>", headers={"content-type": "text/html"}
+    )
+    assert stored.is_success, stored.text
+    body = {
+        "bucketId": "attachments",
+        "sourceKey": private,
+        "destinationBucket": "avatars",
+        "destinationKey": f"{PEOPLE['member']}/page.html",
+    }
+    for call in ("move", "copy"):
+        answer = client.post(f"/storage/v1/object/{call}", json=body)
+        assert answer.is_error, f"{call}: {answer.text}"
+    assert client.get(f"/storage/v1/object/public/avatars/{PEOPLE['member']}/page.html").is_error
+
+
+def test_attack_upload_by_a_signed_address_after_leaving(api: Api) -> None:
+    client = signed_in(api, "admin")
+    path = f"attachments/{ACME}/task/{uuid4()}/late.txt"
+    signed = client.post(f"/storage/v1/object/upload/sign/{path}", json={})
+    assert signed.is_success, signed.text
+    remove = "update public.organization_members set role = %s where user_id = %s"
+    api.sql(remove, "VIEWER", PEOPLE["admin"])
+    try:
+        answer = api.http().put(
+            f"/storage/v1{signed.json()['url']}", content=b"late", headers={"content-type": "text/plain"}
+        )
+    finally:
+        api.sql(remove, "ADMIN", PEOPLE["admin"])
+    assert answer.is_error, answer.text
+    assert api.sql("select from storage.objects where name like '%%late.txt'") == []
