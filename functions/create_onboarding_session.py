@@ -12,20 +12,22 @@ TOKEN_BYTES = 32
 
 
 class NewSession(RequestModel):
-    """Nothing yet."""
+    """No fields."""
 
 
 class Created(Session):
-    token: Annotated[str, Field(description="Given this once. Whoever has it can go on with the session.")]
+    token: Annotated[
+        str, Field(description="Returned only here. It opens the session until a signed-in user continues it.")
+    ]
 
 
 @function("user", "publishable", status=201, errors={429: "Too many sessions were started from this address."})
 async def create_onboarding_session(call: Call[NewSession]) -> Result[Created]:
     """Start an onboarding.
 
-    It lasts 24 hours. Started by somebody signed in it is theirs; otherwise it belongs to whoever has the token, until
-    somebody signed in goes on with it. An answer that was lost is of no harm: start again, the other one expires.
+    It lasts 24 hours. A session started by a signed-in user is theirs; otherwise its token opens it, until a signed-
+    in user continues it. If the response is lost, start again: the other session expires.
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    made = await call.run("private.create_onboarding_session", json.dumps({"token_hash": hash_of(token)}))
-    return Result(json.dumps({"token": token, **json.loads(made.json)}))
+    created = await call.run("private.create_onboarding_session", json.dumps({"token_hash": hash_of(token)}))
+    return Result(json.dumps({"token": token, **json.loads(created.json)}))

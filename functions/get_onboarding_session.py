@@ -11,4 +11,4 @@ async def get_onboarding_session(call: Call[Named]) -> Result[Session]:
 
     Its user finds it without a token, on any device. Unknown, malformed and other people's tokens get the same 404.
     """
-    return await call.run("private.get_onboarding_session", call.body.asked())
+    return await call.run("private.get_onboarding_session", call.body.request())

@@ -58,7 +58,7 @@ def database_job(name: str) -> Function:
 
 
 @job(
-    "A payment is left behind when another plan replaced it or its session expired. A run handles up to 50 of each "
+    "A payment is unfinished when another plan replaced it or its session expired. A run handles up to 50 of each "
     "kind; `undone` counts those that failed, which the next run retries.",
 )
 async def settle_onboarding_payments(call: Call[NoInput]) -> Result[JobRun]:
@@ -68,15 +68,17 @@ async def settle_onboarding_payments(call: Call[NoInput]) -> Result[JobRun]:
 
 
 @job(
-    "Applies events that were never delivered, fetches objects in doubt, and once a day compares all subscriptions. "
-    "The result counts the changes.",
+    "Applies events that were never delivered, fetches objects in doubt, makes the changes at Stripe that are due, and "
+    "once a day compares all subscriptions. The result says what was corrected; `skipped` counts objects that stayed "
+    "locked, which the next run retries.",
 )
 async def reconcile_stripe(call: Call[ReconcileOptions]) -> Result[JobRun]:
     from shared.billing.reconciliation import Reconciliation  # noqa: PLC0415 - brings Stripe's library
+    from shared.billing.tasks import perform_tasks  # noqa: PLC0415 - as above
 
     async def work(connection: Connection) -> dict[str, object]:
         reconciliation = Reconciliation(connection, call.stripe(), livemode=call.settings.stripe_livemode)
-        result = await reconciliation.run(compare=call.body.compare)
+        result = await reconciliation.run(compare=call.body.compare) | await perform_tasks(call)
         log("INFO", "reconciled with Stripe", missed_events=result["missed_events"], changes=result["changes"])
         return result
 

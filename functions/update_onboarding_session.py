@@ -10,7 +10,7 @@ from shared.schema import BillingCycle, SubscriptionTier
 
 
 class NameOrganization(Named):
-    """Step 1. What is left out is empty afterwards."""
+    """Step 1. A field that is left out becomes empty."""
 
     step: Literal[1]
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=2, max_length=100)]
@@ -42,21 +42,25 @@ class Change(RootModel[Annotated[NameOrganization | ChoosePlan, Field(discrimina
 async def update_onboarding_session(call: Call[Change]) -> Result[Session]:
     """Do step 1 or 2, for the first time or again.
 
-    ENTERPRISE is not sold here: 422, and the hint says whom to ask. Another plan after a payment was started cancels
-    that payment first; it is refused with 409 if the money is already on its way.
+    ENTERPRISE is not sold here: 422, and the hint says whom to contact. Another plan after a payment was started
+    cancels that payment first; the response is 409 if the payment is already processing.
     """
     change = call.body.root
-    words = change.model_dump(exclude={"token", "session_id"}, mode="json")
-    answer = json.loads((await call.run("private.update_onboarding_session", change.asked(**words))).json)
-    if begun := answer.get("payment"):
-        from shared.onboarding.payments import observe  # noqa: PLC0415 - few ever go back
+    fields = change.model_dump(exclude={"token", "session_id"}, mode="json")
+    answer = json.loads((await call.run("private.update_onboarding_session", change.request(**fields))).json)
+    if started := answer.get("payment"):
+        from shared.onboarding.payments import sync  # noqa: PLC0415 - few customers go back
 
-        await observe(call, begun)
+        await sync(call, started)
         answer = json.loads(
-            (await call.run("private.update_onboarding_session", change.asked(**words, checked=begun["attempt"]))).json
+            (
+                await call.run(
+                    "private.update_onboarding_session", change.request(**fields, checked=started["attempt"])
+                )
+            ).json
         )
-    if answer["let_go"]:
-        from shared.onboarding.payments import let_go_if_possible  # noqa: PLC0415 - as above
+    if answer["to_cancel"]:
+        from shared.onboarding.payments import cancel_if_possible  # noqa: PLC0415 - as above
 
-        await let_go_if_possible(call, answer["let_go"])
+        await cancel_if_possible(call, answer["to_cancel"])
     return Result(json.dumps(answer["session"]))

@@ -215,6 +215,16 @@ class StripeEventStatus(StrEnum):
     QUARANTINED = "QUARANTINED"
 
 
+class SubscriptionStatus(StrEnum):
+    """State of what an organisation has bought."""
+
+    TRIAL = "TRIAL"
+    ACTIVE = "ACTIVE"
+    PAST_DUE = "PAST_DUE"
+    INACTIVE = "INACTIVE"
+    CANCELLED = "CANCELLED"
+
+
 class SubscriptionTier(StrEnum):
     """What an organisation has bought; limits stand in plans."""
 
@@ -252,18 +262,19 @@ class WidgetType(StrEnum):
 JOBS = {
     "end_suspensions": "End suspensions whose time has passed.",
     "erase_closed_organizations": "Erase organisations that were closed 30 days ago.",
-    "expire_onboarding_sessions": "Delete onboarding sessions nobody came back to.",
+    "expire_onboarding_sessions": "Delete abandoned onboarding sessions.",
     "forget_expired_keys": "Delete expired idempotency keys.",
     "forget_job_runs": "Delete runs of jobs older than 30 days.",
     "purge_trash": "Delete what has been in the trash for 30 days.",
-    "reconcile_stripe": "Ask Stripe for what its events have not told us.",
-    "redact_stripe_events": "Forget what old events of Stripe said.",
+    "reconcile_stripe": "Apply events that were never delivered, and fetch what is in doubt.",
+    "redact_stripe_events": "Delete the payload of old events of Stripe.",
     "refresh_dashboard_metrics": "Count stale metrics again.",
     "refresh_platform_metrics": "Count how the platform does today.",
     "report_matching_listings": "Report new listings to the members whose buyers they suit.",
     "roll_up_alert_counts": "Add views and dismissals to their alerts.",
     "roll_up_tallies": "Add uses, views and likes that were left behind.",
-    "settle_onboarding_payments": "Cancel payments that were left behind, ask about long ones, issue refunds that are due.",
+    "settle_onboarding_payments": "Cancel unfinished payments, fetch long ones, issue refunds, and make the changes due at Stripe.",
     "sync_attachments": "Bring files and their rows into step.",
     "sync_auth": "Tell the auth service who is suspended or deleted, as far as it does not know yet.",
+    "update_billing": "End granted plans, and notify owners of trials, renewals and cards that end.",
 }

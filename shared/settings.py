@@ -44,6 +44,8 @@ class Settings:
     stripe_secret_key: str | None = field(repr=False)
     stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
     stripe_api_base: str
+    stripe_promotion_codes: bool
+    stripe_automatic_tax: bool
     return_origins: tuple[str, ...]
     trusted_proxies: TrustedProxies
     telemetry: bool
@@ -117,6 +119,8 @@ class Settings:
                 "secrets that begin with whsec_, separated by commas",
             ),
             stripe_api_base=optional("STRIPE_API_BASE", _origin, "https://api.stripe.com", "an http(s) address"),
+            stripe_promotion_codes=optional("STRIPE_PROMOTION_CODES", _switch, False, "true or false"),
+            stripe_automatic_tax=optional("STRIPE_AUTOMATIC_TAX", _switch, False, "true or false"),
             return_origins=optional(
                 "RETURN_ORIGINS", _origins, (), "origins separated by commas, e.g. https://app.example.com"
             ),
@@ -219,6 +223,12 @@ def _signing_key(text: str) -> Mapping[str, Any]:
     if missing := [name for name in ("kid", "d", "x", "y") if not isinstance(found.get(name), str)]:
         raise ValueError(f"one without {', '.join(missing)}")
     return found
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ValueError(repr(text))
+    return text.lower() == "true"
 
 
 def _connections(text: str) -> int:

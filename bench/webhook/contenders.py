@@ -25,7 +25,7 @@ from bench.functions.world import cpu_seconds, ours, postgres_cpu_seconds, refer
 from local import NODE
 from shared.app.call import Result
 from shared.billing.burst import Burst
-from shared.billing.events import about, delivery
+from shared.billing.events import customer_of, delivery
 from shared.billing.signatures import signed_by_stripe
 from shared.database.pool import Database as Pool
 from shared.settings import Settings
@@ -101,7 +101,7 @@ def in_process(_home: Path, database: Database, sent: Deliveries, at_once: int) 
         async def take(body: bytes, headers: dict[bytes, bytes]) -> None:
             signed_by_stripe(settings, headers, body)
             event = from_json(body)
-            assert await burst.take(receive, delivery(event, body.decode(), livemode=False), about(event))
+            assert await burst.take(receive, delivery(event, body.decode(), livemode=False), customer_of(event))
 
         await pool.open()
         sample = await _taken(database, take, sent, at_once)

@@ -17,7 +17,7 @@ from shared.errors import RETRY, ApiError
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 # A body over its limit is read up to here, so that the client sees the response instead of a broken connection.
-DRAINED_BYTES = 8 << 20
+DRAINED_BYTES = 32 << 20
 FILE_BYTES = 16 << 20
 MEMORY_BYTES = 1 << 20
 REPORTED_FIELDS = 100

@@ -1,1 +1,1 @@
-"""What Stripe tells us, read: signatures, events, objects of every shape."""
+"""Billing: events and objects of Stripe, purchases, plan changes, refunds, reconciliation."""

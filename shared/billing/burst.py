@@ -1,6 +1,6 @@
-"""Deliveries that come while others are being taken go together: in one transaction, on one connection.
+"""Receive deliveries that arrive at the same time in one transaction, on one connection.
 
-On the first of a month thousands come at once. Alone, each takes a connection, a round trip and a write to the disk.
+On the first of a month thousands arrive at once. Alone, each takes a connection, a round trip and a write to the disk.
 """
 
 from asyncio import Future, Task, create_task, get_running_loop, sleep
@@ -12,24 +12,24 @@ from pydantic_core import from_json
 
 from shared.app.call import Result
 
-# So that nobody waits long for the others: some ten milliseconds.
+# Bounds of one batch, so that no delivery waits long for the others: some ten milliseconds.
 MOST = 16
 LARGEST = 1 << 20
 LANES = 2
-AWAY = ("08", "57P")  # the connection, or the server: alone, each would fare the same
+UNAVAILABLE = ("08", "57P")  # the connection or the server failed: alone, each delivery would fail as well
 
 Receive = Callable[[str], Awaitable[Result[Any]]]
 
 
 class Burst:
-    """What is about the same customer is in the same lane: so lanes do not wait for each other."""
+    """Deliveries about one customer share a lane, so that lanes do not wait for each other's locks."""
 
     def __init__(self) -> None:
         self._lanes = [_Lane() for _ in range(LANES)]
 
-    async def take(self, receive: Receive, delivery: str, about: str) -> Any:
-        """What became of it. Nothing did, and nothing is returned, where one of those together with it failed."""
-        return await self._lanes[hash(about) % LANES].take(receive, delivery)
+    async def take(self, receive: Receive, delivery: str, customer: str) -> Any:
+        """The result, or None if its batch failed and the delivery has to be received alone."""
+        return await self._lanes[hash(customer) % LANES].take(receive, delivery)
 
 
 class _Lane:
@@ -38,41 +38,41 @@ class _Lane:
         self._work: Task[None] | None = None
 
     async def take(self, receive: Receive, delivery: str) -> Any:
-        answer = get_running_loop().create_future()
-        self._waiting.append((delivery, answer))
-        # One that is done has seen nobody waiting, and nobody has come since.
+        result = get_running_loop().create_future()
+        self._waiting.append((delivery, result))
+        # A finished task has seen an empty list, and nothing was appended since.
         if self._work is None or self._work.done():
-            self._work = create_task(self._work_off(receive))
-        return await answer
+            self._work = create_task(self._receive_all(receive))
+        return await result
 
-    async def _work_off(self, receive: Receive) -> None:
-        await sleep(0)  # what has been read already comes along
-        while together := self._next():
+    async def _receive_all(self, receive: Receive) -> None:
+        await sleep(0)  # requests that have been read already join the first batch
+        while batch := self._next_batch():
             try:
-                answered = await receive(f"[{','.join(delivery for delivery, _ in together)}]")
-            except Exception as error:  # noqa: BLE001 - it is for those who wait
+                received = await receive(f"[{','.join(delivery for delivery, _ in batch)}]")
+            except Exception as error:  # noqa: BLE001 - the requests that wait get it
                 code = error.sqlstate if isinstance(error, psycopg.Error) else None
-                at_one_of_them = code is not None and not code.startswith(AWAY)
-                for _, answer in together:
-                    if at_one_of_them:
-                        _give(answer, None)
-                    elif not answer.done():
-                        answer.set_exception(error)
+                one_failed = code is not None and not code.startswith(UNAVAILABLE)
+                for _, result in batch:
+                    if one_failed:
+                        _set(result, None)
+                    elif not result.done():
+                        result.set_exception(error)
             else:
-                for (_, answer), found in zip(together, from_json(answered.json), strict=True):
-                    _give(answer, found)
+                for (_, result), found in zip(batch, from_json(received.json), strict=True):
+                    _set(result, found)
 
-    def _next(self) -> list[tuple[str, Future[Any]]]:
+    def _next_batch(self) -> list[tuple[str, Future[Any]]]:
         size, count = 0, 0
         for delivery, _ in self._waiting[:MOST]:
             size += len(delivery)
             if count and size > LARGEST:
                 break
             count += 1
-        together, self._waiting = self._waiting[:count], self._waiting[count:]
-        return together
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
 
 
-def _give(answer: Future[Any], found: Any) -> None:
-    if not answer.done():  # its client may be gone
-        answer.set_result(found)
+def _set(result: Future[Any], found: Any) -> None:
+    if not result.done():  # the client may have closed the connection
+        result.set_result(found)

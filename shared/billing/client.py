@@ -1,6 +1,6 @@
-"""Stripe, for the functions that need it: one client a process, and what its errors mean to our callers.
+"""The client of Stripe, one per process, and the responses to its errors.
 
-Importing this costs as much as everything else together; `Call.stripe` does it when a function first asks.
+Importing it costs as much as everything else together; `Call.stripe` does it when a function first needs it.
 """
 
 import stripe
@@ -8,7 +8,7 @@ import stripe
 from shared.errors import INTERNAL, ApiError, ErrorResponse, register
 from shared.settings import Settings
 
-# Of one attempt. A client waits for the sum, so there are few; each carries the same Idempotency-Key.
+# For one attempt. A caller waits for all of them, so there are few; each carries the same Idempotency-Key.
 ATTEMPT_SECONDS = 8.0
 MORE_ATTEMPTS = 2
 
@@ -17,11 +17,11 @@ UNAVAILABLE = ErrorResponse(
     503, "stripe_unavailable", "Stripe cannot be reached", hint="Try again in a moment.", headers=PAUSE
 )
 BUSY = ErrorResponse(503, "stripe_busy", "Stripe is busy", hint="Try again in a moment.", headers=PAUSE)
-IN_USE = 409  # the same Idempotency-Key is being worked on
+IN_USE = 409  # another request with this Idempotency-Key is in progress
 MEANING: dict[type[stripe.StripeError], ErrorResponse] = {
     stripe.RateLimitError: BUSY,
     stripe.APIConnectionError: UNAVAILABLE,
-    # Mistakes of ours.
+    # Mistakes of Strive.
     stripe.AuthenticationError: INTERNAL,
     stripe.PermissionError: INTERNAL,
     stripe.IdempotencyError: INTERNAL,
@@ -31,8 +31,8 @@ MEANING: dict[type[stripe.StripeError], ErrorResponse] = {
 class Stripe(stripe.StripeClient):
     """Stripe's own client, used as `await call.stripe().v1.customers.create_async(…)`.
 
-    A call that creates takes `{"idempotency_key": …}`, stored before it is made: whoever repeats it after a crash gets
-    what was created the first time.
+    A call that creates takes `{"idempotency_key": …}`, derived from a row that is committed before: a retry after a
+    crash gets what was created the first time.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -52,9 +52,9 @@ class Stripe(stripe.StripeClient):
 
 
 def _from_error(error: stripe.StripeError) -> ErrorResponse:
-    """The answer when Stripe refused and the function did not know better.
+    """The response to an error that the function did not handle.
 
-    Only what Stripe says about a card is meant for people. Its other words may hold identifiers and parts of keys.
+    Only messages about cards are meant for people; the others may contain identifiers and parts of keys.
     """
     if isinstance(error, stripe.CardError):
         declined = getattr(error.error, "decline_code", None)

@@ -1,4 +1,4 @@
-"""An event of Stripe, read: what it is about, what became of that, and what it was before."""
+"""Parse events of Stripe into what the database keeps of them."""
 
 import json
 import re
@@ -7,70 +7,81 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
-from shared.billing.objects import KINDS, LARGEST_TIME, Kind, State, at, identity
+from shared.billing.kinds import INVOICE_OUTCOMES, Kind, kind_named, kind_of
+from shared.billing.objects import LARGEST_TIME, State, at, identity
 from shared.errors import ApiError
 
-# Whatever Stripe thinks of next: a name nobody has heard of is still a name.
 EVENT_ID = re.compile(r"evt_[!-~]{1,250}")
 TYPE = re.compile(r"[^\s\x00-\x1f\x7f]{1,255}")
-
-# By the longest beginning of its type, what an event is about; what is not here is nothing to us.
-ABOUT = {
-    "customer.subscription.": "subscription",
-    "customer.created": "customer",
-    "customer.updated": "customer",
-    "customer.deleted": "customer",
-    "invoice.": "invoice",
-    "payment_intent.": "payment_intent",
-    "setup_intent.": "setup_intent",
-    "checkout.session.": "checkout_session",
-    "charge.refunded": "charge",
-    "charge.refund.updated": "refund",
-    "refund.": "refund",
-    "charge.dispute.": "dispute",
-    "product.": "product",
-    "price.": "price",
-}
-# The state of what was deleted, whatever its last picture shows.
-GONE: dict[str, State] = {
-    "subscription": {"status": "canceled"},
-    "customer": {"deleted": True},
-    "product": {"active": False},
-    "price": {"active": False},
-    "invoice": {"status": "void"},
-}
-# These are of objects that have only half begun.
-NOT_YET = {"invoice.upcoming", "invoice.will_be_due"}
-CREATED = re.compile(r".*\.created")
-DELETED = re.compile(r"(customer|product|price|invoice|customer\.subscription)\.deleted")
+# Text that JSON can carry and Postgres cannot store: NUL, and halves of surrogate pairs.
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
-def read(event: Any) -> dict[str, Any]:
-    """What the database keeps of an event beside the event itself; an ApiError (400) if it is none."""
+def delivery(event: Any, body: str, *, livemode: bool) -> str:
+    """The argument of private.receive_stripe_event(): the parsed event and its body unchanged."""
+    facts = json.dumps({**parse_event(event), "expected_livemode": livemode})
+    return f'{facts[:-1]}, "payload": {body}}}'
+
+
+def storable(value: Any) -> Any:
+    """A copy of a JSON value in which U+FFFD replaces every character that Postgres cannot store."""
+    if isinstance(value, str):
+        return UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {storable(name): storable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [storable(each) for each in value]
+    return value
+
+
+def parse_event(event: Any) -> dict[str, Any]:
+    """What the database keeps of an event besides its payload; an ApiError (400) if it is no event."""
     if not isinstance(event, Mapping):
         raise _malformed("an event is an object", type(event).__name__)
-    name, kind = event.get("id"), event.get("type")
+    name, event_type = event.get("id"), event.get("type")
     if not isinstance(name, str) or not EVENT_ID.fullmatch(name):
-        raise _malformed("id is that of an event", "another")
-    if not isinstance(kind, str) or not TYPE.fullmatch(kind):
-        raise _malformed("type is a type of events", "another")
+        raise _malformed("id is the id of an event: evt_…", repr(name)[:100])
+    if not isinstance(event_type, str) or not TYPE.fullmatch(event_type):
+        raise _malformed("type is a type of events", repr(event_type)[:100])
     version = event.get("api_version")
     subject = at(event, "data", "object")
     livemode = event.get("livemode")
-    return {
+    facts = {
         "id": name,
-        "type": kind,
+        "type": event_type,
         "created": _seconds(event.get("created")),
         "api_version": version[:100] if isinstance(version, str) else None,
         "livemode": (livemode if isinstance(livemode, bool) else at(subject, "livemode")) is True,
         "object_id": identity(at(subject, "id")),
-        **_about(event, kind, subject),
     }
+    kind = kind_of(event_type)
+    # With an `account` it is about an object in an account connected to ours.
+    if kind is None or event.get("account") or not facts["object_id"]:
+        return facts
+    state = kind.read(subject)
+    deleted = event_type.endswith(".deleted")
+    if deleted:
+        state |= kind.deleted
+    if kind.name == "invoice":
+        state["outcome"] = event_type.removeprefix("invoice.") if event_type in INVOICE_OUTCOMES else None
+    previous = at(event, "data", "previous_attributes")
+    # A card that was detached names its former customer only there.
+    owner = previous if kind.name == "payment_method" and not at(subject, "customer") else subject
+    facts |= {
+        "object_type": kind.name,
+        "customer_id": _customer(kind, owner),
+        "state": state,
+        "before": _before(kind, subject, previous, state) if kind.chained else None,
+        "place": 0 if kind.chained and event_type.endswith(".created") else kind.place(state),
+        "is_chained": kind.chained,
+        "is_last": deleted or kind.ends(state),
+    }
+    return facts
 
 
-def observe(subject: Any) -> dict[str, Any] | None:
-    """An object as Stripe gave it when asked; null if it is of a kind that is nothing to us."""
-    kind = KINDS.get(str(at(subject, "object")).replace(".", "_"))
+def parse_object(subject: Any) -> dict[str, Any] | None:
+    """What the database keeps of an object that Stripe returned; null if Strive does nothing with its kind."""
+    kind = kind_named(at(subject, "object"))
     name = identity(subject)
     if kind is None or name is None:
         return None
@@ -82,30 +93,10 @@ def observe(subject: Any) -> dict[str, Any] | None:
     }
 
 
-def _about(event: Mapping[str, Any], type_: str, subject: Any) -> dict[str, Any]:
-    longest = max((begin for begin in ABOUT if type_.startswith(begin)), key=len, default="")
-    # With an `account` it is about an object in another's account, connected to ours.
-    if not longest or type_ in NOT_YET or event.get("account") or not identity(at(subject, "id")):
-        return {}
-    kind = KINDS[ABOUT[longest]]
-    state = kind.read(subject)
-    deleted = DELETED.fullmatch(type_) is not None
-    if deleted:
-        state |= GONE[kind.name]
-    if kind.name == "invoice":
-        state["outcome"] = type_.removeprefix("invoice.") if type_ in FAILURES else None
-    changed = _before(kind, subject, at(event, "data", "previous_attributes"), state) if kind.chained else None
-    return {
-        "object_type": kind.name,
-        "customer_id": _customer(kind, subject),
-        "state": state,
-        "before": changed,
-        "place": 0 if kind.chained and CREATED.fullmatch(type_) else kind.place(state),
-        "is_last": deleted or kind.ends(state),
-    }
-
-
-FAILURES = {"invoice.payment_failed", "invoice.payment_action_required"}
+def customer_of(event: Any) -> str:
+    """The customer, else the object, of an event; events of one customer wait for each other."""
+    subject = at(event, "data", "object")
+    return identity(at(subject, "customer")) or identity(at(subject, "id")) or ""
 
 
 def _customer(kind: Kind, subject: Any) -> str | None:
@@ -113,19 +104,19 @@ def _customer(kind: Kind, subject: Any) -> str | None:
 
 
 def _before(kind: Kind, subject: Any, previous: Any, state: State) -> State | None:
-    """What of the state was different before; null if the event does not say, or nothing of it was."""
+    """What of the state was different before; null if the event does not say, or if nothing of it was."""
     if not isinstance(previous, Mapping):
         return None
-    before = kind.read(_laid_over(subject, previous))
+    before = kind.read(_merged(subject, previous))
     return {name: value for name, value in before.items() if value != state[name]} or None
 
 
-def _laid_over(subject: Any, previous: Mapping[str, Any]) -> Any:
-    """Stripe leaves out of an object's earlier self what did not change; lists are given whole."""
+def _merged(subject: Any, previous: Mapping[str, Any]) -> Any:
+    """`previous_attributes` leaves out what did not change; lists are complete in it."""
     return {
         **subject,
         **{
-            name: _laid_over(subject[name], value)
+            name: _merged(subject[name], value)
             if isinstance(value, Mapping) and isinstance(subject.get(name), Mapping)
             else value
             for name, value in previous.items()
@@ -140,23 +131,14 @@ def _seconds(created: Any) -> int:
         except (ValueError, OverflowError):
             created = None
     if type(created) is not int or not 0 <= created <= LARGEST_TIME:
-        raise _malformed("created is a time", "another")
+        raise _malformed("created is a time", "another value")
     return created
 
 
 def _malformed(expected: str, found: str) -> ApiError:
     return ApiError(
-        HTTPStatus.BAD_REQUEST, "malformed_event", "This is no event of Stripe", details=f"{expected}; found {found}."
+        HTTPStatus.BAD_REQUEST,
+        "malformed_event",
+        "The body is not an event of Stripe",
+        details=f"{expected}; found {found}.",
     )
-
-
-def delivery(event: Any, sent: str, *, livemode: bool) -> str:
-    """What private.receive_stripe_event() takes; `sent` is the event as it came."""
-    told = json.dumps({**read(event), "expected_livemode": livemode})
-    return f'{told[:-1]}, "payload": {sent}}}'
-
-
-def about(event: Any) -> str:
-    """Whose event it is; those of one customer wait for each other."""
-    subject = at(event, "data", "object")
-    return identity(at(subject, "customer")) or identity(at(subject, "id")) or ""

@@ -1,79 +1,127 @@
-"""What matters of Stripe's objects, in flat words of ours: no names, no addresses, no cards.
+"""What Strive keeps of Stripe's objects: flat facts without names, addresses or card numbers.
 
-An event's shape follows the API version of the endpoint, so every reader takes the old ones and those of 2026. Any
-field may be null, missing, or something else than expected: then it is null here.
+The shape of an object follows the API version of the webhook endpoint, so each reader accepts the shapes from 2020 to
+2026. A field that is missing or has an unexpected type becomes null.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 State = dict[str, Any]
 
 ID_CHARACTERS = 255
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-# What a bigint, an integer and a time of day hold.
+CURRENCY = re.compile(r"[a-z]{3}")
+DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,12})?")
+# The limits of bigint and integer columns, and the last second of the year 9999.
 LARGEST_AMOUNT = 10**15
 LARGEST_PLACE = 2**31 - 1
-LARGEST_TIME = 253_402_300_799  # the end of the year 9999
+LARGEST_TIME = 253_402_300_799
+LARGEST_QUANTITY = 10**6
+LONGEST_TEXT = 2000
 
 
-def at(found: Any, *path: str | int) -> Any:
-    """What stands at a place, null if the place is not there."""
+def at(value: Any, *path: str | int) -> Any:
+    """The value at a path, null if the path does not exist."""
     for step in path:
-        if isinstance(step, str) and isinstance(found, Mapping):
-            found = found.get(step)
-        elif isinstance(step, int) and isinstance(found, list) and step < len(found):
-            found = found[step]
+        if isinstance(step, str) and isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(step, int) and isinstance(value, list) and step < len(value):
+            value = value[step]
         else:
             return None
-    return found
+    return value
 
 
-def identity(found: Any) -> str | None:
-    """An id, or that of an object which was expanded."""
-    if isinstance(found, Mapping):
-        found = found.get("id")
-    return found if isinstance(found, str) and 0 < len(found) <= ID_CHARACTERS and "\0" not in found else None
+def identity(value: Any) -> str | None:
+    """An id, or the id of an expanded object."""
+    if isinstance(value, Mapping):
+        value = value.get("id")
+    return value if isinstance(value, str) and 0 < len(value) <= ID_CHARACTERS and "\0" not in value else None
 
 
-def word(found: Any) -> str | None:
-    return identity(found) if isinstance(found, str) else None
+def word(value: Any) -> str | None:
+    return identity(value) if isinstance(value, str) else None
 
 
-def whole(found: Any, largest: int = LARGEST_AMOUNT) -> int | None:
-    return found if type(found) is int and 0 <= found <= largest else None
+def text(value: Any) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and "\0" not in value else None
 
 
-def moment(found: Any) -> int | None:
-    return whole(found, LARGEST_TIME)
+def currency(value: Any) -> str | None:
+    return value if isinstance(value, str) and CURRENCY.fullmatch(value) else None
+
+
+def whole(value: Any, largest: int = LARGEST_AMOUNT) -> int | None:
+    return value if type(value) is int and 0 <= value <= largest else None
+
+
+def signed(value: Any) -> int | None:
+    return value if type(value) is int and abs(value) <= LARGEST_AMOUNT else None
+
+
+def decimal(value: Any) -> str | None:
+    """An exact amount: a text in events, a Decimal from Stripe's library. Without the zeros at its end."""
+    written = str(value) if isinstance(value, str | Decimal) else ""
+    return f"{Decimal(written).normalize():f}" if DECIMAL.fullmatch(written) else None
+
+
+def moment(value: Any) -> int | None:
+    return whole(value, LARGEST_TIME)
+
+
+def listed(value: Any) -> list[Any]:
+    """The elements of a list, or of Stripe's list object."""
+    found = at(value, "data") if isinstance(value, Mapping) else value
+    return found if isinstance(found, list) else []
+
+
+def identities(values: Any) -> list[str]:
+    return [name for each in listed(values) if (name := identity(each))]
+
+
+def _first(values: Iterable[int | None]) -> int | None:
+    return next((each for each in values if each is not None), None)
+
+
+def _total(values: Any) -> int:
+    return sum(signed(at(each, "amount")) or 0 for each in listed(values))
+
+
+# Subscriptions --------------------------------------------------------------------------------------------------------
 
 
 def subscription(of: Any) -> State:
-    found = at(of, "items", "data")
-    items = found if isinstance(found, list) else []
-    bought = [_item(item) for item in items]
-    if not bought and at(of, "plan"):
-        bought = [_item(of)]
+    found = listed(at(of, "items"))
+    items = [_item(item) for item in found]
+    if not items and at(of, "plan"):
+        items = [_item(of)]
     return {
         "status": word(at(of, "status")),
-        "items": bought,
-        # The subscription's own until 2025, then those of its items.
-        "period_start": _first(moment(at(each, "current_period_start")) for each in (of, *items)),
-        "period_end": _first(moment(at(each, "current_period_end")) for each in (of, *items)),
+        "items": items,
+        # Periods belonged to the subscription until 2025, and to its items since.
+        "period_start": _first(moment(at(each, "current_period_start")) for each in (of, *found)),
+        "period_end": _first(moment(at(each, "current_period_end")) for each in (of, *found)),
+        "trial_end": moment(at(of, "trial_end")),
         "cancel_at_period_end": at(of, "cancel_at_period_end") is True,
         "cancel_at": moment(at(of, "cancel_at")),
         "canceled_at": moment(at(of, "canceled_at")),
         "ended_at": moment(at(of, "ended_at")),
         "started": moment(at(of, "created")),
         "invoice": identity(at(of, "latest_invoice")),
+        "discounts": _discounts(of),
+        "schedule": identity(at(of, "schedule")),
+        "payment_method": identity(at(of, "default_payment_method")),
+        "organization": _organization(at(of, "metadata", "organization_id")),
+        "checkout": _organization(at(of, "metadata", "checkout")),
         **_onboarding(at(of, "metadata")),
     }
 
 
 def _onboarding(metadata: Any) -> State:
-    """What our onboarding wrote on the subscription it made: for which session and attempt it is."""
+    """The session and attempt that onboarding wrote on the subscription it created."""
     return {
         "session": word(at(metadata, "onboarding_session")),
         "attempt": word(at(metadata, "onboarding_attempt")),
@@ -81,35 +129,134 @@ def _onboarding(metadata: Any) -> State:
     }
 
 
-def _first(found: Iterable[int | None]) -> int | None:
-    return next((each for each in found if each is not None), None)
+def _organization(value: Any) -> str | None:
+    return value.lower() if isinstance(value, str) and UUID.fullmatch(value) else None
+
+
+def _discounts(of: Any) -> list[str]:
+    return identities(at(of, "discounts")) or identities([at(of, "discount")])
 
 
 def _item(of: Any) -> State:
-    # `plan` is what `price` was called before 2020, and is still sent beside it.
+    # `plan` is the name of `price` before 2020, and is still sent beside it.
     price = at(of, "price") or at(of, "plan")
-    amount = at(price, "unit_amount")
+    recurring = at(price, "recurring") or price
+    amount = _first((whole(at(price, "unit_amount")), whole(at(price, "amount"))))
     return {
         "price": identity(price),
-        "amount": whole(amount if amount is not None else at(price, "amount")),
-        "quantity": whole(at(of, "quantity"), 10**6),
+        "amount": amount,
+        "amount_decimal": decimal(at(price, "unit_amount_decimal") or at(price, "amount_decimal")),
+        "currency": currency(at(price, "currency")),
+        "interval": word(at(recurring, "interval")),
+        "every": whole(at(recurring, "interval_count")),
+        "metered": at(recurring, "usage_type") == "metered",
+        "quantity": whole(at(of, "quantity"), LARGEST_QUANTITY),
+        "discounts": identities(at(of, "discounts")),
     }
 
 
-def invoice(of: Any) -> State:
+def subscription_schedule(of: Any) -> State:
     return {
         "status": word(at(of, "status")),
-        "subscription": identity(at(of, "subscription"))
-        or identity(at(of, "parent", "subscription_details", "subscription")),
+        "subscription": identity(at(of, "subscription")),
+        "phases": [
+            {
+                "start": moment(at(phase, "start_date")),
+                "end": moment(at(phase, "end_date")),
+                "price": identity(at(phase, "items", 0, "price")),
+                "quantity": whole(at(phase, "items", 0, "quantity"), LARGEST_QUANTITY),
+            }
+            for phase in listed(at(of, "phases"))
+        ],
+    }
+
+
+def discount(of: Any) -> State:
+    coupon = at(of, "coupon") or at(of, "source", "coupon")
+    return {
+        "deleted": at(of, "deleted") is True,
+        "coupon": identity(coupon),
+        "end": moment(at(of, "end")),
+        "subscription": identity(at(of, "subscription")),
+        "terms": _terms(coupon) if isinstance(coupon, Mapping) else None,
+    }
+
+
+def coupon(of: Any) -> State:
+    return {"terms": _terms(of)}
+
+
+def _terms(coupon: Any) -> State:
+    percent = at(coupon, "percent_off")
+    return {
+        "percent_off": percent if isinstance(percent, int | float) and 0 <= percent <= 100 else None,  # noqa: PLR2004
+        "amount_off": whole(at(coupon, "amount_off")),
+        "currency": currency(at(coupon, "currency")),
+        "duration": word(at(coupon, "duration")),
+    }
+
+
+# Money ----------------------------------------------------------------------------------------------------------------
+
+
+def invoice(of: Any) -> State:
+    details = at(of, "parent", "subscription_details") or at(of, "subscription_details")
+    lines = listed(at(of, "lines"))
+    charged = [line for line in lines if not _is_proration(line)] or lines
+    starts = [start for line in charged if (start := moment(at(line, "period", "start"))) is not None]
+    ends = [end for line in charged if (end := moment(at(line, "period", "end"))) is not None]
+    tax = signed(at(of, "tax"))
+    return {
+        "status": word(at(of, "status")),
+        "subscription": identity(at(of, "subscription")) or identity(at(details, "subscription")),
         "payment_intent": identity(at(of, "payment_intent"))
         or identity(at(of, "payments", "data", 0, "payment", "payment_intent")),
+        "number": word(at(of, "number")),
         "amount_due": whole(at(of, "amount_due")),
         "amount_paid": whole(at(of, "amount_paid")),
-        "currency": word(at(of, "currency")),
+        "amount_remaining": whole(at(of, "amount_remaining")),
+        "subtotal": signed(at(of, "subtotal")),
+        "discount": _total(at(of, "total_discount_amounts")),
+        "tax": tax if tax is not None else _total(at(of, "total_taxes") or at(of, "total_tax_amounts")),
+        "total": signed(at(of, "total")),
+        "currency": currency(at(of, "currency")),
         "reason": word(at(of, "billing_reason")),
-        **_onboarding(
-            at(of, "parent", "subscription_details", "metadata") or at(of, "subscription_details", "metadata")
-        ),
+        "period_start": min(starts, default=moment(at(of, "period_start"))),
+        "period_end": max(ends, default=moment(at(of, "period_end"))),
+        "created": moment(at(of, "created")),
+        "issued": moment(at(of, "status_transitions", "finalized_at")),
+        "due": moment(at(of, "due_date")),
+        "paid": moment(at(of, "status_transitions", "paid_at")),
+        "url": text(at(of, "hosted_invoice_url")),
+        "pdf": text(at(of, "invoice_pdf")),
+        "outcome": None,  # an event says it by its type
+        **_onboarding(at(details, "metadata")),
+    }
+
+
+def _is_proration(line: Any) -> bool:
+    return (
+        at(line, "proration") is True
+        or at(line, "parent", "subscription_item_details", "proration") is True
+        or at(line, "parent", "invoice_item_details", "proration") is True
+    )
+
+
+def invoice_payment(of: Any) -> State:
+    return {
+        "status": word(at(of, "status")),
+        "invoice": identity(at(of, "invoice")),
+        "payment_intent": identity(at(of, "payment", "payment_intent")),
+    }
+
+
+def credit_note(of: Any) -> State:
+    return {
+        "status": word(at(of, "status")),
+        "invoice": identity(at(of, "invoice")),
+        "number": word(at(of, "number")),
+        "amount": whole(at(of, "amount")),
+        "currency": currency(at(of, "currency")),
     }
 
 
@@ -119,7 +266,7 @@ def payment_intent(of: Any) -> State:
         "failed": at(of, "last_payment_error") is not None,
         "amount": whole(at(of, "amount")),
         "amount_received": whole(at(of, "amount_received")),
-        "currency": word(at(of, "currency")),
+        "currency": currency(at(of, "currency")),
         "invoice": identity(at(of, "invoice")),
     }
 
@@ -129,7 +276,7 @@ def setup_intent(of: Any) -> State:
 
 
 def checkout_session(of: Any) -> State:
-    # Behind a payment link `client_reference_id` is what the buyer's browser says; then only our metadata counts.
+    # Behind a payment link the buyer's browser chooses `client_reference_id`; then only our metadata counts.
     named = at(of, "metadata", "organization_id") or (
         at(of, "client_reference_id") if at(of, "payment_link") is None else None
     )
@@ -139,7 +286,8 @@ def checkout_session(of: Any) -> State:
         "mode": word(at(of, "mode")),
         "subscription": identity(at(of, "subscription")),
         "payment_intent": identity(at(of, "payment_intent")),
-        "organization": named.lower() if isinstance(named, str) and UUID.fullmatch(named) else None,
+        "organization": _organization(named),
+        "checkout": _organization(at(of, "metadata", "checkout")),
     }
 
 
@@ -148,8 +296,9 @@ def charge(of: Any) -> State:
         "amount": whole(at(of, "amount")),
         "amount_refunded": whole(at(of, "amount_refunded")),
         "refunded": at(of, "refunded") is True,
-        "currency": word(at(of, "currency")),
+        "currency": currency(at(of, "currency")),
         "payment_intent": identity(at(of, "payment_intent")),
+        "invoice": identity(at(of, "invoice")),
     }
 
 
@@ -157,7 +306,7 @@ def refund(of: Any) -> State:
     return {
         "status": word(at(of, "status")),
         "amount": whole(at(of, "amount")),
-        "currency": word(at(of, "currency")),
+        "currency": currency(at(of, "currency")),
         "charge": identity(at(of, "charge")),
         "payment_intent": identity(at(of, "payment_intent")),
     }
@@ -167,7 +316,7 @@ def dispute(of: Any) -> State:
     return {
         "status": word(at(of, "status")),
         "amount": whole(at(of, "amount")),
-        "currency": word(at(of, "currency")),
+        "currency": currency(at(of, "currency")),
         "reason": word(at(of, "reason")),
         "due_by": moment(at(of, "evidence_details", "due_by")),
         "charge": identity(at(of, "charge")),
@@ -175,8 +324,22 @@ def dispute(of: Any) -> State:
     }
 
 
+# Customers and what is sold -------------------------------------------------------------------------------------------
+
+
 def customer(of: Any) -> State:
-    return {"deleted": at(of, "deleted") is True}
+    return {
+        "deleted": at(of, "deleted") is True,
+        "payment_method": identity(at(of, "invoice_settings", "default_payment_method")),
+    }
+
+
+def payment_method(of: Any) -> State:
+    return {
+        "detached": at(of, "customer") is None,
+        "expiry_month": whole(at(of, "card", "exp_month"), 12),
+        "expiry_year": whole(at(of, "card", "exp_year"), 9999),
+    }
 
 
 def product(of: Any) -> State:
@@ -187,109 +350,11 @@ def price(of: Any) -> State:
     return {
         "active": at(of, "active") is True,
         "amount": whole(at(of, "unit_amount")),
-        "currency": word(at(of, "currency")),
+        "currency": currency(at(of, "currency")),
         "interval": word(at(of, "recurring", "interval")),
         "every": whole(at(of, "recurring", "interval_count")),
         "product": identity(at(of, "product")),
-        # What says which plan it is the price of.
+        # Which plan it is the price of.
         "tier": word(at(of, "metadata", "tier")),
         "billing_cycle": word(at(of, "metadata", "billing_cycle")),
     }
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of object: how it is read, when nothing more can happen to it, and how far along it is.
-
-    `place` orders what happened within one second where the events do not say what was before; `chained` ones do.
-    """
-
-    name: str
-    read: Callable[[Any], State]
-    chained: bool = False
-    ends: Callable[[State], bool] = lambda _: False
-    place: Callable[[State], int] = lambda _: 1
-
-
-def _in_order(*statuses: str) -> Callable[[State], int]:
-    places = {status: place for place, status in enumerate(statuses, 1)}
-    return lambda state: places.get(state["status"], 0)
-
-
-def _ends_in(*statuses: str) -> Callable[[State], bool]:
-    return lambda state: state["status"] in statuses
-
-
-PAID = frozenset({"paid", "no_payment_required"})
-_paying = _in_order(
-    "requires_confirmation",
-    "requires_action",
-    "processing",
-    "requires_payment_method",
-    "requires_capture",
-    "canceled",
-    "succeeded",
-)
-
-
-_billing = _in_order("draft", "open", "payment_failed", "payment_action_required", "uncollectible", "void", "paid")
-
-
-def _invoice(state: State) -> int:
-    """An open one stays open when its payment fails; that the bank asks is told beside the failure, and says more."""
-    return _billing({"status": state.get("outcome") or "open"} if state["status"] == "open" else state)
-
-
-def _payment(state: State) -> int:
-    """A new intent waits for a payment method, and so does one that failed: first and after all others."""
-    return 0 if state["status"] == "requires_payment_method" and not state["failed"] else _paying(state)
-
-
-KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind("subscription", subscription, chained=True, ends=_ends_in("canceled", "incomplete_expired")),
-        Kind("customer", customer, chained=True, ends=lambda state: state["deleted"]),
-        Kind("product", product, chained=True),
-        Kind("price", price, chained=True),
-        Kind(
-            "invoice",
-            invoice,
-            ends=_ends_in("paid", "void"),
-            place=_invoice,
-        ),
-        Kind(
-            "payment_intent",
-            payment_intent,
-            ends=_ends_in("succeeded", "canceled"),
-            place=_payment,
-        ),
-        Kind(
-            "setup_intent",
-            setup_intent,
-            ends=_ends_in("succeeded", "canceled"),
-            place=_payment,
-        ),
-        Kind(
-            "checkout_session",
-            checkout_session,
-            ends=lambda state: state["status"] == "expired" or state["payment_status"] in PAID,
-            place=_in_order("open", "complete", "expired"),
-        ),
-        Kind("charge", charge, place=lambda state: min((state["amount_refunded"] or 0) + 1, LARGEST_PLACE)),
-        Kind(
-            "refund",
-            refund,
-            ends=_ends_in("failed", "canceled"),
-            place=_in_order("requires_action", "pending", "succeeded"),
-        ),
-        Kind(
-            "dispute",
-            dispute,
-            ends=_ends_in("won", "lost", "warning_closed"),
-            place=_in_order(
-                "warning_needs_response", "warning_under_review", "needs_response", "under_review", "warning_closed"
-            ),
-        ),
-    )
-}

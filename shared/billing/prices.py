@@ -1,4 +1,4 @@
-"""What is sold, at Stripe: a product for each tier on sale, a price for each plan, found again by its lookup key."""
+"""Create what is sold at Stripe: a product for each tier on sale, a price for each plan, found by its lookup key."""
 
 import base64
 import http.client
@@ -19,7 +19,7 @@ where is_active and amount_cents > 0 order by amount_cents
 
 
 def put_on_sale(connection: psycopg.Connection[Any], address: str, key: str) -> list[str]:
-    """Make the prices that are missing and note them at their plans; the lookup keys of the plans that changed."""
+    """Create missing prices and save them in their plans; returns the lookup keys of the plans that changed."""
     catalogue = _Catalogue(address, key)
     try:
         return catalogue.put_on_sale(connection)
@@ -28,7 +28,7 @@ def put_on_sale(connection: psycopg.Connection[Any], address: str, key: str) -> 
 
 
 class _Catalogue:
-    """Products and prices of one Stripe account, the double's or a real one's. Nothing is made twice."""
+    """Products and prices of one Stripe account. Nothing is created twice."""
 
     def __init__(self, address: str, key: str) -> None:
         at = urlsplit(address)
@@ -46,22 +46,22 @@ class _Catalogue:
         self._connection.close()
 
     def put_on_sale(self, connection: psycopg.Connection[Any]) -> list[str]:
-        """A price at Stripe never changes its amount: where the plan's has, another takes over the key."""
+        """A price at Stripe never changes its amount: for another amount a new price takes over the lookup key."""
         plans = connection.execute(ON_SALE).fetchall()
         keys = {plan[0]: f"strive_{plan[1]}_{plan[2]}".lower() for plan in plans}
         query = urlencode([("lookup_keys[]", key) for key in keys.values()] + [("active", "true"), ("limit", "100")])
         known = {price["lookup_key"]: price for price in self._ask("GET", f"/v1/prices?{query}")["data"]}
         changed = []
-        for plan, tier, cycle, amount, currency, noted in plans:
+        for plan, tier, cycle, amount, currency, saved in plans:
             key, interval = keys[plan], INTERVALS[cycle]
             price = known.get(key)
-            said = price and (price["unit_amount"], price["currency"], (price["recurring"] or {}).get("interval"))
-            if said != (amount, currency, interval):
+            sold = price and (price["unit_amount"], price["currency"], (price["recurring"] or {}).get("interval"))
+            if sold != (amount, currency, interval):
                 price = self._price(key, tier, amount, currency, interval)
             assert price  # noqa: S101 - found or made
-            if price["id"] != noted:
+            if price["id"] != saved:
                 with connection.transaction():
-                    # Stripe's own word of the new price may have come first, and been noted as a plan not on sale.
+                    # The event of the new price may have arrived first, and made a plan that is not on sale.
                     connection.execute("lock table public.plans in share row exclusive mode")
                     connection.execute(
                         "delete from public.plans where stripe_price_id = %s and not is_active", (price["id"],)
@@ -96,11 +96,11 @@ class _Catalogue:
         try:
             self._connection.request(method, path, urlencode(given), self._headers)
             response = self._connection.getresponse()
-            said = json.loads(response.read())
+            found = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as problem:
             raise StackError(f"Stripe at {self._address} does not answer: {problem}.") from None
         if missing and response.status == http.HTTPStatus.NOT_FOUND:
             return None
         if response.status != http.HTTPStatus.OK:
-            raise StackError(f"Stripe refused: {said['error']['message']}")
-        return said
+            raise StackError(f"Stripe refused: {found['error']['message']}")
+        return found

@@ -1,4 +1,4 @@
-"""Onboarding sessions as clients name and see them. Beyond this module a token is only its hash."""
+"""Onboarding sessions in the form of the API. Outside this module a token is only its hash."""
 
 import hashlib
 import json
@@ -12,27 +12,27 @@ from shared.schema import BillingCycle, PaymentStatus, RefundStatus, Subscriptio
 
 
 class Named(RequestModel):
-    """Which session: by its token, or signed in by its id; signed in and with neither, the newest one of the caller."""
+    """Which session: by its token, or by its id for a signed-in caller, else the caller's newest open one."""
 
-    token: Annotated[str, Field(description="As create-onboarding-session gave it.")] | None = None
+    token: Annotated[str, Field(description="As create-onboarding-session returned it.")] | None = None
     session_id: UUID | None = None
 
-    def asked(self, **more: Any) -> str:
-        """What the database is asked; it never sees the token."""
+    def request(self, **more: Any) -> str:
+        """The request to the database, which never sees the token."""
         named: dict[str, Any] = {"token_hash": hash_of(self.token)} if self.token is not None else {}
         if self.session_id and self.token is None:
             named["session_id"] = str(self.session_id)
         return json.dumps(named | more)
 
 
-class Made(ResponseModel):
+class CreatedOrganization(ResponseModel):
     id: UUID
     name: str
     slug: str
 
 
 class Session(ResponseModel):
-    """`current_step` is to be done next: 1 organisation, 2 plan, 3 payment, 4 completion."""
+    """`current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion."""
 
     session_id: UUID
     current_step: int
@@ -44,12 +44,12 @@ class Session(ResponseModel):
     billing_cycle: BillingCycle | None
     amount_cents: Annotated[int | None, Field(description="Price of one billing cycle.")]
     currency: str | None
-    payment_status: Annotated[PaymentStatus, Field(description="As Stripe says.")]
-    refund: Annotated[RefundStatus | None, Field(description="Whether what was paid is being given back.")]
+    payment_status: Annotated[PaymentStatus, Field(description="Status of the payment at Stripe.")]
+    refund: Annotated[RefundStatus | None, Field(description="Status of the refund of the payment, if there is one.")]
     is_completed: bool
     completed_at: AwareDatetime | None
     expires_at: AwareDatetime
-    organization: Annotated[Made | None, Field(description="What the completed session made.")]
+    organization: Annotated[CreatedOrganization | None, Field(description="The organisation of a completed session.")]
 
 
 def hash_of(token: str) -> str:

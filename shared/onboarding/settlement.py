@@ -1,25 +1,29 @@
-"""The job that finishes onboarding payments: cancels those left behind, checks long ones, issues due refunds."""
+"""The job that finishes payments: it cancels, fetches and refunds them, and makes the changes due at Stripe."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from shared.app.call import Call
+from shared.billing.refunds import refund
+from shared.billing.tasks import perform_tasks
 from shared.errors import INTERNAL, error_response
 from shared.logs import log
-from shared.onboarding.payments import ask, give_back, let_go, observe
+from shared.onboarding.payments import cancel, run, sync
 
 Step = Callable[[Call[Any], Any], Awaitable[Any]]
 
 
 async def settle(call: Call[Any]) -> dict[str, int]:
-    todo = await ask(call, "private.expire_onboarding_payments", {})
+    todo = await run(call, "private.expire_onboarding_payments", {})
     done = {
-        "let_go": await _each(call, let_go, todo["let_go"]),
-        "asked": await _each(call, observe, todo["in_doubt"]),
-        "refunded": await _each(call, give_back, todo["refunds"]),
+        "cancelled": await _each(call, cancel, todo["to_cancel"]),
+        "synced": await _each(call, sync, todo["in_doubt"]),
+        "refunded": await _each(call, refund, todo["refunds"]),
     }
-    wanted = len(todo["let_go"]) + len(todo["in_doubt"]) + len(todo["refunds"])
-    return {"expired": todo["expired"], **done, "undone": wanted - sum(done.values())}
+    wanted = len(todo["to_cancel"]) + len(todo["in_doubt"]) + len(todo["refunds"])
+    tasks = await perform_tasks(call)
+    undone = wanted - sum(done.values()) + tasks["tasks_undone"]
+    return {"expired": todo["expired"], **done, "tasks": tasks["tasks"], "undone": undone}
 
 
 async def _each(call: Call[Any], step: Step, items: list[Any]) -> int:

@@ -1,4 +1,4 @@
--- Onboarding and billing: what is sold, what an organisation has bought, how it gets there, what Stripe told us.
+-- Billing: plans and their prices, subscriptions, invoices, the steps of onboarding and the inbox of Stripe's events.
 
 -- Types ---------------------------------------------------------------------------------------------------------------
 
@@ -28,6 +28,24 @@ $$;
 comment on function private.are_plan_limits(jsonb) is
   'Whether all limits are named, each a whole number or null; rows_per_table and exports_per_day may be left out.';
 
+-- Money ---------------------------------------------------------------------------------------------------------------
+
+create function private.format_money(amount numeric, currency text) returns text
+language sql immutable set search_path = '' as $$
+  -- The minor unit is a hundredth, except of these, as Stripe counts them.
+  select to_char(amount / power(10::numeric, d.decimals), 'FM999999999999990' || case d.decimals
+    when 0 then '' else '.' || repeat('0', d.decimals) end) || ' ' || upper(currency)
+  from (
+    select case
+      when lower(currency) = any ('{bif,clp,djf,gnf,jpy,kmf,krw,mga,pyg,rwf,ugx,vnd,vuv,xaf,xof,xpf}') then 0
+      when lower(currency) = any ('{bhd,jod,kwd,omr,tnd}') then 3
+      else 2 end as decimals
+  ) d
+$$;
+comment on function private.format_money(numeric, text) is
+  'An amount in minor units for people: 29900 usd is 299.00 USD, 500 jpy is 500 JPY.';
+grant execute on function private.format_money(numeric, text) to authenticated, service_role;
+
 create table public.plans (
   id uuid primary key default gen_random_uuid(),
   tier "SubscriptionTier" not null,
@@ -38,20 +56,58 @@ create table public.plans (
     constraint "currency is three lower-case letters" check (currency ~ '^[a-z]{3}$'),
   limits jsonb not null constraint "limits has every limit, as a whole number or null"
     check (private.are_plan_limits(limits)),
+  trial_days integer not null default 0 constraint "trial_days is 0 to 730" check (trial_days between 0 and 730),
+  per_seat boolean not null default false,
   is_active boolean not null default true,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "only a FREE plan, or one that is not on sale, costs nothing"
     check (amount_cents > 0 or tier = 'FREE' or not is_active)
 );
-comment on table public.plans is 'What is sold, at which price, with which limits. The only place where these stand.';
-comment on column public.plans.amount_cents is 'Price of one billing cycle.';
+comment on table public.plans is 'What is sold, at which price, with which limits. The only place for these facts.';
+comment on column public.plans.amount_cents is 'Price of one billing cycle in minor units of the currency; of one seat if per_seat.';
+comment on column public.plans.trial_days is 'Free days at the start of an organisation''s first subscription.';
+comment on column public.plans.per_seat is 'The price is per seat: the subscription has a quantity, and it limits the members.';
 comment on column public.plans.limits is
   'Null is unlimited, and so are rows_per_table and exports_per_day when left out. api_calls and orders_per_month count in '
   'a calendar month (UTC), exports_per_day in 24 hours, the others are totals.';
 comment on column public.plans.is_active is 'On sale. Off: kept for those who have it (ENTERPRISE is by agreement).';
 create unique index plans_on_sale_idx on public.plans (tier, billing_cycle) where is_active;
 create trigger touch before update on public.plans for each row execute function private.touch_updated_at();
+
+create table private.plan_prices (
+  stripe_price_id text primary key,
+  tier "SubscriptionTier" not null,
+  billing_cycle "BillingCycle" not null,
+  created_at timestamptz not null default now()
+);
+comment on table private.plan_prices is
+  'Every price of Stripe that was ever a plan''s. Rows are never deleted: a subscription keeps the plan it was sold.';
+
+create function private.keep_plan_price() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into private.plan_prices as p (stripe_price_id, tier, billing_cycle)
+  values (new.stripe_price_id, new.tier, new.billing_cycle)
+  on conflict (stripe_price_id) do update set tier = excluded.tier, billing_cycle = excluded.billing_cycle
+  where (p.tier, p.billing_cycle) is distinct from (excluded.tier, excluded.billing_cycle);
+  return null;
+end $$;
+comment on function private.keep_plan_price() is 'Remembers the price of a plan, however it was written.';
+create function private.take_over_price() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  update public.plans p set stripe_price_id = null
+  where p.stripe_price_id = new.stripe_price_id and p.id <> new.id and not p.is_active;
+  return new;
+end $$;
+comment on function private.take_over_price() is
+  'The event of a new price may have made a plan that is not on sale; a plan that is given the price takes it over.';
+create trigger take_over_price before update of stripe_price_id on public.plans
+  for each row when (new.stripe_price_id is not null and new.stripe_price_id is distinct from old.stripe_price_id)
+  execute function private.take_over_price();
+create trigger keep_plan_price after insert or update of stripe_price_id, tier, billing_cycle on public.plans
+  for each row when (new.stripe_price_id is not null) execute function private.keep_plan_price();
 
 insert into public.plans (tier, billing_cycle, amount_cents, limits, is_active)
 select p.tier::public."SubscriptionTier", c.cycle::public."BillingCycle",
@@ -79,19 +135,54 @@ create table public.subscriptions (
   status "SubscriptionStatus" not null,
   tier "SubscriptionTier" not null,
   billing_cycle "BillingCycle" not null,
+  currency text not null default 'usd'
+    constraint "currency is three lower-case letters" check (currency ~ '^[a-z]{3}$'),
   amount_cents bigint not null constraint "amount_cents is not negative" check (amount_cents >= 0),
+  quantity integer not null default 1 constraint "quantity is not negative" check (quantity >= 0),
+  net_monthly_amount numeric(24, 6)
+    constraint "net_monthly_amount is not negative" check (net_monthly_amount >= 0),
   current_period_start timestamptz not null default now(),
   current_period_end timestamptz not null,
+  trial_ends_at timestamptz,
   cancel_at_period_end boolean not null default false,
+  ends_at timestamptz,
   cancelled_at timestamptz,
   past_due_since timestamptz,
+  pending_tier "SubscriptionTier",
+  pending_billing_cycle "BillingCycle",
+  pending_quantity integer,
+  pending_at timestamptz,
+  started_at timestamptz,
+  changed_at timestamptz,
+  granted_reason text constraint "granted_reason is 1 to 500 characters" check (length(granted_reason) between 1 and 500),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "current_period_end is after current_period_start" check (current_period_end > current_period_start),
-  constraint "cancelled_at is set when status is CANCELLED" check (status <> 'CANCELLED' or cancelled_at is not null)
+  constraint "cancelled_at is set when status is CANCELLED" check (status <> 'CANCELLED' or cancelled_at is not null),
+  constraint "a pending change has a plan, a quantity and a time" check (
+    num_nulls(pending_tier, pending_billing_cycle, pending_quantity, pending_at) in (0, 4)
+  )
 );
-comment on table public.subscriptions is 'What organisations buy and have bought; written only on Stripe''s word.';
-comment on column public.subscriptions.amount_cents is 'Paid per billing cycle; may differ from the plan.';
+comment on table public.subscriptions is
+  'What organisations buy and have bought. Written from Stripe''s objects, or granted by a platform admin.';
+comment on column public.subscriptions.currency is 'Of all amounts of this row.';
+comment on column public.subscriptions.amount_cents is
+  'List price of all items per billing cycle, in minor units of the currency, rounded; before discounts and tax.';
+comment on column public.subscriptions.quantity is 'Seats, where the plan is per seat.';
+comment on column public.subscriptions.net_monthly_amount is
+  'What recurs per month in minor units: all items, quantities and decimals, less the discounts that recur, before tax. '
+  'Counts towards MRR while ACTIVE or PAST_DUE. Null: amount_cents, nothing is known of discounts.';
+comment on column public.subscriptions.trial_ends_at is 'When the trial ends or ended; null without one.';
+comment on column public.subscriptions.cancel_at_period_end is 'It ends with the current period.';
+comment on column public.subscriptions.ends_at is
+  'When it is going to end: with its period, at a date set at Stripe, or when a granted plan runs out. Null: it renews.';
+comment on column public.subscriptions.pending_tier is 'The plan from pending_at on: a downgrade or another cycle that was scheduled.';
+comment on column public.subscriptions.pending_billing_cycle is 'Billing cycle from pending_at on.';
+comment on column public.subscriptions.pending_quantity is 'Quantity from pending_at on.';
+comment on column public.subscriptions.pending_at is 'When the scheduled change takes effect.';
+comment on column public.subscriptions.started_at is 'When it was made at Stripe; null for one that was granted.';
+comment on column public.subscriptions.changed_at is 'Since when, by Stripe''s clock, it is as this row shows.';
+comment on column public.subscriptions.granted_reason is 'Why a platform admin granted it; null if it was bought.';
 comment on column public.subscriptions.status is
   'TRIAL, ACTIVE and PAST_DUE are live: the organisation has the tier. PAST_DUE is the grace while Stripe retries.';
 comment on column public.subscriptions.past_due_since is
@@ -104,10 +195,26 @@ create index subscriptions_customer_idx on public.subscriptions (stripe_customer
 create index subscriptions_created_at_idx on public.subscriptions (created_at desc);
 create index subscriptions_past_due_idx on public.subscriptions (past_due_since) where status = 'PAST_DUE';
 create index subscriptions_cancelled_at_idx on public.subscriptions (cancelled_at);
+create index subscriptions_ends_at_idx on public.subscriptions (ends_at) where ends_at is not null;
 create trigger touch before update on public.subscriptions for each row execute function private.touch_updated_at();
 
+create function private.months_of(cycle "BillingCycle") returns integer language sql immutable set search_path = '' as $$
+  select case cycle when 'YEARLY' then 12 else 1 end
+$$;
+comment on function private.months_of("BillingCycle") is 'Months of one billing cycle.';
+
+create function private.monthly_amount(subscription public.subscriptions) returns numeric
+language sql immutable set search_path = '' as $$
+  select coalesce(
+    subscription.net_monthly_amount,
+    subscription.amount_cents::numeric / private.months_of(subscription.billing_cycle)
+  )
+$$;
+comment on function private.monthly_amount(public.subscriptions) is
+  'What a subscription brings per month; one written by hand without discounts brings its list price.';
+
 -- The organisation's row is locked before its subscriptions are read: of two changes at once the later one sees both.
-create function private.follow_subscription() returns trigger
+create function private.apply_subscription_to_organization() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
   org uuid;
@@ -135,11 +242,11 @@ begin
   end loop;
   return null;
 end $$;
-comment on function private.follow_subscription() is
+comment on function private.apply_subscription_to_organization() is
   'An organisation has the tier of its live subscription; without one it is FREE and shows how the latest ended.';
-create trigger follow_subscription
+create trigger apply_subscription_to_organization
   after insert or delete or update of organization_id, status, tier on public.subscriptions
-  for each row execute function private.follow_subscription();
+  for each row execute function private.apply_subscription_to_organization();
 
 create function private.current_tier() returns "SubscriptionTier"
 language plpgsql stable security definer set search_path = '' as $$
@@ -153,8 +260,10 @@ language plpgsql stable security definer set search_path = '' as $$
 declare
   limits jsonb;
 begin
-  -- The plan of the cycle that is paid for; the one on sale before its predecessors.
-  select p.limits into limits
+  -- The plan of the cycle that is paid for; the one on sale before its predecessors. Seats that were bought are the
+  -- limit on members.
+  select p.limits || case when p.per_seat and s.id is not null
+    then jsonb_build_object('members', s.quantity) else '{}' end into limits
   from public.organizations o
   join public.plans p on p.tier = o.subscription_tier
   left join public.subscriptions s
@@ -174,27 +283,110 @@ end $$;
 comment on function private.plan_limit(uuid, text) is
   'What the plan of an organisation allows: null is unlimited, 0 nothing (also without organisation or plan).';
 
-create function private.billing_customer(asked jsonb) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-  org uuid := private.require_org('OWNER', true);
-  customer text := (select o.stripe_customer_id from public.organizations o where o.id = org);
-begin
-  perform private.refuse_impersonation();
-  if customer is null then
-    raise exception using errcode = 'PT409',
-      message = case when exists (
-        select from public.subscriptions s where s.organization_id = org and s.stripe_customer_id is not null
-      ) then 'This organisation was deleted at Stripe' else 'This organisation has never bought anything' end,
-      detail = format('Organisation %s has no customer at Stripe.', org),
-      hint = 'There is a portal once a plan is paid for; the way there begins with create-onboarding-session.';
-  end if;
-  return jsonb_build_object('stripe_customer_id', customer);
-end $$;
-comment on function private.billing_customer(jsonb) is 'Whom Stripe bills for the current organisation; for its OWNER.';
-
-grant execute on function private.current_tier(), private.billing_customer(jsonb) to authenticated, service_role;
+grant execute on function private.current_tier() to authenticated, service_role;
 grant execute on function private.plan_limit(uuid, text), private.are_plan_limits(jsonb) to service_role;
+
+-- Customers -----------------------------------------------------------------------------------------------------------
+
+create table private.billing_customers (
+  stripe_customer_id text primary key,
+  organization_id uuid references public.organizations (id) on delete set null,
+  organization_name text not null,
+  created_at timestamptz not null default now()
+);
+comment on table private.billing_customers is
+  'Every customer at Stripe an organisation ever had. Stays when the organisation is deleted: it may still be charged.';
+comment on column private.billing_customers.organization_id is 'Null: the organisation was deleted.';
+comment on column private.billing_customers.organization_name is 'So that people recognise a deleted organisation.';
+create index billing_customers_organization_idx on private.billing_customers (organization_id);
+
+create function private.keep_billing_customer() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into private.billing_customers as c (stripe_customer_id, organization_id, organization_name)
+  values (new.stripe_customer_id, new.id, new.name)
+  on conflict (stripe_customer_id) do update
+  set organization_id = excluded.organization_id, organization_name = excluded.organization_name;
+  return null;
+end $$;
+comment on function private.keep_billing_customer() is 'Remembers which customer at Stripe is whose.';
+create trigger keep_billing_customer_of_new after insert on public.organizations
+  for each row when (new.stripe_customer_id is not null) execute function private.keep_billing_customer();
+create trigger keep_billing_customer after update of stripe_customer_id, name on public.organizations
+  for each row when (
+    new.stripe_customer_id is not null
+    and (new.stripe_customer_id, new.name) is distinct from (old.stripe_customer_id, old.name)
+  ) execute function private.keep_billing_customer();
+
+-- Invoices ------------------------------------------------------------------------------------------------------------
+
+create type "InvoiceStatus" as enum ('DRAFT', 'OPEN', 'PAID', 'VOID', 'UNCOLLECTIBLE');
+comment on type "InvoiceStatus" is 'Status of an invoice at Stripe.';
+
+create table public.invoices (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  stripe_invoice_id text not null unique,
+  stripe_subscription_id text,
+  number text,
+  status "InvoiceStatus" not null,
+  billing_reason text,
+  currency text not null constraint "currency is three lower-case letters" check (currency ~ '^[a-z]{3}$'),
+  subtotal_cents bigint not null default 0,
+  discount_cents bigint not null default 0,
+  tax_cents bigint not null default 0,
+  total_cents bigint not null default 0,
+  paid_cents bigint not null default 0,
+  remaining_cents bigint not null default 0,
+  credited_cents bigint not null default 0,
+  refunded_cents bigint not null default 0,
+  disputed_cents bigint not null default 0,
+  credit_notes text[] not null default '{}',
+  period_start timestamptz,
+  period_end timestamptz,
+  issued_at timestamptz,
+  due_at timestamptz,
+  paid_at timestamptz,
+  hosted_invoice_url text,
+  invoice_pdf text,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+comment on table public.invoices is 'Invoices of organisations, written only from Stripe''s objects; read by their owners.';
+comment on column public.invoices.number is 'As printed on the invoice; null while it is a draft.';
+comment on column public.invoices.stripe_invoice_id is 'Its id at Stripe (in_…).';
+comment on column public.invoices.issued_at is 'When it was finalised; null while it is a draft.';
+comment on column public.invoices.paid_at is 'When it was paid.';
+comment on column public.invoices.billing_reason is
+  'Why Stripe made it, such as subscription_create, subscription_cycle, subscription_update.';
+comment on column public.invoices.currency is 'All amounts of this row are in its minor units.';
+comment on column public.invoices.subtotal_cents is 'Before discounts and tax. Negative where a change of plan credits more than it costs.';
+comment on column public.invoices.discount_cents is 'What coupons and promotion codes take off.';
+comment on column public.invoices.tax_cents is 'Tax, as Stripe computed it.';
+comment on column public.invoices.total_cents is 'After discounts and tax.';
+comment on column public.invoices.paid_cents is 'What was paid.';
+comment on column public.invoices.remaining_cents is 'What is still to be paid.';
+comment on column public.invoices.credited_cents is 'Sum of its credit notes.';
+comment on column public.invoices.refunded_cents is 'What was refunded of its payments.';
+comment on column public.invoices.disputed_cents is 'What the customer''s bank reclaims or has reclaimed.';
+comment on column public.invoices.credit_notes is 'Numbers of its credit notes.';
+comment on column public.invoices.period_start is 'Begin of what it bills.';
+comment on column public.invoices.period_end is 'End of what it bills.';
+comment on column public.invoices.hosted_invoice_url is 'Stripe''s page of the invoice, where it can be paid.';
+comment on column public.invoices.invoice_pdf is 'The invoice as a PDF.';
+create index invoices_organization_idx on public.invoices (organization_id, created_at desc);
+create index invoices_subscription_idx on public.invoices (stripe_subscription_id);
+create index invoices_created_at_idx on public.invoices (created_at desc);
+create trigger touch before update on public.invoices for each row execute function private.touch_updated_at();
+
+create function private.current_billing_org() returns uuid
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return coalesce(private.current_user_org('OWNER'), case when private.is_admin() then private.current_user_org() end);
+end $$;
+comment on function private.current_billing_org() is
+  'The current organisation if the caller owns it or is a platform admin who names it; else null.';
+grant execute on function private.current_billing_org() to authenticated, service_role;
 
 -- Onboarding ----------------------------------------------------------------------------------------------------------
 
@@ -402,6 +594,7 @@ create table public.stripe_events (
   state jsonb constraint "state is an object" check (jsonb_typeof(state) = 'object'),
   before jsonb constraint "before is an object" check (jsonb_typeof(before) = 'object'),
   place integer not null default 0,
+  is_chained boolean not null default false,
   is_last boolean not null default false,
   status "StripeEventStatus" not null default 'RECEIVED',
   attempts integer not null default 0 constraint "attempts is not negative" check (attempts >= 0),
@@ -426,8 +619,9 @@ comment on column public.stripe_events.state is
   'What matters of the object after the event, in words of ours (shared/billing/objects.py); nothing personal.';
 comment on column public.stripe_events.before is 'What of the state was different before; null if the event does not say.';
 comment on column public.stripe_events.place is
-  'Orders events of one second that do not say what was before; 0 is the beginning of the object.';
-comment on column public.stripe_events.is_last is 'Nothing can happen to the object after this.';
+  'Orders events of one second that do not say what was before; 0 is the creation of the object.';
+comment on column public.stripe_events.is_chained is 'Events of this kind of object say what was before.';
+comment on column public.stripe_events.is_last is 'The state after this event is final.';
 comment on column public.stripe_events.error is 'Why it is PARKED or QUARANTINED, or what went wrong last.';
 create index stripe_events_object_idx on public.stripe_events (object_id, created desc);
 create index stripe_events_open_idx on public.stripe_events (status, created_at)
@@ -449,6 +643,12 @@ create policy "members see the subscription of their organisation" on public.sub
   using (organization_id = (select private.current_user_org()));
 grant select on public.subscriptions to authenticated;
 grant all on public.subscriptions to service_role;
+
+alter table public.invoices enable row level security;
+create policy "owners see the invoices of their organisation" on public.invoices for select to authenticated
+  using (organization_id = (select private.current_billing_org()));
+grant select on public.invoices to authenticated;
+grant all on public.invoices to service_role;
 
 alter table public.onboarding_sessions enable row level security;
 create policy "people see the onboarding sessions that are theirs" on public.onboarding_sessions

@@ -1,10 +1,9 @@
--- Onboarding at work: from a token and a name to an organisation that is paid for. Sessions, their rules and moves stand
--- with billing; here is what people do with them, what follows from Stripe's word, and what happens to money for which
--- nothing can be given.
+-- Onboarding: from a token and a name to an organisation that is paid for. The tables of sessions, their steps and moves
+-- are part of the billing chapter.
 --
--- Stripe is never called in a transaction. Before anything is created there, a row says what is about to be; the key of
--- that call is made of the row, so whoever repeats it after a crash gets the same object. Everything Stripe says about
--- a payment, in an answer or in an event, enters through private.follow_onboarding_payment() and nowhere else.
+-- Stripe is never called in a transaction. A row is written before anything is created at Stripe, and the idempotency key
+-- of the call derives from the row, so a retry after a crash gets the same object. Everything Stripe says about a payment,
+-- in a response or in an event, enters through private.apply_payment_facts() and nowhere else.
 
 -- Payments ------------------------------------------------------------------------------------------------------------
 
@@ -21,35 +20,44 @@ create table private.onboarding_payments (
   stripe_customer_id text,
   stripe_subscription_id text unique,
   stripe_payment_intent_id text unique,
+  promotion_code text,
+  country text,
+  postal_code text,
   current_period_start timestamptz,
   current_period_end timestamptz,
+  paid_cents bigint,
   status "PaymentStatus" not null default 'PENDING',
   problem text,
-  let_go_at timestamptz,
+  cancel_requested_at timestamptz,
   settled_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   primary key (session_id, attempt)
 );
 comment on table private.onboarding_payments is
-  'Every payment that was begun, written before Stripe was asked: what was offered, and what became of it.';
+  'Every payment attempt, written before Stripe is called: the offer and the result.';
 comment on column private.onboarding_payments.billing_name is
-  'What the customer at Stripe is to be called, until it is there; asking again must ask for the very same.';
-comment on column private.onboarding_payments.problem is 'What at Stripe is not as it was offered; never completed then.';
-comment on column private.onboarding_payments.let_go_at is 'Replaced or expired: to be cancelled at Stripe.';
-comment on column private.onboarding_payments.settled_at is 'Nothing is left to be done about it at Stripe.';
-create index onboarding_payments_to_settle_idx on private.onboarding_payments (let_go_at)
-  where let_go_at is not null and settled_at is null;
+  'Name of the customer, until Stripe has it; a retry must send exactly the same.';
+comment on column private.onboarding_payments.promotion_code is 'The promotion code (promo_…) the customer entered.';
+comment on column private.onboarding_payments.country is 'Where tax is due, if automatic tax is configured.';
+comment on column private.onboarding_payments.postal_code is 'Part of the address that decides the tax.';
+comment on column private.onboarding_payments.paid_cents is 'What was paid, after discounts and with tax, as Stripe says.';
+comment on column private.onboarding_payments.problem is 'What at Stripe differs from the offer; such a payment never completes.';
+comment on column private.onboarding_payments.cancel_requested_at is 'Replaced or expired: to be cancelled at Stripe.';
+comment on column private.onboarding_payments.settled_at is 'Nothing is left to do about it at Stripe.';
+create index onboarding_payments_to_settle_idx on private.onboarding_payments (cancel_requested_at)
+  where cancel_requested_at is not null and settled_at is null;
 create index onboarding_payments_open_idx on private.onboarding_payments (updated_at) where settled_at is null;
 create trigger touch before update on private.onboarding_payments
   for each row execute function private.touch_updated_at();
 
 -- Refunds -------------------------------------------------------------------------------------------------------------
 
-create type "RefundReason" as enum ('REPLACED', 'ENDED', 'UNCLAIMED', 'MISMATCH');
+create type "RefundReason" as enum ('REPLACED', 'ENDED', 'UNCLAIMED', 'MISMATCH', 'DUPLICATE', 'REQUESTED');
 comment on type "RefundReason" is
-  'Why money is owed. REPLACED: another plan had been chosen. ENDED: the subscription was over, or the money given back, before it began. '
-  'UNCLAIMED: paid without signing in, and nobody came back. MISMATCH: not what was offered.';
+  'Why money is owed. REPLACED: another plan had been chosen. ENDED: paid after the subscription was over or refunded. '
+  'UNCLAIMED: paid without signing in, and nobody came back. MISMATCH: not what was offered. '
+  'DUPLICATE: bought twice at the same time. REQUESTED: by a platform admin.';
 create type "RefundStatus" as enum ('TO_DECIDE', 'DUE', 'ISSUING', 'REFUNDED', 'FAILED', 'WITHDRAWN');
 comment on type "RefundStatus" is
   'TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: Stripe is being asked. '
@@ -57,9 +65,9 @@ comment on type "RefundStatus" is
 
 create table public.refunds_due (
   id uuid primary key default gen_random_uuid(),
-  object_id text not null unique,
+  object_id text not null,
   onboarding_session_id uuid references public.onboarding_sessions (id) on delete set null,
-  stripe_payment_intent_id text unique,
+  stripe_payment_intent_id text,
   amount_cents bigint not null constraint "amount_cents is not negative" check (amount_cents >= 0),
   currency text not null constraint "currency is three lower-case letters" check (currency ~ '^[a-z]{3}$'),
   reason "RefundReason" not null,
@@ -73,11 +81,15 @@ create table public.refunds_due (
   updated_at timestamptz not null default now(),
   constraint "refunded_at is set exactly when status is REFUNDED" check ((status = 'REFUNDED') = (refunded_at is not null))
 );
-comment on table public.refunds_due is
-  'Money that was paid and for which nothing can be given; given back by the job, or by decision of a platform admin.';
-comment on column public.refunds_due.object_id is 'The subscription that took it; one entry for each.';
+comment on table public.refunds_due is 'Payments to refund: by the job, or after the decision of a platform admin.';
+comment on column public.refunds_due.object_id is 'The subscription or the invoice that was paid.';
+comment on column public.refunds_due.amount_cents is 'What is refunded, in minor units of the currency.';
 comment on column public.refunds_due.refund_after is 'Until then the customer may still come back for what they paid.';
-comment on column public.refunds_due.error is 'What is not as it was offered, or why Stripe refused.';
+comment on column public.refunds_due.error is 'What differs from the offer, or why Stripe refused.';
+-- Found by rules once; requested by people as often as they want.
+create unique index refunds_due_object_idx on public.refunds_due (object_id) where reason <> 'REQUESTED';
+create unique index refunds_due_payment_idx on public.refunds_due (stripe_payment_intent_id) where reason <> 'REQUESTED';
+create index refunds_due_requested_idx on public.refunds_due (object_id) where reason = 'REQUESTED';
 create index refunds_due_session_idx on public.refunds_due (onboarding_session_id);
 create index refunds_due_created_at_idx on public.refunds_due (created_at desc);
 create index refunds_due_open_idx on public.refunds_due (refund_after) where status in ('DUE', 'ISSUING');
@@ -89,79 +101,46 @@ create policy "platform admins see what is to be given back" on public.refunds_d
 grant select on public.refunds_due to authenticated;
 grant all on public.refunds_due to service_role;
 
-create function private.decide_refund(refund_id uuid, issue boolean) returns "RefundStatus"
-language plpgsql security definer set search_path = '' as $$
-declare
-  decided public.refunds_due;
-begin
-  if not private.is_admin() then
-    raise exception 'Only platform admins decide about refunds' using errcode = '42501';
-  end if;
-  update public.refunds_due r set
-    status = case when issue then 'DUE' else 'WITHDRAWN' end::public."RefundStatus",
-    refund_after = case when issue then now() else r.refund_after end
-  where r.id = decide_refund.refund_id and r.status in ('TO_DECIDE', 'DUE', 'FAILED', 'WITHDRAWN')
-  returning * into decided;
-  if not found then
-    raise exception 'There is no such refund to decide about' using
-      errcode = 'PT404', detail = format('Found %s.', coalesce((
-        select format('one that is %s', r.status) from public.refunds_due r where r.id = decide_refund.refund_id
-      ), 'none')), hint = 'Open ones stand in refunds_due; what is being issued or was is not changed.';
-  end if;
-  perform private.log_admin_action(
-    'SUBSCRIPTION_UPDATE', format('Refund %s', case when issue then 'released' else 'withdrawn' end), 'refund',
-    decided.id::text, jsonb_build_object('reason', decided.reason, 'amount_cents', decided.amount_cents)
-  );
-  return decided.status;
-end $$;
-comment on function private.decide_refund(uuid, boolean) is 'See public.decide_refund().';
-create function public.decide_refund(refund_id uuid, issue boolean) returns "RefundStatus"
-language sql set search_path = '' as 'select private.decide_refund(refund_id, issue)';
-comment on function public.decide_refund(uuid, boolean) is
-  'A platform admin has a refund issued by the next run of the job, or keeps the money.';
-grant execute on function private.decide_refund(uuid, boolean), public.decide_refund(uuid, boolean)
-  to authenticated, service_role;
-
 create function private.owe_refund(
-  payment private.onboarding_payments, seen jsonb, reason "RefundReason", problem text default null,
+  payment private.onboarding_payments, facts private.payment_facts, reason "RefundReason", problem text default null,
   refund_after timestamptz default now()
 ) returns void language sql set search_path = '' as $$
   insert into public.refunds_due (
     onboarding_session_id, object_id, stripe_payment_intent_id, amount_cents, currency, reason, status, refund_after,
     error
   ) values (
-    payment.session_id, coalesce(seen ->> 'subscription', payment.stripe_subscription_id),
-    coalesce(seen ->> 'payment_intent', payment.stripe_payment_intent_id),
-    coalesce((seen ->> 'amount_cents')::bigint, payment.amount_cents), coalesce(seen ->> 'currency', payment.currency),
+    payment.session_id, coalesce(facts.subscription, payment.stripe_subscription_id),
+    coalesce(facts.payment_intent, payment.stripe_payment_intent_id),
+    coalesce(facts.amount, payment.paid_cents, payment.amount_cents), coalesce(facts.currency, payment.currency),
     reason, case reason when 'MISMATCH' then 'TO_DECIDE' else 'DUE' end::public."RefundStatus", refund_after, problem
-  ) on conflict (object_id) do nothing
+  ) on conflict (object_id) where reason <> 'REQUESTED' do nothing
 $$;
-comment on function private.owe_refund(private.onboarding_payments, jsonb, "RefundReason", text, timestamptz) is
-  'Puts what was paid for a subscription into the queue of refunds, once.';
+comment on function private.owe_refund(private.onboarding_payments, private.payment_facts, "RefundReason", text, timestamptz) is
+  'Puts a payment into the queue of refunds, once.';
 
 -- Whose session -------------------------------------------------------------------------------------------------------
--- A session is found by the hash of its token, or by its user. Once it is somebody's, the token alone opens it to nobody
--- else: who does not find it is always told the same.
+-- A session is found by the hash of its token, or by its user. Once it belongs to a user, the token opens it for that user
+-- only. Unknown, malformed and foreign tokens get the same response.
 
-create function private.find_onboarding_session(asked jsonb) returns public.onboarding_sessions
+create function private.find_onboarding_session(request jsonb) returns public.onboarding_sessions
 language plpgsql set search_path = '' as $$
 declare
   me uuid := private.current_user_id();
   session public.onboarding_sessions;
 begin
   perform private.refuse_suspended();
-  if asked ->> 'token_hash' is not null then
-    select s.* into session from public.onboarding_sessions s where s.token_hash = asked ->> 'token_hash' for update;
-  elsif asked ->> 'session_id' is not null then
+  if request ->> 'token_hash' is not null then
+    select s.* into session from public.onboarding_sessions s where s.token_hash = request ->> 'token_hash' for update;
+  elsif request ->> 'session_id' is not null then
     select s.* into session from public.onboarding_sessions s
-    where s.id = (asked ->> 'session_id')::uuid and s.user_id = me for update;
+    where s.id = (request ->> 'session_id')::uuid and s.user_id = me for update;
   else
     select s.* into session from public.onboarding_sessions s
     where s.user_id = me and not s.is_completed order by s.created_at desc, s.id limit 1 for update;
   end if;
   if session.id is null or session.user_id <> me or (session.user_id is not null and me is null) then
     raise exception 'There is no such onboarding session' using
-      errcode = 'PT404', hint = 'Send the whole token, signed in as whoever the session belongs to; or start a new one.';
+      errcode = 'PT404', hint = 'Send the whole token, signed in as the user of the session; or start a new one.';
   end if;
   return session;
 end $$;
@@ -185,24 +164,24 @@ begin
 end $$;
 comment on function private.refuse_expired(public.onboarding_sessions) is 'PT410 once its 24 hours are over.';
 
-create function private.enter_onboarding_session(asked jsonb) returns public.onboarding_sessions
+create function private.enter_onboarding_session(request jsonb) returns public.onboarding_sessions
 language plpgsql set search_path = '' as $$
 declare
-  session public.onboarding_sessions := private.find_onboarding_session(asked);
+  session public.onboarding_sessions := private.find_onboarding_session(request);
 begin
   if session.is_completed then
     raise exception 'This onboarding session is completed' using
       errcode = 'PT409', hint = 'Change the organisation or its subscription itself.';
   end if;
   perform private.refuse_expired(session);
-  -- Whoever is signed in when they go on with it has it from then on.
+  -- The first signed-in user who continues an anonymous session owns it from then on.
   if session.user_id is null and private.current_user_id() is not null then
     update public.onboarding_sessions s set user_id = private.current_user_id() where s.id = session.id
     returning * into session;
   end if;
   return session;
 end $$;
-comment on function private.enter_onboarding_session(jsonb) is 'The session to be changed, by whom it now belongs to.';
+comment on function private.enter_onboarding_session(jsonb) is 'The session to change; binds it to the signed-in caller.';
 
 create function private.show_onboarding_session(session public.onboarding_sessions) returns jsonb
 language sql stable set search_path = '' as $$
@@ -229,28 +208,28 @@ language sql stable set search_path = '' as $$
   left join public.plans plan
     on plan.tier = session.selected_tier and plan.billing_cycle = session.billing_cycle and plan.is_active
 $$;
-comment on function private.show_onboarding_session(public.onboarding_sessions) is 'A session as its customer sees it.';
+comment on function private.show_onboarding_session(public.onboarding_sessions) is 'A session in the form of the API.';
 
 create function private.show_onboarding_payment(payment private.onboarding_payments) returns jsonb
 language sql stable set search_path = '' as $$
-  select to_jsonb(payment) - '{problem,let_go_at,settled_at,updated_at,current_period_start,current_period_end}'::text[]
+  select to_jsonb(payment) - '{problem,cancel_requested_at,settled_at,paid_cents,updated_at,current_period_start,current_period_end}'::text[]
     || jsonb_build_object(
       'stripe_customer_id', coalesce(payment.stripe_customer_id, (
         select s.stripe_customer_id from public.onboarding_sessions s where s.id = payment.session_id
       )),
-      -- Stripe remembers an idempotency key for 24 hours, and ends what is not paid after 23.
+      -- Stripe keeps an idempotency key for 24 hours, and an unpaid subscription expires after 23.
       'is_remembered', payment.created_at > now() - interval '22 hours'
     )
 $$;
 comment on function private.show_onboarding_payment(private.onboarding_payments) is
-  'A payment as the functions need it to ask Stripe about it.';
+  'A payment in the form the functions need to call Stripe.';
 
-create function private.payments_let_go(session_id uuid) returns jsonb language sql stable set search_path = '' as $$
+create function private.payments_to_cancel(session_id uuid) returns jsonb language sql stable set search_path = '' as $$
   select coalesce(jsonb_agg(private.show_onboarding_payment(p) order by p.attempt), '[]')
   from private.onboarding_payments p
-  where p.session_id = payments_let_go.session_id and p.let_go_at is not null and p.settled_at is null
+  where p.session_id = payments_to_cancel.session_id and p.cancel_requested_at is not null and p.settled_at is null
 $$;
-comment on function private.payments_let_go(uuid) is 'Payments of a session that must be cancelled at Stripe.';
+comment on function private.payments_to_cancel(uuid) is 'Payments of a session that must be cancelled at Stripe.';
 
 -- create, get, update -------------------------------------------------------------------------------------------------
 
@@ -265,7 +244,7 @@ create index onboarding_counts_hour_idx on private.onboarding_counts (hour);
 
 create function private.count_onboarding(address text) returns void language plpgsql set search_path = '' as $$
 begin
-  -- Without an address there is no proxy, and this is the machine itself or one beside it.
+  -- Without an address there is no proxy: the caller is this machine or one beside it.
   if address is null or address ~ '^(::ffff:)?127\.' or address = '::1' then
     return;
   end if;
@@ -279,7 +258,7 @@ begin
 end $$;
 comment on function private.count_onboarding(text) is 'PT429 beyond 60 anonymous sessions an hour from an address.';
 
-create function private.create_onboarding_session(asked jsonb) returns jsonb
+create function private.create_onboarding_session(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   me uuid := private.current_user_id();
@@ -289,16 +268,16 @@ begin
   if me is null then
     perform private.count_onboarding(private.client_network());
   end if;
-  insert into public.onboarding_sessions (token_hash, user_id) values (asked ->> 'token_hash', me)
+  insert into public.onboarding_sessions (token_hash, user_id) values (request ->> 'token_hash', me)
   returning * into session;
   return private.show_onboarding_session(session);
 end $$;
 comment on function private.create_onboarding_session(jsonb) is 'Starts a session; only the hash of its token comes here.';
 
-create function private.get_onboarding_session(asked jsonb) returns jsonb
+create function private.get_onboarding_session(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  session public.onboarding_sessions := private.find_onboarding_session(asked);
+  session public.onboarding_sessions := private.find_onboarding_session(request);
 begin
   perform private.refuse_expired(session);
   return private.show_onboarding_session(session);
@@ -324,7 +303,7 @@ begin
         else 'Choose a plan that is on sale.' end;
   end if;
   if session.current_step > 2 and (session.selected_tier, session.billing_cycle) = (tier, cycle) then
-    return jsonb_build_object('session', private.show_onboarding_session(session), 'let_go', '[]'::jsonb);
+    return jsonb_build_object('session', private.show_onboarding_session(session), 'to_cancel', '[]'::jsonb);
   end if;
   if session.payment_status in ('PROCESSING', 'SUCCEEDED', 'CANCELLED') and session.current_step = 3 then
     raise exception 'The plan cannot change under its payment' using
@@ -334,11 +313,11 @@ begin
   end if;
   select p.* into payment from private.onboarding_payments p
   where p.session_id = session.id and p.attempt = session.payment_attempt for update;
-  if payment.attempt <> coalesce(checked, 0) and payment.let_go_at is null then
-    -- Nobody leaves a payment behind that may have succeeded: Stripe is asked first.
+  if payment.attempt <> coalesce(checked, 0) and payment.cancel_requested_at is null then
+    -- The payment may have succeeded: the function fetches it from Stripe first.
     return jsonb_build_object('payment', private.show_onboarding_payment(payment));
   end if;
-  update private.onboarding_payments p set let_go_at = coalesce(p.let_go_at, now())
+  update private.onboarding_payments p set cancel_requested_at = coalesce(p.cancel_requested_at, now())
   where p.session_id = session.id and p.attempt = session.payment_attempt;
   if session.current_step > 2 then
     update public.onboarding_sessions s set current_step = 2 where s.id = session.id;
@@ -349,11 +328,11 @@ begin
     stripe_subscription_id = null, stripe_payment_intent_id = null
   where s.id = session.id returning * into session;
   return jsonb_build_object(
-    'session', private.show_onboarding_session(session), 'let_go', private.payments_let_go(session.id)
+    'session', private.show_onboarding_session(session), 'to_cancel', private.payments_to_cancel(session.id)
   );
 end $$;
 comment on function private.choose_onboarding_plan(public.onboarding_sessions, "SubscriptionTier", "BillingCycle", integer)
-  is 'Step 2. A payment begun for another plan is let go of once `checked` says that Stripe was asked about it.';
+  is 'Step 2. A payment for another plan is cancelled once `checked` names its attempt: it was fetched from Stripe.';
 
 create function private.update_onboarding_session(change jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -370,22 +349,22 @@ begin
     org_name = change ->> 'name', org_website = change ->> 'website', org_description = change ->> 'description',
     current_step = greatest(s.current_step, 2)
   where s.id = session.id returning * into session;
-  return jsonb_build_object('session', private.show_onboarding_session(session), 'let_go', '[]'::jsonb);
+  return jsonb_build_object('session', private.show_onboarding_session(session), 'to_cancel', '[]'::jsonb);
 end $$;
 comment on function private.update_onboarding_session(jsonb) is
-  'Does step 1 or 2, for the first time or again. Answers the session, or the payment Stripe is to be asked about first.';
+  'Does step 1 or 2, for the first time or again. Returns the session, or the payment to fetch from Stripe first.';
 
 -- Payment -------------------------------------------------------------------------------------------------------------
 
-create function private.begin_onboarding_payment(asked jsonb) returns jsonb
+create function private.ensure_onboarding_payment(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  session public.onboarding_sessions := private.enter_onboarding_session(asked);
+  session public.onboarding_sessions := private.enter_onboarding_session(request);
   payment private.onboarding_payments;
   plan public.plans;
 begin
   if session.current_step <> 3 then
-    raise exception 'There is nothing to pay now' using
+    raise exception 'The session is not at its payment' using
       errcode = 'PT409', detail = format('The session is at step %s.', session.current_step),
       hint = case when session.current_step = 4 then 'Complete it.' else format('Do step %s first.', session.current_step) end;
   end if;
@@ -393,8 +372,17 @@ begin
     raise exception 'The payment of this session was cancelled' using errcode = 'PT409', hint = 'Start a new session.';
   end if;
   select p.* into payment from private.onboarding_payments p
-  where p.session_id = session.id and p.attempt = session.payment_attempt;
-  if payment.attempt is null or payment.let_go_at is not null then
+  where p.session_id = session.id and p.attempt = session.payment_attempt for update;
+  -- Another promotion code or country makes another subscription.
+  if payment.cancel_requested_at is null and payment.status in ('PENDING', 'REQUIRES_ACTION', 'FAILED') and (
+    request ? 'promotion_code' and request ->> 'promotion_code' is distinct from payment.promotion_code
+    or request ? 'country' and (request ->> 'country', request ->> 'postal_code')
+      is distinct from (payment.country, payment.postal_code)
+  ) then
+    update private.onboarding_payments p set cancel_requested_at = now()
+    where p.session_id = payment.session_id and p.attempt = payment.attempt returning * into payment;
+  end if;
+  if payment.attempt is null or payment.cancel_requested_at is not null then
     select p.* into plan from public.plans p
     where p.tier = session.selected_tier and p.billing_cycle = session.billing_cycle and p.is_active;
     if plan.id is null then
@@ -404,34 +392,37 @@ begin
         errcode = 'PT503', detail = format('%s %s has no price at Stripe.', plan.tier, plan.billing_cycle),
         hint = 'An administrator sets stripe_price_id in plans.';
     end if;
-    -- After a plan was changed the number of its attempt is there already; it is taken by the first to begin it.
+    -- After a change of plan the session already has the number of the next attempt, without a payment.
     update public.onboarding_sessions s set
       payment_attempt = case when payment.attempt is null then greatest(s.payment_attempt, 1) else s.payment_attempt + 1 end,
       payment_status = 'PENDING', stripe_subscription_id = null, stripe_payment_intent_id = null
     where s.id = session.id returning * into session;
     insert into private.onboarding_payments (
-      session_id, attempt, tier, billing_cycle, stripe_price_id, amount_cents, currency, billing_name, billing_email
+      session_id, attempt, tier, billing_cycle, stripe_price_id, amount_cents, currency, promotion_code, country, postal_code,
+      billing_name, billing_email
     ) values (
       session.id, session.payment_attempt, plan.tier, plan.billing_cycle, plan.stripe_price_id, plan.amount_cents,
-      plan.currency, session.org_name, (select u.email from public.users u where u.id = session.user_id)
+      plan.currency, coalesce(request ->> 'promotion_code', payment.promotion_code),
+      coalesce(request ->> 'country', payment.country), coalesce(request ->> 'postal_code', payment.postal_code),
+      session.org_name, (select u.email from public.users u where u.id = session.user_id)
     ) returning * into payment;
   end if;
   return jsonb_build_object(
-    'payment', private.show_onboarding_payment(payment), 'let_go', private.payments_let_go(session.id)
+    'payment', private.show_onboarding_payment(payment), 'to_cancel', private.payments_to_cancel(session.id)
   );
 end $$;
-comment on function private.begin_onboarding_payment(jsonb) is
-  'Step 3: the payment that is under way, or a new one at today''s price; and those to be cancelled before it is asked for.';
+comment on function private.ensure_onboarding_payment(jsonb) is
+  'Step 3: the payment that was started, or a new one at the current price; and the payments to cancel at Stripe first.';
 
-create function private.give_up_onboarding_payment(payment jsonb) returns jsonb
+create function private.abandon_onboarding_payment(payment jsonb) returns jsonb
 language sql security definer set search_path = '' as $$
-  update private.onboarding_payments p set let_go_at = now()
+  update private.onboarding_payments p set cancel_requested_at = now()
   where p.session_id = (payment ->> 'session_id')::uuid and p.attempt = (payment ->> 'attempt')::integer
-    and p.let_go_at is null and p.stripe_subscription_id is null
+    and p.cancel_requested_at is null and p.stripe_subscription_id is null
   returning to_jsonb(true)
 $$;
-comment on function private.give_up_onboarding_payment(jsonb) is
-  'Lets go of a payment that Stripe failed to make and remembers as failed; the next one has another key.';
+comment on function private.abandon_onboarding_payment(jsonb) is
+  'Abandons a payment whose creation failed at Stripe for good; the next attempt has another idempotency key.';
 
 create function private.slug_of(name text) returns text language sql immutable set search_path = '' as $$
   select coalesce(nullif(trim(both '-' from left(trim(both '-' from
@@ -459,7 +450,7 @@ begin
     select from public.refunds_due r
     where r.object_id = payment.stripe_subscription_id and r.status <> 'WITHDRAWN'
   ) then
-    raise exception 'The payment of this session is being given back' using
+    raise exception 'The payment of this session is being refunded' using
       errcode = 'PT410', hint = 'Start a new session.';
   end if;
   if session.selected_tier = 'FREE' then
@@ -475,7 +466,7 @@ begin
     end if;
   end if;
   loop
-    -- The first that is free; who comes at the same time and takes it is waited for.
+    -- The first free slug; a concurrent insert of the same slug is waited for, and the loop tries the next.
     select n into number from generate_series(number, number + 100000) n
     where not exists (select from public.organizations o where o.slug = words || case when n > 0 then '-' || n else '' end)
     order by n limit 1;
@@ -489,11 +480,11 @@ begin
   end loop;
   insert into public.organization_members (user_id, organization_id, role) values (session.user_id, org, 'OWNER');
   insert into public.subscriptions (
-    organization_id, stripe_subscription_id, stripe_customer_id, status, tier, billing_cycle, amount_cents,
+    organization_id, stripe_subscription_id, stripe_customer_id, status, tier, billing_cycle, currency, amount_cents,
     current_period_start, current_period_end
   ) values (
     org, payment.stripe_subscription_id, payment.stripe_customer_id, 'ACTIVE', session.selected_tier,
-    session.billing_cycle, coalesce(payment.amount_cents, 0), coalesce(payment.current_period_start, now()),
+    session.billing_cycle, coalesce(payment.currency, 'usd'), coalesce(payment.amount_cents, 0), coalesce(payment.current_period_start, now()),
     coalesce(payment.current_period_end, now() + case session.billing_cycle
       when 'YEARLY' then interval '1 year' else interval '1 month' end)
   );
@@ -507,13 +498,9 @@ end $$;
 comment on function private.complete_onboarding(public.onboarding_sessions) is
   'Step 4, once: organisation, owner, subscription. The caller holds the lock of a session that is not completed.';
 
--- What Stripe says ----------------------------------------------------------------------------------------------------
--- `seen` is told by Stripe, never by a client: {session_id, attempt, tier} from the metadata that we wrote ourselves,
--- {customer, subscription, subscription_status, price, quantity, period_start, period_end (Unix seconds)} of the
--- subscription, {payment_intent, payment_status, amount_cents, currency, refunded} of the payment. An event knows some of
--- it; what is known counts.
+-- Facts of a payment --------------------------------------------------------------------------------------------------
 
-create function private.followed(
+create function private.payment_result(
   outcome text, session public.onboarding_sessions, payment private.onboarding_payments
 ) returns jsonb language sql stable set search_path = '' as $$
   select jsonb_build_object(
@@ -521,92 +508,102 @@ create function private.followed(
     'session', private.show_onboarding_session(session), 'payment', private.show_onboarding_payment(payment)
   )
 $$;
-comment on function private.followed(text, public.onboarding_sessions, private.onboarding_payments) is
-  'What became of a payment that Stripe spoke of.';
+comment on function private.payment_result(text, public.onboarding_sessions, private.onboarding_payments) is
+  'The result of applying facts of a payment.';
 
-create function private.find_onboarding_payment(seen jsonb) returns private.onboarding_payments
+create function private.find_onboarding_payment(facts private.payment_facts) returns private.onboarding_payments
 language sql stable set search_path = '' as $$
   select p.* from private.onboarding_payments p
-  where p.stripe_subscription_id = seen ->> 'subscription' or p.stripe_payment_intent_id = seen ->> 'payment_intent'
+  where p.stripe_subscription_id = facts.subscription or p.stripe_payment_intent_id = facts.payment_intent
     or (
-      p.session_id = case when seen ->> 'session_id' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-        then (seen ->> 'session_id')::uuid end
-      and p.attempt = case when seen ->> 'attempt' ~ '^[0-9]{1,6}$' then (seen ->> 'attempt')::integer end
+      p.session_id = case when facts.session_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+        then facts.session_id::uuid end
+      and p.attempt = case when facts.attempt ~ '^[0-9]{1,6}$' then facts.attempt::integer end
     )
-  order by p.stripe_subscription_id = seen ->> 'subscription' desc nulls last,
-    p.stripe_payment_intent_id = seen ->> 'payment_intent' desc nulls last
+  order by p.stripe_subscription_id = facts.subscription desc nulls last,
+    p.stripe_payment_intent_id = facts.payment_intent desc nulls last
   limit 1
 $$;
-comment on function private.find_onboarding_payment(jsonb) is
-  'The payment this is about: by what is known of it, else by what it says of itself.';
+comment on function private.find_onboarding_payment(private.payment_facts) is
+  'The payment that facts are about: by the ids that are saved, else by the metadata.';
 
-create function private.differs_from_offer(payment private.onboarding_payments, seen jsonb) returns text
+create function private.differs_from_offer(payment private.onboarding_payments, facts private.payment_facts) returns text
 language sql immutable set search_path = '' as $$
+  -- Discounts and tax are Stripe's: the list amount is compared with the plan, the payment with Stripe's own invoice.
   select format('%s is %s, not %s', d.what, d.found, d.expected) from (values
-    ('the session', seen ->> 'session_id', payment.session_id::text),
-    ('the attempt', seen ->> 'attempt', payment.attempt::text),
-    ('the tier', seen ->> 'tier', payment.tier::text),
-    ('the subscription', seen ->> 'subscription', payment.stripe_subscription_id),
-    ('the payment', seen ->> 'payment_intent', payment.stripe_payment_intent_id),
-    ('the customer', seen ->> 'customer', payment.stripe_customer_id),
-    ('the price', seen ->> 'price', payment.stripe_price_id),
-    ('the quantity', seen ->> 'quantity', '1'),
-    ('the amount', seen ->> 'amount_cents', payment.amount_cents::text),
-    ('the currency', seen ->> 'currency', payment.currency)
+    ('the session', facts.session_id, payment.session_id::text),
+    ('the attempt', facts.attempt, payment.attempt::text),
+    ('the tier', facts.tier, payment.tier::text),
+    ('the subscription', facts.subscription, payment.stripe_subscription_id),
+    ('the payment', facts.payment_intent, payment.stripe_payment_intent_id),
+    ('the customer', facts.customer, payment.stripe_customer_id),
+    ('the price', facts.price, payment.stripe_price_id),
+    ('the quantity', facts.quantity, '1'),
+    ('the amount', facts.list_amount::text, payment.amount_cents::text),
+    ('the amount', facts.amount::text, coalesce(facts.invoiced, payment.amount_cents)::text),
+    ('the currency', facts.currency, payment.currency)
   ) d (what, found, expected) where d.found <> d.expected limit 1
 $$;
-comment on function private.differs_from_offer(private.onboarding_payments, jsonb) is
-  'What at Stripe is not as it was offered, in words; null if all that is known agrees.';
+comment on function private.differs_from_offer(private.onboarding_payments, private.payment_facts) is
+  'What at Stripe differs from the offer, in words; null if all known facts agree.';
 
-create function private.follow_onboarding_payment(seen jsonb) returns jsonb
+create function private.apply_payment_facts(facts private.payment_facts) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  payment private.onboarding_payments := private.find_onboarding_payment(seen);
+  payment private.onboarding_payments := private.find_onboarding_payment(facts);
   session public.onboarding_sessions;
-  said public."PaymentStatus" := seen ->> 'payment_status';
+  new_status public."PaymentStatus" := facts.payment_status;
   differs text;
   outcome text;
 begin
   if payment.session_id is null then
     return jsonb_build_object('outcome', 'UNKNOWN');
   end if;
-  -- The session first, always: everything about one session happens one after the other.
+  -- The session is always locked first: all work on one session happens one after the other.
   select s.* into session from public.onboarding_sessions s where s.id = payment.session_id for update;
   select p.* into payment from private.onboarding_payments p
   where p.session_id = payment.session_id and p.attempt = payment.attempt for update;
   if session.is_completed and session.stripe_subscription_id = payment.stripe_subscription_id then
-    return private.followed('COMPLETED', session, payment);
+    return private.payment_result('COMPLETED', session, payment);
   end if;
-  differs := private.differs_from_offer(payment, seen);
+  -- With a promotion code or tax only the invoice can say whether the amount is right.
+  if new_status = 'SUCCEEDED' and facts.invoiced is null
+    and (payment.promotion_code is not null or payment.country is not null)
+  then
+    new_status := 'PROCESSING';
+    facts.amount := null;
+  end if;
+  differs := private.differs_from_offer(payment, facts);
   if differs is not null then
-    if said = 'SUCCEEDED' then
-      perform private.owe_refund(payment, seen, 'MISMATCH', differs);
+    if new_status = 'SUCCEEDED' then
+      perform private.owe_refund(payment, facts, 'MISMATCH', differs);
     end if;
-    if seen ->> 'subscription' = coalesce(payment.stripe_subscription_id, seen ->> 'subscription') then
+    if facts.subscription = coalesce(payment.stripe_subscription_id, facts.subscription) then
       update private.onboarding_payments p set
-        problem = differs, let_go_at = coalesce(p.let_go_at, now()),
-        stripe_subscription_id = seen ->> 'subscription',
-        settled_at = case when said in ('SUCCEEDED', 'CANCELLED') then now() else p.settled_at end
+        problem = differs, cancel_requested_at = coalesce(p.cancel_requested_at, now()),
+        stripe_subscription_id = facts.subscription,
+        settled_at = case when new_status in ('SUCCEEDED', 'CANCELLED') then now() else p.settled_at end
       where p.session_id = payment.session_id and p.attempt = payment.attempt returning * into payment;
     end if;
-    return private.followed('MISMATCH', session, payment) || jsonb_build_object('problem', differs);
+    return private.payment_result('MISMATCH', session, payment) || jsonb_build_object('problem', differs);
   end if;
-  if said is null and seen ->> 'subscription_status' = 'incomplete_expired' then
-    said := 'CANCELLED';
+  if new_status is null and facts.subscription_status = 'incomplete_expired' then
+    new_status := 'CANCELLED';
   end if;
   update private.onboarding_payments p set
-    stripe_customer_id = coalesce(p.stripe_customer_id, seen ->> 'customer'),
-    stripe_subscription_id = coalesce(p.stripe_subscription_id, seen ->> 'subscription'),
-    stripe_payment_intent_id = coalesce(p.stripe_payment_intent_id, seen ->> 'payment_intent'),
-    current_period_start = coalesce(to_timestamp((seen ->> 'period_start')::bigint), p.current_period_start),
-    current_period_end = coalesce(to_timestamp((seen ->> 'period_end')::bigint), p.current_period_end),
-    billing_name = case when seen ->> 'customer' is null then p.billing_name end,
-    billing_email = case when seen ->> 'customer' is null then p.billing_email end,
+    stripe_customer_id = coalesce(p.stripe_customer_id, facts.customer),
+    stripe_subscription_id = coalesce(p.stripe_subscription_id, facts.subscription),
+    stripe_payment_intent_id = coalesce(p.stripe_payment_intent_id, facts.payment_intent),
+    current_period_start = coalesce(facts.period_start, p.current_period_start),
+    current_period_end = coalesce(facts.period_end, p.current_period_end),
+    paid_cents = case new_status when 'SUCCEEDED' then coalesce(facts.amount, p.paid_cents) else p.paid_cents end,
+    billing_name = case when facts.customer is null then p.billing_name end,
+    billing_email = case when facts.customer is null then p.billing_email end,
     status = case when exists (
       select from private.payment_moves m
-      where m.from_status = p.status and m.to_status = said and not m.needs_new_attempt
-    ) then said else p.status end,
-    settled_at = case when said = 'CANCELLED' then coalesce(p.settled_at, now()) else p.settled_at end
+      where m.from_status = p.status and m.to_status = new_status and not m.needs_new_attempt
+    ) then new_status else p.status end,
+    settled_at = case when new_status = 'CANCELLED' then coalesce(p.settled_at, now()) else p.settled_at end
   where p.session_id = payment.session_id and p.attempt = payment.attempt returning * into payment;
   if payment.attempt = session.payment_attempt and not session.is_completed and session.selected_tier <> 'FREE' then
     update public.onboarding_sessions s set
@@ -614,45 +611,51 @@ begin
       stripe_payment_intent_id = payment.stripe_payment_intent_id, payment_status = payment.status
     where s.id = session.id returning * into session;
   end if;
-  if said is distinct from 'SUCCEEDED' then
-    return private.followed(payment.status::text, session, payment);
+  if new_status is distinct from 'SUCCEEDED' then
+    return private.payment_result(payment.status::text, session, payment);
   end if;
-  -- Paid. From here on there is an organisation, somebody who can still come for it, or a refund.
+  -- Paid: the result is an organisation, a user who can still claim it, or a refund.
   outcome := case
     when payment.attempt <> session.payment_attempt or session.is_completed then 'REPLACED'
-    when payment.status <> 'SUCCEEDED' or seen ->> 'subscription_status' in ('canceled', 'incomplete_expired', 'unpaid')
-      or (seen ->> 'refunded')::boolean then 'ENDED'
+    when payment.status <> 'SUCCEEDED' or facts.subscription_status in ('canceled', 'incomplete_expired', 'unpaid')
+      or facts.is_refunded then 'ENDED'
     when session.user_id is null then 'UNCLAIMED'
     else 'COMPLETED' end;
   if outcome = 'COMPLETED' then
     session := private.complete_onboarding(session);
   elsif outcome <> 'UNCLAIMED' then
-    perform private.owe_refund(payment, seen, outcome::public."RefundReason");
+    perform private.owe_refund(payment, facts, outcome::public."RefundReason");
     update private.onboarding_payments p set settled_at = now()
     where p.session_id = payment.session_id and p.attempt = payment.attempt;
   end if;
-  return private.followed(outcome, session, payment);
+  return private.payment_result(outcome, session, payment);
 end $$;
-comment on function private.follow_onboarding_payment(jsonb) is
-  'Writes down what Stripe said about a payment and does what follows: nothing yet, the completion, or a refund. '
-  'outcome is a payment status, or COMPLETED, UNCLAIMED, REPLACED, ENDED, MISMATCH; UNKNOWN if it is none of ours.';
+comment on function private.apply_payment_facts(private.payment_facts) is
+  'Saves what Stripe says about a payment; then waits, completes the onboarding or queues a refund. outcome is a payment '
+  'status, or COMPLETED, UNCLAIMED, REPLACED, ENDED, MISMATCH; UNKNOWN if the payment is not of an onboarding.';
+
+create function private.record_onboarding_payment(fetched jsonb) returns jsonb
+language sql security definer set search_path = '' as $$
+  select private.apply_payment_facts(private.fetched_payment_facts(fetched))
+$$;
+comment on function private.record_onboarding_payment(jsonb) is 'Applies a payment that a function has fetched from Stripe.';
 
 -- Completion ----------------------------------------------------------------------------------------------------------
 
-create function private.complete_onboarding_session(asked jsonb) returns jsonb
+create function private.complete_onboarding_session(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   me uuid := private.current_user_id();
   session public.onboarding_sessions;
   payment private.onboarding_payments;
-  followed jsonb;
+  result jsonb;
 begin
   if me is null then
     perform private.refuse_suspended();
     raise exception 'An organisation needs an owner who is signed in' using
       errcode = 'PT401', hint = 'Sign up or in, then come back with the token of the session: nothing in it is lost.';
   end if;
-  session := private.find_onboarding_session(asked);
+  session := private.find_onboarding_session(request);
   if session.is_completed then
     return jsonb_build_object('session', private.show_onboarding_session(session));
   end if;
@@ -674,26 +677,25 @@ begin
     perform private.refuse_expired(session);
     raise exception 'The payment has not been started' using errcode = 'PT409', hint = 'Start it: start-onboarding-payment.';
   end if;
-  if asked -> 'seen' is null then
-    -- Bound before Stripe is asked: should the rest be lost, the next word of Stripe completes it.
+  if request -> 'fetched' is null then
+    -- Bind the session before Stripe is called: if the rest is lost, the next event completes it.
     if not private.has_expired(session) then
       update public.onboarding_sessions s set user_id = me where s.id = session.id and s.user_id is null;
     end if;
     return jsonb_build_object('payment', private.show_onboarding_payment(payment));
   end if;
-  followed := private.follow_onboarding_payment(asked -> 'seen');
+  result := private.record_onboarding_payment(request -> 'fetched');
   select s.* into session from public.onboarding_sessions s where s.id = session.id;
-  if followed ->> 'outcome' = 'UNCLAIMED' and followed #>> '{payment,session_id}' = session.id::text then
+  if result ->> 'outcome' = 'UNCLAIMED' and result #>> '{payment,session_id}' = session.id::text then
     update public.onboarding_sessions s set user_id = me where s.id = session.id returning * into session;
     session := private.complete_onboarding(session);
   end if;
-  return followed || jsonb_build_object('session', private.show_onboarding_session(session));
+  return result || jsonb_build_object('session', private.show_onboarding_session(session));
 end $$;
 comment on function private.complete_onboarding_session(jsonb) is
-  'Step 4. Without `seen` it answers the completed session, or the payment Stripe is to be asked about; with it, what '
-  'became of the payment.';
+  'Step 4. Without `fetched` it returns the completed session, or the payment to fetch from Stripe; with it, the result.';
 
--- Left behind ---------------------------------------------------------------------------------------------------------
+-- Unfinished payments --------------------------------------------------------------------------------------------------
 
 create function private.expire_onboarding_payments(work jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -701,22 +703,22 @@ declare
   expired bigint;
   claimed jsonb;
 begin
-  -- Session before payment, as everywhere; what somebody is busy with now is for the next run.
+  -- Session before payment, as everywhere; a session that is locked now is left to the next run.
   with over as (
     select s.id, s.payment_attempt from public.onboarding_sessions s
     where s.expires_at <= now() and not s.is_completed and s.payment_status in ('PENDING', 'REQUIRES_ACTION', 'FAILED')
       and s.payment_attempt > 0
     for update skip locked
   )
-  update private.onboarding_payments p set let_go_at = now() from over
-  where p.session_id = over.id and p.attempt = over.payment_attempt and p.let_go_at is null and p.settled_at is null;
+  update private.onboarding_payments p set cancel_requested_at = now() from over
+  where p.session_id = over.id and p.attempt = over.payment_attempt and p.cancel_requested_at is null and p.settled_at is null;
   get diagnostics expired = row_count;
-  perform private.owe_refund(p, '{}', 'UNCLAIMED', null, s.expires_at + interval '7 days')
+  perform private.owe_refund(p, null, 'UNCLAIMED', null, s.expires_at + interval '7 days')
   from public.onboarding_sessions s
   join private.onboarding_payments p on p.session_id = s.id and p.attempt = s.payment_attempt
   where s.expires_at <= now() and not s.is_completed and s.user_id is null and s.payment_status = 'SUCCEEDED'
     and p.problem is null and p.settled_at is null;
-  -- Claimed before Stripe is asked: from here on nobody can come back for it. A run that died is taken over.
+  -- Claimed before Stripe is called: from here on the customer cannot come back. A crashed run is taken over.
   with due as (
     update public.refunds_due r set status = 'ISSUING', tries = r.tries + (r.status = 'DUE')::integer
     where r.id in (
@@ -724,23 +726,23 @@ begin
       where (d.status = 'DUE' and d.refund_after <= now())
         or (d.status = 'ISSUING' and d.updated_at < now() - interval '5 minutes')
       order by d.refund_after limit 50 for update skip locked
-    ) returning r.id, r.object_id, r.tries
+    ) returning r.id, r.object_id, r.tries, r.reason, r.amount_cents, r.stripe_payment_intent_id
   )
   select coalesce(jsonb_agg(to_jsonb(due)), '[]') into claimed from due;
   return jsonb_build_object(
     'expired', expired,
-    'let_go', coalesce((
+    'to_cancel', coalesce((
       select jsonb_agg(private.show_onboarding_payment(p)) from (
-        select p.* from private.onboarding_payments p where p.let_go_at is not null and p.settled_at is null
-        order by p.let_go_at limit 50
+        select p.* from private.onboarding_payments p where p.cancel_requested_at is not null and p.settled_at is null
+        order by p.cancel_requested_at limit 50
       ) p
     ), '[]'),
-    -- Under way for long, or paid by somebody whose organisation is still missing.
+    -- Processing for long, or paid while the organisation is still missing.
     'in_doubt', coalesce((
       select jsonb_agg(private.show_onboarding_payment(p)) from (
         select p.* from private.onboarding_payments p
         join public.onboarding_sessions s on s.id = p.session_id and s.payment_attempt = p.attempt
-        where p.settled_at is null and p.let_go_at is null and p.stripe_subscription_id is not null
+        where p.settled_at is null and p.cancel_requested_at is null and p.stripe_subscription_id is not null
           and not s.is_completed and p.updated_at < now() - interval '15 minutes'
           and (p.status = 'PROCESSING' or (p.status = 'SUCCEEDED' and s.user_id is not null))
         order by p.updated_at limit 50
@@ -750,18 +752,18 @@ begin
   );
 end $$;
 comment on function private.expire_onboarding_payments(jsonb) is
-  'Lets go of payments whose session expired, queues what nobody came back for, and answers what is to be done at Stripe.';
+  'Marks payments of expired sessions, queues refunds of unclaimed ones, and returns what a function has to do at Stripe.';
 
 create function private.settle_onboarding_payment(settled jsonb) returns jsonb
 language sql security definer set search_path = '' as $$
   update private.onboarding_payments p set
     settled_at = now(), status = 'CANCELLED', billing_name = null, billing_email = null
   where p.session_id = (settled ->> 'session_id')::uuid and p.attempt = (settled ->> 'attempt')::integer
-    and p.let_go_at is not null and p.settled_at is null and p.stripe_subscription_id is null
+    and p.cancel_requested_at is not null and p.settled_at is null and p.stripe_subscription_id is null
   returning to_jsonb(true)
 $$;
 comment on function private.settle_onboarding_payment(jsonb) is
-  'A payment that was let go of before it was known at Stripe, so long ago that it cannot be there any more.';
+  'Settles a payment that never reached Stripe: its idempotency key has expired, and so would its subscription.';
 
 create function private.record_refund(issued jsonb) returns jsonb
 language sql security definer set search_path = '' as $$
@@ -770,15 +772,15 @@ language sql security definer set search_path = '' as $$
     stripe_refund_id = coalesce(issued ->> 'refund', r.stripe_refund_id),
     refunded_at = case issued ->> 'status' when 'REFUNDED' then now() end
   where r.id = (issued ->> 'id')::uuid and r.status = 'ISSUING';
-  -- Made by a run that died, and failed since.
+  -- The refund may have been made by a run that crashed, and have failed since.
   select private.settle_refund(o) from public.stripe_objects o where o.id = issued ->> 'refund';
   select to_jsonb(r.status) from public.refunds_due r where r.id = (issued ->> 'id')::uuid
 $$;
-comment on function private.record_refund(jsonb) is 'What Stripe made of a refund.';
+comment on function private.record_refund(jsonb) is 'Saves the result of a refund at Stripe.';
 
 grant execute on function private.create_onboarding_session(jsonb), private.get_onboarding_session(jsonb),
-  private.update_onboarding_session(jsonb), private.begin_onboarding_payment(jsonb),
-  private.give_up_onboarding_payment(jsonb), private.follow_onboarding_payment(jsonb), private.complete_onboarding_session(jsonb),
+  private.update_onboarding_session(jsonb), private.ensure_onboarding_payment(jsonb),
+  private.abandon_onboarding_payment(jsonb), private.record_onboarding_payment(jsonb), private.complete_onboarding_session(jsonb),
   private.expire_onboarding_payments(jsonb), private.settle_onboarding_payment(jsonb), private.record_refund(jsonb)
   to strive_functions;
 
@@ -803,6 +805,6 @@ grant execute on function private.expire_onboarding_sessions() to service_role;
 
 insert into private.jobs (name, schedule, runs, description) values
   ('expire_onboarding_sessions', '27 * * * *', 'private.expire_onboarding_sessions',
-    'Delete onboarding sessions nobody came back to.'),
+    'Delete abandoned onboarding sessions.'),
   ('settle_onboarding_payments', '*/10 * * * *', null,
-    'Cancel payments that were left behind, ask about long ones, issue refunds that are due.');
+    'Cancel unfinished payments, fetch long ones, issue refunds, and make the changes due at Stripe.');

@@ -1,6 +1,6 @@
--- Platform metrics: how the platform did on each day (UTC), as far as it is over. A day is counted again and again while
--- it lasts and once more when it has ended; that count stays. Counted later than an hour after its end it is an
--- estimate, since what was deleted or changed meanwhile is not known any more: the next count may replace it.
+-- Platform metrics: the platform on each day (UTC). The job counts a day every hour while it lasts and once more after its
+-- end; that count stays. A count more than an hour after the end is an estimate, since rows that were deleted or changed
+-- meanwhile are missing: the next count may replace it.
 
 create table public.platform_metrics (
   id uuid primary key default gen_random_uuid(),
@@ -11,8 +11,9 @@ create table public.platform_metrics (
   total_orgs integer not null default 0,
   active_orgs integer not null default 0,
   new_orgs integer not null default 0,
-  mrr_cents bigint not null default 0,
-  arr_cents bigint not null default 0,
+  mrr_cents bigint default 0,
+  arr_cents bigint default 0,
+  mrr_currency text not null default 'usd',
   churn_rate double precision not null default 0,
   free_count integer not null default 0,
   starter_count integer not null default 0,
@@ -30,14 +31,16 @@ create table public.platform_metrics (
       free_count, starter_count, growth_count, elite_count, enterprise_count, total_storage, api_calls) >= 0
   )
 );
-comment on table public.platform_metrics is 'How the platform does, one row per UTC day.';
+comment on table public.platform_metrics is 'Users, organisations and revenue of the platform, one row per UTC day.';
 comment on column public.platform_metrics.active_users is 'Signed in within the last 30 days.';
 comment on column public.platform_metrics.active_orgs is 'With a member who signed in within the last 30 days.';
 comment on column public.platform_metrics.mrr_cents is
-  'ACTIVE and PAST_DUE subscriptions, yearly ones divided by 12, rounded once; a TRIAL pays nothing yet.';
+  'Net monthly amount of ACTIVE and PAST_DUE subscriptions in all currencies, added up in the reporting currency. Null: a '
+  'currency has no rate in private.reporting_rates; platform_revenue has each currency by itself.';
+comment on column public.platform_metrics.mrr_currency is 'The reporting currency of mrr_cents and arr_cents.';
 comment on column public.platform_metrics.arr_cents is 'mrr_cents × 12.';
 comment on column public.platform_metrics.churn_rate is
-  'Cancelled in the last 30 days per live at their start: 0.05 is 5 %.';
+  'Customers of 30 days before who pay nothing now, per customers of 30 days before: 0.05 is 5 %. 0 without any.';
 comment on column public.platform_metrics.free_count is 'Organisations of this tier; so the other four.';
 comment on column public.platform_metrics.total_storage is 'Bytes of all files.';
 comment on column public.platform_metrics.api_calls is 'Of this day.';
@@ -51,7 +54,7 @@ create policy "platform admins read the metrics" on public.platform_metrics for 
 grant select on public.platform_metrics to authenticated;
 grant all on public.platform_metrics to service_role;
 
--- Signing in overwrites users.last_login_at, so that nobody could say tomorrow who was active yesterday.
+-- Signing in overwrites users.last_login_at; this keeps who was active on which day.
 create table private.sign_in_days (
   user_id uuid not null references public.users (id) on delete cascade,
   day date not null,
@@ -90,8 +93,6 @@ begin
 end $$;
 comment on function private.end_of_day(date) is 'The first moment after a day (UTC).';
 
--- Subscriptions say how they are, not how they were: one that is live now, or was cancelled after a moment, was live at
--- that moment if it was there.
 create function private.measure_platform(day date, as_of timestamptz) returns public.platform_metrics
 language plpgsql stable set search_path = '' as $$
 declare
@@ -120,22 +121,15 @@ begin
   into measured.total_orgs, measured.new_orgs, measured.free_count, measured.starter_count, measured.growth_count,
     measured.elite_count, measured.enterprise_count
   from public.organizations o where o.created_at < as_of;
-  select
-    coalesce(round(sum(case s.billing_cycle when 'YEARLY' then s.amount_cents / 12.0 else s.amount_cents end) filter (
-      where s.created_at < as_of and (s.status in ('ACTIVE', 'PAST_DUE') or s.cancelled_after >= as_of)
-    )), 0),
-    coalesce(
-      count(*) filter (where s.cancelled_after >= month_before and s.cancelled_after < as_of)::float8
-      / nullif(count(*) filter (
-        where s.created_at < month_before
-          and (s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') or s.cancelled_after >= month_before)
-      ), 0), 0
-    )
-  into measured.mrr_cents, measured.churn_rate
-  from (
-    -- Who has given notice has a cancelled_at before the end has come.
-    select s.*, case when s.status = 'CANCELLED' then s.cancelled_at end as cancelled_after from public.subscriptions s
-  ) s;
+  select case when bool_and(r.rate is not null) is false then null else coalesce(round(sum(p.monthly_amount * r.rate)), 0) end
+  into measured.mrr_cents
+  from private.paying_before(as_of) p left join private.reporting_rates r on r.currency = p.currency;
+  select coalesce((select r.currency from private.reporting_rates r where r.is_reporting), 'usd') into measured.mrr_currency;
+  select coalesce(
+    count(*) filter (where b.organization_id not in (select p.organization_id from private.paying_before(as_of) p))::float8
+    / nullif(count(*), 0), 0
+  ) into measured.churn_rate
+  from (select distinct p.organization_id from private.paying_before(month_before) p) b;
   measured.arr_cents := measured.mrr_cents * 12;
   select coalesce(sum((o.metadata ->> 'size')::bigint), 0) into measured.total_storage
   from storage.objects o where o.created_at < as_of;
@@ -162,23 +156,26 @@ begin
   end if;
   measured := private.measure_platform(day, least(now(), private.end_of_day(day)));
   insert into public.platform_metrics as p (
-    date, total_users, active_users, new_users, total_orgs, active_orgs, new_orgs, mrr_cents, arr_cents, churn_rate,
-    free_count, starter_count, growth_count, elite_count, enterprise_count, total_storage, api_calls, measured_at
+    date, total_users, active_users, new_users, total_orgs, active_orgs, new_orgs, mrr_cents, arr_cents,
+    mrr_currency, churn_rate, free_count, starter_count, growth_count, elite_count, enterprise_count, total_storage,
+    api_calls, measured_at
   ) values (
     measured.date, measured.total_users, measured.active_users, measured.new_users, measured.total_orgs,
-    measured.active_orgs, measured.new_orgs, measured.mrr_cents, measured.arr_cents, measured.churn_rate,
+    measured.active_orgs, measured.new_orgs, measured.mrr_cents, measured.arr_cents, measured.mrr_currency, measured.churn_rate,
     measured.free_count, measured.starter_count, measured.growth_count, measured.elite_count,
     measured.enterprise_count, measured.total_storage, measured.api_calls, measured.measured_at
   )
   on conflict (date) do update set
     total_users = excluded.total_users, active_users = excluded.active_users, new_users = excluded.new_users,
     total_orgs = excluded.total_orgs, active_orgs = excluded.active_orgs, new_orgs = excluded.new_orgs,
-    mrr_cents = excluded.mrr_cents, arr_cents = excluded.arr_cents, churn_rate = excluded.churn_rate,
+    mrr_cents = excluded.mrr_cents, arr_cents = excluded.arr_cents, mrr_currency = excluded.mrr_currency,
+    churn_rate = excluded.churn_rate,
     free_count = excluded.free_count, starter_count = excluded.starter_count, growth_count = excluded.growth_count,
     elite_count = excluded.elite_count, enterprise_count = excluded.enterprise_count,
     total_storage = excluded.total_storage, api_calls = excluded.api_calls, measured_at = excluded.measured_at
   -- Two at once: the later look wins.
   where p.measured_at <= excluded.measured_at;
+  perform private.record_revenue(day, least(now(), private.end_of_day(day)));
   return true;
 end $$;
 comment on function private.record_platform_metrics(date) is

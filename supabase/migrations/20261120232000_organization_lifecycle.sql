@@ -394,9 +394,11 @@ begin
   update public.subscriptions s set status = 'CANCELLED', cancelled_at = now()
   where s.organization_id = target.id and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
   insert into public.subscriptions (
-    organization_id, status, tier, billing_cycle, amount_cents, current_period_start, current_period_end
+    organization_id, status, tier, billing_cycle, amount_cents, current_period_start, current_period_end, ends_at,
+    granted_reason
   ) values (
-    target.id, 'ACTIVE', (wish ->> 'tier')::public."SubscriptionTier", 'MONTHLY', 0, now(), until
+    target.id, 'ACTIVE', (wish ->> 'tier')::public."SubscriptionTier", 'MONTHLY', 0, now(), until, until,
+    'Granted by a platform admin'
   ) returning * into made;
   return to_jsonb(made);
 end $$;

@@ -295,3 +295,30 @@ def test_the_inbox_is_read_by_platform_admins_only(database: Database) -> None:
             assert now_as(cursor, person).execute("select from public.stripe_events").rowcount == seen, person
     with database.acting_as(None) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
         cursor.execute("select from public.stripe_events")
+
+
+# Prices and money
+
+
+def test_a_price_written_by_hand_replaces_the_old_one_and_keeps_it_known(database: Database) -> None:
+    with database.connect() as connection, connection.transaction(force_rollback=True):
+        plan = "tier = 'GROWTH' and billing_cycle = 'MONTHLY' and is_active"
+        connection.execute(f"update public.plans set stripe_price_id = 'price_old' where {plan}")
+        connection.execute(
+            "insert into public.plans (tier, billing_cycle, stripe_price_id, amount_cents, limits, is_active)"
+            f" select tier, billing_cycle, 'price_heard_of', 1, limits, false from public.plans where {plan}"
+        )
+        connection.execute(f"update public.plans set stripe_price_id = 'price_heard_of' where {plan}")
+        known = connection.execute("select count(*) from private.plan_prices where tier = 'GROWTH'").fetchone()
+        assert known == (2,)
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "shown"),
+    [(29_900, "usd", "299.00 USD"), (500, "jpy", "500 JPY"), (19_990, "kwd", "19.990 KWD"), (-5, "eur", "-0.05 EUR")],
+)
+def test_an_amount_is_shown_with_the_decimals_of_its_currency(
+    database: Database, amount: int, currency: str, shown: str
+) -> None:
+    with server(database) as cursor:
+        assert value(cursor, "select private.format_money(%s, %s)", [amount, currency]) == shown

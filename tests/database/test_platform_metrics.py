@@ -32,6 +32,19 @@ def connection(database: Database) -> Iterator[Connection]:
 # Another hand --------------------------------------------------------------------------------------------------------
 
 
+def paying(connection: Connection, moment: datetime) -> dict[Any, Decimal]:
+    """The customers just before a moment, and what each pays per month, by the dates of their subscriptions."""
+    found: dict[Any, Decimal] = {}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        for s in cursor.execute("select * from public.subscriptions").fetchall():
+            is_over = s["status"] == "CANCELLED" and s["cancelled_at"] < moment
+            if s["created_at"] < moment and s["status"] in ("ACTIVE", "PAST_DUE", "CANCELLED") and not is_over:
+                monthly = Decimal(s["amount_cents"]) / (12 if s["billing_cycle"] == "YEARLY" else 1)
+                if monthly:
+                    found[s["organization_id"]] = found.get(s["organization_id"], Decimal()) + monthly
+    return found
+
+
 def slowly(connection: Connection, day: date) -> dict[str, Any]:
     begins = datetime.combine(day, time(), UTC)
     ends = begins + timedelta(days=1)
@@ -54,20 +67,9 @@ def slowly(connection: Connection, day: date) -> dict[str, Any]:
         if m["joined_at"] < ends
     ]
     tiers = Counter(o["subscription_tier"] for o in organizations.values())
-    monthly, yearly, left, stayed = 0, 0, 0, 0
-    for s in rows("select * from public.subscriptions"):
-        cancelled = s["cancelled_at"] if s["status"] == "CANCELLED" else None
-        is_there = s["created_at"] < ends
-        if is_there and (s["status"] in ("ACTIVE", "PAST_DUE") or (cancelled and cancelled >= ends)):
-            if s["billing_cycle"] == "YEARLY":
-                yearly += s["amount_cents"]
-            else:
-                monthly += s["amount_cents"]
-        if cancelled and month_before <= cancelled < ends:
-            left += 1
-        if s["created_at"] < month_before and (s["status"] in LIVE or (cancelled and cancelled >= month_before)):
-            stayed += 1
-    mrr = int((Decimal(12 * monthly + yearly) / 12).quantize(Decimal(1), ROUND_HALF_UP))
+    at_end, at_start = paying(connection, ends), paying(connection, month_before)
+    mrr = int(sum(at_end.values(), Decimal()).quantize(Decimal(1), ROUND_HALF_UP))
+    stayed, left = at_start.keys(), at_start.keys() - at_end.keys()
     objects = rows("select created_at, metadata from storage.objects")
     usage = rows("select * from public.usage_tracking where resource_type = 'API_CALLS'")
     return {
@@ -79,7 +81,7 @@ def slowly(connection: Connection, day: date) -> dict[str, Any]:
         "new_orgs": sum(o["created_at"] >= begins for o in organizations.values()),
         "mrr_cents": mrr,
         "arr_cents": 12 * mrr,
-        "churn_rate": left / stayed if stayed else 0.0,
+        "churn_rate": len(left) / len(stayed) if stayed else 0.0,
         **{f"{tier.lower()}_count": tiers[tier] for tier in TIERS},
         "total_storage": sum(o["metadata"]["size"] for o in objects if o["metadata"] and o["created_at"] < ends),
         "api_calls": sum(u["usage_amount"] for u in usage if begins <= u["created_at"] < ends),

@@ -72,7 +72,7 @@ def test_attack_a_suspended_owner_opens_the_portal(functions: Serving) -> None:
 def test_an_organisation_that_never_bought_anything_has_no_portal(functions: Serving) -> None:
     answer = refused(open_portal(functions, "globex_owner"), 409, "PT409").json()
     assert str(GLOBEX) in answer["details"]
-    assert "create-onboarding-session" in answer["hint"]
+    assert "create-checkout-session" in answer["hint"]
 
 
 def test_a_customer_who_is_gone_at_stripe_is_no_fault_of_the_owners(

@@ -277,7 +277,7 @@ def test_attack_a_client_says_what_only_we_or_stripe_say(functions: Serving, cla
 
 def test_attack_onboard_past_the_functions(database: Database) -> None:
     for person in (None, "owner"):
-        for operation in ("create_onboarding_session", "follow_onboarding_payment", "complete_onboarding_session"):
+        for operation in ("create_onboarding_session", "record_onboarding_payment", "complete_onboarding_session"):
             with database.acting_as(person) as cursor, pytest.raises(Exception, match="permission denied"):
                 cursor.execute(f"select private.{operation}('{{}}')")
 

@@ -151,8 +151,8 @@ def test_killed_while_a_refund_is_issued(stripe: Shop) -> None:
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     stripe.write(
-        "select private.follow_onboarding_payment(jsonb_build_object('payment_intent', stripe_payment_intent_id,"
-        " 'payment_status', 'SUCCEEDED')) from private.onboarding_payments"
+        "select private.record_onboarding_payment(jsonb_build_object('payment_intent_id', stripe_payment_intent_id,"
+        " 'payment_intent', '{\"status\": \"succeeded\"}'::jsonb)) from private.onboarding_payments"
     )
     stripe.expire()
     stripe.job()
@@ -161,7 +161,7 @@ def test_killed_while_a_refund_is_issued(stripe: Shop) -> None:
     assert stripe.job()["undone"] == 1
     (due,) = stripe.refunds()
     assert (due["status"], len(stripe.at_stripe("refund"))) == ("ISSUING", 1)
-    refused(anonymous.signed_in("outsider").ask("complete"), 410, "payment_given_back")
+    refused(anonymous.signed_in("outsider").ask("complete"), 410, "payment_refunded")
     stripe.write("alter table public.refunds_due disable trigger touch")
     stripe.write("update public.refunds_due set updated_at = now() - interval '6 minutes'")
     stripe.write("alter table public.refunds_due enable trigger touch")
@@ -206,8 +206,8 @@ def test_stripe_that_is_away_while_completing_is_503_and_completes_later(stripe:
     stripe.double.faults.clear()
     # The customer never comes back, but is known by now: the next word of Stripe is enough.
     stripe.write(
-        "select private.follow_onboarding_payment(jsonb_build_object('payment_intent', stripe_payment_intent_id,"
-        " 'payment_status', 'SUCCEEDED')) from private.onboarding_payments"
+        "select private.record_onboarding_payment(jsonb_build_object('payment_intent_id', stripe_payment_intent_id,"
+        " 'payment_intent', '{\"status\": \"succeeded\"}'::jsonb)) from private.onboarding_payments"
     )
     assert stripe.made() == ONE
     assert customer.done("get")["is_completed"]
@@ -228,9 +228,10 @@ def test_completed_by_stripes_word_and_by_the_customer_at_once(stripe: Shop) -> 
         customer = stripe.customer("outsider", "GROWTH")
         stripe.paid(customer)
         word = (
-            "select private.follow_onboarding_payment(jsonb_build_object('payment_intent', p.stripe_payment_intent_id,"
-            " 'payment_status', 'SUCCEEDED')) from private.onboarding_payments p"
-            " join public.onboarding_sessions s on s.id = p.session_id where not s.is_completed"
+            "select private.record_onboarding_payment(jsonb_build_object('payment_intent_id',"
+            " p.stripe_payment_intent_id, 'payment_intent', '{\"status\": \"succeeded\"}'::jsonb))"
+            " from private.onboarding_payments p join public.onboarding_sessions s on s.id = p.session_id"
+            " where not s.is_completed"
         )
         with ThreadPoolExecutor(8) as pool:
             words = [pool.submit(stripe.write, word) for _ in range(4)]

@@ -79,18 +79,19 @@ class Shop:
             self.double.store._db.execute(
                 "delete from objects where kind not in ('product', 'price', 'webhook_endpoint')"
             )
+            self.double.store._db.execute("delete from responses")
 
     def refunds(self) -> list[Row]:
         return self.look("select * from public.refunds_due order by created_at")
 
 
 @contextmanager
-def shop(folder: Path, database: Database, database_url: str) -> Iterator[Shop]:
+def shop(folder: Path, database: Database, database_url: str, **more: str) -> Iterator[Shop]:
     double = Double().start()
     try:
         with database.connect() as connection:
             put_on_sale(connection, double.url, double.key)
-        variables = environment(database_url, **double.environment(SECRET))
+        variables = environment(database_url, **double.environment(SECRET), **more)
         with serving(folder, variables) as functions:
             yield Shop(functions, database, double, folder, variables)
     finally:
@@ -106,6 +107,9 @@ def sweep(database: Database) -> None:
             "delete from public.onboarding_sessions",
             "delete from private.onboarding_counts",
             "delete from public.organizations where slug not in ('acme', 'globex')",
+            "delete from public.stripe_tasks",
+            "delete from private.closed_customers",
+            "delete from private.billing_notices",
         ):
             connection.execute(statement)
 

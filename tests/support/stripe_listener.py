@@ -39,7 +39,10 @@ def forget(database: Database) -> None:
         connection.execute(
             "delete from public.stripe_events; delete from public.stripe_objects; delete from public.notifications;"
             "delete from public.subscriptions; delete from public.onboarding_sessions;"
-            "delete from private.former_customers; delete from public.plans where stripe_price_id = 'price_new'"
+            "delete from private.former_customers; delete from public.plans where stripe_price_id = 'price_new';"
+            "delete from private.plan_prices where stripe_price_id = 'price_new'; delete from public.refunds_due;"
+            "delete from public.stripe_tasks; delete from private.foreign_stripe_keys;"
+            "delete from private.billing_notices; delete from private.closed_customers"
         )
         sell(connection)
     admit(database)

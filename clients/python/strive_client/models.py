@@ -94,6 +94,23 @@ class AlertLevel(StrEnum):
     SUCCESS = 'SUCCESS'
 
 
+class Amounts(BaseModel):
+    """
+    In minor units of the currency, as Stripe computes them.
+    """
+
+    subtotal_cents: Annotated[int, Field(title='Subtotal Cents')]
+    discount_cents: Annotated[int, Field(title='Discount Cents')]
+    tax_cents: Annotated[int, Field(title='Tax Cents')]
+    total_cents: Annotated[int, Field(title='Total Cents')]
+    amount_due_cents: Annotated[
+        int,
+        Field(
+            description='0 where a credit covers the total.', title='Amount Due Cents'
+        ),
+    ]
+
+
 class BillingCycle(StrEnum):
     """
     How often a subscription is paid.
@@ -101,6 +118,39 @@ class BillingCycle(StrEnum):
 
     MONTHLY = 'MONTHLY'
     YEARLY = 'YEARLY'
+
+
+class Feedback(StrEnum):
+    customer_service = 'customer_service'
+    low_quality = 'low_quality'
+    missing_features = 'missing_features'
+    other = 'other'
+    switched_service = 'switched_service'
+    too_complex = 'too_complex'
+    too_expensive = 'too_expensive'
+    unused = 'unused'
+
+
+class Comment(RootModel[str]):
+    root: Annotated[str, Field(max_length=1000, min_length=1, title='Comment')] = None
+
+
+class Cancellation(BaseModel):
+    """
+    Both fields are optional and go to Stripe's report of cancellations.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    feedback: Annotated[Feedback | None, Field(title='Feedback')] = None
+    comment: Annotated[Comment | None, Field(title='Comment')] = None
+
+
+class TakesEffect(StrEnum):
+    NOW = 'NOW'
+    PERIOD_END = 'PERIOD_END'
+    NONE = 'NONE'
 
 
 class ComplexityLevel(StrEnum):
@@ -112,6 +162,12 @@ class ComplexityLevel(StrEnum):
     MODERATE = 'MODERATE'
     COMPLEX = 'COMPLEX'
     ENTERPRISE = 'ENTERPRISE'
+
+
+class CreatedOrganization(BaseModel):
+    id: Annotated[UUID, Field(title='Id')]
+    name: Annotated[str, Field(title='Name')]
+    slug: Annotated[str, Field(title='Slug')]
 
 
 class DashboardActivityType(StrEnum):
@@ -498,15 +554,16 @@ class LeadReceived(BaseModel):
     received: Annotated[bool, Field(title='Received')]
 
 
+class Line(BaseModel):
+    description: Annotated[str | None, Field(title='Description')]
+    amount_cents: Annotated[int, Field(title='Amount Cents')]
+    period_start: Annotated[AwareDatetime, Field(title='Period Start')]
+    period_end: Annotated[AwareDatetime, Field(title='Period End')]
+
+
 class LineError(BaseModel):
     line: Annotated[int, Field(title='Line')]
     problem: Annotated[str, Field(title='Problem')]
-
-
-class Made(BaseModel):
-    id: Annotated[UUID, Field(title='Id')]
-    name: Annotated[str, Field(title='Name')]
-    slug: Annotated[str, Field(title='Slug')]
 
 
 class MetricCategory(StrEnum):
@@ -559,7 +616,7 @@ class Description(RootModel[str]):
 
 class NameOrganization(BaseModel):
     """
-    Step 1. What is left out is empty afterwards.
+    Step 1. A field that is left out becomes empty.
     """
 
     model_config = ConfigDict(
@@ -575,7 +632,7 @@ class NameOrganization(BaseModel):
 
 class Named(BaseModel):
     """
-    Which session: by its token, or signed in by its id; signed in and with neither, the newest one of the caller.
+    Which session: by its token, or by its id for a signed-in caller, else the caller's newest open one.
     """
 
     model_config = ConfigDict(
@@ -709,12 +766,26 @@ class NewFeedEntry(BaseModel):
 
 class NewSession(BaseModel):
     """
-    Nothing yet.
+    No fields.
     """
 
     model_config = ConfigDict(
         extra='forbid',
     )
+
+
+class NextInvoice(BaseModel):
+    subtotal_cents: Annotated[int, Field(title='Subtotal Cents')]
+    discount_cents: Annotated[int, Field(title='Discount Cents')]
+    tax_cents: Annotated[int, Field(title='Tax Cents')]
+    total_cents: Annotated[int, Field(title='Total Cents')]
+    amount_due_cents: Annotated[
+        int,
+        Field(
+            description='0 where a credit covers the total.', title='Amount Due Cents'
+        ),
+    ]
+    at: Annotated[AwareDatetime, Field(title='At')]
 
 
 class NoInput(BaseModel):
@@ -790,7 +861,7 @@ class PortalSession(BaseModel):
     url: Annotated[
         AnyUrl,
         Field(
-            description='Send the owner there soon, and nobody else: it is their way in.',
+            description='Send the owner there soon, and nobody else: the address signs them in.',
             title='Url',
         ),
     ]
@@ -800,7 +871,7 @@ class ReturnUrl(RootModel[str]):
     root: Annotated[
         str,
         Field(
-            description='Where the portal leads back to: an address of an origin this service knows.',
+            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
             max_length=2000,
             pattern='^https?://[^\\s\\\\]+$',
             title='Return Url',
@@ -810,13 +881,41 @@ class ReturnUrl(RootModel[str]):
 
 class PortalVisit(BaseModel):
     """
-    Without `return_url` the portal leads nowhere back.
+    Without `return_url` the portal shows no way back.
     """
 
     model_config = ConfigDict(
         extra='forbid',
     )
     return_url: Annotated[ReturnUrl | None, Field(title='Return Url')] = None
+
+
+class TakesEffect1(StrEnum):
+    """
+    NONE: it is the present plan; a scheduled change is cancelled.
+    """
+
+    NOW = 'NOW'
+    PERIOD_END = 'PERIOD_END'
+    NONE = 'NONE'
+
+
+class Preview(BaseModel):
+    takes_effect: Annotated[
+        TakesEffect1,
+        Field(
+            description='NONE: it is the present plan; a scheduled change is cancelled.',
+            title='Takes Effect',
+        ),
+    ]
+    effective_at: Annotated[AwareDatetime, Field(title='Effective At')]
+    currency: Annotated[str, Field(title='Currency')]
+    due_now: Amounts | None
+    lines: Annotated[
+        list[Line],
+        Field(description='What is credited and charged now.', title='Lines'),
+    ]
+    next_invoice: NextInvoice
 
 
 class PropertyType(StrEnum):
@@ -831,6 +930,10 @@ class PropertyType(StrEnum):
     CONDO = 'CONDO'
     TOWNHOUSE = 'TOWNHOUSE'
     LUXURY = 'LUXURY'
+
+
+class Quantity(RootModel[int]):
+    root: Annotated[int, Field(ge=1, le=100000, title='Quantity')] = None
 
 
 class QuickAction(BaseModel):
@@ -954,6 +1057,16 @@ class Requirements(BaseModel):
     advanced_memory: Annotated[bool, Field(title='Advanced Memory')] = False
 
 
+class Resumption(BaseModel):
+    """
+    No fields.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+
+
 class Reason4(RootModel[str]):
     root: Annotated[str, Field(max_length=500, min_length=1, title='Reason')] = None
 
@@ -963,6 +1076,50 @@ class SnapshotRequest(BaseModel):
         extra='forbid',
     )
     feed_size: Annotated[int, Field(ge=1, le=50, title='Feed Size')] = 20
+
+
+class PromotionCode(RootModel[str]):
+    root: Annotated[
+        str,
+        Field(
+            description='As the customer typed it.',
+            max_length=200,
+            min_length=1,
+            title='Promotion Code',
+        ),
+    ] = None
+
+
+class Country(RootModel[str]):
+    root: Annotated[
+        str,
+        Field(
+            description='Two letters, such as DE.',
+            pattern='^[A-Z]{2}$',
+            title='Country',
+        ),
+    ] = None
+
+
+class PostalCode(RootModel[str]):
+    root: Annotated[str, Field(max_length=20, min_length=1, title='Postal Code')] = None
+
+
+class StartPayment(BaseModel):
+    """
+    The address is needed where automatic tax is configured.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    token: Annotated[str | None, Field(title='Token')] = None
+    session_id: Annotated[UUID | None, Field(title='Session Id')] = None
+    promotion_code: Annotated[PromotionCode | None, Field(title='Promotion Code')] = (
+        None
+    )
+    country: Annotated[Country | None, Field(title='Country')] = None
+    postal_code: Annotated[PostalCode | None, Field(title='Postal Code')] = None
 
 
 class StripeEventStatus(StrEnum):
@@ -976,6 +1133,18 @@ class StripeEventStatus(StrEnum):
     IGNORED = 'IGNORED'
     PARKED = 'PARKED'
     QUARANTINED = 'QUARANTINED'
+
+
+class SubscriptionStatus(StrEnum):
+    """
+    State of what an organisation has bought.
+    """
+
+    TRIAL = 'TRIAL'
+    ACTIVE = 'ACTIVE'
+    PAST_DUE = 'PAST_DUE'
+    INACTIVE = 'INACTIVE'
+    CANCELLED = 'CANCELLED'
 
 
 class SubscriptionTier(StrEnum):
@@ -1015,16 +1184,6 @@ class Suspension(BaseModel):
     until: Annotated[AwareDatetime | None, Field(title='Until')] = None
 
 
-class Taken(BaseModel):
-    """
-    `duplicate`: it was here before; its status is what became of it then.
-    """
-
-    id: Annotated[str, Field(title='Id')]
-    status: StripeEventStatus
-    duplicate: Annotated[bool, Field(title='Duplicate')]
-
-
 class UserRole(StrEnum):
     """
     Role on the whole platform; ADMIN and SUPER_ADMIN administer it.
@@ -1034,6 +1193,19 @@ class UserRole(StrEnum):
     ADMIN = 'ADMIN'
     MODERATOR = 'MODERATOR'
     USER = 'USER'
+
+
+class WantedPlan(BaseModel):
+    """
+    `quantity` is the number of seats, for plans that are sold per seat.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    tier: SubscriptionTier
+    billing_cycle: BillingCycle
+    quantity: Annotated[Quantity | None, Field(title='Quantity')] = None
 
 
 class WidgetPosition(BaseModel):
@@ -1106,6 +1278,27 @@ class Alert(BaseModel):
     is_viewed: Annotated[bool, Field(title='Is Viewed')]
 
 
+class Checkout(BaseModel):
+    """
+    Whoever asks while it is open gets the same one, and returns to the addresses it was created with.
+    """
+
+    url: Annotated[
+        AnyUrl, Field(description="Stripe's page where the plan is paid.", title='Url')
+    ]
+    expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
+    tier: SubscriptionTier
+    billing_cycle: BillingCycle
+    quantity: Annotated[int, Field(title='Quantity')]
+    trial_days: Annotated[
+        int,
+        Field(
+            description='Free days; only for the first subscription of an organisation.',
+            title='Trial Days',
+        ),
+    ]
+
+
 class ChoosePlan(BaseModel):
     """
     Step 2. The price is that of `plans`.
@@ -1135,21 +1328,24 @@ class Created(BaseModel):
         Field(description='Price of one billing cycle.', title='Amount Cents'),
     ]
     currency: Annotated[str | None, Field(title='Currency')]
-    payment_status: Annotated[PaymentStatus, Field(description='As Stripe says.')]
+    payment_status: Annotated[
+        PaymentStatus, Field(description='Status of the payment at Stripe.')
+    ]
     refund: Annotated[
         RefundStatus | None,
-        Field(description='Whether what was paid is being given back.'),
+        Field(description='Status of the refund of the payment, if there is one.'),
     ]
     is_completed: Annotated[bool, Field(title='Is Completed')]
     completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')]
     expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
     organization: Annotated[
-        Made | None, Field(description='What the completed session made.')
+        CreatedOrganization | None,
+        Field(description='The organisation of a completed session.'),
     ]
     token: Annotated[
         str,
         Field(
-            description='Given this once. Whoever has it can go on with the session.',
+            description='Returned only here. It opens the session until a signed-in user continues it.',
             title='Token',
         ),
     ]
@@ -1426,24 +1622,64 @@ class Payment(BaseModel):
         Field(description='Price of one billing cycle.', title='Amount Cents'),
     ]
     currency: Annotated[str | None, Field(title='Currency')]
-    payment_status: Annotated[PaymentStatus, Field(description='As Stripe says.')]
+    payment_status: Annotated[
+        PaymentStatus, Field(description='Status of the payment at Stripe.')
+    ]
     refund: Annotated[
         RefundStatus | None,
-        Field(description='Whether what was paid is being given back.'),
+        Field(description='Status of the refund of the payment, if there is one.'),
     ]
     is_completed: Annotated[bool, Field(title='Is Completed')]
     completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')]
     expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
     organization: Annotated[
-        Made | None, Field(description='What the completed session made.')
+        CreatedOrganization | None,
+        Field(description='The organisation of a completed session.'),
     ]
     client_secret: Annotated[
         str | None,
         Field(
-            description="For Stripe's own form in the browser; none once there is nothing left to be done in it.",
+            description="For Stripe's form in the browser; null once nothing is left to do in it.",
             title='Client Secret',
         ),
     ]
+
+
+class Purchase(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    tier: SubscriptionTier
+    billing_cycle: BillingCycle
+    quantity: Annotated[Quantity | None, Field(title='Quantity')] = None
+    success_url: Annotated[
+        str,
+        Field(
+            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
+            max_length=2000,
+            pattern='^https?://[^\\s\\\\]+$',
+            title='Success Url',
+        ),
+    ]
+    cancel_url: Annotated[
+        str,
+        Field(
+            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
+            max_length=2000,
+            pattern='^https?://[^\\s\\\\]+$',
+            title='Cancel Url',
+        ),
+    ]
+
+
+class Received(BaseModel):
+    """
+    `duplicate`: the event was received before; `status` is its present status.
+    """
+
+    id: Annotated[str, Field(title='Id')]
+    status: StripeEventStatus
+    duplicate: Annotated[bool, Field(title='Duplicate')]
 
 
 class RecordedActivities(BaseModel):
@@ -1452,7 +1688,7 @@ class RecordedActivities(BaseModel):
 
 class Session(BaseModel):
     """
-    `current_step` is to be done next: 1 organisation, 2 plan, 3 payment, 4 completion.
+    `current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion.
     """
 
     session_id: Annotated[UUID, Field(title='Session Id')]
@@ -1468,16 +1704,19 @@ class Session(BaseModel):
         Field(description='Price of one billing cycle.', title='Amount Cents'),
     ]
     currency: Annotated[str | None, Field(title='Currency')]
-    payment_status: Annotated[PaymentStatus, Field(description='As Stripe says.')]
+    payment_status: Annotated[
+        PaymentStatus, Field(description='Status of the payment at Stripe.')
+    ]
     refund: Annotated[
         RefundStatus | None,
-        Field(description='Whether what was paid is being given back.'),
+        Field(description='Status of the refund of the payment, if there is one.'),
     ]
     is_completed: Annotated[bool, Field(title='Is Completed')]
     completed_at: Annotated[AwareDatetime | None, Field(title='Completed At')]
     expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
     organization: Annotated[
-        Made | None, Field(description='What the completed session made.')
+        CreatedOrganization | None,
+        Field(description='The organisation of a completed session.'),
     ]
 
 
@@ -1509,6 +1748,28 @@ class SubmittedOrder(BaseModel):
     quota: OrderQuota
 
 
+class Subscription(BaseModel):
+    tier: SubscriptionTier
+    billing_cycle: BillingCycle
+    status: SubscriptionStatus
+    quantity: Annotated[int, Field(title='Quantity')]
+    currency: Annotated[str, Field(title='Currency')]
+    amount_cents: Annotated[
+        int,
+        Field(
+            description='List price per billing cycle, before discounts and tax.',
+            title='Amount Cents',
+        ),
+    ]
+    current_period_start: Annotated[AwareDatetime, Field(title='Current Period Start')]
+    current_period_end: Annotated[AwareDatetime, Field(title='Current Period End')]
+    trial_ends_at: Annotated[AwareDatetime | None, Field(title='Trial Ends At')]
+    ends_at: Annotated[
+        AwareDatetime | None,
+        Field(description='When it ends; null while it renews.', title='Ends At'),
+    ]
+
+
 class Widget(BaseModel):
     """
     `data` depends on the type; it is null if `error` is set.
@@ -1535,6 +1796,12 @@ class Change(RootModel[NameOrganization | ChoosePlan]):
     root: Annotated[
         NameOrganization | ChoosePlan, Field(discriminator='step', title='Change')
     ]
+
+
+class Changed(BaseModel):
+    takes_effect: Annotated[TakesEffect, Field(title='Takes Effect')]
+    effective_at: Annotated[AwareDatetime, Field(title='Effective At')]
+    subscription: Subscription
 
 
 class DashboardSnapshot(BaseModel):

@@ -8,10 +8,14 @@ bulk_admin_action: Operation[models.SuspendUsers | models.ReactivateUsers | mode
 """Suspend, reactivate or change the role of up to 100 users."""
 capture_lead = Operation("/capture-lead", models.LeadCapture, models.LeadReceived)
 """Take a lead from a website."""
+change_plan = Operation("/change-plan", models.WantedPlan, models.Changed)
+"""Change the plan of the current organisation."""
 complete_onboarding_session = Operation("/complete-onboarding-session", models.Named, models.Session)
-"""Do step 4: make the organisation, with the caller as its OWNER."""
+"""Do step 4: create the organisation, with the caller as its OWNER."""
 create_billing_portal_session = Operation("/create-billing-portal-session", models.PortalVisit, models.PortalSession)
 """Open Stripe's customer portal."""
+create_checkout_session = Operation("/create-checkout-session", models.Purchase, models.Checkout)
+"""Buy a plan for the current organisation, for the first time or again after an end."""
 create_onboarding_session = Operation("/create-onboarding-session", models.NewSession, models.Created)
 """Start an onboarding."""
 dashboard_snapshot = Operation("/dashboard-snapshot", models.SnapshotRequest, models.DashboardSnapshot)
@@ -29,7 +33,7 @@ evaluate_flag = Operation("/evaluate-flag", models.EvaluateFlag, models.FlagEval
 evaluate_flag_ofrep_v1_evaluate_flags = Operation("/evaluate-flag/ofrep/v1/evaluate/flags", models.EvaluationRequest, models.BulkEvaluation)
 """Evaluate all feature flags by OFREP."""
 expire_onboarding_sessions = Operation("/expire-onboarding-sessions", models.NoInput, models.JobRun)
-"""Delete onboarding sessions nobody came back to."""
+"""Delete abandoned onboarding sessions."""
 export_organization = Operation("/export-organization", models.ExportRequest, models.ExportResult)
 """Export all data of an organisation."""
 forget_expired_keys = Operation("/forget-expired-keys", models.NoInput, models.JobRun)
@@ -42,30 +46,34 @@ impersonate_user = Operation("/impersonate-user", models.ImpersonationRequest, m
 """Act as a user for 15 minutes."""
 preview_flag_audience = Operation("/preview-flag-audience", models.FlagPreview, models.FlagAudience)
 """Count the users whom a flag would reach, now or after changes."""
+preview_plan_change = Operation("/preview-plan-change", models.WantedPlan, models.Preview)
+"""Show what a change of plan would cost, now and with the next invoice."""
 purge_trash = Operation("/purge-trash", models.NoInput, models.JobRun)
 """Delete what has been in the trash for 30 days."""
 reactivate_user = Operation("/reactivate-user", models.Reactivation, models.Administered)
 """End a suspension or a deactivation."""
 reconcile_stripe = Operation("/reconcile-stripe", models.ReconcileOptions, models.JobRun)
-"""Ask Stripe for what its events have not told us."""
+"""Apply events that were never delivered, and fetch what is in doubt."""
 record_exposure = Operation("/record-exposure", models.Exposure, models.RecordedExposure)
 """Record that a unit saw its variant of a flag."""
 redact_stripe_events = Operation("/redact-stripe-events", models.NoInput, models.JobRun)
-"""Forget what old events of Stripe said."""
+"""Delete the payload of old events of Stripe."""
 refresh_dashboard_metrics = Operation("/refresh-dashboard-metrics", models.NoInput, models.JobRun)
 """Count stale metrics again."""
 refresh_platform_metrics = Operation("/refresh-platform-metrics", models.MetricDays, models.JobRun)
 """Count how the platform does today."""
 report_matching_listings = Operation("/report-matching-listings", models.NoInput, models.JobRun)
 """Report new listings to the members whose buyers they suit."""
+resume_subscription = Operation("/resume-subscription", models.Resumption, models.Subscription)
+"""Take back the cancellation of the current organisation's subscription, before it has ended."""
 roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models.JobRun)
 """Add views and dismissals to their alerts."""
 roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)
 """Add uses, views and likes that were left behind."""
 settle_onboarding_payments = Operation("/settle-onboarding-payments", models.NoInput, models.JobRun)
-"""Cancel payments that were left behind, ask about long ones, issue refunds that are due."""
-start_onboarding_payment = Operation("/start-onboarding-payment", models.Named, models.Payment)
-"""Do step 3: start the payment, or go on with the one that was started."""
+"""Cancel unfinished payments, fetch long ones, issue refunds, and make the changes due at Stripe."""
+start_onboarding_payment = Operation("/start-onboarding-payment", models.StartPayment, models.Payment)
+"""Do step 3: start the payment, or continue the one that was started."""
 submit_order = Operation("/submit-order", models.OrderSubmission, models.SubmittedOrder)
 """Submit a draft."""
 suspend_user = Operation("/suspend-user", models.Suspension, models.Administered)
@@ -74,5 +82,7 @@ sync_attachments = Operation("/sync-attachments", models.NoInput, models.JobRun)
 """Bring files and their rows into step."""
 sync_auth = Operation("/sync-auth", models.NoInput, models.JobRun)
 """Tell the auth service who is suspended or deleted, as far as it does not know yet."""
+update_billing = Operation("/update-billing", models.NoInput, models.JobRun)
+"""End granted plans, and notify owners of trials, renewals and cards that end."""
 update_onboarding_session = Operation("/update-onboarding-session", models.Change, models.Session)
 """Do step 1 or 2, for the first time or again."""

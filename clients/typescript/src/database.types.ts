@@ -832,6 +832,32 @@ isOneToOne: false
       referencedColumns: ["organization_id","id"]
     }
                   ]
+                },"invoices": {
+                  Row: {
+                    "billing_reason": string | null,"created_at": string,"credit_notes": (string)[],"credited_cents": number,"currency": string,"discount_cents": number,"disputed_cents": number,"due_at": string | null,"hosted_invoice_url": string | null,"id": string,"invoice_pdf": string | null,"issued_at": string | null,"number": string | null,"organization_id": string,"paid_at": string | null,"paid_cents": number,"period_end": string | null,"period_start": string | null,"refunded_cents": number,"remaining_cents": number,"status": Database["public"]['Enums']["InvoiceStatus"],"stripe_invoice_id": string,"stripe_subscription_id": string | null,"subtotal_cents": number,"tax_cents": number,"total_cents": number,"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "billing_reason"?: string | null,"created_at"?: string,"credit_notes"?: (string)[],"credited_cents"?: number,"currency": string,"discount_cents"?: number,"disputed_cents"?: number,"due_at"?: string | null,"hosted_invoice_url"?: string | null,"id"?: string,"invoice_pdf"?: string | null,"issued_at"?: string | null,"number"?: string | null,"organization_id": string,"paid_at"?: string | null,"paid_cents"?: number,"period_end"?: string | null,"period_start"?: string | null,"refunded_cents"?: number,"remaining_cents"?: number,"status": Database["public"]['Enums']["InvoiceStatus"],"stripe_invoice_id": string,"stripe_subscription_id"?: string | null,"subtotal_cents"?: number,"tax_cents"?: number,"total_cents"?: number,"updated_at"?: string
+                  }
+                  Update: {
+                    "billing_reason"?: string | null,"created_at"?: string,"credit_notes"?: (string)[],"credited_cents"?: number,"currency"?: string,"discount_cents"?: number,"disputed_cents"?: number,"due_at"?: string | null,"hosted_invoice_url"?: string | null,"id"?: string,"invoice_pdf"?: string | null,"issued_at"?: string | null,"number"?: string | null,"organization_id"?: string,"paid_at"?: string | null,"paid_cents"?: number,"period_end"?: string | null,"period_start"?: string | null,"refunded_cents"?: number,"remaining_cents"?: number,"status"?: Database["public"]['Enums']["InvoiceStatus"],"stripe_invoice_id"?: string,"stripe_subscription_id"?: string | null,"subtotal_cents"?: number,"tax_cents"?: number,"total_cents"?: number,"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "invoices_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "invoices_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    }
+                  ]
                 },"leads": {
                   Row: {
                     "assigned_to_id": string | null,"budget": number | null,"cities": (string)[],"company": string | null,"converted_contact_id": string | null,"created_at": string,"custom_fields": Json | null,"email": string | null,"id": string,"is_watching": boolean,"last_contact_at": string | null,"min_bedrooms": number | null,"name": string,"notes": string | null,"organization_id": string,"phone": string | null,"property_types": (Database["public"]['Enums']["PropertyType"])[],"score": Database["public"]['Enums']["LeadScore"],"score_value": number,"source": Database["public"]['Enums']["LeadSource"],"status": Database["public"]['Enums']["LeadStatus"],"tags": (string)[],"timeline": string | null,"updated_at": string
@@ -1196,28 +1222,42 @@ isOneToOne: false
                   ]
                 },"plans": {
                   Row: {
-                    "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"created_at": string,"currency": string,"id": string,"is_active": boolean,"limits": NonNullable<Json>,"stripe_price_id": string | null,"tier": Database["public"]['Enums']["SubscriptionTier"],"updated_at": string
+                    "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"created_at": string,"currency": string,"id": string,"is_active": boolean,"limits": NonNullable<Json>,"per_seat": boolean,"stripe_price_id": string | null,"tier": Database["public"]['Enums']["SubscriptionTier"],"trial_days": number,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"created_at"?: string,"currency"?: string,"id"?: string,"is_active"?: boolean,"limits": NonNullable<Json>,"stripe_price_id"?: string | null,"tier": Database["public"]['Enums']["SubscriptionTier"],"updated_at"?: string
+                    "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"created_at"?: string,"currency"?: string,"id"?: string,"is_active"?: boolean,"limits": NonNullable<Json>,"per_seat"?: boolean,"stripe_price_id"?: string | null,"tier": Database["public"]['Enums']["SubscriptionTier"],"trial_days"?: number,"updated_at"?: string
                   }
                   Update: {
-                    "amount_cents"?: number,"billing_cycle"?: Database["public"]['Enums']["BillingCycle"],"created_at"?: string,"currency"?: string,"id"?: string,"is_active"?: boolean,"limits"?: NonNullable<Json>,"stripe_price_id"?: string | null,"tier"?: Database["public"]['Enums']["SubscriptionTier"],"updated_at"?: string
+                    "amount_cents"?: number,"billing_cycle"?: Database["public"]['Enums']["BillingCycle"],"created_at"?: string,"currency"?: string,"id"?: string,"is_active"?: boolean,"limits"?: NonNullable<Json>,"per_seat"?: boolean,"stripe_price_id"?: string | null,"tier"?: Database["public"]['Enums']["SubscriptionTier"],"trial_days"?: number,"updated_at"?: string
                   }
                   Relationships: [
                     
                   ]
                 },"platform_metrics": {
                   Row: {
-                    "active_orgs": number,"active_users": number,"api_calls": number,"arr_cents": number,"churn_rate": number,"created_at": string,"date": string,"elite_count": number,"enterprise_count": number,"free_count": number,"growth_count": number,"id": string,"is_estimated": boolean,"measured_at": string,"mrr_cents": number,"new_orgs": number,"new_users": number,"starter_count": number,"total_orgs": number,"total_storage": number,"total_users": number
+                    "active_orgs": number,"active_users": number,"api_calls": number,"arr_cents": number | null,"churn_rate": number,"created_at": string,"date": string,"elite_count": number,"enterprise_count": number,"free_count": number,"growth_count": number,"id": string,"is_estimated": boolean,"measured_at": string,"mrr_cents": number | null,"mrr_currency": string,"new_orgs": number,"new_users": number,"starter_count": number,"total_orgs": number,"total_storage": number,"total_users": number
                   }
                   ComputedFields: never
                   Insert: {
-                    "active_orgs"?: number,"active_users"?: number,"api_calls"?: number,"arr_cents"?: number,"churn_rate"?: number,"created_at"?: string,"date"?: string,"elite_count"?: number,"enterprise_count"?: number,"free_count"?: number,"growth_count"?: number,"id"?: string,"is_estimated"?: never,"measured_at"?: string,"mrr_cents"?: number,"new_orgs"?: number,"new_users"?: number,"starter_count"?: number,"total_orgs"?: number,"total_storage"?: number,"total_users"?: number
+                    "active_orgs"?: number,"active_users"?: number,"api_calls"?: number,"arr_cents"?: number | null,"churn_rate"?: number,"created_at"?: string,"date"?: string,"elite_count"?: number,"enterprise_count"?: number,"free_count"?: number,"growth_count"?: number,"id"?: string,"is_estimated"?: never,"measured_at"?: string,"mrr_cents"?: number | null,"mrr_currency"?: string,"new_orgs"?: number,"new_users"?: number,"starter_count"?: number,"total_orgs"?: number,"total_storage"?: number,"total_users"?: number
                   }
                   Update: {
-                    "active_orgs"?: number,"active_users"?: number,"api_calls"?: number,"arr_cents"?: number,"churn_rate"?: number,"created_at"?: string,"date"?: string,"elite_count"?: number,"enterprise_count"?: number,"free_count"?: number,"growth_count"?: number,"id"?: string,"is_estimated"?: never,"measured_at"?: string,"mrr_cents"?: number,"new_orgs"?: number,"new_users"?: number,"starter_count"?: number,"total_orgs"?: number,"total_storage"?: number,"total_users"?: number
+                    "active_orgs"?: number,"active_users"?: number,"api_calls"?: number,"arr_cents"?: number | null,"churn_rate"?: number,"created_at"?: string,"date"?: string,"elite_count"?: number,"enterprise_count"?: number,"free_count"?: number,"growth_count"?: number,"id"?: string,"is_estimated"?: never,"measured_at"?: string,"mrr_cents"?: number | null,"mrr_currency"?: string,"new_orgs"?: number,"new_users"?: number,"starter_count"?: number,"total_orgs"?: number,"total_storage"?: number,"total_users"?: number
+                  }
+                  Relationships: [
+                    
+                  ]
+                },"platform_revenue": {
+                  Row: {
+                    "arr_cents": number,"churned_customers": number,"churned_mrr_cents": number,"contraction_mrr_cents": number,"currency": string,"customers": number,"date": string,"expansion_mrr_cents": number,"logo_churn_rate": number | null,"measured_at": string,"mrr_cents": number,"new_customers": number,"new_mrr_cents": number,"reactivated_customers": number,"reactivated_mrr_cents": number,"revenue_churn_rate": number | null,"start_customers": number,"start_mrr_cents": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "arr_cents"?: number,"churned_customers"?: number,"churned_mrr_cents"?: number,"contraction_mrr_cents"?: number,"currency": string,"customers"?: number,"date": string,"expansion_mrr_cents"?: number,"logo_churn_rate"?: number | null,"measured_at"?: string,"mrr_cents"?: number,"new_customers"?: number,"new_mrr_cents"?: number,"reactivated_customers"?: number,"reactivated_mrr_cents"?: number,"revenue_churn_rate"?: number | null,"start_customers"?: number,"start_mrr_cents"?: number
+                  }
+                  Update: {
+                    "arr_cents"?: number,"churned_customers"?: number,"churned_mrr_cents"?: number,"contraction_mrr_cents"?: number,"currency"?: string,"customers"?: number,"date"?: string,"expansion_mrr_cents"?: number,"logo_churn_rate"?: number | null,"measured_at"?: string,"mrr_cents"?: number,"new_customers"?: number,"new_mrr_cents"?: number,"reactivated_customers"?: number,"reactivated_mrr_cents"?: number,"revenue_churn_rate"?: number | null,"start_customers"?: number,"start_mrr_cents"?: number
                   }
                   Relationships: [
                     
@@ -1436,42 +1476,56 @@ isOneToOne: false
                   ]
                 },"stripe_events": {
                   Row: {
-                    "api_version": string | null,"applied_at": string | null,"attempts": number,"before": Json | null,"created": string,"created_at": string,"customer_id": string | null,"error": string | null,"id": string,"is_last": boolean,"livemode": boolean,"object_id": string | null,"object_type": string | null,"payload": Json | null,"place": number,"redacted_at": string | null,"state": Json | null,"status": Database["public"]['Enums']["StripeEventStatus"],"type": string,"updated_at": string
+                    "api_version": string | null,"applied_at": string | null,"attempts": number,"before": Json | null,"created": string,"created_at": string,"customer_id": string | null,"error": string | null,"id": string,"is_chained": boolean,"is_last": boolean,"livemode": boolean,"object_id": string | null,"object_type": string | null,"payload": Json | null,"place": number,"redacted_at": string | null,"state": Json | null,"status": Database["public"]['Enums']["StripeEventStatus"],"type": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "api_version"?: string | null,"applied_at"?: string | null,"attempts"?: number,"before"?: Json | null,"created": string,"created_at"?: string,"customer_id"?: string | null,"error"?: string | null,"id": string,"is_last"?: boolean,"livemode": boolean,"object_id"?: string | null,"object_type"?: string | null,"payload"?: Json | null,"place"?: number,"redacted_at"?: string | null,"state"?: Json | null,"status"?: Database["public"]['Enums']["StripeEventStatus"],"type": string,"updated_at"?: string
+                    "api_version"?: string | null,"applied_at"?: string | null,"attempts"?: number,"before"?: Json | null,"created": string,"created_at"?: string,"customer_id"?: string | null,"error"?: string | null,"id": string,"is_chained"?: boolean,"is_last"?: boolean,"livemode": boolean,"object_id"?: string | null,"object_type"?: string | null,"payload"?: Json | null,"place"?: number,"redacted_at"?: string | null,"state"?: Json | null,"status"?: Database["public"]['Enums']["StripeEventStatus"],"type": string,"updated_at"?: string
                   }
                   Update: {
-                    "api_version"?: string | null,"applied_at"?: string | null,"attempts"?: number,"before"?: Json | null,"created"?: string,"created_at"?: string,"customer_id"?: string | null,"error"?: string | null,"id"?: string,"is_last"?: boolean,"livemode"?: boolean,"object_id"?: string | null,"object_type"?: string | null,"payload"?: Json | null,"place"?: number,"redacted_at"?: string | null,"state"?: Json | null,"status"?: Database["public"]['Enums']["StripeEventStatus"],"type"?: string,"updated_at"?: string
+                    "api_version"?: string | null,"applied_at"?: string | null,"attempts"?: number,"before"?: Json | null,"created"?: string,"created_at"?: string,"customer_id"?: string | null,"error"?: string | null,"id"?: string,"is_chained"?: boolean,"is_last"?: boolean,"livemode"?: boolean,"object_id"?: string | null,"object_type"?: string | null,"payload"?: Json | null,"place"?: number,"redacted_at"?: string | null,"state"?: Json | null,"status"?: Database["public"]['Enums']["StripeEventStatus"],"type"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     
                   ]
                 },"stripe_objects": {
                   Row: {
-                    "created_at": string,"customer_id": string | null,"fetched": Json | null,"fetched_at": string | null,"id": string,"in_doubt_since": string | null,"is_last": boolean,"state": NonNullable<Json>,"state_at": string,"type": string,"updated_at": string,"waits_for": string | null
+                    "created_at": string,"customer_id": string | null,"fetched": Json | null,"fetched_at": string | null,"id": string,"in_doubt_since": string | null,"is_last": boolean,"missing_since": string | null,"state": NonNullable<Json>,"state_at": string,"type": string,"updated_at": string,"waits_for": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"customer_id"?: string | null,"fetched"?: Json | null,"fetched_at"?: string | null,"id": string,"in_doubt_since"?: string | null,"is_last"?: boolean,"state": NonNullable<Json>,"state_at": string,"type": string,"updated_at"?: string,"waits_for"?: string | null
+                    "created_at"?: string,"customer_id"?: string | null,"fetched"?: Json | null,"fetched_at"?: string | null,"id": string,"in_doubt_since"?: string | null,"is_last"?: boolean,"missing_since"?: string | null,"state": NonNullable<Json>,"state_at": string,"type": string,"updated_at"?: string,"waits_for"?: string | null
                   }
                   Update: {
-                    "created_at"?: string,"customer_id"?: string | null,"fetched"?: Json | null,"fetched_at"?: string | null,"id"?: string,"in_doubt_since"?: string | null,"is_last"?: boolean,"state"?: NonNullable<Json>,"state_at"?: string,"type"?: string,"updated_at"?: string,"waits_for"?: string | null
+                    "created_at"?: string,"customer_id"?: string | null,"fetched"?: Json | null,"fetched_at"?: string | null,"id"?: string,"in_doubt_since"?: string | null,"is_last"?: boolean,"missing_since"?: string | null,"state"?: NonNullable<Json>,"state_at"?: string,"type"?: string,"updated_at"?: string,"waits_for"?: string | null
+                  }
+                  Relationships: [
+                    
+                  ]
+                },"stripe_tasks": {
+                  Row: {
+                    "arguments": NonNullable<Json>,"created_at": string,"done_at": string | null,"due_at": string,"error": string | null,"id": string,"kind": Database["public"]['Enums']["StripeTaskKind"],"object_id": string,"reason": string,"tries": number,"updated_at": string,"version": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "arguments"?: NonNullable<Json>,"created_at"?: string,"done_at"?: string | null,"due_at"?: string,"error"?: string | null,"id"?: string,"kind": Database["public"]['Enums']["StripeTaskKind"],"object_id": string,"reason": string,"tries"?: number,"updated_at"?: string,"version"?: number
+                  }
+                  Update: {
+                    "arguments"?: NonNullable<Json>,"created_at"?: string,"done_at"?: string | null,"due_at"?: string,"error"?: string | null,"id"?: string,"kind"?: Database["public"]['Enums']["StripeTaskKind"],"object_id"?: string,"reason"?: string,"tries"?: number,"updated_at"?: string,"version"?: number
                   }
                   Relationships: [
                     
                   ]
                 },"subscriptions": {
                   Row: {
-                    "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"cancel_at_period_end": boolean,"cancelled_at": string | null,"created_at": string,"current_period_end": string,"current_period_start": string,"id": string,"organization_id": string,"past_due_since": string | null,"status": Database["public"]['Enums']["SubscriptionStatus"],"stripe_customer_id": string | null,"stripe_subscription_id": string | null,"tier": Database["public"]['Enums']["SubscriptionTier"],"updated_at": string
+                    "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"cancel_at_period_end": boolean,"cancelled_at": string | null,"changed_at": string | null,"created_at": string,"currency": string,"current_period_end": string,"current_period_start": string,"ends_at": string | null,"granted_reason": string | null,"id": string,"net_monthly_amount": number | null,"organization_id": string,"past_due_since": string | null,"pending_at": string | null,"pending_billing_cycle": Database["public"]['Enums']["BillingCycle"] | null,"pending_quantity": number | null,"pending_tier": Database["public"]['Enums']["SubscriptionTier"] | null,"quantity": number,"started_at": string | null,"status": Database["public"]['Enums']["SubscriptionStatus"],"stripe_customer_id": string | null,"stripe_subscription_id": string | null,"tier": Database["public"]['Enums']["SubscriptionTier"],"trial_ends_at": string | null,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"cancel_at_period_end"?: boolean,"cancelled_at"?: string | null,"created_at"?: string,"current_period_end": string,"current_period_start"?: string,"id"?: string,"organization_id": string,"past_due_since"?: string | null,"status": Database["public"]['Enums']["SubscriptionStatus"],"stripe_customer_id"?: string | null,"stripe_subscription_id"?: string | null,"tier": Database["public"]['Enums']["SubscriptionTier"],"updated_at"?: string
+                    "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"cancel_at_period_end"?: boolean,"cancelled_at"?: string | null,"changed_at"?: string | null,"created_at"?: string,"currency"?: string,"current_period_end": string,"current_period_start"?: string,"ends_at"?: string | null,"granted_reason"?: string | null,"id"?: string,"net_monthly_amount"?: number | null,"organization_id": string,"past_due_since"?: string | null,"pending_at"?: string | null,"pending_billing_cycle"?: Database["public"]['Enums']["BillingCycle"] | null,"pending_quantity"?: number | null,"pending_tier"?: Database["public"]['Enums']["SubscriptionTier"] | null,"quantity"?: number,"started_at"?: string | null,"status": Database["public"]['Enums']["SubscriptionStatus"],"stripe_customer_id"?: string | null,"stripe_subscription_id"?: string | null,"tier": Database["public"]['Enums']["SubscriptionTier"],"trial_ends_at"?: string | null,"updated_at"?: string
                   }
                   Update: {
-                    "amount_cents"?: number,"billing_cycle"?: Database["public"]['Enums']["BillingCycle"],"cancel_at_period_end"?: boolean,"cancelled_at"?: string | null,"created_at"?: string,"current_period_end"?: string,"current_period_start"?: string,"id"?: string,"organization_id"?: string,"past_due_since"?: string | null,"status"?: Database["public"]['Enums']["SubscriptionStatus"],"stripe_customer_id"?: string | null,"stripe_subscription_id"?: string | null,"tier"?: Database["public"]['Enums']["SubscriptionTier"],"updated_at"?: string
+                    "amount_cents"?: number,"billing_cycle"?: Database["public"]['Enums']["BillingCycle"],"cancel_at_period_end"?: boolean,"cancelled_at"?: string | null,"changed_at"?: string | null,"created_at"?: string,"currency"?: string,"current_period_end"?: string,"current_period_start"?: string,"ends_at"?: string | null,"granted_reason"?: string | null,"id"?: string,"net_monthly_amount"?: number | null,"organization_id"?: string,"past_due_since"?: string | null,"pending_at"?: string | null,"pending_billing_cycle"?: Database["public"]['Enums']["BillingCycle"] | null,"pending_quantity"?: number | null,"pending_tier"?: Database["public"]['Enums']["SubscriptionTier"] | null,"quantity"?: number,"started_at"?: string | null,"status"?: Database["public"]['Enums']["SubscriptionStatus"],"stripe_customer_id"?: string | null,"stripe_subscription_id"?: string | null,"tier"?: Database["public"]['Enums']["SubscriptionTier"],"trial_ends_at"?: string | null,"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -2077,6 +2131,9 @@ isOneToOne: true
         isOneToOne: true
         isSetofReturn: false
       } },
+"cancel_at_stripe":
+{ Args: { "at_period_end"?: boolean,"reason": string,"subscription": string }; Returns: undefined
+                           },
 "cancel_order":
 { Args: { "order_id": string,"reason": string }; Returns: {
               "agent_config": NonNullable<Json>,
@@ -2232,6 +2289,9 @@ isOneToOne: true
 "dismiss_alert":
 { Args: { "alert_id": string }; Returns: boolean
                            },
+"dismiss_stripe_event":
+{ Args: { "event_id": string,"reason": string }; Returns: number
+                           },
 "end_impersonation":
 { Args: { "impersonation_id"?: string }; Returns: Json
                            },
@@ -2255,6 +2315,9 @@ isOneToOne: true
 { Args: Record<PropertyKey, never>; Returns: {
               "budget": number,"cities": string,"company": string,"created_at": string,"email": string,"id": string,"last_contact_at": string,"min_bedrooms": number,"name": string,"notes": string,"phone": string,"property_types": string,"score_value": number,"source": Database["public"]['Enums']["LeadSource"],"status": Database["public"]['Enums']["LeadStatus"],"tags": string,"timeline": string
             }[]
+                           },
+"extend_trial":
+{ Args: { "reason": string,"subscription": string,"until": string }; Returns: undefined
                            },
 "feature_showcase":
 { Args: { "featured"?: boolean,"showcase_id": string }; Returns: {
@@ -2329,6 +2392,9 @@ isOneToOne: true
 { Args: { "month"?: string }; Returns: {
               "goal_id": string,"measure": string,"reached": number,"share": number,"target": number,"user_id": string
             }[]
+                           },
+"grant_plan":
+{ Args: { "organization": string,"reason": string,"tier": Database["public"]['Enums']["SubscriptionTier"],"until": string }; Returns: string
                            },
 "job_overview":
 { Args: Record<PropertyKey, never>; Returns: {
@@ -2563,6 +2629,9 @@ isOneToOne: true
 { Args: { "before"?: string,"before_id"?: string,"id": string,"page_size"?: number,"type": string }; Returns: {
               "action": string,"api_key_id": string,"created_at": string,"entry_id": string,"impersonated_by": string,"new_data": Json,"old_data": Json,"user_id": string
             }[]
+                           },
+"refund_invoice":
+{ Args: { "amount_cents"?: number,"invoice": string,"reason": string }; Returns: string
                            },
 "reject_order":
 { Args: { "order_id": string,"reason": string }; Returns: {
@@ -2877,7 +2946,7 @@ isOneToOne: true
                            }
           }
           Enums: {
-            "ActionType": "NAVIGATION"|"API_CALL"|"MODAL_FORM"|"EXTERNAL_LINK"|"WORKFLOW_TRIGGER","ActivitySeverity": "INFO"|"SUCCESS"|"WARNING"|"ERROR"|"CRITICAL","ActivityType": "CALL"|"EMAIL"|"MEETING"|"TASK"|"NOTE"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP","AdminAction": "USER_CREATE"|"USER_UPDATE"|"USER_SUSPEND"|"USER_DELETE"|"USER_IMPERSONATE"|"ORG_CREATE"|"ORG_UPDATE"|"ORG_SUSPEND"|"ORG_DELETE"|"SUBSCRIPTION_CREATE"|"SUBSCRIPTION_UPDATE"|"SUBSCRIPTION_CANCEL"|"FEATURE_FLAG_UPDATE"|"SYSTEM_CONFIG_UPDATE"|"DATA_EXPORT"|"BULK_ACTION","AgentCategory": "SALES"|"SUPPORT"|"ANALYSIS"|"CONTENT"|"AUTOMATION"|"RESEARCH","AlertCategory": "SYSTEM"|"MAINTENANCE"|"FEATURE"|"SECURITY"|"BILLING"|"MARKETING","AlertLevel": "INFO"|"WARNING"|"ERROR"|"SUCCESS","AppointmentStatus": "SCHEDULED"|"CONFIRMED"|"COMPLETED"|"CANCELLED"|"NO_SHOW","AppointmentType": "MEETING"|"CALL"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP"|"OTHER","BillingCycle": "MONTHLY"|"YEARLY","ComplexityLevel": "SIMPLE"|"MODERATE"|"COMPLEX"|"ENTERPRISE","ContactStatus": "ACTIVE"|"INACTIVE"|"DO_NOT_CONTACT","ContactType": "PROSPECT"|"CLIENT"|"PAST_CLIENT"|"PARTNER"|"VENDOR","ContentStatus": "DRAFT"|"PUBLISHED"|"ARCHIVED","ContentType": "PAGE"|"BLOG_POST"|"DOCUMENTATION"|"TEMPLATE","CustomerSource": "WEBSITE"|"REFERRAL"|"SOCIAL"|"EMAIL"|"OTHER","CustomerStatus": "LEAD"|"PROSPECT"|"ACTIVE"|"CHURNED","DashboardActivityType": "USER_ACTION"|"SYSTEM_EVENT"|"WORKFLOW_UPDATE"|"DATA_CHANGE"|"SECURITY_EVENT"|"INTEGRATION_EVENT","DashboardTheme": "LIGHT"|"DARK"|"AUTO","DealStage": "LEAD"|"QUALIFIED"|"PROPOSAL"|"NEGOTIATION"|"CLOSING"|"CLOSED_WON"|"CLOSED_LOST","DealStatus": "ACTIVE"|"WON"|"LOST"|"ABANDONED","Environment": "DEVELOPMENT"|"STAGING"|"PRODUCTION","LayoutDensity": "COMPACT"|"NORMAL"|"SPACIOUS","LeadScore": "HOT"|"WARM"|"COLD","LeadSource": "WEBSITE"|"REFERRAL"|"GOOGLE_ADS"|"SOCIAL_MEDIA"|"COLD_CALL"|"EMAIL_CAMPAIGN"|"EVENT"|"PARTNER"|"OTHER","LeadStatus": "NEW_LEAD"|"IN_CONTACT"|"QUALIFIED"|"UNQUALIFIED"|"CONVERTED"|"LOST","ListingStatus": "ACTIVE"|"PENDING"|"SOLD"|"EXPIRED"|"WITHDRAWN"|"CONTINGENT","LogLevel": "DEBUG"|"INFO"|"WARN"|"ERROR","MetricCategory": "FINANCIAL"|"OPERATIONAL"|"MARKETING"|"SALES"|"PRODUCTIVITY"|"SYSTEM"|"CUSTOM","NotificationType": "INFO"|"SUCCESS"|"WARNING"|"ERROR","OrderPriority": "LOW"|"NORMAL"|"HIGH"|"URGENT","OrderStatus": "DRAFT"|"SUBMITTED"|"IN_REVIEW"|"APPROVED"|"IN_PROGRESS"|"TESTING"|"COMPLETED"|"DELIVERED"|"CANCELLED"|"REJECTED","OrgRole": "OWNER"|"ADMIN"|"MEMBER"|"VIEWER","PaymentStatus": "PENDING"|"PROCESSING"|"SUCCEEDED"|"FAILED"|"CANCELLED"|"REQUIRES_ACTION","Priority": "LOW"|"MEDIUM"|"HIGH"|"CRITICAL","ProjectStatus": "PLANNING"|"ACTIVE"|"ON_HOLD"|"COMPLETED"|"CANCELLED","PropertyType": "RESIDENTIAL"|"COMMERCIAL"|"LAND"|"MULTI_FAMILY"|"CONDO"|"TOWNHOUSE"|"LUXURY","Recurrence": "DAILY"|"WEEKDAYS"|"WEEKLY"|"MONTHLY"|"QUARTERLY"|"YEARLY","RefundReason": "REPLACED"|"ENDED"|"UNCLAIMED"|"MISMATCH","RefundStatus": "TO_DECIDE"|"DUE"|"ISSUING"|"REFUNDED"|"FAILED"|"WITHDRAWN","ResourceType": "AI_TOKENS"|"API_CALLS"|"STORAGE"|"SEATS","ShowcaseCategory": "AI_AGENT"|"AUTOMATION_TOOL"|"INTEGRATION"|"WORKFLOW"|"CUSTOM_SOLUTION","StripeEventStatus": "RECEIVED"|"APPLIED"|"IGNORED"|"PARKED"|"QUARANTINED","SubscriptionStatus": "TRIAL"|"ACTIVE"|"PAST_DUE"|"INACTIVE"|"CANCELLED","SubscriptionTier": "FREE"|"STARTER"|"GROWTH"|"ELITE"|"ENTERPRISE","TaskStatus": "TODO"|"IN_PROGRESS"|"REVIEW"|"DONE"|"CANCELLED","ToolCategory": "AUTOMATION"|"ANALYTICS"|"INTEGRATION"|"UI"|"API"|"WORKFLOW","UserRole": "SUPER_ADMIN"|"ADMIN"|"MODERATOR"|"USER","WidgetType": "KPI_CARD"|"CHART"|"TABLE"|"ACTIVITY_FEED"|"QUICK_ACTIONS"|"MODULE_SHORTCUTS"|"PROGRESS_TRACKER"|"NOTIFICATION_PANEL"|"CALENDAR"|"WEATHER"
+            "ActionType": "NAVIGATION"|"API_CALL"|"MODAL_FORM"|"EXTERNAL_LINK"|"WORKFLOW_TRIGGER","ActivitySeverity": "INFO"|"SUCCESS"|"WARNING"|"ERROR"|"CRITICAL","ActivityType": "CALL"|"EMAIL"|"MEETING"|"TASK"|"NOTE"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP","AdminAction": "USER_CREATE"|"USER_UPDATE"|"USER_SUSPEND"|"USER_DELETE"|"USER_IMPERSONATE"|"ORG_CREATE"|"ORG_UPDATE"|"ORG_SUSPEND"|"ORG_DELETE"|"SUBSCRIPTION_CREATE"|"SUBSCRIPTION_UPDATE"|"SUBSCRIPTION_CANCEL"|"FEATURE_FLAG_UPDATE"|"SYSTEM_CONFIG_UPDATE"|"DATA_EXPORT"|"BULK_ACTION","AgentCategory": "SALES"|"SUPPORT"|"ANALYSIS"|"CONTENT"|"AUTOMATION"|"RESEARCH","AlertCategory": "SYSTEM"|"MAINTENANCE"|"FEATURE"|"SECURITY"|"BILLING"|"MARKETING","AlertLevel": "INFO"|"WARNING"|"ERROR"|"SUCCESS","AppointmentStatus": "SCHEDULED"|"CONFIRMED"|"COMPLETED"|"CANCELLED"|"NO_SHOW","AppointmentType": "MEETING"|"CALL"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP"|"OTHER","BillingCycle": "MONTHLY"|"YEARLY","CheckoutStatus": "OPEN"|"PAID"|"EXPIRED","ComplexityLevel": "SIMPLE"|"MODERATE"|"COMPLEX"|"ENTERPRISE","ContactStatus": "ACTIVE"|"INACTIVE"|"DO_NOT_CONTACT","ContactType": "PROSPECT"|"CLIENT"|"PAST_CLIENT"|"PARTNER"|"VENDOR","ContentStatus": "DRAFT"|"PUBLISHED"|"ARCHIVED","ContentType": "PAGE"|"BLOG_POST"|"DOCUMENTATION"|"TEMPLATE","CustomerSource": "WEBSITE"|"REFERRAL"|"SOCIAL"|"EMAIL"|"OTHER","CustomerStatus": "LEAD"|"PROSPECT"|"ACTIVE"|"CHURNED","DashboardActivityType": "USER_ACTION"|"SYSTEM_EVENT"|"WORKFLOW_UPDATE"|"DATA_CHANGE"|"SECURITY_EVENT"|"INTEGRATION_EVENT","DashboardTheme": "LIGHT"|"DARK"|"AUTO","DealStage": "LEAD"|"QUALIFIED"|"PROPOSAL"|"NEGOTIATION"|"CLOSING"|"CLOSED_WON"|"CLOSED_LOST","DealStatus": "ACTIVE"|"WON"|"LOST"|"ABANDONED","Environment": "DEVELOPMENT"|"STAGING"|"PRODUCTION","InvoiceStatus": "DRAFT"|"OPEN"|"PAID"|"VOID"|"UNCOLLECTIBLE","LayoutDensity": "COMPACT"|"NORMAL"|"SPACIOUS","LeadScore": "HOT"|"WARM"|"COLD","LeadSource": "WEBSITE"|"REFERRAL"|"GOOGLE_ADS"|"SOCIAL_MEDIA"|"COLD_CALL"|"EMAIL_CAMPAIGN"|"EVENT"|"PARTNER"|"OTHER","LeadStatus": "NEW_LEAD"|"IN_CONTACT"|"QUALIFIED"|"UNQUALIFIED"|"CONVERTED"|"LOST","ListingStatus": "ACTIVE"|"PENDING"|"SOLD"|"EXPIRED"|"WITHDRAWN"|"CONTINGENT","LogLevel": "DEBUG"|"INFO"|"WARN"|"ERROR","MetricCategory": "FINANCIAL"|"OPERATIONAL"|"MARKETING"|"SALES"|"PRODUCTIVITY"|"SYSTEM"|"CUSTOM","NotificationType": "INFO"|"SUCCESS"|"WARNING"|"ERROR","OrderPriority": "LOW"|"NORMAL"|"HIGH"|"URGENT","OrderStatus": "DRAFT"|"SUBMITTED"|"IN_REVIEW"|"APPROVED"|"IN_PROGRESS"|"TESTING"|"COMPLETED"|"DELIVERED"|"CANCELLED"|"REJECTED","OrgRole": "OWNER"|"ADMIN"|"MEMBER"|"VIEWER","PaymentStatus": "PENDING"|"PROCESSING"|"SUCCEEDED"|"FAILED"|"CANCELLED"|"REQUIRES_ACTION","Priority": "LOW"|"MEDIUM"|"HIGH"|"CRITICAL","ProjectStatus": "PLANNING"|"ACTIVE"|"ON_HOLD"|"COMPLETED"|"CANCELLED","PropertyType": "RESIDENTIAL"|"COMMERCIAL"|"LAND"|"MULTI_FAMILY"|"CONDO"|"TOWNHOUSE"|"LUXURY","Recurrence": "DAILY"|"WEEKDAYS"|"WEEKLY"|"MONTHLY"|"QUARTERLY"|"YEARLY","RefundReason": "REPLACED"|"ENDED"|"UNCLAIMED"|"MISMATCH"|"DUPLICATE"|"REQUESTED","RefundStatus": "TO_DECIDE"|"DUE"|"ISSUING"|"REFUNDED"|"FAILED"|"WITHDRAWN","ResourceType": "AI_TOKENS"|"API_CALLS"|"STORAGE"|"SEATS","ShowcaseCategory": "AI_AGENT"|"AUTOMATION_TOOL"|"INTEGRATION"|"WORKFLOW"|"CUSTOM_SOLUTION","StripeEventStatus": "RECEIVED"|"APPLIED"|"IGNORED"|"PARKED"|"QUARANTINED","StripeTaskKind": "CANCEL_SUBSCRIPTION"|"CANCEL_AT_PERIOD_END"|"EXTEND_TRIAL"|"UPDATE_CUSTOMER","SubscriptionStatus": "TRIAL"|"ACTIVE"|"PAST_DUE"|"INACTIVE"|"CANCELLED","SubscriptionTier": "FREE"|"STARTER"|"GROWTH"|"ELITE"|"ENTERPRISE","TaskStatus": "TODO"|"IN_PROGRESS"|"REVIEW"|"DONE"|"CANCELLED","ToolCategory": "AUTOMATION"|"ANALYTICS"|"INTEGRATION"|"UI"|"API"|"WORKFLOW","UserRole": "SUPER_ADMIN"|"ADMIN"|"MODERATOR"|"USER","WidgetType": "KPI_CARD"|"CHART"|"TABLE"|"ACTIVITY_FEED"|"QUICK_ACTIONS"|"MODULE_SHORTCUTS"|"PROGRESS_TRACKER"|"NOTIFICATION_PANEL"|"CALENDAR"|"WEATHER"
           }
           CompositeTypes: {
             [_ in never]: never
@@ -2993,7 +3062,7 @@ export type CompositeTypes<
 export const Constants = {
   "public": {
           Enums: {
-            "ActionType": ["NAVIGATION", "API_CALL", "MODAL_FORM", "EXTERNAL_LINK", "WORKFLOW_TRIGGER"],"ActivitySeverity": ["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],"ActivityType": ["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"],"AdminAction": ["USER_CREATE", "USER_UPDATE", "USER_SUSPEND", "USER_DELETE", "USER_IMPERSONATE", "ORG_CREATE", "ORG_UPDATE", "ORG_SUSPEND", "ORG_DELETE", "SUBSCRIPTION_CREATE", "SUBSCRIPTION_UPDATE", "SUBSCRIPTION_CANCEL", "FEATURE_FLAG_UPDATE", "SYSTEM_CONFIG_UPDATE", "DATA_EXPORT", "BULK_ACTION"],"AgentCategory": ["SALES", "SUPPORT", "ANALYSIS", "CONTENT", "AUTOMATION", "RESEARCH"],"AlertCategory": ["SYSTEM", "MAINTENANCE", "FEATURE", "SECURITY", "BILLING", "MARKETING"],"AlertLevel": ["INFO", "WARNING", "ERROR", "SUCCESS"],"AppointmentStatus": ["SCHEDULED", "CONFIRMED", "COMPLETED", "CANCELLED", "NO_SHOW"],"AppointmentType": ["MEETING", "CALL", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP", "OTHER"],"BillingCycle": ["MONTHLY", "YEARLY"],"ComplexityLevel": ["SIMPLE", "MODERATE", "COMPLEX", "ENTERPRISE"],"ContactStatus": ["ACTIVE", "INACTIVE", "DO_NOT_CONTACT"],"ContactType": ["PROSPECT", "CLIENT", "PAST_CLIENT", "PARTNER", "VENDOR"],"ContentStatus": ["DRAFT", "PUBLISHED", "ARCHIVED"],"ContentType": ["PAGE", "BLOG_POST", "DOCUMENTATION", "TEMPLATE"],"CustomerSource": ["WEBSITE", "REFERRAL", "SOCIAL", "EMAIL", "OTHER"],"CustomerStatus": ["LEAD", "PROSPECT", "ACTIVE", "CHURNED"],"DashboardActivityType": ["USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"],"DashboardTheme": ["LIGHT", "DARK", "AUTO"],"DealStage": ["LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING", "CLOSED_WON", "CLOSED_LOST"],"DealStatus": ["ACTIVE", "WON", "LOST", "ABANDONED"],"Environment": ["DEVELOPMENT", "STAGING", "PRODUCTION"],"LayoutDensity": ["COMPACT", "NORMAL", "SPACIOUS"],"LeadScore": ["HOT", "WARM", "COLD"],"LeadSource": ["WEBSITE", "REFERRAL", "GOOGLE_ADS", "SOCIAL_MEDIA", "COLD_CALL", "EMAIL_CAMPAIGN", "EVENT", "PARTNER", "OTHER"],"LeadStatus": ["NEW_LEAD", "IN_CONTACT", "QUALIFIED", "UNQUALIFIED", "CONVERTED", "LOST"],"ListingStatus": ["ACTIVE", "PENDING", "SOLD", "EXPIRED", "WITHDRAWN", "CONTINGENT"],"LogLevel": ["DEBUG", "INFO", "WARN", "ERROR"],"MetricCategory": ["FINANCIAL", "OPERATIONAL", "MARKETING", "SALES", "PRODUCTIVITY", "SYSTEM", "CUSTOM"],"NotificationType": ["INFO", "SUCCESS", "WARNING", "ERROR"],"OrderPriority": ["LOW", "NORMAL", "HIGH", "URGENT"],"OrderStatus": ["DRAFT", "SUBMITTED", "IN_REVIEW", "APPROVED", "IN_PROGRESS", "TESTING", "COMPLETED", "DELIVERED", "CANCELLED", "REJECTED"],"OrgRole": ["OWNER", "ADMIN", "MEMBER", "VIEWER"],"PaymentStatus": ["PENDING", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED", "REQUIRES_ACTION"],"Priority": ["LOW", "MEDIUM", "HIGH", "CRITICAL"],"ProjectStatus": ["PLANNING", "ACTIVE", "ON_HOLD", "COMPLETED", "CANCELLED"],"PropertyType": ["RESIDENTIAL", "COMMERCIAL", "LAND", "MULTI_FAMILY", "CONDO", "TOWNHOUSE", "LUXURY"],"Recurrence": ["DAILY", "WEEKDAYS", "WEEKLY", "MONTHLY", "QUARTERLY", "YEARLY"],"RefundReason": ["REPLACED", "ENDED", "UNCLAIMED", "MISMATCH"],"RefundStatus": ["TO_DECIDE", "DUE", "ISSUING", "REFUNDED", "FAILED", "WITHDRAWN"],"ResourceType": ["AI_TOKENS", "API_CALLS", "STORAGE", "SEATS"],"ShowcaseCategory": ["AI_AGENT", "AUTOMATION_TOOL", "INTEGRATION", "WORKFLOW", "CUSTOM_SOLUTION"],"StripeEventStatus": ["RECEIVED", "APPLIED", "IGNORED", "PARKED", "QUARANTINED"],"SubscriptionStatus": ["TRIAL", "ACTIVE", "PAST_DUE", "INACTIVE", "CANCELLED"],"SubscriptionTier": ["FREE", "STARTER", "GROWTH", "ELITE", "ENTERPRISE"],"TaskStatus": ["TODO", "IN_PROGRESS", "REVIEW", "DONE", "CANCELLED"],"ToolCategory": ["AUTOMATION", "ANALYTICS", "INTEGRATION", "UI", "API", "WORKFLOW"],"UserRole": ["SUPER_ADMIN", "ADMIN", "MODERATOR", "USER"],"WidgetType": ["KPI_CARD", "CHART", "TABLE", "ACTIVITY_FEED", "QUICK_ACTIONS", "MODULE_SHORTCUTS", "PROGRESS_TRACKER", "NOTIFICATION_PANEL", "CALENDAR", "WEATHER"]
+            "ActionType": ["NAVIGATION", "API_CALL", "MODAL_FORM", "EXTERNAL_LINK", "WORKFLOW_TRIGGER"],"ActivitySeverity": ["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],"ActivityType": ["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"],"AdminAction": ["USER_CREATE", "USER_UPDATE", "USER_SUSPEND", "USER_DELETE", "USER_IMPERSONATE", "ORG_CREATE", "ORG_UPDATE", "ORG_SUSPEND", "ORG_DELETE", "SUBSCRIPTION_CREATE", "SUBSCRIPTION_UPDATE", "SUBSCRIPTION_CANCEL", "FEATURE_FLAG_UPDATE", "SYSTEM_CONFIG_UPDATE", "DATA_EXPORT", "BULK_ACTION"],"AgentCategory": ["SALES", "SUPPORT", "ANALYSIS", "CONTENT", "AUTOMATION", "RESEARCH"],"AlertCategory": ["SYSTEM", "MAINTENANCE", "FEATURE", "SECURITY", "BILLING", "MARKETING"],"AlertLevel": ["INFO", "WARNING", "ERROR", "SUCCESS"],"AppointmentStatus": ["SCHEDULED", "CONFIRMED", "COMPLETED", "CANCELLED", "NO_SHOW"],"AppointmentType": ["MEETING", "CALL", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP", "OTHER"],"BillingCycle": ["MONTHLY", "YEARLY"],"CheckoutStatus": ["OPEN", "PAID", "EXPIRED"],"ComplexityLevel": ["SIMPLE", "MODERATE", "COMPLEX", "ENTERPRISE"],"ContactStatus": ["ACTIVE", "INACTIVE", "DO_NOT_CONTACT"],"ContactType": ["PROSPECT", "CLIENT", "PAST_CLIENT", "PARTNER", "VENDOR"],"ContentStatus": ["DRAFT", "PUBLISHED", "ARCHIVED"],"ContentType": ["PAGE", "BLOG_POST", "DOCUMENTATION", "TEMPLATE"],"CustomerSource": ["WEBSITE", "REFERRAL", "SOCIAL", "EMAIL", "OTHER"],"CustomerStatus": ["LEAD", "PROSPECT", "ACTIVE", "CHURNED"],"DashboardActivityType": ["USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"],"DashboardTheme": ["LIGHT", "DARK", "AUTO"],"DealStage": ["LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING", "CLOSED_WON", "CLOSED_LOST"],"DealStatus": ["ACTIVE", "WON", "LOST", "ABANDONED"],"Environment": ["DEVELOPMENT", "STAGING", "PRODUCTION"],"InvoiceStatus": ["DRAFT", "OPEN", "PAID", "VOID", "UNCOLLECTIBLE"],"LayoutDensity": ["COMPACT", "NORMAL", "SPACIOUS"],"LeadScore": ["HOT", "WARM", "COLD"],"LeadSource": ["WEBSITE", "REFERRAL", "GOOGLE_ADS", "SOCIAL_MEDIA", "COLD_CALL", "EMAIL_CAMPAIGN", "EVENT", "PARTNER", "OTHER"],"LeadStatus": ["NEW_LEAD", "IN_CONTACT", "QUALIFIED", "UNQUALIFIED", "CONVERTED", "LOST"],"ListingStatus": ["ACTIVE", "PENDING", "SOLD", "EXPIRED", "WITHDRAWN", "CONTINGENT"],"LogLevel": ["DEBUG", "INFO", "WARN", "ERROR"],"MetricCategory": ["FINANCIAL", "OPERATIONAL", "MARKETING", "SALES", "PRODUCTIVITY", "SYSTEM", "CUSTOM"],"NotificationType": ["INFO", "SUCCESS", "WARNING", "ERROR"],"OrderPriority": ["LOW", "NORMAL", "HIGH", "URGENT"],"OrderStatus": ["DRAFT", "SUBMITTED", "IN_REVIEW", "APPROVED", "IN_PROGRESS", "TESTING", "COMPLETED", "DELIVERED", "CANCELLED", "REJECTED"],"OrgRole": ["OWNER", "ADMIN", "MEMBER", "VIEWER"],"PaymentStatus": ["PENDING", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED", "REQUIRES_ACTION"],"Priority": ["LOW", "MEDIUM", "HIGH", "CRITICAL"],"ProjectStatus": ["PLANNING", "ACTIVE", "ON_HOLD", "COMPLETED", "CANCELLED"],"PropertyType": ["RESIDENTIAL", "COMMERCIAL", "LAND", "MULTI_FAMILY", "CONDO", "TOWNHOUSE", "LUXURY"],"Recurrence": ["DAILY", "WEEKDAYS", "WEEKLY", "MONTHLY", "QUARTERLY", "YEARLY"],"RefundReason": ["REPLACED", "ENDED", "UNCLAIMED", "MISMATCH", "DUPLICATE", "REQUESTED"],"RefundStatus": ["TO_DECIDE", "DUE", "ISSUING", "REFUNDED", "FAILED", "WITHDRAWN"],"ResourceType": ["AI_TOKENS", "API_CALLS", "STORAGE", "SEATS"],"ShowcaseCategory": ["AI_AGENT", "AUTOMATION_TOOL", "INTEGRATION", "WORKFLOW", "CUSTOM_SOLUTION"],"StripeEventStatus": ["RECEIVED", "APPLIED", "IGNORED", "PARKED", "QUARANTINED"],"StripeTaskKind": ["CANCEL_SUBSCRIPTION", "CANCEL_AT_PERIOD_END", "EXTEND_TRIAL", "UPDATE_CUSTOMER"],"SubscriptionStatus": ["TRIAL", "ACTIVE", "PAST_DUE", "INACTIVE", "CANCELLED"],"SubscriptionTier": ["FREE", "STARTER", "GROWTH", "ELITE", "ENTERPRISE"],"TaskStatus": ["TODO", "IN_PROGRESS", "REVIEW", "DONE", "CANCELLED"],"ToolCategory": ["AUTOMATION", "ANALYTICS", "INTEGRATION", "UI", "API", "WORKFLOW"],"UserRole": ["SUPER_ADMIN", "ADMIN", "MODERATOR", "USER"],"WidgetType": ["KPI_CARD", "CHART", "TABLE", "ACTIVITY_FEED", "QUICK_ACTIONS", "MODULE_SHORTCUTS", "PROGRESS_TRACKER", "NOTIFICATION_PANEL", "CALENDAR", "WEATHER"]
           }
         }
 } as const

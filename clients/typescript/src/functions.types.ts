@@ -26,6 +26,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/cancel-subscription": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel the subscription of the current organisation at the end of its period
+         * @description For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments
+         *     Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
+         */
+        post: operations["cancel-subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/capture-lead": {
         parameters: {
             query?: never;
@@ -48,6 +69,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/change-plan": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Change the plan of the current organisation
+         * @description For its OWNER. More for the same cycle, a higher tier or more seats, takes effect now and the difference is
+         *     invoiced; less, or another cycle, takes effect at the end of the period. Choosing the present plan cancels a
+         *     scheduled change.
+         */
+        post: operations["change-plan"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/complete-onboarding-session": {
         parameters: {
             query?: never;
@@ -58,10 +101,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Do step 4: make the organisation, with the caller as its OWNER
-         * @description Whether it is paid is asked of Stripe, which has to agree with what was offered in amount, currency, price, plan and
-         *     session. Called again, or many times at once, it makes nothing more and answers the same. Without signing in it is
-         *     401: sign up and come back with the token. Then name the organisation in `x-org-id`.
+         * Do step 4: create the organisation, with the caller as its OWNER
+         * @description The payment is fetched from Stripe and must agree with the offer in price, plan, currency and session. Repeated
+         *     calls, also at the same time, create nothing more and return the same. A caller who is not signed in gets 401:
+         *     sign up and come back with the token. Then name the organisation in `x-org-id`.
          */
         post: operations["complete-onboarding-session"];
         delete?: never;
@@ -81,10 +124,32 @@ export interface paths {
         put?: never;
         /**
          * Open Stripe's customer portal
-         * @description There the OWNER of the organisation sees its invoices, changes the card, changes or cancels the plan. What they do
-         *     comes back by the webhook.
+         * @description There the OWNER of the organisation changes cards, addresses and tax ids, and sees its invoices. Stripe's events
+         *     bring the changes back.
          */
         post: operations["create-billing-portal-session"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/create-checkout-session": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Buy a plan for the current organisation, for the first time or again after an end
+         * @description For its OWNER. Stripe's page takes the payment, promotion codes and tax where they are configured. Two owners, or
+         *     two tabs, get the same page; asking for another plan replaces it. The plan begins with Stripe's event, seconds
+         *     after the payment.
+         */
+        post: operations["create-checkout-session"];
         delete?: never;
         options?: never;
         head?: never;
@@ -102,8 +167,8 @@ export interface paths {
         put?: never;
         /**
          * Start an onboarding
-         * @description It lasts 24 hours. Started by somebody signed in it is theirs; otherwise it belongs to whoever has the token, until
-         *     somebody signed in goes on with it. An answer that was lost is of no harm: start again, the other one expires.
+         * @description It lasts 24 hours. A session started by a signed-in user is theirs; otherwise its token opens it, until a signed-
+         *     in user continues it. If the response is lost, start again: the other session expires.
          */
         post: operations["create-onboarding-session"];
         delete?: never;
@@ -254,7 +319,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Delete onboarding sessions nobody came back to */
+        /** Delete abandoned onboarding sessions */
         post: operations["expire-onboarding-sessions"];
         delete?: never;
         options?: never;
@@ -401,6 +466,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/preview-plan-change": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Show what a change of plan would cost, now and with the next invoice
+         * @description For the OWNER of the current organisation. The amounts are Stripe's own preview, with proration, discounts and tax.
+         */
+        post: operations["preview-plan-change"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/purge-trash": {
         parameters: {
             query?: never;
@@ -448,8 +533,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Ask Stripe for what its events have not told us
-         * @description Applies events that were never delivered, fetches objects in doubt, and once a day compares all subscriptions. The result counts the changes.
+         * Apply events that were never delivered, and fetch what is in doubt
+         * @description Applies events that were never delivered, fetches objects in doubt, makes the changes at Stripe that are due, and once a day compares all subscriptions. The result says what was corrected; `skipped` counts objects that stayed locked, which the next run retries.
          */
         post: operations["reconcile-stripe"];
         delete?: never;
@@ -508,7 +593,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Forget what old events of Stripe said */
+        /** Delete the payload of old events of Stripe */
         post: operations["redact-stripe-events"];
         delete?: never;
         options?: never;
@@ -570,6 +655,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/resume-subscription": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Take back the cancellation of the current organisation's subscription, before it has ended
+         * @description For its OWNER. A subscription that was not cancelled stays as it is.
+         */
+        post: operations["resume-subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/roll-up-alert-counts": {
         parameters: {
             query?: never;
@@ -614,8 +719,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Cancel payments that were left behind, ask about long ones, issue refunds that are due
-         * @description A payment is left behind when another plan replaced it or its session expired. A run handles up to 50 of each kind; `undone` counts those that failed, which the next run retries.
+         * Cancel unfinished payments, fetch long ones, issue refunds, and make the changes due at Stripe
+         * @description A payment is unfinished when another plan replaced it or its session expired. A run handles up to 50 of each kind; `undone` counts those that failed, which the next run retries.
          */
         post: operations["settle-onboarding-payments"];
         delete?: never;
@@ -634,9 +739,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Do step 3: start the payment, or go on with the one that was started
-         * @description Repeated at any time it never makes a second subscription. The price is that of the plan. After a declined card the
-         *     same client secret takes another. Once it is paid, complete-onboarding-session.
+         * Do step 3: start the payment, or continue the one that was started
+         * @description Repeating it never makes a second subscription. The price is the plan's; a promotion code and tax change what is
+         *     paid. After a declined card the same client secret accepts another. Once it is paid, call complete-onboarding-
+         *     session.
          */
         post: operations["start-onboarding-payment"];
         delete?: never;
@@ -655,9 +761,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Take an event of Stripe
-         * @description It is kept and applied in one transaction; 200 says that both are done, or that nothing is to be done. An event
-         *     about a customer or price nobody knows is parked, one of the other mode (test or live) quarantined.
+         * Receive an event of Stripe
+         * @description It is stored and applied in one transaction; 200 means that both are done, or that there is nothing to do. An event
+         *     about an unknown customer or price is parked, one of the other mode (test or live) is quarantined.
          */
         post: operations["stripe-webhook"];
         delete?: never;
@@ -748,6 +854,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/update-billing": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** End granted plans, and notify owners of trials, renewals and cards that end */
+        post: operations["update-billing"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/update-onboarding-session": {
         parameters: {
             query?: never;
@@ -759,8 +882,8 @@ export interface paths {
         put?: never;
         /**
          * Do step 1 or 2, for the first time or again
-         * @description ENTERPRISE is not sold here: 422, and the hint says whom to ask. Another plan after a payment was started cancels
-         *     that payment first; it is refused with 409 if the money is already on its way.
+         * @description ENTERPRISE is not sold here: 422, and the hint says whom to contact. Another plan after a payment was started
+         *     cancels that payment first; the response is 409 if the payment is already processing.
          */
         post: operations["update-onboarding-session"];
         delete?: never;
@@ -902,6 +1025,25 @@ export interface components {
          */
         AlertLevel: "INFO" | "WARNING" | "ERROR" | "SUCCESS";
         /**
+         * Amounts
+         * @description In minor units of the currency, as Stripe computes them.
+         */
+        Amounts: {
+            /** Subtotal Cents */
+            subtotal_cents: number;
+            /** Discount Cents */
+            discount_cents: number;
+            /** Tax Cents */
+            tax_cents: number;
+            /** Total Cents */
+            total_cents: number;
+            /**
+             * Amount Due Cents
+             * @description 0 where a credit covers the total.
+             */
+            amount_due_cents: number;
+        };
+        /**
          * BillingCycle
          * @description How often a subscription is paid.
          * @enum {string}
@@ -913,8 +1055,64 @@ export interface components {
             flags: (components["schemas"]["FlagEvaluation"] | components["schemas"]["FlagEvaluationFailure"])[];
             metadata: components["schemas"]["FlagSetMetadata"];
         };
+        /**
+         * Cancellation
+         * @description Both fields are optional and go to Stripe's report of cancellations.
+         */
+        Cancellation: {
+            /**
+             * Feedback
+             * @default null
+             */
+            feedback: ("customer_service" | "low_quality" | "missing_features" | "other" | "switched_service" | "too_complex" | "too_expensive" | "unused") | null;
+            /**
+             * Comment
+             * @default null
+             */
+            comment: string | null;
+        };
         /** Change */
         Change: components["schemas"]["NameOrganization"] | components["schemas"]["ChoosePlan"];
+        /** Changed */
+        Changed: {
+            /**
+             * Takes Effect
+             * @enum {string}
+             */
+            takes_effect: "NOW" | "PERIOD_END" | "NONE";
+            /**
+             * Effective At
+             * Format: date-time
+             */
+            effective_at: string;
+            subscription: components["schemas"]["Subscription"];
+        };
+        /**
+         * Checkout
+         * @description Whoever asks while it is open gets the same one, and returns to the addresses it was created with.
+         */
+        Checkout: {
+            /**
+             * Url
+             * Format: uri
+             * @description Stripe's page where the plan is paid.
+             */
+            url: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            tier: components["schemas"]["SubscriptionTier"];
+            billing_cycle: components["schemas"]["BillingCycle"];
+            /** Quantity */
+            quantity: number;
+            /**
+             * Trial Days
+             * @description Free days; only for the first subscription of an organisation.
+             */
+            trial_days: number;
+        };
         /**
          * ChoosePlan
          * @description Step 2. The price is that of `plans`.
@@ -970,9 +1168,9 @@ export interface components {
             amount_cents: number | null;
             /** Currency */
             currency: string | null;
-            /** @description As Stripe says. */
+            /** @description Status of the payment at Stripe. */
             payment_status: components["schemas"]["PaymentStatus"];
-            /** @description Whether what was paid is being given back. */
+            /** @description Status of the refund of the payment, if there is one. */
             refund: components["schemas"]["RefundStatus"] | null;
             /** Is Completed */
             is_completed: boolean;
@@ -983,13 +1181,25 @@ export interface components {
              * Format: date-time
              */
             expires_at: string;
-            /** @description What the completed session made. */
-            organization: components["schemas"]["Made"] | null;
+            /** @description The organisation of a completed session. */
+            organization: components["schemas"]["CreatedOrganization"] | null;
             /**
              * Token
-             * @description Given this once. Whoever has it can go on with the session.
+             * @description Returned only here. It opens the session until a signed-in user continues it.
              */
             token: string;
+        };
+        /** CreatedOrganization */
+        CreatedOrganization: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /** Slug */
+            slug: string;
         };
         /**
          * DashboardActivityType
@@ -1556,24 +1766,29 @@ export interface components {
             /** Received */
             received: boolean;
         };
+        /** Line */
+        Line: {
+            /** Description */
+            description: string | null;
+            /** Amount Cents */
+            amount_cents: number;
+            /**
+             * Period Start
+             * Format: date-time
+             */
+            period_start: string;
+            /**
+             * Period End
+             * Format: date-time
+             */
+            period_end: string;
+        };
         /** LineError */
         LineError: {
             /** Line */
             line: number;
             /** Problem */
             problem: string;
-        };
-        /** Made */
-        Made: {
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /** Name */
-            name: string;
-            /** Slug */
-            slug: string;
         };
         /**
          * Metric
@@ -1692,7 +1907,7 @@ export interface components {
         };
         /**
          * NameOrganization
-         * @description Step 1. What is left out is empty afterwards.
+         * @description Step 1. A field that is left out becomes empty.
          */
         NameOrganization: {
             /**
@@ -1725,7 +1940,7 @@ export interface components {
         };
         /**
          * Named
-         * @description Which session: by its token, or signed in by its id; signed in and with neither, the newest one of the caller.
+         * @description Which session: by its token, or by its id for a signed-in caller, else the caller's newest open one.
          */
         Named: {
             /**
@@ -1842,9 +2057,30 @@ export interface components {
         };
         /**
          * NewSession
-         * @description Nothing yet.
+         * @description No fields.
          */
         NewSession: Record<string, never>;
+        /** NextInvoice */
+        NextInvoice: {
+            /** Subtotal Cents */
+            subtotal_cents: number;
+            /** Discount Cents */
+            discount_cents: number;
+            /** Tax Cents */
+            tax_cents: number;
+            /** Total Cents */
+            total_cents: number;
+            /**
+             * Amount Due Cents
+             * @description 0 where a credit covers the total.
+             */
+            amount_due_cents: number;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+        };
         /**
          * NoInput
          * @description No fields.
@@ -1964,9 +2200,9 @@ export interface components {
             amount_cents: number | null;
             /** Currency */
             currency: string | null;
-            /** @description As Stripe says. */
+            /** @description Status of the payment at Stripe. */
             payment_status: components["schemas"]["PaymentStatus"];
-            /** @description Whether what was paid is being given back. */
+            /** @description Status of the refund of the payment, if there is one. */
             refund: components["schemas"]["RefundStatus"] | null;
             /** Is Completed */
             is_completed: boolean;
@@ -1977,11 +2213,11 @@ export interface components {
              * Format: date-time
              */
             expires_at: string;
-            /** @description What the completed session made. */
-            organization: components["schemas"]["Made"] | null;
+            /** @description The organisation of a completed session. */
+            organization: components["schemas"]["CreatedOrganization"] | null;
             /**
              * Client Secret
-             * @description For Stripe's own form in the browser; none once there is nothing left to be done in it.
+             * @description For Stripe's form in the browser; null once nothing is left to do in it.
              */
             client_secret: string | null;
         };
@@ -1996,13 +2232,13 @@ export interface components {
             /**
              * Url
              * Format: uri
-             * @description Send the owner there soon, and nobody else: it is their way in.
+             * @description Send the owner there soon, and nobody else: the address signs them in.
              */
             url: string;
         };
         /**
          * PortalVisit
-         * @description Without `return_url` the portal leads nowhere back.
+         * @description Without `return_url` the portal shows no way back.
          */
         PortalVisit: {
             /**
@@ -2011,12 +2247,55 @@ export interface components {
              */
             return_url: string | null;
         };
+        /** Preview */
+        Preview: {
+            /**
+             * Takes Effect
+             * @description NONE: it is the present plan; a scheduled change is cancelled.
+             * @enum {string}
+             */
+            takes_effect: "NOW" | "PERIOD_END" | "NONE";
+            /**
+             * Effective At
+             * Format: date-time
+             */
+            effective_at: string;
+            /** Currency */
+            currency: string;
+            due_now: components["schemas"]["Amounts"] | null;
+            /**
+             * Lines
+             * @description What is credited and charged now.
+             */
+            lines: components["schemas"]["Line"][];
+            next_invoice: components["schemas"]["NextInvoice"];
+        };
         /**
          * PropertyType
          * @description Kind of property.
          * @enum {string}
          */
         PropertyType: "RESIDENTIAL" | "COMMERCIAL" | "LAND" | "MULTI_FAMILY" | "CONDO" | "TOWNHOUSE" | "LUXURY";
+        /** Purchase */
+        Purchase: {
+            tier: components["schemas"]["SubscriptionTier"];
+            billing_cycle: components["schemas"]["BillingCycle"];
+            /**
+             * Quantity
+             * @default null
+             */
+            quantity: number | null;
+            /**
+             * Success Url
+             * @description Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.
+             */
+            success_url: string;
+            /**
+             * Cancel Url
+             * @description Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.
+             */
+            cancel_url: string;
+        };
         /** QuickAction */
         QuickAction: {
             /**
@@ -2062,6 +2341,17 @@ export interface components {
              * @default null
              */
             reason: string | null;
+        };
+        /**
+         * Received
+         * @description `duplicate`: the event was received before; `status` is its present status.
+         */
+        Received: {
+            /** Id */
+            id: string;
+            status: components["schemas"]["StripeEventStatus"];
+            /** Duplicate */
+            duplicate: boolean;
         };
         /** ReconcileOptions */
         ReconcileOptions: {
@@ -2148,8 +2438,13 @@ export interface components {
             [key: string]: unknown;
         };
         /**
+         * Resumption
+         * @description No fields.
+         */
+        Resumption: Record<string, never>;
+        /**
          * Session
-         * @description `current_step` is to be done next: 1 organisation, 2 plan, 3 payment, 4 completion.
+         * @description `current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion.
          */
         Session: {
             /**
@@ -2176,9 +2471,9 @@ export interface components {
             amount_cents: number | null;
             /** Currency */
             currency: string | null;
-            /** @description As Stripe says. */
+            /** @description Status of the payment at Stripe. */
             payment_status: components["schemas"]["PaymentStatus"];
-            /** @description Whether what was paid is being given back. */
+            /** @description Status of the refund of the payment, if there is one. */
             refund: components["schemas"]["RefundStatus"] | null;
             /** Is Completed */
             is_completed: boolean;
@@ -2189,8 +2484,8 @@ export interface components {
              * Format: date-time
              */
             expires_at: string;
-            /** @description What the completed session made. */
-            organization: components["schemas"]["Made"] | null;
+            /** @description The organisation of a completed session. */
+            organization: components["schemas"]["CreatedOrganization"] | null;
         };
         /** SetRoleOfUsers */
         SetRoleOfUsers: {
@@ -2215,6 +2510,37 @@ export interface components {
              * @default 20
              */
             feed_size: number;
+        };
+        /**
+         * StartPayment
+         * @description The address is needed where automatic tax is configured.
+         */
+        StartPayment: {
+            /**
+             * Token
+             * @default null
+             */
+            token: string | null;
+            /**
+             * Session Id
+             * @default null
+             */
+            session_id: string | null;
+            /**
+             * Promotion Code
+             * @default null
+             */
+            promotion_code: string | null;
+            /**
+             * Country
+             * @default null
+             */
+            country: string | null;
+            /**
+             * Postal Code
+             * @default null
+             */
+            postal_code: string | null;
         };
         /**
          * StripeEventStatus
@@ -2252,6 +2578,44 @@ export interface components {
             milestones: components["schemas"]["OrderMilestone"][];
             quota: components["schemas"]["OrderQuota"];
         };
+        /** Subscription */
+        Subscription: {
+            tier: components["schemas"]["SubscriptionTier"];
+            billing_cycle: components["schemas"]["BillingCycle"];
+            status: components["schemas"]["SubscriptionStatus"];
+            /** Quantity */
+            quantity: number;
+            /** Currency */
+            currency: string;
+            /**
+             * Amount Cents
+             * @description List price per billing cycle, before discounts and tax.
+             */
+            amount_cents: number;
+            /**
+             * Current Period Start
+             * Format: date-time
+             */
+            current_period_start: string;
+            /**
+             * Current Period End
+             * Format: date-time
+             */
+            current_period_end: string;
+            /** Trial Ends At */
+            trial_ends_at: string | null;
+            /**
+             * Ends At
+             * @description When it ends; null while it renews.
+             */
+            ends_at: string | null;
+        };
+        /**
+         * SubscriptionStatus
+         * @description State of what an organisation has bought.
+         * @enum {string}
+         */
+        SubscriptionStatus: "TRIAL" | "ACTIVE" | "PAST_DUE" | "INACTIVE" | "CANCELLED";
         /**
          * SubscriptionTier
          * @description What an organisation has bought; limits stand in plans.
@@ -2294,22 +2658,24 @@ export interface components {
             until: string | null;
         };
         /**
-         * Taken
-         * @description `duplicate`: it was here before; its status is what became of it then.
-         */
-        Taken: {
-            /** Id */
-            id: string;
-            status: components["schemas"]["StripeEventStatus"];
-            /** Duplicate */
-            duplicate: boolean;
-        };
-        /**
          * UserRole
          * @description Role on the whole platform; ADMIN and SUPER_ADMIN administer it.
          * @enum {string}
          */
         UserRole: "SUPER_ADMIN" | "ADMIN" | "MODERATOR" | "USER";
+        /**
+         * WantedPlan
+         * @description `quantity` is the number of seats, for plans that are sold per seat.
+         */
+        WantedPlan: {
+            tier: components["schemas"]["SubscriptionTier"];
+            billing_cycle: components["schemas"]["BillingCycle"];
+            /**
+             * Quantity
+             * @default null
+             */
+            quantity: number | null;
+        };
         /**
          * Widget
          * @description `data` depends on the type; it is null if `error` is set.
@@ -2502,6 +2868,145 @@ export interface operations {
             };
         };
     };
+    "cancel-subscription": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Cancellation"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Subscription"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description There is no subscription to cancel. */
+            409: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Stripe is unavailable or not configured; retrying does no harm. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     "capture-lead": {
         parameters: {
             query?: never;
@@ -2638,6 +3143,156 @@ export interface operations {
             };
         };
     };
+    "change-plan": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WantedPlan"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Changed"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The difference could not be paid; the plan stays as it is. */
+            402: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description There is no subscription, a payment is due, or it ends before the change. */
+            409: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The plan is not for sale here, or there are fewer seats than members. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Stripe is unavailable or not configured; retrying changes nothing twice. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     "complete-onboarding-session": {
         parameters: {
             query?: never;
@@ -2731,7 +3386,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The session has expired, or what was paid is being given back. */
+            /** @description The session has expired, or its payment is being refunded. */
             410: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -2786,7 +3441,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description Stripe cannot be reached; nothing is lost, and what is paid is completed without this call, too. */
+            /** @description Stripe is unavailable; nothing is lost, and a paid session completes even without this call. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -2926,6 +3581,145 @@ export interface operations {
                 };
             };
             /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
+    "create-checkout-session": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Purchase"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Checkout"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The organisation has a plan, or it was bought a moment ago. */
+            409: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The plan is not for sale here, or an address leads to an unknown origin. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Stripe is unavailable or not configured; retrying never makes a second session. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5133,6 +5927,145 @@ export interface operations {
             };
         };
     };
+    "preview-plan-change": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WantedPlan"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Preview"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description There is no subscription, a payment is due, or it ends before the change. */
+            409: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The plan is not for sale here, or there are fewer seats than members. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Stripe is unavailable or not configured. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     "purge-trash": {
         parameters: {
             query?: never;
@@ -6315,6 +7248,145 @@ export interface operations {
             };
         };
     };
+    "resume-subscription": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Resumption"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Subscription"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description There is no subscription to resume; after its end, buy the plan again. */
+            409: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Stripe is unavailable or not configured; retrying does no harm. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     "roll-up-alert-counts": {
         parameters: {
             query?: never;
@@ -6702,7 +7774,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Named"];
+                "application/json": components["schemas"]["StartPayment"];
             };
         };
         responses: {
@@ -6838,7 +7910,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description Stripe cannot be reached, or is not set up; nothing is lost by trying again. */
+            /** @description Stripe is unavailable or not configured; retrying loses nothing. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6872,7 +7944,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Taken"];
+                    "application/json": components["schemas"]["Received"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -7507,6 +8579,131 @@ export interface operations {
                 };
             };
             /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
+    "update-billing": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NoInput"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobRun"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The database is busy or away; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */

@@ -122,6 +122,12 @@ VALUES: dict[str, dict[str, Row]] = {
     "quick_actions": {"*": {"target_url": "/"}},
     "sales_goals": {"*": {"month": "2026-11-01", "measure": "WON_DEALS"}},
     "saved_views": {"*": {"source": "leads"}, "ours shared": {"is_shared": True}},
+    "invoices": {
+        "*": {"currency": "usd"},
+        "ours": {"stripe_invoice_id": "in_1"},
+        "theirs": {"stripe_invoice_id": "in_2"},
+    },
+    "platform_revenue": {"*": {"currency": "usd"}},
     "refunds_due": {"*": {"currency": "usd"}},
     "stripe_events": {"*": {"id": "evt_1", "payload": Jsonb({})}},
     "stripe_objects": {"*": {"id": "sub_1", "state": Jsonb({})}},

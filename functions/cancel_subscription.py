@@ -1,0 +1,53 @@
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, function
+from shared.billing.plans import EXPAND, Subscription, run, show
+
+
+class Cancellation(RequestModel):
+    """Both fields are optional and go to Stripe's report of cancellations."""
+
+    feedback: (
+        Literal[
+            "customer_service",
+            "low_quality",
+            "missing_features",
+            "other",
+            "switched_service",
+            "too_complex",
+            "too_expensive",
+            "unused",
+        ]
+        | None
+    ) = None
+    comment: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+
+
+@function(
+    "user",
+    errors={
+        409: "There is no subscription to cancel.",
+        503: "Stripe is unavailable or not configured; retrying does no harm.",
+    },
+)
+async def cancel_subscription(call: Call[Cancellation]) -> Result[Subscription]:
+    """Cancel the subscription of the current organisation at the end of its period.
+
+    For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments
+    Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
+    """
+    from shared.billing.tasks import release_schedule  # noqa: PLC0415 - imports Stripe's library
+
+    owned = await run(call, "private.subscription_to_change")
+    v1 = call.stripe().v1
+    details = {name: value for name, value in call.body.model_dump().items() if value}
+    if not owned["is_live"]:
+        return Result(json.dumps(await show(call, await v1.subscriptions.cancel_async(owned["subscription"]))))
+    await release_schedule(v1, await v1.subscriptions.retrieve_async(owned["subscription"]))
+    request: Any = {"cancel_at_period_end": True, "cancellation_details": details, "expand": EXPAND}
+    cancelled = await v1.subscriptions.update_async(owned["subscription"], request)
+    return Result(json.dumps(await show(call, cancelled)))

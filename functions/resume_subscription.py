@@ -1,0 +1,31 @@
+import json
+
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, function
+from shared.billing.plans import EXPAND, Subscription, run, show
+
+
+class Resumption(RequestModel):
+    """No fields."""
+
+
+@function(
+    "user",
+    errors={
+        409: "There is no subscription to resume; after its end, buy the plan again.",
+        503: "Stripe is unavailable or not configured; retrying does no harm.",
+    },
+)
+async def resume_subscription(call: Call[Resumption]) -> Result[Subscription]:
+    """Take back the cancellation of the current organisation's subscription, before it has ended.
+
+    For its OWNER. A subscription that was not cancelled stays as it is.
+    """
+    owned = await run(call, "private.subscription_to_change")
+    v1 = call.stripe().v1
+    found = await v1.subscriptions.retrieve_async(owned["subscription"], {"expand": EXPAND})
+    if found.cancel_at_period_end:
+        found = await v1.subscriptions.update_async(found.id, {"cancel_at_period_end": False, "expand": EXPAND})
+    elif found.cancel_at:
+        found = await v1.subscriptions.update_async(found.id, {"cancel_at": "", "expand": EXPAND})
+    return Result(json.dumps(await show(call, found)))

@@ -1,0 +1,189 @@
+-- Notices to owners about their plan and their money, each exactly once. Changes of the plan follow the subscription row;
+-- refunds and disputes follow objects of Stripe; dates follow a job.
+
+create table private.billing_notices (
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  kind text not null,
+  subject text not null,
+  created_at timestamptz not null default now(),
+  primary key (organization_id, kind, subject)
+);
+comment on table private.billing_notices is 'Notices that owners have received, so that none is sent twice.';
+comment on column private.billing_notices.kind is 'Such as trial_ends, renewal, card_expires, refund, dispute.';
+comment on column private.billing_notices.subject is 'What it was about: the subscription and date, the refund, the dispute.';
+
+create function private.notify_owners(
+  org uuid, type "NotificationType", title text, message text, entity_type text default 'organization', entity_id uuid default null
+) returns void language sql set search_path = '' as $$
+  select private.notify(
+    org, array(select m.user_id from public.organization_members m where m.organization_id = org and m.role = 'OWNER'),
+    type, title, message, '/settings/billing', entity_type, coalesce(entity_id, org)
+  )
+$$;
+comment on function private.notify_owners(uuid, "NotificationType", text, text, text, uuid) is
+  'Notifies the owners of an organisation about billing.';
+
+create function private.notify_owners_once(
+  org uuid, kind text, subject text, type "NotificationType", title text, message text,
+  entity_type text default 'organization', entity_id uuid default null
+) returns boolean language plpgsql set search_path = '' as $$
+begin
+  insert into private.billing_notices (organization_id, kind, subject) values (org, kind, subject) on conflict do nothing;
+  if found then
+    perform private.notify_owners(org, type, title, message, entity_type, entity_id);
+  end if;
+  return found;
+end $$;
+comment on function private.notify_owners_once(uuid, text, text, "NotificationType", text, text, text, uuid) is
+  'Notifies the owners unless they were notified of this kind and subject before.';
+
+create function private.day(moment timestamptz) returns text language sql stable set search_path = '' as $$
+  select to_char(moment at time zone 'UTC', 'YYYY-MM-DD')
+$$;
+comment on function private.day(timestamptz) is 'A date (UTC) for people.';
+
+-- The plan ------------------------------------------------------------------------------------------------------------
+
+create function private.notify_owners_of_plan() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  was_live boolean := tg_op = 'UPDATE' and private.is_live(old.status);
+  is_live boolean := private.is_live(new.status);
+  plan text := initcap(new.tier::text);
+  notice record;
+begin
+  select n.* into notice from (values
+    (is_live and not was_live and new.status <> 'PAST_DUE', 'SUCCESS', format('Your plan is %s', plan),
+      case when new.status = 'TRIAL' and new.trial_ends_at is not null
+        then format('It is free until %s.', private.day(new.trial_ends_at))
+        else 'You can use everything it includes from now on.' end),
+    (was_live and not is_live and old.tier <> 'FREE', 'WARNING', format('Your %s plan has ended', plan),
+      case when new.past_due_since is not null then 'The payment did not arrive. ' else '' end
+        || 'The organisation is on the FREE plan now; its data is kept.'),
+    (is_live and new.status = 'PAST_DUE' and (tg_op = 'INSERT' or old.status <> 'PAST_DUE'), 'ERROR',
+      'A payment failed',
+      format('Stripe retries the payment; you keep the %s plan until %s at the latest. Please check your payment method.',
+        plan, private.day(new.past_due_since + private.payment_grace()))),
+    (was_live and is_live and new.tier <> old.tier, 'INFO', format('Your plan is %s now', plan),
+      format('It was %s.', case when tg_op = 'UPDATE' then initcap(old.tier::text) end)),
+    (was_live and is_live and (new.billing_cycle, new.quantity) is distinct from (old.billing_cycle, old.quantity), 'INFO',
+      format('Your %s plan has changed', plan),
+      format('It is billed %s for %s.', lower(new.billing_cycle::text), case new.quantity
+        when 1 then 'one seat' else new.quantity || ' seats' end)),
+    (is_live and new.ends_at is not null
+      and (tg_op = 'INSERT' or old.ends_at is null or not was_live) and new.granted_reason is null, 'INFO',
+      format('Your %s plan ends on %s', plan, private.day(new.ends_at)),
+      'Until then nothing changes; afterwards the organisation is on the FREE plan.'),
+    (was_live and is_live and old.ends_at is not null and new.ends_at is null, 'INFO',
+      format('Your %s plan goes on', plan), format('It renews on %s.', private.day(new.current_period_end))),
+    (was_live and is_live and new.pending_at is not null
+      and (new.pending_tier, new.pending_billing_cycle, new.pending_quantity)
+        is distinct from (old.pending_tier, old.pending_billing_cycle, old.pending_quantity), 'INFO',
+      format('Your plan changes to %s on %s', initcap(new.pending_tier::text), private.day(new.pending_at)),
+      format('Until then it stays %s. You can change your mind before that.', plan)),
+    (was_live and is_live and old.status = 'PAST_DUE' and new.status <> 'PAST_DUE', 'SUCCESS', 'The payment has arrived',
+      format('The %s plan goes on.', plan))
+  ) n (applies, type, title, message) where n.applies limit 1;
+  if notice.title is not null then
+    perform private.notify_owners(
+      new.organization_id, notice.type::public."NotificationType", notice.title, notice.message, 'subscription', new.id
+    );
+  end if;
+  return null;
+end $$;
+comment on function private.notify_owners_of_plan() is 'Notifies owners when their plan begins, changes or ends, and when a payment fails.';
+create trigger notify_owners_of_plan
+  after insert or update of status, tier, billing_cycle, quantity, ends_at, pending_at, pending_tier, pending_billing_cycle,
+    pending_quantity on public.subscriptions
+  for each row execute function private.notify_owners_of_plan();
+
+create function private.notify_owners_of_card() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform private.notify_owners(
+    o.id, 'ERROR', 'A card could not be saved', 'The next payment cannot be made with it. Please check your payment method.'
+  ) from public.organizations o where o.stripe_customer_id = new.customer_id;
+  return null;
+end $$;
+comment on function private.notify_owners_of_card() is 'Notifies owners when a card for later payments is refused.';
+create trigger notify_owners_of_card
+  after insert or update of state on public.stripe_objects
+  for each row when (new.type = 'setup_intent' and (new.state ->> 'failed')::boolean
+    and new.state ->> 'status' = 'requires_payment_method')
+  execute function private.notify_owners_of_card();
+
+-- Money ---------------------------------------------------------------------------------------------------------------
+
+create function private.notify_owners_of_money(object public.stripe_objects, org uuid) returns void
+language plpgsql set search_path = '' as $$
+declare
+  amount text := private.format_money(coalesce((object.state ->> 'amount')::numeric, 0), coalesce(object.state ->> 'currency', 'usd'));
+begin
+  if object.type = 'refund' and object.state ->> 'status' in ('succeeded', 'pending') then
+    perform private.notify_owners_once(org, 'refund', object.id, 'INFO', format('You are refunded %s', amount),
+      'It goes back to the payment method you paid with and arrives within ten days.');
+  elsif object.type = 'dispute' then
+    perform private.notify_owners_once(org, 'dispute', object.id, 'WARNING', format('A payment of %s is disputed', amount),
+      'The holder of the card reclaims it from their bank. If this is a mistake, please ask them to withdraw the dispute.');
+  end if;
+end $$;
+comment on function private.notify_owners_of_money(public.stripe_objects, uuid) is 'Notifies owners of refunds and disputes.';
+
+-- Dates ---------------------------------------------------------------------------------------------------------------
+
+create function private.notify_billing_dates() returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  due record;
+  sent bigint := 0;
+begin
+  for due in
+    select s.organization_id, s.id, n.kind, n.subject, n.title, n.message
+    from public.subscriptions s
+    left join public.stripe_objects o on o.id = s.stripe_subscription_id
+    left join public.stripe_objects c on c.id = s.stripe_customer_id and c.type = 'customer'
+    left join public.stripe_objects m
+      on m.id = coalesce(o.state ->> 'payment_method', c.state ->> 'payment_method') and m.type = 'payment_method'
+    cross join lateral (
+      select case when not (m.state ->> 'detached')::boolean and (m.state ->> 'expiry_month')::integer between 1 and 12
+        and (m.state ->> 'expiry_year')::integer between 2000 and 9999
+        then make_date((m.state ->> 'expiry_year')::integer, (m.state ->> 'expiry_month')::integer, 1) + interval '1 month'
+        end as expires_at
+    ) card
+    cross join lateral (values
+      ('trial_ends', s.status = 'TRIAL' and s.ends_at is null
+          and coalesce(s.trial_ends_at, s.current_period_end) between now() and now() + interval '3 days',
+        private.day(coalesce(s.trial_ends_at, s.current_period_end)),
+        format('Your trial of %s ends on %s', initcap(s.tier::text), private.day(coalesce(s.trial_ends_at, s.current_period_end))),
+        format('From then on you pay %s per %s. Cancel before that if you do not want to go on.',
+          private.format_money(s.amount_cents, s.currency), case s.billing_cycle when 'YEARLY' then 'year' else 'month' end)),
+      ('renewal', s.status = 'ACTIVE' and s.billing_cycle = 'YEARLY' and s.ends_at is null and s.amount_cents > 0
+          and s.current_period_end between now() and now() + interval '7 days',
+        private.day(s.current_period_end),
+        format('Your %s plan renews on %s', initcap(coalesce(s.pending_tier, s.tier)::text), private.day(s.current_period_end)),
+        format('You pay %s for the next year, before discounts and tax.', private.format_money(s.amount_cents, s.currency))),
+      ('card_expires', private.is_live(s.status) and s.ends_at is null
+          and card.expires_at at time zone 'UTC' <= s.current_period_end
+          and s.current_period_end between now() and now() + interval '35 days',
+        concat_ws(' ', m.id, private.day(card.expires_at at time zone 'UTC')),
+        'Your card expires before the next payment',
+        format('The next payment is on %s. Please add another card.', private.day(s.current_period_end)))
+    ) n (kind, applies, subject, title, message)
+    where private.is_live(s.status) and s.tier <> 'FREE' and n.applies
+      and not exists (
+        select from private.billing_notices b
+        where b.organization_id = s.organization_id and b.kind = n.kind and b.subject = s.id || ' ' || n.subject
+      )
+    order by s.id limit 1000
+  loop
+    sent := sent + private.notify_owners_once(
+      due.organization_id, due.kind, due.id || ' ' || due.subject, case due.kind when 'renewal' then 'INFO' else 'WARNING' end::public."NotificationType",
+      due.title, due.message, 'subscription', due.id
+    )::integer;
+  end loop;
+  return sent;
+end $$;
+comment on function private.notify_billing_dates() is
+  'Notifies owners of a trial that ends in 3 days, a yearly renewal in 7, and a card that expires before the next payment. '
+  'Returns how many notices were sent.';
+grant execute on function private.notify_billing_dates() to service_role, strive_functions;

@@ -1,0 +1,255 @@
+"""Lives of customers, delivered in order, and shuffled and repeated: the end is the same, and it is Stripe's."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from local.stripe.server import Double
+from shared.billing.events import delivery
+from shared.billing.prices import put_on_sale
+from tests.support.customer_lives import LIVES, Customer, client_of, play
+from tests.support.world import PEOPLE, Connection, Database, Row
+
+RUNNING = {"active", "trialing", "past_due"}
+BEGINNING = 1_800_000_000
+
+
+@dataclass
+class Played:
+    double: Double
+    v1: Any
+    customers: list[Customer]
+    events: list[Row]
+
+
+@pytest.fixture(scope="module")
+def played(database: Database) -> Iterator[Played]:
+    """All lives at Stripe, once; nothing has been delivered yet."""
+    double = Double().start()
+    double.tax(19)
+    v1, http = client_of(double)
+    try:
+        with database.connect() as connection:
+            put_on_sale(connection, double.url, double.key)
+            rows = connection.execute(
+                "select tier::text, billing_cycle::text, stripe_price_id from public.plans"
+                " where stripe_price_id is not null"
+            )
+            prices = {(tier, cycle): price for tier, cycle, price in rows}
+        customers = [play(double, v1, prices, name, BEGINNING) for name in LIVES]
+        events = [event.to_dict() for event in v1.events.list({"limit": 100}).auto_paging_iter()]
+        yield Played(double, v1, customers, events[::-1])
+    finally:
+        double.stop()
+        http.close()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+
+
+def deliver(database: Database, played: Played, events: list[Row]) -> None:
+    """Halfway the prices of all plans are replaced: nobody loses the plan they were sold."""
+    with database.connect() as connection:
+        put_on_sale(connection, played.double.url, played.double.key)
+        for customer in played.customers:
+            connection.execute(
+                "with made as (insert into public.organizations (name, slug, stripe_customer_id)"
+                " values (%s, %s, %s) returning id)"
+                " insert into public.organization_members (user_id, organization_id, role)"
+                " select %s, id, 'OWNER' from made",
+                [
+                    customer.name,
+                    customer.name.replace(",", "").replace(" ", "-").lower(),
+                    customer.id,
+                    PEOPLE["outsider"],
+                ],
+            )
+        for number, event in enumerate(events):
+            if number == len(events) // 2:
+                connection.execute(
+                    "update public.plans set stripe_price_id = 'price_replaced_' || id"
+                    " where stripe_price_id is not null"
+                )
+            body = json.dumps(event, default=str)
+            connection.execute(
+                "select private.receive_stripe_event(%s::jsonb)", [delivery(event, body, livemode=False)]
+            )
+
+
+VOLATILE = "{id,organization_id,onboarding_session_id,created_at,updated_at,changed_at,past_due_since,refund_after}"
+
+
+def state(connection: Connection) -> dict[str, list[Row]]:
+    found = {}
+    tables = {"subscriptions": "stripe_subscription_id", "invoices": "stripe_invoice_id", "refunds_due": "object_id"}
+    for table, key in tables.items():
+        rows = connection.execute(
+            f"select to_jsonb(t) - '{VOLATILE}'::text[] from public.{table} t order by {key}, t::text"
+        )
+        found[table] = [row for (row,) in rows]
+    rows = connection.execute(
+        "select jsonb_build_array(slug, subscription_tier, subscription_status) from public.organizations order by slug"
+    )
+    found["organizations"] = [row for (row,) in rows]
+    return found
+
+
+def notices(connection: Connection) -> Counter[tuple[str, str, str]]:
+    rows = connection.execute(
+        "select o.slug, n.title, n.message from public.notifications n"
+        " join public.organizations o on o.id = n.organization_id"
+    )
+    return Counter((slug, title, message) for slug, title, message in rows)
+
+
+@pytest.fixture(scope="module")
+def in_order(cluster: Any, played: Played) -> Iterator[Connection]:
+    with Database(cluster, "world").copied() as copy:
+        deliver(copy, played, played.events)
+        with copy.connect() as connection:
+            yield connection
+
+
+# What Stripe has ------------------------------------------------------------------------------------------------------
+
+
+def tiers(played: Played, customer: Customer) -> tuple[str, list[Row]]:
+    """The tier by Stripe's objects alone, and the subscriptions: a paid one before one past due, then the newest."""
+    sold = {price: tier for (tier, _), price in customer.prices.items()}
+    found = [played.double.store.get(name) or {} for name in customer.subscriptions]
+    running = [each for each in found if each["status"] in RUNNING]
+    running.sort(key=lambda each: (each["status"] != "past_due", each["created"], each["id"]))
+    if not running:
+        return "FREE", found
+    price = running[-1]["items"]["data"][0]["price"]
+    return sold.get(price["id"]) or price["metadata"].get("tier") or "unknown", found
+
+
+def unexplained(connection: Connection, played: Played) -> list[str]:
+    """Customers whose tier in Strive is not Stripe's while no row of billing_attention says why."""
+    rows = connection.execute("select stripe_customer_id, name, subscription_tier::text from public.organizations")
+    here = {name: tier for _, name, tier in rows}
+    explained = {
+        name
+        for row in connection.execute("select object_id, customer_id from public.billing_attention")
+        for name in row
+    }
+    wrong = []
+    for customer in played.customers:
+        tier, subscriptions = tiers(played, customer)
+        names = {customer.id, *(each["id"] for each in subscriptions)}
+        if here[customer.name] != tier and not names & explained:
+            wrong.append(f"{customer.name}: {here[customer.name]} instead of {tier}")
+    return wrong
+
+
+def test_lives_are_enough() -> None:
+    assert len(LIVES) >= 40
+
+
+def test_every_tier_is_that_of_stripes_objects_or_explained(in_order: Connection, played: Played) -> None:
+    assert unexplained(in_order, played) == []
+
+
+def test_no_event_is_left_without_a_reason(in_order: Connection) -> None:
+    left = in_order.execute(
+        "select type, status::text, error from public.stripe_events where status = 'RECEIVED'"
+    ).fetchall()
+    assert left == []
+
+
+def test_the_books_are_those_of_stripe(in_order: Connection, played: Played) -> None:
+    here = {
+        row["stripe_invoice_id"]: row
+        for (row,) in in_order.execute("select to_jsonb(i) from public.invoices i").fetchall()
+    }
+    there = list(played.double.store.all("invoice"))
+    charges = list(played.double.store.all("charge"))
+    refunded: Counter[str] = Counter()
+    for each in charges:
+        if each.get("_invoice"):
+            refunded[each["_invoice"]] += each["amount_refunded"]
+    notes = Counter[str]()
+    for each in played.double.store.all("credit_note"):
+        notes[each["invoice"]] += each["amount"]
+    assert here.keys() == {each["id"] for each in there}
+    for each in there:
+        row = here[each["id"]]
+        found = [row["status"].lower(), row["number"], row["total_cents"], row["paid_cents"], row["credited_cents"]]
+        assert found == [each["status"], each["number"], each["total"], each["amount_paid"], notes[each["id"]]]
+        assert row["tax_cents"] == sum(tax["amount"] for tax in each["total_taxes"] or [])
+        assert row["discount_cents"] == sum(taken["amount"] for taken in each["total_discount_amounts"] or [])
+        assert row["refunded_cents"] == refunded[each["id"]], each["id"]
+
+
+def test_the_monthly_amount_is_what_all_items_and_discounts_make(in_order: Connection, played: Played) -> None:
+    rows = in_order.execute("select stripe_subscription_id, net_monthly_amount, currency from public.subscriptions")
+    here = {name: (amount, currency) for name, amount, currency in rows}
+    for customer in played.customers:
+        for name in customer.subscriptions:
+            if name not in here:
+                continue
+            found = played.v1.subscriptions.retrieve(name, {"expand": ["discounts.source.coupon"]}).to_dict()
+            total = Decimal()
+            for item in found["items"]["data"]:
+                months = 12 if item["price"]["recurring"]["interval"] == "year" else 1
+                total += Decimal(item["price"]["unit_amount_decimal"]) * item["quantity"] / months
+            for each in found["discounts"]:
+                terms = each["source"]["coupon"]
+                if terms["duration"] != "once":
+                    total = total * (100 - Decimal(terms["percent_off"] or 0)) / 100 - (terms["amount_off"] or 0)
+            assert here[name][0] == pytest.approx(max(total, Decimal())), customer.name
+            assert here[name][1] == found["currency"]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_shuffled_and_repeated_everything_ends_as_in_order(
+    fresh_database: Database, in_order: Connection, played: Played, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a seed repeats it
+    events = [each for each in played.events for _ in range(2 if chance.random() < 0.1 else 1)]
+    chance.shuffle(events)
+    deliver(fresh_database, played, events)
+    with fresh_database.connect() as connection:
+        expected, found = state(in_order), state(connection)
+        for table, rows in expected.items():
+            assert found[table] == rows, table
+        assert unexplained(connection, played) == []
+        more = notices(connection) - notices(in_order)
+        once = {notice for notice in notices(in_order) if notice[1].startswith(("You are refunded", "A payment of"))}
+        assert {notice for notice in notices(connection) if notice in once} == once
+        assert [notice for notice in more if notice in once] == []
+
+
+def test_owners_are_notified_once(in_order: Connection) -> None:
+    found = notices(in_order)
+    assert {slug for slug, title, _ in found if title.startswith("You are refunded")} == {
+        "is-refunded-in-full",
+        "is-refunded-in-part",
+        "is-refunded-twice-in-part",
+    }
+    assert {slug for slug, title, _ in found if "is disputed" in title} >= {"disputes-and-wins", "disputes-and-waits"}
+    # These change twice, so their owners hear of both.
+    twice = {slug for (slug, _, _), times in found.items() if times > 1}
+    assert twice <= {"toggles-the-cancellation", "pays-twice", "pays-twice-and-ends-one"}
+
+
+def test_dates_ahead_are_announced_once(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+        connection.execute(
+            "insert into public.subscriptions"
+            " (organization_id, status, tier, billing_cycle, amount_cents, current_period_end)"
+            " select id, case slug when 'acme' then 'TRIAL' else 'ACTIVE' end::\"SubscriptionStatus\", 'GROWTH',"
+            " case slug when 'acme' then 'MONTHLY' else 'YEARLY' end::\"BillingCycle\", 69900,"
+            " now() + case slug when 'acme' then interval '2 days' else interval '6 days' end from public.organizations"
+        )
+        connection.execute("delete from public.notifications")
+        assert [connection.execute("select private.notify_billing_dates()").fetchone() for _ in range(2)] == [
+            (2,),
+            (0,),
+        ]
+        titles = {title.partition(" on ")[0] for _, title, _ in notices(connection)}
+        assert titles == {"Your trial of Growth ends", "Your Growth plan renews"}
