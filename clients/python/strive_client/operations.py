@@ -6,6 +6,8 @@ bulk_admin_action: Operation[models.SuspendUsers | models.ReactivateUsers | mode
     "/bulk-admin-action", models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers  # type: ignore[arg-type]
 )
 """Suspend, reactivate or change the role of up to 100 users."""
+cancel_subscription = Operation("/cancel-subscription", models.Cancellation, models.Subscription)
+"""Cancel the subscription of the current organisation at the end of its period."""
 capture_lead = Operation("/capture-lead", models.LeadCapture, models.LeadReceived)
 """Take a lead from a website."""
 change_plan = Operation("/change-plan", models.WantedPlan, models.Changed)

@@ -2972,7 +2972,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -7352,7 +7352,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -8681,7 +8681,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The body has invalid fields, `details` says which; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -8703,7 +8703,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The database is busy or away; `Retry-After` says when to try again. */
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
             503: {
                 headers: {
                     /** @description Names this request in our logs. */
