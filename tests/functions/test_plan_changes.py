@@ -210,7 +210,7 @@ def test_an_upgrade_takes_effect_now_and_costs_what_the_preview_says(stripe: Sho
     changed = done(stripe, "change-plan", **GROWTH)
     assert (changed["takes_effect"], changed["subscription"]["tier"]) == ("NOW", "GROWTH")
     assert plan(stripe) == ("GROWTH", "ACTIVE")
-    newest = stripe.look("select total_cents from public.invoices order by created_at desc, total_cents limit 1")[0]
+    (newest,) = stripe.look("select total_cents from public.invoices where billing_reason = 'subscription_update'")
     assert newest["total_cents"] == pytest.approx(preview["due_now"]["total_cents"], abs=2)
 
 
