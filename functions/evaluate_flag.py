@@ -87,22 +87,22 @@ async def evaluate_one(call: Call[EvaluationRequest]) -> Result[FlagEvaluation]:
 async def evaluate_all(call: Call[EvaluationRequest]) -> Result[BulkEvaluation]:
     """Evaluate all feature flags by OFREP."""
     flags = call.flags()
-    identity = await flags.identities.of(call)
+    identity = await flags.identities.of(call.caller, call.session, call.headers)
     snapshot, stale = await flags.current()
     stale = stale or identity.stale
     tag = _tag(call, snapshot, identity, stale=stale)
     if _matches(call.headers.get(b"if-none-match"), tag):
         return Result(b"", status=304, headers={"etag": tag})
-    context = context_of(call, _attributes(call), identity)
+    context = context_of(call.caller, _attributes(call), identity)
     return Result(snapshot.remembered(tag, lambda: _all(snapshot, context, stale=stale)), headers={"etag": tag})
 
 
 async def _evaluate(call: Call[Any], name: str, attributes: dict[str, Any]) -> tuple[Evaluation, bool]:
     """The evaluation, and whether it is stale."""
     flags = call.flags()
-    identity = await flags.identities.of(call)
+    identity = await flags.identities.of(call.caller, call.session, call.headers)
     snapshot, stale = await flags.current()
-    return snapshot.evaluate(name, context_of(call, attributes, identity)), stale or identity.stale
+    return snapshot.evaluate(name, context_of(call.caller, attributes, identity)), stale or identity.stale
 
 
 def _all(snapshot: Snapshot, context: Context, *, stale: bool) -> bytes:

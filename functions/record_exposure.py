@@ -41,9 +41,9 @@ async def record_exposure(call: Call[Exposure]) -> Result[RecordedExposure]:
     unit, user or organisation, counts once per experiment. Only signed-in users and secret keys record exposures.
     """
     flags = call.flags()
-    identity = await flags.identities.of(call)
+    identity = await flags.identities.of(call.caller, call.session, call.headers)
     snapshot, _ = await flags.current()
-    context = context_of(call, call.body.context, identity)
+    context = context_of(call.caller, call.body.context, identity)
     evaluation = snapshot.evaluate(call.body.flag, context)
     if evaluation.error_code:
         exists = evaluation.error_code != "FLAG_NOT_FOUND"

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from shared.app.call import Call
+from shared.auth.caller import Caller
+from shared.database.session import Session
 from shared.errors import RETRY, ApiError, error_response
 from shared.flags.context import Context
 
@@ -58,15 +59,15 @@ class Identities:
         self._unavailable = False
         self._tried = float("-inf")
 
-    async def of(self, call: Call[Any]) -> Identity:
-        if call.caller.mode != "user":
+    async def of(self, caller: Caller, session: Session, headers: Mapping[bytes, bytes]) -> Identity:
+        if caller.mode != "user":
             return NO_USER
 
         async def load() -> str:
-            return str((await call.run("private.flag_identity", "{}")).json)
+            return (await session.run("private.flag_identity", "{}"))[0]
 
         # The claims hold the user and the organisation of the token; the header may name another organisation.
-        return await self.get((call.caller.claims, call.headers.get(b"x-org-id", b"").lower()), load)
+        return await self.get((caller.claims, headers.get(b"x-org-id", b"").lower()), load)
 
     async def get(self, key: tuple[str, bytes], load: Load) -> Identity:
         known = self._known.get(key)
@@ -138,8 +139,8 @@ def _retrieve(task: "asyncio.Task[None]") -> None:
         task.exception()
 
 
-def context_of(call: Call[Any], attributes: Mapping[str, Any], identity: Identity) -> Context:
-    match call.caller.mode:
+def context_of(caller: Caller, attributes: Mapping[str, Any], identity: Identity) -> Context:
+    match caller.mode:
         case "user":
             return Context.identified(identity.attributes, attributes)
         case "secret":
