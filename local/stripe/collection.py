@@ -20,6 +20,8 @@ def charge(account: Account, invoice: Object, paid_with: Object | None = None) -
     """Collect with the card on file; the customer is not there to authenticate."""
     if invoice["status"] not in {"open", "uncollectible"} or not invoice["_intent"]:
         return invoice
+    if not paid_with and invoice["default_payment_method"]:
+        paid_with = account.get("payment_method", invoice["default_payment_method"])
     paid_with = paid_with or card_on_file(account, owner(account, invoice), invoice["customer"])
     intent = account.get("payment_intent", invoice["_intent"])
     if paid_with and intent["status"] in payments.OPEN:

@@ -10,7 +10,7 @@ from local.stripe.store import Object
 resource("credit_notes", "credit_note", filters="customer invoice")
 LINES = (
     "lines[]{type!:(custom_line_item|invoice_line_item) invoice_line_item amount:positive quantity:count description"
-    " unit_amount:count tax_rates[]}"
+    " unit_amount:count}"
 )
 FIELDS = (
     f"invoice! amount:positive {LINES} memo metadata:metadata"

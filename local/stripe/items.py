@@ -12,10 +12,9 @@ from local.stripe.store import Object
 PRICE_DATA = f"price_data{{{ONCE} product recurring!{PERIOD}}}"
 NEW_ITEMS = f"items[]{{price {PRICE_DATA} quantity:count tax_rates[] metadata:metadata {coupons.DISCOUNTS}}}"
 CHANGED_ITEMS = (
-    f"items[]{{id price {PRICE_DATA} quantity:count deleted:bool clear_usage:bool tax_rates[] metadata:metadata"
-    f" {coupons.DISCOUNTS}}}"
+    f"items[]{{id price {PRICE_DATA} quantity:count deleted:bool tax_rates[] metadata:metadata {coupons.DISCOUNTS}}}"
 )
-EXTRA = f"add_invoice_items[]{{price price_data{{{ONCE} product!}} quantity:count tax_rates[] {coupons.DISCOUNTS}}}"
+EXTRA = f"add_invoice_items[]{{price price_data{{{ONCE} product!}} quantity:count tax_rates[]}}"
 MOST_ITEMS = 20
 
 
@@ -49,13 +48,14 @@ def changed_items(account: Account, subscription: Object, given: list[Object]) -
         param = f"items[{n}]"
         if not (name := each.get("id")):
             added = new_item(account, each, subscription["id"], period, param)
-            items[added["id"]] = added
+            items[added["id"]] = _discounted(account, subscription, added, each, param)
         elif name not in items:
             raise missing("subscription item", name, f"{param}[id]")
         elif each.get("deleted"):
             del items[name]
         else:
-            items[name] = _changed(account, items[name], each, param)
+            changed = _changed(account, items[name], each, param)
+            items[name] = _discounted(account, subscription, changed, each, param)
     if not items:
         raise ApiError(
             "A subscription must have at least one item; cancel it instead of deleting the last one.", param="items"
@@ -72,6 +72,17 @@ def _changed(account: Account, item: Object, given: Object, param: str) -> Objec
     if "tax_rates" in given:
         fields["tax_rates"] = taxes.check_rates(account, given["tax_rates"], f"{param}[tax_rates]")
     return {**item, **fields}
+
+
+def _discounted(account: Account, subscription: Object, item: Object, given: Object, param: str) -> Object:
+    """The item with the discounts that the parameters name for it."""
+    if "discounts" not in given:
+        return item
+    owner = {"customer": subscription["customer"], "subscription": subscription["id"], "subscription_item": item["id"]}
+    names = coupons.redeem(
+        account, given["discounts"], amount([item]), subscription["currency"], f"{param}[discounts]", **owner
+    )
+    return {**item, "discounts": names}
 
 
 def check_items(items: list[Object]) -> None:

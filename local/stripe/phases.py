@@ -69,12 +69,10 @@ def new_phase(account: Account, given: Object, customer: str, param: str = "phas
         "default_payment_method": own_method(account, card, customer)["id"] if card else None,
         "default_tax_rates": taxes.check_rates(account, given.get("default_tax_rates"), f"{param}[default_tax_rates]"),
         "description": given.get("description"),
-        "discounts": [
-            {"coupon": None, "discount": None, "promotion_code": None, **each} for each in given.get("discounts") or []
-        ],
+        "discounts": [_full_discount(each) for each in given.get("discounts") or []],
         "invoice_settings": None,
         "items": [
-            phase_item(price, each.get("quantity", 1), each.get("metadata") or {}, rate)
+            phase_item(price, each.get("quantity", 1), each.get("metadata") or {}, rate, each.get("discounts"))
             for price, each, rate in zip(prices, given["items"], rates, strict=True)
         ],
         "metadata": given.get("metadata") or {},
@@ -85,10 +83,12 @@ def new_phase(account: Account, given: Object, customer: str, param: str = "phas
     }
 
 
-def phase_item(price: Object, quantity: int, metadata: Object, rates: list[Object]) -> Object:
+def phase_item(
+    price: Object, quantity: int, metadata: Object, rates: list[Object], discounts: list[Object] | None = None
+) -> Object:
     return {
         "billing_thresholds": None,
-        "discounts": [],
+        "discounts": [_full_discount(each) for each in discounts or []],
         "metadata": metadata,
         "plan": price["id"],
         "price": price["id"],
@@ -98,4 +98,8 @@ def phase_item(price: Object, quantity: int, metadata: Object, rates: list[Objec
 
 
 def phase_discount(name: str) -> Object:
-    return {"coupon": None, "discount": name, "promotion_code": None}
+    return _full_discount({"discount": name})
+
+
+def _full_discount(given: Object) -> Object:
+    return {"coupon": None, "discount": None, "promotion_code": None, **given}

@@ -15,7 +15,7 @@ from local.stripe.store import Object
 SUBSCRIPTION = (
     f"subscription_details{{{items.CHANGED_ITEMS} billing_cycle_anchor:moment cancel_at:ending cancel_now:bool"
     " cancel_at_period_end:bool default_tax_rates[] proration_behavior:(always_invoice|create_prorations|none)"
-    " proration_date:time trial_end:moment start_date:time}"
+    " proration_date:time trial_end:moment}"
 )
 FIELDS = "items cancel_at cancel_at_period_end default_tax_rates proration_behavior proration_date trial_end"
 
@@ -26,7 +26,7 @@ FIELDS = "items cancel_at cancel_at_period_end default_tax_rates proration_behav
     f" {SUBSCRIPTION} {coupons.DISCOUNTS} schedule_details{{{PHASES} end_behavior:(cancel|release)}}"
     " invoice_items[]{amount:int currency:currency description price quantity:count}"
     " customer_details{address{city country line1 line2 postal_code state} tax_exempt:(none|exempt|reverse)}"
-    " preview_mode:(next|recurring)",
+    " preview_mode:(next)",
 )
 def create_preview(account: Account, values: Object, _place: dict[str, str]) -> Object:
     wanted = values.get("subscription_details") or {}

@@ -65,7 +65,16 @@ def from_subscription(account: Account, subscription: Object, values: Object) ->
         **new_phase(account, {"items": []}, subscription["customer"]),
         "start_date": rows[0]["current_period_start"],
         "end_date": rows[0]["current_period_end"],
-        "items": [phase_item(item["price"], item["quantity"], item["metadata"], item["tax_rates"]) for item in rows],
+        "items": [
+            phase_item(
+                item["price"],
+                item["quantity"],
+                item["metadata"],
+                item["tax_rates"],
+                [{"discount": name} for name in item["discounts"]],
+            )
+            for item in rows
+        ],
         "discounts": [phase_discount(each) for each in subscription["discounts"]],
         "trial_end": subscription["trial_end"] if subscription["status"] == "trialing" else None,
     }
@@ -230,7 +239,13 @@ def _apply(account: Account, schedule: Object, phase: Object, proration: str | N
         values["trial_end"] = phase["trial_end"]
     if phase["billing_cycle_anchor"] == "phase_start" and phase["start_date"] == account.now():
         values["billing_cycle_anchor"] = "now"
-    values |= {name: phase[name] for name in ("default_payment_method", "description", "automatic_tax") if phase[name]}
+    values |= {
+        name: phase[name]
+        for name in ("default_payment_method", "description", "automatic_tax", "collection_method")
+        if phase[name]
+    }
+    if phase["default_tax_rates"]:
+        values["default_tax_rates"] = [rate["id"] for rate in phase["default_tax_rates"]]
     if phase["metadata"]:
         values["metadata"] = merged(subscription["metadata"], phase["metadata"])
     change(account, subscription, values)
@@ -238,13 +253,17 @@ def _apply(account: Account, schedule: Object, phase: Object, proration: str | N
 
 def _wanted(phase: Object) -> list[Object]:
     return [
-        {**picked(each, "price quantity metadata"), "tax_rates": [rate["id"] for rate in each["tax_rates"]]}
+        {
+            **picked(each, "price quantity metadata"),
+            "discounts": _given(each),
+            "tax_rates": [rate["id"] for rate in each["tax_rates"]],
+        }
         for each in phase["items"]
     ]
 
 
-def _given(phase: Object) -> list[Object]:
-    return [{name: value for name, value in each.items() if value} for each in phase["discounts"]]
+def _given(owner: Object) -> list[Object]:
+    return [{name: value for name, value in each.items() if value} for each in owner["discounts"]]
 
 
 TIMERS["subscription_schedule"] = Timer(_due, _fall_due)

@@ -148,3 +148,20 @@ def test_older_versions_show_the_coupon_inside_the_discount(shop: Shop) -> None:
     headers = {"stripe_version": "2024-06-20"}
     old = shop.client.raw_request("get", f"/v1/subscriptions/{life.subscription}", **headers).data
     assert old["discount"]["coupon"]["percent_off"] == 50
+
+
+def test_item_discount_is_set_by_an_update_and_a_phase(shop: Shop) -> None:
+    half, tenth = coupon(shop, percent_off=50, duration="forever"), coupon(shop, percent_off=10, duration="forever")
+    life = Life.begin(shop.double, shop.client).subscribe(shop.price)
+    life.update(items=[{"id": life.item().id, "discounts": [{"coupon": half}]}])
+    assert life.renew().latest().total == MONTH // 2
+    plan = shop.client.v1.subscription_schedules.create({"from_subscription": life.subscription})
+    phase = plan.phases[0]
+    kept: Any = {
+        "price": shop.price,
+        "discounts": [{"discount": each.discount} for each in phase["items"][0].discounts],
+    }
+    first = {"items": [kept], "start_date": phase.start_date, "end_date": phase.end_date}
+    then = {"items": [{"price": shop.price, "discounts": [{"coupon": tenth}]}], "duration": {"interval": "month"}}
+    shop.client.v1.subscription_schedules.update(plan.id, {"phases": [first, then]})
+    assert life.renew().latest().total == MONTH * 9 // 10
