@@ -8,19 +8,20 @@ from local import ROOT, StackError
 
 FUNCTION = '''from pydantic import Field
 
-from shared.app.function import Answered, Call, Shape, Strict, function
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
 
 
-class {model}Request(Strict):
+class {model}Request(RequestModel):
     name: str = Field(min_length=1, max_length=100)
 
 
-class {model}Result(Shape):
+class {model}Result(ResponseModel):
     name: str
 
 
 @function("user", idempotent=True)
-async def {name}(call: Call[{model}Request]) -> Answered[{model}Result]:
+async def {name}(call: Call[{model}Request]) -> Result[{model}Result]:
     """{title}."""
     return await call.run("public.{name}", call.body)
 '''
