@@ -121,7 +121,7 @@ declare
 begin
   update public.organizations o set closed_at = coalesce(o.closed_at, now()), closed_by = coalesce(o.closed_by, who)
   where o.id = org returning o.* into closed;
-  -- Subscriptions at Stripe are ended there, by the job settle_onboarding_payments; others end here.
+  -- Subscriptions at Stripe are ended there: subscriptions_to_end() lists them. Others end here.
   update public.subscriptions s set status = 'CANCELLED', cancelled_at = now(), current_period_end = greatest(
     now(), s.current_period_start + interval '1 second')
   where s.organization_id = org and s.stripe_subscription_id is null and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
@@ -177,7 +177,7 @@ language sql stable security definer set search_path = '' as $$
     and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
 $$;
 comment on function private.subscriptions_to_end() is
-  'Subscriptions at Stripe of closed organisations, for the job that ends them there. Until then nothing is erased.';
+  'Subscriptions at Stripe of closed organisations, which are to be ended there. Until then nothing is erased.';
 grant execute on function private.subscriptions_to_end() to strive_functions;
 
 create function private.count_rows_of(org uuid) returns jsonb
