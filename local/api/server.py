@@ -169,12 +169,12 @@ class OneWrite:
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """Lets the application end a connection whose client does not read."""
+    """Lets the application write frames to many sockets at once, and end one whose client does not read."""
 
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         if hasattr(self, "scope"):
-            self.scope["abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]  # ours
+            self.scope["transport"] = self.transport  # type: ignore[typeddict-unknown-key]  # ours
 
 
 def _data_api(settings: Settings, pool: Pool, tokens: Tokens) -> "Rest | PostgrestBinary":

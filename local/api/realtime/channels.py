@@ -5,18 +5,15 @@ import json
 import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.types import Send
-
-from local.api.realtime.protocol import compact, encode, encode_binary
+from local.api.realtime.protocol import compact, encode, encode_binary, frame
 from local.api.realtime.subscriptions import Subscription
 from local.api.tokens import Claims
 
 OUTBOX_BYTES = 4 * 1024 * 1024
-OUTBOX_MESSAGES = 20_000
 PRESENCE_CALLS, PRESENCE_SECONDS = 5, 30
 # Claims that differ between two tokens of one session.
 OF_ONE_TOKEN = {"iat", "exp", "nbf", "jti"}
@@ -26,38 +23,24 @@ Key = tuple[bool, str]
 
 
 class Socket:
-    """One connection. What it is sent waits in a bounded outbox; a client that stops reading is dropped."""
+    """One connection. Frames go straight to its transport; a client that does not read them is dropped."""
 
-    def __init__(self, version: str, claims: Claims, headers: dict[str, str], abort: Callable[[], None]) -> None:
+    def __init__(self, version: str, claims: Claims, headers: dict[str, str], transport: asyncio.Transport) -> None:
         self.version, self.claims, self.headers = version, claims, headers
         self.channels: dict[str, Channel] = {}
-        self._abort = abort
-        self._outbox: deque[str | bytes] = deque()
-        self._bytes = 0
-        self._waiting = asyncio.Event()
-        self.dropped = False
+        self._transport = transport
 
-    def send(self, message: str | bytes) -> None:
-        if self.dropped:
+    def send(self, message: str) -> None:
+        self.write(frame(message))
+
+    def write(self, data: bytes) -> None:
+        """A frame that many sockets may share."""
+        if self._transport.is_closing():
             return
-        self._outbox.append(message)
-        self._bytes += len(message)
-        self._waiting.set()
-        if self._bytes > OUTBOX_BYTES or len(self._outbox) > OUTBOX_MESSAGES:
+        self._transport.write(data)
+        if self._transport.get_write_buffer_size() > OUTBOX_BYTES:
             print("realtime: a client that does not read was dropped", flush=True)
-            self.dropped = True
-            self._outbox.clear()
-            self._abort()
-
-    async def write(self, send: Send) -> None:
-        while True:
-            await self._waiting.wait()
-            self._waiting.clear()
-            while self._outbox:
-                message = self._outbox.popleft()
-                self._bytes -= len(message)
-                kind = "text" if isinstance(message, str) else "bytes"
-                await send({"type": "websocket.send", kind: message})
+            self._transport.abort()
 
 
 @dataclass(eq=False)
@@ -77,6 +60,8 @@ class Channel:
     presence: dict[str, Any] | None = None
     presence_calls: deque[float] = field(default_factory=deque)
     timer: asyncio.TimerHandle | None = None
+    _identified: Claims | None = None
+    _identity: str = ""
 
     @property
     def topic(self) -> str:
@@ -89,6 +74,11 @@ class Channel:
     @property
     def identity(self) -> str:
         """The same for all channels to which policies show the same rows."""
+        if self._identified is not self.claims:
+            self._identified, self._identity = self.claims, self._make_identity()
+        return self._identity
+
+    def _make_identity(self) -> str:
         return json.dumps(
             {name: value for name, value in self.claims.items() if name not in OF_ONE_TOKEN}, sort_keys=True
         )
@@ -149,22 +139,22 @@ class Hub:
         binary: bytes | None = None,
     ) -> None:
         body = {"event": event, "payload": payload, "type": "broadcast"} | ({"meta": meta} if meta else {})
-        texts: dict[str, str | bytes | None] = {}
+        frames: dict[str, bytes | None] = {}
         topic = f"realtime:{key[1]}"
         for channel in list(self._channels.get(key, ())):
             if (channel is sender and not channel.sends_to_itself) or not channel.may("broadcast", "read"):
                 continue
             version = channel.socket.version
-            if version not in texts:
-                texts[version] = (
-                    encode(version, topic, "broadcast", compact(body))
+            if version not in frames:
+                frames[version] = (
+                    frame(encode(version, topic, "broadcast", compact(body)))
                     if binary is None
-                    else encode_binary(topic, event, binary)
+                    else frame(encode_binary(topic, event, binary))
                     if version == "2.0.0"
                     else None
                 )
-            if (text := texts[version]) is not None:
-                channel.socket.send(text)
+            if data := frames[version]:
+                channel.socket.write(data)
 
     # Presence --------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from local.api.database import Pool, Row, as_login, quoted
 from local.api.errors import DatabaseUnavailable
 from local.api.realtime.channels import Channel, Hub
 from local.api.realtime.pgoutput import UNCHANGED, Change, Commit, Relation
-from local.api.realtime.protocol import compact, encode
+from local.api.realtime.protocol import compact, encode, frame
 from local.api.realtime.replication import Stream
 from local.api.realtime.subscriptions import Subscription
 from local.api.realtime.values import as_json
@@ -165,6 +165,7 @@ class Feed:
         for (change, description, found), visible in zip(wanted, seen, strict=True):
             shown = [each for each in found if visible is None or each.identity in visible]
             self._send(change, description, [(each, channel) for each in shown for channel in interests[each]])
+            await asyncio.sleep(0)  # the sockets are written before their buffers fill
 
     async def _visible(
         self, wanted: list[tuple[Change, Description, list[Interest]]], identities: list[dict[str, str]]
@@ -196,16 +197,16 @@ class Feed:
         for interest, channel in addressed:
             by_channel[channel, interest.subscription.select].append(interest.subscription.id)
         bodies: dict[tuple[str, tuple[str, ...] | None], str] = {}
-        texts: dict[tuple[Any, ...], str] = {}
+        frames: dict[tuple[Any, ...], bytes] = {}
         for (channel, select), ids in by_channel.items():
             role = channel.claims["role"]
             if (role, select) not in bodies:
                 bodies[role, select] = _body(change, description, role, select)
             shared = (channel.socket.version, channel.topic, tuple(ids), role, select)
-            if shared not in texts:
+            if shared not in frames:
                 payload = f'{{"ids":{compact(ids)},"data":{bodies[role, select]}}}'
-                texts[shared] = encode(channel.socket.version, channel.topic, "postgres_changes", payload)
-            channel.socket.send(texts[shared])
+                frames[shared] = frame(encode(channel.socket.version, channel.topic, "postgres_changes", payload))
+            channel.socket.write(frames[shared])
 
     async def _description(self, relation: Relation) -> Description:
         known = self._descriptions.get(relation.id)

@@ -42,6 +42,17 @@ def encode_binary(topic: str, event: str, payload: bytes) -> bytes:
     return sizes + topic_bytes + event_bytes + payload
 
 
+def frame(message: str | bytes) -> bytes:
+    """As a server sends it: unmasked and whole (RFC 6455, 5.2)."""
+    kind, data = (0x81, message.encode()) if isinstance(message, str) else (0x82, message)
+    size = len(data)
+    if size < 126:  # noqa: PLR2004 - fits into seven bits
+        return bytes((kind, size)) + data
+    if size < 1 << 16:
+        return bytes((kind, 126)) + size.to_bytes(2) + data
+    return bytes((kind, 127)) + size.to_bytes(8) + data
+
+
 def decode(version: str, message: str | bytes) -> Frame:
     """Raises ValueError for what is no frame."""
     if isinstance(message, bytes):

@@ -77,14 +77,11 @@ class Realtime:
         await receive()
         await send({"type": "websocket.accept"})
         headers = dict(connection.headers)
-        socket = Socket(version, {"role": ROLE_OF_KEY[kind]}, headers, scope.get("abort", lambda: None))
+        socket = Socket(version, {"role": ROLE_OF_KEY[kind]}, headers, scope["transport"])
         self._opened(socket)
-        writing = asyncio.create_task(socket.write(send))
         try:
             await self._read(socket, receive)
         finally:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
             self._closed(socket)
 
     def _opened(self, socket: Socket) -> None:
@@ -111,7 +108,7 @@ class Realtime:
     async def _read(self, socket: Socket, receive: Receive) -> None:
         events: deque[float] = deque()
         joins: deque[float] = deque()
-        while (message := await receive())["type"] != "websocket.disconnect" and not socket.dropped:
+        while (message := await receive())["type"] != "websocket.disconnect":
             try:
                 frame = decode(socket.version, _content(message))
             except (ValueError, KeyError):
