@@ -128,8 +128,9 @@ comment on function private.keys_between(oid, oid) is
 create function private.insert_stored(relation regclass, rows jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
+  -- A column that was added after the deletion takes its default.
   columns constant text := (
-    select string_agg(quote_ident(c), ', ') from unnest(private.stored_columns(relation)) c
+    select string_agg(quote_ident(c), ', ') from unnest(private.stored_columns(relation)) c where rows -> 0 ? c
   );
 begin
   execute format(

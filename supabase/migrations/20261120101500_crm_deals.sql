@@ -187,7 +187,9 @@ begin
   end if;
   if new.stage <> 'CLOSED_LOST' then
     new.lost_reason := null;
-    new.lost_reason_id := null;
+    if tg_op = 'UPDATE' then -- a new deal keeps the id, so that its key is checked and not silently dropped
+      new.lost_reason_id := null;
+    end if;
   end if;
   return new;
 end $$;

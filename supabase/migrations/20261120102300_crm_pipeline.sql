@@ -125,7 +125,7 @@ create table public.sales_goals (
     references public.organizations (id) on delete cascade,
   user_id uuid not null,
   month date not null constraint "month is the first day of a month" check (extract(day from month) = 1),
-  measure text not null constraint "measure is WON_VALUE, WON_DEALS, NEW_LEADS or ACTIVITIES"
+  measure text not null default 'WON_VALUE' constraint "measure is WON_VALUE, WON_DEALS, NEW_LEADS or ACTIVITIES"
     check (measure in ('WON_VALUE', 'WON_DEALS', 'NEW_LEADS', 'ACTIVITIES')),
   target numeric(14, 2) not null constraint "target is positive" check (target > 0),
   created_at timestamptz not null default now(),

@@ -394,7 +394,7 @@ def test_every_column_that_may_be_asked_for_exists_and_is_of_its_kind(database: 
         times = connection.execute(
             "select count(distinct source) from private.metric_columns where kind = 'time'"
         ).fetchone()
-        assert times == (18,)
+        assert times == (20,)
 
 
 def test_a_kept_value_is_answered_until_it_is_stale(database: Database) -> None:

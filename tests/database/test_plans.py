@@ -10,7 +10,7 @@ from local.postgres import Cluster
 from tests.support import generated
 from tests.support.world import ACME, Connection, Database, Row, become, claims_of
 
-ORDER = ("created_at", "joined_at", "viewed_at", "dismissed_at", "read_at", "liked_at")
+ORDER = ("created_at", "joined_at", "viewed_at", "dismissed_at", "read_at", "liked_at", "changed_at", "deleted_at")
 SELECT = re.compile(r"\( SELECT ")
 # Whose request this is: the root and a leaf of an index, and the row of the membership.
 LOOKUP = 3
@@ -30,6 +30,7 @@ NO_LISTS = {
     "dashboard_widgets": _HANDFUL,
     "onboarding_sessions": _HANDFUL,
     "quick_actions": _HANDFUL,
+    "saved_views": _HANDFUL,
     "subscriptions": _HANDFUL,
     "system_alert_dismissals": _HANDFUL,
     "system_alert_views": _HANDFUL,

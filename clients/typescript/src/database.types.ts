@@ -1390,7 +1390,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"id"?: string,"measure": string,"month": string,"organization_id"?: string,"target": number,"updated_at"?: string,"user_id": string
+                    "created_at"?: string,"id"?: string,"measure"?: string,"month": string,"organization_id"?: string,"target": number,"updated_at"?: string,"user_id": string
                   }
                   Update: {
                     "created_at"?: string,"id"?: string,"measure"?: string,"month"?: string,"organization_id"?: string,"target"?: number,"updated_at"?: string,"user_id"?: string

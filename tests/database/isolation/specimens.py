@@ -223,7 +223,9 @@ class Specimens:
         given = VALUES.get(table.name, {})
         for name, value in {**given.get("*", {}), **given.get(kind, {})}.items():
             row[name] = self._filled(value, kind=kind, person=person, **row) if isinstance(value, str) else value
-        return {name: value for name, value in row.items() if value is not None}
+        # A row of the system says so: left out, organization_id would be the organisation of the request.
+        said = {"organization_id"} if organization is None and "organization_id" in row else set()
+        return {name: value for name, value in row.items() if value is not None or name in said}
 
     def _references(self, table: Table, key: ForeignKey, kind: str, person: UUID) -> Row:
         """The columns of a foreign key, pointing to what belongs with the row."""
