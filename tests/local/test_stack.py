@@ -70,13 +70,13 @@ def command(root: Path = ROOT) -> list[str]:
 
 def note(stack: Stack, text: str) -> None:
     with stack.cluster.connect() as connection:
-        connection.execute("create table if not exists public.notes (text text)")
-        connection.execute("insert into public.notes values (%s)", [text])
+        connection.execute("create table if not exists public.scribbles (text text)")
+        connection.execute("insert into public.scribbles values (%s)", [text])
 
 
 def notes(stack: Stack) -> list[str]:
     with stack.cluster.connect() as connection:
-        return [text for (text,) in connection.execute("select text from public.notes")]
+        return [text for (text,) in connection.execute("select text from public.scribbles")]
 
 
 def pids(stack: Stack) -> dict[str, int]:
@@ -178,7 +178,7 @@ def test_two_stacks_run_side_by_side_and_know_nothing_of_each_other(own: Stack, 
     new.start(0, 0)
     note(own, "mine")
     with new.cluster.connect() as connection:
-        assert connection.execute("select to_regclass('public.notes')").fetchone() == (None,)
+        assert connection.execute("select to_regclass('public.scribbles')").fetchone() == (None,)
     new.stop()
     assert own.running()
 
@@ -281,7 +281,7 @@ def test_reset_brings_back_the_demo_data_and_nothing_else(own: Stack) -> None:
     (own.workdir / "storage" / "attachments").mkdir(parents=True, exist_ok=True)
     own.reset()
     with own.cluster.connect() as connection:
-        assert connection.execute("select to_regclass('public.notes')").fetchone() == (None,)
+        assert connection.execute("select to_regclass('public.scribbles')").fetchone() == (None,)
         names = connection.execute("select array_agg(name order by name) from public.organizations").fetchone()
     assert names == (["Acme Realty", "Globex Estates"],)
     with stripe_of(own) as stripe:
