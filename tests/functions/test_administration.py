@@ -94,7 +94,7 @@ def test_emptying_the_last_list_of_targets_answers_with_a_warning(admin: httpx.C
     flag = {"name": f"flag-{uuid4()}", "is_enabled": True, "rollout_percent": 100, "target_tiers": ["ELITE"]}
     ok(admin.post("/rest/v1/feature_flags", json=flag))
     answer = admin.patch(f"/rest/v1/feature_flags?name=eq.{flag['name']}", json={"target_tiers": []})
-    assert "on for 100 % of everybody" in answer.headers["warning"]
+    assert "on for 100 % of everyone" in answer.headers["warning"]
 
 
 def test_an_alert_is_shown_seen_and_dismissed(admin: httpx.Client, member: httpx.Client) -> None:
