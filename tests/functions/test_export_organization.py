@@ -28,12 +28,15 @@ EXPORT = "/functions/v1/export-organization"
 # Tables that no organisation has rows of: why. A new table is either exported or stands here.
 OF_THE_PLATFORM = {
     "public": "admin_action_logs ai_tools feature_flag_exposures feature_flag_group_members feature_flag_groups"
-    " feature_flags plans platform_metrics refunds_due"
-    " platform_revenue stripe_events stripe_objects stripe_tasks system_alert_dismissals system_alert_views system_alerts user_dashboards users",
-    "private": "auth_errands broadcast_channels column_bounds daily_counts deal_stages doomed_objects exports feature_flag_group_uses"
+    " feature_flags plans platform_metrics refunds_due platform_revenue"
+    " stripe_events stripe_objects stripe_tasks system_alert_dismissals system_alert_views system_alerts"
+    " user_dashboards users",
+    "private": "auth_errands broadcast_channels column_bounds daily_counts deal_stages doomed_objects exports"
+    " feature_flag_group_uses"
     " feature_flag_versions foreign_stripe_keys idempotency_keys impersonations"
     " job_runs jobs lead_scores metric_columns metric_sources onboarding_counts onboarding_steps order_moves"
-    " payment_moves payment_statuses personal_columns plan_prices reporting_rates row_counts row_quotas sign_in_days stripe_account"
+    " payment_moves payment_statuses personal_columns plan_prices reporting_rates"
+    " row_counts row_quotas sign_in_days stripe_account"
     " subscription_statuses system_alert_tallies tallies",
 }
 

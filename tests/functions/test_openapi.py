@@ -46,7 +46,10 @@ def test_no_input_gets_an_undocumented_response(tmp_path: Path, database_url: st
     (tmp_path / "schemathesis.toml").write_text(
         '[[operations]]\ninclude-path = "/record-activity"\nchecks.positive_data_acceptance.expected-statuses ='
         ' ["2xx", "401", "403", "404", "409", "422", "5xx"]\n'
-        # Nor does a schema know how to sign.
+        # Nor does a schema know the origins that Stripe may lead back to.
+        '[[operations]]\ninclude-path = "/create-checkout-session"\nchecks.positive_data_acceptance.expected-statuses ='
+        ' ["2xx", "401", "403", "404", "409", "422", "5xx"]\n'
+        # Nor how to sign.
         '[[operations]]\ninclude-path = "/stripe-webhook"\nchecks.positive_data_acceptance.expected-statuses ='
         ' ["400"]\n'
     )
