@@ -23,7 +23,7 @@ def test_a_restored_record_is_as_it_was(matrix: Matrix, table: str) -> None:
     )
     with connection.transaction(force_rollback=True):
         connection.execute(f"update public.{table} set created_at = '2026-01-01' where id = %s", [row["id"]])
-        before = connection.execute(snapshot).fetchall()
+        before = dict(connection.execute(snapshot).fetchall())
         connection.execute(f"delete from public.{table} where id = %s", [row["id"]])
         assert connection.execute(f"select from public.{table} where id = %s", [row["id"]]).rowcount == 0
         entry = connection.execute("select id from public.trash where record_id = %s", [row["id"]]).fetchone()
@@ -33,5 +33,5 @@ def test_a_restored_record_is_as_it_was(matrix: Matrix, table: str) -> None:
         )
         assert entry
         connection.execute("select private.restore_from_trash(array[%s]::uuid[])", [entry[0]])
-        assert connection.execute(snapshot).fetchall() == before
+        assert dict(connection.execute(snapshot).fetchall()) == before
         assert connection.execute("select from public.trash where record_id = %s", [row["id"]]).rowcount == 0

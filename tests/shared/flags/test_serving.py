@@ -1,6 +1,7 @@
 """How fresh a process's flags are, what it does without the database, and that versions only move forward."""
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
