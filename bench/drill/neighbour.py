@@ -231,6 +231,7 @@ def drill(stack: Stack, seconds: float) -> dict[str, Any]:
     hands = [threading.Thread(target=hostile, args=(eve, lead, peace, answers)) for _ in range(HANDS)]
     for thread in threads:
         thread.start()
+    # The durations of the drill: load and recovery are measured over time, no test asserts on them.
     time.sleep(2)
     now[0] = phases["calm"]
     time.sleep(CALM_SECONDS)

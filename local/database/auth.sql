@@ -125,7 +125,7 @@ create table auth.audit_log_entries (
   ip_address varchar(64) not null default ''
 );
 
--- Nobody but their owner and the project's own roles reads these, whoever is granted what later.
+-- Only their owner and the roles of the project read these, whatever is granted later.
 alter table auth.users enable row level security;
 alter table auth.identities enable row level security;
 alter table auth.sessions enable row level security;

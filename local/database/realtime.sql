@@ -36,7 +36,7 @@ create publication supabase_realtime_messages_publication for table realtime.mes
 grant usage on schema realtime to supabase_realtime_admin, supabase_replication_admin;
 
 -- What a caller may do on a private channel. Probes of both kinds are inserted and read back under the policies; the
--- transaction is rolled back by whoever calls this.
+-- transaction is rolled back by the caller.
 create function realtime.channel_rights(topic text, role text, claims text, headers text) returns jsonb
 language plpgsql as $$
 declare

@@ -97,7 +97,7 @@ def _operations(document: dict[str, Any]) -> str:
         else:  # a type checker does not accept a union as a type object
             lines += [
                 f"{name}: Operation[{taken}, {given}] = Operation(",
-                f'    "{path}", {taken}, {given}  # type: ignore[arg-type]',
+                f'    "{path}", {taken}, {given}  # type: ignore[arg-type]  # a union is not a type object',
                 ")",
             ]
         if summary := operation.get("summary"):

@@ -1,4 +1,4 @@
-"""Buy a plan in Stripe Checkout: one open session per organisation, whoever asks and however often."""
+"""Buy a plan in Stripe Checkout: one open session per organisation, for repeated and concurrent requests."""
 
 from collections.abc import Mapping
 from typing import Any

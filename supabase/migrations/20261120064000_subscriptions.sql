@@ -471,7 +471,7 @@ declare
   wanted record;
   made public.subscriptions;
 begin
-  -- The trigger of subscriptions locks the same row: whoever settles later sees what the one before has written.
+  -- The trigger of subscriptions locks the same row: a later transaction sees what the earlier one wrote.
   perform from public.organizations o where o.id = org for no key update;
   customers := array(select private.customers_of(org));
   for wanted in
@@ -729,7 +729,7 @@ begin
     where p.tier = wanted_tier and p.billing_cycle = wanted_cycle and p.is_active and p.stripe_price_id is null
       and p.amount_cents = (details ->> 'amount')::bigint and p.currency = details ->> 'currency';
     if not found then
-      -- Known, so that whoever pays it gets the tier; the offer to everybody stays the same.
+      -- Known, so that a customer who pays it gets the tier; the public offer does not change.
       insert into public.plans (tier, billing_cycle, stripe_price_id, amount_cents, currency, limits, is_active)
       select wanted_tier, wanted_cycle, object.id, (details ->> 'amount')::bigint, details ->> 'currency', p.limits, false
       from public.plans p where p.tier = wanted_tier and p.billing_cycle = wanted_cycle

@@ -151,7 +151,7 @@ language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(jsonb_build_object('id', d.id, 'type', d.type)), '[]') from (
     select o.id, o.type from public.stripe_objects o where o.in_doubt_since < now() - interval '1 minute'
     union
-    -- The period is over, and no event told of the next one.
+    -- The period is over, and no event has announced the next one.
     select o.id, o.type from public.subscriptions s
     join public.stripe_objects o on o.id = s.stripe_subscription_id
     where s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') and s.current_period_end < now() - interval '1 day'

@@ -81,7 +81,7 @@ begin
     record_change.organization_id, author, left(record_change.title, 255), 'WORKFLOW_UPDATE', record_change.entity_type,
     record_change.entity_id, record_change.action, left(record_change.description, 10000), record_change.severity
   );
-  -- An activity has an author; for what the system does that is whoever is responsible.
+  -- An activity has an author; for what the system does the responsible member is the author.
   author := coalesce(author, record_change.assigned_to_id, (
     select m.user_id from public.organization_members m
     where m.organization_id = record_change.organization_id order by m.role, m.joined_at, m.user_id limit 1

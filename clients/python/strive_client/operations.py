@@ -3,7 +3,7 @@
 from strive_client import Operation, models
 
 bulk_admin_action: Operation[models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers] = Operation(
-    "/bulk-admin-action", models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers  # type: ignore[arg-type]
+    "/bulk-admin-action", models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers  # type: ignore[arg-type]  # a union is not a type object
 )
 """Suspend, reactivate or change the role of up to 100 users."""
 cancel_subscription = Operation("/cancel-subscription", models.Cancellation, models.Subscription)
@@ -23,7 +23,7 @@ create_onboarding_session = Operation("/create-onboarding-session", models.NewSe
 dashboard_snapshot = Operation("/dashboard-snapshot", models.SnapshotRequest, models.DashboardSnapshot)
 """Get everything on the first screen."""
 delete_account: Operation[models.DeleteOwnAccount | models.DeleteUser, models.DeletedAccount] = Operation(
-    "/delete-account", models.DeleteOwnAccount | models.DeleteUser, models.DeletedAccount  # type: ignore[arg-type]
+    "/delete-account", models.DeleteOwnAccount | models.DeleteUser, models.DeletedAccount  # type: ignore[arg-type]  # a union is not a type object
 )
 """Delete an account and its personal data."""
 end_suspensions = Operation("/end-suspensions", models.NoInput, models.JobRun)
