@@ -21,7 +21,7 @@ create table public.admin_action_logs (
   user_agent text,
   success boolean not null default true,
   error text,
-  created_at timestamptz not null default now(),
+  created_at timestamptz not null default clock_timestamp(),
   admin_id uuid not null,
   acting_as_id uuid,
   constraint "error is only there without success" check (not success or error is null)
@@ -30,6 +30,7 @@ comment on table public.admin_action_logs is 'Every administrative action, succe
 comment on column public.admin_action_logs.target_type is 'Such as user, organization, subscription, feature_flag.';
 comment on column public.admin_action_logs.admin_id is
   'Who did it; all zeros for the platform itself (jobs, the Supabase dashboard). Stays when the account is deleted.';
+comment on column public.admin_action_logs.created_at is 'When it was written: later entries of one transaction are later.';
 comment on column public.admin_action_logs.acting_as_id is 'The user the admin was impersonating, if any.';
 create index admin_action_logs_admin_idx on public.admin_action_logs (admin_id, created_at desc);
 create index admin_action_logs_action_idx on public.admin_action_logs (action, created_at desc);
