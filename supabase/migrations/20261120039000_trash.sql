@@ -279,7 +279,7 @@ end $$;
 comment on function private.repoint_links(regclass, uuid, uuid[], uuid) is
   'Before a merge: whatever refers to one of the merged records refers to the one that is kept.';
 
--- Merged records are not deleted: whatever the trash knows of them is about the one that is kept.
+-- Merged records are not deleted: whatever the trash and the attachments know of them is about the one that is kept.
 create function private.repoint_trash(org uuid, gone uuid[], kept uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -288,6 +288,7 @@ begin
   perform set_config('strive.history_action', 'merged', true);
   delete from public.trash t where t.organization_id = org and t.record_id = any (gone);
   perform set_config('strive.history_action', '', true);
+  update public.attachments a set entity_id = kept where a.organization_id = org and a.entity_id = any (gone);
   foreach one in array gone loop
     update public.trash t set record = replace(t.record::text, one::text, kept::text)::jsonb,
       links = replace(t.links::text, one::text, kept::text)::jsonb,
@@ -297,7 +298,7 @@ begin
   end loop;
 end $$;
 comment on function private.repoint_trash(uuid, uuid[], uuid) is
-  'After a merge: entries of the merged records go, those that name them name the record that is kept.';
+  'After a merge: entries of the merged records go; attachments and entries that name them name the record that is kept.';
 
 -- Purging -------------------------------------------------------------------------------------------------------------
 

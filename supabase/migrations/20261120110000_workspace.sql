@@ -169,12 +169,20 @@ create index content_author_idx on public.content (author_id);
 create index content_published_idx on public.content (created_at desc) where status = 'PUBLISHED';
 create index content_published_slug_idx on public.content (slug) where status = 'PUBLISHED';
 
+create function private.attachable_tables() returns text[]
+language sql immutable set search_path = '' as $$
+  select '{activities,agent_templates,appointments,companies,contacts,content,custom_agent_orders,customers,deals,leads,listings,notes,'
+    'project_showcases,projects,tasks,tool_blueprints}'::text[]
+$$;
+comment on function private.attachable_tables() is 'The tables whose records can have attachments.';
+grant execute on function private.attachable_tables() to authenticated, service_role;
+
 create table public.attachments (
   id uuid primary key default gen_random_uuid(),
   organization_id uuid not null default private.current_user_org()
     references public.organizations (id) on delete cascade,
   entity_type text not null
-    constraint "entity_type is lower-case words joined by underscores" check (entity_type ~ '^[a-z]+(_[a-z]+)*$'),
+    constraint "entity_type is a table such as contacts, deals or leads" check (entity_type = any (private.attachable_tables())),
   entity_id uuid not null,
   file_name text not null constraint "file_name is 1 to 255 characters without slashes"
     check (length(file_name) between 1 and 255 and file_name !~ '[/\\]'),
@@ -187,15 +195,15 @@ create table public.attachments (
   stored_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
+  -- The id in the path is that of the record at the upload: a merge changes entity_id, and files stay where they are.
   constraint "file_path is organization/entity_type/entity_id/file" check (
-    starts_with(file_path, organization_id || '/' || entity_type || '/' || entity_id || '/')
-    and file_path ~ '^[^/]+/[^/]+/[^/]+/[^/]+$'
+    starts_with(file_path, organization_id || '/' || entity_type || '/') and file_path ~ '^[^/]+/[^/]+/[^/]+/[^/]+$'
   )
 );
 comment on table public.attachments is
   'Files in the bucket `attachments`, each at something of the organisation. An upload makes its row; a row made before '
   'holds the room for an upload to come.';
-comment on column public.attachments.entity_type is 'Table of what it is attached to.';
+comment on column public.attachments.entity_type is 'The table of the record, such as deals (plural).';
 comment on column public.attachments.uploaded_by_id is 'Null once the account is gone.';
 comment on column public.attachments.stored_at is 'When the file came; null while it is awaited, for a day at most.';
 -- With the sizes, so that what an organisation stores is summed up from the index alone.

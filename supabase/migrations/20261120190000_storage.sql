@@ -17,9 +17,8 @@ language plpgsql immutable set search_path = '' as $$
 begin
   return path !~ '(^|/)\.{0,2}(/|$)' and case bucket
     when 'attachments' then path ~ (
-      '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[a-z]+(_[a-z]+)*/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/'
-      '[^/\\]{1,255}$'
-    )
+      '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[a-z_]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[^/\\]{1,255}$'
+    ) and split_part(path, '/', 2) = any (private.attachable_tables())
     when 'avatars' then path ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[^/\\]{1,255}){1,3}$'
     when 'public-assets' then path ~ '^[^/]{1,255}(/[^/]{1,255}){0,9}$'
     else false
@@ -53,8 +52,7 @@ create function public.attachment_path(entity_type text, entity_id uuid, file_na
 language plpgsql set search_path = '' as $$
 declare
   org uuid := private.require_org('MEMBER');
-  kinds constant text[] := '{activities,agent_templates,appointments,companies,contacts,content,custom_agent_orders,customers,'
-    'deals,leads,listings,notes,project_showcases,projects,tasks,tool_blueprints}';
+  kinds constant text[] := private.attachable_tables();
   cleaned constant text := regexp_replace(trim(file_name), '[/\\[:cntrl:]]+', '_', 'g');
   -- Later versions of a file stay beside the first one.
   stem constant text := regexp_replace(cleaned, '\.[^.]*$', '');

@@ -174,7 +174,7 @@ appointments.start_time: When it begins (UTC).
 appointments.end_time: When it ends (UTC); after it begins.
 appointments.location: Where it takes place.
 appointments.meeting_url: Address of the video meeting.
-attachments.entity_id: The record it is attached to.
+attachments.entity_id: The record it is attached to; after a merge the one that was kept.
 attachments.file_name: Name of the file.
 attachments.file_size: Size in bytes, at most 50 MB.
 attachments.mime_type: Type of the content, such as application/pdf.

@@ -242,6 +242,11 @@ def test_a_merged_contact_keeps_everybodys_history_and_gaps_are_filled(database:
             status="DO_NOT_CONTACT", custom_fields='{"a": 2, "b": 3}', budget=5,
         )  # fmt: skip
         became = lead(cursor, status="CONVERTED", converted_contact_id=gone["id"])
+        file = add(
+            cursor, "attachments", organization_id=ACME, entity_type="contacts", entity_id=gone["id"],
+            file_name="id.pdf", file_size=1, mime_type="application/pdf",
+            file_path=f"{ACME}/contacts/{gone['id']}/id.pdf",
+        )  # fmt: skip
         about = {"contact_id": gone["id"]}
         moved = {
             "deals": deal(cursor, **about),
@@ -268,6 +273,8 @@ def test_a_merged_contact_keeps_everybodys_history_and_gaps_are_filled(database:
             }
         now = one(cursor.execute("select converted_contact_id from public.leads where id = %s", [became["id"]]))
         assert now["converted_contact_id"] == kept["id"]
+        at = one(cursor.execute("select entity_id from public.attachments where id = %s", [file["id"]]))
+        assert at["entity_id"] == kept["id"]
         assert not cursor.execute("select from public.contacts where id = %s", [gone["id"]]).rowcount
         log = one(cursor.execute("select * from public.activity_logs where action = 'merged'"))
         assert (log["resource_id"], log["user_id"]) == (kept["id"], PEOPLE["admin"])

@@ -17,7 +17,7 @@ REFUSED = psycopg.errors.InsufficientPrivilege
 
 
 def attachment(org: object = ACME, file: str = "plan.pdf") -> str:
-    return f"{org}/task/{TASK}/{file}"
+    return f"{org}/tasks/{TASK}/{file}"
 
 
 def upload(cursor: psycopg.Cursor[Row], bucket: str, path: str, owner: str) -> None:
@@ -113,8 +113,8 @@ def test_people_upload_into_their_own_folders(database: Database, person: str, b
         pytest.param("platform_admin", "attachments", attachment(file="x"), id="a platform admin writes"),
         pytest.param("member", "attachments", attachment(GLOBEX, "x"), id="into another organisation"),
         pytest.param("member", "attachments", f"{ACME}/../{GLOBEX}/{TASK}/x", id="climb into another organisation"),
-        pytest.param("member", "attachments", f"{ACME}/task/{TASK}/..", id="a file named dot dot"),
-        pytest.param("member", "attachments", f"/{ACME}/task/{TASK}/x", id="an empty first folder"),
+        pytest.param("member", "attachments", f"{ACME}/tasks/{TASK}/..", id="a file named dot dot"),
+        pytest.param("member", "attachments", f"/{ACME}/tasks/{TASK}/x", id="an empty first folder"),
         pytest.param("member", "attachments", f"{ACME}/x", id="outside of an entity's folder"),
         pytest.param("member", "attachments", "x", id="outside of any folder"),
         pytest.param("member", "avatars", f"{PEOPLE['admin']}/x.png", id="another's avatar"),
@@ -194,7 +194,7 @@ ROW = (
 ANNOUNCED = (
     "insert into public.attachments"
     " (organization_id, entity_type, entity_id, file_name, file_size, mime_type, file_path)"
-    " values (%s, 'task', %s, %s, %s, 'text/plain', %s)"
+    " values (%s, 'tasks', %s, %s, %s, 'text/plain', %s)"
 )
 
 
@@ -261,7 +261,7 @@ def test_a_row_made_before_holds_the_room_and_becomes_the_files(database: Databa
 
 
 def test_a_file_that_moves_takes_its_row_along(database: Database) -> None:
-    old, new = attachment(file="old.txt"), f"{ACME}/project/{TASK}/new.txt"
+    old, new = attachment(file="old.txt"), f"{ACME}/projects/{TASK}/new.txt"
     find = "select id, entity_type, file_name, file_size from public.attachments where file_path = %s"
     with database.acting_as("member") as cursor:
         store(cursor, old, 5)
@@ -269,7 +269,7 @@ def test_a_file_that_moves_takes_its_row_along(database: Database) -> None:
         cursor.execute("update storage.objects set name = %s where name = %s", [new, old])
         assert cursor.execute(find, [old]).fetchall() == []
         (after,) = cursor.execute(find, [new]).fetchall()
-        assert after == before | {"entity_type": "project", "file_name": "new.txt"}
+        assert after == before | {"entity_type": "projects", "file_name": "new.txt"}
 
 
 def refused_for_room() -> pytest.RaisesExc[psycopg.Error]:
@@ -335,14 +335,14 @@ def test_attack_learn_by_uploading_how_full_another_organisation_is(database: Da
     "path",
     [
         f"{ACME}/Task/{TASK}/x",
-        f"{ACME}/task_/{TASK}/x",
-        f"{ACME}/task/{'-' * 36}/x",
-        f"{'-' * 36}/task/{TASK}/x",
-        f"{ACME}/task/{TASK}/a\\b",
-        f"{ACME}/task/{TASK}/{'x' * 256}",
-        f"{ACME}/task/{TASK}/.",
-        f"{ACME}/task/{TASK}/a/b",
-        f"{str(ACME).upper()}/task/{TASK}/x",
+        f"{ACME}/task/{TASK}/x",
+        f"{ACME}/tasks/{'-' * 36}/x",
+        f"{'-' * 36}/tasks/{TASK}/x",
+        f"{ACME}/tasks/{TASK}/a\\b",
+        f"{ACME}/tasks/{TASK}/{'x' * 256}",
+        f"{ACME}/tasks/{TASK}/.",
+        f"{ACME}/tasks/{TASK}/a/b",
+        f"{str(ACME).upper()}/tasks/{TASK}/x",
     ],
 )
 def test_attack_upload_where_no_row_could_stand_for_it(database: Database, path: str) -> None:

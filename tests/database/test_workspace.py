@@ -190,6 +190,7 @@ def test_the_author_is_the_caller(database: Database) -> None:
         (article, {"slug": "Not a slug"}, "slug is lower-case"),
         (attachment, {"file_size": 50 * 1024 * 1024 + 1}, "file_size is at most 50 MB"),
         (attachment, {"file_path": f"{GLOBEX}/tasks/x/a.pdf"}, "file_path is organization"),
+        (attachment, {"entity_type": "task"}, "entity_type is a table such as contacts, deals or leads"),
         (attachment, {"file_name": "../a.pdf"}, "file_name is 1 to 255 characters without slashes"),
     ],
 )

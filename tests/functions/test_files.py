@@ -29,7 +29,7 @@ class Person:
     headers: dict[str, str]
 
     def path(self, file: str, org: str | None = None) -> str:
-        return f"{org or self.org}/task/{uuid4()}/{file}"
+        return f"{org or self.org}/tasks/{uuid4()}/{file}"
 
     def row(self, path: str) -> dict[str, Any] | None:
         rows: Any = self.client.table("attachments").select("*").eq("file_path", path).execute().data
@@ -174,16 +174,16 @@ def test_attack_reach_into_another_organisations_folder(people: tuple[Person, Pe
 @pytest.mark.parametrize(
     "steps",
     [
-        "{mine}/task/{entity}/../../../{theirs}/x",
-        "{mine}/task/{entity}/%2e%2e/x",
-        "{mine}/../{theirs}/task/{entity}/x",
-        "{mine}%2f..%2f{theirs}/task/{entity}/x",
-        "{mine}/task/{entity}/..",
-        "{mine}/task/{entity}/a%5cb",
-        "{mine}/task/{entity}/%00",
+        "{mine}/tasks/{entity}/../../../{theirs}/x",
+        "{mine}/tasks/{entity}/%2e%2e/x",
+        "{mine}/../{theirs}/tasks/{entity}/x",
+        "{mine}%2f..%2f{theirs}/tasks/{entity}/x",
+        "{mine}/tasks/{entity}/..",
+        "{mine}/tasks/{entity}/a%5cb",
+        "{mine}/tasks/{entity}/%00",
         "{mine}//{entity}/x",
         "{mine}/x",
-        "./{mine}/task/{entity}/x",
+        "./{mine}/tasks/{entity}/x",
     ],
 )
 def test_attack_a_path_that_leads_elsewhere(people: tuple[Person, Person], stack: Strive, steps: str) -> None:

@@ -22,7 +22,7 @@ def store(cursor: Cursor, bucket: str, name: str, person: str, size: int = 1, ki
 
 
 def attachment(name: str) -> str:
-    return f"{ACME}/task/{uuid4()}/{name}"
+    return f"{ACME}/tasks/{uuid4()}/{name}"
 
 
 def as_storage_service(cursor: Cursor, operation: str = "storage.object.upload_signed") -> None:

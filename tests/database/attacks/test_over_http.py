@@ -62,7 +62,7 @@ def test_attack_write_bombs_by_a_request(api: Api) -> None:
 
 def test_attack_move_html_into_a_public_bucket_by_a_request(api: Api) -> None:
     client = signed_in(api, "member")
-    private = f"{ACME}/task/{uuid4()}/page.html"
+    private = f"{ACME}/tasks/{uuid4()}/page.html"
     stored = client.post(
         f"/storage/v1/object/attachments/{private}", content=b"<script>", headers={"content-type": "text/html"}
     )
@@ -81,7 +81,7 @@ def test_attack_move_html_into_a_public_bucket_by_a_request(api: Api) -> None:
 
 def test_attack_upload_by_a_signed_address_after_leaving(api: Api) -> None:
     client = signed_in(api, "admin")
-    path = f"attachments/{ACME}/task/{uuid4()}/late.txt"
+    path = f"attachments/{ACME}/tasks/{uuid4()}/late.txt"
     signed = client.post(f"/storage/v1/object/upload/sign/{path}", json={})
     assert signed.is_success, signed.text
     remove = "update public.organization_members set role = %s where user_id = %s"
