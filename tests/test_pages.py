@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,14 +10,9 @@ import pytest
 
 from local import ROOT
 from tests.conftest import Strive
+from tests.support.browser import BROWSER, NEEDS_BROWSER
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-pytestmark = [
-    pytest.mark.embedded,  # hosted Supabase has a front page of its own
-    pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine"),
-]
+pytestmark = [pytest.mark.embedded, NEEDS_BROWSER]  # hosted Supabase has a front page of its own
 
 
 def opened(address: str, picture: Path, profile: Path, height: int = 900) -> str:

@@ -31,12 +31,13 @@ def test_every_python_package_is_pinned_with_hashes_and_without_an_address(name:
     assert "--index-url" not in lock
 
 
-def test_every_npm_package_is_pinned_with_a_hash_and_without_an_address() -> None:
-    packages = json.loads((ROOT / "package-lock.json").read_text())["packages"]
+@pytest.mark.parametrize("folder", [".", "examples/web"])
+def test_every_npm_package_is_pinned_with_a_hash_and_without_an_address(folder: str) -> None:
+    packages = json.loads((ROOT / folder / "package-lock.json").read_text())["packages"]
     for name, entry in packages.items():
         assert "resolved" not in entry, name
         assert not name or entry.get("integrity", "").startswith("sha512-"), name
-    wanted = json.loads((ROOT / "package.json").read_text())
+    wanted = json.loads((ROOT / folder / "package.json").read_text())
     for kind in ("dependencies", "optionalDependencies", "devDependencies"):
         for name, version in wanted.get(kind, {}).items():
             assert re.fullmatch(r"(npm:@?[\w./-]+@)?\d[\w.-]*", version), f"{name} is not pinned exactly: {version}"

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from local import NODE, ROOT, StackError
 
 BIN = ROOT / "node_modules/.bin"
@@ -26,7 +28,9 @@ def files(database_url: str) -> dict[Path, str]:
     document = json.loads(_run([sys.executable, "-m", "functions", "openapi"]))
     types: dict[Path, str] = {}
     if CLI.exists():
-        types[TYPESCRIPT / "database.types.ts"] = f"// {NOTE}\n{database_types(database_url)}"
+        types[TYPESCRIPT / "database.types.ts"] = (
+            f"// {NOTE}\n{_with_filled(database_types(database_url), database_url)}"
+        )
     return types | {
         ROOT / "docs/openapi.json": json.dumps(document, indent=2, ensure_ascii=False) + "\n",
         TYPESCRIPT / "functions.types.ts": f"// {NOTE}\n{_functions_types(document)}",
@@ -51,11 +55,36 @@ def database_types(database_url: str) -> str:
         return _run([CLI, *words], home, SUPABASE_TELEMETRY_DISABLED="1", DO_NOT_TRACK="1")
 
 
+# Columns without a default that a trigger fills: those that signed-in users may not insert, and a deal's probability.
+FILLED = """select c.relname, a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid
+  where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attnum > 0 and a.attnotnull
+    and not a.atthasdef and not a.attisdropped and has_any_column_privilege('authenticated', c.oid, 'insert')
+    and (not has_column_privilege('authenticated', c.oid, a.attnum, 'insert')
+      or (c.relname, a.attname) = ('deals', 'probability'))"""
+
+
+def _with_filled(types: str, database_url: str) -> str:
+    """The generator knows defaults but no triggers, so it would demand the columns that triggers fill."""
+    with psycopg.connect(database_url) as connection:
+        for table, column in connection.execute(FILLED).fetchall():
+            place = re.compile(rf'(\b"?{table}"?: {{\s+Row: {{.*?\bInsert: {{[^}}]*?"{column}")(: )', re.DOTALL)
+            types = place.sub(r"\1?\2", types, count=1)
+    return types
+
+
 def _functions_types(document: dict[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as home:
         source = Path(home) / "openapi.json"
-        source.write_text(json.dumps(document))
-        return _run([NODE, BIN / "openapi-typescript", source], home)
+        # With a discriminator the generator would type its values as strings, also where they are numbers.
+        source.write_text(json.dumps(_without(document, "discriminator")))
+        # A field with a default is optional in a request.
+        return _run([NODE, BIN / "openapi-typescript", source, "--default-non-nullable", "false"], home)
+
+
+def _without(node: Any, key: str) -> Any:
+    if isinstance(node, dict):
+        return {name: _without(value, key) for name, value in node.items() if name != key}
+    return [_without(value, key) for value in node] if isinstance(node, list) else node
 
 
 def _models(document: dict[str, Any]) -> str:

@@ -198,7 +198,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "ai_model": string,"context_id"?: string | null,"context_type"?: string,"conversation_data"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"is_archived"?: boolean,"organization_id"?: string,"title"?: string | null,"updated_at"?: string,"usage_tokens"?: number,"user_id": string
+                    "ai_model": string,"context_id"?: string | null,"context_type"?: string,"conversation_data"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"is_archived"?: boolean,"organization_id"?: string,"title"?: string | null,"updated_at"?: string,"usage_tokens"?: number,"user_id"?: string
                   }
                   Update: {
                     "ai_model"?: string,"context_id"?: string | null,"context_type"?: string,"conversation_data"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"is_archived"?: boolean,"organization_id"?: string,"title"?: string | null,"updated_at"?: string,"usage_tokens"?: number,"user_id"?: string
@@ -472,7 +472,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "agent_config": NonNullable<Json>,"assigned_to_id"?: string | null,"completed_at"?: string | null,"complexity": Database["public"]['Enums']["ComplexityLevel"],"created_at"?: string,"created_by_id": string,"current_stage"?: string | null,"delivered_at"?: string | null,"description": string,"estimated_cost"?: number | null,"estimated_hours"?: number | null,"id"?: string,"organization_id"?: string,"priority"?: Database["public"]['Enums']["OrderPriority"],"progress"?: number,"progress_is_manual"?: boolean,"requirements": NonNullable<Json>,"started_at"?: string | null,"status"?: Database["public"]['Enums']["OrderStatus"],"status_changed_at"?: string,"status_reason"?: string | null,"submitted_at"?: string | null,"title": string,"tools_config": NonNullable<Json>,"updated_at"?: string,"use_case": string
+                    "agent_config": NonNullable<Json>,"assigned_to_id"?: string | null,"completed_at"?: string | null,"complexity": Database["public"]['Enums']["ComplexityLevel"],"created_at"?: string,"created_by_id"?: string,"current_stage"?: string | null,"delivered_at"?: string | null,"description": string,"estimated_cost"?: number | null,"estimated_hours"?: number | null,"id"?: string,"organization_id"?: string,"priority"?: Database["public"]['Enums']["OrderPriority"],"progress"?: number,"progress_is_manual"?: boolean,"requirements": NonNullable<Json>,"started_at"?: string | null,"status"?: Database["public"]['Enums']["OrderStatus"],"status_changed_at"?: string,"status_reason"?: string | null,"submitted_at"?: string | null,"title": string,"tools_config": NonNullable<Json>,"updated_at"?: string,"use_case": string
                   }
                   Update: {
                     "agent_config"?: NonNullable<Json>,"assigned_to_id"?: string | null,"completed_at"?: string | null,"complexity"?: Database["public"]['Enums']["ComplexityLevel"],"created_at"?: string,"created_by_id"?: string,"current_stage"?: string | null,"delivered_at"?: string | null,"description"?: string,"estimated_cost"?: number | null,"estimated_hours"?: number | null,"id"?: string,"organization_id"?: string,"priority"?: Database["public"]['Enums']["OrderPriority"],"progress"?: number,"progress_is_manual"?: boolean,"requirements"?: NonNullable<Json>,"started_at"?: string | null,"status"?: Database["public"]['Enums']["OrderStatus"],"status_changed_at"?: string,"status_reason"?: string | null,"submitted_at"?: string | null,"title"?: string,"tools_config"?: NonNullable<Json>,"updated_at"?: string,"use_case"?: string
@@ -638,7 +638,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"lost_reason_id"?: string | null,"notes"?: string | null,"organization_id"?: string,"probability": number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string,"value": number
+                    "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"lost_reason_id"?: string | null,"notes"?: string | null,"organization_id"?: string,"probability"?: number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title": string,"updated_at"?: string,"value": number
                   }
                   Update: {
                     "actual_close_date"?: string | null,"assigned_to_id"?: string | null,"company_id"?: string | null,"contact_id"?: string | null,"created_at"?: string,"custom_fields"?: Json | null,"description"?: string | null,"expected_close_date"?: string | null,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"lost_reason"?: string | null,"lost_reason_id"?: string | null,"notes"?: string | null,"organization_id"?: string,"probability"?: number,"stage"?: Database["public"]['Enums']["DealStage"],"status"?: Database["public"]['Enums']["DealStatus"],"tags"?: (string)[],"title"?: string,"updated_at"?: string,"value"?: number
@@ -1148,7 +1148,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by": string,"organization_id": string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
+                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id": string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
                   }
                   Update: {
                     "accepted_at"?: string | null,"created_at"?: string,"email"?: string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash"?: string,"updated_at"?: string
@@ -1268,7 +1268,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "category": Database["public"]['Enums']["ShowcaseCategory"],"created_at"?: string,"created_by_id": string,"demo_url"?: string | null,"description": string,"features"?: (string)[],"id"?: string,"image_url"?: string | null,"is_featured"?: boolean,"is_public"?: boolean,"likes"?: number,"organization_id"?: string,"technologies"?: (string)[],"title": string,"updated_at"?: string,"views"?: number
+                    "category": Database["public"]['Enums']["ShowcaseCategory"],"created_at"?: string,"created_by_id"?: string,"demo_url"?: string | null,"description": string,"features"?: (string)[],"id"?: string,"image_url"?: string | null,"is_featured"?: boolean,"is_public"?: boolean,"likes"?: number,"organization_id"?: string,"technologies"?: (string)[],"title": string,"updated_at"?: string,"views"?: number
                   }
                   Update: {
                     "category"?: Database["public"]['Enums']["ShowcaseCategory"],"created_at"?: string,"created_by_id"?: string,"demo_url"?: string | null,"description"?: string,"features"?: (string)[],"id"?: string,"image_url"?: string | null,"is_featured"?: boolean,"is_public"?: boolean,"likes"?: number,"organization_id"?: string,"technologies"?: (string)[],"title"?: string,"updated_at"?: string,"views"?: number
@@ -1422,7 +1422,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "columns"?: (string)[],"created_at"?: string,"filter"?: NonNullable<Json>,"id"?: string,"is_shared"?: boolean,"name": string,"organization_id"?: string,"sort"?: NonNullable<Json>,"source": string,"updated_at"?: string,"user_id": string
+                    "columns"?: (string)[],"created_at"?: string,"filter"?: NonNullable<Json>,"id"?: string,"is_shared"?: boolean,"name": string,"organization_id"?: string,"sort"?: NonNullable<Json>,"source": string,"updated_at"?: string,"user_id"?: string
                   }
                   Update: {
                     "columns"?: (string)[],"created_at"?: string,"filter"?: NonNullable<Json>,"id"?: string,"is_shared"?: boolean,"name"?: string,"organization_id"?: string,"sort"?: NonNullable<Json>,"source"?: string,"updated_at"?: string,"user_id"?: string
@@ -1718,7 +1718,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"id"?: string,"is_counted"?: boolean,"organization_id"?: string,"rating": number,"review"?: string | null,"reviewer_id": string,"template_id": string,"updated_at"?: string
+                    "created_at"?: string,"id"?: string,"is_counted"?: boolean,"organization_id"?: string,"rating": number,"review"?: string | null,"reviewer_id"?: string,"template_id": string,"updated_at"?: string
                   }
                   Update: {
                     "created_at"?: string,"id"?: string,"is_counted"?: boolean,"organization_id"?: string,"rating"?: number,"review"?: string | null,"reviewer_id"?: string,"template_id"?: string,"updated_at"?: string
@@ -1756,7 +1756,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "category": Database["public"]['Enums']["ToolCategory"],"complexity": Database["public"]['Enums']["ComplexityLevel"],"components": NonNullable<Json>,"configuration": NonNullable<Json>,"connections": NonNullable<Json>,"created_at"?: string,"created_by_id": string,"description": string,"id"?: string,"is_public"?: boolean,"name": string,"organization_id"?: string,"tags"?: (string)[],"updated_at"?: string,"usage_count"?: number,"version"?: string
+                    "category": Database["public"]['Enums']["ToolCategory"],"complexity": Database["public"]['Enums']["ComplexityLevel"],"components": NonNullable<Json>,"configuration": NonNullable<Json>,"connections": NonNullable<Json>,"created_at"?: string,"created_by_id"?: string,"description": string,"id"?: string,"is_public"?: boolean,"name": string,"organization_id"?: string,"tags"?: (string)[],"updated_at"?: string,"usage_count"?: number,"version"?: string
                   }
                   Update: {
                     "category"?: Database["public"]['Enums']["ToolCategory"],"complexity"?: Database["public"]['Enums']["ComplexityLevel"],"components"?: NonNullable<Json>,"configuration"?: NonNullable<Json>,"connections"?: NonNullable<Json>,"created_at"?: string,"created_by_id"?: string,"description"?: string,"id"?: string,"is_public"?: boolean,"name"?: string,"organization_id"?: string,"tags"?: (string)[],"updated_at"?: string,"usage_count"?: number,"version"?: string

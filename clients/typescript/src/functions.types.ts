@@ -1064,12 +1064,12 @@ export interface components {
              * Feedback
              * @default null
              */
-            feedback: ("customer_service" | "low_quality" | "missing_features" | "other" | "switched_service" | "too_complex" | "too_expensive" | "unused") | null;
+            feedback?: ("customer_service" | "low_quality" | "missing_features" | "other" | "switched_service" | "too_complex" | "too_expensive" | "unused") | null;
             /**
              * Comment
              * @default null
              */
-            comment: string | null;
+            comment?: string | null;
         };
         /** Change */
         Change: components["schemas"]["NameOrganization"] | components["schemas"]["ChoosePlan"];
@@ -1122,17 +1122,17 @@ export interface components {
              * Token
              * @default null
              */
-            token: string | null;
+            token?: string | null;
             /**
              * Session Id
              * @default null
              */
-            session_id: string | null;
+            session_id?: string | null;
             /**
-             * @description discriminator enum property added by openapi-typescript
-             * @enum {string}
+             * Step
+             * @constant
              */
-            step: "2";
+            step: 2;
             tier: components["schemas"]["SubscriptionTier"];
             billing_cycle: components["schemas"]["BillingCycle"];
         };
@@ -1308,7 +1308,7 @@ export interface components {
              * Context
              * @default null
              */
-            context: Record<string, never>;
+            context?: Record<string, never>;
         };
         /** ExportFile */
         ExportFile: {
@@ -1340,7 +1340,7 @@ export interface components {
              * @default ndjson
              * @enum {string}
              */
-            format: "ndjson" | "csv";
+            format?: "ndjson" | "csv";
         };
         /**
          * ExportResult
@@ -1444,12 +1444,12 @@ export interface components {
              * Is Enabled
              * @default false
              */
-            is_enabled: boolean;
+            is_enabled?: boolean;
             /**
              * Rollout Percent
              * @default 0
              */
-            rollout_percent: number;
+            rollout_percent?: number;
             /** Target Tiers */
             target_tiers?: components["schemas"]["SubscriptionTier"][];
             /** Target Orgs */
@@ -1460,7 +1460,7 @@ export interface components {
              * Conditions
              * @default null
              */
-            conditions: {
+            conditions?: {
                 [key: string]: unknown;
             } | null;
             /**
@@ -1468,17 +1468,17 @@ export interface components {
              * @default user
              * @enum {string}
              */
-            bucket_by: "user" | "org";
+            bucket_by?: "user" | "org";
             /**
              * Starts At
              * @default null
              */
-            starts_at: string | null;
+            starts_at?: string | null;
             /**
              * Ends At
              * @default null
              */
-            ends_at: string | null;
+            ends_at?: string | null;
         };
         /** FlagEvaluation */
         FlagEvaluation: {
@@ -1533,7 +1533,7 @@ export interface components {
              *       "ends_at": null
              *     }
              */
-            changes: components["schemas"]["FlagChanges"];
+            changes?: components["schemas"]["FlagChanges"];
         };
         /** FlagSetMetadata */
         FlagSetMetadata: {
@@ -1592,26 +1592,26 @@ export interface components {
              * @description Maps columns of the file to columns of the table; without it, columns are matched by name.
              * @default null
              */
-            mapping: string | null;
+            mapping?: string | null;
             /**
              * Dry Run
              * @description Report errors and import nothing.
              * @default false
              */
-            dry_run: boolean;
+            dry_run?: boolean;
             /**
              * On Error
              * @description stop: import all lines or none; skip: import all valid lines.
              * @default stop
              * @enum {string}
              */
-            on_error: "stop" | "skip";
+            on_error?: "stop" | "skip";
             /**
              * Skip Known
              * @description Skip lines whose email the organisation already has.
              * @default false
              */
-            skip_known: boolean;
+            skip_known?: boolean;
         };
         /**
          * ImportProgress
@@ -1690,72 +1690,72 @@ export interface components {
              * Email
              * @default null
              */
-            email: string | null;
+            email?: string | null;
             /**
              * Phone
              * @default null
              */
-            phone: string | null;
+            phone?: string | null;
             /**
              * Company
              * @default null
              */
-            company: string | null;
+            company?: string | null;
             /**
              * Message
              * @default null
              */
-            message: string | null;
+            message?: string | null;
             /**
              * Budget
              * @default null
              */
-            budget: number | string | null;
+            budget?: number | string | null;
             /**
              * Property Types
              * @default null
              */
-            property_types: components["schemas"]["PropertyType"][] | null;
+            property_types?: components["schemas"]["PropertyType"][] | null;
             /**
              * Cities
              * @default null
              */
-            cities: string[] | null;
+            cities?: string[] | null;
             /**
              * Min Bedrooms
              * @default null
              */
-            min_bedrooms: number | null;
+            min_bedrooms?: number | null;
             /**
              * Page
              * @default null
              */
-            page: string | null;
+            page?: string | null;
             /**
              * Referrer
              * @default null
              */
-            referrer: string | null;
+            referrer?: string | null;
             /**
              * Utm Source
              * @default null
              */
-            utm_source: string | null;
+            utm_source?: string | null;
             /**
              * Utm Medium
              * @default null
              */
-            utm_medium: string | null;
+            utm_medium?: string | null;
             /**
              * Utm Campaign
              * @default null
              */
-            utm_campaign: string | null;
+            utm_campaign?: string | null;
             /**
              * Website
              * @default null
              */
-            website: string | null;
+            website?: string | null;
         } | {
             email: string;
         } | {
@@ -1806,72 +1806,72 @@ export interface components {
             name: string;
             error: components["schemas"]["PartError"] | null;
             /** @default null */
-            category: components["schemas"]["MetricCategory"] | null;
+            category?: components["schemas"]["MetricCategory"] | null;
             /**
              * Unit
              * @default null
              */
-            unit: string | null;
+            unit?: string | null;
             /**
              * Format
              * @default null
              */
-            format: string | null;
+            format?: string | null;
             /**
              * Target Value
              * @default null
              */
-            target_value: number | null;
+            target_value?: number | null;
             /**
              * Chart Type
              * @default null
              */
-            chart_type: string | null;
+            chart_type?: string | null;
             /**
              * Color
              * @default null
              */
-            color: string | null;
+            color?: string | null;
             /**
              * Icon
              * @default null
              */
-            icon: string | null;
+            icon?: string | null;
             /**
              * Status
              * @default null
              */
-            status: string | null;
+            status?: string | null;
             /**
              * Calculated At
              * @default null
              */
-            calculated_at: string | null;
+            calculated_at?: string | null;
             /**
              * Value
              * @default null
              */
-            value: number | null;
+            value?: number | null;
             /**
              * Previous
              * @default null
              */
-            previous: number | null;
+            previous?: number | null;
             /**
              * Change
              * @default null
              */
-            change: number | null;
+            change?: number | null;
             /**
              * Series
              * @default null
              */
-            series: components["schemas"]["MetricPoint"][] | null;
+            series?: components["schemas"]["MetricPoint"][] | null;
             /**
              * More
              * @default null
              */
-            more: boolean | null;
+            more?: boolean | null;
         };
         /**
          * MetricCategory
@@ -1888,12 +1888,12 @@ export interface components {
              * First
              * @default null
              */
-            first: string | null;
+            first?: string | null;
             /**
              * Last
              * @default null
              */
-            last: string | null;
+            last?: string | null;
         };
         /**
          * MetricPoint
@@ -1914,29 +1914,29 @@ export interface components {
              * Token
              * @default null
              */
-            token: string | null;
+            token?: string | null;
             /**
              * Session Id
              * @default null
              */
-            session_id: string | null;
+            session_id?: string | null;
             /**
-             * @description discriminator enum property added by openapi-typescript
-             * @enum {string}
+             * Step
+             * @constant
              */
-            step: "1";
+            step: 1;
             /** Name */
             name: string;
             /**
              * Website
              * @default null
              */
-            website: string | null;
+            website?: string | null;
             /**
              * Description
              * @default null
              */
-            description: string | null;
+            description?: string | null;
         };
         /**
          * Named
@@ -1947,12 +1947,12 @@ export interface components {
              * Token
              * @default null
              */
-            token: string | null;
+            token?: string | null;
             /**
              * Session Id
              * @default null
              */
-            session_id: string | null;
+            session_id?: string | null;
         };
         /**
          * NewActivities
@@ -1974,42 +1974,42 @@ export interface components {
              * Description
              * @default null
              */
-            description: string | null;
+            description?: string | null;
             /**
              * Outcome
              * @default null
              */
-            outcome: string | null;
+            outcome?: string | null;
             /**
              * Duration Minutes
              * @default null
              */
-            duration_minutes: number | null;
+            duration_minutes?: number | null;
             /**
              * Completed At
              * @default null
              */
-            completed_at: string | null;
+            completed_at?: string | null;
             /**
              * Lead Id
              * @default null
              */
-            lead_id: string | null;
+            lead_id?: string | null;
             /**
              * Contact Id
              * @default null
              */
-            contact_id: string | null;
+            contact_id?: string | null;
             /**
              * Deal Id
              * @default null
              */
-            deal_id: string | null;
+            deal_id?: string | null;
             /**
              * Listing Id
              * @default null
              */
-            listing_id: string | null;
+            listing_id?: string | null;
         } | {
             lead_id: string;
         } | {
@@ -2038,7 +2038,7 @@ export interface components {
              * Description
              * @default null
              */
-            description: string | null;
+            description?: string | null;
             /** Entity Type */
             entity_type: string;
             /** Entity Id */
@@ -2049,11 +2049,11 @@ export interface components {
              * Metadata
              * @default null
              */
-            metadata: {
+            metadata?: {
                 [key: string]: unknown;
             } | null;
             /** @default INFO */
-            severity: components["schemas"]["ActivitySeverity"];
+            severity?: components["schemas"]["ActivitySeverity"];
         };
         /**
          * NewSession
@@ -2133,9 +2133,9 @@ export interface components {
              */
             order_id: string;
             /** @default null */
-            requirements: components["schemas"]["Requirements"] | null;
+            requirements?: components["schemas"]["Requirements"] | null;
             /** @default null */
-            complexity: components["schemas"]["ComplexityLevel"] | null;
+            complexity?: components["schemas"]["ComplexityLevel"] | null;
         };
         /**
          * OrgRole
@@ -2245,7 +2245,7 @@ export interface components {
              * Return Url
              * @default null
              */
-            return_url: string | null;
+            return_url?: string | null;
         };
         /** Preview */
         Preview: {
@@ -2284,7 +2284,7 @@ export interface components {
              * Quantity
              * @default null
              */
-            quantity: number | null;
+            quantity?: number | null;
             /**
              * Success Url
              * @description Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.
@@ -2316,8 +2316,8 @@ export interface components {
         /** ReactivateUsers */
         ReactivateUsers: {
             /**
-             * @description discriminator enum property added by openapi-typescript
-             * @enum {string}
+             * Action
+             * @constant
              */
             action: "reactivate";
             /** User Ids */
@@ -2326,7 +2326,7 @@ export interface components {
              * Reason
              * @default null
              */
-            reason: string | null;
+            reason?: string | null;
         };
         /** Reactivation */
         Reactivation: {
@@ -2340,7 +2340,7 @@ export interface components {
              * @description For the log.
              * @default null
              */
-            reason: string | null;
+            reason?: string | null;
         };
         /**
          * Received
@@ -2360,7 +2360,7 @@ export interface components {
              * @description Whether to compare all subscriptions, too; without it that happens once a day.
              * @default null
              */
-            compare: boolean | null;
+            compare?: boolean | null;
         };
         /** RecordedActivities */
         RecordedActivities: {
@@ -2418,22 +2418,22 @@ export interface components {
              * Integrations
              * @default []
              */
-            integrations: string[];
+            integrations?: string[];
             /**
              * Custom Ui
              * @default false
              */
-            custom_ui: boolean;
+            custom_ui?: boolean;
             /**
              * Multi Model
              * @default false
              */
-            multi_model: boolean;
+            multi_model?: boolean;
             /**
              * Advanced Memory
              * @default false
              */
-            advanced_memory: boolean;
+            advanced_memory?: boolean;
         } & {
             [key: string]: unknown;
         };
@@ -2490,8 +2490,8 @@ export interface components {
         /** SetRoleOfUsers */
         SetRoleOfUsers: {
             /**
-             * @description discriminator enum property added by openapi-typescript
-             * @enum {string}
+             * Action
+             * @constant
              */
             action: "set_role";
             /** User Ids */
@@ -2501,7 +2501,7 @@ export interface components {
              * Reason
              * @default null
              */
-            reason: string | null;
+            reason?: string | null;
         };
         /** SnapshotRequest */
         SnapshotRequest: {
@@ -2509,7 +2509,7 @@ export interface components {
              * Feed Size
              * @default 20
              */
-            feed_size: number;
+            feed_size?: number;
         };
         /**
          * StartPayment
@@ -2520,27 +2520,27 @@ export interface components {
              * Token
              * @default null
              */
-            token: string | null;
+            token?: string | null;
             /**
              * Session Id
              * @default null
              */
-            session_id: string | null;
+            session_id?: string | null;
             /**
              * Promotion Code
              * @default null
              */
-            promotion_code: string | null;
+            promotion_code?: string | null;
             /**
              * Country
              * @default null
              */
-            country: string | null;
+            country?: string | null;
             /**
              * Postal Code
              * @default null
              */
-            postal_code: string | null;
+            postal_code?: string | null;
         };
         /**
          * StripeEventStatus
@@ -2625,8 +2625,8 @@ export interface components {
         /** SuspendUsers */
         SuspendUsers: {
             /**
-             * @description discriminator enum property added by openapi-typescript
-             * @enum {string}
+             * Action
+             * @constant
              */
             action: "suspend";
             /** User Ids */
@@ -2637,7 +2637,7 @@ export interface components {
              * Until
              * @default null
              */
-            until: string | null;
+            until?: string | null;
         };
         /**
          * Suspension
@@ -2655,7 +2655,7 @@ export interface components {
              * Until
              * @default null
              */
-            until: string | null;
+            until?: string | null;
         };
         /**
          * UserRole
@@ -2674,7 +2674,7 @@ export interface components {
              * Quantity
              * @default null
              */
-            quantity: number | null;
+            quantity?: number | null;
         };
         /**
          * Widget
