@@ -1,6 +1,5 @@
 """The data API: what PostgREST promises, for reading, writing and calling."""
 
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -705,7 +704,12 @@ def test_a_change_without_notification_stays_unknown_until_a_reload(api: Api) ->
 
 def test_the_description_of_the_api_is_for_the_secret_key(api: Api, anon: httpx.Client) -> None:
     description = api.admin().get("/rest/v1/").json()
-    assert description["definitions"]["books"]["properties"]["sold"]["format"] == "bigint"
+    books = description["definitions"]["books"]["properties"]
+    assert books["sold"] == {"type": "integer", "format": "int64", "default": 0}
+    assert description["definitions"]["authors"]["properties"]["mood"]["enum"] == ["glad", "sad"]
+    assert books["author_id"]["description"].endswith("<fk table='authors' column='id'/>")
     assert "/rpc/add" in description["paths"]
-    assert json.dumps(description["definitions"]["authors"]["properties"]["mood"]["enum"]) == '["glad", "sad"]'
+    assert {"$ref": "#/parameters/rowFilter.books.sold"} in description["paths"]["/books"]["get"]["parameters"]
+    api.sql("create table public.secret (id int); revoke all on public.secret from service_role")
+    assert "/secret" not in eventually(partial(api.admin().get, "/rest/v1/"), 200).json()["paths"]
     assert anon.get("/rest/v1/").status_code == 403

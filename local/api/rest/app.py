@@ -19,7 +19,7 @@ from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
 from local.api.rest.errors import RestError, from_token, is_header
 from local.api.rest.functions import arguments_of, choose_function
 from local.api.rest.incoming import Incoming, path_segments, query_text, read_body, read_request, top_range
-from local.api.rest.openapi import describe
+from local.api.rest.openapi import accessible, describe
 from local.api.rest.payload import Payload, read_payload
 from local.api.rest.plan import Node, Planner, filter_names, needed_columns
 from local.api.rest.preferences import Preferences
@@ -129,11 +129,15 @@ class Rest:
     async def respond(self, request: Request, claims: Claims | None = None) -> Response:
         """`claims` are those of a caller that a gateway has recognised; without them the token is read here."""
         try:
-            return await self._respond(request, claims)
+            response = await self._respond(request, claims)
         except RestError as error:
             return error.response()
         except TokenError as error:
             return from_token(error).response()
+        if request.method == "HEAD" and response.status_code != 204:  # noqa: PLR2004
+            response.body = b""
+            del response.headers["content-length"]
+        return response
 
     async def _respond(self, request: Request, claims: Claims | None) -> Response:
         if claims is None:
@@ -159,9 +163,10 @@ class Rest:
             raise media.not_available(incoming.accepts)
         if self.settings.hosted and incoming.role != "service_role":
             raise RestError(403, "PGRST125", "The description of the API is for the secret key.")
-        text = json.dumps(describe(incoming.catalog, incoming.schema), ensure_ascii=False).encode()
-        headers = incoming.content_headers(media.OPEN_API)
-        return Response(b"" if incoming.method == "HEAD" else text, 200, headers)
+        result, _ = await self.transactions.read(incoming, accessible(incoming.schema))
+        base = "/rest/v1" if self.settings.hosted else "/"
+        text = json.dumps(describe(incoming.catalog, incoming.schema, result.body, base), ensure_ascii=False).encode()
+        return _response(result, 200, incoming.content_headers(media.OPEN_API), text)
 
     async def _relation(self, incoming: Incoming, name: str, text: str) -> Response:
         writes = {"POST": self._insert, "PUT": self._put, "PATCH": self._update, "DELETE": self._delete}
@@ -219,8 +224,6 @@ class Rest:
             **incoming.preferences.applied(applied),
         }
         body = ranges.beyond(top, result.total).body if status == 416 else result.body  # noqa: PLR2004
-        if incoming.method == "HEAD":
-            body = b""
         return _response(result, status, headers, body)
 
     # Writing ----------------------------------------------------------------------------------------------------------
@@ -494,7 +497,7 @@ def _response(result: Result, status: int, headers: dict[str, str], body: bytes)
 def _estimated(preferences: Preferences, catalog: Catalog, total: int | None, planned: int) -> int | None:
     if preferences.get("count") == "planned":
         return planned
-    beyond = total is not None and catalog.max_rows is not None and total > catalog.max_rows
+    beyond = total is not None and (catalog.max_rows is None or total > catalog.max_rows)
     return max(total or 0, planned) if beyond else total
 
 

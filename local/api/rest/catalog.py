@@ -88,7 +88,7 @@ with of_domain as (
   )
   select oid, base from chain
 )
-select n.nspname as schema, p.proname as name, obj_description(p.oid, 'pg_proc') as description,
+select p.oid::int8 as oid, n.nspname as schema, p.proname as name, obj_description(p.oid, 'pg_proc') as description,
   p.provolatile::text as volatility, p.proretset as many, p.pronargdefaults as defaults, p.provariadic <> 0 as variadic,
   coalesce(p.proargnames, '{}') as names,
   (select coalesce(array_agg(format_type(u.type, null) order by u.position), '{}')
@@ -210,6 +210,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Function:
+    oid: int
     name: Name
     description: str | None
     parameters: tuple[Parameter, ...]
@@ -218,7 +219,6 @@ class Function:
     returns: Name
     volatility: str
     variadic: bool
-    isolation: str | None
     settings: tuple[tuple[str, str], ...]
 
     @property
@@ -436,6 +436,7 @@ def _functions(rows: list[dict[str, Any]]) -> dict[Name, list[Function]]:
             for at, (name, type_) in enumerate(zip(inputs, types, strict=True))
         )
         function = Function(
+            oid=row["oid"],
             name=(row["schema"], row["name"]),
             description=row["description"],
             parameters=parameters,
@@ -444,7 +445,6 @@ def _functions(rows: list[dict[str, Any]]) -> dict[Name, list[Function]]:
             returns=(row["return_schema"], row["return_name"]),
             volatility=row["volatility"],
             variadic=row["variadic"],
-            isolation=settings.get("default_transaction_isolation"),
             settings=tuple((name, value) for name, value in settings.items() if name in HOISTED),
         )
         functions[function.name].append(function)

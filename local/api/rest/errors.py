@@ -29,7 +29,7 @@ class RestError(Exception):
 
     @property
     def body(self) -> bytes:
-        said = {"code": self.code, "message": self.message, "details": self.details, "hint": self.hint}
+        said = {"code": self.code, "details": self.details, "hint": self.hint, "message": self.message}
         return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
 
     def response(self) -> Response:
