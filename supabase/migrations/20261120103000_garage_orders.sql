@@ -323,16 +323,15 @@ begin
     'custom_agent_orders', new.id, lower(new.status::text),
     case when reason is null then 'INFO' else 'WARNING' end::public."ActivitySeverity"
   );
-  perform private.notify(
-    new.organization_id, array[new.created_by_id],
-    case
+  perform private.publish_event(
+    'garage.order.moved', new.organization_id, 'order', new.id, 'Order ' || lower(replace(new.status::text, '_', ' ')),
+    format('%s is now %s', new.title, new.status) || coalesce(': ' || reason, ''), array[new.created_by_id],
+    jsonb_build_object('from', old.status, 'to', new.status),
+    type => case
       when new.status in ('REJECTED', 'CANCELLED') then 'WARNING'
       when new.status in ('APPROVED', 'COMPLETED', 'DELIVERED') then 'SUCCESS'
       else 'INFO'
-    end::public."NotificationType",
-    'Order ' || lower(replace(new.status::text, '_', ' ')),
-    left(format('%s is now %s', new.title, new.status) || coalesce(': ' || reason, ''), 500),
-    null, 'custom_agent_orders', new.id
+    end::public."NotificationType"
   );
   return null;
 end $$;
@@ -667,9 +666,9 @@ begin
     jsonb_strip_nulls(jsonb_build_object('builder', builder_id, 'by', auth.uid()))
   );
   if builder_id is not null then
-    perform private.notify(
-      agent_order.organization_id, array[builder_id], 'INFO', 'Order assigned to you',
-      'You build ' || agent_order.title, null, 'custom_agent_orders', agent_order.id
+    perform private.publish_event(
+      'garage.order.assigned', agent_order.organization_id, 'order', agent_order.id, 'Order assigned to you',
+      'You build ' || agent_order.title, array[builder_id]
     );
   end if;
   perform private.log_platform_act('Builder assigned', agent_order);

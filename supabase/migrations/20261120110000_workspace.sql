@@ -15,8 +15,6 @@ create type "AppointmentStatus" as enum ('SCHEDULED', 'CONFIRMED', 'COMPLETED', 
 comment on type "AppointmentStatus" is 'State of an appointment.';
 create type "AppointmentType" as enum ('MEETING', 'CALL', 'SHOWING', 'OPEN_HOUSE', 'FOLLOW_UP', 'OTHER');
 comment on type "AppointmentType" is 'Kind of an appointment.';
-create type "NotificationType" as enum ('INFO', 'SUCCESS', 'WARNING', 'ERROR');
-comment on type "NotificationType" is 'Colour of a notification.';
 create type "ContentType" as enum ('PAGE', 'BLOG_POST', 'DOCUMENTATION', 'TEMPLATE');
 comment on type "ContentType" is 'Kind of content.';
 create type "ContentStatus" as enum ('DRAFT', 'PUBLISHED', 'ARCHIVED');
@@ -219,6 +217,7 @@ create table public.notifications (
   id uuid primary key default gen_random_uuid(),
   organization_id uuid not null references public.organizations (id) on delete cascade,
   user_id uuid not null,
+  kind text not null default 'organization.message.sent',
   type "NotificationType" not null default 'INFO',
   title text not null constraint "title is 1 to 100 characters" check (length(title) between 1 and 100),
   message text not null constraint "message is 1 to 500 characters" check (length(message) between 1 and 500),
@@ -231,7 +230,8 @@ create table public.notifications (
   foreign key (user_id, organization_id) references public.organization_members (user_id, organization_id)
     on delete cascade
 );
-comment on table public.notifications is 'Messages to one member, created only by the server (private.notify()).';
+comment on table public.notifications is 'Messages to one member, created only by the server (private.publish_events()).';
+comment on column public.notifications.kind is 'The kind of event it is about, such as crm.lead.assigned.';
 create index notifications_organization_idx on public.notifications (organization_id, created_at desc);
 create index notifications_user_idx on public.notifications (user_id, organization_id, created_at desc);
 create index notifications_unread_idx
@@ -551,39 +551,6 @@ grant select, delete,
 grant all on public.ai_conversations to service_role;
 
 -- Operations ----------------------------------------------------------------------------------------------------------
-
-create function private.notify(
-  organization_id uuid, recipients uuid[], type "NotificationType", title text, message text,
-  action_url text default null, entity_type text default null, entity_id uuid default null
-) returns bigint language plpgsql security definer set search_path = '' as $$
-declare
-  sent bigint;
-begin
-  insert into public.notifications (organization_id, user_id, type, title, message, action_url, entity_type, entity_id)
-  select m.organization_id, m.user_id, notify.type, notify.title, notify.message, notify.action_url, notify.entity_type,
-    notify.entity_id
-  from public.organization_members m
-  where m.organization_id = notify.organization_id and (recipients is null or m.user_id = any (recipients));
-  get diagnostics sent = row_count;
-  return sent;
-end $$;
-comment on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid) is
-  'Notifies these members of an organisation, or with null all; who is no member is left out. Returns how many.';
-
-create function public.notify_members(
-  organization_id uuid, type "NotificationType", title text, message text, recipients uuid[] default null,
-  action_url text default null, entity_type text default null, entity_id uuid default null
-) returns bigint language sql set search_path = '' as $$
-  select private.notify(
-    organization_id, recipients, type, title, message, action_url, entity_type, entity_id
-  )
-$$;
-comment on function public.notify_members(uuid, "NotificationType", text, text, uuid[], text, text, uuid) is
-  'For the server: notifies these members of an organisation, or all of them at once; returns how many.';
-
-grant execute on function private.notify(uuid, uuid[], "NotificationType", text, text, text, text, uuid),
-  public.notify_members(uuid, "NotificationType", text, text, uuid[], text, text, uuid)
-  to service_role;
 
 create function public.notifications_page(
   unread_only boolean default false, before timestamptz default 'infinity',

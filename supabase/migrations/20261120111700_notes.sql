@@ -98,10 +98,10 @@ declare
   );
 begin
   if cardinality(newly) > 0 then
-    perform private.notify(
-      new.organization_id, newly, 'INFO',
-      left(concat(coalesce((select u.name from public.users u where u.id = new.author_id), 'A member'), ' mentioned you'), 100),
-      left(regexp_replace(new.body, '@\[([^\]\n]{1,255})\]\([0-9a-f-]{36}\)', '@\1', 'g'), 500), null, 'notes', new.id
+    perform private.publish_event(
+      'work.note.mentioned', new.organization_id, 'note', new.id,
+      concat(coalesce((select left(u.name, 80) from public.users u where u.id = new.author_id), 'A member'), ' mentioned you'),
+      regexp_replace(new.body, '@\[([^\]\n]{1,255})\]\([0-9a-f-]{36}\)', '@\1', 'g'), newly
     );
   end if;
   return null;

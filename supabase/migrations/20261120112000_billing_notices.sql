@@ -1,41 +1,17 @@
 -- Notices to owners about their plan and their money, each exactly once. Changes of the plan follow the subscription row;
 -- refunds and disputes follow objects of Stripe; dates follow a job.
 
-create table private.billing_notices (
-  organization_id uuid not null references public.organizations (id) on delete cascade,
-  kind text not null,
-  subject text not null,
-  created_at timestamptz not null default now(),
-  primary key (organization_id, kind, subject)
-);
-comment on table private.billing_notices is 'Notices that owners have received, so that none is sent twice.';
-comment on column private.billing_notices.kind is 'Such as trial_ends, renewal, card_expires, refund, dispute.';
-comment on column private.billing_notices.subject is 'What it was about: the subscription and date, the refund, the dispute.';
-
 create function private.notify_owners(
-  org uuid, type "NotificationType", title text, message text, entity_type text default 'organization', entity_id uuid default null
-) returns void language sql set search_path = '' as $$
-  select private.notify(
-    org, array(select m.user_id from public.organization_members m where m.organization_id = org and m.role = 'OWNER'),
-    type, title, message, '/settings/billing', entity_type, coalesce(entity_id, org)
-  )
+  org uuid, kind text, title text, message text, subject_type text default 'organization', subject_id uuid default null,
+  dedupe_key text default null
+) returns boolean language sql set search_path = '' as $$
+  select private.publish_event(
+    kind, org, subject_type, coalesce(subject_id, org), title, message, private.members_at_least(org, 'OWNER'), null,
+    dedupe_key
+  ) > 0
 $$;
-comment on function private.notify_owners(uuid, "NotificationType", text, text, text, uuid) is
-  'Notifies the owners of an organisation about billing.';
-
-create function private.notify_owners_once(
-  org uuid, kind text, subject text, type "NotificationType", title text, message text,
-  entity_type text default 'organization', entity_id uuid default null
-) returns boolean language plpgsql set search_path = '' as $$
-begin
-  insert into private.billing_notices (organization_id, kind, subject) values (org, kind, subject) on conflict do nothing;
-  if found then
-    perform private.notify_owners(org, type, title, message, entity_type, entity_id);
-  end if;
-  return found;
-end $$;
-comment on function private.notify_owners_once(uuid, text, text, "NotificationType", text, text, text, uuid) is
-  'Notifies the owners unless they were notified of this kind and subject before.';
+comment on function private.notify_owners(uuid, text, text, text, text, uuid, text) is
+  'Notifies the owners of an organisation about billing; with a dedupe_key once.';
 
 create function private.day(moment timestamptz) returns text language sql stable set search_path = '' as $$
   select to_char(moment at time zone 'UTC', 'YYYY-MM-DD')
@@ -53,41 +29,39 @@ declare
   notice record;
 begin
   select n.* into notice from (values
-    (is_live and not was_live and new.status <> 'PAST_DUE', 'SUCCESS', format('Your plan is %s', plan),
+    (is_live and not was_live and new.status <> 'PAST_DUE', 'billing.plan.started', format('Your plan is %s', plan),
       case when new.status = 'TRIAL' and new.trial_ends_at is not null
         then format('It is free until %s.', private.day(new.trial_ends_at))
         else 'You can use everything it includes from now on.' end),
-    (was_live and not is_live and old.tier <> 'FREE', 'WARNING', format('Your %s plan has ended', plan),
+    (was_live and not is_live and old.tier <> 'FREE', 'billing.plan.ended', format('Your %s plan has ended', plan),
       case when new.past_due_since is not null then 'The payment did not arrive. ' else '' end
         || 'The organisation is on the FREE plan now; its data is kept.'),
-    (is_live and new.status = 'PAST_DUE' and (tg_op = 'INSERT' or old.status <> 'PAST_DUE'), 'ERROR',
+    (is_live and new.status = 'PAST_DUE' and (tg_op = 'INSERT' or old.status <> 'PAST_DUE'), 'billing.payment.failed',
       'A payment failed',
       format('Stripe retries the payment; you keep the %s plan until %s at the latest. Please check your payment method.',
         plan, private.day(new.past_due_since + private.payment_grace()))),
-    (was_live and is_live and new.tier <> old.tier, 'INFO', format('Your plan is %s now', plan),
+    (was_live and is_live and new.tier <> old.tier, 'billing.plan.changed', format('Your plan is %s now', plan),
       format('It was %s.', case when tg_op = 'UPDATE' then initcap(old.tier::text) end)),
-    (was_live and is_live and (new.billing_cycle, new.quantity) is distinct from (old.billing_cycle, old.quantity), 'INFO',
+    (was_live and is_live and (new.billing_cycle, new.quantity) is distinct from (old.billing_cycle, old.quantity), 'billing.plan.changed',
       format('Your %s plan has changed', plan),
       format('It is billed %s for %s.', lower(new.billing_cycle::text), case new.quantity
         when 1 then 'one seat' else new.quantity || ' seats' end)),
     (is_live and new.ends_at is not null
-      and (tg_op = 'INSERT' or old.ends_at is null or not was_live) and new.granted_reason is null, 'INFO',
+      and (tg_op = 'INSERT' or old.ends_at is null or not was_live) and new.granted_reason is null, 'billing.plan.ending',
       format('Your %s plan ends on %s', plan, private.day(new.ends_at)),
       'Until then nothing changes; afterwards the organisation is on the FREE plan.'),
-    (was_live and is_live and old.ends_at is not null and new.ends_at is null, 'INFO',
+    (was_live and is_live and old.ends_at is not null and new.ends_at is null, 'billing.plan.continued',
       format('Your %s plan goes on', plan), format('It renews on %s.', private.day(new.current_period_end))),
     (was_live and is_live and new.pending_at is not null
       and (new.pending_tier, new.pending_billing_cycle, new.pending_quantity)
-        is distinct from (old.pending_tier, old.pending_billing_cycle, old.pending_quantity), 'INFO',
+        is distinct from (old.pending_tier, old.pending_billing_cycle, old.pending_quantity), 'billing.plan.changed',
       format('Your plan changes to %s on %s', initcap(new.pending_tier::text), private.day(new.pending_at)),
       format('Until then it stays %s. You can change your mind before that.', plan)),
-    (was_live and is_live and old.status = 'PAST_DUE' and new.status <> 'PAST_DUE', 'SUCCESS', 'The payment has arrived',
+    (was_live and is_live and old.status = 'PAST_DUE' and new.status <> 'PAST_DUE', 'billing.payment.recovered', 'The payment has arrived',
       format('The %s plan goes on.', plan))
-  ) n (applies, type, title, message) where n.applies limit 1;
+  ) n (applies, kind, title, message) where n.applies limit 1;
   if notice.title is not null then
-    perform private.notify_owners(
-      new.organization_id, notice.type::public."NotificationType", notice.title, notice.message, 'subscription', new.id
-    );
+    perform private.notify_owners(new.organization_id, notice.kind, notice.title, notice.message, 'subscription', new.id);
   end if;
   return null;
 end $$;
@@ -101,7 +75,7 @@ create function private.notify_owners_of_card() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   perform private.notify_owners(
-    o.id, 'ERROR', 'A card could not be saved', 'The next payment cannot be made with it. Please check your payment method.'
+    o.id, 'billing.card.refused', 'A card could not be saved', 'The next payment cannot be made with it. Please check your payment method.'
   ) from public.organizations o where o.stripe_customer_id = new.customer_id;
   return null;
 end $$;
@@ -120,11 +94,12 @@ declare
   amount text := private.format_money(coalesce((object.state ->> 'amount')::numeric, 0), coalesce(object.state ->> 'currency', 'usd'));
 begin
   if object.type = 'refund' and object.state ->> 'status' in ('succeeded', 'pending') then
-    perform private.notify_owners_once(org, 'refund', object.id, 'INFO', format('You are refunded %s', amount),
-      'It goes back to the payment method you paid with and arrives within ten days.');
+    perform private.notify_owners(org, 'billing.refund.issued', format('You are refunded %s', amount),
+      'It goes back to the payment method you paid with and arrives within ten days.', dedupe_key => object.id);
   elsif object.type = 'dispute' then
-    perform private.notify_owners_once(org, 'dispute', object.id, 'WARNING', format('A payment of %s is disputed', amount),
-      'The holder of the card reclaims it from their bank. If this is a mistake, please ask them to withdraw the dispute.');
+    perform private.notify_owners(org, 'billing.dispute.opened', format('A payment of %s is disputed', amount),
+      'The holder of the card reclaims it from their bank. If this is a mistake, please ask them to withdraw the dispute.',
+      dedupe_key => object.id);
   end if;
 end $$;
 comment on function private.notify_owners_of_money(public.stripe_objects, uuid) is 'Notifies owners of refunds and disputes.';
@@ -151,18 +126,18 @@ begin
         end as expires_at
     ) card
     cross join lateral (values
-      ('trial_ends', s.status = 'TRIAL' and s.ends_at is null
+      ('billing.trial.ending', s.status = 'TRIAL' and s.ends_at is null
           and coalesce(s.trial_ends_at, s.current_period_end) between now() and now() + interval '3 days',
         private.day(coalesce(s.trial_ends_at, s.current_period_end)),
         format('Your trial of %s ends on %s', initcap(s.tier::text), private.day(coalesce(s.trial_ends_at, s.current_period_end))),
         format('From then on you pay %s per %s. Cancel before that if you do not want to go on.',
           private.format_money(s.amount_cents, s.currency), case s.billing_cycle when 'YEARLY' then 'year' else 'month' end)),
-      ('renewal', s.status = 'ACTIVE' and s.billing_cycle = 'YEARLY' and s.ends_at is null and s.amount_cents > 0
+      ('billing.plan.renewing', s.status = 'ACTIVE' and s.billing_cycle = 'YEARLY' and s.ends_at is null and s.amount_cents > 0
           and s.current_period_end between now() and now() + interval '7 days',
         private.day(s.current_period_end),
         format('Your %s plan renews on %s', initcap(coalesce(s.pending_tier, s.tier)::text), private.day(s.current_period_end)),
         format('You pay %s for the next year, before discounts and tax.', private.format_money(s.amount_cents, s.currency))),
-      ('card_expires', private.is_live(s.status) and s.ends_at is null
+      ('billing.card.expiring', private.is_live(s.status) and s.ends_at is null
           and card.expires_at at time zone 'UTC' <= s.current_period_end
           and s.current_period_end between now() and now() + interval '35 days',
         concat_ws(' ', m.id, private.day(card.expires_at at time zone 'UTC')),
@@ -171,14 +146,12 @@ begin
     ) n (kind, applies, subject, title, message)
     where private.is_live(s.status) and s.tier <> 'FREE' and n.applies
       and not exists (
-        select from private.billing_notices b
-        where b.organization_id = s.organization_id and b.kind = n.kind and b.subject = s.id || ' ' || n.subject
+        select from private.published_events p where p.kind = n.kind and p.dedupe_key = s.id || ' ' || n.subject
       )
     order by s.id limit 1000
   loop
-    sent := sent + private.notify_owners_once(
-      due.organization_id, due.kind, due.id || ' ' || due.subject, case due.kind when 'renewal' then 'INFO' else 'WARNING' end::public."NotificationType",
-      due.title, due.message, 'subscription', due.id
+    sent := sent + private.notify_owners(
+      due.organization_id, due.kind, due.title, due.message, 'subscription', due.id, due.id || ' ' || due.subject
     )::integer;
   end loop;
   return sent;

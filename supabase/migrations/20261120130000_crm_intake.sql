@@ -142,12 +142,12 @@ comment on function private.count_capture(private.capture_tokens, text) is
 create function private.tell_of_lead(token private.capture_tokens, lead_id uuid, contact_id uuid, assignee uuid, title text, said text)
 returns void language plpgsql set search_path = '' as $$
 begin
-  perform private.notify(
-    token.organization_id, array(
+  perform private.publish_event(
+    'crm.lead.captured', token.organization_id, case when lead_id is null then 'contact' else 'lead' end,
+    coalesce(lead_id, contact_id), title, coalesce(said, 'They left no message.'), array(
       select m.user_id from public.organization_members m
       where m.organization_id = token.organization_id and (m.user_id = assignee or assignee is null and m.role = 'OWNER')
-    ), 'INFO', left(title, 100), left(coalesce(said, 'They left no message.'), 500),
-    entity_type => case when lead_id is null then 'contact' else 'lead' end, entity_id => coalesce(lead_id, contact_id)
+    ), path => case when lead_id is null then '/contacts/' || contact_id end
   );
 end $$;
 comment on function private.tell_of_lead(private.capture_tokens, uuid, uuid, uuid, text, text) is

@@ -211,13 +211,13 @@ begin
       from public.match_buyers(house.id) b where b.is_watching group by b.assigned_to_id
     loop
       suited := suited + found_buyers.buyers;
-      perform private.notify(
-        house.organization_id, array(
+      perform private.publish_event(
+        'crm.listing.matched', house.organization_id, 'listing', house.id, 'New for your buyers: ' || house.title,
+        format('%s in %s suits %s.', house.title, house.city, found_buyers.names), array(
           select m.user_id from public.organization_members m
           where m.organization_id = house.organization_id
             and (m.user_id = found_buyers.assigned_to_id or found_buyers.assigned_to_id is null and m.role = 'OWNER')
-        ), 'INFO', left('New for your buyers: ' || house.title, 100),
-        left(format('%s in %s suits %s.', house.title, house.city, found_buyers.names), 500), null, 'listing', house.id
+        )
       );
     end loop;
     insert into private.reported_listings (organization_id, listing_id, buyers)

@@ -22,9 +22,11 @@ select regexp_replace(c.path, '[.][^.]+$', ''), substring(c.path, '[^.]+$'), k.o
 from (values
   ('DELETE', 'user_id', 'the person''s own', $${
     organization_members.user_id, notifications.user_id, user_dashboards.user_id, ai_conversations.user_id,
-    activity_feed_reads.user_id, showcase_likes.user_id, sales_goals.user_id, saved_views.user_id, system_alert_views.user_id, system_alert_dismissals.user_id}$$),
+    activity_feed_reads.user_id, showcase_likes.user_id, sales_goals.user_id, saved_views.user_id, system_alert_views.user_id, system_alert_dismissals.user_id,
+    private.notification_preferences.user_id, private.emails.user_id}$$),
   ('DELETE', 'owner', 'answers the person was given', '{private.idempotency_keys.owner}'),
   ('DELETE', 'email', 'an invitation of the person, if they have confirmed the address', '{organization_invitations.email}'),
+  ('DELETE', 'email', 'mails to the person, if they have confirmed the address', '{private.emails.address}'),
   ('CLEAR', 'billing_email', 'the person''s name and address, in organisations they belong to', '{organizations.billing_email}'),
   ('CLEAR', 'billing_email', 'the person''s name and address, in sessions of their own', $${
     private.onboarding_payments.billing_email, private.onboarding_payments.billing_name}$$),
@@ -53,6 +55,8 @@ from (values
     contacts.twitter_url, customers.name, customers.email, customers.phone, companies.name,
     companies.email, companies.phone, companies.address, companies.website}$$),
   ('KEEP', null, 'of a house', '{listings.address}'),
+  ('KEEP', null, 'a setting, not an address', $${
+    private.event_kinds.email, private.notification_defaults.email, private.notification_preferences.email}$$),
   ('KEEP', null, 'of a visitor of a website, for a few minutes', $${
     private.capture_counts.address, private.onboarding_counts.address}$$)
 ) k (on_deletion, found_by, because, columns),
@@ -67,18 +71,19 @@ create function private.erase_user(who uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
   target public.users;
-  address text;
+  own_address text;
   item private.personal_columns;
 begin
   select * into target from public.users u where u.id = who;
-  select lower(a.email) into address from auth.users a where a.id = who and a.email_confirmed_at is not null;
+  select lower(a.email) into own_address from auth.users a where a.id = who and a.email_confirmed_at is not null;
   update public.organizations o set billing_email = null
   where lower(o.billing_email) = lower(target.email) and exists (
     select from public.organization_members m where m.organization_id = o.id and m.user_id = who
   );
   update private.onboarding_payments p set billing_email = null, billing_name = null
   where p.session_id in (select s.id from public.onboarding_sessions s where s.user_id = who);
-  delete from public.organization_invitations i where lower(i.email) = address;
+  delete from public.organization_invitations i where lower(i.email) = own_address;
+  delete from private.emails e where lower(e.address) = own_address;
   for item in
     select p.* from private.personal_columns p
     where p.on_deletion <> 'KEEP' and p.found_by not in ('email', 'billing_email')

@@ -97,6 +97,13 @@ def marked(fresh_database: Database) -> Database:
             " values (%s, %s, 'updated', 'tasks', %s, %s)",
             [ACME, who, MARKS["ip"], MARKS["agent"]],
         )
+        owner.execute("insert into private.notification_preferences values (%s, 'crm.deal.won', true, 'OFF')", [who])
+        owner.execute(
+            "insert into private.emails (organization_id, user_id, address, kind, subject, content)"
+            " values (%s, %s, null, 'crm.deal.won', 'Won', '{}'),"
+            " (%s, null, %s, 'organization.member.invited', 'Join', '{}')",
+            [ACME, who, ACME, MARKS["email"].upper()],
+        )
         owner.execute(
             "insert into private.idempotency_keys (owner, operation, key, fingerprint, answer)"
             " values (%s, 'x', 'y', '', %s)",

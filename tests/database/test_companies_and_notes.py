@@ -91,9 +91,7 @@ def test_a_mentioned_member_is_notified_once(database: Database) -> None:
         assert set(note["mentions"]) == {PEOPLE["admin"], PEOPLE["member"]}
         change(cursor, "notes", note, body=f"Ask {named} again")
         turn(cursor, None)
-        sent = cursor.execute(
-            "select user_id, message from public.notifications where entity_type = 'notes'"
-        ).fetchall()
+        sent = cursor.execute("select user_id, message from public.notifications where entity_type = 'note'").fetchall()
         assert [(row["user_id"], row["message"][:6]) for row in sent] == [(PEOPLE["admin"], "Ask @X")]
 
 

@@ -87,7 +87,7 @@ def test_requirements_that_an_estimate_cannot_read_are_refused(database: Databas
         cursor.execute("select public.estimate_order('SIMPLE', %s)", [Jsonb(requirements)])
 
 
-def test_a_submitted_order_has_its_time_milestones_log_notification_and_feed_entry(database: Database) -> None:
+def test_submitted_order_has_its_time_milestones_log_and_feed_entry(database: Database) -> None:
     with database.acting_as("member") as cursor:
         made = draft(cursor)
         order = one(cursor, "select * from public.submit_order(%s)", made["id"])
@@ -103,8 +103,6 @@ def test_a_submitted_order_has_its_time_milestones_log_notification_and_feed_ent
         log = one(cursor, "select * from public.build_logs where order_id = %s", order["id"])
         assert log["stage"] == "status_change"
         assert log["details"] == {"from": "DRAFT", "to": "SUBMITTED", "by": str(PEOPLE["member"])}
-        note = one(cursor, "select * from public.notifications where entity_id = %s", order["id"])
-        assert (note["user_id"], note["read"]) == (PEOPLE["member"], False)
         feed = one(cursor, "select * from public.activity_feeds where entity_id = %s", str(order["id"]))
         assert feed["action"] == "submitted"
 

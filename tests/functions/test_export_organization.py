@@ -31,17 +31,19 @@ OF_THE_PLATFORM = {
     " feature_flags plans platform_metrics refunds_due platform_revenue"
     " stripe_events stripe_objects stripe_tasks system_alert_dismissals system_alert_views system_alerts"
     " user_dashboards users",
-    "private": "auth_errands broadcast_channels column_bounds daily_counts deal_stages doomed_objects exports"
+    "private": "auth_errands broadcast_channels column_bounds daily_counts deal_stages doomed_objects emails"
+    " event_kinds exports"
     " feature_flag_group_uses"
     " feature_flag_versions foreign_stripe_keys idempotency_keys impersonations"
-    " job_runs jobs lead_scores metric_columns metric_sources onboarding_counts onboarding_steps order_moves"
+    " job_runs jobs lead_scores metric_columns metric_sources notification_preferences onboarding_counts"
+    " onboarding_steps order_moves"
     " payment_moves payment_statuses personal_columns plan_prices reporting_rates"
     " row_counts row_quotas sign_in_days stripe_account"
     " subscription_statuses system_alert_tallies tallies",
 }
 
 # Their rows are written by Stripe's events, of which this database has none.
-FROM_STRIPE = {"private.billing_customers", "private.billing_notices", "private.checkouts", "private.closed_customers"}
+FROM_STRIPE = {"private.billing_customers", "private.checkouts", "private.closed_customers"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ def exporting(tmp_path_factory: pytest.TempPathFactory, database: Database, data
         )
         owner.execute(
             "insert into private.former_customers (stripe_customer_id, organization_id) values ('cus_before', %s)",
+            [ACME],
+        )
+        owner.execute(
+            "insert into private.notification_defaults values (%s, 'crm.deal.won', true, 'OFF')",
+            [ACME],
+        )
+        owner.execute(
+            "select private.publish_event('work.task.due', %s, 'task', null, 'a', 'b', '{}', dedupe_key => 'once')",
             [ACME],
         )
         owner.execute(

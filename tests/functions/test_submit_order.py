@@ -20,7 +20,6 @@ from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 TRACES = {
     "order_milestones": "order_id = %s",
     "build_logs": "order_id = %s",
-    "notifications": "entity_id = %s",
     "activity_feeds": "entity_id = %s::uuid::text",
 }
 
@@ -71,7 +70,7 @@ def test_submitted_order_has_estimate_milestones_and_quota(functions: Serving, d
     assert renews > datetime.now(UTC)
     assert (renews.day, renews.hour, renews.minute) == (1, 0, 0)
     assert stored(database, order)["submitted_at"] == told.submitted_at
-    assert traces(database, order) == {"order_milestones": 4, "build_logs": 1, "notifications": 1, "activity_feeds": 1}
+    assert traces(database, order) == {"order_milestones": 4, "build_logs": 1, "activity_feeds": 1}
 
 
 def test_changed_requirements_are_submitted_and_estimated(functions: Serving, database: Database) -> None:
@@ -195,7 +194,7 @@ def test_concurrent_submissions_with_one_key_submit_once(functions: Serving, dat
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: submit(functions, order, key="one-submission"), range(12)))
     assert {(answer.status_code, answer.content) for answer in answers} == {(200, answers[0].content)}
-    assert traces(database, order) == {"order_milestones": 4, "build_logs": 1, "notifications": 1, "activity_feeds": 1}
+    assert traces(database, order) == {"order_milestones": 4, "build_logs": 1, "activity_feeds": 1}
 
 
 def test_concurrent_submissions_submit_once(functions: Serving, database: Database) -> None:

@@ -109,7 +109,7 @@ def sweep(database: Database) -> None:
             "delete from public.organizations where slug not in ('acme', 'globex')",
             "delete from public.stripe_tasks",
             "delete from private.closed_customers",
-            "delete from private.billing_notices",
+            "delete from private.published_events",
         ):
             connection.execute(statement)
 

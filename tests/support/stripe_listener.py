@@ -42,7 +42,7 @@ def forget(database: Database) -> None:
             "delete from private.former_customers; delete from public.plans where stripe_price_id = 'price_new';"
             "delete from private.plan_prices where stripe_price_id = 'price_new'; delete from public.refunds_due;"
             "delete from public.stripe_tasks; delete from private.foreign_stripe_keys;"
-            "delete from private.billing_notices; delete from private.closed_customers"
+            "delete from private.published_events; delete from private.closed_customers"
         )
         sell(connection)
     admit(database)
