@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ def test_a_drill_with_one_fault_ends_with_balanced_books() -> None:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Stack:
-    return Stack(tmp_path / "stack", durable=False)
+def own(tmp_path: Path, stack_at: Callable[..., Stack]) -> Stack:
+    return stack_at(tmp_path / "stack")
 
 
 def test_the_books_notice_what_was_lost_and_what_is_there_twice(own: Stack) -> None:

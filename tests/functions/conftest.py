@@ -15,7 +15,7 @@ from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
 from tests.support.paying import SECRET, Shop, shop
 from tests.support.platform import PASSWORD, Platform, connect, platform_of
-from tests.support.serving import Serving, environment, serving
+from tests.support.serving import NO_TLS, Serving, environment, serving
 from tests.support.stripe_events import WEBHOOK
 from tests.support.world import Database
 
@@ -46,7 +46,7 @@ def clients(stack: Strive) -> Iterator[Callable[[str, str], Client]]:
     with ExitStack() as closing:
 
         def client(email: str, password: str = PASSWORD) -> Client:
-            made = connect(stack, closing.enter_context(httpx.Client(timeout=30)))
+            made = connect(stack, closing.enter_context(httpx.Client(timeout=30, verify=NO_TLS)))
             made.auth.sign_in_with_password({"email": email, "password": password})
             return made
 
@@ -55,7 +55,7 @@ def clients(stack: Strive) -> Iterator[Callable[[str, str], Client]]:
 
 @pytest.fixture(scope="module")
 def server(stack: Strive) -> Iterator[Client]:
-    with httpx.Client(timeout=30) as http:
+    with httpx.Client(timeout=30, verify=NO_TLS) as http:
         options = ClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
         yield create_client(stack.api_url, stack.secret_key, options=options)
 

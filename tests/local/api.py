@@ -19,6 +19,7 @@ from local import ROOT
 from local.keys import Keys, ensure_keys, load_keys
 from local.stack import free_port
 from supabase import Client, ClientOptions, create_client
+from tests.support.serving import NO_TLS
 from tests.support.world import Database
 
 PASSWORD = "correct-horse-1"
@@ -43,14 +44,14 @@ class Api:
     def http(self, key: str | None = None, token: str | None = None, **headers: str) -> httpx.Client:
         """A bare HTTP client with this API key (the publishable one unless said otherwise) and token."""
         sent = {"apikey": key or self.keys.publishable_key} | ({"authorization": f"Bearer {token}"} if token else {})
-        client = httpx.Client(base_url=self.url, headers=sent | headers, timeout=30)
+        client = httpx.Client(base_url=self.url, headers=sent | headers, timeout=30, verify=NO_TLS)
         self.clients.append(client)
         return client
 
     @cached_property
     def plain(self) -> httpx.Client:
         """Without any key, and without the cost of a client for each request."""
-        client = httpx.Client(timeout=30)
+        client = httpx.Client(timeout=30, verify=NO_TLS)
         self.clients.append(client)
         return client
 
@@ -58,7 +59,7 @@ class Api:
         return self.http(self.keys.secret_key, **headers)
 
     def supabase(self, key: str | None = None) -> Client:
-        http = httpx.Client(timeout=30)
+        http = httpx.Client(timeout=30, verify=NO_TLS)
         self.clients.append(http)
         options = ClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
         return create_client(self.url, key or self.keys.publishable_key, options=options)
@@ -127,7 +128,7 @@ def await_answer(api: Api) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and api.process.poll() is None:
         try:
-            if httpx.get(f"{api.url}/health").status_code == 200:
+            if httpx.get(f"{api.url}/health", verify=NO_TLS).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.01)

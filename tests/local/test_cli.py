@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,8 @@ STRIVE = str(ROOT / ".venv/bin/strive")
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("cli") / "work", durable=False)
+def running(tmp_path_factory: pytest.TempPathFactory, stack_at: Callable[..., Stack]) -> Iterator[Stack]:
+    stack = stack_at(tmp_path_factory.mktemp("cli") / "work")
     stack.start(0, 0)
     yield stack
     stack.stop()

@@ -1,6 +1,6 @@
 """The jobs of a stack are run when they are due, once, and what went wrong is said."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,8 +84,8 @@ def test_functions_that_are_away_stop_no_other_job(due: Database, capsys: pytest
     assert runs(due) == [(IN_THE_DATABASE, "DONE")]
 
 
-def test_a_stack_runs_its_jobs_and_its_status_says_which_failed(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "stack", durable=False, jobs=True)
+def test_a_stack_runs_its_jobs_and_its_status_says_which_failed(tmp_path: Path, stack_at: Callable[..., Stack]) -> None:
+    stack = stack_at(tmp_path / "stack", jobs=True)
     stack.start(0, 0)
     try:
         assert "none failed or overdue" in strive("status", workdir=stack.workdir).stdout

@@ -26,9 +26,9 @@ VALUES = {"API_URL", "DB_URL", "FUNCTIONS_URL", "PUBLISHABLE_KEY", "SECRET_KEY",
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workdir that was started once, to copy: most tests are not about the first start."""
-    stack = Stack(tmp_path_factory.mktemp("prepared") / "work")
+def prepared(tmp_path_factory: pytest.TempPathFactory, stack_at: Callable[..., Stack]) -> Path:
+    """A workdir with the ports of its last start, to copy: most tests are not about the first start."""
+    stack = stack_at(tmp_path_factory.mktemp("prepared") / "work", durable=True)
     stack.start(0, 0)
     stack.stop()
     return stack.workdir
@@ -318,7 +318,7 @@ def test_many_starts_at_once_make_one_stack(tmp_path: Path) -> None:
 def checkout(tmp_path: Path) -> Path:
     copy = tmp_path / "checkout"
     for name in ("functions", "shared", "local", "supabase"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, copy / name)
     (copy / "node_modules").symlink_to(ROOT / "node_modules")
     return copy
 

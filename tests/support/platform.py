@@ -12,6 +12,7 @@ import psycopg
 
 from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
+from tests.support.serving import NO_TLS
 
 PASSWORD = "strive-demo-1"
 _serial = count(1)
@@ -63,7 +64,9 @@ class Platform:
 
     def client(self, key: str | None = None, token: str | None = None, **headers: str) -> httpx.Client:
         sent = {"apikey": key or self.stack.publishable_key} | ({"authorization": f"Bearer {token}"} if token else {})
-        return self._opened.enter_context(httpx.Client(base_url=self.stack.api_url, headers=sent | headers, timeout=60))
+        return self._opened.enter_context(
+            httpx.Client(base_url=self.stack.api_url, headers=sent | headers, timeout=60, verify=NO_TLS)
+        )
 
     def person(self, role: str | None = None, member_of: UUID | None = None, org_role: str = "MEMBER") -> Person:
         email = f"person-{next(_serial)}-{uuid4().hex[:8]}@platform.test"

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
+from select import select
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -86,6 +87,8 @@ class Database:
 
     cluster: Cluster
     name: str
+    # Connections of `acting_as` to use again: a new one costs ten times a transaction, because it loads the catalog.
+    _idle: list[Connection] = field(default_factory=list, compare=False, repr=False)
 
     def url(self, user: str = "postgres") -> str:
         return self.cluster.url(user, self.name)
@@ -95,16 +98,18 @@ class Database:
 
     @contextmanager
     def copied(self) -> Iterator["Database"]:
-        """One with the same contents, for as long as it is wanted; nobody may be connected to the original."""
-        copy = f"copy_{next(_serial)}"
+        """A database with the same contents, dropped at the end; the original may have no connections."""
+        self._close_idle()
+        copy = Database(self.cluster, f"copy_{next(_serial)}")
         with self.cluster.connect(SUPERUSER, "template1") as connection:
-            connection.execute(f'create database "{copy}" template "{self.name}" owner postgres')
-            connection.execute(f'alter database "{copy}" set search_path = "$user", public, extensions')
+            connection.execute(f'create database "{copy.name}" template "{self.name}" owner postgres')
+            connection.execute(f'alter database "{copy.name}" set search_path = "$user", public, extensions')
         try:
-            yield Database(self.cluster, copy)
+            yield copy
         finally:
+            copy._close_idle()
             with self.cluster.connect(SUPERUSER, "template1") as connection:
-                connection.execute(f'drop database "{copy}" with (force)')
+                connection.execute(f'drop database "{copy.name}" with (force)')
 
     @contextmanager
     def acting_as(
@@ -122,15 +127,33 @@ class Database:
         """
         token = claims if claims is not None else claims_of(person) if person else {"role": "anon"}
         headers = {"x-org-id": str(org)} if org else {}
-        with self.connect("authenticator") as connection:
-            connection.autocommit = False
+        with self._transaction() as connection:
             become(connection, role or str(token.get("role", "anon")), token, headers)
             with connection.cursor(row_factory=dict_row) as cursor:
                 yield cursor
             if commit:
                 connection.commit()
-            else:
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """An idle connection of the authenticator, or a new one; what is not committed is rolled back."""
+        connection = self._idle.pop() if self._idle else None
+        if connection is None or select([connection], [], [], 0)[0]:  # readable: the server has ended it
+            if connection:
+                connection.close()
+            connection = self.connect("authenticator")
+            connection.autocommit = False
+            connection.prepare_threshold = None  # another test may change the tables of a prepared statement
+        try:
+            yield connection
+        finally:
+            if not connection.closed:
                 connection.rollback()
+                self._idle.append(connection)
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
 
 
 def become(connection: Connection, role: str, token: dict[str, Any], headers: dict[str, str]) -> None:
