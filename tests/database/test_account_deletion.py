@@ -75,7 +75,7 @@ def test_a_new_column_about_people_is_noticed(fresh_database: Database) -> None:
 
 @pytest.fixture
 def marked(fresh_database: Database) -> Database:
-    """Every table has a row of Acme's member, who is somebody."""
+    """Every table has a row of Acme's member, with recognisable personal data."""
     with fresh_database.connect("supabase_admin") as superuser, fresh_database.connect() as owner:
         Matrix(superuser).populate(owner)
         who = PEOPLE["member"]
@@ -150,9 +150,9 @@ def test_nothing_personal_is_left_and_all_business_stays(marked: Database) -> No
             if what == "DELETE"
         }
         assert any(MARKS["name"] in row for row in before["users"])
-    told = delete_own(marked, "member", MARKS["email"].upper())
-    assert told["done"]["user_id"] == str(PEOPLE["member"])
-    assert [(errand["deletion"], errand["user_id"]) for errand in told["errands"]] == [(True, str(PEOPLE["member"]))]
+    result = delete_own(marked, "member", MARKS["email"].upper())
+    assert result["done"]["user_id"] == str(PEOPLE["member"])
+    assert [(errand["deletion"], errand["user_id"]) for errand in result["errands"]] == [(True, str(PEOPLE["member"]))]
     with marked.connect() as connection:
         after = everything(connection)
         left = [
@@ -176,7 +176,7 @@ def test_nothing_personal_is_left_and_all_business_stays(marked: Database) -> No
         assert authored[0] > 0
     # Once more changes nothing.
     again = delete_own(marked, "member", "")
-    assert again["done"] == told["done"]
+    assert again["done"] == result["done"]
 
 
 def test_the_activity_log_forgets_traces_of_deleted_accounts_and_nothing_else(marked: Database) -> None:

@@ -1,4 +1,4 @@
-"""The log nobody can change, and the platform's metrics."""
+"""The append-only audit log, and the platform metrics."""
 
 from typing import Any
 

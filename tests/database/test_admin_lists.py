@@ -45,16 +45,16 @@ def test_users_are_found_by_words_role_state_and_organisation(database: Database
 
 @pytest.mark.parametrize("size", [1, 2, 3, 200])
 def test_pages_follow_each_other_without_gap_or_repetition(database: Database, size: int) -> None:
-    """All were made in the same moment: only the id tells them apart."""
+    """All have the same creation time: only the id orders them."""
     with database.acting_as("platform_admin") as cursor:
-        everybody = [row["id"] for row in rows(cursor, "admin_users", page_size=200)]
+        all_ids = [row["id"] for row in rows(cursor, "admin_users", page_size=200)]
         seen: list[object] = []
         after: dict[str, object] = {}
         while page := rows(cursor, "admin_users", page_size=size, **after):
             assert len(page) <= size
             seen += [row["id"] for row in page]
             after = {"before_at": page[-1]["created_at"], "before_id": page[-1]["id"]}
-        assert seen == everybody
+        assert seen == all_ids
         assert len(set(seen)) == len(MEMBERS)
 
 

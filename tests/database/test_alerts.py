@@ -1,4 +1,4 @@
-"""Alerts reach whom they are meant for, are dismissed for good, and count everybody once."""
+"""Alerts reach their audience, stay dismissed, and count each viewer once."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -251,12 +251,12 @@ def test_an_alert_that_must_stay_cannot_be_dismissed(cursor: Cursor) -> None:
 def test_attack_ask_whether_an_alert_for_others_exists(cursor: Cursor, operation: str) -> None:
     hidden = announce(cursor, target_orgs=[GLOBEX])
     now_as(cursor, "member")
-    said = set()
+    refusals = set()
     for alert in (hidden, PEOPLE["member"]):
         with pytest.raises(psycopg.Error) as caught, cursor.connection.transaction():
             cursor.execute(f"select public.{operation}(%s)", [alert])
-        said.add((caught.value.sqlstate, str(caught.value.diag.message_primary)))
-    assert said == {("PT404", "There is no such alert for you")}
+        refusals.add((caught.value.sqlstate, str(caught.value.diag.message_primary)))
+    assert refusals == {("PT404", "There is no such alert for you")}
 
 
 @pytest.mark.parametrize("table", ["system_alert_dismissals", "system_alert_views"])
@@ -300,7 +300,7 @@ def test_a_viewer_does_not_wait_for_another_whose_transaction_is_open(fresh_data
         slow.connection.commit()
         quick.connection.commit()
     with server(fresh_database) as cursor:
-        # What the quick one appended is not lost: whoever comes next adds it.
+        # The appended view is not lost: the next viewer adds it.
         assert view(now_as(cursor, "owner"), alert) is True
         assert value(now_as(cursor, None), "select view_count from public.system_alerts") == 3
 

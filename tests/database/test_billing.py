@@ -1,4 +1,4 @@
-"""What is sold, what organisations have bought, and what Stripe told us."""
+"""Plans on sale, subscriptions of organisations, and stored Stripe events."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

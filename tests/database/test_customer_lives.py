@@ -51,7 +51,7 @@ def played(database: Database) -> Iterator[Played]:
 
 
 def deliver(database: Database, played: Played, events: list[Row]) -> None:
-    """Halfway the prices of all plans are replaced: nobody loses the plan they were sold."""
+    """Halfway the prices of all plans are replaced: every customer keeps the plan they bought."""
     with database.connect() as connection:
         put_on_sale(connection, played.double.url, played.double.key)
         for customer in played.customers:
@@ -129,7 +129,7 @@ def tiers(played: Played, customer: Customer) -> tuple[str, list[Row]]:
 
 
 def unexplained(connection: Connection, played: Played) -> list[str]:
-    """Customers whose tier in Strive is not Stripe's while no row of billing_attention says why."""
+    """Customers whose tier in Strive is not Stripe's without a row of billing_attention that explains it."""
     rows = connection.execute("select stripe_customer_id, name, subscription_tier::text from public.organizations")
     here = {name: tier for _, name, tier in rows}
     explained = {
@@ -181,7 +181,7 @@ def test_the_books_are_those_of_stripe(in_order: Connection, played: Played) -> 
         found = [row["status"].lower(), row["number"], row["total_cents"], row["paid_cents"], row["credited_cents"]]
         assert found == [each["status"], each["number"], each["total"], each["amount_paid"], notes[each["id"]]]
         assert row["tax_cents"] == sum(tax["amount"] for tax in each["total_taxes"] or [])
-        assert row["discount_cents"] == sum(taken["amount"] for taken in each["total_discount_amounts"] or [])
+        assert row["discount_cents"] == sum(discount["amount"] for discount in each["total_discount_amounts"] or [])
         assert row["refunded_cents"] == refunded[each["id"]], each["id"]
 
 
@@ -232,7 +232,7 @@ def test_owners_are_notified_once(in_order: Connection) -> None:
         "is-refunded-twice-in-part",
     }
     assert {slug for slug, title, _ in found if "is disputed" in title} >= {"disputes-and-wins", "disputes-and-waits"}
-    # These change twice, so their owners hear of both.
+    # These change twice, so their owners get two notices.
     twice = {slug for (slug, _, _), times in found.items() if times > 1}
     assert twice <= {"toggles-the-cancellation", "pays-twice", "pays-twice-and-ends-one"}
 

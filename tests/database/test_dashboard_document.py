@@ -1,4 +1,4 @@
-"""What docs/dashboard.md says is so: its examples are evaluated, its tables are complete."""
+"""docs/dashboard.md is correct: its examples are evaluated, its tables are complete."""
 
 import json
 import re

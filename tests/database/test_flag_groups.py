@@ -172,8 +172,8 @@ def test_change_of_group_changes_version_of_its_flags(fresh_database: Database) 
             "staged": after["STAGING"],
             "uses": after["PRODUCTION"],
         }
-        heard = {notice.payload for notice in listener.notifies(timeout=10, stop_after=4)}
-        assert {json.loads(each)["environment"] for each in heard} == {"PRODUCTION", "STAGING"}
+        payloads = {notice.payload for notice in listener.notifies(timeout=10, stop_after=4)}
+        assert {json.loads(each)["environment"] for each in payloads} == {"PRODUCTION", "STAGING"}
 
 
 def load(connection: Connection, known: int = -1, *groups: UUID) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def test_changed_groups_are_loaded_before_their_flags(fresh_database: Database) 
 def test_change_of_group_is_logged(cursor: Cursor) -> None:
     group = make_group(cursor, "beta", *range(150))
     remove(cursor, "beta", 7)
-    cursor.execute("update public.feature_flag_groups set description = 'Who asked'")
+    cursor.execute("update public.feature_flag_groups set description = 'Early testers'")
     cursor.execute("delete from public.feature_flag_groups")
     logged = cursor.execute(
         "select description, metadata, admin_id from public.admin_action_logs"
@@ -220,13 +220,13 @@ def test_change_of_group_is_logged(cursor: Cursor) -> None:
         [str(group)],
     ).fetchall()
     assert {row["admin_id"] for row in logged} == {ADMIN}
-    said = {row["description"]: row["metadata"] for row in logged}
-    assert said.keys() == {
+    entries = {row["description"]: row["metadata"] for row in logged}
+    assert entries.keys() == {
         "Feature Flag Group beta created",
         "Feature Flag Group beta changed: 150 added",
         "Feature Flag Group beta changed: 1 removed",
         "Feature Flag Group beta changed: description",
         "Feature Flag Group beta deleted",
     }
-    assert said["Feature Flag Group beta changed: 150 added"] == {"added": [*range(100)]}
-    assert said["Feature Flag Group beta changed: 1 removed"] == {"removed": [7]}
+    assert entries["Feature Flag Group beta changed: 150 added"] == {"added": [*range(100)]}
+    assert entries["Feature Flag Group beta changed: 1 removed"] == {"removed": [7]}

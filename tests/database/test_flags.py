@@ -408,8 +408,8 @@ def test_committed_change_is_notified(fresh_database: Database) -> None:
         listener.execute("listen feature_flags")
         with fresh_database.acting_as("platform_admin", commit=True) as cursor:
             make(cursor, environment="STAGING")
-        (heard,) = listener.notifies(timeout=10, stop_after=1)
-    assert json.loads(heard.payload) == {"environment": "STAGING", "version": 1}
+        (notice,) = listener.notifies(timeout=10, stop_after=1)
+    assert json.loads(notice.payload) == {"environment": "STAGING", "version": 1}
 
 
 def test_concurrent_writers_get_versions_in_commit_order(fresh_database: Database) -> None:

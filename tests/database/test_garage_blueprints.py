@@ -43,7 +43,7 @@ def as_id(value: Any) -> str | None:
 
 
 def is_graph(components: Any, connections: Any) -> bool:
-    """What a graph is, said again in other words than those of the database."""
+    """A second implementation of the graph rules, to compare with the database."""
     if not isinstance(components, list | dict) or not isinstance(connections, list | dict):
         return False
     if isinstance(components, dict):

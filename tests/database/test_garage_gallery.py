@@ -148,12 +148,12 @@ def test_a_review_counts_that_another_committed_while_it_waited(fresh_database: 
 def test_attack_learn_from_a_review_whether_a_private_template_exists(database: Database) -> None:
     with database.acting_as("owner", commit=True) as cursor:
         row = template(cursor)["id"]
-    said = set()
+    refusals = set()
     for target in (row, uuid4()):
         with database.acting_as("globex_owner") as cursor, pytest.raises(psycopg.Error) as caught:
             insert(cursor, "template_reviews", organization_id=GLOBEX, template_id=target, rating=1)
-        said.add((caught.value.sqlstate, caught.value.diag.message_primary))
-    assert said == {("PT404", "There is no such template")}
+        refusals.add((caught.value.sqlstate, caught.value.diag.message_primary))
+    assert refusals == {("PT404", "There is no such template")}
 
 
 def test_a_template_is_popular_with_more_than_ten_uses_and_four_stars(database: Database) -> None:
@@ -258,11 +258,11 @@ def test_likes_and_views_at_once_all_count(fresh_database: Database) -> None:
         assert left == (0,)
         connection.execute("delete from auth.users where id = %s", [crowd[0]])
         likes = connection.execute("select likes from public.project_showcases where id = %s", [row]).fetchone()
-    assert likes == (len(crowd) - 1,), "the like of a deleted user is gone"
+    assert likes == (len(crowd) - 1,), "the like of a deleted user is not counted"
 
 
 def test_a_burst_of_counts_leaves_no_remainder(fresh_database: Database) -> None:
-    """Whoever comes while the folder of a batch is leaving is neither in its sum nor finds nobody at work."""
+    """A view counted while a batch commits is neither lost nor left without a worker."""
     with fresh_database.acting_as("owner", commit=True) as cursor:
         row = showcase(cursor, is_public=True)["id"]
     with ExitStack() as closing:

@@ -1,4 +1,4 @@
-"""AI Garage: who may make which move of an order, all of them; nobody makes any other."""
+"""AI Garage: who may make which move of an order; every other move is refused."""
 
 import re
 
@@ -52,7 +52,7 @@ def moves(actor: str) -> dict[tuple[str, str], bool]:
 
 
 def an_order(cursor: Cursor, status: str, **values: object) -> object:
-    """An order of Acme in this state, put there by the server; created by its admin unless said otherwise."""
+    """An order of Acme in this state, inserted by the server; created by its admin by default."""
     turn(cursor, None)
     whole = {
         "organization_id": ACME, "created_by_id": PEOPLE["admin"], "title": "t", "description": "d", "use_case": "u",
@@ -99,5 +99,5 @@ def test_attack_make_any_move_from_outside(database: Database, person: str) -> N
 def test_the_docs_have_every_move_and_no_other() -> None:
     page = (ROOT / "docs/garage.md").read_text()
     rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| ")][1:]
-    said = {(at, to) for left, right in rows for at in STATUS.findall(left) for to in STATUS.findall(right)}
-    assert said == set(moves("owner"))
+    documented = {(at, to) for left, right in rows for at in STATUS.findall(left) for to in STATUS.findall(right)}
+    assert documented == set(moves("owner"))

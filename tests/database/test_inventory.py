@@ -1,4 +1,4 @@
-"""Every table and type that clients of the first hour ask for is there, under the name they know, with its policies."""
+"""Every table and type of the original specification exists under its name, with policies."""
 
 import pytest
 

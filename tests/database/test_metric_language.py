@@ -26,7 +26,7 @@ HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 
 @pytest.fixture(scope="module")
 def member(database: Database) -> Iterator[Cursor]:
-    """A member of Acme among leads of Acme and Globex; the transaction stands still at one moment."""
+    """A member of Acme among leads of Acme and Globex; the transaction has one fixed time."""
     chance = Random(8)  # noqa: S311 - the same rows in every run
     with scene(database) as cursor:
         columns = "organization_id name company status score_value budget min_bedrooms assigned_to_id tags created_at"
@@ -168,7 +168,7 @@ listing = st.fixed_dictionaries(
         "$size": st.integers(0, 3), "$not": st.fixed_dictionaries({"$in": st.lists(tags, max_size=2)}),
     },
 ).filter(bool)  # fmt: skip
-asked = st.fixed_dictionaries(
+generated = st.fixed_dictionaries(
     {},
     optional={
         "status": operators(st.sampled_from(STATUSES), ordered=False),
@@ -182,7 +182,7 @@ asked = st.fixed_dictionaries(
     },
 )
 conditions = st.recursive(
-    asked,
+    generated,
     lambda inner: st.fixed_dictionaries(
         {},
         optional={
@@ -240,7 +240,7 @@ def test_a_value_is_what_a_slow_reading_finds(
 
 # Whatever can be made up ---------------------------------------------------------------------------------------------
 
-# What was sent is recognised by its mark if it ever stands in a statement.
+# The mark reveals whether user input reaches a statement.
 MARK = "zqx"
 marked = st.builds(
     lambda before, after: f"{before}{MARK}{after}",

@@ -1,4 +1,4 @@
-"""The language of metrics: what it counts, what it refuses, and who may share an answer."""
+"""The metric language: results, refusals, and which values are shared."""
 
 import json
 from typing import Any
@@ -273,7 +273,7 @@ def test_a_query_that_would_read_too_much_is_refused_with_a_hint(database: Datab
 
 
 def test_the_planner_knows_how_large_this_tenant_is(database: Database) -> None:
-    """A policy alone hides it, and everybody's estimate would be that of the average tenant."""
+    """Only the policy filters it, so the estimate would be that of an average tenant."""
     with scene(database) as cursor:
         cursor.execute(
             "insert into public.leads (organization_id, name) select o.id, 'Ada' from public.organizations o,"
@@ -441,7 +441,7 @@ def test_a_changed_query_forgets_the_value_and_the_same_one_keeps_it(database: D
 
 @pytest.mark.parametrize("source", ["notifications", "ai_conversations", "activity_logs"])
 def test_attack_see_what_the_first_to_ask_saw(database: Database, source: str) -> None:
-    """Members see different rows of these: nothing is kept, each is told their own."""
+    """Members see different rows of these: no value is cached, each member gets their own."""
     with scene(database) as cursor:
         cursor.execute("delete from public.notifications")
         cursor.execute("select private.notify(%s, %s, 'INFO', 'x', 'x')", [ACME, [PEOPLE["owner"]]])

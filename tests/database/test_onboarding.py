@@ -1,4 +1,4 @@
-"""An onboarding session moves only as it may, while it may, and is nobody's but its own."""
+"""Onboarding sessions: allowed steps, expiry, and access by token or owner only."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

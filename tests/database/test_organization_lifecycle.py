@@ -1,4 +1,4 @@
-"""Organisations are created, handed over, left, suspended, closed, reopened and erased; nobody ends in a dead end."""
+"""Organisations are created, handed over, left, suspended, closed, reopened and erased; every state has a way out."""
 
 from typing import Any
 from uuid import UUID

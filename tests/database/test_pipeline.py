@@ -19,7 +19,7 @@ def deal(cursor: Cursor, **columns: Any) -> Row:
 
 
 def outcome(cursor: Cursor, work: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-    """What the deal became, or the code and message of the refusal."""
+    """The new state of the deal, or the code and message of the refusal."""
     try:
         with cursor.connection.transaction():
             row = work(cursor, *arguments, **more)

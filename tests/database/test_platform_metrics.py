@@ -168,8 +168,8 @@ class Platform:
 @pytest.mark.parametrize("seed", range(4))
 def test_every_day_is_counted_as_another_hand_counts_it(connection: Connection, seed: int) -> None:
     platform = Platform(connection, seed)
-    gone = platform.random.sample(platform.organizations, 5)
-    connection.execute("delete from public.organizations where id = any (%s::uuid[])", [gone])
+    deleted = platform.random.sample(platform.organizations, 5)
+    connection.execute("delete from public.organizations where id = any (%s::uuid[])", [deleted])
     connection.execute("delete from public.users where id = %s", [platform.users[0]])
     for zone in ("UTC", "America/New_York"):  # what a session calls midnight does not matter
         connection.execute(f"set local timezone = '{zone}'")

@@ -1,4 +1,4 @@
-"""Saved views show what their filter says; new listings are reported to members with suitable buyers."""
+"""Saved views show the rows of their filter; new listings are reported to members with suitable buyers."""
 
 from typing import Any
 from uuid import uuid4

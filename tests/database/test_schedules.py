@@ -1,4 +1,4 @@
-"""Work that nobody asks for: each run leaves a row, two at once do no harm, and what is late is said."""
+"""Scheduled jobs: each run leaves a row, concurrent runs are safe, and late jobs are reported."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -411,5 +411,5 @@ def test_old_stripe_events_are_redacted(database: Database) -> None:
         )
         assert run(connection, "redact_stripe_events")["result"] == 2
         assert run(connection, "redact_stripe_events")["result"] == 0
-        gone = connection.execute("select id from public.stripe_events where payload is null").fetchall()
-        assert sorted(gone) == [("evt_old",), ("evt_parked",)]
+        redacted = connection.execute("select id from public.stripe_events where payload is null").fetchall()
+        assert sorted(redacted) == [("evt_old",), ("evt_parked",)]

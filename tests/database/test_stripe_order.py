@@ -16,17 +16,17 @@ from tests.support.world import Connection, Database, Row
 RECEIVE = "select private.receive_stripe_event(%s::jsonb)"
 
 
-def receive(connection: Connection, told: Row, *, livemode: bool = False) -> Row:
-    row = connection.execute(RECEIVE, [delivery(told, json.dumps(told), livemode=livemode)]).fetchone()
+def receive(connection: Connection, customers: Row, *, livemode: bool = False) -> Row:
+    row = connection.execute(RECEIVE, [delivery(customers, json.dumps(customers), livemode=livemode)]).fetchone()
     assert row
     return dict(row[0])
 
 
-def open_accounts(connection: Connection, told: Sequence[History]) -> None:
+def open_accounts(connection: Connection, customers: Sequence[History]) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(
             "insert into public.organizations (name, slug, stripe_customer_id) values (%s, %s, %s)",
-            [(one.customer, one.customer.replace("_", "-"), one.customer) for one in told],
+            [(one.customer, one.customer.replace("_", "-"), one.customer) for one in customers],
         )
 
 
@@ -51,37 +51,37 @@ def expected_standing(history: History) -> tuple[str, str]:
     return tier if status in {"TRIAL", "ACTIVE", "PAST_DUE"} else "FREE", status
 
 
-def wrong(connection: Connection, told: Sequence[History]) -> list[str]:
+def wrong(connection: Connection, customers: Sequence[History]) -> list[str]:
     """Subscriptions that are not as at Stripe, or whose organisation is not."""
     found, standing = outcomes(connection), standings(connection)
     return [
         one.name
-        for one in told
+        for one in customers
         if found.get(one.name) != one.outcome or standing[one.customer] != expected_standing(one)
     ]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_200_subscriptions_shuffled_and_repeated_end_as_in_order(fresh_database: Database, seed: int) -> None:
-    told = histories(seed, 200)
+    customers = histories(seed, 200)
     with fresh_database.connect() as connection:
         sell(connection)
-        open_accounts(connection, told)
+        open_accounts(connection, customers)
         with connection.transaction():
-            for each in deliveries(seed, told):
-                taken = receive(connection, each)
-                assert taken["status"] == "APPLIED", taken
-        assert wrong(connection, told) == []
+            for each in deliveries(seed, customers):
+                result = receive(connection, each)
+                assert result["status"] == "APPLIED", result
+        assert wrong(connection, customers) == []
         doubts = connection.execute("select count(*) from public.stripe_objects where in_doubt_since is not null")
         assert doubts.fetchone() == (0,), "with all events there is nothing to doubt"
 
 
 def test_eight_deliver_at_once_and_everything_ends_as_in_order(fresh_database: Database) -> None:
-    told = histories(3, 200)
+    customers = histories(3, 200)
     with fresh_database.connect() as connection:
         sell(connection)
-        open_accounts(connection, told)
-    sent = deliveries(3, told)
+        open_accounts(connection, customers)
+    sent = deliveries(3, customers)
 
     def deliver(part: list[Row]) -> None:
         with fresh_database.connect() as connection:
@@ -91,17 +91,17 @@ def test_eight_deliver_at_once_and_everything_ends_as_in_order(fresh_database: D
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(deliver, (sent[number::8] for number in range(8))))
     with fresh_database.connect() as connection:
-        assert wrong(connection, told) == []
+        assert wrong(connection, customers) == []
 
 
 @pytest.mark.parametrize("seed", [4, 22, 26, 27])
 def test_customers_and_prices_that_become_known_midway_change_nothing(fresh_database: Database, seed: int) -> None:
-    told = histories(seed, 60)
-    sent, chance = deliveries(seed, told), random.Random(seed)  # noqa: S311 - a seed makes it happen again
+    customers = histories(seed, 60)
+    sent, chance = deliveries(seed, customers), random.Random(seed)  # noqa: S311 - a seed makes it happen again
     with fresh_database.connect() as connection, connection.transaction():
         connection.execute("set constraints all immediate")
         places = sorted(chance.sample(range(len(sent)), 30))
-        late = iter(told)
+        late = iter(customers)
         for place, each in enumerate(sent):
             receive(connection, each)
             if place in places:
@@ -109,6 +109,6 @@ def test_customers_and_prices_that_become_known_midway_change_nothing(fresh_data
             if place == len(sent) // 2:
                 sell(connection)
         open_accounts(connection, list(late))
-        assert wrong(connection, told) == []
+        assert wrong(connection, customers) == []
         left = connection.execute("select status, count(*) from public.stripe_events group by 1").fetchall()
-        assert left == [("APPLIED", sum(len(one.events) for one in told))]
+        assert left == [("APPLIED", sum(len(one.events) for one in customers))]

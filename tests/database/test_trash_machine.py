@@ -91,15 +91,15 @@ class Records(RuleBasedStateMachine):
         # A contact that takes over the name of a company in the trash adds that company anew.
         if len(ids) < 2 or self.cursor.execute("select from public.trash where kind = 'companies'").rowcount:
             return
-        kept, gone = ids[n % len(ids)], ids[(n + 1) % len(ids)]
-        call(self.cursor, f"merge_{table}", into_id=kept, duplicate_ids=[gone])
-        self.rows[table].remove(gone)
-        own = [key for key in self.links if key[0] == table and key[1] == gone]
+        kept, trashed = ids[n % len(ids)], ids[(n + 1) % len(ids)]
+        call(self.cursor, f"merge_{table}", into_id=kept, duplicate_ids=[trashed])
+        self.rows[table].remove(trashed)
+        own = [key for key in self.links if key[0] == table and key[1] == trashed]
         for key in own:
             del self.links[key]
             self._forget(table, kept, key[2])
         for key, parent in self.links.items():
-            if parent == gone:
+            if parent == trashed:
                 self.links[key] = kept
 
     def _forget(self, table: str, kept: "UUID", column: str) -> None:
@@ -127,14 +127,14 @@ class Records(RuleBasedStateMachine):
             here = {
                 row["id"] for row in self.cursor.execute(f"select id from public.{table} where id = any (%s)", [ids])
             }
-            gone = {
+            trashed = {
                 row["record_id"]
                 for row in self.cursor.execute(
                     "select record_id from public.trash where kind = %s and record_id = any (%s)", [table, ids]
                 )
             }
-            assert not here & gone
-            assert here | gone == set(ids), table
+            assert not here & trashed
+            assert here | trashed == set(ids), table
 
     def _restore_all(self) -> None:
         while entries := self.cursor.execute("select id from public.trash order by deleted_at desc, id").fetchall():

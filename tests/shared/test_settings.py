@@ -1,4 +1,4 @@
-"""The environment is read once, and what is wrong with it is said in one line."""
+"""The environment is read once; an invalid value is reported in one line."""
 
 import json
 
@@ -123,9 +123,9 @@ def test_no_secret_can_be_printed_with_the_settings() -> None:
 
 @given(variable=st.sampled_from(sorted(GOOD)), value=st.text())
 def test_any_setting_is_read_or_named(variable: str, value: str) -> None:
-    said = variable
+    output = variable
     try:
         Settings.read(GOOD | {variable: value})
     except SettingsError as error:
-        said = str(error)
-    assert said.startswith(variable)
+        output = str(error)
+    assert output.startswith(variable)

@@ -29,8 +29,8 @@ def snapshot(**flags: dict[str, Any]) -> Snapshot:
 
 def evaluate(context: Context | None = None, **columns: Any) -> Evaluation:
     """One flag for somebody."""
-    return snapshot(flag=columns).evaluate("flag", context or somebody())
+    return snapshot(flag=columns).evaluate("flag", context or a_user())
 
 
-def somebody(key: str = "somebody", **attributes: Any) -> Context:
+def a_user(key: str = "somebody", **attributes: Any) -> Context:
     return Context({"targetingKey": key, **attributes})

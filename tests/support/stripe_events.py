@@ -96,8 +96,8 @@ def signed(body: bytes, *, secret: str = SECRET, at: float | None = None) -> dic
     return {"content-type": "application/json; charset=utf-8", "stripe-signature": f"t={timestamp},v1={signature}"}
 
 
-def send(functions: Serving, told: Any, client: httpx.Client | None = None, **headers: str) -> httpx.Response:
-    body = told if isinstance(told, bytes) else json.dumps(told).encode()
+def send(functions: Serving, sent_event: Any, client: httpx.Client | None = None, **headers: str) -> httpx.Response:
+    body = sent_event if isinstance(sent_event, bytes) else json.dumps(sent_event).encode()
     if client:
         return client.post(WEBHOOK, content=body, headers=signed(body) | headers)
     with functions.client(None) as one:

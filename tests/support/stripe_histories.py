@@ -54,10 +54,10 @@ class History:
         before = self.state
         after = self._changed(course)
         kind = "deleted" if course == "canceled" else "updated"
-        told = None if kind == "deleted" else differences(before, after)
+        all_histories = None if kind == "deleted" else differences(before, after)
         self.state = after
         self.events.append(
-            event(f"customer.subscription.{kind}", after, created=self.clock, before=told, api_version=shape)
+            event(f"customer.subscription.{kind}", after, created=self.clock, before=all_histories, api_version=shape)
         )
 
     def _changed(self, course: str) -> Row:
@@ -102,10 +102,10 @@ def histories(seed: int, count: int, steps: int = 8) -> list[History]:
     ]
 
 
-def deliveries(seed: int, told: list[History], *, repeated: float = 0.1) -> list[Row]:
+def deliveries(seed: int, all_histories: list[History], *, repeated: float = 0.1) -> list[Row]:
     """All their events, some twice, in any order."""
     chance = random.Random(seed)  # noqa: S311 - as above
-    sent = [each for history in told for each in history.events]
+    sent = [each for history in all_histories for each in history.events]
     sent += [each for each in sent if chance.random() < repeated]
     chance.shuffle(sent)
     return sent

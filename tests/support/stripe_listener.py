@@ -48,13 +48,13 @@ def forget(database: Database) -> None:
     admit(database)
 
 
-def status(connection: Connection, told: Row) -> str:
-    row = connection.execute("select status::text from public.stripe_events where id = %s", [told["id"]]).fetchone()
+def status(connection: Connection, sent: Row) -> str:
+    row = connection.execute("select status::text from public.stripe_events where id = %s", [sent["id"]]).fetchone()
     assert row, "the event is not stored"
     return str(row[0])
 
 
-def standing(connection: Connection, org: object = ACME) -> tuple[str, str]:
+def plan_of(connection: Connection, org: object = ACME) -> tuple[str, str]:
     row = connection.execute(
         "select subscription_tier::text, subscription_status::text from public.organizations where id = %s", [org]
     ).fetchone()
@@ -78,8 +78,8 @@ def deleted(of: Row, **more: Any) -> Row:
     return event("customer.subscription.deleted", of, **more)
 
 
-def taken(functions: Serving, *told: Row) -> list[str]:
+def deliver(functions: Serving, *sent: Row) -> list[str]:
     with functions.client(None) as client:
-        answers = [send(functions, each, client) for each in told]
+        answers = [send(functions, each, client) for each in sent]
     assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
     return [answer.json()["status"] for answer in answers]

@@ -12,7 +12,7 @@ Attempt = Callable[[Connection], object]
 
 
 def both(database: Database, first: tuple[str, Attempt], second: tuple[str, Attempt], isolation: str = "") -> list[str]:
-    """What became of the two attempts, each a person and what they do: `done` or the SQLSTATE."""
+    """The results of two concurrent attempts, each a person and a statement: `done` or the SQLSTATE."""
     with (
         database.connect("authenticator") as one,
         database.connect("authenticator") as two,

@@ -1,4 +1,4 @@
-"""Attacks with values: too large, too deep, no number, far away. Every column that a client writes is tried."""
+"""Attacks with values: too large, too deep, not a number, out of range. Every column that a client writes is tried."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Attacks by whoever gets a statement of their own past the API: on roles, claims, schemas and the server itself."""
+"""Attacks with SQL statements past the API: on roles, claims, schemas and the server itself."""
 
 import json
 
@@ -137,15 +137,15 @@ def test_attack_read_statistics_of_others(database: Database) -> None:
     with database.connect() as owner, database.acting_as("owner") as cursor:
         owner.execute("analyze")
         cursor.execute("select distinct tablename from pg_stats where schemaname in ('public', 'private')")
-        # These stand in the migrations: nobody's secret.
+        # These are in the migrations: no secret.
         known = {"deal_stages", "lead_scores", "metric_columns", "metric_sources"}
         assert {row["tablename"] for row in cursor} == known
 
 
 def test_attack_read_the_statements_of_others(database: Database) -> None:
     with database.connect() as other, database.acting_as("owner") as cursor:
-        other.execute("select 'a secret of somebody else'")
-        seen = cursor.execute("select query from pg_stat_activity where query like '%secret of somebody%'").fetchall()
+        other.execute("select 'a secret of another session'")
+        seen = cursor.execute("select query from pg_stat_activity where query like '%secret of another%'").fetchall()
         assert seen == []
 
 

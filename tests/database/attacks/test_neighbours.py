@@ -282,12 +282,12 @@ def test_attack_ask_by_anothers_dashboard_what_they_may_see(database: Database) 
         cursor.execute("delete from public.user_dashboards where user_id = %s", [PEOPLE["globex_owner"]])
         turn(cursor, "owner")
         plant = "insert into public.user_dashboards (user_id, layout, widgets) values (%s, '{}', %s)"
-        said = []
+        refusals = []
         for widgets in ([widget["id"]], [uuid4()]):
             with refused(cursor, "42501", "row-level security") as caught:
                 cursor.execute(plant, [PEOPLE["globex_owner"], widgets])
-            said.append(str(caught.value))
-        assert said[0] == said[1]
+            refusals.append(str(caught.value))
+        assert refusals[0] == refusals[1]
 
 
 # Room -----------------------------------------------------------------------------------------------------------------

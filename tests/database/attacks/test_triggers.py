@@ -81,7 +81,7 @@ def attempt(connection: Connection, person: str, statement: sql.Composed, values
 
 
 def calls(connection: Connection) -> dict[int, int]:
-    """How often this session called each function, not yet counting what it has reported."""
+    """How often this session called each function since its last report."""
     return dict(connection.execute("select funcid, calls from pg_stat_xact_user_functions").fetchall())
 
 

@@ -48,7 +48,7 @@ def person(name: str, column: str, *, actor: str = "", org: object = None, **cla
     )
 
 
-def nobody(actor: str, claims: str) -> Actor:
+def invalid(actor: str, claims: str) -> Actor:
     return Actor(actor, "susp", claims=claims)
 
 
@@ -94,23 +94,23 @@ TWINS = [
     person("globex_owner", "head", actor="globex owner naming another organisation", org=ACME),
     person("member", "head", actor="member naming another organisation", org=GLOBEX),
     person("moderator", "outs", org=ACME),
-    # Signed in, but nobody: as the suspended.
+    # Signed in without an active account: like the suspended.
     person("deactivated_platform_admin", "susp", org=ACME),
-    nobody("empty claims", "{}"),
-    nobody("no claims", ""),
-    nobody("null subject", '{"sub": null, "role": "authenticated"}'),
-    nobody("unknown subject", json.dumps({"sub": str(fixed_id("nobody")), "app_metadata": OWNERSHIP})),
+    invalid("empty claims", "{}"),
+    invalid("no claims", ""),
+    invalid("null subject", '{"sub": null, "role": "authenticated"}'),
+    invalid("unknown subject", json.dumps({"sub": str(fixed_id("unknown")), "app_metadata": OWNERSHIP})),
 ]
 
-# Tokens no auth service signs. Most statements end in an error; none may do more than nobody.
+# Tokens no auth service signs. Most statements end in an error; none may do more than an anonymous caller.
 MALFORMED = [
-    nobody("claims that are no JSON", "{sub:"),
-    nobody("claims that are a string", json.dumps(str(PEOPLE["owner"]))),
-    nobody("claims that are an array", json.dumps([claims_of("owner")])),
-    nobody("claims that are null", "null"),
-    nobody("a subject that is no id", '{"sub": "\' or true --"}'),
-    nobody("a subject that is an object", json.dumps({"sub": {"id": str(PEOPLE["owner"])}})),
-    nobody("a list of subjects", json.dumps({"sub": [str(PEOPLE["outsider"]), str(PEOPLE["owner"])]})),
+    invalid("claims that are no JSON", "{sub:"),
+    invalid("claims that are a string", json.dumps(str(PEOPLE["owner"]))),
+    invalid("claims that are an array", json.dumps([claims_of("owner")])),
+    invalid("claims that are null", "null"),
+    invalid("a subject that is no id", '{"sub": "\' or true --"}'),
+    invalid("a subject that is an object", json.dumps({"sub": {"id": str(PEOPLE["owner"])}})),
+    invalid("a list of subjects", json.dumps({"sub": [str(PEOPLE["outsider"]), str(PEOPLE["owner"])]})),
     Actor("app_metadata that is a string", "outs", claims=json.dumps(claims_of("outsider", app_metadata=str(ACME)))),
     Actor(
         "org_id that is an array",

@@ -1,4 +1,4 @@
-"""What there is to protect, as the database itself tells it."""
+"""Tables, functions and buckets to protect, read from the catalog."""
 
 from dataclasses import dataclass, field
 
@@ -112,7 +112,7 @@ def table(connection: Connection, row: Row) -> Table:
 
 
 def functions(connection: Connection, schema: str = "public") -> set[str]:
-    """Every function, as `name(types)`; triggers apart, which nobody can call."""
+    """Every function, as `name(types)`; except triggers, which cannot be called."""
     return {
         str(name)
         for (name,) in connection.execute(

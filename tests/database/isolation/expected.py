@@ -48,12 +48,12 @@ class Expected:
     personal: set[str]
     """Tables whose rows belong to a person whatever organisation is named."""
     without: Mapping[str, list[str]]
-    """Table → twins who say nothing about it."""
+    """Table → twins that are not tried on it."""
     functions: Cells
     exceptions: Mapping[str, str]
-    """`<table>: <line> as <actor>` → outcome, for a twin who differs for a reason."""
+    """`<table>: <line> as <actor>` → outcome, for a twin that differs for a reason."""
     before: Mapping[str, str]
-    """What has to be there before a function is called."""
+    """Statement to run before a function is called."""
     columns: Mapping[str, Mapping[str, str]]
     enums: Mapping[str, str]
     buckets: Mapping[str, Mapping[str, Any]]

@@ -14,7 +14,7 @@ from tests.support.world import Connection, Row
 
 REFUSED = "42501"
 POLICIES_ALONE = ("move", "forge")
-"""Give a row to another tenant or person, make one of another person's: for nobody, whatever is granted."""
+"""Move a row to another tenant or person, create one for another person: forbidden for all, whatever is granted."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Cell:
     expected: str
     found: str
     at_most: bool = False
-    """Any error or nothing is as good as what is expected."""
+    """An error or no effect is accepted, too."""
     why: str = ""
 
     @property
@@ -33,8 +33,8 @@ class Cell:
         return self.expected == self.found or (self.at_most and self.found not in {"ok", "moved"})
 
     def __str__(self) -> str:
-        said = f" ({self.why})" if self.why else ""
-        return f"{self.place}: {self.line} as {self.actor.name}: expected {self.expected}, found {self.found}{said}"
+        reason = f" ({self.why})" if self.why else ""
+        return f"{self.place}: {self.line} as {self.actor.name}: expected {self.expected}, found {self.found}{reason}"
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Matrix:
         return cells
 
     def check_grants(self, name: str) -> list[str]:
-        """What the rows cannot tell: columns clients may write, roles of policies, further privileges."""
+        """What the cells do not cover: columns clients may write, roles of policies, further privileges."""
         table = self.catalog[name]
         select = [cells["anon"] for line, cells in self.expected.lines[name].items() if line.endswith("select")]
         roles = {"authenticated"} | ({"anon"} if "ok" in select else set())
@@ -79,7 +79,7 @@ class Matrix:
                 wrong.append(f"policy {policy!r} is for {names}")
         if not (table.secured or (table.is_view and table.as_invoker)):
             wrong.append("row level security is off")
-        if table.schema != "public":  # the services' own tables: what their roles may is theirs to say
+        if table.schema != "public":  # the services' own tables: the services grant their privileges
             return wrong
         for action in ("insert", "update"):
             written = {c.name for c in table.columns.values() if (c.insertable if action == "insert" else c.updatable)}
@@ -117,7 +117,7 @@ class Matrix:
         for probe, answer in run(self.connection, probes):
             actor, found = probe.actor, outcome(answer)
             if not found:
-                found = "ok" if says_something(answer["came_back"]) else "."
+                found = "ok" if has_a_value(answer["came_back"]) else "."
             wanted = self.expected.functions[call][actor.column]
             wanted = self.expected.exceptions.get(f"{call} as {actor.name}", wanted)
             cells.append(Cell("rpc", call, actor, wanted, found, actor in MALFORMED, answer.get("message", "")))
@@ -133,7 +133,7 @@ class Matrix:
         return re.sub(r"\b([a-z_]+)\.((?:ours|theirs|system)\w*)", key, text)
 
 
-def says_something(came_back: str | None) -> bool:
+def has_a_value(came_back: str | None) -> bool:
     """Whether a function returned anything but null, nulls and no rows."""
     rows = json.loads(came_back or "[]")
     return any(any(v is not None for v in row.values()) if isinstance(row, dict) else row is not None for row in rows)
@@ -146,7 +146,7 @@ def outcome(answer: dict[str, Any]) -> str:
 
 
 def read(probe: Probe, answer: dict[str, Any], key: str) -> str:
-    """What became of the row with this key."""
+    """The outcome for the row with this key."""
     if refusal := outcome(answer):
         return refusal
     if probe.action == "select":
@@ -158,7 +158,7 @@ def read(probe: Probe, answer: dict[str, Any], key: str) -> str:
     if earlier.get(key) == later.get(key):
         return "."
     came_back = answer["came_back"]
-    return "ok" if came_back in {None, key} else f"ok, but gave back {came_back}"
+    return "ok" if came_back in {None, key} else f"ok, but returned {came_back}"
 
 
 def same_place(row: Row, planned: Row) -> bool:

@@ -20,9 +20,9 @@ ROLES = ["OWNER", "ADMIN", "MEMBER", "VIEWER"]
 CURRENT_ORG = re.compile(r"= \( SELECT private\.current_user_org\((?:'(\w+)'::\"OrgRole\")?\) AS current_user_org\)")
 # A condition on no column at all.
 ABOUT_THE_CALLER = re.compile(r"\( SELECT private\.\w+\(\) AS \w+\)")
-# What may go unnoticed, and why: table → part of what it is called.
+# Mutations that no cell has to detect, with the reason: table → part of the name of the mutation.
 HARMLESS = {
-    "agent_templates": "without (NOT is_system)",  # a check says that what has an organisation is no system template
+    "agent_templates": "without (NOT is_system)",  # a check constraint excludes system templates with an organisation
     "storage.objects": "with check without ((owner_id",  # the storage service never changes an owner
 }
 ANY_ORG = """
@@ -50,7 +50,7 @@ def mutations(connection: Connection, table: Table) -> Iterator[Mutation]:
     for policy, using, check in policies:
         on = f'policy "{policy}" on {table.sql}'
         yield Mutation(f"{policy}: dropped", f"drop {on}")
-        yield Mutation(f"{policy}: for everybody", f"alter {on} to public")
+        yield Mutation(f"{policy}: for all roles", f"alter {on} to public")
         if using and check == using:  # what passes the one passes the other, so only both together matter
             if not ABOUT_THE_CALLER.fullmatch(using):
                 yield Mutation(f"{policy}: with check always", f"alter {on} with check (true)")

@@ -1,12 +1,12 @@
--- Tries statements as somebody, tells what happened, and undoes it. A stage is
---   before    what `supabase_admin` does first, with triggers and foreign keys off; undone with the stage
---   bare      true: the statements, too, meet neither triggers nor foreign keys, only grants and policies
---   state     query of `supabase_admin` telling the state of the table
---   cells     what is tried, each undone by itself
+-- Runs statements as given callers, returns the outcomes, and rolls back. A stage is
+--   before    statement that `supabase_admin` runs first, with triggers and foreign keys off; rolled back with the stage
+--   bare      true: the statements run without triggers and foreign keys, with grants and policies only
+--   state     query by `supabase_admin` for the state of the table
+--   cells     the attempts, each rolled back by itself
 -- and a cell
---   role, claims, headers   who asks, as the API says it
---   topic                   the channel, as realtime says it
---   statement, gives        what is tried, and whether it gives back one text
+--   role, claims, headers   the caller, as the API sets it
+--   topic                   the channel, as realtime sets it
+--   statement, gives        the statement, and whether it returns one text
 create function pg_temp.probe(cell jsonb, state text, earlier jsonb) returns jsonb language plpgsql as $$
 declare
   came_back text;

@@ -1,4 +1,4 @@
-"""One valid row of every kind in every table, made from the catalog; only what a type cannot tell is written here."""
+"""One valid row of every kind in every table, made from the catalog; only special values are listed here."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,13 +12,13 @@ from psycopg.types.json import Jsonb
 from tests.database.isolation.catalog import Column, ForeignKey, Table
 from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Row, fixed_id
 
-# The first word of a kind says whose row it is: (organisation, person).
+# The first word of a kind is the owner of the row: (organisation, person).
 OWNERS = {
     "ours": (ACME, PEOPLE["member"]),
     "theirs": (GLOBEX, PEOPLE["globex_member"]),
     "system": (None, PEOPLE["super_admin"]),
 }
-# The second may say that it is of somebody else there.
+# The second word may name another person of that organisation.
 PERSONS = {"admin's": PEOPLE["admin"], "viewer's": PEOPLE["viewer"]}
 # Rows the world has already.
 FOUND: dict[str, dict[str, Row]] = {
@@ -223,9 +223,9 @@ class Specimens:
         given = VALUES.get(table.name, {})
         for name, value in {**given.get("*", {}), **given.get(kind, {})}.items():
             row[name] = self._filled(value, kind=kind, person=person, **row) if isinstance(value, str) else value
-        # A row of the system says so: left out, organization_id would be the organisation of the request.
-        said = {"organization_id"} if organization is None and "organization_id" in row else set()
-        return {name: value for name, value in row.items() if value is not None or name in said}
+        # System rows need an explicit null: the default of organization_id is the organisation of the request.
+        explicit = {"organization_id"} if organization is None and "organization_id" in row else set()
+        return {name: value for name, value in row.items() if value is not None or name in explicit}
 
     def _references(self, table: Table, key: ForeignKey, kind: str, person: UUID) -> Row:
         """The columns of a foreign key, pointing to what belongs with the row."""

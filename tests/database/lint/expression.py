@@ -1,4 +1,4 @@
-"""Policy expressions as the trees Postgres keeps (pg_node_tree): their text cannot say what is evaluated per row."""
+"""Policy expressions as the trees Postgres keeps (pg_node_tree): their text does not show what is evaluated per row."""
 
 import re
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
 from tests.database.lint import Rule
 
-# The only things somebody without a token reaches, with the reason.
+# The only objects reachable without a token, with the reason.
 ANONYMOUS = {
     "public.content SELECT": "published content is read by anyone",
     "private.check_request() EXECUTE": "the data API runs it before every statement",
@@ -60,7 +60,7 @@ RULES = [
         "grant select (id) on public.users to anon",
     ),
     Rule(
-        "everybody may execute a function",
+        "PUBLIC may execute a function",
         "select label from functions where acl is null or acl::text ~ '[{,]=X'",
         "create function private.defect() returns int language sql return 1;"
         "grant execute on function private.defect() to public",
@@ -138,7 +138,7 @@ RULES = [
         "create table public.defect (id bigint)",
     ),
     Rule(
-        "updated_at is kept by nobody",
+        "no trigger updates updated_at",
         """
         select label from columns c where name = 'updated_at' and not exists (
           select from pg_trigger t where t.tgrelid = c.relation and t.tgenabled = 'O'

@@ -5,7 +5,7 @@ from tests.database.lint.expression import SCALAR, Node, parse
 from tests.support.world import Connection
 
 ORG = "organization_id"
-# Who may say "you are somebody" without comparing a column: only those who administer the platform.
+# Helpers that may allow access without comparing a column: only those for platform admins.
 AUTHORITIES = {"private.is_admin", "private.is_super_admin"}
 
 
@@ -50,7 +50,7 @@ def evaluated_per_row(connection: Connection) -> list[str]:
 def sub_select_over_rows(connection: Connection) -> list[str]:
     """A sub-select that is correlated, or compares with a set: neither keeps a tenant's list an ordered index scan.
 
-    What a check asks about the one row that is written may look elsewhere.
+    Subqueries in a WITH CHECK may read other tables: they run for one row.
     """
     return [
         label
@@ -71,9 +71,11 @@ def open_to_everyone_signed_in(connection: Connection) -> list[str]:
     functions = _functions(connection)
     found = []
     for label, clause, _, tree in _expressions(connection):
-        asks = {functions[called][0] for called in _called(tree) if functions[called][0].startswith("private.")}
+        called_helpers = {
+            functions[called][0] for called in _called(tree) if functions[called][0].startswith("private.")
+        }
         compares = any(node.kind == "VAR" and node.atom("varlevelsup") == "0" for node in tree.walk())
-        if not asks or not (compares or asks & AUTHORITIES):
+        if not called_helpers or not (compares or called_helpers & AUTHORITIES):
             found.append(f"{label} ({clause})")
     return found
 
@@ -108,7 +110,7 @@ def column_without_index(connection: Connection) -> list[str]:
             if any(operand.kind == "SUBLINK" for operand in operands):
                 found += [
                     names[key]
-                    # `caller = any (column)` asks an array, which no such index can answer.
+                    # `caller = any (column)` searches an array, which a btree index cannot serve.
                     for operand in (operands if node.kind == "OPEXPR" else operands[:1])
                     if operand.kind == "VAR" and (key := (relation, int(operand.atom("varattno")))) not in leading
                 ]
@@ -145,7 +147,7 @@ RULES = [
         "create policy defect on public.users for delete using (id = (select private.current_user_id()))",
     ),
     Rule(
-        "a restrictive policy stands where one permissive one should say it all",
+        "a restrictive policy is used where one permissive policy is enough",
         "select label from policies where not permissive",
         "create policy defect on public.users as restrictive for delete to authenticated"
         " using (id = (select private.current_user_id()))",
@@ -200,7 +202,7 @@ RULES = [
         " on delete set null)",
     ),
     Rule(
-        "clients can say when a row was made",
+        "clients can set the creation time of a row",
         """
         select format('%s by %s', label, role) from columns, unnest('{anon,authenticated}'::text[]) role
         where name in ('created_at', 'updated_at') and has_column_privilege(role, relation, number, 'insert, update')

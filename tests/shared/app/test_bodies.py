@@ -1,4 +1,4 @@
-"""Headers and bodies before anybody looks inside."""
+"""Limits of headers and bodies, before they are parsed."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from shared.errors import ApiError
 
 
 def arriving(*parts: bytes, ends: bool = True) -> Any:
-    """What a server hands on: the parts, and then the end or nobody any more."""
+    """ASGI messages of a body: its parts, then the end or a disconnect."""
     messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts[:-1]]
     messages.append({"type": "http.request", "body": parts[-1], "more_body": not ends})
 

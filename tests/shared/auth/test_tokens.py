@@ -1,4 +1,4 @@
-"""Where the keys come from that verify access tokens, and how often they are asked for."""
+"""Where the keys that verify access tokens come from, and how often they are fetched."""
 
 import asyncio
 import json
@@ -114,7 +114,9 @@ def test_attack_make_us_ask_for_keys_again_and_again(project: respx.MockRouter, 
 
 
 def test_unavailable_keys_are_503(project: respx.MockRouter, clock: Callable[[float], None]) -> None:
-    route = project.get(URL).mock(side_effect=[httpx.ConnectError("away"), httpx.Response(500), keys(public_jwk())])
+    route = project.get(URL).mock(
+        side_effect=[httpx.ConnectError("unavailable"), httpx.Response(500), keys(public_jwk())]
+    )
     verifier = Tokens(settings())
     assert refusal(verifier, token()) == 503
     assert refusal(verifier, token()) == 503
@@ -129,7 +131,7 @@ def test_known_keys_stay_valid_while_auth_is_unavailable(
     project: respx.MockRouter, clock: Callable[[float], None]
 ) -> None:
     project.get(URL).mock(
-        side_effect=[keys(public_jwk()), httpx.ConnectError("away"), httpx.Response(200, text="<html>")]
+        side_effect=[keys(public_jwk()), httpx.ConnectError("unavailable"), httpx.Response(200, text="<html>")]
     )
     verifier = Tokens(settings())
     asyncio.run(verifier.caller(token()))
@@ -201,6 +203,6 @@ def test_claims_for_the_database_exclude_user_metadata() -> None:
     caller = asyncio.run(
         verifier.caller(token("member", user_metadata={"role": "OWNER"}, aal="aal2", act={"sub": "x"}))
     )
-    told = json.loads(caller.claims)
+    verified = json.loads(caller.claims)
     usual = {name: claim for name, claim in claims_of("member").items() if name not in {"aud", "user_metadata"}}
-    assert told == usual | {"aal": "aal2", "act": {"sub": "x"}}
+    assert verified == usual | {"aal": "aal2", "act": {"sub": "x"}}

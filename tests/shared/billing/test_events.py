@@ -35,9 +35,9 @@ def test_any_json_is_an_event_or_refused(found: Any) -> None:
     st.sampled_from([*PREFIXES, "customer.subscription.updated"]), st.dictionaries(st.sampled_from(FIELDS), ANY), ANY
 )
 def test_an_event_of_ours_is_read_whatever_it_holds(kind: str, of: dict[str, Any], before: Any) -> None:
-    told = parse_event(event(f"{kind}x" if kind.endswith(".") else kind, {**of, "id": "x_1"}, before=before))
-    assert told["object_type"] in KINDS
-    json.dumps(told)
+    parsed = parse_event(event(f"{kind}x" if kind.endswith(".") else kind, {**of, "id": "x_1"}, before=before))
+    assert parsed["object_type"] in KINDS
+    json.dumps(parsed)
 
 
 def test_both_shapes_of_a_subscription_say_the_same() -> None:
@@ -67,10 +67,10 @@ def test_every_shape_of_an_invoice_names_its_subscription_and_payment(invoice: A
 def test_what_was_before_is_what_the_event_before_showed(shape: str) -> None:
     first = subscription(shape=shape, metadata={"a": "1"}, status="incomplete")
     second = subscription(shape=shape, price="price_elite", amount=199_900, end=NOW + 9, metadata={"b": "2"})
-    told = parse_event(event("customer.subscription.updated", second, before=differences(first, second)))
+    parsed = parse_event(event("customer.subscription.updated", second, before=differences(first, second)))
     was = parse_event(event("customer.subscription.created", first))["state"]
-    assert told["state"] | told["before"] == was
-    assert told["before"].keys() == {"status", "items", "period_end"}
+    assert parsed["state"] | parsed["before"] == was
+    assert parsed["before"].keys() == {"status", "items", "period_end"}
 
 
 def test_nothing_personal_is_kept_beside_the_event() -> None:
@@ -80,7 +80,7 @@ def test_nothing_personal_is_kept_beside_the_event() -> None:
 
 
 def test_the_event_is_passed_on_as_it_came() -> None:
-    told = event("balance.available", {"object": "balance"})
-    sent = json.dumps(told, indent=3)
-    assert sent in delivery(told, sent, livemode=False)
-    assert json.loads(delivery(told, sent, livemode=True))["expected_livemode"] is True
+    parsed = event("balance.available", {"object": "balance"})
+    sent = json.dumps(parsed, indent=3)
+    assert sent in delivery(parsed, sent, livemode=False)
+    assert json.loads(delivery(parsed, sent, livemode=True))["expected_livemode"] is True

@@ -12,15 +12,15 @@ COUNT = 10 * PAGE + 7
 
 
 class Account:
-    """Lists events one by one, as the library does page by page, and keeps what was taken at each."""
+    """Lists events one by one, as the library does page by page, and records how many were received."""
 
     def __init__(self) -> None:
-        self.taken: list[str] = []
+        self.received: list[str] = []
         self.most_held = 0
 
     async def auto_paging_iter(self) -> AsyncIterator[Any]:
         for number in range(COUNT):
-            self.most_held = max(self.most_held, number - len(self.taken))
+            self.most_held = max(self.most_held, number - len(self.received))
             event = {"id": f"evt_{number}", "type": "a.b", "created": COUNT - number, "data": {"object": {}}}
             yield SimpleNamespace(id=event["id"], to_dict=lambda event=event: event)
 
@@ -34,7 +34,7 @@ class Account:
         elif "missing_stripe_events" in call:
             answer = values[0]
         elif "receive_stripe_event" in call:
-            self.taken.append(json.loads(values[0])["id"])
+            self.received.append(json.loads(values[0])["id"])
             answer = {"status": "IGNORED"}
         elif "doubtful" in call or "billing_work" in call:
             answer = []
@@ -48,7 +48,7 @@ class Account:
 def test_a_first_run_holds_one_page_of_events_at_a_time_and_tells_of_the_first_thousand() -> None:
     account = Account()
     client: Any = SimpleNamespace(v1=SimpleNamespace(events=account))
-    result = asyncio.run(Reconciliation(account, client, livemode=False).run())  # type: ignore[arg-type]  # stands for it
+    result = asyncio.run(Reconciliation(account, client, livemode=False).run())  # type: ignore[arg-type]  # a fake client
     assert (result["missed_events"], result["changes"], len(result["changed"])) == (COUNT, COUNT, 1000)
-    assert len(set(account.taken)) == COUNT
+    assert len(set(account.received)) == COUNT
     assert account.most_held <= PAGE

@@ -68,6 +68,6 @@ def test_preview_never_contradicts_an_evaluation(conditions: Any, needed: Any, c
         counter.count([line(user)])
         is_on = served.is_on("flag", Context.identified(user, {"country": country}))
         if is_on:
-            assert counter.counted.on, "said to be off"
+            assert counter.counted.on, "the preview counted it as off"
         elif counter.counted.on:
-            assert counter.counted.undecided, "said to be on"
+            assert counter.counted.undecided, "the preview counted it as on"

@@ -1,4 +1,4 @@
-"""Percentages and variants over a million users: exact at the ends, fair between, and nobody moves without a reason."""
+"""Percentages and variants over a million users: exact at 0 and 100 %, fair between, and stable."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.flags.buckets import PLACES, drawn, place, prefix, threshold
-from tests.support.flag_examples import SEED, evaluate, snapshot, somebody
+from tests.support.flag_examples import SEED, a_user, evaluate, snapshot
 
 MANY = 1_000_000
 UNITS = [b"user-%d" % n for n in range(MANY)]
@@ -31,7 +31,7 @@ def rolled_out() -> list[int]:
 
 
 def within(percent: float, digest: bytes) -> bool:
-    """As a flag asks it."""
+    """The bucket as a flag computes it."""
     return digest < threshold(percent)
 
 
@@ -54,7 +54,7 @@ def test_nobody_is_within_0_percent_and_everybody_within_100(digest: bytes) -> N
 
 def test_0_percent_is_nobody_and_100_percent_everybody_of_a_million() -> None:
     flags = snapshot(none={"rollout_percent": 0}, all={"rollout_percent": 100})
-    context = somebody()
+    context = a_user()
     for context.unit in UNITS:
         assert not flags.is_on("none", context)
         assert flags.is_on("all", context)
@@ -98,7 +98,7 @@ def test_the_rollout_says_nothing_about_the_variant(rolled_out: list[int]) -> No
 def test_a_rename_moves_nobody() -> None:
     one, two = snapshot(old={"rollout_percent": 30}), snapshot(new={"rollout_percent": 30})
     for number in range(2000):
-        assert one.is_on("old", somebody(f"u{number}")) == two.is_on("new", somebody(f"u{number}"))
+        assert one.is_on("old", a_user(f"u{number}")) == two.is_on("new", a_user(f"u{number}"))
 
 
 # Variants
@@ -110,7 +110,7 @@ def variants(**weights: float) -> list[dict[str, object]]:
 
 def shown(**columns: object) -> list[str]:
     flag = snapshot(flag=columns)
-    return [flag.evaluate("flag", somebody(f"u{number}")).variant for number in range(20_000)]
+    return [flag.evaluate("flag", a_user(f"u{number}")).variant for number in range(20_000)]
 
 
 def test_variants_have_their_shares_within_four_sigma() -> None:
@@ -137,7 +137,7 @@ def test_more_weight_for_one_moves_users_only_to_it() -> None:
 def test_who_is_listed_gets_the_variant_they_would_be_drawn() -> None:
     chosen = variants(a=1, b=1)
     for number in range(200):
-        context = somebody(f"u{number}")
+        context = a_user(f"u{number}")
         listed = evaluate(context, variants=chosen, rollout_percent=0, target_users=[f"u{number}"])
         assert listed.variant == evaluate(context, variants=chosen).variant
 
@@ -152,5 +152,5 @@ def test_all_at_once_is_one_by_one(key: str) -> None:
         needs={"prerequisites": ["half"]},
         wrong={"conditions": []},
     )
-    context = somebody(key, tier="FREE")
+    context = a_user(key, tier="FREE")
     assert flags.evaluate_all(context) == [flags.evaluate(name, context) for name in flags.flags]

@@ -318,7 +318,7 @@ def test_it_does_not_hold(condition: dict[str, Any]) -> None:
 
 
 def holds_by_checks(condition: Any, attributes: dict[str, Any]) -> bool:
-    """As a flag asks it."""
+    """The condition as a flag evaluates it."""
     checks, rest = compile_checks(condition)
     for path, usual, check, test in checks:
         value = attributes.get(path)

@@ -1,4 +1,4 @@
-"""How fresh a process's flags are, what it does without the database, and that versions only move forward."""
+"""Freshness of the flags in a process, behaviour without the database, and versions that only increase."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ import pytest
 from shared.errors import ApiError
 from shared.flags import Flags, Snapshot, serving
 from shared.flags.serving import BATCH, FRESH_SECONDS, STALE_SECONDS
-from tests.support.flag_examples import USUAL, somebody
+from tests.support.flag_examples import USUAL, a_user
 
 
 class Source:
@@ -129,11 +129,11 @@ def test_concurrent_requests_share_one_read(clock: Clock) -> None:
 
 def test_change_without_notification_is_served_after_a_second(clock: Clock) -> None:
     async def test(source: Source, flags: Flags) -> None:
-        assert (await flags.current())[0].is_on("a", somebody())
+        assert (await flags.current())[0].is_on("a", a_user())
         source.change("a", is_enabled=False)
         clock.now += FRESH_SECONDS
         snapshot, stale = await flags.current()
-        assert not snapshot.is_on("a", somebody())
+        assert not snapshot.is_on("a", a_user())
         assert not stale
 
     run(test)
@@ -147,7 +147,7 @@ def test_notified_change_is_loaded_before_the_next_request(clock: Clock) -> None
         await until(lambda: source.reads == 2)
         await asyncio.sleep(0.01)
         snapshot, _ = at_once(flags.current())
-        assert not snapshot.is_on("a", somebody())
+        assert not snapshot.is_on("a", a_user())
 
     assert clock
     run(test)
@@ -168,7 +168,7 @@ def test_change_notified_during_a_read_is_read_again(clock: Clock) -> None:
         await request
         await until(lambda: source.reads == 3)
         snapshot, _ = await flags.current()
-        assert not snapshot.is_on("a", somebody())
+        assert not snapshot.is_on("a", a_user())
 
     run(test)
 
@@ -179,7 +179,7 @@ def test_unavailable_database_leaves_stale_flags_for_ten_minutes(clock: Clock) -
         source.unavailable = True
         clock.now += FRESH_SECONDS
         snapshot, stale = await flags.current()
-        assert snapshot.is_on("a", somebody())
+        assert snapshot.is_on("a", a_user())
         assert stale
         clock.now += STALE_SECONDS - 2 * FRESH_SECONDS
         await flags.current()
@@ -206,7 +206,7 @@ def test_hung_database_lets_no_request_wait(clock: Clock) -> None:
         for _ in range(20):
             clock.now += 0.5
             snapshot, stale = at_once(flags.current())
-            assert snapshot.is_on("a", somebody())
+            assert snapshot.is_on("a", a_user())
             assert stale
             await asyncio.sleep(0)
         assert source.reads == 2, "one read is under way, not one per request"
@@ -226,7 +226,7 @@ def test_running_requests_are_refreshed_in_the_background(monkeypatch: pytest.Mo
     async def test(source: Source, flags: Flags) -> None:
         await flags.current()
         source.change("a", is_enabled=False)
-        await until(lambda: not at_once(flags.current())[0].is_on("a", somebody()))
+        await until(lambda: not at_once(flags.current())[0].is_on("a", a_user()))
 
     run(test)
 
@@ -268,7 +268,7 @@ def test_versions_never_go_backwards(clock: Clock) -> None:
         source.version, source.flags = 1, {"a": (1, USUAL)}
         clock.now += FRESH_SECONDS
         snapshot, stale = await flags.current()
-        assert (snapshot.version, snapshot.is_on("a", somebody()), stale) == (2, False, True)
+        assert (snapshot.version, snapshot.is_on("a", a_user()), stale) == (2, False, True)
 
     run(test)
 
@@ -297,14 +297,14 @@ def test_group_is_sent_again_only_after_a_change(clock: Clock) -> None:
         source.change("b", conditions={"name": {"$notInGroup": "large"}})
         before, _ = await flags.current()
         assert source.sent == ["beta", "large", "a", "b"]
-        assert [before.is_on("a", somebody(name=name)) for name in ("anna", "ben")] == [True, False]
+        assert [before.is_on("a", a_user(name=name)) for name in ("anna", "ben")] == [True, False]
         source.groups["beta"] = (uuid4(), ["ben"])
         source.change("a", conditions={"name": {"$inGroup": "beta"}})
         clock.now += FRESH_SECONDS
         after, _ = await flags.current()
         assert source.sent == ["beta", "a"]
-        assert [after.is_on("a", somebody(name=name)) for name in ("anna", "ben")] == [False, True]
-        assert [before.is_on("a", somebody(name=name)) for name in ("anna", "ben")] == [True, False], "not mixed"
+        assert [after.is_on("a", a_user(name=name)) for name in ("anna", "ben")] == [False, True]
+        assert [before.is_on("a", a_user(name=name)) for name in ("anna", "ben")] == [True, False], "not mixed"
         assert after.groups["large"] is before.groups["large"]
         # Renamed while no flag named it.
         source.groups = {"renamed": source.groups["large"]}
@@ -312,7 +312,7 @@ def test_group_is_sent_again_only_after_a_change(clock: Clock) -> None:
         del source.flags["a"]
         clock.now += FRESH_SECONDS
         renamed, _ = await flags.current()
-        assert renamed.is_on("b", somebody(name="x"))
+        assert renamed.is_on("b", a_user(name="x"))
         assert list(renamed.groups) == ["renamed"]
 
     run(test)
@@ -347,15 +347,15 @@ def test_attack_stored_flag_breaks_the_loading_of_others(definition: Any, clock:
         source.flags |= {"broken": (1, definition), "z": (1, USUAL | {"prerequisites": ["a"]})}
         source.change("needs", prerequisites=["broken"])
         snapshot, _ = await flags.current()
-        found = {each.key: each for each in snapshot.evaluate_all(somebody())}
-        assert [json.loads(each)["key"] for each in snapshot.serialized(somebody())] == ["a", "broken", "needs", "z"]
+        found = {each.key: each for each in snapshot.evaluate_all(a_user())}
+        assert [json.loads(each)["key"] for each in snapshot.serialized(a_user())] == ["a", "broken", "needs", "z"]
         assert found["a"].on
         assert found["z"].on
         assert found["broken"].error_code == found["needs"].error_code == "PARSE_ERROR", definition
         source.change("a", is_enabled=False)
         clock.now += FRESH_SECONDS
         snapshot, stale = await flags.current()
-        assert (snapshot.is_on("a", somebody()), stale) == (False, False), "the kill switch arrives"
+        assert (snapshot.is_on("a", a_user()), stale) == (False, False), "the kill switch arrives"
 
     run(test)
 
@@ -368,7 +368,7 @@ def test_group_of_a_hundred_thousand_loads_and_matches_quickly(clock: Clock) -> 
         for number in range(50):
             source.change(f"flag-{number}", conditions={"targetingKey": {"$inGroup": "large"}})
         snapshot, _ = await flags.current()
-        inside, outside = somebody(members[-1]), somebody("nobody")
+        inside, outside = a_user(members[-1]), a_user("nobody")
         began = time.thread_time()
         for _ in range(100):
             assert all(each.on for each in snapshot.evaluate_all(inside))
@@ -390,7 +390,7 @@ def test_interrupted_load_changes_nothing(clock: Clock) -> None:
         async def broken(*arguments: Any) -> AsyncIterator[list[tuple[Any, ...]]]:
             async for batch in whole(*arguments):
                 yield batch
-                raise psycopg.OperationalError("gone")
+                raise psycopg.OperationalError("connection lost")
 
         source.batches = broken  # type: ignore[assignment, method-assign]
         clock.now += FRESH_SECONDS
