@@ -112,6 +112,7 @@ def test_policies_hold_on_postgres_15(postgres_15: Cluster) -> None:
         assert cursor.execute("update public.organizations set name = 'Mine'").rowcount == 0
     with database.acting_as("owner") as cursor:
         assert cursor.execute("update public.organizations set name = 'Ours'").rowcount == 1
+    database.close_idle()
 
 
 def test_the_real_cli_pushes_them_and_then_has_nothing_to_do(

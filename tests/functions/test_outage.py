@@ -11,10 +11,12 @@ from uuid import uuid4
 
 import pytest
 
-from local.temporary import migrated
+from local.postgres import Cluster
+from local.stack import free_port
 from tests.support.responses import refused
 from tests.support.serving import ENTRY, RECORD, Serving, environment, serving
-from tests.support.world import ACME, GLOBEX, Database, populate
+from tests.support.templates import copy_of, prepare_cluster
+from tests.support.world import ACME, GLOBEX, Database
 
 
 @pytest.fixture
@@ -79,12 +81,13 @@ def lost(database: Database, acknowledged: list[str]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def own_cluster(tmp_path_factory: pytest.TempPathFactory, templates: Path) -> Iterator[Database]:
     """A cluster to be killed; durable, since what it acknowledged has to survive. Leave it running."""
-    with migrated(tmp_path_factory.mktemp("own"), durable=True) as cluster:
-        with cluster.connect() as connection:
-            populate(connection)
-        yield Database(cluster, "postgres")
+    home = copy_of("cluster", prepare_cluster, templates, tmp_path_factory.mktemp("own") / "cluster")
+    cluster = Cluster(home, free_port(), (home / "password").read_text(), home / "postgres.log")
+    cluster.start()
+    yield Database(cluster, "world")
+    cluster.stop()
 
 
 def test_killed_database_loses_no_acknowledged_write(tmp_path: Path, own_cluster: Database) -> None:

@@ -99,7 +99,7 @@ class Database:
     @contextmanager
     def copied(self) -> Iterator["Database"]:
         """A database with the same contents, dropped at the end; the original may have no connections."""
-        self._close_idle()
+        self.close_idle()
         copy = Database(self.cluster, f"copy_{next(_serial)}")
         with self.cluster.connect(SUPERUSER, "template1") as connection:
             connection.execute(f'create database "{copy.name}" template "{self.name}" owner postgres')
@@ -107,7 +107,7 @@ class Database:
         try:
             yield copy
         finally:
-            copy._close_idle()
+            copy.close_idle()
             with self.cluster.connect(SUPERUSER, "template1") as connection:
                 connection.execute(f'drop database "{copy.name}" with (force)')
 
@@ -151,7 +151,8 @@ class Database:
                 connection.rollback()
                 self._idle.append(connection)
 
-    def _close_idle(self) -> None:
+    def close_idle(self) -> None:
+        """Close the connections of `acting_as`; the end of `copied` does it, too."""
         while self._idle:
             self._idle.pop().close()
 
