@@ -144,7 +144,7 @@ curl -s "$STRIPE_API_BASE/pay/$SECRET" -d bank=yes"""
 
 
 @pytest.mark.parametrize("paid", [CARD, PAY_AND_ASK_THE_BANK], ids=["as it stands", "3-D Secure"])
-def test_the_walk_through_onboarding_ends_in_an_organisation_that_is_paid(made: Stack, paid: str) -> None:
+def test_readme_onboarding_ends_with_a_paid_organization(made: Stack, paid: str) -> None:
     steps = "\n".join(blocks("sh", "docs/onboarding.md"))
     assert CARD in steps
     shown = bash(steps.replace(CARD, paid), made)

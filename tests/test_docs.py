@@ -91,7 +91,7 @@ def test_the_function_of_the_tutorial_works_as_written(tmp_path: Path, fresh_dat
         assert paths["/rename-organization"]["post"]["summary"] == "Rename the organisation"
 
 
-def test_the_table_of_the_tutorial_passes_what_every_table_has_to(fresh_database: Database) -> None:
+def test_tutorial_table_passes_all_table_checks(fresh_database: Database) -> None:
     tutorial = (DOCS / "tables.md").read_text()
     expected = Expected.read()
     columns = tomllib.loads(block(tutorial, "toml"))["columns"]["offers"]
@@ -161,7 +161,7 @@ def test_every_job_stands_in_the_document_with_its_time(database: Database) -> N
     assert {name: crontab(when) for name, when in said.items()} == jobs
 
 
-def test_all_that_waits_for_people_stands_in_the_document_and_nothing_else(database: Database) -> None:
+def test_every_attention_kind_is_documented(database: Database) -> None:
     attention = (DOCS / "operations.md").read_text().partition("## Keys")[0]
     said = {kind for row in re.findall(r"^\| (`[A-Z_]+`.*?) \|", attention, re.MULTILINE) for kind in row.split(", ")}
     with database.connect() as connection:
@@ -175,7 +175,7 @@ def test_all_that_waits_for_people_stands_in_the_document_and_nothing_else(datab
     assert said == {f"`{kind}`" for kind in kinds | others}
 
 
-def test_whatever_is_logged_as_a_warning_or_an_error_stands_in_the_document() -> None:
+def test_every_warning_and_error_log_line_is_documented() -> None:
     document = (DOCS / "operations.md").read_text()
     sources = [path.read_text() for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
     logged = {

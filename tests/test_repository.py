@@ -20,7 +20,7 @@ def tracked() -> list[Path]:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_every_python_package_is_pinned_with_hashes_and_without_an_address(name: str) -> None:
+def test_every_python_package_is_pinned_with_hashes(name: str) -> None:
     lock = (ROOT / name).read_text()
     entries = re.split(r"\n(?=[a-zA-Z0-9])", lock.strip())
     assert len(entries) > 20
@@ -32,7 +32,7 @@ def test_every_python_package_is_pinned_with_hashes_and_without_an_address(name:
 
 
 @pytest.mark.parametrize("folder", [".", "examples/web"])
-def test_every_npm_package_is_pinned_with_a_hash_and_without_an_address(folder: str) -> None:
+def test_every_npm_package_is_pinned_with_a_hash(folder: str) -> None:
     packages = json.loads((ROOT / folder / "package-lock.json").read_text())["packages"]
     for name, entry in packages.items():
         assert "resolved" not in entry, name

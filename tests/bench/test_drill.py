@@ -35,7 +35,7 @@ def own(tmp_path: Path, stack_at: Callable[..., Stack]) -> Stack:
     return stack_at(tmp_path / "stack")
 
 
-def test_the_books_notice_what_was_lost_and_what_is_there_twice(own: Stack) -> None:
+def test_books_report_lost_and_repeated_entries(own: Stack) -> None:
     own.start(0, 0)
     try:
         assert balance(own, Book()) == {"lost": [], "wrong": []}

@@ -44,7 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-def test_a_bench_that_fails_says_why_and_the_others_go_on(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_bench_reports_why_and_others_continue(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     status, found = run(crm=FAILS, stack=WORKS)
     assert status == 1
     assert found["crm"]["failed"] == "ValueError: no such table"
@@ -61,7 +61,7 @@ def test_all_is_well_when_none_fails(run: Any) -> None:
     assert set(found["stack"]) == {"figures", "seconds", "at"}
 
 
-def test_a_bench_that_hangs_is_ended_and_may_clean_up_and_what_is_left_has_its_turn(run: Any, tmp_path: Path) -> None:
+def test_hanging_bench_is_ended_and_the_rest_runs(run: Any, tmp_path: Path) -> None:
     began = time.monotonic()
     status, found = run(budget=4, crm=HANGS, stack=WORKS)
     assert time.monotonic() - began < 10
@@ -77,15 +77,13 @@ def test_what_the_time_was_not_enough_for_is_named(run: Any) -> None:
     assert found["stack"]["left_out"] == "the 0 minutes were over"
 
 
-def test_what_was_measured_before_is_kept_when_only_a_part_is_run(run: Any) -> None:
+def test_partial_run_keeps_earlier_results(run: Any) -> None:
     run(stack=WORKS)
     _, found = run(crm=WORKS)
     assert set(found) == {"stack", "crm"}
 
 
-def test_one_database_is_made_for_all_that_need_it_and_gone_after_the_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_benches_share_one_database_dropped_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bench_tells.py").write_text(
         'import json, os, pathlib\nfound = os.environ.get("DATABASE")\n'
         'print(json.dumps({"figures": {"database": found, "is_there": bool(found) and pathlib.Path(found).exists()}}))'
@@ -106,7 +104,7 @@ def test_one_database_is_made_for_all_that_need_it_and_gone_after_the_last(
     assert made == [tmp_path / "database-0"]
 
 
-def test_a_peer_that_cannot_be_had_is_skipped_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peer_is_skipped_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("UV_NO_CACHE", "1")
     monkeypatch.setenv("npm_config_offline", "true")
@@ -144,7 +142,7 @@ def test_the_page_and_the_plots_are_those_of_the_results(tmp_path: Path) -> None
     assert drawn == {path.name: path.read_text() for path in FOLDER.glob("*.svg")}
 
 
-def test_every_figure_that_is_wanted_is_among_those_that_were_measured() -> None:
+def test_every_goal_has_a_measured_figure() -> None:
     outcomes = json.loads((FOLDER / "results.json").read_text())["benches"]
     assert set(GOALS) == set(BENCHES)
     # Where a peer could not be had, what it is the reference of is missing.

@@ -179,7 +179,7 @@ def test_nothing_personal_is_left_and_all_business_stays(marked: Database) -> No
     assert again["done"] == result["done"]
 
 
-def test_the_activity_log_forgets_traces_of_deleted_accounts_and_nothing_else(marked: Database) -> None:
+def test_activity_log_redacts_only_deleted_accounts(marked: Database) -> None:
     with marked.connect() as connection:
         clear = "update public.activity_logs set ip_address = null where user_id = %s"
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):

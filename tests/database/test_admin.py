@@ -87,7 +87,7 @@ def test_an_entry_says_who_did_what_to_whom_from_where(database: Database) -> No
     }
 
 
-def test_an_impersonated_action_is_logged_as_the_admins_who_did_it(database: Database) -> None:
+def test_impersonated_action_is_logged_under_the_admin(database: Database) -> None:
     with (
         database.connect() as connection,
         connection.transaction(force_rollback=True),
@@ -104,12 +104,12 @@ def test_an_impersonated_action_is_logged_as_the_admins_who_did_it(database: Dat
     assert (entry["admin_id"], entry["acting_as_id"]) == (PEOPLE["super_admin"], PEOPLE["owner"])
 
 
-def test_attack_log_in_an_admins_name_by_an_impersonation_that_never_was(database: Database) -> None:
+def test_attack_forge_audit_entries_with_an_unknown_impersonation(database: Database) -> None:
     with server(database) as cursor, pytest.raises(psycopg.Error, match="Only platform admins"):
         log(now_as(cursor, "owner", act={"sub": str(PEOPLE["super_admin"])}))
 
 
-def test_the_server_names_the_admin_it_works_for_or_the_platform(database: Database) -> None:
+def test_server_actions_are_logged_under_admin_or_platform(database: Database) -> None:
     with server(database) as cursor:
         log(cursor, admin_id=PEOPLE["super_admin"])
         log(cursor)

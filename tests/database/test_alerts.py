@@ -86,7 +86,7 @@ def test_attack_learn_from_an_alert_whom_else_it_is_for(cursor: Cursor) -> None:
         cursor.execute("select from private.alerts_for_me()")
 
 
-def test_a_platform_admin_reads_every_alert_but_is_shown_their_own(cursor: Cursor) -> None:
+def test_platform_admin_reads_all_alerts_and_sees_own(cursor: Cursor) -> None:
     hidden = announce(cursor, target_orgs=[GLOBEX], is_archived=True)
     assert value(cursor, "select id from public.system_alerts") == hidden
     others = announce(cursor, target_orgs=[GLOBEX])
@@ -104,7 +104,7 @@ def test_a_platform_admin_reads_every_alert_but_is_shown_their_own(cursor: Curso
         {"starts_at": "2026-01-01", "ends_at": "2026-01-02"},
     ],
 )
-def test_an_alert_out_of_time_or_put_away_is_seen_by_nobody(cursor: Cursor, columns: dict[str, Any]) -> None:
+def test_expired_or_archived_alert_is_hidden(cursor: Cursor, columns: dict[str, Any]) -> None:
     alert = announce(cursor, is_global=True, **columns)
     assert seeing(cursor) == set()
     now_as(cursor, "member")
@@ -113,7 +113,7 @@ def test_an_alert_out_of_time_or_put_away_is_seen_by_nobody(cursor: Cursor, colu
             operation(cursor, alert)
 
 
-def test_an_alert_begins_at_its_start_and_is_over_at_its_end(cursor: Cursor) -> None:
+def test_alert_is_visible_from_start_until_end(cursor: Cursor) -> None:
     announce(cursor, is_global=True, starts_at="yesterday", ends_at="tomorrow", title="Now")
     # now() is the moment at which this transaction began.
     for title, starts_at, ends_at in (
@@ -192,7 +192,7 @@ def test_changes_are_logged_but_counting_is_not(cursor: Cursor) -> None:
     }
 
 
-def test_what_is_known_of_the_caller_is_asked_once_not_per_alert(fresh_database: Database) -> None:
+def test_caller_is_looked_up_once_not_per_alert(fresh_database: Database) -> None:
     with fresh_database.connect("supabase_admin") as connection:
         connection.execute(f"alter database {fresh_database.name} set track_functions = 'all'")
     with server(fresh_database) as cursor:
@@ -290,7 +290,7 @@ def test_a_view_counts_once_per_user(cursor: Cursor) -> None:
     assert [value(now_as(cursor, person), is_viewed) for person in ("member", "outsider")] == [True, False]
 
 
-def test_a_viewer_does_not_wait_for_another_whose_transaction_is_open(fresh_database: Database) -> None:
+def test_counting_a_view_does_not_wait_for_others(fresh_database: Database) -> None:
     with fresh_database.acting_as("platform_admin", commit=True) as admin:
         alert = announce(admin, is_global=True)
     with fresh_database.acting_as("member") as slow, fresh_database.acting_as("viewer", commit=True) as quick:

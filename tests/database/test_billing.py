@@ -81,7 +81,7 @@ def test_an_enterprise_member_sees_the_plan_they_have(database: Database) -> Non
             assert cursor.rowcount == seen, person
 
 
-def test_attack_an_enterprise_plan_that_costs_nothing_is_put_on_sale(database: Database) -> None:
+def test_attack_put_a_free_enterprise_plan_on_sale(database: Database) -> None:
     with server(database) as cursor, pytest.raises(psycopg.errors.CheckViolation, match="costs nothing"):
         cursor.execute("update public.plans set is_active = true where tier = 'ENTERPRISE'")
 
@@ -115,7 +115,7 @@ def limit(cursor: Cursor, what: str | None, org: UUID | None = ACME) -> object:
     return value(cursor, "select private.plan_limit(%s, %s)", [org, what])
 
 
-def test_a_limit_is_that_of_the_tier_the_organisation_has_now(database: Database) -> None:
+def test_limit_follows_the_current_tier(database: Database) -> None:
     with server(database) as cursor:
         assert (limit(cursor, "members"), limit(cursor, "orders_per_month")) == (25, 3)
         subscribe(cursor, "ACTIVE", "ELITE")
@@ -137,7 +137,7 @@ def test_a_limit_nobody_knows_is_an_error_not_unlimited(database: Database, what
     assert "orders_per_month" in str(caught.value.diag.message_hint)
 
 
-def test_the_limit_follows_the_cycle_paid_for_and_the_plan_on_sale(database: Database) -> None:
+def test_limit_follows_billing_cycle_and_plan_on_sale(database: Database) -> None:
     with server(database) as cursor:
         cursor.execute(
             "update public.plans set limits = limits || '{\"members\": 30}'"
@@ -181,7 +181,7 @@ def test_a_subscription_deleted_outright_leaves_free(database: Database) -> None
         assert standing(cursor) == ("FREE", "INACTIVE")
 
 
-def test_the_end_of_an_old_subscription_does_not_touch_its_successor(database: Database) -> None:
+def test_end_of_old_subscription_keeps_its_successor(database: Database) -> None:
     with server(database) as cursor:
         old = subscribe(cursor, "INACTIVE", "STARTER")
         subscribe(cursor, "ACTIVE", "ELITE")
@@ -300,7 +300,7 @@ def test_the_inbox_is_read_by_platform_admins_only(database: Database) -> None:
 # Prices and money
 
 
-def test_a_price_written_by_hand_replaces_the_old_one_and_keeps_it_known(database: Database) -> None:
+def test_price_set_by_hand_keeps_the_old_one_known(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         plan = "tier = 'GROWTH' and billing_cycle = 'MONTHLY' and is_active"
         connection.execute(f"update public.plans set stripe_price_id = 'price_old' where {plan}")

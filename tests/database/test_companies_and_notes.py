@@ -95,7 +95,7 @@ def test_a_mentioned_member_is_notified_once(database: Database) -> None:
         assert [(row["user_id"], row["message"][:6]) for row in sent] == [(PEOPLE["admin"], "Ask @X")]
 
 
-def test_a_note_is_changed_by_its_author_and_deleted_by_admins_too(database: Database) -> None:
+def test_note_is_changed_by_author_and_deleted_by_admins(database: Database) -> None:
     with scene(database) as cursor:
         lead = add(cursor, "leads", organization_id=ACME, name="Ada")
         turn(cursor, "member")

@@ -35,7 +35,7 @@ def make(cursor: Cursor, table: str, **columns: Any) -> Row:
 
 
 def make_for(cursor: Cursor, org: Any, table: str) -> Row:
-    """A row as it came about earlier, whoever's turn it is."""
+    """Insert a row as the owner of the table, regardless of who acts in the transaction."""
     author = {"created_by_id": PEOPLE["owner" if org == ACME else "globex_owner"]} if table == "activities" else {}
     return add(cursor, table, organization_id=org, **TABLES[table], **author)
 
@@ -58,7 +58,7 @@ def may_move(here: str, there: str) -> bool:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_member_adds_reads_and_changes_but_only_an_admin_deletes(database: Database, table: str) -> None:
+def test_members_write_and_only_admins_delete(database: Database, table: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         row = make(cursor, table)
@@ -131,9 +131,7 @@ def test_attack_move_a_row_into_another_of_ones_organisations(database: Database
         ("activities", "listing_id", "listings"),
     ],
 )
-def test_attack_point_at_another_tenants_row_or_learn_that_it_exists(
-    database: Database, table: str, column: str, target: str
-) -> None:
+def test_attack_reference_another_tenants_record(database: Database, table: str, column: str, target: str) -> None:
     with scene(database) as cursor:
         theirs, ours = make_for(cursor, GLOBEX, target)["id"], make_for(cursor, ACME, target)["id"]
         turn(cursor, "member")
@@ -176,7 +174,7 @@ def test_an_organisation_takes_all_of_its_business_with_it(database: Database) -
             assert cursor.execute(f"select from public.{table} where organization_id = %s", [ACME]).rowcount == 0
 
 
-def test_deleting_a_contact_leaves_its_deals_and_history_in_the_organisation(database: Database) -> None:
+def test_deleting_a_contact_keeps_its_deals_and_history(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
         person = make(cursor, "contacts")
@@ -188,7 +186,7 @@ def test_deleting_a_contact_leaves_its_deals_and_history_in_the_organisation(dat
             assert (after["contact_id"], after["organization_id"]) == (None, ACME)
 
 
-def test_an_upsert_by_id_changes_ones_own_row_and_never_anothers(database: Database) -> None:
+def test_upsert_by_id_never_changes_a_foreign_row(database: Database) -> None:
     upsert = (
         "insert into public.leads (id, organization_id, name) values (%s, %s, 'New') on conflict (id) do update"
         " set id = excluded.id, organization_id = excluded.organization_id, name = excluded.name"
@@ -247,7 +245,7 @@ def test_contact_about_a_deal_is_contact_with_its_people(database: Database) -> 
         assert after["last_contact_at"]
 
 
-def test_an_older_contact_recorded_late_does_not_turn_last_contact_at_back(database: Database) -> None:
+def test_older_contact_does_not_move_last_contact_at_back(database: Database) -> None:
     now = dt.datetime.now(dt.UTC)
     with scene(database) as cursor:
         turn(cursor, "member")
@@ -286,7 +284,7 @@ def test_score_and_score_value_never_part(database: Database, steps: list[dict[s
                     now = change(cursor, "leads", now, **step) or pytest.fail("out of reach")
             except psycopg.Error as error:
                 refusal = error.sqlstate
-            # Writing what stood there already counts as not writing it.
+            # Writing the stored value counts as not writing it.
             written = {column: value for column, value in step.items() if value != before[column]}
             value = written.get("score_value", 0)
             if not 0 <= value <= 100:
@@ -314,7 +312,7 @@ def test_a_score_contradicting_its_value_is_refused(database: Database) -> None:
             make(cursor, "leads", score="HOT", score_value=30)
 
 
-def test_converting_makes_a_client_with_the_leads_data_and_a_deal(database: Database) -> None:
+def test_converting_a_lead_creates_client_and_deal(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         person = make(
@@ -466,7 +464,7 @@ steps = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(steps=steps)
-def test_no_sequence_of_calls_and_writes_brings_a_deal_where_it_must_not_be(
+def test_no_sequence_of_calls_makes_a_forbidden_deal_move(
     database: Database, steps: list[tuple[str, dict[str, Any]]]
 ) -> None:
     with scene(database) as cursor:
@@ -483,7 +481,7 @@ def test_no_sequence_of_calls_and_writes_brings_a_deal_where_it_must_not_be(
                         call(cursor, step, deal_id=now["id"], **arguments)
             except psycopg.Error as error:
                 refusal = error.sqlstate
-            now = seen(cursor, "deals", now) or pytest.fail("the deal is gone")
+            now = seen(cursor, "deals", now) or pytest.fail("the deal is missing")
             moved = now["stage"] != before["stage"]
             if refusal:
                 assert refusal in {"PT409", "PT422", "23514"}
@@ -536,7 +534,7 @@ def test_probability_follows_the_stage_unless_given(database: Database) -> None:
         row = make(cursor, "deals", stage="QUALIFIED")
         assert row["probability"] == 25
         assert make(cursor, "deals", probability=33)["probability"] == 33
-        # Given as it stands already is given all the same.
+        # A value equal to the stored one counts as given.
         assert call(cursor, "move_deal", deal_id=row["id"], stage="PROPOSAL", probability=25)["probability"] == 25
         assert call(cursor, "move_deal", deal_id=row["id"], stage="CLOSING")["probability"] == 90
 
@@ -551,7 +549,7 @@ def test_a_closed_deal_is_certain_whatever_was_given(database: Database) -> None
             change(cursor, "deals", won, probability=99)
 
 
-def test_only_a_closed_deal_is_reopened_and_into_an_open_stage(database: Database) -> None:
+def test_only_closed_deals_reopen_into_an_open_stage(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         row = make(cursor, "deals")
@@ -586,7 +584,7 @@ def test_attack_win_a_deal_by_its_status_alone(database: Database) -> None:
             change(cursor, "deals", make(cursor, "deals"), status="WON")
 
 
-def test_a_move_writes_a_note_by_whoever_moved_it_and_a_feed_entry(database: Database) -> None:
+def test_stage_change_writes_a_note_and_a_feed_entry(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         row = make(cursor, "deals", contact_id=make(cursor, "contacts")["id"])
@@ -604,7 +602,7 @@ def test_a_move_writes_a_note_by_whoever_moved_it_and_a_feed_entry(database: Dat
         }  # fmt: skip
 
 
-def test_a_move_by_the_server_is_noted_for_whoever_is_responsible(database: Database) -> None:
+def test_stage_change_by_the_server_names_the_responsible_person(database: Database) -> None:
     with database.acting_as(None, role="service_role", claims={"role": "service_role"}) as cursor:
         row = make(cursor, "deals", assigned_to_id=PEOPLE["member"])
         change(cursor, "deals", row, stage="PROPOSAL")
@@ -665,7 +663,7 @@ def test_a_house_may_be_built_next_year_at_the_latest(database: Database, years_
         ("activities", {"duration_minutes": -1}, "duration_minutes is not negative"),
     ],
 )
-def test_a_value_out_of_its_range_is_refused_with_the_rule_in_words(
+def test_value_out_of_range_is_refused_with_the_rule(
     database: Database, table: str, columns: dict[str, Any], rule: str
 ) -> None:
     with scene(database) as cursor:
@@ -697,7 +695,7 @@ HOT = {
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_the_newest_rows_and_the_hot_lists_are_ordered_scans_of_the_tenants_own(database: Database, table: str) -> None:
+def test_newest_rows_and_hot_lists_are_ordered_tenant_scans(database: Database, table: str) -> None:
     columns = {"organization_id": "o.id", **{name: f"'{value}'" for name, value in TABLES[table].items()}}
     if table == "activities":
         columns["created_by_id"] = f"'{PEOPLE['member']}'"
@@ -721,7 +719,7 @@ def test_the_newest_rows_and_the_hot_lists_are_ordered_scans_of_the_tenants_own(
 
 
 @pytest.mark.parametrize("table", [*TABLES, "activity_feeds"])
-def test_no_index_offers_to_look_for_a_tenants_newest_rows_among_everybodys(database: Database, table: str) -> None:
+def test_every_newest_first_index_starts_with_the_tenant(database: Database, table: str) -> None:
     with scene(database) as cursor:
         # Whether the planner takes the offer hangs on the sizes of the day.
         cursor.execute(
@@ -731,7 +729,7 @@ def test_no_index_offers_to_look_for_a_tenants_newest_rows_among_everybodys(data
         assert cursor.fetchall() == []
 
 
-def test_of_all_who_close_and_reopen_a_deal_at_once_each_finds_it_as_the_last_one_left_it(
+def test_concurrent_closing_and_reopening_of_a_deal_is_serialized(
     fresh_database: Database,
 ) -> None:
     with fresh_database.acting_as("member", commit=True) as cursor:

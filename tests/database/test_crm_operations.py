@@ -51,16 +51,16 @@ def answers(cursor: Cursor, function: str, *arguments: Any) -> list[Row]:
         "0117", "202 555", "2025550", "1 202 555 0117", "(202) 555-0171", "(203) 555-0117", "555-0117 ", "johnson kath",
     ],
 )  # fmt: skip
-def test_a_lead_is_found_by_name_email_phone_and_company_with_typing_errors(database: Database, query: str) -> None:
+def test_search_finds_leads_despite_typing_errors(database: Database, query: str) -> None:
     with scene(database) as cursor:
-        told = {"email": "kj@nasa.test", "phone": "+1 202.555.0117", "company": "Flight Dynamics"}
-        sought = lead(cursor, name="Katherine Johnson", **told)
+        result = {"email": "kj@nasa.test", "phone": "+1 202.555.0117", "company": "Flight Dynamics"}
+        expected = lead(cursor, name="Katherine Johnson", **result)
         lead(cursor, name="Somebody Else", email="else@where.test", phone="+1 303 444 9988")
         turn(cursor, "viewer")
-        assert [row["id"] for row in answers(cursor, "search_crm", query)] == [sought["id"]]
+        assert [row["id"] for row in answers(cursor, "search_crm", query)] == [expected["id"]]
 
 
-def test_one_search_looks_through_all_kinds_and_the_best_comes_first(database: Database) -> None:
+def test_search_covers_all_kinds_best_match_first(database: Database) -> None:
     with scene(database) as cursor:
         made = {
             "lead": lead(cursor, name="Walnut"),
@@ -92,14 +92,14 @@ def test_attack_search_another_tenant_one_guard_at_a_time(database: Database) ->
         assert answers(cursor, "search_crm", "anything") == []
 
 
-def test_what_changes_or_goes_is_not_found_by_what_it_was(database: Database) -> None:
+def test_search_does_not_find_old_values(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
-        sought = lead(cursor, name="Katherine Johnson", email="kj@nasa.test")
-        cursor.execute("update public.leads set name = 'Grace Hopper' where id = %s", [sought["id"]])
-        assert [row["id"] for row in answers(cursor, "search_crm", "hoper")] == [sought["id"]]
+        expected = lead(cursor, name="Katherine Johnson", email="kj@nasa.test")
+        cursor.execute("update public.leads set name = 'Grace Hopper' where id = %s", [expected["id"]])
+        assert [row["id"] for row in answers(cursor, "search_crm", "hoper")] == [expected["id"]]
         assert answers(cursor, "search_crm", "johnson") == []
-        cursor.execute("delete from public.leads where id = %s", [sought["id"]])
+        cursor.execute("delete from public.leads where id = %s", [expected["id"]])
         assert answers(cursor, "search_crm", "hopper") == answers(cursor, "search_crm", "nasa") == []
 
 
@@ -150,7 +150,7 @@ def test_a_search_for_too_little_or_too_much_is_refused(database: Database, quer
 # Duplicates ----------------------------------------------------------------------------------------------------------
 
 
-def test_whoever_has_the_email_or_phone_is_named_however_it_is_written(database: Database) -> None:
+def test_duplicates_are_found_in_any_spelling(database: Database) -> None:
     with scene(database) as cursor:
         both = lead(cursor, email="Ada@Lovelace.test", phone="+1 (512) 555-0100")
         phone = contact(cursor, phone="512.555.0100")
@@ -165,15 +165,13 @@ def test_whoever_has_the_email_or_phone_is_named_however_it_is_written(database:
 
 
 @pytest.mark.parametrize(("function", "argument"), [("add_lead", "lead"), ("add_contact", "contact")])
-def test_who_is_added_comes_back_with_a_warning_and_is_added_all_the_same(
-    database: Database, function: str, argument: str
-) -> None:
+def test_duplicate_is_added_with_a_warning(database: Database, function: str, argument: str) -> None:
     with scene(database) as cursor:
         there = contact(cursor, email="ada@lovelace.test")
         turn(cursor, "member")
-        told = call(cursor, function, **{argument: '{"name": "Ada", "email": "ADA@lovelace.test", "tags": ["a"]}'})
-        assert (told["added"]["name"], told["added"]["tags"]) == ("Ada", ["a"])
-        assert [(d["id"], d["same"]) for d in told["duplicates"]] == [(str(there["id"]), ["email"])]
+        result = call(cursor, function, **{argument: '{"name": "Ada", "email": "ADA@lovelace.test", "tags": ["a"]}'})
+        assert (result["added"]["name"], result["added"]["tags"]) == ("Ada", ["a"])
+        assert [(d["id"], d["same"]) for d in result["duplicates"]] == [(str(there["id"]), ["email"])]
 
 
 def test_attack_add_a_lead_with_what_clients_may_not_write(database: Database) -> None:
@@ -219,7 +217,7 @@ def test_one_row_of_others_among_many_and_none_is_assigned(database: Database) -
         assert cursor.execute(query, [ours]).rowcount == 0
 
 
-def test_a_hundred_rows_are_one_call_and_a_hundred_and_one_are_not(database: Database) -> None:
+def test_bulk_call_accepts_at_most_a_hundred_rows(database: Database) -> None:
     with scene(database) as cursor:
         ids = [lead(cursor)["id"] for _ in range(101)]
         turn(cursor, "member")
@@ -237,17 +235,17 @@ def test_a_hundred_rows_are_one_call_and_a_hundred_and_one_are_not(database: Dat
 def test_a_merged_contact_keeps_everybodys_history_and_gaps_are_filled(database: Database) -> None:
     with scene(database) as cursor:
         kept = contact(cursor, email="ada@a.test", tags=["vip"], custom_fields='{"a": 1}')
-        gone = contact(
+        merged = contact(
             cursor, email="ada@b.test", phone="5125550100", tags=["buyer"], type="CLIENT", notes="Likes gardens",
             status="DO_NOT_CONTACT", custom_fields='{"a": 2, "b": 3}', budget=5,
         )  # fmt: skip
-        became = lead(cursor, status="CONVERTED", converted_contact_id=gone["id"])
+        converted = lead(cursor, status="CONVERTED", converted_contact_id=merged["id"])
         file = add(
-            cursor, "attachments", organization_id=ACME, entity_type="contacts", entity_id=gone["id"],
+            cursor, "attachments", organization_id=ACME, entity_type="contacts", entity_id=merged["id"],
             file_name="id.pdf", file_size=1, mime_type="application/pdf",
-            file_path=f"{ACME}/contacts/{gone['id']}/id.pdf",
+            file_path=f"{ACME}/contacts/{merged['id']}/id.pdf",
         )  # fmt: skip
-        about = {"contact_id": gone["id"]}
+        about = {"contact_id": merged["id"]}
         moved = {
             "deals": deal(cursor, **about),
             "activities": add(
@@ -260,28 +258,28 @@ def test_a_merged_contact_keeps_everybodys_history_and_gaps_are_filled(database:
             ),
         }  # fmt: skip
         turn(cursor, "admin")
-        told = call(cursor, "merge_contacts", into_id=kept["id"], duplicate_ids=[gone["id"]])
-        assert (told["email"], told["phone"], told["type"], told["notes"]) == (
+        result = call(cursor, "merge_contacts", into_id=kept["id"], duplicate_ids=[merged["id"]])
+        assert (result["email"], result["phone"], result["type"], result["notes"]) == (
             "ada@a.test", "5125550100", "CLIENT", "Likes gardens",
         )  # fmt: skip
-        assert (told["status"], told["tags"], told["budget"]) == ("DO_NOT_CONTACT", ["buyer", "vip"], 5)
-        assert told["custom_fields"] == {"a": 1, "b": 3}
+        assert (result["status"], result["tags"], result["budget"]) == ("DO_NOT_CONTACT", ["buyer", "vip"], 5)
+        assert result["custom_fields"] == {"a": 1, "b": 3}
         turn(cursor, None)
         for table, row in moved.items():
             assert one(cursor.execute(f"select contact_id from public.{table} where id = %s", [row["id"]])) == {
                 "contact_id": kept["id"]
             }
-        now = one(cursor.execute("select converted_contact_id from public.leads where id = %s", [became["id"]]))
+        now = one(cursor.execute("select converted_contact_id from public.leads where id = %s", [converted["id"]]))
         assert now["converted_contact_id"] == kept["id"]
         at = one(cursor.execute("select entity_id from public.attachments where id = %s", [file["id"]]))
         assert at["entity_id"] == kept["id"]
-        assert not cursor.execute("select from public.contacts where id = %s", [gone["id"]]).rowcount
+        assert not cursor.execute("select from public.contacts where id = %s", [merged["id"]]).rowcount
         log = one(cursor.execute("select * from public.activity_logs where action = 'merged'"))
         assert (log["resource_id"], log["user_id"]) == (kept["id"], PEOPLE["admin"])
         assert log["old_data"]["merged"][0]["email"] == "ada@b.test"
 
 
-def test_contacts_of_others_or_oneself_are_not_merged_and_members_may_not(database: Database) -> None:
+def test_merge_refuses_foreign_contacts_itself_and_members(database: Database) -> None:
     with scene(database) as cursor:
         ours, theirs = contact(cursor)["id"], contact(cursor, organization_id=GLOBEX)["id"]
         turn(cursor, "admin")
@@ -318,7 +316,7 @@ def test_two_who_merge_each_others_contact_leave_one_of_them(fresh_database: Dat
 # Reports -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_pipeline_adds_up_by_stage_and_is_of_one_tenant(database: Database) -> None:
+def test_pipeline_sums_stages_of_one_tenant(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         deal(cursor, value=1000, stage="LEAD")
@@ -381,7 +379,7 @@ def test_an_agenda_shows_what_touches_the_window_and_what_clashes(database: Data
             answers(cursor, "agenda", *reversed(window))
 
 
-def test_follow_ups_are_due_by_score_by_date_and_by_arrangement(database: Database) -> None:
+def test_follow_ups_are_due_by_score_date_and_appointment(database: Database) -> None:
     with scene(database) as cursor:
         hot, cold = lead(cursor, score="HOT"), lead(cursor, name="Cold")
         lead(cursor, score="HOT", status="LOST")
@@ -424,11 +422,11 @@ def test_a_converted_lead_takes_its_wishes_along(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         made = lead(cursor, budget=100, min_bedrooms=3, property_types=["CONDO"], cities=["Austin"])
-        told = call(cursor, "convert_lead", lead_id=made["id"])
+        result = call(cursor, "convert_lead", lead_id=made["id"])
         query = (
             "select budget, min_bedrooms, property_types::text[] as types, cities from public.contacts where id = %s"
         )
-        assert one(cursor.execute(query, [told["contact_id"]])) == {
+        assert one(cursor.execute(query, [result["contact_id"]])) == {
             "budget": 100, "min_bedrooms": 3, "types": ["CONDO"], "cities": ["Austin"],
         }  # fmt: skip
 

@@ -27,7 +27,7 @@ def make(cursor: Cursor, table: str, **columns: Any) -> Row:
 
 
 def make_for(cursor: Cursor, org: Any, table: str, **columns: Any) -> Row:
-    """A row as it came about earlier, whoever's turn it is."""
+    """Insert a row as the owner of the table, regardless of who acts in the transaction."""
     author = {"created_by": PEOPLE["owner" if org == ACME else "globex_owner"]} if table == "dashboard_widgets" else {}
     return add(cursor, table, organization_id=org, **{**TABLES[table], **author, **columns})
 
@@ -51,7 +51,7 @@ def pages(cursor: Cursor, size: int) -> list[Row]:
 
 
 @pytest.mark.parametrize("table", MANAGED)
-def test_an_admin_manages_what_the_dashboard_shows_and_a_member_only_sees_it(database: Database, table: str) -> None:
+def test_admins_manage_the_dashboard_and_members_read_it(database: Database, table: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
         row = make(cursor, table)
@@ -104,7 +104,7 @@ def test_attack_move_a_row_into_another_of_ones_organisations(database: Database
 
 
 @pytest.mark.parametrize("table", OF_THE_SYSTEM)
-def test_rows_of_the_system_are_read_by_all_and_written_by_platform_admins(database: Database, table: str) -> None:
+def test_only_platform_admins_write_system_rows(database: Database, table: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "platform_admin")
         row = make(cursor, table, organization_id=None)
@@ -125,7 +125,7 @@ def test_rows_of_the_system_are_read_by_all_and_written_by_platform_admins(datab
 
 
 @pytest.mark.parametrize("table", OF_THE_SYSTEM)
-def test_attack_an_owner_turns_its_row_into_one_of_the_system(database: Database, table: str) -> None:
+def test_attack_owner_turns_a_row_into_a_system_row(database: Database, table: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "owner")
         row = make(cursor, table)
@@ -238,7 +238,7 @@ def test_a_place_that_is_none_is_refused(database: Database, position: str) -> N
         ("activity_feeds", {"title": ""}, "feed title is 1 to 255 characters"),
     ],
 )
-def test_a_value_out_of_its_range_is_refused_with_the_rule_in_words(
+def test_value_out_of_range_is_refused_with_the_rule(
     database: Database, table: str, columns: dict[str, Any], rule: str
 ) -> None:
     with scene(database) as cursor:
@@ -261,7 +261,7 @@ def test_a_layout_belongs_to_one_person(database: Database) -> None:
             assert seen(cursor, "user_dashboards", mine) is None
             assert change(cursor, "user_dashboards", mine, theme="DARK") is None
             assert not remove(cursor, "user_dashboards", mine)
-            # Without a condition, too: then the policy of reading has no say.
+            # Without a condition, too: then the select policy does not apply.
             assert cursor.execute("update public.user_dashboards set theme = 'DARK'").rowcount == 0
             assert cursor.execute("delete from public.user_dashboards").rowcount == 0
         turn(cursor, "viewer")
@@ -320,7 +320,7 @@ def test_what_is_in_the_feed_is_not_rewritten(database: Database) -> None:
                 change(cursor, "activity_feeds", row, **{column: value})
 
 
-def test_only_an_admin_takes_an_entry_out_of_the_feed_for_good(database: Database) -> None:
+def test_only_admins_delete_feed_entries(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         row = make(cursor, "activity_feeds")
@@ -333,7 +333,7 @@ def test_only_an_admin_takes_an_entry_out_of_the_feed_for_good(database: Databas
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_the_pages_of_the_feed_hold_every_entry_once_newest_first(database: Database, size: int) -> None:
+def test_feed_pages_hold_every_entry_once_newest_first(database: Database, size: int) -> None:
     with scene(database) as cursor:
         # Ten entries share each moment: the moment alone would lose or repeat entries between pages.
         cursor.execute(
@@ -350,7 +350,7 @@ def test_the_pages_of_the_feed_hold_every_entry_once_newest_first(database: Data
         assert [entry["id"] for entry in pages(cursor, size)] == expected
 
 
-def test_an_archived_entry_leaves_the_feed_for_all_and_comes_back(database: Database) -> None:
+def test_archived_entry_is_hidden_for_all_until_restored(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         row = make(cursor, "activity_feeds")
@@ -404,7 +404,7 @@ def test_attack_read_in_anothers_name_or_tenant(database: Database) -> None:
         assert cursor.execute("delete from public.activity_feed_reads").rowcount == 1
 
 
-def test_what_was_read_in_one_organisation_is_not_there_in_another(database: Database) -> None:
+def test_feed_read_state_belongs_to_one_organization(database: Database) -> None:
     with scene(database) as cursor:
         add(cursor, "organization_members", user_id=PEOPLE["member"], organization_id=GLOBEX, role="MEMBER")
         row = make_for(cursor, ACME, "activity_feeds")
@@ -464,26 +464,26 @@ def test_running_an_action_counts_it_and_returns_its_target(database: Database) 
 
 
 @pytest.mark.parametrize(
-    ("columns", "sqlstate", "saying"),
+    ("columns", "sqlstate", "message"),
     [
         ({"is_enabled": False}, "PT409", "switched off"),
         ({"required_role": ["OWNER", "ADMIN"]}, "42501", "Your role may not"),
         ({"required_tier": ["ELITE", "ENTERPRISE"]}, "PT402", "does not come with your plan"),
     ],
 )
-def test_an_action_that_is_not_for_the_caller_is_neither_offered_nor_run_nor_counted(
-    database: Database, columns: dict[str, Any], sqlstate: str, saying: str
+def test_forbidden_action_is_not_listed_run_or_counted(
+    database: Database, columns: dict[str, Any], sqlstate: str, message: str
 ) -> None:
     with scene(database) as cursor:
         row = make_for(cursor, ACME, "quick_actions", **columns)
         turn(cursor, "member")
         assert cursor.execute("select * from public.my_quick_actions()").fetchall() == []
-        with refused(cursor, sqlstate, saying):
+        with refused(cursor, sqlstate, message):
             call(cursor, "run_quick_action", action_id=row["id"])
         assert seen(cursor, "quick_actions", row) == row
 
 
-def test_actions_for_ones_role_and_tier_are_offered_in_order_and_run(database: Database) -> None:
+def test_actions_for_role_and_tier_are_listed_and_run(database: Database) -> None:
     with scene(database) as cursor:
         make_for(cursor, ACME, "quick_actions", sort_order=2, required_role=["MEMBER"], required_tier=["GROWTH"])
         make_for(cursor, None, "quick_actions", sort_order=1)
@@ -495,7 +495,7 @@ def test_actions_for_ones_role_and_tier_are_offered_in_order_and_run(database: D
             assert call(cursor, "run_quick_action", action_id=row["id"])
 
 
-def test_attack_run_an_action_of_another_tenant_or_as_no_member(database: Database) -> None:
+def test_attack_run_an_action_of_another_tenant(database: Database) -> None:
     with scene(database) as cursor:
         ours, theirs = make_for(cursor, ACME, "quick_actions"), make_for(cursor, GLOBEX, "quick_actions")
         of_the_system = make_for(cursor, None, "quick_actions")
@@ -510,7 +510,7 @@ def test_attack_run_an_action_of_another_tenant_or_as_no_member(database: Databa
                     call(cursor, "run_quick_action", action_id=row["id"])
 
 
-def test_uses_are_counted_exactly_when_many_run_an_action_at_once(fresh_database: Database) -> None:
+def test_concurrent_runs_of_an_action_are_counted_exactly(fresh_database: Database) -> None:
     with fresh_database.acting_as("admin", commit=True) as cursor:
         row = make(cursor, "quick_actions")
 
@@ -530,7 +530,7 @@ def test_uses_are_counted_exactly_when_many_run_an_action_at_once(fresh_database
 # Plans ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_page_of_the_feed_is_an_ordered_scan_of_the_tenants_own(database: Database) -> None:
+def test_feed_page_is_an_ordered_scan_of_one_tenant(database: Database) -> None:
     feed = (
         "insert into public.activity_feeds"
         " (organization_id, title, type, entity_type, entity_id, action, is_archived, created_at)"

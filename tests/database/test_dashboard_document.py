@@ -54,7 +54,7 @@ def test_every_word_of_the_language_is_described(database: Database) -> None:
     assert {row[0] for row in table("Metrics")} == set(known[1].split(","))
 
 
-def test_the_cost_that_is_refused_is_the_one_that_is_told(database: Database) -> None:
+def test_refusal_reports_the_cost_it_was_based_on(database: Database) -> None:
     with database.connect() as connection:
         body = connection.execute("select prosrc from pg_proc where proname = 'refuse_costly'").fetchone()
     assert body

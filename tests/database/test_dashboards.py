@@ -1,4 +1,4 @@
-"""What widgets may be set to and show, how people arrange them, what everybody begins with, and the first screen."""
+"""Widgets: their settings and data, layouts, the default dashboard, and the first screen."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ def widget(cursor: Cursor, kind: str = "CALENDAR", config: Any = None, org: Any 
 
 
 def planted(cursor: Cursor, org: UUID = ACME, **columns: Any) -> Row:
-    """A widget as it came about earlier, whoever's turn it is."""
+    """Insert a widget as the owner of the table, regardless of who acts in the transaction."""
     return widget(cursor, org=org, created_by=PEOPLE["owner" if org == ACME else "globex_owner"], **columns)
 
 
@@ -86,9 +86,7 @@ UNFINISHED = [("KPI_CARD", "metric_id or query"), ("CHART", "metric_id or query"
 
 
 @pytest.mark.parametrize(("kind", "missing"), UNFINISHED)
-def test_a_widget_that_is_not_finished_is_kept_and_says_what_is_missing(
-    database: Database, kind: str, missing: str
-) -> None:
+def test_incomplete_widget_is_kept_and_names_what_is_missing(database: Database, kind: str, missing: str) -> None:
     mine = {"colour": "blue", "display": "compact"}
     with scene(database) as cursor:
         turn(cursor, "admin")
@@ -102,7 +100,7 @@ def test_a_widget_that_is_not_finished_is_kept_and_says_what_is_missing(
     assert missing in str(caught.value.diag.message_detail)
 
 
-def test_what_a_widget_cannot_show_is_refused_with_what_was_found_and_what_is_accepted(database: Database) -> None:
+def test_invalid_widget_error_names_found_and_accepted_values(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
         good = widget(cursor)
@@ -119,7 +117,7 @@ def test_attack_set_a_widget_to_the_metric_of_another_tenant(database: Database)
     with scene(database) as cursor:
         theirs = metric(cursor, GLOBEX)
         turn(cursor, "admin")
-        # One that exists there and one that exists nowhere are told apart by nothing.
+        # Errors do not reveal whether the id exists in another tenant.
         for unknown in (theirs["id"], uuid4()):
             with refused(cursor, "PT422", "cannot be shown") as caught:
                 widget(cursor, "KPI_CARD", {"metric_id": str(unknown)})
@@ -281,7 +279,7 @@ def test_what_cannot_be_a_layout_is_refused(three: tuple[Cursor, list[Row]]) -> 
         assert found in str(caught.value.diag.message_detail), layout
 
 
-def test_what_is_hidden_or_on_the_grid_of_another_organisation_is_in_nobodys_way(
+def test_hidden_and_foreign_widgets_do_not_occupy_the_grid(
     three: tuple[Cursor, list[Row]],
 ) -> None:
     cursor, (a, b, _) = three
@@ -298,13 +296,13 @@ def test_attack_ask_whether_an_id_exists_in_another_tenant(three: tuple[Cursor, 
     action = add(cursor, "quick_actions", organization_id=GLOBEX, name="x", icon="x", action_type="MODAL_FORM")
     foreign = action if column == "quick_actions" else planted(cursor, GLOBEX)
     guarded = planted(cursor, permissions=["finance"])
-    told = set()
+    errors = set()
     for row in (foreign, {"id": uuid4()}, *([] if column == "quick_actions" else [guarded])):
         with refused(cursor, "PT422", "cannot be shown like this") as caught:
             wanted: Any = {column: [at(row, 0, 0)] if column == "layout" else [row["id"]]}
             arrange(cursor, **wanted)
-        told.add(str(caught.value.diag.message_detail).replace(str(row["id"]), "…"))
-    assert len(told) == 1
+        errors.add(str(caught.value.diag.message_detail).replace(str(row["id"]), "…"))
+    assert len(errors) == 1
 
 
 def test_lists_of_ids_and_modules_are_short_and_without_repetition(three: tuple[Cursor, list[Row]]) -> None:
@@ -341,7 +339,7 @@ places = st.builds(
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(placed=st.lists(places, min_size=3, max_size=3))
-def test_a_layout_is_taken_exactly_if_no_cell_is_covered_twice(
+def test_layout_is_accepted_only_without_overlapping_cells(
     three: tuple[Cursor, list[Row]], placed: list[dict[str, Any]]
 ) -> None:
     cursor, rows = three
@@ -361,7 +359,7 @@ def test_a_layout_is_taken_exactly_if_no_cell_is_covered_twice(
         assert "do not overlap" in str(caught.value.diag.message_detail)
 
 
-# What everybody begins with ------------------------------------------------------------------------------------------
+# The default dashboard ------------------------------------------------------------------------------------------------
 
 
 def test_a_new_user_and_a_new_organisation_have_a_dashboard(database: Database) -> None:
@@ -389,7 +387,7 @@ def test_a_new_user_and_a_new_organisation_have_a_dashboard(database: Database) 
     assert max(x for x, _ in cells) == 11
 
 
-def test_an_organisation_that_threw_its_widgets_away_does_not_get_them_back_by_another_member(
+def test_deleted_default_widgets_are_not_created_again(
     database: Database,
 ) -> None:
     with scene(database) as cursor:
@@ -451,16 +449,16 @@ def test_the_first_screen_is_arranged_as_its_owner_arranged_it(three: tuple[Curs
 def test_a_widget_that_fails_says_so_in_its_place(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
-        gone, secret = metric(cursor), metric(cursor, permissions=["finance"])
-        broken = widget(cursor, "KPI_CARD", {"metric_id": str(gone["id"])})
+        deleted, secret = metric(cursor), metric(cursor, permissions=["finance"])
+        broken = widget(cursor, "KPI_CARD", {"metric_id": str(deleted["id"])})
         hidden = widget(cursor, "KPI_CARD", {"metric_id": str(secret["id"])})
-        assert remove(cursor, "dashboard_metrics", gone)
+        assert remove(cursor, "dashboard_metrics", deleted)
         turn(cursor, "member")
         shown = {each["id"]: each for each in snapshot(cursor)["widgets"]}
         for row in (broken, hidden):
-            told = shown[str(row["id"])]
-            assert told["data"] is None
-            assert (told["error"]["code"], told["error"].keys()) == ("PT404", {"code", "message", "details", "hint"})
+            entry = shown[str(row["id"])]
+            assert entry["data"] is None
+            assert (entry["error"]["code"], entry["error"].keys()) == ("PT404", {"code", "message", "details", "hint"})
         assert sum(each["error"] is None for each in shown.values()) == 9
 
 
@@ -475,11 +473,11 @@ def test_an_unforeseen_failure_tells_its_code_and_nothing_else(database: Databas
             " $$ begin perform secret from inner_workings; end $$"
         )
         turn(cursor, "member")
-        (told,) = [each["error"] for each in snapshot(cursor)["widgets"] if each["error"]]
-    assert told == {"code": "42P01", "message": "This could not be shown", "details": None, "hint": None}
+        (error,) = [each["error"] for each in snapshot(cursor)["widgets"] if each["error"]]
+    assert error == {"code": "42P01", "message": "This could not be shown", "details": None, "hint": None}
 
 
-def test_what_would_read_too_much_leaves_the_rest_of_the_screen_alone(database: Database) -> None:
+def test_too_expensive_metric_does_not_fail_the_screen(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute("set local cpu_tuple_cost = 1000000")
         turn(cursor, "member")
@@ -502,7 +500,7 @@ def test_the_work_is_bounded(database: Database) -> None:
         assert {each["error"]["code"] for each in one(cursor)["late"]} == {"PT503"}
 
 
-def test_attack_see_more_on_the_first_screen_than_in_the_tables(database: Database) -> None:
+def test_attack_read_hidden_rows_through_the_first_screen(database: Database) -> None:
     with scene(database) as cursor:
         lead(cursor, GLOBEX)
         planted(cursor, permissions=["finance"])

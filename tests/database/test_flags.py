@@ -465,7 +465,7 @@ def test_flags_of_a_deleted_admin_go_to_another_admin(fresh_database: Database) 
         assert connection.execute("select from feature_flags").rowcount == 0, "with the last admin they go"
 
 
-def test_deleting_a_customer_does_not_wait_for_a_writer_of_flags(fresh_database: Database) -> None:
+def test_deleting_a_customer_does_not_wait_for_flag_writers(fresh_database: Database) -> None:
     with fresh_database.acting_as("platform_admin") as writing, fresh_database.connect() as connection:
         make(writing)
         connection.execute("set lock_timeout = '2s'")

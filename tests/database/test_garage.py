@@ -1,4 +1,4 @@
-"""AI Garage: an order moves only as the table of moves says, by whom it says; what was logged stays."""
+"""AI Garage: orders follow the table of moves and its roles; logs are append-only."""
 
 from decimal import Decimal
 from typing import Any
@@ -39,7 +39,7 @@ def advance(cursor: Cursor, order: UUID, status: str, reason: str | None = None)
 
 
 def in_status(database: Database, status: str, **values: Any) -> UUID:
-    """An order of Acme in this state, put there by the server. Created by `member` unless said otherwise."""
+    """An order of Acme in this state, inserted by the server. Created by `member` by default."""
     order = {
         "organization_id": ACME, "created_by_id": PEOPLE["member"], "title": "Lead bot", "description": "d",
         "requirements": Jsonb({}), "use_case": "u", "complexity": "SIMPLE", "agent_config": Jsonb({}),
@@ -107,7 +107,7 @@ def test_submitted_order_has_its_time_milestones_log_and_feed_entry(database: Da
         assert feed["action"] == "submitted"
 
 
-def test_an_order_goes_all_the_way_and_each_step_is_logged(database: Database) -> None:
+def test_order_reaches_delivery_and_logs_each_step(database: Database) -> None:
     with database.acting_as("owner") as cursor:
         order = draft(cursor)
         for status in TO_THE_END:
@@ -127,9 +127,7 @@ def test_an_order_goes_all_the_way_and_each_step_is_logged(database: Database) -
         max_size=14,
     )
 )
-def test_no_sequence_of_calls_makes_a_move_outside_of_the_table(
-    database: Database, calls: list[tuple[str, str]]
-) -> None:
+def test_no_sequence_of_calls_makes_a_forbidden_move(database: Database, calls: list[tuple[str, str]]) -> None:
     """Through advance_order() as an owner or by the server at the column: the same moves, each logged once."""
     with database.acting_as("owner") as cursor:
         order = draft(cursor)["id"]
@@ -196,7 +194,7 @@ def test_attack_assign_a_builder_without_being_owner(database: Database, person:
         cursor.execute("select public.assign_builder(%s, %s)", [order, PEOPLE[person]])
 
 
-def test_what_a_platform_admin_does_to_an_order_is_in_the_platforms_log(database: Database) -> None:
+def test_order_changes_of_platform_admins_are_audited(database: Database) -> None:
     order = in_status(database, "SUBMITTED")
     with database.acting_as("platform_admin") as cursor:
         advance(cursor, order, "IN_REVIEW")
@@ -223,8 +221,8 @@ def test_rejecting_and_cancelling_need_a_reason_which_is_kept(database: Database
         assert log["log_level"] == "WARN"
 
 
-def test_attack_cancel_an_order_as_its_creator_while_it_is_approved(fresh_database: Database) -> None:
-    """Who may move is asked of the state the order has when the move is made, not when it was asked for."""
+def test_attack_creator_cancels_an_order_during_approval(fresh_database: Database) -> None:
+    """Permission is checked against the state at the time of the move, not of the request."""
     order = in_status(fresh_database, "IN_REVIEW")
 
     def cancel() -> None:
@@ -287,16 +285,16 @@ def test_attack_delete_a_submitted_order_to_get_its_quota_back(database: Databas
         assert cursor.rowcount == 1
 
 
-def test_the_months_quota_is_402_with_what_the_next_plan_allows(database: Database) -> None:
+def test_exhausted_quota_is_402_and_names_the_next_plan(database: Database) -> None:
     with database.acting_as("member") as cursor:
         orders = [draft(cursor)["id"] for _ in range(4)]
         for order in orders[:3]:
             cursor.execute("select public.submit_order(%s)", [order])
         with refused("PT402") as caught:
             cursor.execute("select public.submit_order(%s)", [orders[3]])
-    said = caught.value.diag
-    assert said.message_detail == "GROWTH allows 3, and 3 are used."
-    assert str(said.message_hint).startswith("ELITE allows any number.")
+    diagnostics = caught.value.diag
+    assert diagnostics.message_detail == "GROWTH allows 3, and 3 are used."
+    assert str(diagnostics.message_hint).startswith("ELITE allows any number.")
 
 
 def test_last_months_orders_do_not_count(database: Database) -> None:
@@ -345,7 +343,7 @@ def test_the_same_order_is_submitted_once_however_many_try(fresh_database: Datab
 # Milestones and logs -------------------------------------------------------------------------------------------------
 
 
-def test_progress_follows_milestones_until_set_by_hand_and_again_when_released(database: Database) -> None:
+def test_progress_follows_milestones_unless_set_by_hand(database: Database) -> None:
     with database.acting_as("member") as cursor:
         order = draft(cursor)["id"]
         cursor.execute("select public.submit_order(%s)", [order])
@@ -389,7 +387,7 @@ def test_milestones_completed_at_once_all_count(fresh_database: Database) -> Non
 
 
 def test_attack_hang_a_milestone_or_log_on_another_tenants_order(database: Database) -> None:
-    """Whether the order exists cannot be told from the answer."""
+    """The error does not reveal whether the order exists."""
     order = in_status(database, "DRAFT")
     answers = set()
     for table in ("order_milestones", "build_logs"):
@@ -424,7 +422,7 @@ def test_attack_truncate_the_build_logs(database: Database, person: str) -> None
 
 
 @pytest.mark.parametrize("stage", ["status_change", "builder"])
-def test_attack_forge_an_entry_of_the_database_in_the_build_log(database: Database, stage: str) -> None:
+def test_attack_forge_a_system_entry_in_the_build_log(database: Database, stage: str) -> None:
     order = in_status(database, "DRAFT")
     with database.acting_as("owner") as cursor, refused("42501"):
         insert(cursor, "build_logs", organization_id=ACME, order_id=order, stage=stage, message="m")

@@ -36,7 +36,7 @@ def showcase(cursor: Cursor, **values: Any) -> Row:
 # Templates and reviews -----------------------------------------------------------------------------------------------
 
 
-def test_public_templates_are_seen_by_everyone_signed_in_private_ones_by_their_own(database: Database) -> None:
+def test_only_public_templates_are_visible_to_other_organizations(database: Database) -> None:
     with database.acting_as("owner", commit=True) as cursor:
         shared, own = template(cursor, is_public=True)["id"], template(cursor)["id"]
     seen = "select id from public.agent_templates where id = any (%s)"
@@ -109,7 +109,7 @@ def test_templates_and_blueprints_are_limited_by_the_plan(database: Database) ->
             blueprint(cursor, organization_id=GLOBEX)
 
 
-def test_the_rating_is_the_mean_of_the_reviews_one_per_reviewer(database: Database) -> None:
+def test_rating_is_the_mean_of_one_review_per_reviewer(database: Database) -> None:
     with database.acting_as("owner", commit=True) as cursor:
         row = template(cursor, is_public=True)["id"]
     read = "select rating, is_popular from public.agent_templates where id = %s"
@@ -156,7 +156,7 @@ def test_attack_learn_from_a_review_whether_a_private_template_exists(database: 
     assert refusals == {("PT404", "There is no such template")}
 
 
-def test_a_template_is_popular_with_more_than_ten_uses_and_four_stars(database: Database) -> None:
+def test_template_is_popular_above_ten_uses_and_four_stars(database: Database) -> None:
     with database.acting_as("owner") as cursor:
         row = template(cursor)["id"]
         insert(cursor, "template_reviews", organization_id=ACME, template_id=row, rating=4)
@@ -202,7 +202,7 @@ def test_a_blueprint_that_is_no_graph_is_refused(database: Database, components:
         blueprint(cursor, components=Jsonb(components), connections=connections)
 
 
-def test_a_clone_is_private_unused_and_counts_one_use_of_the_original(database: Database) -> None:
+def test_clone_is_private_and_counts_one_use(database: Database) -> None:
     with database.acting_as("owner", commit=True) as cursor:
         row = blueprint(cursor, is_public=True, name="x" * 100, version="2.1.0")["id"]
     with database.acting_as("globex_member") as cursor:

@@ -62,7 +62,7 @@ def add_impersonation(cursor: Cursor) -> Any:
     return one(cursor.execute(statement, [PEOPLE["super_admin"], PEOPLE["member"]]))["id"]
 
 
-def test_no_secret_and_no_address_of_an_invited_person_is_recorded(database: Database) -> None:
+def test_history_contains_no_secrets_or_invited_addresses(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "owner")
         invitation = call(cursor, "create_invitation", email="new@strive.test")

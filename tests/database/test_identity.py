@@ -28,7 +28,7 @@ def test_a_role_too_weak_gives_no_organisation(database: Database) -> None:
     assert current_org(database, "member", "MEMBER") == ACME
 
 
-def test_a_platform_admin_reads_the_organisation_it_names_but_does_not_write_there(
+def test_platform_admin_reads_but_never_writes_in_named_organization(
     database: Database,
 ) -> None:
     assert current_org(database, "platform_admin", org=GLOBEX) == GLOBEX

@@ -41,11 +41,11 @@ ACCEPTED: dict[tuple[str, str], str] = {
     (
         "a child of a tenant's table does not carry the tenant",
         "public.showcase_likes: showcase_likes_showcase_id_fkey",
-    ): ("anybody signed in may like a public showcase"),
+    ): ("any signed-in user may like a public showcase"),
     (
         "a child of a tenant's table does not carry the tenant",
         "public.refunds_due: refunds_due_onboarding_session_id_fkey",
-    ): "most of them never became an organisation; platform admins alone see them",
+    ): "most sessions never create an organisation; only platform admins read them",
     ("a column that clients write is not bounded", "public.feature_flag_group_members.value"): (
         "a check of its own: a text of 300 characters or a number"
     ),
@@ -80,7 +80,7 @@ def test_a_planted_defect_is_found_by(rule: Rule, catalog: Connection) -> None:
 
 # Supabase's own advisors --------------------------------------------------------------------------------------------
 
-# It says what traffic has not used yet, not what is wrong with the schema.
+# It reports unused indexes, not defects of the schema.
 TRAFFIC = {"unused_index"}
 # Rules of the dashboard which this release of the CLI does not have.
 NEWER = {
@@ -121,9 +121,7 @@ def test_supabases_own_advisors_find_nothing(database: Database, tmp_path: Path)
     assert {name: details for name, details in found.items() if name not in TRAFFIC} == {}
 
 
-def test_supabases_own_advisors_find_a_defect_planted_for_each_of_their_rules(
-    fresh_database: Database, tmp_path: Path
-) -> None:
+def test_supabase_advisors_find_every_planted_defect(fresh_database: Database, tmp_path: Path) -> None:
     expose(fresh_database, "public,pgmq_public")
     with fresh_database.connect("supabase_admin") as connection:
         for number, rule in enumerate(advisors.RULES):
@@ -159,10 +157,10 @@ def test_squawk_finds_a_planted_defect(tmp_path: Path) -> None:
     migration.write_text(
         "alter table public.users alter column name type varchar(255);\ncreate table loose (id uuid);\n"
     )
-    code, said = squawk(migration)
+    code, output = squawk(migration)
     assert code == 1
-    assert "changing-column-type" in said
-    assert "require-table-schema" in said
+    assert "changing-column-type" in output
+    assert "require-table-schema" in output
 
 
 BODIES = """
@@ -171,7 +169,7 @@ BODIES = """
     left join pg_trigger t on t.tgfoid = p.oid and not t.tgisinternal,
     lateral extensions.plpgsql_check_function_tb(p.oid, coalesce(t.tgrelid, 0), fatal_errors => false) c
     where c.level = 'error'
-      -- It asks first whether pg_cron is there.
+      -- It first checks whether pg_cron exists.
       and not (f.name = 'schedule_jobs' and to_regnamespace('cron') is null)
 """
 

@@ -9,7 +9,7 @@ from tests.support.world import ACME, Database
 SAME_FOR_ALL = "(organization_id = ( SELECT private.current_user_org() AS current_user_org))"
 
 
-def test_values_are_kept_only_of_sources_whose_policy_shows_every_member_the_same(database: Database) -> None:
+def test_only_sources_equal_for_all_members_are_cached(database: Database) -> None:
     with database.connect() as connection:
         policies = connection.execute(
             "select s.name, s.is_shared, array_agg(pg_get_expr(p.polqual, p.polrelid)), bool_and(c.relrowsecurity)"

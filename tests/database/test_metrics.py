@@ -78,7 +78,7 @@ def test_groups_come_largest_first_and_at_most_fifty(database: Database) -> None
     assert answer["series"] == [{"group": f"Company {n}", "value": n} for n in range(60, 10, -1)]
 
 
-def test_nothing_counts_and_adds_up_to_0_and_has_no_mean(database: Database) -> None:
+def test_empty_source_has_count_and_sum_0_no_mean(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "viewer")
         values = {
@@ -207,7 +207,7 @@ WRONG: list[tuple[Any, str, str]] = [
 ]
 
 
-def test_what_cannot_be_evaluated_is_refused_with_what_was_found_and_what_is_accepted(database: Database) -> None:
+def test_invalid_query_error_names_found_and_accepted_values(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
         for query, found, accepted in WRONG:
@@ -218,7 +218,7 @@ def test_what_cannot_be_evaluated_is_refused_with_what_was_found_and_what_is_acc
                 assert accepted in str(caught.value.diag.message_detail)
 
 
-def test_a_metric_is_not_changed_into_one_that_cannot_be_evaluated(database: Database) -> None:
+def test_metric_cannot_be_updated_to_an_invalid_query(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
         row = metric(cursor)
@@ -253,7 +253,7 @@ def test_attack_a_query_that_explodes(database: Database, where: str) -> None:
             )
 
 
-def test_a_query_that_would_read_too_much_is_refused_with_a_hint(database: Database) -> None:
+def test_too_expensive_query_is_refused_with_a_hint(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute(
             "insert into public.leads (organization_id, name, created_at)"
@@ -352,7 +352,7 @@ def refresh(cursor: Cursor) -> Any:
     return run["result"]
 
 
-def test_a_metric_is_searched_in_the_index_that_a_statement_by_hand_would_use(database: Database) -> None:
+def test_metric_uses_the_same_index_as_handwritten_sql(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute(
             "insert into public.leads (organization_id, name, status, created_at)"
@@ -381,7 +381,7 @@ def test_a_metric_is_searched_in_the_index_that_a_statement_by_hand_would_use(da
         assert "'Seq Scan'" not in plan
 
 
-def test_every_column_that_may_be_asked_for_exists_and_is_of_its_kind(database: Database) -> None:
+def test_every_allowed_column_exists_with_its_type(database: Database) -> None:
     with database.connect() as connection:
         wrong = connection.execute(
             "select m.source, m.name, m.kind, c.udt_name"
@@ -424,7 +424,7 @@ def test_a_fresh_value_is_not_counted_again(database: Database) -> None:
         assert refresh(cursor) == {"refreshed": 0, "failed": 0}
 
 
-def test_a_changed_query_forgets_the_value_and_the_same_one_keeps_it(database: Database) -> None:
+def test_changed_query_drops_the_cached_value(database: Database) -> None:
     with scene(database) as cursor:
         leads(cursor, {"status": "LOST"})
         row = metric(cursor)
@@ -461,7 +461,7 @@ def test_attack_see_what_the_first_to_ask_saw(database: Database, source: str) -
         assert call(cursor, "metric_value", metric_id=row["id"])["value"] == 0
 
 
-def test_a_metric_that_fails_does_not_keep_the_others_from_being_counted(database: Database) -> None:
+def test_failing_metric_does_not_stop_the_others(database: Database) -> None:
     with scene(database) as cursor:
         bad, good = metric(cursor), metric(cursor)
         cursor.execute("alter table public.dashboard_metrics disable trigger understand")

@@ -78,7 +78,7 @@ def apply(connection: Connection) -> list[str]:
     return applied
 
 
-def test_they_apply_from_empty_as_a_role_that_is_no_superuser_and_once_only(cluster: Cluster) -> None:
+def test_migrations_apply_once_and_without_superuser(cluster: Cluster) -> None:
     with empty(cluster, "from_empty").connect() as connection:
         who = connection.execute("select current_user, rolsuper from pg_roles where rolname = current_user")
         assert who.fetchone() == ("postgres", False)
@@ -115,9 +115,7 @@ def test_policies_hold_on_postgres_15(postgres_15: Cluster) -> None:
     database.close_idle()
 
 
-def test_the_real_cli_pushes_them_and_then_has_nothing_to_do(
-    cluster: Cluster, database: Database, tmp_path: Path
-) -> None:
+def test_supabase_cli_pushes_migrations_once(cluster: Cluster, database: Database, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "supabase", tmp_path / "supabase")
     target = empty(cluster, "pushed")
     first = supabase("db", "push", "--include-seed", database=target, home=tmp_path)

@@ -1,4 +1,4 @@
-"""What each is told: pages without gaps, counts that are exact whoever does what at once, all or nothing."""
+"""Notifications: pages without gaps, exact counts under concurrency, all-or-nothing updates."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def notify(connection: Connection, person: str, count: int, org: UUID = ACME) ->
 
 
 @pytest.fixture
-def told(fresh_database: Database) -> tuple[Database, list[UUID]]:
+def notified(fresh_database: Database) -> tuple[Database, list[UUID]]:
     with fresh_database.connect() as connection:
         ids = notify(connection, "member", 50)
         notify(connection, "admin", 5)
@@ -54,8 +54,8 @@ def pages(cursor: psycopg.Cursor[Row], size: int, *, unread: bool) -> Iterator[l
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 100])
-def test_pages_show_everything_once_newest_first(told: tuple[Database, list[UUID]], size: int) -> None:
-    database, ids = told
+def test_pages_show_everything_once_newest_first(notified: tuple[Database, list[UUID]], size: int) -> None:
+    database, ids = notified
     with database.acting_as("member") as cursor:
         value(cursor, "mark_notifications_read(%s)", ids[10:20])
         for unread in (False, True):
@@ -66,15 +66,15 @@ def test_pages_show_everything_once_newest_first(told: tuple[Database, list[UUID
 
 
 @pytest.mark.parametrize("size", [0, -1, 101, None])
-def test_a_page_has_1_to_100(told: tuple[Database, list[UUID]], size: int | None) -> None:
-    with told[0].acting_as("member") as cursor, pytest.raises(psycopg.Error, match="1 to 100") as caught:
+def test_a_page_has_1_to_100(notified: tuple[Database, list[UUID]], size: int | None) -> None:
+    with notified[0].acting_as("member") as cursor, pytest.raises(psycopg.Error, match="1 to 100") as caught:
         value(cursor, "notifications_page(page_size => %s)", size)
     assert caught.value.sqlstate == "PT400"
 
 
-def test_each_organisation_has_its_own_notifications(told: tuple[Database, list[UUID]]) -> None:
+def test_each_organisation_has_its_own_notifications(notified: tuple[Database, list[UUID]]) -> None:
     for org, count in ((ACME, 50), (GLOBEX, 3)):
-        with told[0].acting_as("member", org=org) as cursor:
+        with notified[0].acting_as("member", org=org) as cursor:
             assert value(cursor, "unread_notification_count()") == count
             assert len(next(pages(cursor, 100, unread=False))) == count
             assert value(cursor, "mark_all_notifications_read()") == count
@@ -82,8 +82,10 @@ def test_each_organisation_has_its_own_notifications(told: tuple[Database, list[
 
 
 @pytest.mark.parametrize("operation", ["mark_notifications_read", "delete_notifications"])
-def test_attack_touch_anothers_notification_among_ones_own(told: tuple[Database, list[UUID]], operation: str) -> None:
-    database, ids = told
+def test_attack_touch_anothers_notification_among_ones_own(
+    notified: tuple[Database, list[UUID]], operation: str
+) -> None:
+    database, ids = notified
     with database.acting_as("admin") as cursor:
         (alien, *_) = next(pages(cursor, 1, unread=False))
     with database.acting_as("member", org=GLOBEX) as cursor:
@@ -103,8 +105,8 @@ def test_one_to_a_hundred_notifications_are_deleted_at_a_time(database: Database
         value(cursor, "delete_notifications(%s::uuid[])", ids)
 
 
-def test_a_count_is_what_was_unread(told: tuple[Database, list[UUID]]) -> None:
-    database, ids = told
+def test_a_count_is_what_was_unread(notified: tuple[Database, list[UUID]]) -> None:
+    database, ids = notified
     with database.acting_as("member") as cursor:
         assert value(cursor, "mark_notifications_read(%s)", ids[:3]) == 3
         assert value(cursor, "mark_notifications_read(%s)", ids[:5]) == 2
@@ -113,8 +115,8 @@ def test_a_count_is_what_was_unread(told: tuple[Database, list[UUID]]) -> None:
         assert value(cursor, "mark_all_notifications_read()") == 40
 
 
-def test_attack_mark_everybodys_as_the_server_which_is_nobody(told: tuple[Database, list[UUID]]) -> None:
-    with told[0].acting_as(None, claims={"role": "service_role"}) as cursor:
+def test_attack_mark_notifications_of_all_as_the_server(notified: tuple[Database, list[UUID]]) -> None:
+    with notified[0].acting_as(None, claims={"role": "service_role"}) as cursor:
         assert value(cursor, "mark_all_notifications_read()") == 0
         assert value(cursor, "unread_notification_count()") == 0
 
@@ -125,18 +127,18 @@ def test_attack_notify_as_a_user(database: Database, person: str | None) -> None
         value(cursor, "notify_members(%s, 'INFO', 'Pay', 'now')", ACME)
 
 
-def test_counts_are_exact_while_many_mark_delete_and_are_told_at_once(told: tuple[Database, list[UUID]]) -> None:
+def test_unread_counts_stay_exact_under_concurrency(notified: tuple[Database, list[UUID]]) -> None:
     """Nobody deadlocks, whatever they name in whatever order; in the end, and for everyone who looks, sums agree."""
-    database, ids = told
+    database, ids = notified
     random = Random(7)  # noqa: S311 - nothing secret
     plans = [
-        (random.choice(["mark_notifications_read", "delete_notifications", "all", "tell"]), random.sample(ids, 12))
+        (random.choice(["mark_notifications_read", "delete_notifications", "all", "notify"]), random.sample(ids, 12))
         for _ in range(60)
     ]
 
     def act(plan: tuple[str, list[UUID]]) -> int:
         operation, names = plan
-        if operation == "tell":
+        if operation == "notify":
             with database.acting_as(None, claims={"role": "service_role"}, commit=True) as cursor:
                 return int(value(cursor, "notify_members(%s, 'INFO', 'Hello', 'All')", ACME) > 0)
         try:
@@ -166,7 +168,7 @@ def test_counts_are_exact_while_many_mark_delete_and_are_told_at_once(told: tupl
         assert len(rows) == 50 + sum(changes)
 
 
-def test_all_members_are_told_in_one_statement_which_waits_for_no_reader(fresh_database: Database) -> None:
+def test_notifying_all_members_waits_for_no_reader(fresh_database: Database) -> None:
     with fresh_database.connect("supabase_admin") as connection:
         connection.execute("set session_replication_role = replica")
         connection.execute(

@@ -143,7 +143,7 @@ def test_a_closed_organisation_is_erased_after_thirty_days_with_proof(database: 
         assert cursor.execute("select from public.organizations where id = %s", [GLOBEX]).rowcount == 1
 
 
-def test_the_last_owner_deletes_the_account_once_the_organisation_is_closed(database: Database) -> None:
+def test_last_owner_deletes_account_after_closing_organization(database: Database) -> None:
     with scene(database) as cursor:
         delete = "select private.do_delete_account(jsonb_build_object('user_id', %s::uuid)) as done"
         with refused(cursor, "PT409", "last owner"):
@@ -167,7 +167,7 @@ ADMIN_OPERATIONS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("person", ["platform_admin", None])
-def test_platform_admins_and_the_sql_editor_run_and_log_every_operation(database: Database, person: str | None) -> None:
+def test_platform_admins_and_sql_editor_operations_are_logged(database: Database, person: str | None) -> None:
     with scene(database) as cursor:
         for action, operation, arguments in ADMIN_OPERATIONS:
             if operation == "admin_create_subscription":
@@ -184,7 +184,7 @@ def test_platform_admins_and_the_sql_editor_run_and_log_every_operation(database
             assert logged == {"action": action, "success": True}
 
 
-def test_a_refused_operation_of_an_admin_is_logged_and_has_its_status(database: Database) -> None:
+def test_refused_admin_operation_is_logged_with_status(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "platform_admin")
         answer = call(cursor, "admin_suspend_organization", organization_id=GLOBEX, reason=" ")

@@ -14,10 +14,12 @@ ORDER = ("created_at", "joined_at", "viewed_at", "dismissed_at", "read_at", "lik
 SELECT = re.compile(r"\( SELECT ")
 # Whose request this is: the root and a leaf of an index, and the row of the membership.
 LOOKUP = 3
-# Policies that ask more than one question of the caller.
-QUESTIONS = dict.fromkeys(("agent_templates", "project_showcases", "tool_blueprints"), 2)  # also: is it anybody?
+# Policies that look up the caller more than once.
+QUESTIONS = dict.fromkeys(
+    ("agent_templates", "project_showcases", "tool_blueprints"), 2
+)  # also: is the caller signed in?
 
-# What is asked for whole, or by key, and never as the newest 50 of many.
+# Tables that clients read whole or by key, never as the newest 50 of many.
 _HANDFUL = "a tenant or a person has a handful, and reads them all"
 _CATALOGUE = "one small catalogue of the platform"
 NO_LISTS = {
@@ -116,7 +118,7 @@ def bare(full: Database) -> Iterator[Connection]:
 
 
 def by_hand(policy: str, caller: Connection) -> str:
-    """The policy as somebody would write the condition who knows the answers of its sub-selects."""
+    """The condition of the policy, with its sub-selects replaced by their values."""
     while found := SELECT.search(policy):
         end, depth = found.start(), 0
         while depth or end == found.start():
@@ -149,30 +151,28 @@ def compare(caller: Connection, bare: Connection, table: str, policy: str, order
     secured = explain(caller, query.format(condition))
     plain = explain(bare, query.format(f"{by_hand(policy, caller)} and {condition}"))
     assert secured.shape == ["Limit", "Index Scan"], secured.shape
-    # Walking through everybody's newest rows is an ordered index scan too, and endless for a small tenant.
+    # Scanning the newest rows of all tenants is an ordered index scan too, but endless for a small tenant.
     assert table in QUESTIONS or not secured.nodes[-1].get("Rows Removed by Filter"), "rows of others are passed over"
     extra = secured.buffers - plain.buffers
     assert extra <= QUESTIONS.get(table, 1) * LOOKUP, f"{extra} buffers more than the {plain.buffers} by hand"
     return secured
 
 
-def test_the_newest_of_every_table_are_an_ordered_index_scan_with_no_filter_of_the_client(
-    caller: Connection, bare: Connection
-) -> None:
+def test_newest_rows_are_an_ordered_index_scan_without_filter(caller: Connection, bare: Connection) -> None:
     tables = lists(bare)
     assert set(NO_LISTS) <= set(tables)
     wrong = {}
     for table, (policy, newest) in tables.items():
         if table not in NO_LISTS:
             try:
-                assert newest, "nothing says what is newest"
+                assert newest, "no index orders by the newest"
                 compare(caller, bare, table, policy, f"{newest} desc")
             except AssertionError as error:
                 wrong[table] = str(error).split("\n")[0]
     assert wrong == {}
 
 
-def test_every_tenants_table_shows_its_rows_by_a_policy_on_them(bare: Connection) -> None:
+def test_every_tenant_table_has_a_row_policy(bare: Connection) -> None:
     rows = bare.execute(
         "select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id'"
         " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')"
@@ -196,7 +196,7 @@ def test_hot_lists_have_an_index_that_names_the_value(table: str, caller: Connec
         assert secured.nodes[-1]["Index Name"] in partial, condition
 
 
-def test_a_table_joined_to_each_of_fifty_rows_asks_who_calls_only_once(caller: Connection, bare: Connection) -> None:
+def test_join_of_fifty_rows_looks_up_the_caller_once(caller: Connection, bare: Connection) -> None:
     query = (
         "select l.id, (select count(*) from public.activities a where a.lead_id = l.id{}) from public.leads l"
         " {} order by l.created_at desc limit 50"
@@ -206,9 +206,7 @@ def test_a_table_joined_to_each_of_fifty_rows_asks_who_calls_only_once(caller: C
     assert secured.buffers - plain.buffers <= 2 * LOOKUP
 
 
-def test_a_page_of_a_build_log_begins_in_the_index_where_the_last_one_ended(
-    caller: Connection, bare: Connection
-) -> None:
+def test_build_log_pages_continue_in_the_index(caller: Connection, bare: Connection) -> None:
     row = bare.execute(
         "select order_id, created_at, id from public.build_logs where organization_id = %s limit 1", [ACME]
     ).fetchone()
@@ -236,7 +234,7 @@ def test_featured_showcases_are_listed_from_their_own_index(full: Database) -> N
     assert plan.nodes[-1]["Index Name"] == "project_showcases_is_featured_idx"
 
 
-def test_a_search_of_templates_reads_what_it_finds_and_nothing_else(caller: Connection, bare: Connection) -> None:
+def test_template_search_reads_only_its_results(caller: Connection, bare: Connection) -> None:
     ((word,),) = bare.execute("select description from public.agent_templates where is_public limit 1")
     plan = explain(caller, f"select * from public.search_templates(query => '{word}')")
     ((pages,),) = bare.execute("select relpages from pg_class where relname = 'agent_templates'")
@@ -245,23 +243,23 @@ def test_a_search_of_templates_reads_what_it_finds_and_nothing_else(caller: Conn
 
 # Of four tables with some 150 pages each. A misspelt word is looked for in a dozen ways in each of their indexes.
 @pytest.mark.parametrize(
-    ("name", "asked", "most"), [("Katherine", "Katherine", 100), ("Bartholomew", "Barhtolomew", 300)]
+    ("name", "query_text", "most"), [("Katherine", "Katherine", 100), ("Bartholomew", "Barhtolomew", 300)]
 )
-def test_a_search_of_the_crm_reads_what_it_finds_and_nothing_else(
-    caller: Connection, bare: Connection, name: str, asked: str, most: int
+def test_crm_search_reads_only_its_results(
+    caller: Connection, bare: Connection, name: str, query_text: str, most: int
 ) -> None:
     bare.execute(
         "update public.leads set name = %s"
         " where id = (select id from public.leads where organization_id = %s order by name desc limit 1)",
         [name, ACME],
     )
-    query = f"select * from public.search_crm('{asked}')"
+    query = f"select * from public.search_crm('{query_text}')"
     assert len(caller.execute(query).fetchall()) == 1
     assert explain(caller, query).buffers < most
 
 
 @pytest.mark.parametrize("report", ["pipeline_report", "conversion_report"])
-def test_a_report_walks_through_the_tenants_own_rows_alone(report: str, caller: Connection, bare: Connection) -> None:
+def test_report_reads_only_rows_of_the_tenant(report: str, caller: Connection, bare: Connection) -> None:
     body = bare.execute("select prosrc from pg_proc where proname = %s", [report]).fetchone()
     assert body
     query = body[0].replace(f"{report}.assigned_to_id", "null::uuid")

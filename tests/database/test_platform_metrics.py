@@ -183,7 +183,7 @@ def test_every_day_is_counted_as_another_hand_counts_it(connection: Connection, 
             assert row["is_estimated"]
 
 
-def test_a_day_has_one_row_however_often_it_is_counted_and_the_last_look_counts(connection: Connection) -> None:
+def test_day_has_one_row_with_the_last_count(connection: Connection) -> None:
     def today() -> tuple[Any, ...]:
         row: tuple[Any, ...]
         (row,) = connection.execute(
@@ -200,7 +200,7 @@ def test_a_day_has_one_row_however_often_it_is_counted_and_the_last_look_counts(
         assert today() == (users - 1, users - 1, False)
 
 
-def test_a_day_counted_at_its_end_stays_and_one_counted_too_late_is_an_estimate(connection: Connection) -> None:
+def test_day_counted_late_is_an_estimate(connection: Connection) -> None:
     days = "select date, total_users, is_estimated from public.platform_metrics order by date"
     connection.execute(
         "insert into public.platform_metrics (date, total_users, measured_at) values"
@@ -242,7 +242,7 @@ def test_signing_in_is_remembered_by_the_day(connection: Connection) -> None:
     ]
 
 
-def test_who_has_given_notice_is_not_cancelled_before_the_end_has_come(connection: Connection) -> None:
+def test_cancellation_counts_only_at_period_end(connection: Connection) -> None:
     def rates() -> tuple[Any, ...]:
         day = datetime.now(UTC).date()
         connection.execute("select private.record_platform_metrics(%s)", [day])

@@ -21,7 +21,7 @@ def names(cursor: Cursor, saved: Row, **page: int) -> list[str]:
     return [row["name"] for row in call(cursor, "view_rows", view_id=saved["id"], **page)]
 
 
-def test_a_view_lists_its_rows_in_its_order_with_its_columns(database: Database) -> None:
+def test_saved_view_lists_its_columns_in_its_order(database: Database) -> None:
     with scene(database) as cursor:
         for name, score in {"Ada": 90, "Ben": 60, "Cyd": 85, "Dan": 10}.items():
             add(cursor, "leads", organization_id=ACME, name=name, score_value=score)
@@ -60,7 +60,7 @@ def test_a_view_that_could_not_be_opened_is_not_saved(database: Database, column
         assert refusal.value.diag.message_detail.startswith(place.replace("\\", ""))
 
 
-def test_a_private_view_is_its_owners_and_a_shared_one_everybodys(database: Database) -> None:
+def test_private_view_is_visible_to_its_owner_only(database: Database) -> None:
     with scene(database) as cursor:
         add(cursor, "leads", organization_id=ACME, name="Ada")
         turn(cursor, "member")
@@ -83,7 +83,7 @@ def test_every_list_can_be_a_view(database: Database, source: str) -> None:
         assert call(cursor, "view_rows", view_id=view(cursor, source)["id"]) == []
 
 
-def test_a_new_listing_is_reported_once_to_whoever_has_a_suitable_buyer(database: Database) -> None:
+def test_new_listing_is_reported_once_to_agents_with_matching_buyers(database: Database) -> None:
     with scene(database) as cursor:
         wish = {"organization_id": ACME, "budget": 200, "cities": ["austin"], "is_watching": True}
         add(cursor, "leads", name="Ada", assigned_to_id=PEOPLE["member"], **wish)

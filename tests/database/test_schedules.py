@@ -158,7 +158,7 @@ def test_timed_out_job_is_failed(database: Database) -> None:
         "update private.jobs set runs = 'private.end_suspensions'",
     ],
 )
-def test_attack_run_a_job_or_write_its_rows_as_a_user(database: Database, statement: str) -> None:
+def test_attack_run_a_job_or_write_its_rows(database: Database, statement: str) -> None:
     for person in ("super_admin", "owner", None):
         with database.acting_as(person) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
             cursor.execute(statement)
@@ -339,7 +339,7 @@ def test_pg_cron_is_given_every_job_where_it_is_present(database: Database) -> N
         assert scheduled == connection.execute("select name, schedule from private.jobs order by 1").fetchall()
 
 
-def test_pg_cron_commits_the_row_of_a_run_before_its_work_begins(fresh_database: Database) -> None:
+def test_pg_cron_commits_a_run_before_its_work_begins(fresh_database: Database) -> None:
     with fresh_database.connect() as connection, fresh_database.connect() as onlooker:
         connection.execute(CRON)
         connection.execute(
@@ -387,7 +387,7 @@ def test_http_job_is_called_by_pg_net(fresh_database: Database) -> None:
         ]
 
 
-def test_onboarding_sessions_nobody_paid_for_are_deleted_a_week_after_they_expired(database: Database) -> None:
+def test_unpaid_onboarding_sessions_are_deleted_a_week_after_expiry(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(
             "insert into public.onboarding_sessions (token_hash, created_at, expires_at, payment_attempt)"

@@ -1,4 +1,4 @@
-"""Deals and orders, in any sequence of calls and writes by whoever: none reaches a state that the tables forbid."""
+"""Deals and orders never reach a forbidden state, in any sequence of calls and writes by any person."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SERVER = "server"
 STRANGERS = ["outsider", "globex_owner", "removed", "suspended"]
-# Who may is asked more often than who may not: most of all sequences would come to nothing.
-everybody = st.sampled_from([*["member", "admin", "owner", SERVER] * 4, "viewer", "platform_admin", *STRANGERS])
+# People with permission act more often; otherwise most sequences would do nothing.
+any_person = st.sampled_from([*["member", "admin", "owner", SERVER] * 4, "viewer", "platform_admin", *STRANGERS])
 which = st.integers(0, 9)
 some_stage = st.sampled_from(STAGES)
 some_reason = st.sampled_from([None, " ", "Too dear"])
@@ -35,7 +35,7 @@ SHORT = settings(
 
 
 class Played(RuleBasedStateMachine):
-    """One transaction in which everybody has turns."""
+    """One transaction in which people take turns."""
 
     database: Database
 
@@ -72,7 +72,7 @@ class Deals(Played):
     def begin(self) -> None:
         self.begun("member", "LEAD", None, None)
 
-    @rule(who=everybody, stage=some_stage, outcome=st.none() | some_outcome, reason=some_reason)
+    @rule(who=any_person, stage=some_stage, outcome=st.none() | some_outcome, reason=some_reason)
     def begun(self, who: str, stage: str, outcome: str | None, reason: str | None) -> None:
         columns = {"organization_id": ACME, "title": "Sale", "value": 100, "stage": stage, "lost_reason": reason}
         made: list[Row] = []
@@ -92,21 +92,21 @@ class Deals(Played):
         at = STAGES.index(self.seen[n % len(self.seen)]["stage"])
         self.step(who, n, "move_deal", stage=STAGES[max(at + forward, 0) % 5])
 
-    @rule(who=everybody, n=which, stage=some_stage, probability=some_probability, reason=some_reason)
+    @rule(who=any_person, n=which, stage=some_stage, probability=some_probability, reason=some_reason)
     def moved(self, who: str, n: int, stage: str, probability: int | None, reason: str | None) -> None:
         self.step(who, n, "move_deal", stage=stage, probability=probability, lost_reason=reason)
 
-    @rule(who=everybody, n=which, outcome=some_outcome, reason=some_reason)
+    @rule(who=any_person, n=which, outcome=some_outcome, reason=some_reason)
     def closed(self, who: str, n: int, outcome: str, reason: str | None) -> None:
         self.step(who, n, "close_deal", outcome=outcome, lost_reason=reason)
 
     @precondition(lambda self: any(deal["stage"] not in OPEN for deal in self.seen))
-    @rule(who=everybody, n=which, stage=some_stage)
+    @rule(who=any_person, n=which, stage=some_stage)
     def reopened(self, who: str, n: int, stage: str) -> None:
         self.step(who, n, "reopen_deal", stage=stage)
 
     @rule(
-        who=everybody,
+        who=any_person,
         n=which,
         columns=st.fixed_dictionaries(
             {},
@@ -186,26 +186,26 @@ class Orders(Played):
         self.orders[made["id"]] = made
         self.logged[made["id"]] = 0
 
-    @rule(who=everybody.filter(SERVER.__ne__), n=which, to=st.sampled_from(STATUSES), reason=some_reason)
+    @rule(who=any_person.filter(SERVER.__ne__), n=which, to=st.sampled_from(STATUSES), reason=some_reason)
     def advanced(self, who: str, n: int, to: str, reason: str | None) -> None:
         self.step(who, n, lambda order: call(self.cursor, "advance_order", order_id=order, to_status=to, reason=reason))
 
-    # Most of all moves go nowhere; this one goes on.
+    # Most moves are refused; this one makes progress.
     @rule(who=st.sampled_from(["admin", "owner"]), n=which)
     def went_on(self, who: str, n: int) -> None:
         status = self.at(n)["status"]
         to = next((there for here, there in sorted(MOVES) if here == status and there != "CANCELLED"), status)
         self.step(who, n, lambda order: call(self.cursor, "advance_order", order_id=order, to_status=to, reason="Why"))
 
-    @rule(who=everybody.filter(SERVER.__ne__), n=which)
+    @rule(who=any_person.filter(SERVER.__ne__), n=which)
     def submitted(self, who: str, n: int) -> None:
         self.step(who, n, lambda order: call(self.cursor, "submit_order", order_id=order))
 
-    @rule(who=everybody.filter(SERVER.__ne__), n=which, reason=some_reason, how=st.sampled_from(["cancel", "reject"]))
+    @rule(who=any_person.filter(SERVER.__ne__), n=which, reason=some_reason, how=st.sampled_from(["cancel", "reject"]))
     def ended(self, who: str, n: int, reason: str | None, how: str) -> None:
         self.step(who, n, lambda order: call(self.cursor, f"{how}_order", order_id=order, reason=reason))
 
-    @rule(who=everybody, n=which, to=st.sampled_from([status for status in STATUSES if status != "SUBMITTED"]))
+    @rule(who=any_person, n=which, to=st.sampled_from([status for status in STATUSES if status != "SUBMITTED"]))
     def written(self, who: str, n: int, to: str) -> None:
         self.step(who, n, lambda order: change(self.cursor, "custom_agent_orders", {"id": order}, status=to))
 
@@ -247,8 +247,6 @@ class Orders(Played):
 
 
 @pytest.mark.parametrize("machine", [Deals, Orders])
-def test_whatever_is_called_by_whoever_in_whatever_order_leads_nowhere_that_is_forbidden(
-    database: Database, machine: type[Played]
-) -> None:
+def test_no_sequence_of_calls_reaches_a_forbidden_state(database: Database, machine: type[Played]) -> None:
     played = type(machine.__name__, (machine,), {"database": database})
     run_state_machine_as_test(played, settings=SHORT)

@@ -42,7 +42,7 @@ def _files(database: Database) -> None:
         )
 
 
-def test_the_buckets_are_as_private_and_as_large_as_they_should_be(database: Database) -> None:
+def test_buckets_have_the_specified_privacy_and_limits(database: Database) -> None:
     with database.connect() as connection:
         rows = connection.execute(
             "select id, public, file_size_limit, allowed_mime_types from storage.buckets order by id"
@@ -82,7 +82,7 @@ def test_everyone_lists_only_their_own_folders(database: Database, person: str |
     assert seen == SEES[person]
 
 
-def test_a_platform_admin_reads_the_files_of_the_organisation_it_names(database: Database) -> None:
+def test_platform_admin_reads_files_of_the_current_organization(database: Database) -> None:
     with database.acting_as("platform_admin", org=GLOBEX) as cursor:
         seen = {row["name"] for row in cursor.execute("select name from storage.objects")}
     assert seen == {attachment(GLOBEX), "logo.png"}
@@ -138,7 +138,7 @@ def test_attack_upload_in_the_name_of_another(database: Database) -> None:
         upload(cursor, "attachments", attachment(file="x"), "admin")
 
 
-# Who may delete the member's attachment; the organisation's others, and everybody else, may not.
+# Who may delete the member's attachment; all others may not.
 DELETES = {
     "member": 1,
     "admin": 1,
@@ -160,7 +160,7 @@ def test_the_uploader_or_an_admin_deletes_and_overwrites(database: Database, per
             assert cursor.rowcount == DELETES[person], change
 
 
-def test_another_member_reads_but_neither_deletes_nor_takes_over_a_file(fresh_database: Database) -> None:
+def test_other_members_read_but_never_delete_a_file(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute(
             "insert into storage.objects (bucket_id, name, owner_id) values ('attachments', %s, %s)",
@@ -199,7 +199,7 @@ ANNOUNCED = (
 
 
 def store(cursor: psycopg.Cursor[Row], path: str, size: int | None, owner: str = "member", kind: str = "a/b") -> None:
-    """As the storage service keeps a file: without its metadata when it only asks for permission."""
+    """Insert as the storage service does: without metadata when it only checks permission."""
     metadata = None if size is None else Jsonb({"size": size, "mimetype": kind})
     cursor.execute(
         "insert into storage.objects (bucket_id, name, owner_id, metadata) values ('attachments', %s, %s, %s)"
@@ -246,11 +246,11 @@ def test_an_upload_makes_its_row_and_a_deletion_takes_it(database: Database) -> 
 
 def test_asking_for_permission_makes_no_row(database: Database) -> None:
     with database.acting_as("member") as cursor:
-        store(cursor, attachment(file="asked.txt"), None)
-        assert cursor.execute(ROW, [attachment(file="asked.txt")]).fetchall() == []
+        store(cursor, attachment(file="checked.txt"), None)
+        assert cursor.execute(ROW, [attachment(file="checked.txt")]).fetchall() == []
 
 
-def test_a_row_made_before_holds_the_room_and_becomes_the_files(database: Database) -> None:
+def test_row_made_before_the_upload_reserves_its_storage(database: Database) -> None:
     path = attachment(file="announced.txt")
     with database.acting_as("member") as cursor:
         announce(cursor, path)
@@ -289,7 +289,7 @@ def test_the_plan_limits_what_an_organisation_stores(database: Database) -> None
             announce(cursor, attachment(file="c"), 1)
 
 
-def test_an_upload_beyond_the_plan_is_refused_in_the_words_the_storage_service_passes_on(database: Database) -> None:
+def test_upload_beyond_the_plan_is_refused_with_a_message(database: Database) -> None:
     with limited(database, 100), database.acting_as("member") as cursor:
         store(cursor, attachment(file="a"), 60)
         for size in (41, 50 * 2**20):
@@ -298,7 +298,7 @@ def test_an_upload_beyond_the_plan_is_refused_in_the_words_the_storage_service_p
             assert caught.value.sqlstate == "42501"
         store(cursor, attachment(file="a"), 100)  # in the place of the 60
         with refused_for_room(), cursor.connection.transaction():
-            store(cursor, attachment(file="b"), None)  # before a byte is taken
+            store(cursor, attachment(file="b"), None)  # before the body is read
     with limited(database, None), database.acting_as("member") as cursor:
         store(cursor, attachment(file="a"), 50 * 2**20)
 
@@ -350,9 +350,9 @@ def test_attack_upload_where_no_row_could_stand_for_it(database: Database, path:
         store(cursor, path, 1)
 
 
-def test_what_the_server_keeps_elsewhere_in_the_bucket_has_no_row(database: Database) -> None:
+def test_server_files_outside_the_scheme_have_no_row(database: Database) -> None:
     with database.acting_as("owner", role="service_role") as cursor:
-        for path in ("exports/all.zip", attachment(fixed_id("nobody"))):
+        for path in ("exports/all.zip", attachment(fixed_id("unknown"))):
             store(cursor, path, 1)
             assert cursor.execute(ROW, [path]).fetchall() == []
         store(cursor, attachment(file="moves"), 1)
@@ -380,23 +380,23 @@ def claim(cursor: psycopg.Cursor[Row]) -> Any:
     return row["it"]
 
 
-def test_the_file_of_a_deleted_row_is_deleted_by_the_job(server: psycopg.Cursor[Row]) -> None:
-    kept, gone = attachment(file="kept"), attachment(file="gone")
-    for path in (kept, gone):
+def test_job_deletes_files_of_deleted_rows(server: psycopg.Cursor[Row]) -> None:
+    kept, deleted = attachment(file="kept"), attachment(file="gone")
+    for path in (kept, deleted):
         store(server, path, 1)
-    server.execute("delete from public.attachments where file_path = %s", [gone])
-    assert claim(server) == {"attachments": [gone]}
+    server.execute("delete from public.attachments where file_path = %s", [deleted])
+    assert claim(server) == {"attachments": [deleted]}
     with pytest.raises(REFUSED, match="being deleted"):
-        store(server, gone, 2)
+        store(server, deleted, 2)
     forget = "select private.forget_doomed_objects('attachments', %s) as n"
-    assert server.execute(forget, [[gone, attachment(file="never")]]).fetchall() == [{"n": 1}]
-    server.execute("delete from storage.objects where name = %s", [gone])
+    assert server.execute(forget, [[deleted, attachment(file="never")]]).fetchall() == [{"n": 1}]
+    server.execute("delete from storage.objects where name = %s", [deleted])
     assert claim(server) == {}
-    store(server, gone, 2)
+    store(server, deleted, 2)
     assert repair(server) == (0, 0, 0)
 
 
-def test_a_file_stored_again_before_the_job_comes_is_not_deleted(server: psycopg.Cursor[Row]) -> None:
+def test_job_keeps_a_file_that_was_stored_again(server: psycopg.Cursor[Row]) -> None:
     path = attachment(file="again")
     store(server, path, 1)
     server.execute("delete from public.attachments where file_path = %s", [path])
@@ -411,10 +411,10 @@ def test_what_came_apart_is_brought_together_again(server: psycopg.Cursor[Row]) 
     found, lost, waiting, late = (attachment(file=name) for name in ("found", "lost", "waiting", "late"))
     server.execute("alter table storage.objects disable trigger user")
     store(server, found, 5)
-    store(server, attachment(fixed_id("nobody")), 5)
+    store(server, attachment(fixed_id("unknown")), 5)
     server.execute(
         "insert into storage.objects (bucket_id, name) values ('avatars', %s), ('avatars', %s)",
-        [f"{PEOPLE['member']}/face.png", f"{fixed_id('nobody')}/face.png"],
+        [f"{PEOPLE['member']}/face.png", f"{fixed_id('unknown')}/face.png"],
     )
     for path in (lost, waiting, late):
         announce(server, path)
@@ -427,11 +427,11 @@ def test_what_came_apart_is_brought_together_again(server: psycopg.Cursor[Row]) 
         "select file_path, stored_at is null as awaited from public.attachments order by 2"
     ).fetchall()
     assert rows == [{"file_path": found, "awaited": False}, {"file_path": waiting, "awaited": True}]
-    assert doomed(server) == {attachment(fixed_id("nobody")), f"{fixed_id('nobody')}/face.png"}
+    assert doomed(server) == {attachment(fixed_id("unknown")), f"{fixed_id('unknown')}/face.png"}
     assert repair(server) == (0, 0, 0)
 
 
-def test_the_files_of_an_organisation_and_of_a_person_go_with_them(server: psycopg.Cursor[Row]) -> None:
+def test_files_are_deleted_with_their_organization_or_person(server: psycopg.Cursor[Row]) -> None:
     store(server, attachment(), 5)
     server.execute(
         "insert into storage.objects (bucket_id, name) values ('avatars', %s)", [f"{PEOPLE['member']}/a.png"]

@@ -113,7 +113,7 @@ def plan(cursor: Cursor) -> Row:
     return made
 
 
-def test_a_follow_up_plan_creates_its_tasks_once_at_a_time(database: Database) -> None:
+def test_follow_up_plan_creates_one_task_at_a_time(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         lead = add(cursor, "leads", name="Ada", organization_id=ACME)

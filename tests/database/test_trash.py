@@ -106,7 +106,7 @@ def test_the_job_purges_after_thirty_days_with_attachments(database: Database) -
         assert cursor.execute("select from public.attachments where file_path = %s", [path]).rowcount == 0
 
 
-def test_merging_while_something_of_the_merged_is_in_the_trash_keeps_its_link(database: Database) -> None:
+def test_merging_keeps_links_of_rows_in_the_trash(database: Database) -> None:
     with scene(database) as cursor:
         kept, double = (add(cursor, "contacts", organization_id=ACME, name=name) for name in ("Ada", "A. Lovelace"))
         deal = add(cursor, "deals", organization_id=ACME, title="Sale", value=1, contact_id=double["id"])
@@ -120,7 +120,7 @@ def test_merging_while_something_of_the_merged_is_in_the_trash_keeps_its_link(da
         }
 
 
-def test_the_trash_holds_no_slug_and_no_place_of_the_plan(database: Database) -> None:
+def test_rows_in_the_trash_free_slug_and_quota(database: Database) -> None:
     with scene(database) as cursor:
         page = {"organization_id": ACME, "title": "A", "slug": "a", "content": "x"}
         turn(cursor, "member")

@@ -141,7 +141,7 @@ class Records(RuleBasedStateMachine):
             call(self.cursor, "restore_from_trash", ids=[entries[0]["id"]])
 
 
-def test_no_order_of_deleting_restoring_merging_and_converting_loses_a_link(database: Database) -> None:
+def test_no_order_of_trash_operations_loses_a_link(database: Database) -> None:
     Records.database = database
     run_state_machine_as_test(
         Records,

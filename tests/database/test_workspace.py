@@ -87,7 +87,7 @@ def test_whoever_leaves_is_taken_off_and_the_work_stays(database: Database) -> N
         assert one(cursor, read, one_project) == {"project_manager_id": None, "organization_id": ACME}
 
 
-def test_a_project_has_a_manager_and_an_appointment_an_assignee_from_the_start(database: Database) -> None:
+def test_manager_and_assignee_default_to_the_caller(database: Database) -> None:
     with database.acting_as("member") as cursor:
         assert project(cursor)["project_manager_id"] == PEOPLE["member"]
         assert appointment(cursor)["assigned_to"] == PEOPLE["member"]
@@ -130,19 +130,19 @@ def test_attack_move_a_row_to_another_tenant(database: Database, table: str) -> 
         cursor.execute(f"update public.{table} set organization_id = %s", [GLOBEX])
 
 
-def test_attack_point_at_another_tenants_row_or_learn_whether_it_exists(database: Database) -> None:
+def test_attack_reference_another_tenants_row(database: Database) -> None:
     with database.acting_as("owner", commit=True) as cursor:
         ours = {"customer_id": customer(cursor)["id"], "project_id": project(cursor)["id"]}
     for column, row in ours.items():
-        said = set()
+        message = set()
         for target in (row, uuid4()):
             with database.acting_as("globex_owner") as cursor, refused("23503") as caught:
                 if column == "customer_id":
                     project(cursor, organization_id=GLOBEX, customer_id=target)
                 else:
                     task(cursor, target, organization_id=GLOBEX)
-            said.add(str(caught.value.diag.message_primary))
-        assert len(said) == 1
+            message.add(str(caught.value.diag.message_primary))
+        assert len(message) == 1
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_the_author_is_the_caller(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "wrong", "said"),
+    ("make", "wrong", "message"),
     [
         (customer, {"email": "ada"}, "email has an @"),
         (customer, {"name": ""}, "name is 1 to 255"),
@@ -194,10 +194,10 @@ def test_the_author_is_the_caller(database: Database) -> None:
         (attachment, {"file_name": "../a.pdf"}, "file_name is 1 to 255 characters without slashes"),
     ],
 )
-def test_a_value_the_domain_does_not_allow_is_refused_in_words(
-    database: Database, make: Any, wrong: dict[str, Any], said: str
+def test_invalid_value_is_refused_with_the_rule(
+    database: Database, make: Any, wrong: dict[str, Any], message: str
 ) -> None:
-    with database.acting_as("member") as cursor, refused("23514", said):
+    with database.acting_as("member") as cursor, refused("23514", message):
         make(cursor, **wrong)
 
 
@@ -220,7 +220,7 @@ def test_appointments_and_changes_of_their_status_are_activities(database: Datab
 # Content and files ---------------------------------------------------------------------------------------------------
 
 
-def test_published_content_is_read_by_anyone_a_draft_by_its_organisation(database: Database) -> None:
+def test_published_content_is_public_and_drafts_are_not(database: Database) -> None:
     with database.acting_as("member", commit=True) as cursor:
         rows = {status: article(cursor, status=status) for status in ("PUBLISHED", "DRAFT", "ARCHIVED")}
     assert [rows[status]["published_at"] is not None for status in rows] == [True, False, False]
@@ -268,14 +268,14 @@ def test_the_uploader_or_an_admin_deletes_an_attachment(database: Database) -> N
     with database.acting_as("admin", commit=True) as cursor:
         admins = attachment(cursor)["id"]
     statement = "delete from public.attachments where id = %s"
-    for person, row, gone in [
+    for person, row, deleted in [
         ("member", admins, 0),
         ("viewer", rows[0], 0),
         ("member", rows[0], 1),
         ("admin", rows[1], 1),
     ]:
         with database.acting_as(person) as cursor:
-            assert cursor.execute(statement, [row]).rowcount == gone, person
+            assert cursor.execute(statement, [row]).rowcount == deleted, person
 
 
 # Notifications -------------------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_attack_create_or_rewrite_a_notification(database: Database) -> None:
         cursor.execute("update public.notifications set action_url = 'https://evil.test'")
 
 
-def test_a_notice_to_the_organisation_reaches_each_member_once_and_nobody_else(database: Database) -> None:
+def test_organization_notice_reaches_each_member_once(database: Database) -> None:
     with database.acting_as("owner", role="service_role") as cursor:
         send = "select private.notify(%s, %s, 'INFO', 'Hello', 'World') as sent"
         assert one(cursor, send, ACME, None) == {"sent": 5}
@@ -372,7 +372,7 @@ def test_every_change_is_in_the_activity_log_with_what_changed(database: Databas
     }
 
 
-def test_an_admin_acting_as_a_user_is_visible_in_the_activity_log(fresh_database: Database) -> None:
+def test_impersonation_is_visible_in_the_activity_log(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         begun = connection.execute(
             "insert into private.impersonations (admin_id, user_id, reason) values (%s, %s, 'Help') returning id::text",
@@ -419,7 +419,7 @@ def test_attack_rewrite_the_activity_log_through_the_api(database: Database, rol
         cursor.execute(what)
 
 
-def test_accounts_and_organisations_can_go_and_the_log_keeps_what_it_may(fresh_database: Database) -> None:
+def test_activity_log_survives_deleted_accounts_and_organizations(fresh_database: Database) -> None:
     with fresh_database.acting_as("member", commit=True) as cursor:
         row = project(cursor)["id"]
         task(cursor, row)
@@ -476,9 +476,7 @@ def test_attack_read_a_colleagues_conversation(database: Database) -> None:
 
 
 @pytest.mark.parametrize("table", ["agent_templates", "tool_blueprints", "project_showcases", "content"])
-def test_the_newest_of_everybodys_public_and_ones_own_rows_are_one_ordered_index_scan(
-    fresh_database: Database, table: str
-) -> None:
+def test_public_and_own_rows_are_one_ordered_index_scan(fresh_database: Database, table: str) -> None:
     """Also where public rows are rare; a gather-and-sort plan reads all that matches."""
     columns = {
         "agent_templates": "name, category, personality_config, model_config, tools_config, memory_config, is_public",

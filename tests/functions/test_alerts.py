@@ -86,7 +86,7 @@ def test_attack_read_whom_else_an_alert_is_for(admin: Client, member: Client, si
     assert whole[0]["target_orgs"] == [acme, globex]
 
 
-def test_what_is_shown_can_be_filtered_and_ordered_like_a_table(admin: Client, member: Client) -> None:
+def test_visible_alerts_can_be_filtered_and_ordered(admin: Client, member: Client) -> None:
     alert = announce(admin, level="ERROR", category="SECURITY")
     rows: Any = member.rpc("active_alerts").select("id,level").eq("level", "ERROR").eq("id", alert).execute().data
     assert rows == [{"id": alert, "level": "ERROR"}]
@@ -97,9 +97,7 @@ def test_newest_first(admin: Client, member: Client) -> None:
     assert [alert for alert in shown(member) if alert in {old, new, middle}] == [new, middle, old]
 
 
-def test_an_alert_is_shown_from_its_start_until_its_end_and_not_while_off_or_archived(
-    admin: Client, member: Client
-) -> None:
+def test_alert_is_shown_only_while_active_and_in_time(admin: Client, member: Client) -> None:
     now, minute = datetime.now(UTC), timedelta(minutes=1)
     on = announce(admin, starts_at=str(now - minute), ends_at=str(now + minute))
     hidden = [
@@ -118,7 +116,7 @@ def test_an_alert_is_shown_from_its_start_until_its_end_and_not_while_off_or_arc
         announce(admin, starts_at=str(now), ends_at=str(now))
 
 
-def test_an_alert_that_must_stay_cannot_be_dismissed_by_any_way(admin: Client, member: Client) -> None:
+def test_permanent_alert_cannot_be_dismissed(admin: Client, member: Client) -> None:
     alert = announce(admin, is_dismissible=False)
     assert refused(member, "dismiss_alert", alert) == ("PT422", "This alert cannot be dismissed")
     with pytest.raises(APIError, match="row-level security"):

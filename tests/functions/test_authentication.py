@@ -107,7 +107,7 @@ def test_attack_the_public_key_used_as_an_hs256_secret(functions: Serving) -> No
         refused(bearer(functions, forged), 401, "invalid_token")
 
 
-def test_attack_a_key_of_ones_own_under_a_known_name_or_inside_the_token(functions: Serving) -> None:
+def test_attack_own_key_under_a_known_id_or_embedded(functions: Serving) -> None:
     own = ec.generate_private_key(ec.SECP256R1())
     refused(bearer(functions, token(key=own)), 401, "invalid_token")
     now = int(time.time())
@@ -145,7 +145,7 @@ def test_attack_change_what_the_token_says(functions: Serving) -> None:
     ],
     ids=str,
 )
-def test_attack_a_signed_token_that_is_not_an_access_token_now(functions: Serving, claims: dict[str, Any]) -> None:
+def test_attack_signed_token_of_another_kind_or_time(functions: Serving, claims: dict[str, Any]) -> None:
     refused(bearer(functions, token(**claims)), 401, "invalid_token")
 
 

@@ -72,7 +72,7 @@ def test_known_person_creates_no_second_lead(functions: Serving, database: Datab
         assert cursor.execute("select from public.activities where lead_id = %s", [lead["id"]]).rowcount == 2
 
 
-def test_attack_plant_data_on_a_lead_by_its_phone_or_email(functions: Serving, database: Database, token: str) -> None:
+def test_attack_plant_data_on_a_known_lead(functions: Serving, database: Database, token: str) -> None:
     capture(functions, token, phone="512 555 0100")
     (before,) = leads(database)
     capture(functions, token, email="eve@visitor.test", phone="+1 (512) 555-0100", budget="9", company="Eve")

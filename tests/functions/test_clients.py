@@ -77,7 +77,7 @@ def test_supabase_py_draws_the_first_screen(member: Client) -> None:
     assert len(table["data"]) == min(len(leads.data), 10)
 
 
-def test_supabase_py_evaluates_a_metric_and_is_told_what_is_wrong_with_one(member: Client) -> None:
+def test_supabase_py_evaluates_metrics_and_reads_their_errors(member: Client) -> None:
     query = {"source": "leads", "aggregate": "count", "where": {"score": "HOT"}}
     value = member.rpc("evaluate_metric", {"query": query}).execute()
     hot = member.table("leads").select("id").eq("score", "HOT").execute().data
@@ -128,9 +128,7 @@ def test_supabase_js_records_once_many_and_gets_errors(stack: Strive) -> None:
     assert told["wrong"]["code"] == "invalid_body"
 
 
-def test_the_same_operation_through_the_data_api_follows_the_same_rules(
-    member: Client, viewer: Client, anonymous: Client
-) -> None:
+def test_data_api_follows_the_same_rules_as_functions(member: Client, viewer: Client, anonymous: Client) -> None:
     title = str(uuid4())
     made: Any = member.rpc("record_activity", {"activity": ENTRY | {"title": title}}).execute().data
     assert made["feed_id"]
@@ -144,7 +142,7 @@ def test_the_same_operation_through_the_data_api_follows_the_same_rules(
         anonymous.rpc("record_activity", {"activity": ENTRY}).execute()
 
 
-def test_the_data_api_pages_the_feed_by_key_so_no_function_has_to(member: Client) -> None:
+def test_data_api_pages_the_feed_by_key(member: Client) -> None:
     title = str(uuid4())
     invoke(member, {"activities": [ENTRY | {"title": title} for _ in range(7)]})
     seen: list[str] = []

@@ -48,9 +48,7 @@ def open_portal(functions: Serving, person: str | None = "owner", org: str = "",
         return client.post("/functions/v1/create-billing-portal-session", json=body, headers=headers)
 
 
-def test_an_owner_gets_the_way_into_the_portal_of_their_organisation(
-    functions: Serving, double: Double, customer: str
-) -> None:
+def test_owner_gets_the_portal_of_their_organization(functions: Serving, double: Double, customer: str) -> None:
     answer = open_portal(functions, return_url=f"{APP}/plan?tab=2")
     assert answer.status_code == 201, answer.text
     PortalSession.model_validate_json(answer.content)
@@ -75,9 +73,7 @@ def test_an_organisation_that_never_bought_anything_has_no_portal(functions: Ser
     assert "create-checkout-session" in answer["hint"]
 
 
-def test_a_customer_who_is_gone_at_stripe_is_no_fault_of_the_owners(
-    functions: Serving, double: Double, customer: str
-) -> None:
+def test_missing_stripe_customer_is_no_client_error(functions: Serving, double: Double, customer: str) -> None:
     double.account.put({"id": customer, "object": "customer", "deleted": True})
     assert customer in refused(open_portal(functions), 409, "unknown_customer").json()["details"]
 

@@ -223,7 +223,7 @@ def test_a_listing_meets_its_buyers(agents: Agents, ids: dict[str, str]) -> None
     assert code(lambda: call(agents["rob"], "match_buyers", listing_id=house)) == "PT404"
 
 
-def test_one_of_several_who_convert_a_lead_at_once_makes_the_client(agents: Agents, ids: dict[str, str]) -> None:
+def test_concurrent_conversions_create_one_client(agents: Agents, ids: dict[str, str]) -> None:
     lead = add(agents["mia"], "leads", ids["agency"], budget=5)["id"]
 
     def convert(person: str) -> str | None:
@@ -296,9 +296,7 @@ def test_what_one_agency_exports_another_imports(stack: Strive, agents: Agents, 
     assert stored("rob") == stored("mia")
 
 
-def test_attack_a_formula_goes_out_harmless_by_the_export_and_as_it_is_by_the_table(
-    stack: Strive, agents: Agents, ids: dict[str, str]
-) -> None:
+def test_attack_export_a_spreadsheet_formula(stack: Strive, agents: Agents, ids: dict[str, str]) -> None:
     mark = uuid4().hex
     formula = f'=HYPERLINK("http://evil.test/{mark}")'
     add(agents["mia"], "leads", ids["agency"], name=formula)

@@ -110,9 +110,7 @@ def everything(client: Client, table: str, agency: str, columns: str) -> list[di
     return list(rows)
 
 
-def test_two_people_work_a_day_at_once_and_the_books_are_right(
-    server: Client, clients: Callable[[str], Client]
-) -> None:
+def test_two_people_working_at_once_leave_correct_totals(server: Client, clients: Callable[[str], Client]) -> None:
     ids = open_agencies(server, PEOPLE)
     boss = clients(email_of("boss"))
     shared: dict[str, list[str]] = {"leads": [], "deals": []}

@@ -90,9 +90,7 @@ def test_a_row_comes_with_the_file_and_goes_with_it(people: tuple[Person, Person
     assert me.row(moved) is None
 
 
-def test_the_file_of_a_deleted_row_goes_with_the_next_run_of_the_job(
-    people: tuple[Person, Person], stack: Strive
-) -> None:
+def test_next_job_run_deletes_the_file_of_a_deleted_row(people: tuple[Person, Person], stack: Strive) -> None:
     me, _ = people
     kept, gone = me.path("kept.txt"), me.path("gone.txt")
     files = me.client.storage.from_("attachments")
@@ -216,7 +214,7 @@ def test_types_and_sizes_are_those_of_the_bucket(people: tuple[Person, Person]) 
     assert avatars.list(other.id) == []
 
 
-def test_the_storage_of_the_plan_is_a_402_before_an_upload_and_refuses_it_after(stack: Strive, server: Client) -> None:
+def test_storage_quota_is_402_before_upload_and_enforced_after(stack: Strive, server: Client) -> None:
     with httpx.Client(timeout=30) as http:
         me = sign_up(stack, server, http)
         for n in range(20):

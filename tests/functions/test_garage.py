@@ -61,7 +61,7 @@ def submit(client: Client, order: str, **changes: Any) -> Any:
 # Orders --------------------------------------------------------------------------------------------------------------
 
 
-def test_anybody_is_shown_what_an_order_would_cost_and_how_many_are_left(garage: Garage) -> None:
+def test_estimate_and_remaining_quota_are_shown(garage: Garage) -> None:
     wanted = {"integrations": list("abcd"), "custom_ui": True}
     for person in ("vera", "max", "gus"):
         shown = call(garage[person], "estimate_order", complexity="COMPLEX", requirements=wanted)
@@ -70,7 +70,7 @@ def test_anybody_is_shown_what_an_order_would_cost_and_how_many_are_left(garage:
     assert (quota["tier"], quota["allowed"], quota["used"]) == ("GROWTH", 3, 0)
 
 
-def test_an_order_goes_from_draft_to_delivery_by_all_whom_it_takes(garage: Garage, ids: dict[str, str]) -> None:
+def test_order_moves_from_draft_to_delivery(garage: Garage, ids: dict[str, str]) -> None:
     order = draft(garage["max"], ids["agency"])
     with pytest.raises(FunctionsHttpError) as refused:
         submit(garage["vera"], order)
@@ -110,9 +110,7 @@ def test_an_order_goes_from_draft_to_delivery_by_all_whom_it_takes(garage: Garag
     assert [entry["description"] for entry in audited.data] == ["Order moved to IN_REVIEW"]
 
 
-def test_a_rejected_order_says_why_is_revised_and_can_be_cancelled_with_a_reason(
-    garage: Garage, ids: dict[str, str]
-) -> None:
+def test_rejected_order_is_revised_or_cancelled_with_a_reason(garage: Garage, ids: dict[str, str]) -> None:
     order = draft(garage["max"], ids["agency"])
     submit(garage["max"], order)
     call(garage["platform"], "advance_order", order_id=order, to_status="IN_REVIEW")
@@ -126,7 +124,7 @@ def test_a_rejected_order_says_why_is_revised_and_can_be_cancelled_with_a_reason
     assert call(garage["max"], "order_moves", order_id=order) == []
 
 
-def test_a_build_log_is_paged_without_a_gap_and_is_never_rewritten(garage: Garage, ids: dict[str, str]) -> None:
+def test_build_log_pages_without_gaps_and_is_append_only(garage: Garage, ids: dict[str, str]) -> None:
     order = draft(garage["max"], ids["agency"])
     entry = {"organization_id": ids["agency"], "order_id": order, "stage": "development"}
     lines = [entry | {"message": str(n)} for n in range(7)]
@@ -161,7 +159,7 @@ CALLERS = {
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(sorted(CALLERS)), st.sampled_from(STATUSES)), min_size=3, max_size=10))
-def test_no_sequence_of_requests_makes_a_move_outside_of_the_table(
+def test_no_sequence_of_requests_makes_a_forbidden_move(
     garage: Garage, ids: dict[str, str], requests: list[tuple[str, str]]
 ) -> None:
     order = draft(garage["max"], ids["agency"])
@@ -187,9 +185,7 @@ def test_no_sequence_of_requests_makes_a_move_outside_of_the_table(
 CONFIGS: dict[str, Any] = {f"{kind}_config": {} for kind in ("personality", "model", "tools", "memory")}
 
 
-def test_a_template_is_found_used_and_reviewed_by_others_and_changed_by_its_own_alone(
-    garage: Garage, ids: dict[str, str]
-) -> None:
+def test_template_is_shared_but_only_its_organization_changes_it(garage: Garage, ids: dict[str, str]) -> None:
     word = f"w{uuid4().hex}"
     whole = {"organization_id": ids["agency"], "name": "Seller", "description": word, "category": "SALES", **CONFIGS}
     row: Any = garage["max"].table("agent_templates").insert(whole | {"is_public": True, "tags": ["t"]}).execute().data

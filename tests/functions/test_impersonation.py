@@ -55,7 +55,7 @@ def may_act(person: Person) -> bool:
     return bool(ok(person.rpc("my_organizations")))
 
 
-def test_the_admin_acts_as_the_user_and_every_log_shows_both(
+def test_impersonation_logs_name_admin_and_user(
     platform: Platform, super_admin: Person, member: Person, organization: UUID, played: Person
 ) -> None:
     assert claims_of(played)["act"] == {"sub": super_admin.id}

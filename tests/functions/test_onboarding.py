@@ -112,7 +112,7 @@ def test_its_user_goes_on_without_the_token_on_another_device(functions: Serving
         ({}, {"step"}),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_step_is_422_field_by_field(functions: Serving, words: Row, fields: set[str]) -> None:
+def test_invalid_step_is_422_with_each_field(functions: Serving, words: Row, fields: set[str]) -> None:
     customer = Customer(functions).start()
     refusal = refused(customer.ask("update", **words), 422, "invalid_body")
     assert {each["field"] for each in refusal.json()["details"]} == fields
@@ -137,7 +137,7 @@ def test_a_step_out_of_turn_is_409(functions: Serving) -> None:
         refused(refusal, 409, "PT409")
 
 
-def test_after_24_hours_every_call_is_410_and_what_is_completed_stays(functions: Serving, database: Database) -> None:
+def test_expired_session_is_410_unless_completed(functions: Serving, database: Database) -> None:
     completed = Customer(functions, "outsider").start("FREE")
     completed.done("complete")
     customer = Customer(functions, "outsider").start("FREE")
@@ -151,7 +151,7 @@ def test_after_24_hours_every_call_is_410_and_what_is_completed_stays(functions:
     assert completed.done("get")["is_completed"]
 
 
-def test_a_plan_without_a_price_at_stripe_is_503_and_nothing_is_begun(functions: Serving, database: Database) -> None:
+def test_plan_without_stripe_price_is_503(functions: Serving, database: Database) -> None:
     customer = Customer(functions).start("STARTER")
     refusal = refused(customer.ask("pay"), 503, "PT503")
     assert refusal.headers["retry-after"]
@@ -187,9 +187,7 @@ def test_ten_of_one_name_at_once_get_ten_slugs(functions: Serving) -> None:
 # Once
 
 
-def test_completed_twenty_times_at_once_it_makes_one_organisation_and_all_hear_the_same(
-    functions: Serving, database: Database
-) -> None:
+def test_twenty_concurrent_completions_create_one_organization(functions: Serving, database: Database) -> None:
     customer = Customer(functions, "outsider").start("FREE", name="Once")
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: customer.ask("complete"), range(20)))
@@ -208,7 +206,7 @@ def test_completed_twenty_times_at_once_it_makes_one_organisation_and_all_hear_t
 # Whose it is
 
 
-def test_the_token_is_given_once_and_kept_only_as_a_hash(functions: Serving, database: Database) -> None:
+def test_token_is_returned_once_and_stored_as_hash(functions: Serving, database: Database) -> None:
     customer = Customer(functions).start()
     assert customer.token
     assert len(customer.token) == 43
@@ -234,7 +232,7 @@ def test_attack_a_token_that_is_unknown_malformed_or_somebody_elses(functions: S
     assert theirs.done("get")["name"] == "Initech"
 
 
-def test_attack_take_over_a_session_that_somebody_signed_in_went_on_with(functions: Serving) -> None:
+def test_attack_take_over_a_session_bound_to_a_user(functions: Serving) -> None:
     anonymous = Customer(functions).start("FREE")
     anonymous.signed_in("outsider").done("update", step=1, name="Mine")
     refused(anonymous.ask("get"), 404, "PT404")

@@ -115,7 +115,7 @@ def test_killed_between_making_it_at_stripe_and_saving_its_id(stripe: Shop, kind
     completes(stripe, customer)
 
 
-def test_killed_between_making_it_and_saving_its_id_then_another_plan(stripe: Shop) -> None:
+def test_crash_before_saving_the_subscription_then_another_plan(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "ELITE")
     stripe.double.fail("slow", path="payment_intents", seconds=1)
     killed(stripe, customer, "pay", lambda: stripe.at_stripe("subscription"))
@@ -176,7 +176,7 @@ def test_killed_while_a_refund_is_issued(stripe: Shop) -> None:
 
 @pytest.mark.parametrize("path", ["customers", "subscriptions", "payment_intents"])
 @pytest.mark.parametrize("how", ["429", "500", "timeout"])
-def test_stripe_that_does_not_answer_is_503_and_nothing_is_lost(stripe: Shop, how: str, path: str) -> None:
+def test_unresponsive_stripe_is_503_and_loses_no_data(stripe: Shop, how: str, path: str) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.double.fail(how, times=3, path=path)
     refusal = customer.ask("pay")
@@ -188,7 +188,7 @@ def test_stripe_that_does_not_answer_is_503_and_nothing_is_lost(stripe: Shop, ho
 
 @pytest.mark.parametrize("path", ["customers", "subscriptions"])
 @pytest.mark.parametrize("how", ["500", "timeout"])
-def test_stripe_that_does_it_and_does_not_say_so_does_it_once(stripe: Shop, how: str, path: str) -> None:
+def test_lost_stripe_response_creates_one_subscription(stripe: Shop, how: str, path: str) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.double.fail(how, after=True, path=path)
     first = customer.ask("pay")
@@ -197,7 +197,7 @@ def test_stripe_that_does_it_and_does_not_say_so_does_it_once(stripe: Shop, how:
     completes(stripe, customer)
 
 
-def test_stripe_that_is_away_while_completing_is_503_and_completes_later(stripe: Shop) -> None:
+def test_unavailable_stripe_during_completion_is_503_then_completes(stripe: Shop) -> None:
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     customer = anonymous.signed_in("outsider")
@@ -213,7 +213,7 @@ def test_stripe_that_is_away_while_completing_is_503_and_completes_later(stripe:
     assert customer.done("get")["is_completed"]
 
 
-def test_stripe_that_is_away_does_not_keep_anybody_from_another_plan(stripe: Shop) -> None:
+def test_unavailable_stripe_does_not_block_another_plan(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     customer.done("pay")
     stripe.double.fail("500", times=9)

@@ -81,7 +81,7 @@ def test_paid_without_signing_in_it_waits_and_then_completes(stripe: Shop) -> No
     assert waiting(stripe) == []
 
 
-def test_paid_after_the_day_was_over_it_completes_by_the_webhook(stripe: Shop) -> None:
+def test_payment_after_expiry_completes_by_webhook(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     started = customer.done("pay")
     stripe.expire()
@@ -91,7 +91,7 @@ def test_paid_after_the_day_was_over_it_completes_by_the_webhook(stripe: Shop) -
     assert stripe.refunds() == []
 
 
-def test_a_replaced_payment_that_succeeds_all_the_same_is_queued_by_the_webhook_and_given_back(stripe: Shop) -> None:
+def test_webhook_queues_a_replaced_payment_for_refund(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     first = customer.done("pay")
     stripe.double.fail("500", times=9, path="invoices")
@@ -172,7 +172,7 @@ def test_an_organisation_that_began_free_gets_what_it_buys_later(stripe: Shop) -
     assert [row["title"] for row in told] == ["Your plan is Free", "Your plan is Growth"]
 
 
-def test_an_event_of_before_the_payment_that_comes_after_the_completion_takes_nothing_back(stripe: Shop) -> None:
+def test_late_old_event_does_not_undo_a_completion(stripe: Shop) -> None:
     stripe.double.deliveries.paused = True
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
@@ -222,7 +222,7 @@ def test_attack_two_with_one_token_race_for_what_was_paid(stripe: Shop) -> None:
         sweep(stripe.database)
 
 
-def test_a_payment_races_another_plan_and_the_money_is_for_one_or_given_back(stripe: Shop) -> None:
+def test_payment_racing_a_plan_change_is_used_or_refunded(stripe: Shop) -> None:
     for delay in (0, 0.01, 0.03):
         customer = stripe.customer("outsider", "GROWTH")
         first = customer.done("pay")
@@ -266,7 +266,7 @@ def test_attack_an_event_of_another_amount_or_currency_completes_nothing(stripe:
     assert (due["status"], due["reason"]) == ("TO_DECIDE", "MISMATCH")
 
 
-def test_attack_a_subscription_made_elsewhere_says_it_is_for_somebodys_session(stripe: Shop) -> None:
+def test_attack_foreign_subscription_claims_a_session(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     customer.done("pay")
     (ours,) = stripe.at_stripe("subscription")

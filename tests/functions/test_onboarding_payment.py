@@ -90,7 +90,7 @@ def test_started_by_many_at_once_it_is_one_subscription(stripe: Shop) -> None:
     assert session["payment_attempt"] == 1
 
 
-def test_a_declined_card_is_followed_by_another_with_the_same_secret(stripe: Shop) -> None:
+def test_declined_card_is_retried_with_the_same_client_secret(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "STARTER")
     started = stripe.paid(customer, ANOTHER_CARD)
     refusal = refused(customer.ask("complete"), 409, "payment_not_done")
@@ -112,7 +112,7 @@ def test_a_payment_the_bank_wants_confirmed_waits_for_it(stripe: Shop) -> None:
     assert customer.done("complete")["is_completed"]
 
 
-def test_completed_twenty_times_at_once_it_is_made_once_and_all_hear_the_same(stripe: Shop) -> None:
+def test_twenty_concurrent_paid_completions_create_one_organization(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "ELITE", "YEARLY")
     stripe.paid(customer)
     with ThreadPoolExecutor(20) as pool:
@@ -177,7 +177,7 @@ def test_free_after_all_lets_go_of_the_payment(stripe: Shop) -> None:
     assert [each["status"] for each in stripe.at_stripe("payment_intent")] == ["canceled"]
 
 
-def test_a_replaced_payment_that_succeeds_all_the_same_is_given_back(stripe: Shop) -> None:
+def test_replaced_payment_that_succeeds_is_refunded(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     first = customer.done("pay")
     stripe.double.fail("500", times=9, path="invoices")
@@ -239,7 +239,7 @@ def meddle(account: Account, stripe: Shop, what: str) -> None:
         "another customer",
     ],
 )
-def test_attack_complete_with_a_subscription_that_is_not_what_was_offered(stripe: Shop, what: str) -> None:
+def test_attack_complete_with_a_different_subscription(stripe: Shop, what: str) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     meddle(stripe.double.account, stripe, what)
@@ -289,7 +289,7 @@ def test_attack_complete_before_paying(stripe: Shop) -> None:
     assert stripe.made() == NONE
 
 
-def test_a_price_at_stripe_that_is_not_the_plans_is_noticed_before_anybody_pays(stripe: Shop) -> None:
+def test_wrong_stripe_price_is_detected_before_payment(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.write("update public.plans set amount_cents = 59900 where tier = 'GROWTH' and billing_cycle = 'MONTHLY'")
     try:
@@ -326,7 +326,7 @@ def test_paid_and_gone_it_completes_by_stripes_word(stripe: Shop) -> None:
     assert stripe.made() == ONE
 
 
-def test_paid_after_the_day_was_over_it_completes_all_the_same(stripe: Shop) -> None:
+def test_payment_after_expiry_completes_the_session(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     started = customer.done("pay")
     stripe.expire()
@@ -336,7 +336,7 @@ def test_paid_after_the_day_was_over_it_completes_all_the_same(stripe: Shop) -> 
     assert stripe.made() == ONE
 
 
-def test_paid_without_signing_in_it_waits_for_somebody_with_the_token(stripe: Shop) -> None:
+def test_anonymous_payment_waits_for_the_session_token(stripe: Shop) -> None:
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     record(stripe)
@@ -392,7 +392,7 @@ def test_the_job_finds_out_that_it_was_paid_and_completes(stripe: Shop) -> None:
     assert stripe.refunds() == []
 
 
-def test_a_subscription_that_was_over_before_it_began_is_given_back(stripe: Shop) -> None:
+def test_subscription_cancelled_before_completion_is_refunded(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     tampered(stripe, "subscription", status="canceled")
@@ -401,7 +401,7 @@ def test_a_subscription_that_was_over_before_it_began_is_given_back(stripe: Shop
     assert due["reason"] == "ENDED"
 
 
-def test_what_somebody_refunded_at_stripe_before_anybody_came_back_makes_nothing(stripe: Shop) -> None:
+def test_payment_refunded_at_stripe_creates_no_organization(stripe: Shop) -> None:
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     tampered(stripe, "charge", amount_refunded=69900, refunded=True)
@@ -484,7 +484,7 @@ def generous(stripe: Shop) -> Iterator[Shop]:
     stripe.double.tax(None)
 
 
-def test_a_promotion_code_and_tax_change_what_is_paid_and_not_the_offer(generous: Shop) -> None:
+def test_promotion_code_and_tax_keep_the_offer_valid(generous: Shop) -> None:
     client, http = client_of(generous.double)
     coupon = client.coupons.create({"percent_off": 50, "duration": "once"})
     client.promotion_codes.create({"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "HALF"})

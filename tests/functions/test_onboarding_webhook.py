@@ -83,7 +83,7 @@ def test_what_happened_between_payment_and_completion_counts(stripe: Shop) -> No
     assert stripe.made() == ONE
 
 
-def test_a_declined_card_and_one_that_asks_the_bank_are_followed(stripe: Shop) -> None:
+def test_declined_and_authenticated_cards_update_the_payment_status(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     started = stripe.paid(customer, ANOTHER_CARD)
     settled(stripe)
@@ -97,7 +97,7 @@ def test_a_declined_card_and_one_that_asks_the_bank_are_followed(stripe: Shop) -
     assert session(stripe) == {"payment_status": "SUCCEEDED", "is_completed": True}
 
 
-def test_a_plan_that_was_paid_after_another_was_chosen_is_owed_back_and_shown(stripe: Shop) -> None:
+def test_payment_of_a_replaced_plan_is_listed_for_refund(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     first = customer.done("pay")
     stripe.double.fail("500", times=9, path="invoices")

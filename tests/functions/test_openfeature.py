@@ -134,7 +134,7 @@ def test_javascript_servers_get_every_type_and_error(functions: Serving) -> None
     check(node("server.mjs", functions, {"apikey": SECRET_KEY}, questions=QUESTIONS))
 
 
-def test_browsers_get_all_flags_at_once_and_304_while_nothing_changes(functions: Serving) -> None:
+def test_bulk_evaluation_is_304_while_flags_are_unchanged(functions: Serving) -> None:
     told = node("web.mjs", functions, {"apikey": SECRET_KEY}, questions=QUESTIONS, context=GROWTH)
     check(told["answers"])
     assert told["statuses"] == [200, 304, 304]

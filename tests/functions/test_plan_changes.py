@@ -140,7 +140,7 @@ def test_paid_but_not_heard_of_yet_is_not_bought_again(stripe: Shop) -> None:
     assert plan(stripe) == ("GROWTH", "ACTIVE")
 
 
-def test_a_plan_that_is_paid_twice_is_kept_once_and_refunded_once(stripe: Shop) -> None:
+def test_plan_paid_twice_is_refunded_once(stripe: Shop) -> None:
     first = checkout(stripe)
     stripe.write("update private.checkouts set status = 'EXPIRED'")  # as though the first page had been lost
     second = checkout(stripe)
@@ -167,7 +167,7 @@ def test_a_trial_is_for_the_first_subscription_only(stripe: Shop, v1: Any) -> No
         stripe.write("update public.plans set trial_days = 0")
 
 
-def test_a_promotion_code_lowers_the_price_and_what_the_subscription_brings(stripe: Shop, v1: Any) -> None:
+def test_promotion_code_lowers_price_and_revenue(stripe: Shop, v1: Any) -> None:
     coupon = v1.coupons.create({"percent_off": 25, "duration": "forever"})
     v1.promotion_codes.create({"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "SPRING"})
     buy(stripe, code="SPRING")
@@ -202,7 +202,7 @@ def test_attack_a_checkout_leads_back_to_a_stranger(stripe: Shop) -> None:
 # Changing
 
 
-def test_an_upgrade_takes_effect_now_and_costs_what_the_preview_says(stripe: Shop) -> None:
+def test_upgrade_is_immediate_and_costs_the_previewed_amount(stripe: Shop) -> None:
     buy(stripe, tier="STARTER")
     preview = done(stripe, "preview-plan-change", **GROWTH)
     assert preview["takes_effect"] == "NOW"

@@ -121,7 +121,7 @@ def live(shop: Shop, count: int = 12) -> list[Any]:
     return made
 
 
-def test_the_prices_of_before_the_endpoint_become_known_by_the_list_of_events(shop: Shop) -> None:
+def test_older_prices_are_synced_from_the_event_list(shop: Shop) -> None:
     result = shop.reconcile()
     assert [each["type"] for each in result["changed"]] == ["product.created", "price.created", "price.created"]
     linked = shop.connection.execute(
@@ -130,7 +130,7 @@ def test_the_prices_of_before_the_endpoint_become_known_by_the_list_of_events(sh
     assert sorted(linked) == [("ELITE", shop.other_price), ("GROWTH", shop.price)]
 
 
-def test_deliveries_that_are_dropped_shuffled_and_doubled_are_made_up_for(shop: Shop) -> None:
+def test_reconciliation_repairs_lost_shuffled_and_repeated_deliveries(shop: Shop) -> None:
     shop.reconcile()
     shop.double.mischief(seed=7, drop=0.05, duplicate=0.1, shuffle=20)
     live(shop)
@@ -143,7 +143,7 @@ def test_deliveries_that_are_dropped_shuffled_and_doubled_are_made_up_for(shop: 
     assert shop.reconcile()["changes"] == 0
 
 
-def test_an_outage_in_which_nothing_was_delivered_is_made_up_for(shop: Shop) -> None:
+def test_reconciliation_repairs_an_outage_without_deliveries(shop: Shop) -> None:
     shop.reconcile()
     shop.double.mischief(seed=1, drop=1.0)
     live(shop)
@@ -153,7 +153,7 @@ def test_an_outage_in_which_nothing_was_delivered_is_made_up_for(shop: Shop) -> 
     assert shop.differences() == []
 
 
-def test_what_even_the_list_of_events_has_lost_is_found_by_comparing(shop: Shop) -> None:
+def test_reconciliation_finds_changes_missing_from_the_event_list(shop: Shop) -> None:
     shop.reconcile()
     live(shop)
     shop.double.deliveries.settle()
@@ -188,7 +188,7 @@ def test_an_object_in_doubt_is_looked_at(shop: Shop) -> None:
     assert shop.differences() == []
 
 
-def test_a_payment_of_which_one_second_says_two_things_is_looked_at(shop: Shop) -> None:
+def test_payment_with_ambiguous_events_is_fetched(shop: Shop) -> None:
     shop.reconcile()
     shop.double.deliveries.paused = True
     made = shop.subscribe("org-doubted", ANOTHER_CARD)
@@ -205,7 +205,7 @@ def test_a_payment_of_which_one_second_says_two_things_is_looked_at(shop: Shop) 
     assert shop.connection.execute(shown).fetchone() == ("requires_action", True)
 
 
-def test_more_than_one_page_of_events_that_were_lost_is_made_up_for(shop: Shop) -> None:
+def test_reconciliation_reads_all_pages_of_lost_events(shop: Shop) -> None:
     shop.double.mischief(seed=1, drop=1.0)
     live(shop, 24)
     result = shop.reconcile(compare=False)

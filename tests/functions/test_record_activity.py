@@ -86,7 +86,7 @@ def test_an_activity_is_written_with_its_feed_entry(
     assert feed["metadata"] == {"activity_id": answer.json()["activity_id"]}
 
 
-def test_contact_moves_last_contact_at_forward_only_and_a_note_is_no_contact(
+def test_contact_moves_last_contact_at_forward_and_notes_do_not(
     functions: Serving, database: Database, things: dict[str, UUID]
 ) -> None:
     def last_contact() -> datetime | None:

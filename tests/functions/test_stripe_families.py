@@ -10,7 +10,7 @@ import pytest
 from tests.support.responses import refused
 from tests.support.serving import Serving
 from tests.support.stripe_events import NOW, event, subscription
-from tests.support.stripe_listener import acme, created, deleted, forget, listening, standing, status, taken, updated
+from tests.support.stripe_listener import acme, created, deleted, deliver, forget, listening, plan_of, status, updated
 from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row, fixed_id
 
 
@@ -61,10 +61,10 @@ def everything(connection: Connection) -> list[tuple[Any, ...]]:
 GONE = {"id": "cus_acme", "object": "customer"}
 
 
-def test_a_customer_deleted_at_stripe_is_nobodys_and_its_plan_ends(stripe: Serving, stored: Connection) -> None:
-    taken(stripe, created(acme()))
-    assert taken(stripe, event("customer.deleted", GONE, created=NOW + 9)) == ["APPLIED"]
-    assert standing(stored) == ("FREE", "CANCELLED")
+def test_customer_deleted_at_stripe_ends_the_plan(stripe: Serving, stored: Connection) -> None:
+    deliver(stripe, created(acme()))
+    assert deliver(stripe, event("customer.deleted", GONE, created=NOW + 9)) == ["APPLIED"]
+    assert plan_of(stored) == ("FREE", "CANCELLED")
     assert customer_of(stored) is None
     assert heard(stored)[-1] == (PEOPLE["owner"], "WARNING", "Your Growth plan has ended")
     with stripe.client("owner") as client:
@@ -76,55 +76,51 @@ def test_a_customer_deleted_at_stripe_is_nobodys_and_its_plan_ends(stripe: Servi
 def test_a_deleted_customers_events_end_the_same_in_any_order(
     stripe: Serving, stored: Connection, order: tuple[int, ...]
 ) -> None:
-    told = [
+    sent = [
         created(acme()),
         event("customer.deleted", GONE, created=NOW + 9),
         event("customer.updated", GONE | {"name": "Acme"}, created=NOW + 5),
     ]
-    taken(stripe, *(told[n] for n in order))
-    assert standing(stored) == ("FREE", "CANCELLED")
+    deliver(stripe, *(sent[n] for n in order))
+    assert plan_of(stored) == ("FREE", "CANCELLED")
     assert customer_of(stored) is None
 
 
-def test_what_stripe_has_not_said_of_a_deleted_customers_subscription_is_asked(
-    stripe: Serving, stored: Connection
-) -> None:
+def test_subscription_of_a_deleted_customer_is_fetched(stripe: Serving, stored: Connection) -> None:
     doubted = "select in_doubt_since is not null from public.stripe_objects where id = 'sub_acme'"
-    taken(stripe, created(acme()), event("customer.deleted", GONE, created=NOW + 9))
+    deliver(stripe, created(acme()), event("customer.deleted", GONE, created=NOW + 9))
     assert stored.execute(doubted).fetchone() == (True,)
-    taken(stripe, deleted(acme("canceled", ended_at=NOW + 9), created=NOW + 9))
+    deliver(stripe, deleted(acme("canceled", ended_at=NOW + 9), created=NOW + 9))
     assert stored.execute(doubted).fetchone() == (False,)
-    assert standing(stored) == ("FREE", "CANCELLED")
+    assert plan_of(stored) == ("FREE", "CANCELLED")
 
 
-def test_what_stripe_says_of_a_subscription_after_its_customer_was_deleted_counts_more(
-    stripe: Serving, stored: Connection
-) -> None:
-    told = [created(acme()), event("customer.deleted", GONE, created=NOW + 9)]
-    taken(stripe, *told, updated(acme(), acme(cancel_at_period_end=True), created=NOW + 10))
-    assert standing(stored) == ("GROWTH", "ACTIVE")
+def test_later_subscription_event_outranks_the_customer_deletion(stripe: Serving, stored: Connection) -> None:
+    sent = [created(acme()), event("customer.deleted", GONE, created=NOW + 9)]
+    deliver(stripe, *sent, updated(acme(), acme(cancel_at_period_end=True), created=NOW + 10))
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
 
 
 def test_after_one_customer_was_deleted_an_organisation_may_become_another(stripe: Serving, stored: Connection) -> None:
-    taken(stripe, created(acme()), event("customer.deleted", GONE, created=NOW + 9))
-    taken(stripe, created(subscription("sub_again", "cus_again", price="price_elite")))
+    deliver(stripe, created(acme()), event("customer.deleted", GONE, created=NOW + 9))
+    deliver(stripe, created(subscription("sub_again", "cus_again", price="price_elite")))
     stored.execute("update public.organizations set stripe_customer_id = 'cus_again' where id = %s", [ACME])
-    assert standing(stored) == ("ELITE", "ACTIVE")
+    assert plan_of(stored) == ("ELITE", "ACTIVE")
     assert stored.execute("select kind from public.billing_attention where kind = 'PAID_TWICE'").fetchall() == []
 
 
 def test_a_customer_who_was_deleted_is_not_taken_for_one(stripe: Serving, stored: Connection) -> None:
-    told = event("customer.deleted", {"id": "cus_new", "object": "customer"})
-    assert taken(stripe, told) == ["PARKED"]
+    sent = event("customer.deleted", {"id": "cus_new", "object": "customer"})
+    assert deliver(stripe, sent) == ["PARKED"]
     stored.execute("update public.organizations set stripe_customer_id = 'cus_new' where id = %s", [GLOBEX])
-    assert status(stored, told) == "APPLIED"
+    assert status(stored, sent) == "APPLIED"
     assert customer_of(stored, GLOBEX) is None
 
 
 def test_how_a_customer_is_called_stays_at_stripe(stripe: Serving, stored: Connection) -> None:
     before = everything(stored)
     named = {"id": "cus_acme", "object": "customer", "email": "jo@private.test", "name": "Jo", "delinquent": True}
-    assert taken(stripe, event("customer.created", named), event("customer.updated", named, created=NOW + 1)) == [
+    assert deliver(stripe, event("customer.created", named), event("customer.updated", named, created=NOW + 1)) == [
         "APPLIED",
         "APPLIED",
     ]
@@ -165,21 +161,21 @@ BOUGHT = created(subscription("sub_new", "cus_new"))
     ],
     ids=["reference", "upper case", "metadata", "payment link"],
 )
-def test_who_buys_in_a_checkout_made_for_an_organisation_is_its_customer(
+def test_checkout_for_an_organization_links_its_customer(
     stripe: Serving, unsold: Connection, first: str, named: Row
 ) -> None:
-    told = [event("checkout.session.completed", checkout(**named)), BOUGHT]
-    taken(stripe, *(told if first == "checkout" else reversed(told)))
+    sent = [event("checkout.session.completed", checkout(**named)), BOUGHT]
+    deliver(stripe, *(sent if first == "checkout" else reversed(sent)))
     assert customer_of(unsold, GLOBEX) == "cus_new"
-    assert standing(unsold, GLOBEX) == ("GROWTH", "ACTIVE")
-    assert [status(unsold, each) for each in told] == ["APPLIED", "APPLIED"]
+    assert plan_of(unsold, GLOBEX) == ("GROWTH", "ACTIVE")
+    assert [status(unsold, each) for each in sent] == ["APPLIED", "APPLIED"]
 
 
-def test_a_checkout_paid_in_its_own_time_makes_the_customer_then(stripe: Serving, unsold: Connection) -> None:
-    taken(stripe, BOUGHT, event("checkout.session.completed", checkout(payment_status="unpaid")))
+def test_delayed_checkout_payment_links_the_customer_when_paid(stripe: Serving, unsold: Connection) -> None:
+    deliver(stripe, BOUGHT, event("checkout.session.completed", checkout(payment_status="unpaid")))
     assert customer_of(unsold, GLOBEX) is None
-    taken(stripe, event("checkout.session.async_payment_succeeded", checkout(), created=NOW + 99))
-    assert standing(unsold, GLOBEX) == ("GROWTH", "ACTIVE")
+    deliver(stripe, event("checkout.session.async_payment_succeeded", checkout(), created=NOW + 99))
+    assert plan_of(unsold, GLOBEX) == ("GROWTH", "ACTIVE")
 
 
 @pytest.mark.parametrize(
@@ -202,15 +198,15 @@ def test_attack_a_checkout_makes_somebody_a_customer_who_is_not(
     stripe: Serving, unsold: Connection, fields: Row
 ) -> None:
     """By the address of a payment link, for an organisation that has one, or without having bought."""
-    told = event("checkout.session.completed", checkout(**fields))
-    assert taken(stripe, told) == ["PARKED"]
+    sent = event("checkout.session.completed", checkout(**fields))
+    assert deliver(stripe, sent) == ["PARKED"]
     assert (customer_of(unsold), customer_of(unsold, GLOBEX)) == ("cus_acme", None)
     (shown,) = unsold.execute("select reason from public.billing_attention").fetchall()
     assert shown == ("No organisation or onboarding has the customer cus_new.",)
 
 
 def test_attack_a_checkout_moves_a_customer_to_another_organisation(stripe: Serving, unsold: Connection) -> None:
-    assert taken(stripe, event("checkout.session.completed", checkout(customer="cus_acme"))) == ["APPLIED"]
+    assert deliver(stripe, event("checkout.session.completed", checkout(customer="cus_acme"))) == ["APPLIED"]
     assert (customer_of(unsold), customer_of(unsold, GLOBEX)) == ("cus_acme", None)
 
 
@@ -218,7 +214,7 @@ def test_attack_a_checkout_moves_a_customer_to_another_organisation(stripe: Serv
 def test_any_other_checkout_of_a_customer_changes_nothing(stripe: Serving, stored: Connection, kind: str) -> None:
     before = everything(stored)
     state = {"status": "expired" if kind == "expired" else "complete", "payment_status": "unpaid"}
-    assert taken(stripe, event(f"checkout.session.{kind}", checkout(customer="cus_acme", **state))) == ["APPLIED"]
+    assert deliver(stripe, event(f"checkout.session.{kind}", checkout(customer="cus_acme", **state))) == ["APPLIED"]
     assert everything(stored) == before
 
 
@@ -227,9 +223,9 @@ def test_only_a_checkout_that_somebody_finished_waits_to_be_known(
     stripe: Serving, unsold: Connection, state: str
 ) -> None:
     assert unsold
-    told = checkout(customer=None, client_reference_id=None, status=state, payment_status="unpaid")
+    sent = checkout(customer=None, client_reference_id=None, status=state, payment_status="unpaid")
     expected = "PARKED" if state == "complete" else "APPLIED"
-    assert taken(stripe, event("checkout.session.expired", told)) == [expected]
+    assert deliver(stripe, event("checkout.session.expired", sent)) == [expected]
 
 
 # Cards for later
@@ -242,28 +238,28 @@ def card(status: str, error: Row | None = None, customer: str | None = "cus_acme
 REFUSED = card("requires_payment_method", {"code": "card_declined"})
 
 
-def test_owners_hear_once_of_a_card_that_could_not_be_saved(stripe: Serving, stored: Connection) -> None:
+def test_owners_are_notified_once_of_a_failed_card(stripe: Serving, stored: Connection) -> None:
     failed = event("setup_intent.setup_failed", REFUSED, created=NOW + 1)
-    told = [event("setup_intent.created", card("requires_payment_method")), failed, failed]
-    assert taken(stripe, *told) == ["APPLIED"] * 3
+    sent = [event("setup_intent.created", card("requires_payment_method")), failed, failed]
+    assert deliver(stripe, *sent) == ["APPLIED"] * 3
     assert heard(stored) == [(PEOPLE["owner"], "ERROR", "A card could not be saved")]
 
 
-def test_a_card_that_is_saved_after_all_is_nothing_to_be_told(stripe: Serving, stored: Connection) -> None:
-    told = [event("setup_intent.setup_failed", REFUSED), event("setup_intent.succeeded", card("succeeded"))]
-    taken(stripe, *reversed(told))
-    taken(stripe, event("setup_intent.requires_action", card("requires_action") | {"id": "seti_2"}))
-    taken(stripe, event("setup_intent.canceled", card("canceled") | {"id": "seti_3"}))
+def test_card_saved_after_a_failure_sends_no_notice(stripe: Serving, stored: Connection) -> None:
+    sent = [event("setup_intent.setup_failed", REFUSED), event("setup_intent.succeeded", card("succeeded"))]
+    deliver(stripe, *reversed(sent))
+    deliver(stripe, event("setup_intent.requires_action", card("requires_action") | {"id": "seti_2"}))
+    deliver(stripe, event("setup_intent.canceled", card("canceled") | {"id": "seti_3"}))
     assert heard(stored) == []
 
 
 def test_a_card_without_a_customer_waits_for_nobody(stripe: Serving, stored: Connection) -> None:
-    assert taken(stripe, event("setup_intent.setup_failed", REFUSED | {"customer": None})) == ["APPLIED"]
+    assert deliver(stripe, event("setup_intent.setup_failed", REFUSED | {"customer": None})) == ["APPLIED"]
     assert heard(stored) == []
 
 
 def test_a_card_of_nobody_we_know_is_told_to_nobody(stripe: Serving, stored: Connection) -> None:
-    assert taken(stripe, event("setup_intent.setup_failed", REFUSED | {"customer": "cus_new"})) == ["PARKED"]
+    assert deliver(stripe, event("setup_intent.setup_failed", REFUSED | {"customer": "cus_new"})) == ["PARKED"]
     assert heard(stored) == []
 
 
@@ -302,42 +298,40 @@ ISSUED = event("charge.refunded", charge(), created=NOW)
 
 @pytest.mark.parametrize("kind", ["refund.failed", "charge.refund.updated", "refund.updated"])
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "reversed"])
-def test_a_refund_that_fails_days_later_is_due_again_and_shown(
+def test_refund_failing_later_is_due_again(
     stripe: Serving, given_back: Connection, kind: str, order: tuple[int, ...]
 ) -> None:
     failed = event(kind, refund("failed"), created=NOW + 3 * 86_400)
-    taken(stripe, event("payment_intent.succeeded", PAID))
-    assert taken(stripe, *([ISSUED, failed][n] for n in order)) == ["APPLIED", "APPLIED"]
+    deliver(stripe, event("payment_intent.succeeded", PAID))
+    assert deliver(stripe, *([ISSUED, failed][n] for n in order)) == ["APPLIED", "APPLIED"]
     assert entry(given_back) == ("FAILED", "Stripe says: failed.", True)
     shown = given_back.execute("select kind, what_to_do from public.billing_attention").fetchall()
     assert [kind for kind, _ in shown] == ["REFUND_FAILED"]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
-def test_a_refund_made_by_hand_after_one_that_failed_ends_the_matter(
-    stripe: Serving, given_back: Connection, order: tuple[int, ...]
-) -> None:
-    told = [
+def test_manual_refund_settles_a_failed_refund(stripe: Serving, given_back: Connection, order: tuple[int, ...]) -> None:
+    sent = [
         ISSUED,
         event("refund.failed", refund("failed"), created=NOW + 9),
         event("charge.refunded", charge(), created=NOW + 99),
     ]
-    taken(stripe, event("payment_intent.succeeded", PAID), *(told[n] for n in order))
+    deliver(stripe, event("payment_intent.succeeded", PAID), *(sent[n] for n in order))
     assert entry(given_back) == ("REFUNDED", None, False)
 
 
 def test_a_refund_on_its_way_changes_nothing(stripe: Serving, given_back: Connection) -> None:
-    taken(stripe, event("payment_intent.succeeded", PAID))
+    deliver(stripe, event("payment_intent.succeeded", PAID))
     before = everything(given_back)
-    told = [event("refund.created", refund("pending")), event("refund.updated", refund("succeeded"), created=NOW + 1)]
-    assert taken(stripe, *told) == ["APPLIED", "APPLIED"]
+    sent = [event("refund.created", refund("pending")), event("refund.updated", refund("succeeded"), created=NOW + 1)]
+    assert deliver(stripe, *sent) == ["APPLIED", "APPLIED"]
     assert [row for row in everything(given_back) if row[0] != "notifications"] == before
     assert [title for *_, title in heard(given_back)] == ["You are refunded 699.00 USD"]
 
 
 def test_a_refund_in_a_currency_of_large_numbers_is_taken(stripe: Serving) -> None:
     dear = charge(amount=10**12, amount_refunded=10**12, currency="idr")
-    assert taken(stripe, event("charge.refunded", dear)) == ["APPLIED"]
+    assert deliver(stripe, event("charge.refunded", dear)) == ["APPLIED"]
 
 
 def test_a_thin_event_is_kept_and_nothing_more(stripe: Serving, stored: Connection) -> None:
@@ -350,7 +344,7 @@ def test_a_thin_event_is_kept_and_nothing_more(stripe: Serving, stored: Connecti
         "data": {},
         "related_object": {"id": "sub_acme", "type": "subscription", "url": "/v1/subscriptions/sub_acme"},
     }
-    assert taken(stripe, thin, thin) == ["IGNORED", "IGNORED"]
+    assert deliver(stripe, thin, thin) == ["IGNORED", "IGNORED"]
     assert stored.execute("select count(*) from public.stripe_events").fetchone() == (1,)
 
 
@@ -377,38 +371,36 @@ def intent(status: str, *, failed: bool = False, kind: str = "payment_intent") -
     ids=lambda second: "-".join(each["status"] for each in second) if isinstance(second, list) else "",
 )
 @pytest.mark.parametrize("kind", ["payment_intent", "setup_intent"])
-def test_a_payment_whose_second_says_more_than_one_thing_is_to_be_asked_for(
+def test_payment_with_ambiguous_second_is_marked_for_fetching(
     stripe: Serving, stored: Connection, kind: str, second: list[Row], *, is_doubted: bool
 ) -> None:
-    taken(stripe, *(event(f"{kind}.{each['status']}", each) for each in second))
+    deliver(stripe, *(event(f"{kind}.{each['status']}", each) for each in second))
     doubted = "select in_doubt_since is not null from public.stripe_objects"
     assert stored.execute(doubted).fetchone() == (is_doubted,)
-    taken(stripe, event(f"{kind}.processing", intent("processing"), created=NOW + 1))
+    deliver(stripe, event(f"{kind}.processing", intent("processing"), created=NOW + 1))
     assert stored.execute(doubted).fetchone() == (False,)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
-def test_an_invoice_of_one_second_is_as_far_along_as_it_came(
+def test_same_second_invoice_events_keep_the_furthest_status(
     stripe: Serving, stored: Connection, order: tuple[int, ...]
 ) -> None:
     kinds = ("created", "finalized", "payment_failed", "payment_action_required")
-    told = [
+    sent = [
         event(f"invoice.{kind}", {"id": "in_1", "status": "draft" if kind == "created" else "open",
                                   "customer": "cus_acme"})
         for kind in kinds
     ]  # fmt: skip
-    taken(stripe, *(told[n] for n in order))
+    deliver(stripe, *(sent[n] for n in order))
     assert stored.execute("select state ->> 'outcome' from public.stripe_objects").fetchone() == (kinds[-1],)
 
 
-def test_a_late_payment_that_nobody_heard_of_has_its_grace_from_when_they_do(
-    stripe: Serving, stored: Connection
-) -> None:
+def test_grace_period_starts_when_the_late_payment_is_known(stripe: Serving, stored: Connection) -> None:
     """Stripe delivers for three days: what comes later was lost here, and is not the customer's fault."""
     long_ago = int(time.time()) - 40 * 86_400
     on_time = acme(created=long_ago)
-    taken(stripe, created(on_time, created=long_ago))
-    taken(stripe, updated(on_time, on_time | {"status": "past_due"}, created=long_ago + 5))
-    assert standing(stored) == ("GROWTH", "PAST_DUE")
+    deliver(stripe, created(on_time, created=long_ago))
+    deliver(stripe, updated(on_time, on_time | {"status": "past_due"}, created=long_ago + 5))
+    assert plan_of(stored) == ("GROWTH", "PAST_DUE")
     since = "select now() - past_due_since between '3 days' and '3 days 1 minute' from public.subscriptions"
     assert stored.execute(since).fetchone() == (True,)

@@ -32,11 +32,11 @@ from tests.support.stripe_listener import (
     acme,
     created,
     deleted,
+    deliver,
     forget,
     listening,
-    standing,
+    plan_of,
     status,
-    taken,
     updated,
 )
 from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, Row
@@ -64,14 +64,12 @@ def stored(database: Database) -> Iterator[Connection]:
 # Who is let in
 
 
-def test_what_stripe_signed_is_taken_once_and_answered_with_what_became_of_it(
-    stripe: Serving, stored: Connection
-) -> None:
-    told = created(acme())
-    assert send(stripe, told).json() == {"id": told["id"], "status": "APPLIED", "duplicate": False}
-    assert send(stripe, told).json() == {"id": told["id"], "status": "APPLIED", "duplicate": True}
-    assert standing(stored) == ("GROWTH", "ACTIVE")
-    assert stored.execute("select payload from public.stripe_events").fetchall() == [(told,)]
+def test_signed_event_is_applied_once_and_its_status_returned(stripe: Serving, stored: Connection) -> None:
+    sent = created(acme())
+    assert send(stripe, sent).json() == {"id": sent["id"], "status": "APPLIED", "duplicate": False}
+    assert send(stripe, sent).json() == {"id": sent["id"], "status": "APPLIED", "duplicate": True}
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
+    assert stored.execute("select payload from public.stripe_events").fetchall() == [(sent,)]
 
 
 def test_every_secret_counts_while_one_is_rotated(stripe: Serving) -> None:
@@ -128,15 +126,13 @@ def test_attack_a_signature_that_is_not_ascii_is_400(stripe: Serving, value: byt
         refused(client.post(WEBHOOK, content=BODY, headers=headers), 400, "malformed_signature")
 
 
-def test_without_a_signature_nobody_is_let_in_not_even_with_keys(stripe: Serving) -> None:
+def test_request_without_signature_is_rejected_despite_keys(stripe: Serving) -> None:
     with stripe.client("super_admin") as client:
         refused(client.post(WEBHOOK, json={}), 400, "malformed_signature")
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(-290, 200), (-310, 400), (290, 200), (310, 400)])
-def test_attack_a_delivery_is_replayed_later_or_signed_for_the_future(
-    stripe: Serving, seconds: int, expected: int
-) -> None:
+def test_attack_replay_old_or_future_deliveries(stripe: Serving, seconds: int, expected: int) -> None:
     body = json.dumps(event("balance.available", {"object": "balance"})).encode()
     with stripe.client(None) as client:
         answer = client.post(WEBHOOK, content=body, headers=signed(body, at=time.time() + seconds))
@@ -198,13 +194,13 @@ def test_attack_what_is_signed_and_yet_no_event_is_400(stripe: Serving, stored: 
     assert stored.execute("select count(*) from public.stripe_events").fetchone() == (0,)
 
 
-def test_a_body_over_the_limit_is_413_and_one_below_is_read(stripe: Serving) -> None:
-    told = event("balance.available", {"object": "balance"})
+def test_body_over_the_limit_is_413(stripe: Serving) -> None:
+    sent = event("balance.available", {"object": "balance"})
     for mebibytes in (1, 9, 20):
-        told["data"]["object"]["filler"] = "x" * (mebibytes << 20)
-        refused(send(stripe, told), 413, "body_too_large")
-    told["data"]["object"]["filler"] = "x" * 900_000
-    assert send(stripe, told).json()["status"] == "IGNORED"
+        sent["data"]["object"]["filler"] = "x" * (mebibytes << 20)
+        refused(send(stripe, sent), 413, "body_too_large")
+    sent["data"]["object"]["filler"] = "x" * 900_000
+    assert send(stripe, sent).json()["status"] == "IGNORED"
 
 
 def test_what_stripe_never_sends_is_415_and_another_method_405(stripe: Serving) -> None:
@@ -223,8 +219,8 @@ def test_without_secrets_deliveries_are_put_off_not_refused(tmp_path: Path, data
 
 def test_nothing_personal_is_in_the_log(stripe: Serving) -> None:
     customer = {"id": "cus_acme", "object": "customer", "email": "jo@private.test", "name": "Jo Private"}
-    for told in (event("customer.updated", customer), event("customer.updated", customer | {"id": "cus_unknown"})):
-        send(stripe, told)
+    for sent in (event("customer.updated", customer), event("customer.updated", customer | {"id": "cus_unknown"})):
+        send(stripe, sent)
     send(stripe, json.dumps(event("customer.updated", customer)).encode()[:-1])
     assert "rivate" not in stripe.log.read_text()
 
@@ -236,8 +232,8 @@ def test_nothing_personal_is_in_the_log(stripe: Serving) -> None:
 def test_a_subscription_gives_the_organisation_its_tier_in_both_shapes(
     stripe: Serving, stored: Connection, shape: str
 ) -> None:
-    assert taken(stripe, created(acme(shape=shape), api_version=shape)) == ["APPLIED"]
-    assert standing(stored) == ("GROWTH", "ACTIVE")
+    assert deliver(stripe, created(acme(shape=shape), api_version=shape)) == ["APPLIED"]
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
     row = stored.execute(
         "select tier::text, billing_cycle::text, amount_cents, extract(epoch from current_period_end)::bigint"
         " from public.subscriptions where organization_id = %s",
@@ -265,20 +261,20 @@ def test_a_status_at_stripe_is_one_here(
     stripe: Serving, stored: Connection, at_stripe: Any, here: tuple[str, str]
 ) -> None:
     now = int(time.time())
-    assert taken(stripe, created(acme(at_stripe), created=now)) == ["APPLIED"]
-    assert standing(stored) == here
+    assert deliver(stripe, created(acme(at_stripe), created=now)) == ["APPLIED"]
+    assert plan_of(stored) == here
 
 
-def test_a_plan_that_ends_with_its_period_is_kept_until_then(stripe: Serving, stored: Connection) -> None:
+def test_cancelled_plan_is_kept_until_period_end(stripe: Serving, stored: Connection) -> None:
     before, after = acme(), acme(cancel_at_period_end=True, canceled_at=NOW + 5)
-    taken(stripe, created(before), updated(before, after, created=NOW + 5))
-    assert standing(stored) == ("GROWTH", "ACTIVE")
+    deliver(stripe, created(before), updated(before, after, created=NOW + 5))
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
     assert stored.execute("select cancel_at_period_end, cancelled_at from public.subscriptions").fetchone() == (
         True,
         None,
     )
-    taken(stripe, deleted(after | {"status": "canceled", "ended_at": NOW + MONTH}, created=NOW + MONTH))
-    assert standing(stored) == ("FREE", "CANCELLED")
+    deliver(stripe, deleted(after | {"status": "canceled", "ended_at": NOW + MONTH}, created=NOW + MONTH))
+    assert plan_of(stored) == ("FREE", "CANCELLED")
     cancelled = stored.execute("select extract(epoch from cancelled_at)::bigint from public.subscriptions").fetchone()
     assert cancelled == (NOW + MONTH,)
 
@@ -287,7 +283,7 @@ def test_owners_alone_hear_of_every_turn(stripe: Serving, stored: Connection) ->
     now = int(time.time())
     trial, active, late = acme(), acme(price="price_elite", amount=199_900), acme("past_due", price="price_elite")
     ending = active | {"cancel_at_period_end": True}
-    taken(
+    deliver(
         stripe,
         created(trial, created=now),
         updated(trial, active, created=now + 1),
@@ -296,9 +292,9 @@ def test_owners_alone_hear_of_every_turn(stripe: Serving, stored: Connection) ->
         updated(active, ending, created=now + 4),
         deleted(ending | {"status": "canceled"}, created=now + 5),
     )
-    told = stored.execute("select user_id, type::text, title from public.notifications order by created_at").fetchall()
-    assert {who for who, _, _ in told} == {PEOPLE["owner"]}
-    assert [(kind, title.partition(" on ")[0]) for _, kind, title in told] == [
+    sent = stored.execute("select user_id, type::text, title from public.notifications order by created_at").fetchall()
+    assert {who for who, _, _ in sent} == {PEOPLE["owner"]}
+    assert [(kind, title.partition(" on ")[0]) for _, kind, title in sent] == [
         ("SUCCESS", "Your plan is Growth"),
         ("INFO", "Your plan is Elite now"),
         ("ERROR", "A payment failed"),
@@ -308,35 +304,35 @@ def test_owners_alone_hear_of_every_turn(stripe: Serving, stored: Connection) ->
     ]
 
 
-def test_events_of_one_second_are_put_in_order_by_what_they_say_was_before(stripe: Serving, stored: Connection) -> None:
+def test_same_second_events_are_ordered_by_previous_attributes(stripe: Serving, stored: Connection) -> None:
     first, paid, late = acme("incomplete"), acme("active"), acme("past_due")
-    told = [created(first), updated(first, paid), updated(paid, late), updated(late, paid)]
-    taken(stripe, *reversed(told))
-    assert standing(stored) == ("GROWTH", "ACTIVE")
+    sent = [created(first), updated(first, paid), updated(paid, late), updated(late, paid)]
+    deliver(stripe, *reversed(sent))
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
 
 
-def test_a_circle_within_one_second_ends_where_the_second_before_ended(stripe: Serving, stored: Connection) -> None:
+def test_same_second_cycle_ends_in_its_starting_state(stripe: Serving, stored: Connection) -> None:
     off, on = acme(), acme(cancel_at_period_end=True)
     turned_on, turned_off = updated(off, on, created=NOW + 9), updated(on, off, created=NOW + 9)
-    taken(stripe, turned_off, turned_on, created(off))
+    deliver(stripe, turned_off, turned_on, created(off))
     ends = "select cancel_at_period_end from public.subscriptions"
     assert stored.execute(ends).fetchone() == (False,)
     assert stored.execute("select in_doubt_since from public.stripe_objects").fetchone() == (None,)
 
 
-def test_what_its_events_leave_open_is_marked_to_be_asked_for(stripe: Serving, stored: Connection) -> None:
+def test_ambiguous_state_is_marked_for_fetching(stripe: Serving, stored: Connection) -> None:
     first, paid, late, gone = acme("incomplete"), acme(), acme("past_due"), acme("unpaid")
-    taken(stripe, created(first, created=NOW - 5), updated(first, paid), updated(late, gone))
+    deliver(stripe, created(first, created=NOW - 5), updated(first, paid), updated(late, gone))
     assert stored.execute("select in_doubt_since is not null from public.stripe_objects").fetchone() == (True,)
-    taken(stripe, updated(paid, late))
+    deliver(stripe, updated(paid, late))
     assert stored.execute("select in_doubt_since is not null from public.stripe_objects").fetchone() == (False,)
-    assert standing(stored) == ("FREE", "INACTIVE")
+    assert plan_of(stored) == ("FREE", "INACTIVE")
 
 
 def test_nothing_brings_back_what_was_deleted(stripe: Serving, stored: Connection) -> None:
-    taken(stripe, deleted(acme("canceled"), created=NOW), created(acme(), created=NOW - 50))
-    taken(stripe, updated(acme("past_due"), acme(), created=NOW))
-    assert standing(stored) == ("FREE", "CANCELLED")
+    deliver(stripe, deleted(acme("canceled"), created=NOW), created(acme(), created=NOW - 50))
+    deliver(stripe, updated(acme("past_due"), acme(), created=NOW))
+    assert plan_of(stored) == ("FREE", "CANCELLED")
 
 
 @pytest.mark.parametrize(
@@ -353,77 +349,75 @@ def test_an_unknown_customer_parks_the_event_until_somebody_has_it(
     stripe: Serving, stored: Connection, kind: str
 ) -> None:
     of = subscription("sub_new", "cus_new") if "subscription" in kind else {"id": "x_new", "customer": "cus_new"}
-    told = event(kind, {"id": "cus_new"} if kind == "customer.updated" else of)
-    assert taken(stripe, told) == ["PARKED"]
+    sent = event(kind, {"id": "cus_new"} if kind == "customer.updated" else of)
+    assert deliver(stripe, sent) == ["PARKED"]
     with stored.transaction(force_rollback=True):
         stored.execute("set constraints all immediate")
         stored.execute("update public.organizations set stripe_customer_id = 'cus_new' where id = %s", [GLOBEX])
-        assert status(stored, told) == "APPLIED"
-        assert standing(stored, GLOBEX)[0] == ("GROWTH" if "subscription" in kind else "FREE")
+        assert status(stored, sent) == "APPLIED"
+        assert plan_of(stored, GLOBEX)[0] == ("GROWTH" if "subscription" in kind else "FREE")
 
 
-def test_an_unknown_price_parks_the_event_until_a_plan_has_it(stripe: Serving, stored: Connection) -> None:
-    told = created(acme(price="price_new"))
-    assert taken(stripe, told) == ["PARKED"]
-    assert standing(stored) == ("FREE", "INACTIVE")
+def test_unknown_price_parks_the_event_until_known(stripe: Serving, stored: Connection) -> None:
+    sent = created(acme(price="price_new"))
+    assert deliver(stripe, sent) == ["PARKED"]
+    assert plan_of(stored) == ("FREE", "INACTIVE")
     price = {"id": "price_new", "object": "price", "active": True, "unit_amount": 99_900, "currency": "usd",
              "recurring": {"interval": "month", "interval_count": 1}, "metadata": {"tier": "ELITE"}}  # fmt: skip
-    assert taken(stripe, event("price.created", price)) == ["APPLIED"]
-    assert status(stored, told) == "APPLIED"
-    assert standing(stored) == ("ELITE", "ACTIVE")
+    assert deliver(stripe, event("price.created", price)) == ["APPLIED"]
+    assert status(stored, sent) == "APPLIED"
+    assert plan_of(stored) == ("ELITE", "ACTIVE")
 
 
-def test_a_known_subscription_that_changes_to_an_unknown_price_keeps_its_tier(
-    stripe: Serving, stored: Connection
-) -> None:
+def test_change_to_an_unknown_price_keeps_the_tier(stripe: Serving, stored: Connection) -> None:
     before, after = acme(), acme(price="price_new", cancel_at_period_end=True)
-    assert taken(stripe, updated(before, after, created=NOW + 1), created(before)) == ["PARKED", "PARKED"]
-    assert standing(stored) == ("GROWTH", "ACTIVE")
-    taken(stripe, deleted(after | {"status": "canceled"}, created=NOW + 2))
-    assert standing(stored) == ("FREE", "CANCELLED")
+    assert deliver(stripe, updated(before, after, created=NOW + 1), created(before)) == ["PARKED", "PARKED"]
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
+    deliver(stripe, deleted(after | {"status": "canceled"}, created=NOW + 2))
+    assert plan_of(stored) == ("FREE", "CANCELLED")
     assert stored.execute("select distinct status::text from public.stripe_events").fetchall() == [("APPLIED",)]
 
 
 def test_an_event_of_the_other_mode_is_quarantined(stripe: Serving, stored: Connection) -> None:
-    told = created(acme(), livemode=True)
-    assert taken(stripe, told) == ["QUARANTINED"]
-    assert standing(stored) == ("FREE", "INACTIVE")
-    assert taken(stripe, created(acme("past_due"), created=int(time.time()))) == ["APPLIED"]
-    assert standing(stored) == ("GROWTH", "PAST_DUE")
+    sent = created(acme(), livemode=True)
+    assert deliver(stripe, sent) == ["QUARANTINED"]
+    assert plan_of(stored) == ("FREE", "INACTIVE")
+    assert deliver(stripe, created(acme("past_due"), created=int(time.time()))) == ["APPLIED"]
+    assert plan_of(stored) == ("GROWTH", "PAST_DUE")
 
 
 def test_two_running_subscriptions_count_once_and_are_shown(stripe: Serving, stored: Connection) -> None:
     older, newer = acme(), acme(id="sub_newer", price="price_elite", created=NOW + 5)
-    taken(stripe, created(newer, created=NOW + 5), created(older))
-    assert standing(stored) == ("ELITE", "ACTIVE")
+    deliver(stripe, created(newer, created=NOW + 5), created(older))
+    assert plan_of(stored) == ("ELITE", "ACTIVE")
     assert stored.execute("select kind, id from public.billing_attention").fetchall() == [("PAID_TWICE", "sub_acme")]
-    taken(stripe, deleted(newer | {"status": "canceled"}, created=NOW + 9))
-    assert standing(stored) == ("GROWTH", "ACTIVE")
+    deliver(stripe, deleted(newer | {"status": "canceled"}, created=NOW + 9))
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
 
 
 def test_a_price_archived_at_stripe_is_no_longer_sold(stripe: Serving, stored: Connection) -> None:
     price = {"id": "price_growth", "object": "price", "active": False, "product": "prod_1", "unit_amount": 69_900}
     sold = "select is_active from public.plans where stripe_price_id = 'price_growth'"
-    taken(stripe, event("price.updated", price, before={"active": True}))
+    deliver(stripe, event("price.updated", price, before={"active": True}))
     assert stored.execute(sold).fetchone() == (False,)
-    taken(stripe, event("price.updated", price | {"active": True}, before={"active": False}, created=NOW + 1))
+    deliver(stripe, event("price.updated", price | {"active": True}, before={"active": False}, created=NOW + 1))
     assert stored.execute(sold).fetchone() == (True,)
     product = {"id": "prod_1", "object": "product", "active": False}
-    taken(stripe, event("product.updated", product, before={"active": True}))
+    deliver(stripe, event("product.updated", product, before={"active": True}))
     assert stored.execute(sold).fetchone() == (False,)
-    taken(stripe, event("product.updated", product | {"active": True}, before={"active": False}, created=NOW + 1))
+    deliver(stripe, event("product.updated", product | {"active": True}, before={"active": False}, created=NOW + 1))
     assert stored.execute(sold).fetchone() == (True,)
 
 
 def test_a_dispute_is_shown_until_it_is_answered(stripe: Serving, stored: Connection) -> None:
     dispute = {"id": "dp_1", "object": "dispute", "status": "needs_response", "charge": "ch_1", "reason": "fraudulent",
                "evidence_details": {"due_by": NOW}, "payment_intent": "pi_1"}  # fmt: skip
-    assert taken(stripe, event("charge.dispute.created", dispute)) == ["PARKED"]
+    assert deliver(stripe, event("charge.dispute.created", dispute)) == ["PARKED"]
     paid = {"id": "pi_1", "object": "payment_intent", "status": "succeeded", "customer": "cus_acme"}
-    assert taken(stripe, event("payment_intent.succeeded", paid)) == ["APPLIED"]
+    assert deliver(stripe, event("payment_intent.succeeded", paid)) == ["APPLIED"]
     shown = "select kind, subject from public.billing_attention"
     assert stored.execute(shown).fetchall() == [("DISPUTED", "fraudulent")]
-    taken(stripe, event("charge.dispute.closed", dispute | {"status": "won"}, created=NOW + 5))
+    deliver(stripe, event("charge.dispute.closed", dispute | {"status": "won"}, created=NOW + 5))
     assert stored.execute(shown).fetchall() == []
 
 
@@ -438,7 +432,7 @@ def test_a_dispute_is_shown_until_it_is_answered(stripe: Serving, stored: Connec
 )  # fmt: skip
 def test_no_event_of_any_type_fails_whatever_it_is_about(stripe: Serving, kind: str) -> None:
     about: list[Any] = [None, [], "x", 1, {}, {"id": None}, {"id": 7, "customer": {"id": []}}]
-    assert set(taken(stripe, *(event(kind, of) for of in about))) == {"IGNORED"}
+    assert set(deliver(stripe, *(event(kind, of) for of in about))) == {"IGNORED"}
 
 
 NAMES = [
@@ -455,23 +449,23 @@ VALUES = [None, "", "x", "\U0001f600" * 300, 0, -1, 10**30, 1.5, True, [], [None
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: ascii(value)[:12])
-def test_no_event_of_a_family_we_handle_fails_whatever_stands_in_it(stripe: Serving, value: Any) -> None:
+def test_no_content_of_a_handled_event_fails(stripe: Serving, value: Any) -> None:
     for number, family in enumerate(FAMILIES):
         of = dict.fromkeys(NAMES, value) | {"id": f"x_{number}"}
-        told = [event(family, of, before=before) for before in (None, value, {"items": value, "status": value})]
-        assert set(taken(stripe, *told)) <= {"APPLIED", "PARKED"}, family
+        sent = [event(family, of, before=before) for before in (None, value, {"items": value, "status": value})]
+        assert set(deliver(stripe, *sent)) <= {"APPLIED", "PARKED"}, family
         known = [event(family, of | {"customer": "cus_acme", "id": f"known_{number}"}, created=NOW + 5)]
-        assert set(taken(stripe, *known)) <= {"APPLIED", "PARKED"}, family
+        assert set(deliver(stripe, *known)) <= {"APPLIED", "PARKED"}, family
 
 
 def test_an_events_id_is_whatever_stripe_makes_it(stripe: Serving, stored: Connection) -> None:
-    told = [created(acme(), id=name) for name in (f"evt_{uuid4()}", "evt_1.x:y", "evt_" + "9" * 250)]
-    assert taken(stripe, *told) == ["APPLIED"] * 3
-    assert status(stored, told[0]) == "APPLIED"
+    sent = [created(acme(), id=name) for name in (f"evt_{uuid4()}", "evt_1.x:y", "evt_" + "9" * 250)]
+    assert deliver(stripe, *sent) == ["APPLIED"] * 3
+    assert status(stored, sent[0]) == "APPLIED"
 
 
 def test_an_event_of_an_account_connected_to_ours_is_ignored(stripe: Serving) -> None:
-    assert taken(stripe, created(acme(), account="acct_1")) == ["IGNORED"]
+    assert deliver(stripe, created(acme(), account="acct_1")) == ["IGNORED"]
 
 
 # What waits for people
@@ -484,12 +478,10 @@ def rpc(database: Database, person: str, name: str) -> Row:
         return dict(row["taken"])
 
 
-def test_platform_admins_alone_see_what_waits_with_the_reason_and_what_to_do(
-    stripe: Serving, database: Database
-) -> None:
+def test_only_platform_admins_see_waiting_events_with_reasons(stripe: Serving, database: Database) -> None:
     parked, foreign = created(subscription("sub_x", "cus_x")), created(acme(), livemode=True)
     priceless = created(acme(price="price_new"))
-    taken(stripe, parked, foreign, priceless)
+    deliver(stripe, parked, foreign, priceless)
     with database.acting_as("platform_admin") as cursor:
         shown = {row["id"]: row for row in cursor.execute("select * from public.billing_attention")}
     assert {name: (row["kind"], row["reason"]) for name, row in shown.items()} == {
@@ -503,32 +495,28 @@ def test_platform_admins_alone_see_what_waits_with_the_reason_and_what_to_do(
             assert cursor.execute("select from public.billing_attention").rowcount == 0
 
 
-def test_an_admin_requeues_what_can_be_applied_now_and_the_log_says_so(
-    stripe: Serving, database: Database, stored: Connection
-) -> None:
-    told = created(acme())
-    taken(stripe, told)
+def test_admin_requeues_an_event_and_it_is_audited(stripe: Serving, database: Database, stored: Connection) -> None:
+    sent = created(acme())
+    deliver(stripe, sent)
     stored.execute(
         "update public.stripe_events set status = 'RECEIVED', applied_at = null, error = 'a defect';"
         "delete from public.stripe_objects; delete from public.subscriptions"
     )
-    assert rpc(database, "platform_admin", told["id"]) == {"id": told["id"], "status": "APPLIED", "reason": None}
-    assert standing(stored) == ("GROWTH", "ACTIVE")
+    assert rpc(database, "platform_admin", sent["id"]) == {"id": sent["id"], "status": "APPLIED", "reason": None}
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
     logged = "select admin_id, success, target_id from public.admin_action_logs where target_type = 'stripe_event'"
-    assert stored.execute(logged).fetchall()[-1] == (PEOPLE["platform_admin"], True, told["id"])
+    assert stored.execute(logged).fetchall()[-1] == (PEOPLE["platform_admin"], True, sent["id"])
 
 
-def test_requeueing_what_is_still_unknown_or_foreign_leaves_it_and_says_why(
-    stripe: Serving, database: Database
-) -> None:
+def test_requeued_event_that_still_cannot_apply_keeps_waiting(stripe: Serving, database: Database) -> None:
     parked, foreign = created(subscription("sub_x", "cus_x")), created(acme(), livemode=True)
-    taken(stripe, parked, foreign)
+    deliver(stripe, parked, foreign)
     assert rpc(database, "super_admin", parked["id"])["status"] == "PARKED"
     assert rpc(database, "super_admin", foreign["id"])["status"] == "QUARANTINED"
 
 
 @pytest.mark.parametrize(("person", "name", "state"), [("owner", "", "42501"), ("platform_admin", "", "PT404")])
-def test_attack_requeue_without_being_an_admin_or_what_is_not_there(
+def test_attack_requeue_as_non_admin_or_unknown_event(
     stripe: Serving, database: Database, person: str, name: str, state: str
 ) -> None:
     assert stripe
@@ -538,30 +526,30 @@ def test_attack_requeue_without_being_an_admin_or_what_is_not_there(
 
 
 def test_what_is_applied_is_not_requeued(stripe: Serving, database: Database) -> None:
-    told = created(acme())
-    taken(stripe, told)
+    sent = created(acme())
+    deliver(stripe, sent)
     with pytest.raises(psycopg.Error) as refusal:
-        rpc(database, "platform_admin", told["id"])
+        rpc(database, "platform_admin", sent["id"])
     assert refusal.value.sqlstate == "PT409"
 
 
-def test_events_of_the_right_mode_are_applied_when_the_key_was_set_right(
+def test_events_apply_after_the_key_mode_is_corrected(
     tmp_path: Path, database: Database, database_url: str, stored: Connection
 ) -> None:
-    told = created(acme(), livemode=True)
+    sent = created(acme(), livemode=True)
     variables = environment(database_url, STRIPE_WEBHOOK_SECRETS=SECRET)
     with serving(tmp_path, variables | {"STRIPE_SECRET_KEY": KEY}) as functions:
-        assert taken(functions, told) == ["QUARANTINED"]
+        assert deliver(functions, sent) == ["QUARANTINED"]
     with serving(tmp_path, variables | {"STRIPE_SECRET_KEY": KEY.replace("test", "live", 1)}) as functions:
-        taken(functions, event("balance.available", {}, livemode=True))
-        assert rpc(database, "platform_admin", told["id"])["status"] == "APPLIED"
-    assert standing(stored) == ("GROWTH", "ACTIVE")
+        deliver(functions, event("balance.available", {}, livemode=True))
+        assert rpc(database, "platform_admin", sent["id"])["status"] == "APPLIED"
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
     stored.execute("update private.stripe_account set livemode = false")
 
 
 def test_what_is_redacted_can_still_be_applied(stripe: Serving, stored: Connection) -> None:
-    told = created(acme(price="price_new"))
-    taken(stripe, told)
+    sent = created(acme(price="price_new"))
+    deliver(stripe, sent)
     with stored.transaction(force_rollback=True):
         stored.execute("set constraints all immediate")
         stored.execute("update public.stripe_events set created_at = now() - interval '91 days'")
@@ -569,39 +557,39 @@ def test_what_is_redacted_can_still_be_applied(stripe: Serving, stored: Connecti
         kept = stored.execute("select payload, state ->> 'status' from public.stripe_events").fetchone()
         assert kept == (None, "active")
         stored.execute("update public.plans set stripe_price_id = 'price_new' where stripe_price_id = 'price_elite'")
-        assert standing(stored) == ("ELITE", "ACTIVE")
+        assert plan_of(stored) == ("ELITE", "ACTIVE")
 
 
-def test_a_payment_that_does_not_arrive_ends_the_plan_after_the_grace(stripe: Serving, stored: Connection) -> None:
+def test_missing_payment_ends_the_plan_after_the_grace_period(stripe: Serving, stored: Connection) -> None:
     day = 86_400
     since = int(time.time()) - 29 * day
     late = acme("past_due")
-    told = [created(acme(), created=since - day), updated(acme(), late, created=since)]
-    told += [updated(late | {"metadata": {"a": "b"}}, late, created=since + 9 * day)]
-    taken(stripe, *reversed(told))
+    sent = [created(acme(), created=since - day), updated(acme(), late, created=since)]
+    sent += [updated(late | {"metadata": {"a": "b"}}, late, created=since + 9 * day)]
+    deliver(stripe, *reversed(sent))
     stored.execute("update public.stripe_events set created_at = created")  # and each came at once
     stored.execute("update public.subscriptions set past_due_since = to_timestamp(%s)", [since])
     stored.execute("select private.settle_billing()")
-    assert standing(stored) == ("GROWTH", "PAST_DUE")
+    assert plan_of(stored) == ("GROWTH", "PAST_DUE")
     earlier = "created = created - interval '2 days', created_at = created_at - interval '2 days'"
     stored.execute(f"update public.stripe_events set {earlier}")
     stored.execute("update public.subscriptions set past_due_since = past_due_since - interval '2 days'")
     stored.execute("select private.settle_billing()")
-    assert standing(stored) == ("FREE", "INACTIVE")
+    assert plan_of(stored) == ("FREE", "INACTIVE")
 
 
 # Crashes
 
 
-def test_a_connection_killed_before_the_commit_leaves_nothing_and_the_next_delivery_everything(
+def test_connection_lost_before_commit_is_repaired_by_redelivery(
     stripe: Serving, stored: Connection, database: Database
 ) -> None:
-    told = created(acme())
+    sent = created(acme())
     with database.connect() as blocker, ThreadPoolExecutor(1) as pool:
         with blocker.transaction():
             # The event is in the inbox already when the subscription is written.
             blocker.execute("lock table public.subscriptions in share mode")
-            answer = pool.submit(send, stripe, told)
+            answer = pool.submit(send, stripe, sent)
             wait_until_somebody_waits(database)
             with database.connect("supabase_admin") as superuser:
                 superuser.execute(
@@ -611,24 +599,24 @@ def test_a_connection_killed_before_the_commit_leaves_nothing_and_the_next_deliv
         refused(answer.result(), 503, "database_unavailable")
     assert answer.result().headers["retry-after"]
     assert stored.execute("select count(*) from public.stripe_events").fetchone() == (0,)
-    assert taken(stripe, told) == ["APPLIED"]
-    assert standing(stored) == ("GROWTH", "ACTIVE")
+    assert deliver(stripe, sent) == ["APPLIED"]
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")
 
 
-def test_who_writes_down_the_ids_an_event_is_about_goes_first_and_nothing_is_lost(
+def test_events_about_unlinked_objects_wait_for_the_link(
     stripe: Serving, stored: Connection, database: Database
 ) -> None:
     """They hold the row and want the customer; the delivery holds the customer and wants the row."""
-    taken(stripe, created(acme()))
-    told = updated(acme(), acme("past_due"), created=int(time.time()))
+    deliver(stripe, created(acme()))
+    sent = updated(acme(), acme("past_due"), created=int(time.time()))
     with database.connect() as person, ThreadPoolExecutor(1) as pool:
         with person.transaction():
             person.execute("select from public.organizations where id = %s for update", [ACME])
-            answer = pool.submit(send, stripe, told)
+            answer = pool.submit(send, stripe, sent)
             wait_until_somebody_waits(database)
             person.execute("select private.wake_stripe('cus_acme')")
         assert answer.result().json()["status"] == "APPLIED"
-    assert standing(stored) == ("GROWTH", "PAST_DUE")
+    assert plan_of(stored) == ("GROWTH", "PAST_DUE")
 
 
 def test_no_database_is_503_and_stripe_comes_again(tmp_path: Path) -> None:
@@ -639,10 +627,10 @@ def test_no_database_is_503_and_stripe_comes_again(tmp_path: Path) -> None:
     assert answer.headers["retry-after"]
 
 
-def test_an_answer_that_was_lost_is_given_again_to_the_next_delivery(stripe: Serving, stored: Connection) -> None:
+def test_redelivery_after_a_lost_response_gets_the_same_response(stripe: Serving, stored: Connection) -> None:
     """Committed, and the connection gone before the 200: Stripe delivers again."""
-    told = created(acme())
-    body = json.dumps(told).encode()
+    sent = created(acme())
+    body = json.dumps(sent).encode()
     gone = HTTPConnection(stripe.url.removeprefix("http://"))
     gone.request("POST", WEBHOOK, body, signed(body))
     gone.close()
@@ -650,5 +638,5 @@ def test_an_answer_that_was_lost_is_given_again_to_the_next_delivery(stripe: Ser
     while not stored.execute("select from public.stripe_events").rowcount:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert send(stripe, told).json() == {"id": told["id"], "status": "APPLIED", "duplicate": True}
-    assert standing(stored) == ("GROWTH", "ACTIVE")
+    assert send(stripe, sent).json() == {"id": sent["id"], "status": "APPLIED", "duplicate": True}
+    assert plan_of(stored) == ("GROWTH", "ACTIVE")

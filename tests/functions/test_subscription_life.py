@@ -81,7 +81,7 @@ def heard(stripe: Shop) -> list[str]:
     return [str(row["title"]).partition(" on ")[0] for row in rows]
 
 
-def test_cancelled_in_the_portal_it_is_kept_until_its_period_ends_and_is_free_then(stripe: Shop, v1: V1) -> None:
+def test_plan_cancelled_in_the_portal_ends_with_its_period(stripe: Shop, v1: V1) -> None:
     made = buy(stripe, v1, "GROWTH")
     v1.subscriptions.update(made.id, {"cancel_at": made["items"].data[0].current_period_end})
     assert standing(stripe) == ("GROWTH", "ACTIVE")
@@ -143,7 +143,7 @@ def test_orders_flags_and_alerts_follow_the_new_plan(stripe: Shop, v1: V1) -> No
     eventually(allowed, (402, False, 0))
 
 
-def test_what_an_organisation_buys_in_a_checkout_made_for_it_is_its_plan(stripe: Shop, v1: V1) -> None:
+def test_checkout_of_an_organization_sets_its_plan(stripe: Shop, v1: V1) -> None:
     session = v1.checkout.sessions.create(
         {
             "mode": "subscription",
@@ -163,7 +163,7 @@ def test_what_an_organisation_buys_in_a_checkout_made_for_it_is_its_plan(stripe:
 
 
 @pytest.mark.parametrize("version", ["2022-11-15", "2024-06-20", "2025-03-31.basil"])
-def test_a_year_of_it_is_the_same_in_every_shape_of_events(stripe: Shop, v1: V1, version: str) -> None:
+def test_a_year_of_events_gives_one_state_in_any_order(stripe: Shop, v1: V1, version: str) -> None:
     endpoint = f"{stripe.functions.url}{WEBHOOK}"
     stripe.double.send_events_to(endpoint, SECRET, version)
     try:

@@ -143,7 +143,7 @@ def test_order_limit_and_offset(anon: httpx.Client) -> None:
     assert [row["id"] for row in rows(anon, "books?id=lte.3&order=id&limit=1&offset=1&select=id")] == [2]
 
 
-def test_a_range_header_pages_and_the_count_tells_how_many_there_are(anon: httpx.Client) -> None:
+def test_range_header_pages_and_count_returns_the_total(anon: httpx.Client) -> None:
     answer = anon.get("/rest/v1/books?id=lte.3&order=id", headers={"range": "0-1", "prefer": "count=exact"})
     assert (answer.status_code, answer.headers["content-range"], len(answer.json())) == (206, "0-1/3", 2)
     answer = anon.get("/rest/v1/books?id=lte.3&select=id", headers={"prefer": "count=exact"})
@@ -185,7 +185,7 @@ def test_columns_are_renamed_and_cast(anon: httpx.Client) -> None:
 # Embedding -----------------------------------------------------------------------------------------------------------
 
 
-def test_related_rows_come_along_to_one_to_many_and_through_a_junction(anon: httpx.Client) -> None:
+def test_embedding_works_to_one_to_many_and_by_junction(anon: httpx.Client) -> None:
     assert rows(anon, "books?id=eq.1&select=title,author:authors!author_id(name),shelves(label)") == [
         {"title": "Notes", "author": {"name": "Ada"}, "shelves": [{"label": "front"}, {"label": "back"}]}
     ]
@@ -209,7 +209,7 @@ def test_a_unique_key_relates_one_to_one_both_ways(anon: httpx.Client) -> None:
     ]
 
 
-def test_a_relation_to_itself_goes_up_by_its_column_and_down_by_its_hint(anon: httpx.Client) -> None:
+def test_self_reference_embeds_by_column_and_by_hint(anon: httpx.Client) -> None:
     assert rows(anon, "parts?id=eq.2&select=name,parent:parent_id(name)") == [
         {"name": "left", "parent": {"name": "root"}}
     ]
@@ -330,7 +330,7 @@ def test_put_replaces_the_row_its_address_names(signed_in: httpx.Client) -> None
     assert error_of(signed_in.put("/rest/v1/parts?name=eq.x", json={"id": 50})) == (405, "PGRST105")
 
 
-def test_update_and_delete_change_what_the_filter_names_and_show_it_with_relations(signed_in: httpx.Client) -> None:
+def test_update_and_delete_return_filtered_rows_with_relations(signed_in: httpx.Client) -> None:
     shown = {"prefer": "return=representation"}
     signed_in.post("/rest/v1/books", json={"id": 60, "title": "Draft", "author_id": 2})
     answer = signed_in.patch(
@@ -429,7 +429,7 @@ def test_functions_set_status_and_headers_of_the_answer(anon: httpx.Client) -> N
     assert (answer.status_code, answer.headers["x-tea"]) == (418, "green")
 
 
-def test_a_line_break_in_a_header_of_a_function_becomes_a_blank(api: Api, anon: httpx.Client) -> None:
+def test_line_break_in_a_function_header_becomes_a_space(api: Api, anon: httpx.Client) -> None:
     api.sql("""create function public.answer_break() returns void language sql as $$
         select set_config('response.headers', '[{"X-Broken": "one\\r\\nX-Injected: two"}, {"bad name": "x"}]', true) $$;
         grant execute on function public.answer_break() to anon""")
@@ -513,7 +513,7 @@ def test_the_projects_own_check_runs_before_every_request(api: Api, anon: httpx.
             superuser.execute("notify pgrst, 'reload config'")
 
 
-def test_nothing_of_one_caller_reaches_the_next_on_the_same_connection(api: Api, reader: dict[str, Any]) -> None:
+def test_callers_on_one_connection_share_no_state(api: Api, reader: dict[str, Any]) -> None:
     for _ in range(5):
         own = api.http(token=reader["access_token"], **{"x-org-id": "mine"}).post("/rest/v1/rpc/whoami", json={}).json()
         assert own["uid"] == reader["user"]["id"]
@@ -574,7 +574,7 @@ def test_policies_and_grants_stay_as_migrations_made_them(
         ("25006", 405), ("54001", 500), ("XX000", 500), ("42P01", 404), ("42883", 404), ("0A000", 400), ("42P17", 500),
     ],
 )  # fmt: skip
-def test_a_database_error_keeps_its_words_and_gets_the_status_of_postgrest(
+def test_database_error_keeps_its_message_and_gets_postgrest_status(
     signed_in: httpx.Client, state: str, status: int
 ) -> None:
     answer = signed_in.post("/rest/v1/rpc/fail", json={"state": state})

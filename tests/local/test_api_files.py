@@ -113,9 +113,7 @@ def test_supabase_py_keeps_files(api: Api, bucket: str) -> None:
         store.download(f"{user.id}/moved.txt")
 
 
-def test_a_file_comes_back_as_it_was_sent_with_what_is_known_of_it(
-    files: httpx.Client, bucket: str, folder: str
-) -> None:
+def test_file_is_returned_unchanged_with_its_metadata(files: httpx.Client, bucket: str, folder: str) -> None:
     content = bytes(range(256)) * 5000
     answer = put(
         files, f"{bucket}/{folder}/all.bin", content, **{"content-type": "image/png", "cache-control": "max-age=9"}
@@ -155,7 +153,7 @@ def test_a_part_of_a_file(
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 300_001])
-def test_a_form_carries_any_bytes_even_such_as_look_like_its_own_marks(
+def test_form_upload_keeps_bytes_that_look_like_boundaries(
     files: httpx.Client, bucket: str, folder: str, size: int
 ) -> None:
     boundary = "frontier"
@@ -219,7 +217,7 @@ def test_a_name_never_reaches_the_disk(api: Api, files: httpx.Client, bucket: st
     assert made.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_row_that_was_not_written_here_leads_to_no_file(api: Api, bucket: str) -> None:
+def test_storage_row_without_upload_serves_no_file(api: Api, bucket: str) -> None:
     (api.home / "secret").write_text("secret")
     for version in ("../../secret", None, ""):
         api.sql(
@@ -294,7 +292,7 @@ def test_policies_decide_what_a_stranger_and_another_user_may_do(
     assert files.get(f"/storage/v1/object/{path}").content == b"mine"
 
 
-def test_what_may_not_be_stored_is_refused_before_its_bytes_are_taken_in(api: Api, bucket: str, folder: str) -> None:
+def test_forbidden_upload_is_refused_before_its_body(api: Api, bucket: str, folder: str) -> None:
     address = httpx.URL(api.url)
     with socket.create_connection((address.host, address.port), timeout=10) as connection:
         head = (
@@ -323,7 +321,7 @@ def test_the_owner_is_the_caller(api: Api, files: httpx.Client, bucket: str, fol
     assert (owner, owner_id) == (folder, folder)
 
 
-def test_a_public_bucket_is_read_by_everyone_and_a_private_one_is_not(api: Api, bucket: str) -> None:
+def test_only_public_buckets_are_readable_without_credentials(api: Api, bucket: str) -> None:
     public = make_bucket(api, public=True)
     for name in (public, bucket):
         assert put(api.admin(), f"{name}/logo.txt", b"logo").status_code == 200
@@ -333,9 +331,7 @@ def test_a_public_bucket_is_read_by_everyone_and_a_private_one_is_not(api: Api, 
     assert api.plain.post(f"{api.url}/storage/v1/object/public/{public}/new.txt", content=b"x").status_code == 401
 
 
-def test_a_signed_address_opens_one_file_for_its_time_and_purpose(
-    api: Api, files: httpx.Client, bucket: str, folder: str
-) -> None:
+def test_signed_url_opens_one_file_until_it_expires(api: Api, files: httpx.Client, bucket: str, folder: str) -> None:
     for name in ("a", "b"):
         put(files, f"{bucket}/{folder}/{name}", name.encode())
     signed = files.post(f"/storage/v1/object/sign/{bucket}/{folder}/a", json={"expiresIn": 60}).json()["signedURL"]
@@ -431,7 +427,7 @@ def test_a_bucket_limits_size_and_type(api: Api, folder: str, files: httpx.Clien
         "x" * 1100,
     ],
 )
-def test_a_path_cannot_leave_its_bucket_or_be_written_two_ways(api: Api, bucket: str, name: str) -> None:
+def test_path_cannot_leave_its_bucket(api: Api, bucket: str, name: str) -> None:
     admin = api.admin()
     other = make_bucket(api)
     put(admin, f"{other}/x", b"secret")
@@ -543,7 +539,7 @@ def test_a_malformed_form_is_the_clients_fault(api: Api, bucket: str, content: b
     assert blobs(api) == before
 
 
-def test_a_token_that_is_wrong_does_not_make_its_sender_anonymous(api: Api) -> None:
+def test_invalid_token_is_rejected_not_anonymous(api: Api) -> None:
     public = make_bucket(api, public=True)
     put(api.admin(), f"{public}/x")
     answer = api.http(token="not.a.token").get(f"/storage/v1/object/{public}/x")

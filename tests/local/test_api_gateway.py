@@ -49,7 +49,7 @@ def test_the_key_may_come_in_the_address(api: Api) -> None:
     ]
 
 
-def test_a_key_stands_for_its_role_and_a_token_for_its_user(api: Api) -> None:
+def test_key_selects_the_role_and_token_the_user(api: Api) -> None:
     def role(key: str, token: str | None) -> Any:
         return api.http(key, token).post("/rest/v1/rpc/whoami", json={}).json()["current"]
 
@@ -349,7 +349,7 @@ def test_bodies_stream_both_ways(gateway: Api) -> None:
         assert next(words) == b"two"
 
 
-def test_a_client_that_hangs_up_ends_the_work_done_for_it(gateway: Api) -> None:
+def test_client_disconnect_cancels_its_query(gateway: Api) -> None:
     with pytest.raises(httpx.ReadTimeout):
         gateway.plain.get(f"{gateway.url}/functions/v1/slow", timeout=0.3)
     assert Upstream.gone.wait(10)

@@ -34,7 +34,7 @@ def runs(database: Database) -> list[tuple[str, str]]:
         return connection.execute("select job, outcome from private.job_history order by job, started_at").fetchall()
 
 
-def test_each_job_that_is_due_runs_once_and_says_nothing_where_it_found_nothing_to_do(
+def test_due_jobs_run_once_and_log_only_work(
     due: Database, functions_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with due.connect() as connection:
@@ -50,9 +50,7 @@ def test_each_job_that_is_due_runs_once_and_says_nothing_where_it_found_nothing_
     assert capsys.readouterr().out == ""
 
 
-def test_a_job_that_has_not_been_due_since_the_database_was_made_waits(
-    due: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_job_not_yet_due_does_not_run(due: Database, capsys: pytest.CaptureFixture[str]) -> None:
     with due.connect() as connection:
         connection.execute("update private.jobs set created_at = now() + interval '1 minute'")
     run_due(due.url("postgres"), "", "")
@@ -60,7 +58,7 @@ def test_a_job_that_has_not_been_due_since_the_database_was_made_waits(
     assert capsys.readouterr().out == ""
 
 
-def test_what_a_job_did_and_why_another_failed_stand_in_the_log(
+def test_log_names_results_and_failures_of_jobs(
     due: Database, functions_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with due.connect() as connection:
@@ -84,7 +82,7 @@ def test_functions_that_are_away_stop_no_other_job(due: Database, capsys: pytest
     assert runs(due) == [(IN_THE_DATABASE, "DONE")]
 
 
-def test_a_stack_runs_its_jobs_and_its_status_says_which_failed(tmp_path: Path, stack_at: Callable[..., Stack]) -> None:
+def test_stack_runs_jobs_and_status_names_failed_ones(tmp_path: Path, stack_at: Callable[..., Stack]) -> None:
     stack = stack_at(tmp_path / "stack", jobs=True)
     stack.start(0, 0)
     try:

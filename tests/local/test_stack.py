@@ -140,7 +140,7 @@ def prices(stack: Stack) -> dict[str, str | None]:
         )
 
 
-def test_every_plan_on_sale_has_its_price_at_the_stripe_beside_it(own: Stack) -> None:
+def test_every_plan_on_sale_has_a_price_at_stripe(own: Stack) -> None:
     own.start(0, 0)
     before = prices(own)
     assert len({*before.values()} - {None}) == len(before) == 6
@@ -154,9 +154,7 @@ def test_every_plan_on_sale_has_its_price_at_the_stripe_beside_it(own: Stack) ->
     assert {plan for plan in before if before[plan] != after[plan]} == {"GROWTH MONTHLY"}
 
 
-def test_with_a_key_to_ones_own_account_the_functions_get_it_and_no_other_stripe_runs(
-    own: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_stripe_key_replaces_the_double(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRIPE_SECRET_KEY", "sk_test_of_ones_own")
     monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_of_ones_own")
     own.start(0, 0)
@@ -173,7 +171,7 @@ def test_with_a_key_to_ones_own_account_the_functions_get_it_and_no_other_stripe
     )
 
 
-def test_two_stacks_run_side_by_side_and_know_nothing_of_each_other(own: Stack, new: Stack) -> None:
+def test_two_stacks_run_side_by_side(own: Stack, new: Stack) -> None:
     own.start(0, 0)
     new.start(0, 0)
     note(own, "mine")
@@ -233,7 +231,7 @@ def test_a_pid_file_that_names_a_stranger_is_no_obstacle(own: Stack) -> None:
 
 
 @pytest.mark.parametrize(("flag", "position"), [("--api-port", 0), ("--db-port", 1)])
-def test_a_taken_port_is_named_with_its_holder_and_the_flag_to_change_it(own: Stack, flag: str, position: int) -> None:
+def test_port_in_use_error_names_process_and_flag(own: Stack, flag: str, position: int) -> None:
     with socket.socket() as squatter:
         squatter.bind(("127.0.0.1", 0))
         squatter.listen()
@@ -263,7 +261,7 @@ def test_a_failing_migration_is_explained_and_leaves_nothing_running(
     assert new.running()
 
 
-def test_a_service_that_cannot_start_shows_the_end_of_its_log(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_service_start_shows_the_end_of_its_log(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stack, "command", lambda *_: ([sys.executable, "-c", "raise SystemExit('no such luck')"], {}))
     with pytest.raises(StackError, match="no such luck"):
         own.start(0, 0)
@@ -379,9 +377,7 @@ def test_dev_restarts_the_functions_when_their_code_changes(in_foreground: Foreg
     until(stack.running, "all of it answers again")
 
 
-def test_dev_says_why_changed_code_does_not_start_and_recovers_with_the_next_change(
-    in_foreground: Foreground, checkout: Path
-) -> None:
+def test_dev_shows_start_errors_and_recovers_on_next_change(in_foreground: Foreground, checkout: Path) -> None:
     _, stack, shown = in_foreground
     entry = checkout / "functions" / "__main__.py"
     good = entry.read_text()

@@ -14,7 +14,7 @@ def rows(connection: Connection, table: str = "organizations") -> int:
     return int(count)
 
 
-def test_attack_live_on_the_claims_left_over_on_a_pooled_connection(database: Database) -> None:
+def test_attack_reuse_claims_of_a_pooled_connection(database: Database) -> None:
     with database.connect("authenticator") as connection:
         with connection.transaction():
             become(connection, "authenticated", claims_of("owner"), {"x-org-id": str(ACME)})
@@ -122,7 +122,7 @@ def test_attack_shadow_what_the_policies_look_at(database: Database) -> None:
         assert cursor.execute("select private.current_user_org() as it").fetchall() == [{"it": None}]
 
 
-def test_attack_let_a_cheap_function_see_rows_before_the_policy_does(database: Database) -> None:
+def test_attack_cheap_function_sees_rows_before_the_policy(database: Database) -> None:
     with database.acting_as("outsider") as cursor:
         cursor.execute(
             "create function pg_temp.seen(what text) returns boolean language plpgsql cost 0.0001 as"

@@ -82,7 +82,7 @@ def test_attack_convert_a_lead_twice_at_once(matrix: Matrix, database: Database)
     assert both(database, ("member", convert), ("admin", convert)) == ["done", "PT409"]
 
 
-def test_attack_go_beyond_the_quota_of_the_plan_by_two_at_once(fresh_database: Database) -> None:
+def test_attack_exceed_the_quota_with_two_concurrent_requests(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute(
             'update public.plans set limits = limits || \'{"orders_per_month": 1, "templates": 1}\''

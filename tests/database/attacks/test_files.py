@@ -26,7 +26,7 @@ def attachment(name: str) -> str:
 
 
 def as_storage_service(cursor: Cursor, operation: str = "storage.object.upload_signed") -> None:
-    """The second half of what it does, past the policies."""
+    """The second half of a move, which bypasses the policies."""
     turn(cursor, None)
     cursor.execute("set local role service_role")
     cursor.execute("select set_config('storage.operation', %s, true)", [operation])
@@ -42,7 +42,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("past_policies", [False, True], ids=["permission", "service"])
 @pytest.mark.parametrize(("kind", "size"), UNFIT.values(), ids=UNFIT)
-def test_attack_make_a_private_file_public_by_a_move_or_a_copy(
+def test_attack_publish_a_private_file_by_move_or_copy(
     database: Database, kind: str, size: int, past_policies: bool
 ) -> None:
     avatar = f"{PEOPLE['member']}/me.png"
@@ -60,8 +60,8 @@ def test_attack_make_a_private_file_public_by_a_move_or_a_copy(
             store(cursor, "avatars", avatar, "member", size, kind)
 
 
-def test_the_policies_alone_refuse_a_move_to_a_bucket_of_other_types(fresh_database: Database) -> None:
-    """Where the storage service lets nobody add triggers."""
+def test_policies_refuse_moves_to_buckets_of_other_types(fresh_database: Database) -> None:
+    """As where the storage service forbids triggers."""
     with fresh_database.connect("supabase_admin") as connection:
         connection.execute("drop trigger strive_guard_object on storage.objects")
     private = attachment("page")

@@ -131,7 +131,7 @@ def test_attack_accept_an_expired_invitation(fresh_database: Database) -> None:
         "update public.users set suspended_at = now() where id = %s",
     ],
 )
-def test_attack_accept_an_invitation_of_somebody_who_may_no_longer_invite(fresh_database: Database, loss: str) -> None:
+def test_attack_accept_an_invitation_of_a_demoted_inviter(fresh_database: Database, loss: str) -> None:
     accept = invite(fresh_database, "outsider")
     with fresh_database.connect() as connection:
         connection.execute(loss, [PEOPLE["admin"]])

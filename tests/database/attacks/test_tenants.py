@@ -85,10 +85,12 @@ def refusal(connection: Connection, statement: sql.SQL | sql.Composed, ids: list
         with connection.transaction(force_rollback=True):
             return "" if connection.execute(statement).rowcount else "no row"
     except psycopg.Error as error:
-        said = f"{error.sqlstate} {error.diag.message_primary} {error.diag.message_detail} {error.diag.message_hint}"
+        error_text = (
+            f"{error.sqlstate} {error.diag.message_primary} {error.diag.message_detail} {error.diag.message_hint}"
+        )
         for each in ids:
-            said = said.replace(str(each), "<id>")
-        return said
+            error_text = error_text.replace(str(each), "<id>")
+        return error_text
 
 
 def pointing(table: Table, key: ForeignKey, matrix: Matrix, target: UUID) -> Iterator[sql.Composed]:
@@ -114,9 +116,7 @@ def pointing(table: Table, key: ForeignKey, matrix: Matrix, target: UUID) -> Ite
 
 
 @pytest.mark.parametrize("name", TENANT_TABLES)
-def test_attack_point_at_a_row_of_another_tenant_or_ask_whether_it_exists(
-    matrix: Matrix, owner: Connection, name: str
-) -> None:
+def test_attack_probe_rows_of_another_tenant_by_reference(matrix: Matrix, owner: Connection, name: str) -> None:
     table = matrix.catalog[name]
     for key in table.foreign_keys:
         parent = key.parent.removeprefix("public.")
@@ -126,9 +126,9 @@ def test_attack_point_at_a_row_of_another_tenant_or_ask_whether_it_exists(
         nothing = uuid4()
         pairs = zip(pointing(table, key, matrix, theirs), pointing(table, key, matrix, nothing), strict=True)
         for real, imagined in pairs:
-            said = refusal(owner, real, [theirs, nothing])
-            assert said, f"{key.name} lets a row point into another tenant"
-            assert said == refusal(owner, imagined, [theirs, nothing])
+            error_text = refusal(owner, real, [theirs, nothing])
+            assert error_text, f"{key.name} lets a row point into another tenant"
+            assert error_text == refusal(owner, imagined, [theirs, nothing])
 
 
 # Rows that a tenant does not read, but gets from an operation.
@@ -156,19 +156,19 @@ def hidden_target(matrix: Matrix, key: ForeignKey, parent: str) -> UUID:
 def test_attack_have_an_error_tell_what_a_hidden_row_holds(
     matrix: Matrix, database: Database, name: str, person: str
 ) -> None:
-    """A cast that fails tells the text it failed at; it must never meet a row that the policies hide."""
+    """A failing cast reveals the text; it must never be evaluated on a row that the policies hide."""
     table = matrix.catalog[name]
     column = {"outsider": "outs", "globex_owner": "othr"}[person]
     hidden = [kind for kind in matrix.specimens.rows[name] if EXPECTED.lines[name][f"{kind} select"][column] == "."]
     keys = [key for kind in hidden for key in matrix.specimens.keys[name][kind].split(",")]
     with acting(database, person) as connection:
         for condition in ("t::text::integer = 0", "1 / (length(t::text) - length(t::text)) = 0"):
-            said = refusal(connection, sql.SQL(f"select count(*) from {table.sql} t where {condition}"), [])
-            assert not any(key in said for key in keys)
+            error_text = refusal(connection, sql.SQL(f"select count(*) from {table.sql} t where {condition}"), [])
+            assert not any(key in error_text for key in keys)
 
 
 def test_attack_learn_of_a_row_by_a_unique_key(matrix: Matrix) -> None:
-    """Only these keys span tenants and can be written by clients: a clash tells that somebody else has the value."""
+    """Only these client-writable keys span tenants: a conflict reveals that another tenant has the value."""
     assert keys_across_tenants(matrix.connection) == EXPECTED.keys_across_tenants
 
 

@@ -12,7 +12,7 @@ VIEWS = {"billing_attention", "support_organizations"}
 
 
 @pytest.mark.parametrize("table", EXPECTED.lines)
-def test_every_row_is_reached_by_those_who_may_and_by_nobody_else(matrix: Matrix, table: str) -> None:
+def test_every_row_is_reachable_exactly_as_expected(matrix: Matrix, table: str) -> None:
     cells = matrix.check_table(table)
     assert cells
     if wrong := [str(cell) for cell in cells if not cell.holds]:
@@ -32,7 +32,7 @@ def test_no_table_or_view_escapes(matrix: Matrix) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(VIEWS))
-def test_a_view_shows_what_its_tables_show_the_caller_and_writes_nothing(matrix: Matrix, name: str) -> None:
+def test_view_shows_only_rows_of_its_tables_read_only(matrix: Matrix, name: str) -> None:
     view = matrix.catalog[name]
     assert view.is_view
     assert view.as_invoker

@@ -44,7 +44,7 @@ def test_missing_parameter_is_named(shop: Shop) -> None:
     assert caught.value.code == "parameter_missing"
 
 
-def test_missing_object_is_404_in_the_path_and_400_as_parameter(shop: Shop) -> None:
+def test_missing_object_is_404_in_path_and_400_in_parameter(shop: Shop) -> None:
     requests: dict[int, Any] = {
         404: lambda: shop.client.v1.subscriptions.retrieve("sub_none"),
         400: lambda: shop.subscribe(customer="cus_none"),

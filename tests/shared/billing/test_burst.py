@@ -22,7 +22,7 @@ from tests.support.world import Database, Row
 CLAIMS = '{"role": "service_role"}'
 
 
-def told(number: int, **fields: Any) -> str:
+def stored_event(number: int, **fields: Any) -> str:
     sent = json.dumps(event("customer.subscription.created", subscription(f"sub_{number}", "cus_1"), **fields))
     return delivery(from_json(sent), sent, livemode=False)
 
@@ -46,9 +46,9 @@ def at_once(url: str, deliveries: list[str], *meanwhile: Callable[[], None]) -> 
         others = [taking(each) for each in deliveries[1:]]
         await asyncio.sleep(0)
         release()
-        taken = await asyncio.gather(first, *others, return_exceptions=True)
+        results = await asyncio.gather(first, *others, return_exceptions=True)
         await pool.close()
-        return taken
+        return results
 
     return asyncio.run(work())
 
@@ -69,43 +69,47 @@ def kept(database: Database) -> list[Row]:
 
 
 def test_what_comes_while_one_is_taken_is_one_transaction(fresh_database: Database) -> None:
-    taken = held_up(fresh_database, [told(number, id=f"evt_{number:02}") for number in range(1, MOST + 4)])
-    assert [each["id"] for each in taken] == [f"evt_{number:02}" for number in range(1, MOST + 4)]
-    assert {each["status"] for each in taken} == {"PARKED"}
+    results = held_up(fresh_database, [stored_event(number, id=f"evt_{number:02}") for number in range(1, MOST + 4)])
+    assert [each["id"] for each in results] == [f"evt_{number:02}" for number in range(1, MOST + 4)]
+    assert {each["status"] for each in results} == {"PARKED"}
     transactions = [each["transaction"] for each in kept(fresh_database)]
     assert len(transactions) == MOST + 3
     assert len(set(transactions)) == 3, "the first, as many as go together, and the rest"
 
 
 def test_one_that_comes_twice_at_once_is_kept_once(fresh_database: Database) -> None:
-    first, twice = told(1, id="evt_1"), told(2, id="evt_2")
-    taken = held_up(fresh_database, [first, twice, twice])
-    assert [(each["id"], each["duplicate"]) for each in taken] == [("evt_1", False), ("evt_2", False), ("evt_2", True)]
+    first, twice = stored_event(1, id="evt_1"), stored_event(2, id="evt_2")
+    results = held_up(fresh_database, [first, twice, twice])
+    assert [(each["id"], each["duplicate"]) for each in results] == [
+        ("evt_1", False),
+        ("evt_2", False),
+        ("evt_2", True),
+    ]
     assert len(kept(fresh_database)) == 2
 
 
-def test_one_that_fails_takes_nothing_of_the_others_with_it_and_nothing_is_half_done(fresh_database: Database) -> None:
-    poison = told(3, id="evt_3").replace('"evt_3"', '"no event at all"', 1)
-    taken = held_up(fresh_database, [told(1, id="evt_1"), told(2, id="evt_2"), poison])
-    assert taken[0]["id"] == "evt_1"
-    assert taken[1:] == [None, None], "each is tried alone now"
+def test_one_failure_in_a_batch_leaves_the_others_intact(fresh_database: Database) -> None:
+    poison = stored_event(3, id="evt_3").replace('"evt_3"', '"no event at all"', 1)
+    results = held_up(fresh_database, [stored_event(1, id="evt_1"), stored_event(2, id="evt_2"), poison])
+    assert results[0]["id"] == "evt_1"
+    assert results[1:] == [None, None], "each is retried alone"
     assert [each["id"] for each in kept(fresh_database)] == ["evt_1"]
 
 
 def test_large_ones_do_not_go_together(fresh_database: Database) -> None:
-    large = [told(number, id=f"evt_{number}", filler="x" * 600_000) for number in (2, 3)]
-    held_up(fresh_database, [told(1, id="evt_1"), *large])
+    large = [stored_event(number, id=f"evt_{number}", filler="x" * 600_000) for number in (2, 3)]
+    held_up(fresh_database, [stored_event(1, id="evt_1"), *large])
     assert len({each["transaction"] for each in kept(fresh_database)}) == 3
 
 
 def test_everybody_hears_that_the_database_is_away() -> None:
     url = "postgresql://strive_functions:x@127.0.0.1:1/postgres"
-    taken = at_once(url, [told(1), told(2), told(3)])
-    assert [isinstance(each, psycopg.OperationalError) for each in taken] == [True] * 3
+    results = at_once(url, [stored_event(1), stored_event(2), stored_event(3)])
+    assert [isinstance(each, psycopg.OperationalError) for each in results] == [True] * 3
 
 
-@pytest.mark.parametrize("gone", [0, 1])
-def test_a_client_that_is_gone_holds_up_nobody(fresh_database: Database, gone: int) -> None:
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_a_client_that_is_gone_holds_up_nobody(fresh_database: Database, cancelled: int) -> None:
     async def work() -> Any:
         pool, burst = Pool(Settings.read(environment(fresh_database.url("strive_functions")))), Burst()
 
@@ -114,13 +118,14 @@ def test_a_client_that_is_gone_holds_up_nobody(fresh_database: Database, gone: i
 
         await pool.open()
         tasks = [
-            asyncio.create_task(burst.take(receive, told(number, id=f"evt_{number}"), "cus_1")) for number in (0, 1)
+            asyncio.create_task(burst.take(receive, stored_event(number, id=f"evt_{number}"), "cus_1"))
+            for number in (0, 1)
         ]
         await asyncio.sleep(0)
-        tasks[gone].cancel()
-        left = await tasks[1 - gone]
+        tasks[cancelled].cancel()
+        left = await tasks[1 - cancelled]
         await pool.close()
         return left
 
-    assert asyncio.run(work())["id"] == f"evt_{1 - gone}"
+    assert asyncio.run(work())["id"] == f"evt_{1 - cancelled}"
     assert len(kept(fresh_database)) == 2

@@ -45,7 +45,7 @@ class Account:
         return SimpleNamespace(fetchone=fetchone)
 
 
-def test_a_first_run_holds_one_page_of_events_at_a_time_and_tells_of_the_first_thousand() -> None:
+def test_first_run_pages_events_and_reports_the_first_thousand() -> None:
     account = Account()
     client: Any = SimpleNamespace(v1=SimpleNamespace(events=account))
     result = asyncio.run(Reconciliation(account, client, livemode=False).run())  # type: ignore[arg-type]  # a fake client

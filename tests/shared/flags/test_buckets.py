@@ -52,7 +52,7 @@ def test_nobody_is_within_0_percent_and_everybody_within_100(digest: bytes) -> N
         assert within(100, extreme)
 
 
-def test_0_percent_is_nobody_and_100_percent_everybody_of_a_million() -> None:
+def test_0_percent_matches_none_and_100_percent_all() -> None:
     flags = snapshot(none={"rollout_percent": 0}, all={"rollout_percent": 100})
     context = a_user()
     for context.unit in UNITS:
@@ -72,7 +72,7 @@ def test_shares_are_fair_within_four_sigma(rolled_out: list[int]) -> None:
         assert abs(found - percent / 100) < four_sigma(percent / 100), percent
 
 
-def test_raising_the_percentage_never_removes_anyone_in_steps_of_a_hundredth(rolled_out: list[int]) -> None:
+def test_raising_the_percentage_never_removes_a_unit(rolled_out: list[int]) -> None:
     limits = [int.from_bytes(threshold(step / 100), "big") >> 4 for step in range(10_000)]
     assert limits == sorted(limits)
     # Everybody has one place, so growing limits only add; each step adds its hundredth of a percent.

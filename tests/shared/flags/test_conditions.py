@@ -293,7 +293,7 @@ def test_a_value_equals_a_member_only_of_its_own_type() -> None:
         assert compile_condition({"a": {"$inGroup": "people"}}, GROUPS)({"a": value}) is is_member, value
 
 
-def test_a_group_is_gone_with_the_last_flag_that_names_it() -> None:
+def test_group_is_dropped_with_its_last_flag() -> None:
     group = Group(["Anna"])
     before = sys.getrefcount(group.texts)
     for condition in IN_GROUP:
@@ -344,7 +344,7 @@ def test_a_check_is_the_condition_it_stands_for(value: Any, operand: Any, wrappe
 
 
 @pytest.mark.parametrize("condition", MALFORMED, ids=str)
-def test_what_cannot_be_understood_is_an_error_and_negated_still_no_match(condition: Any) -> None:
+def test_invalid_condition_is_an_error_even_under_not(condition: Any) -> None:
     for wrapped in (condition, {"$not": condition}, {"$or": [{"name": "Anna"}, condition]}):
         for compile_it in (compile_condition, compile_checks):
             with pytest.raises(ConditionError, match=r"found .*expected "):

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from shared.flags import Context
-from tests.support.flag_examples import SEED, evaluate, snapshot, somebody
+from tests.support.flag_examples import SEED, a_user, evaluate, snapshot
 
 USER = "9d2a4a52-0f0e-4c5e-9f0a-0c9d5a3b7a11"
 ORG = "1b6f7c1e-7a55-4a7e-8d5e-5f8f0c8a2b22"
-LISTED = somebody(USER)
+LISTED = a_user(USER)
 HOUR = 3600.0
 
-# Everything says no; each line turns one thing to yes, and is beaten by all that comes before it.
+# All rules say off; each line turns one rule on, and every earlier rule overrides it.
 STEPS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("disabled", {"is_enabled": False}, {"is_enabled": True}, "DISABLED"),
     ("schedule", {"ends_at": 1.0}, {"ends_at": None}, "DEFAULT"),
@@ -34,19 +34,19 @@ def test_the_first_decisive_step_wins(first: int) -> None:
     for number, (_, no, yes, _) in enumerate(STEPS):
         columns |= yes if number < first else no
     rule, _, _, reason = STEPS[first]
-    found = snapshot(flag=columns, **OTHERS).evaluate("flag", somebody(a=1, tier="FREE"))
+    found = snapshot(flag=columns, **OTHERS).evaluate("flag", a_user(a=1, tier="FREE"))
     assert (found.on, found.value, found.variant, found.rule, found.reason) == (False, False, "off", rule, reason)
 
 
 def test_when_every_step_agrees_it_is_on() -> None:
     columns = {name: value for _, _, yes, _ in STEPS for name, value in yes.items()}
-    found = snapshot(flag=columns, **OTHERS).evaluate("flag", somebody(a=1, tier="FREE"))
+    found = snapshot(flag=columns, **OTHERS).evaluate("flag", a_user(a=1, tier="FREE"))
     assert (found.on, found.value, found.variant, found.reason) == (True, True, "on", "TARGETING_MATCH")
 
 
 @pytest.mark.parametrize("listed", [{"target_users": [USER]}, {"target_orgs": [ORG]}])
-def test_who_is_listed_bypasses_tier_conditions_and_percentage_but_nothing_before(listed: dict[str, Any]) -> None:
-    context = somebody(USER, organization_id=ORG.upper())
+def test_listed_unit_bypasses_tier_conditions_and_percentage_only(listed: dict[str, Any]) -> None:
+    context = a_user(USER, organization_id=ORG.upper())
     late = {"target_tiers": ["ELITE"], "conditions": {"a": 2}, "rollout_percent": 0}
     found = evaluate(context, **late, **listed)
     assert (found.on, found.reason, found.rule) == (True, "TARGETING_MATCH", "target")
@@ -67,36 +67,36 @@ def test_who_is_listed_bypasses_tier_conditions_and_percentage_but_nothing_befor
     ],
 )
 def test_reasons(columns: dict[str, Any], on: bool, reason: str) -> None:
-    found = evaluate(somebody(tier="FREE"), **columns)
+    found = evaluate(a_user(tier="FREE"), **columns)
     assert (found.on, found.reason) == (on, reason)
 
 
 def test_an_unknown_flag_is_not_found() -> None:
-    found = snapshot().evaluate("nowhere", somebody())
+    found = snapshot().evaluate("nowhere", a_user())
     assert (found.on, found.error_code, found.key) == (False, "FLAG_NOT_FOUND", "nowhere")
 
 
 def test_a_tier_nobody_knows_is_in_no_list() -> None:
-    assert not evaluate(somebody(), target_tiers=["FREE"]).on
-    assert evaluate(somebody()).on
+    assert not evaluate(a_user(), target_tiers=["FREE"]).on
+    assert evaluate(a_user()).on
 
 
-def test_without_a_targeting_key_a_share_cannot_be_drawn_but_the_rest_can() -> None:
-    nobody = Context({})
-    assert evaluate(nobody, rollout_percent=50).error_code == "TARGETING_KEY_MISSING"
-    assert evaluate(nobody, rollout_percent=100).on
-    assert not evaluate(nobody, rollout_percent=0).error_code
+def test_missing_targeting_key_fails_only_percentage_rollouts() -> None:
+    anonymous = Context({})
+    assert evaluate(anonymous, rollout_percent=50).error_code == "TARGETING_KEY_MISSING"
+    assert evaluate(anonymous, rollout_percent=100).on
+    assert not evaluate(anonymous, rollout_percent=0).error_code
     variants = [{"name": "a", "weight": 1}, {"name": "b", "weight": 1}]
-    assert evaluate(nobody, variants=variants).error_code == "TARGETING_KEY_MISSING"
+    assert evaluate(anonymous, variants=variants).error_code == "TARGETING_KEY_MISSING"
 
 
 def test_organisations_are_drawn_as_one() -> None:
     flag = snapshot(flag={"rollout_percent": 50, "bucket_by": "org"})
     for org in range(50):
-        found = {flag.is_on("flag", somebody(f"{n}", organization_id=f"{org}")) for n in range(20)}
+        found = {flag.is_on("flag", a_user(f"{n}", organization_id=f"{org}")) for n in range(20)}
         assert len(found) == 1
-    assert flag.evaluate("flag", somebody()).rule == "no organization"
-    assert flag.unit("flag", somebody(organization_id="x")) == "x"
+    assert flag.evaluate("flag", a_user()).rule == "no organization"
+    assert flag.unit("flag", a_user(organization_id="x")) == "x"
 
 
 # Schedules
@@ -108,7 +108,7 @@ def test_a_schedule_holds_from_its_start_until_before_its_end(monkeypatch: pytes
     flag = snapshot(flag={"starts_at": 1_800_000_000.0, "ends_at": 1_800_003_600.0})
     on = {}
     for now in (1_799_999_999.9, 1_800_000_000.0, 1_800_003_599.9, 1_800_003_600.0):
-        on[now] = flag.evaluate("flag", somebody()).on
+        on[now] = flag.evaluate("flag", a_user()).on
     assert list(on.values()) == [False, True, True, False]
 
 
@@ -130,10 +130,10 @@ def test_prerequisites_of_prerequisites_count() -> None:
         leaf={"prerequisites": ["middle"]},
     )
     assert flags.evaluate("leaf", LISTED).on
-    assert (flags.evaluate("leaf", somebody()).on, flags.evaluate("leaf", somebody()).rule) == (False, "prerequisites")
+    assert (flags.evaluate("leaf", a_user()).on, flags.evaluate("leaf", a_user()).rule) == (False, "prerequisites")
 
 
-def test_a_circle_is_an_error_of_its_flags_and_of_those_that_need_them_only() -> None:
+def test_prerequisite_cycle_fails_only_flags_that_depend_on_it() -> None:
     flags = snapshot(
         a={"prerequisites": ["b"]},
         b={"prerequisites": ["c"]},
@@ -144,21 +144,21 @@ def test_a_circle_is_an_error_of_its_flags_and_of_those_that_need_them_only() ->
         too={"prerequisites": ["fine"]},
         off={"is_enabled": False, "prerequisites": ["a"]},
     )
-    found = {each.key: each for each in flags.evaluate_all(somebody())}
+    found = {each.key: each for each in flags.evaluate_all(a_user())}
     assert {name for name, each in found.items() if each.error_code} == {"a", "b", "c", "needs", "itself"}
     assert {name for name, each in found.items() if each.on} == {"fine", "too"}
     assert found["off"].reason == "DISABLED"
 
 
-def test_a_prerequisite_that_is_missing_or_wrong_is_an_error_of_the_flag() -> None:
+def test_missing_or_invalid_prerequisite_is_an_error_of_the_flag() -> None:
     flags = snapshot(a={"prerequisites": ["nowhere"]}, b={"prerequisites": ["wrong"]}, wrong={"conditions": []})
-    assert "nowhere does not exist" in str(flags.evaluate("a", somebody()).error_details)
-    assert "prerequisite wrong" in str(flags.evaluate("b", somebody()).error_details)
+    assert "nowhere does not exist" in str(flags.evaluate("a", a_user()).error_details)
+    assert "prerequisite wrong" in str(flags.evaluate("b", a_user()).error_details)
 
 
 def test_a_long_chain_of_prerequisites_is_no_recursion() -> None:
     chain = {f"f{n}": {"prerequisites": [f"f{n - 1}"]} for n in range(1, 1500)}
-    assert snapshot(f0={}, **chain).evaluate("f1499", somebody()).on
+    assert snapshot(f0={}, **chain).evaluate("f1499", a_user()).on
 
 
 # One bad flag
@@ -182,20 +182,20 @@ def test_a_long_chain_of_prerequisites_is_no_recursion() -> None:
     ],
     ids=str,
 )
-def test_a_flag_that_cannot_be_understood_is_an_error_and_disturbs_no_other(wrong: dict[str, Any]) -> None:
+def test_invalid_flag_is_an_error_of_that_flag_only(wrong: dict[str, Any]) -> None:
     flags = snapshot(before={}, wrong=wrong, zlast={"prerequisites": ["before"]})
-    found = {each.key: each for each in flags.evaluate_all(somebody())}
+    found = {each.key: each for each in flags.evaluate_all(a_user())}
     assert [name for name, each in found.items() if each.error_code == "PARSE_ERROR"] == ["wrong"]
     assert found["before"].on
     assert found["zlast"].on
-    assert not flags.is_on("wrong", somebody())
+    assert not flags.is_on("wrong", a_user())
 
 
-def test_a_text_too_long_for_a_pattern_is_an_error_of_that_flag() -> None:
+def test_text_too_long_for_a_pattern_fails_that_flag() -> None:
     flags = snapshot(
         pattern={"conditions": {"$not": {"a": {"$regex": "x"}}}}, other={"conditions": {"a": {"$exists": True}}}
     )
-    codes = [each.error_code for each in flags.evaluate_all(somebody(a="y" * 100_000))]
+    codes = [each.error_code for each in flags.evaluate_all(a_user(a="y" * 100_000))]
     assert codes == ["INVALID_CONTEXT", None]
 
 
@@ -206,8 +206,8 @@ def test_a_text_too_long_for_a_pattern_is_an_error_of_that_flag() -> None:
 def test_whatever_a_client_sends_no_other_flag_notices(operator: str, value: Any) -> None:
     operands: dict[str, Any] = {"$in": [1], "$all": [1], "$ini": ["a"], "$size": 1, "$elemMatch": {"$gt": 1}}
     flags = snapshot(strange={"conditions": {"a": {operator: operands.get(operator, "1")}}}, other={})
-    assert flags.evaluate_all(somebody(a=value))[1].on
-    assert len(flags.serialized(somebody(a=value))) == 2
+    assert flags.evaluate_all(a_user(a=value))[1].on
+    assert len(flags.serialized(a_user(a=value))) == 2
 
 
 # Answers
@@ -225,7 +225,7 @@ def test_an_answer_has_every_word_of_the_protocol() -> None:
     assert wrong.keys() == {"key", "errorCode", "errorDetails"}
 
 
-def test_a_variant_without_a_value_is_worth_its_name_and_off_is_worth_the_first() -> None:
+def test_variant_without_value_uses_its_name_off_the_first() -> None:
     variants = [{"name": "control", "weight": 0}, {"name": "blue", "weight": 1}]
     found = evaluate(variants=variants)
     assert (found.value, found.variant, found.on) == ("blue", "blue", True)
@@ -296,7 +296,7 @@ def test_a_snapshot_nobody_holds_is_gone_without_a_collector() -> None:
     flags["v"] = {"variants": [{"name": "a", "weight": 1}, {"name": "b", "weight": 1}], "ends_at": 4e9}
     flags["p"] = {"prerequisites": ["v", "c0"], "rollout_percent": 50}
     made = snapshot(**flags)
-    made.evaluate_all(somebody())
+    made.evaluate_all(a_user())
     watched = [weakref.ref(flag.rules) for flag in made.flags.values()]
     gc.disable()
     try:

@@ -125,7 +125,7 @@ def test_attack_suspended_user_is_served_from_memory(clock: Clock, age: float) -
 
 
 @pytest.mark.parametrize("hung", [False, True], ids=["unavailable", "hung"])
-def test_known_user_is_served_at_once_for_ten_minutes_without_the_database(clock: Clock, hung: bool) -> None:
+def test_known_user_is_served_ten_minutes_without_the_database(clock: Clock, hung: bool) -> None:
     async def test(users: Users, known: Identities) -> None:
         await known.get(ANNA, users.load)
         users.refusal, users.resumed = (None, asyncio.Event()) if hung else (UNAVAILABLE, None)
