@@ -44,7 +44,10 @@ class FlagAudience(ResponseModel):
 
 
 @function(
-    "user", errors={400: "The conditions cannot be evaluated.", 404: "There is no such flag."}, body_bytes=BODY_BYTES
+    "user",
+    errors={400: "The conditions cannot be evaluated.", 404: "There is no such flag."},
+    body_bytes=BODY_BYTES,
+    body_values=8_000,
 )
 async def preview_flag_audience(call: Call[FlagPreview]) -> Result[FlagAudience]:
     """Count the users whom a flag would reach, now or after changes.

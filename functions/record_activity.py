@@ -103,8 +103,8 @@ RecordActivity = Annotated[
     "user",
     status=201,
     idempotent=True,
-    body_bytes=1 << 20,
-    body_keys=20_000,
+    body_bytes=1 << 19,
+    body_values=8_000,
     errors={404: "A lead, contact, deal or listing does not exist in this organisation."},
 )
 async def record_activity(call: Call[RecordActivity]) -> Result[RecordedActivity | RecordedActivities]:

@@ -23,7 +23,7 @@ class Received(ResponseModel):
     duplicate: bool
 
 
-@function(signature=signed_by_stripe, body_bytes=1 << 20, body_keys=50_000)
+@function(signature=signed_by_stripe, body_bytes=1 << 20, body_values=50_000)
 async def stripe_webhook(call: Call[Any]) -> Result[Received]:
     """Receive an event of Stripe.
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def work(tenant: Account) -> list[Callable[[], httpx.Response]]:
         lambda: tenant.http.get("/rest/v1/activity_feeds?order=created_at.desc&limit=50"),
         entry,
         lead,
-        lambda: tenant.http.get("/functions/v1/dashboard-snapshot"),
+        lambda: tenant.http.post("/functions/v1/dashboard-snapshot", json={}),
     ]
 
 
@@ -141,7 +142,7 @@ def attacks(eve: Account, lead: str) -> dict[str, Callable[[], httpx.Response]]:
             "/rest/v1/rpc/evaluate_metric",
             json={"query": {"source": "leads", "aggregate": "count", "group_by": "name"}},
         ),
-        "snapshot": lambda: http.get("/functions/v1/dashboard-snapshot"),
+        "snapshot": lambda: http.post("/functions/v1/dashboard-snapshot", json={}),
         "activities": lambda: http.post("/functions/v1/record-activity", json={"activities": [activity] * 500}),
         "unknown fields": lambda: http.post(
             "/functions/v1/capture-lead", json={f"field{n}": "x" * 20 for n in range(20_000)}
@@ -197,6 +198,17 @@ def watch(stack: Stack, most: dict[str, float], over: threading.Event) -> None:
                     continue
 
 
+def cpu_seconds(stack: Stack) -> dict[str, float]:
+    """What each service has used so far, with all its processes."""
+    used: dict[str, float] = {}
+    for name, service in stack.processes().items():
+        for process in [service, *service.children(recursive=True)] if service else []:
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used[name] = used.get(name, 0.0) + times.user + times.system
+    return used
+
+
 def drill(stack: Stack, seconds: float) -> dict[str, Any]:
     values = stack.values()
     tenants = [Account(values, "tenant") for _ in range(TENANTS)]
@@ -236,9 +248,11 @@ def drill(stack: Stack, seconds: float) -> dict[str, Any]:
     now[0] = phases["calm"]
     time.sleep(CALM_SECONDS)
     now[0] = phases["hostile"]
+    before = cpu_seconds(stack)
     for hand in hands:
         hand.start()
     time.sleep(seconds)
+    used = {name: round(spent - before.get(name, 0.0), 1) for name, spent in cpu_seconds(stack).items()}
     peace.set()
     now[0] = None
     time.sleep(AFTER_SECONDS)
@@ -261,6 +275,7 @@ def drill(stack: Stack, seconds: float) -> dict[str, Any]:
         "requests": {name: len(seen.seconds) for name, seen in phases.items()},
         "failed": {name: seen.failed[:5] for name, seen in phases.items() if seen.failed},
         "memory_mb": {name: round(mb) for name, mb in sorted(most.items())},
+        "hostile_cpu_seconds": used,
         "hostile_answers": dict(sorted(answers.items())),
     }
 

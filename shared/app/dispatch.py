@@ -16,6 +16,7 @@ from shared.app.client_address import client_address
 from shared.app.function import Function
 from shared.app.headers import FORWARDED, check_headers, for_database
 from shared.app.responses import LineStream, Response
+from shared.app.turns import Turns, name_caller
 from shared.auth.caller import WEBHOOK, Caller
 from shared.auth.credentials import Credentials
 from shared.database.pool import Database, Idempotency
@@ -52,6 +53,7 @@ class Services:
     stripe: "Callable[[], Stripe]"
     telemetry: "Telemetry | None"
     slots: Slots = field(default_factory=Slots)
+    turns: Turns = field(default_factory=Turns)
 
 
 async def admit(services: Services, function: Function, request: Request) -> Caller:
@@ -69,19 +71,21 @@ async def run(services: Services, function: Function, request: Request, caller: 
     body = await read_body(request.receive, function.body_bytes)
     if function.signature:
         function.signature(services.settings, request.headers, body)
-    parsed = await parse(function.request, body, function.body_keys)
-    call = Call(
-        parsed,
-        caller,
-        services.settings,
-        request.headers,
-        body,
-        request.path_value,
-        _session(services, function, request, caller, hashlib.sha256(body).digest),
-        services.flags,
-        services.stripe,
-    )
-    result = await function.handler(call)
+    # Once the body has arrived: a slow client occupies no turn.
+    async with services.turns.take(name_caller(caller, _address(services, request))):
+        parsed = await parse(function.request, body, function.body_values)
+        call = Call(
+            parsed,
+            caller,
+            services.settings,
+            request.headers,
+            body,
+            request.path_value,
+            _session(services, function, request, caller, hashlib.sha256(body).digest),
+            services.flags,
+            services.stripe,
+        )
+        result = await function.handler(call)
     headers = {"idempotency-replayed": "true", **result.headers} if result.replayed else result.headers
     content = result.json if isinstance(result.json, bytes) else result.json.encode()
     return Response(result.status or function.status, content, headers)
@@ -89,9 +93,10 @@ async def run(services: Services, function: Function, request: Request, caller: 
 
 async def _run_upload(services: Services, function: Function, request: Request, caller: Caller) -> Response:
     if function.authorize:
-        await _session(services, function, request, caller, None).run(function.authorize, "{}")
+        async with services.turns.take(name_caller(caller, _address(services, request))):
+            await _session(services, function, request, caller, None).run(function.authorize, "{}")
     query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
-    parsed = await parse(function.request, json.dumps(query).encode(), function.body_keys)
+    parsed = await parse(function.request, json.dumps(query).encode(), function.body_values)
     async with AsyncExitStack() as stack:
         stack.enter_context(services.slots.hold(caller.user_id or caller.mode))
         file, digest = await read_file(request.receive)
@@ -130,10 +135,12 @@ def _session(
     if digest and function.idempotent and (key := request.headers.get(b"idempotency-key")):
         org = request.headers.get(b"x-org-id", b"").lower()
         idempotency = Idempotency(key.decode(), hashlib.sha256(org + b"\n" + digest()).digest())
-    forwarded = request.headers.get(FORWARDED, b"")
-    address = client_address(forwarded, request.peer, services.settings.trusted_proxies)
-    headers = for_database(request.headers, address)
+    headers = for_database(request.headers, _address(services, request))
     return Session(services.database, caller.claims, headers, idempotency, services.telemetry)
+
+
+def _address(services: Services, request: Request) -> str | None:
+    return client_address(request.headers.get(FORWARDED, b""), request.peer, services.settings.trusted_proxies)
 
 
 def explained(error: BaseException, request_id: bytes) -> ErrorResponse:

@@ -14,7 +14,7 @@ from shared.settings import Settings
 
 CALLER = re.compile(r"user|anyone|(publishable|secret)(:\w+)?")
 BODY_BYTES = 64 * 1024
-BODY_KEYS = 4000
+BODY_VALUES = 4000
 
 
 class RequestModel(BaseModel):
@@ -50,7 +50,7 @@ class Function:
     errors: Mapping[int, str]
     handler: Handler
     body_bytes: int
-    body_keys: int
+    body_values: int
     upload: str | None = None
     authorize: str | None = None
     children: list["Function"] = field(default_factory=list)
@@ -83,15 +83,15 @@ def function(
     idempotent: bool = False,
     signature: Signature | None = None,
     body_bytes: int = BODY_BYTES,
-    body_keys: int = BODY_KEYS,
+    body_values: int = BODY_VALUES,
     upload: str | None = None,
     authorize: str | None = None,
 ) -> Callable[[Handler | UploadHandler], Function]:
     """Declare that the coroutine below is a function.
 
     `auth` lists who may call, in the order tried: user, publishable, secret, publishable:<name>, secret:<name>, anyone;
-    it is empty when `signature` verifies a webhook. `errors` documents further statuses. A body with more bytes or keys
-    than declared is refused.
+    it is empty when `signature` verifies a webhook. `errors` documents further statuses. A body with more bytes or
+    values than declared is refused.
 
     `upload` is a content type: the body is a file of that type, the query string has the parameters, and the response
     is a stream of JSON lines. Before the file is read, the operation `authorize` checks that the caller may send one.
@@ -117,7 +117,7 @@ def function(
             errors=errors,
             handler=cast("Handler", handler),
             body_bytes=body_bytes,
-            body_keys=body_keys,
+            body_values=body_values,
             upload=upload,
             authorize=authorize,
         )

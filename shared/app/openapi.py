@@ -18,6 +18,7 @@ COMMON = {
     415: "The body is not JSON.",
     422: "The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for"
     " another request.",
+    429: "Too many requests of the caller are running; `Retry-After` says when to try again.",
     500: "Something went wrong on our side.",
     503: "The database is busy or unavailable; `Retry-After` says when to try again.",
 }

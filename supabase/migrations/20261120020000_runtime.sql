@@ -88,6 +88,13 @@ comment on function private.refuse(text, uuid) is 'Says why a row could not be c
 grant execute on function private.refuse_suspended(), private.require_org("OrgRole", boolean), private.refuse(text, uuid)
   to authenticated, service_role;
 
+create function private.refuse_view() returns trigger language plpgsql set search_path = '' as $$
+begin
+  raise exception 'This view is for reading' using
+    errcode = '42501', detail = format('Tried to %s %s.', lower(tg_op), tg_table_name), hint = 'Write to its tables.';
+end $$;
+comment on function private.refuse_view() is 'Refuses to write to a view of several tables.';
+
 -- Once ----------------------------------------------------------------------------------------------------------------
 
 create table private.idempotency_keys (

@@ -379,14 +379,14 @@ create index invoices_subscription_idx on public.invoices (stripe_subscription_i
 create index invoices_created_at_idx on public.invoices (created_at desc);
 create trigger touch before update on public.invoices for each row execute function private.touch_updated_at();
 
-create function private.current_billing_org() returns uuid
+create function private.current_billing_org(planned boolean default private.check_statement()) returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 begin
   return coalesce(private.current_user_org('OWNER'), case when private.is_admin() then private.current_user_org() end);
 end $$;
-comment on function private.current_billing_org() is
+comment on function private.current_billing_org(boolean) is
   'The current organisation if the caller owns it or is a platform admin who names it; else null.';
-grant execute on function private.current_billing_org() to authenticated, service_role;
+grant execute on function private.current_billing_org(boolean) to authenticated, service_role;
 
 -- Onboarding ----------------------------------------------------------------------------------------------------------
 

@@ -111,6 +111,8 @@ create view public.billing_attention with (security_invoker = true) as
   from public.stripe_objects o where o.in_doubt_since < now() - interval '1 hour';
 comment on view public.billing_attention is
   'Everything in billing that needs a person, with the reason and what to do; for platform admins.';
+create trigger refuse instead of insert or update or delete on public.billing_attention
+  for each row execute function private.refuse_view();
 grant select on public.billing_attention to authenticated, service_role;
 
 -- Reconciliation ------------------------------------------------------------------------------------------------------

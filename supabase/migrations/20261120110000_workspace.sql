@@ -472,7 +472,9 @@ grant select, delete,
 grant all on public.appointments to service_role;
 
 alter table public.content enable row level security;
-create policy "anyone reads published content" on public.content for select to anon using (status = 'PUBLISHED');
+create policy "anyone reads published content" on public.content for select to anon
+  using (status = 'PUBLISHED' and (select private.check_statement()));
+grant execute on function private.check_statement() to anon;
 create policy "everyone signed in sees published and their own content" on public.content for select to authenticated
   using (
     (case when status = 'PUBLISHED' then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end)

@@ -8,38 +8,21 @@ create function private.check_request() returns void
 language plpgsql security definer set search_path = '' as $$
 declare
   headers constant text := current_setting('request.headers', true);
-  claims constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
-  sent text;
+  claims text;
   caller integer;
 begin
-  if claims ->> 'role' = 'service_role' then
+  if current_setting('role') = 'service_role' then
     return;
   end if;
-  if headers ~* 'count\s*=|vnd\.pgrst\.plan' then
-    -- An estimate comes from statistics over the rows of all tenants.
-    sent := headers::json ->> 'prefer';
-    if sent ~* 'count\s*=\s*"?(planned|estimated)' then
-      raise exception 'Estimated counts are not available' using
-        errcode = 'PT400', detail = format('Found Prefer: %s.', left(sent, 200)),
-        hint = 'Send Prefer: count=exact, or leave the count out.';
-    end if;
-    sent := headers::json ->> 'accept';
-    if sent ~* 'vnd\.pgrst\.plan' then
-      raise exception 'Query plans are not available' using
-        errcode = 'PT406', detail = format('Found Accept: %s.', left(sent, 200)),
-        hint = 'Send Accept: application/json.';
-    end if;
+  if strpos(headers, '"prefer"') > 0 or strpos(headers, 'vnd.pgrst.plan') > 0 then
+    perform private.refuse_estimates(headers::json);
   end if;
-  -- One of eight locks for each transaction of a caller; it ends with the transaction, however that ends.
-  caller := hashtext('request:' || coalesce(claims ->> 'sub', private.client_network()));
-  for slot in 1 .. 8 loop
-    exit when caller is null or pg_try_advisory_xact_lock(caller, slot);
-    if slot = 8 then
-      raise exception 'Too many requests at the same time' using
-        errcode = 'PT429', detail = 'Eight of yours are running.', hint = 'Wait for their responses, then try again.';
-    end if;
-  end loop;
-  if claims ? 'act' and current_setting('transaction_read_only') = 'off' then
+  claims := nullif(current_setting('request.jwt.claims', true), '');
+  caller := hashtext(coalesce(claims::json ->> 'sub', private.client_network()));
+  if not pg_try_advisory_xact_lock(caller, 1) then
+    perform private.await_turn(caller);
+  end if;
+  if strpos(claims, '"act"') > 0 and current_setting('transaction_read_only') = 'off' then
     perform private.log_impersonated_request(
       concat_ws(' ', current_setting('request.method', true), current_setting('request.path', true))
     );
@@ -47,6 +30,49 @@ begin
 end $$;
 comment on function private.check_request() is
   'Runs before every statement of the data API: refuses estimates, bounds what one caller runs at a time, logs impersonation.';
+
+-- An estimate comes from statistics over the rows of all tenants.
+create function private.refuse_estimates(headers json) returns void
+language plpgsql set search_path = '' as $$
+declare
+  preferred constant text := headers ->> 'prefer';
+  accepted constant text := headers ->> 'accept';
+begin
+  if preferred ~* 'count\s*=\s*"?(planned|estimated)' then
+    raise exception 'Estimated counts are not available' using
+      errcode = 'PT400', detail = format('Found Prefer: %s.', left(preferred, 200)),
+      hint = 'Send Prefer: count=exact, or leave the count out.';
+  elsif accepted ~* 'vnd\.pgrst\.plan' then
+    raise exception 'Query plans are not available' using
+      errcode = 'PT406', detail = format('Found Accept: %s.', left(accepted, 200)),
+      hint = 'Send Accept: application/json.';
+  end if;
+end $$;
+comment on function private.refuse_estimates(json) is 'PT400 or PT406 for headers that ask for an estimate or a query plan.';
+
+-- Four transactions of a caller run, each with one of the locks 1 to 4. Each of four more waits for one of those, with a
+-- lock of its own (5 to 8). A lock ends with its transaction, however that ends.
+create function private.await_turn(caller integer) returns void
+language plpgsql set search_path = '' set lock_timeout = '3s' as $$
+begin
+  for slot in 2 .. 4 loop
+    if pg_try_advisory_xact_lock(caller, slot) then
+      return;
+    end if;
+  end loop;
+  for slot in 5 .. 8 loop
+    if pg_try_advisory_xact_lock(caller, slot) then
+      perform pg_advisory_xact_lock(caller, slot - 4);
+      return;
+    end if;
+  end loop;
+  raise lock_not_available;
+exception when lock_not_available then
+  raise exception 'Too many requests at the same time' using
+    errcode = 'PT429', detail = 'Four of yours are running, and others wait.',
+    hint = 'Wait for their responses, then try again.';
+end $$;
+comment on function private.await_turn(integer) is 'Returns when fewer than four transactions of the caller run; PT429 if that takes too long.';
 
 create function private.log_impersonated_request(request text) returns void
 language plpgsql security definer set search_path = '' as $$

@@ -156,9 +156,16 @@ def test_attack_many_unknown_fields_are_refused_unexplained(functions: Serving, 
     many = {f"field{number}": 1 for number in range(50_000)}
     answered(capture(functions, token, **dict[str, Any](many)), 413, "body_too_large")
     some = dict(list(many.items())[:6_000])
-    assert answered(capture(functions, token, **dict[str, Any](some)), 422, "too_many_keys").json()["details"] is None
+    assert answered(capture(functions, token, **dict[str, Any](some)), 422, "too_many_values").json()["details"] is None
     few = dict(list(many.items())[:1_000])
     assert answered(capture(functions, token, **dict[str, Any](few)), 422, "invalid_body").json()["details"] is None
+
+
+def test_attack_many_empty_objects_are_refused_unexplained(functions: Serving, token: str) -> None:
+    assert (
+        answered(capture(functions, token, property_types=[{}] * 40_000), 422, "too_many_values").json()["details"]
+        is None
+    )
 
 
 def test_rotated_and_revoked_capture_tokens_are_invalid(functions: Serving, database: Database, token: str) -> None:

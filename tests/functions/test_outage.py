@@ -223,3 +223,26 @@ def test_transaction_pooler_never_mixes_callers(
         ).fetchone()
     assert row
     assert 0 < row[0] <= servers
+
+
+def test_attack_occupy_the_pool_of_the_functions(fresh_database: Database, own_url: str, tmp_path: Path) -> None:
+    """Twenty requests of one account wait for a row that it holds; another account is served at once."""
+    with fresh_database.connect() as connection:
+        added = "insert into public.leads (organization_id, name) values (%s, 'Ada') returning id"
+        (lead,) = connection.execute(added, [ACME]).fetchone() or (None,)
+    call = {"type": "CALL", "title": "Called", "lead_id": str(lead), "completed_at": "2026-01-01T00:00:00Z"}
+    waiting = "select count(*) from pg_stat_activity where usename = 'strive_functions' and wait_event_type = 'Lock'"
+    with (
+        serving(tmp_path, environment(own_url)) as functions,
+        fresh_database.connect() as holder,
+        fresh_database.connect("supabase_admin") as watch,
+        ThreadPoolExecutor(20) as threads,
+    ):
+        with holder.transaction():
+            holder.execute("select from public.leads where id = %s for update", [lead])
+            sent = [threads.submit(functions.record, call) for _ in range(20)]
+            while watch.execute(waiting).fetchone() != (4,):
+                assert not any(each.done() for each in sent)
+            assert functions.record(person="globex_member").status_code == 201
+            assert watch.execute(waiting).fetchone() == (4,)
+        assert {each.result().status_code for each in sent} == {201}

@@ -13,7 +13,7 @@ from shared.app.bodies import DRAINED_BYTES
 from shared.app.server import HEADER_BYTES, REQUEST_SECONDS
 from tests.support.serving import ENTRY, RECORD, Serving, token
 
-RECORD_BYTES = 1 << 20  # as record-activity declares
+RECORD_BYTES = 1 << 19  # as record-activity declares
 
 
 @pytest.fixture(autouse=True)

@@ -1888,7 +1888,13 @@ isOneToOne: true
                     "customer_id": string | null,"id": string | null,"kind": string | null,"object_id": string | null,"reason": string | null,"since": string | null,"subject": string | null,"what_to_do": string | null
                   }
                   ComputedFields: never
-                  Relationships: [
+                  Insert: {
+                           "customer_id"?: string | null,"id"?: string | null,"kind"?: string | null,"object_id"?: string | null,"reason"?: string | null,"since"?: string | null,"subject"?: string | null,"what_to_do"?: string | null
+                         }
+                        Update: {
+                           "customer_id"?: string | null,"id"?: string | null,"kind"?: string | null,"object_id"?: string | null,"reason"?: string | null,"since"?: string | null,"subject"?: string | null,"what_to_do"?: string | null
+                         }
+                        Relationships: [
                     
                   ]
                 },"support_organizations": {
@@ -1896,7 +1902,13 @@ isOneToOne: true
                     "cancel_at_period_end": boolean | null,"closed_at": string | null,"created_at": string,"current_period_end": string | null,"id": string,"last_login_at": string | null,"members": number | null,"name": string,"owners": string | null,"slug": string,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"suspended_at": string | null,"suspended_reason": string | null
                   }
                   ComputedFields: never
-                  Relationships: [
+                  Insert: {
+                           "cancel_at_period_end"?: boolean | null,"closed_at"?: string | null,"created_at"?: string | null,"current_period_end"?: string | null,"id"?: string | null,"last_login_at"?: string | null,"members"?: number | null,"name"?: string | null,"owners"?: string | null,"slug"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"] | null,"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"] | null,"suspended_at"?: string | null,"suspended_reason"?: string | null
+                         }
+                        Update: {
+                           "cancel_at_period_end"?: boolean | null,"closed_at"?: string | null,"created_at"?: string | null,"current_period_end"?: string | null,"id"?: string | null,"last_login_at"?: string | null,"members"?: number | null,"name"?: string | null,"owners"?: string | null,"slug"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"] | null,"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"] | null,"suspended_at"?: string | null,"suspended_reason"?: string | null
+                         }
+                        Relationships: [
                     
                   ]
                 }

@@ -2844,6 +2844,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -2974,6 +2985,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -3269,6 +3291,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -3430,6 +3463,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -3569,6 +3613,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -3699,6 +3754,17 @@ export interface operations {
             };
             /** @description The plan is not for sale here, or an address leads to an unknown origin. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -3975,6 +4041,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -4125,6 +4202,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -4250,6 +4338,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -4366,6 +4465,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -4505,6 +4615,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -4655,6 +4776,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -4792,6 +4924,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -4908,6 +5051,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -5067,6 +5221,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -5192,6 +5357,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -5308,6 +5484,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -5467,6 +5654,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -5608,6 +5806,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -5764,6 +5973,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -5894,6 +6114,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -6042,6 +6273,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -6158,6 +6400,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -6317,6 +6570,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -6433,6 +6697,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -6585,6 +6860,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -6724,6 +7010,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -6840,6 +7137,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -6974,6 +7282,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -7099,6 +7418,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -7215,6 +7545,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -7363,6 +7704,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -7479,6 +7831,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -7613,6 +7976,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -7729,6 +8103,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -7899,6 +8284,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -8004,6 +8400,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -8178,6 +8585,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -8317,6 +8735,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -8433,6 +8862,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -8567,6 +9007,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description Something went wrong on our side. */
             500: {
                 headers: {
@@ -8683,6 +9134,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -8844,6 +9306,17 @@ export interface operations {
             };
             /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
             422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;

@@ -5,6 +5,7 @@ from tests.database.lint import Rule
 # The only objects reachable without a token, with the reason.
 ANONYMOUS = {
     "public.content SELECT": "published content is read by anyone",
+    "private.check_statement() EXECUTE": "the policy of published content plans it",
     "private.check_request() EXECUTE": "the data API runs it before every statement",
 }
 _CLIENTS = "unnest('{anon,authenticated}'::text[]) role"
@@ -182,5 +183,26 @@ RULES = [
           )
         """,
         "create table public.defect (n numeric check (n > 0)); grant insert on public.defect to authenticated",
+    ),
+    Rule(
+        # Set for one transaction, a setting is '' afterwards in that session, not null.
+        "a setting of a request is compared with null",
+        r"""
+        select f.label from functions f join pg_proc p using (oid)
+        where p.prosrc ~* '(?<!nullif\()current_setting\([^()]*\.[^()]*\)\s*(is (not )?(null|distinct)|::)'
+        union all select label from policies
+        where text ~* '(?<!nullif\()current_setting\([^()]*\)\)*\s*is (not )?null'
+        """,
+        "create function private.defect() returns boolean language plpgsql as "
+        "$$ begin return current_setting('request.headers', true) is null; end $$",
+    ),
+    Rule(
+        # PostgREST responds to that error of Postgres with 500. With a trigger, the missing grant is found first: 403.
+        "a view that cannot be written has no trigger that says so",
+        """
+        select label from relations r where kind = 'v' and schema = 'public'
+          and pg_relation_is_updatable(oid, true) & 28 <> 28
+        """,
+        "create view public.defect as select count(*) from public.users",
     ),
 ]
