@@ -28,9 +28,6 @@ ACCEPTED: dict[tuple[str, str], str] = {
     ("a tenant's row may have no tenant", "public.agent_templates.organization_id"): "null is a template of the system",
     ("a tenant's row may have no tenant", "public.dashboard_metrics.organization_id"): "null is a metric of the system",
     ("a tenant's row may have no tenant", "public.quick_actions.organization_id"): "null is an action of the system",
-    ("a policy is open to everyone signed in", "public.content: anyone reads published content (using)"): (
-        "published content is for anyone"
-    ),
     ("a policy is for another role than authenticated", "public.content: anyone reads published content to anon"): (
         "published content is for anyone"
     ),
