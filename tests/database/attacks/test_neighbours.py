@@ -114,8 +114,8 @@ def test_attack_occupy_every_connection_of_the_data_api(fresh_database: Database
                 ninth.execute(check)
             assert caught.value.sqlstate == "PT429"
             enter("member").execute(check)
-            for each in requests[:4]:
-                each.rollback()
+            for running in requests[:4]:
+                running.rollback()
             for each in waiting:
                 each.result()
     finally:
