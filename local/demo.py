@@ -525,6 +525,9 @@ def _desk(story: Story, org: UUID, people: list[UUID]) -> None:
             accepted_at=sent + timedelta(days=1) if accepted else None,
         )
     story.add("subscriptions", organization_id=org, status="ACTIVE", billing_cycle="MONTHLY", **_plan(story, org))
+    for entry in story.rows["activity_feeds"][-40:-5]:
+        if entry["organization_id"] == org:
+            story.add("activity_feed_reads", organization_id=org, user_id=people[0], activity_feed_id=entry["id"])
     gone = story.name()
     lead: Row = {
         "id": str(UUID(int=random.getrandbits(128), version=4)),
@@ -618,7 +621,23 @@ def tell_platform(story: Story, connection: Connection) -> None:
                 variant=random.choice(("list", "map")),
                 created_at=story.moment(20),
             )
-        story.add(
+        group = story.add("feature_flag_groups", name="demo.testers", description="Agencies that try new pages first.")
+        story.add("feature_flag_group_members", group_id=group["id"], value=json.dumps("acme"))
+        liked = "select s.id, u.id from public.project_showcases s cross join public.users u order by u.id limit 3"
+        for showcase, person in connection.execute(liked):
+            story.add("showcase_likes", showcase_id=showcase, user_id=person, created_at=story.moment(30))
+        for step, name in ((2, "Harbor Homes"), (3, "Sunset Estates")):
+            story.add(
+                "onboarding_sessions",
+                token_hash=f"{random.getrandbits(256):064x}",
+                current_step=step,
+                org_name=name,
+                selected_tier="STARTER" if step == 3 else None,
+                billing_cycle="MONTHLY" if step == 3 else None,
+                created_at=story.at,
+                expires_at=story.at + timedelta(hours=24),
+            )
+        alert = story.add(
             "system_alerts",
             title="Maintenance on Sunday",
             message="Strive is read-only from 2:00 to 2:20 UTC.",
@@ -629,6 +648,8 @@ def tell_platform(story: Story, connection: Connection) -> None:
             starts_at=story.at,
             ends_at=story.at + timedelta(days=7),
         )
+        for table in ("system_alert_views", "system_alert_dismissals"):
+            story.add(table, alert_id=alert["id"], user_id=admin[0])
         for name, kind in (("Listing writer", "text"), ("Price estimate", "analysis")):
             story.add("ai_tools", name=name, tool_type=kind, description=f"{name}, for every agent.")
 

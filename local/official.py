@@ -60,7 +60,7 @@ class OfficialStack(Stack):
         environment.pop("SUPABASE_SIGNING_KEY", None)
         return words, environment
 
-    def _start_postgres(self, *, seed: bool) -> None:
+    def _start_postgres(self, *, seed: bool) -> bool:
         self._write_project()
         self.say("Supabase: starting the official stack (the first time, it is downloaded)")
         started = self._cli("start", "--eager", "--exclude", EXCLUDED, timeout=FETCH_SECONDS)
@@ -79,6 +79,7 @@ class OfficialStack(Stack):
             if seed and row == (False,):
                 self.say("demo data")
                 database.seed(connection)
+        return row == (False,)
 
     def _stop_postgres(self) -> None:
         if self.project.exists():

@@ -20,6 +20,7 @@ import psycopg
 
 from local import ROOT, StackError, database, demo
 from local.config import api_environment, postgrest_environment, return_origins
+from local.demo_services import buy_plans, upload_files
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
 from local.processes import find, launch, stop, tail
@@ -205,7 +206,7 @@ class Stack:
         self._choose_ports(api_port, db_port)
         self._save(self._state() | {"jobs": self.jobs})
         try:
-            self._start_postgres(seed=seed)
+            is_new = self._start_postgres(seed=seed)
             self.say("API and functions")
             for service in self.services:
                 if service in HEALTH:
@@ -218,6 +219,11 @@ class Stack:
             for service in ("postgrest", "api", "functions"):
                 if service in self.services:
                     self._await(service)
+            if is_new and seed and self.demo_year:
+                with self.connect() as connection:
+                    upload_files(connection, self.values()["API_URL"], self.keys.secret_key)
+                    if "stripe" in self.services:
+                        buy_plans(connection, self.stripe()["STRIPE_API_BASE"], self.keys.stripe_secret_key)
             if "jobs" in self.services:
                 self._start_service("jobs")
         except BaseException:
@@ -236,7 +242,8 @@ class Stack:
         stop(process, timeout=60)
         return True
 
-    def _start_postgres(self, *, seed: bool) -> None:
+    def _start_postgres(self, *, seed: bool) -> bool:
+        """Returns whether the database is new."""
         cluster, ready = self.cluster, self.workdir / "postgres" / "ready"
         if not ready.exists():
             self.say("Postgres: creating the database")
@@ -257,8 +264,10 @@ class Stack:
                 if self.demo_year:
                     with cluster.connect(SUPERUSER) as superuser:
                         demo.generate(superuser)
+        is_new = not ready.exists()
         # A start that does not find this mark creates the data directory again.
         ready.touch()
+        return is_new
 
     def _stop_postgres(self) -> None:
         if self.cluster.process():

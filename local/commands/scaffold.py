@@ -56,7 +56,8 @@ def test_viewer_is_refused(functions: Serving) -> None:
 TABLE = """-- {title}.
 create table public.{name} (
   id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null default private.current_user_org()
+    references public.organizations (id) on delete cascade,
   name text not null constraint "name has 1 to 200 characters" check (length(name) between 1 and 200),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),

@@ -300,6 +300,7 @@ end $$;
 comment on function private.current_user_org("OrgRole", boolean, boolean) is
   'The one organisation this request acts in, if the caller has at least the role there now; else null. In a suspended or '
   'closed organisation roles above VIEWER count only for reading => true.';
+alter table public.organization_invitations alter column organization_id set default private.current_user_org();
 
 create function private.is_admin(planned boolean default private.check_statement()) returns boolean
 language plpgsql stable security definer set search_path = '' as $$

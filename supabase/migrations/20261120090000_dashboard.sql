@@ -126,7 +126,7 @@ create index activity_feeds_is_archived_idx on public.activity_feeds (is_archive
 create table public.activity_feed_reads (
   user_id uuid not null default auth.uid() references public.users (id) on delete cascade,
   activity_feed_id uuid not null,
-  organization_id uuid not null,
+  organization_id uuid not null default private.current_user_org(),
   read_at timestamptz not null default now(),
   primary key (user_id, activity_feed_id),
   foreign key (organization_id, activity_feed_id)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
 from local import ROOT, StackError, database
@@ -90,6 +91,14 @@ def until(true: Callable[[], object], what: str, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+BOUGHT = """
+select o.subscription_tier::text, s.status::text, count(i.id) from public.organizations o
+join public.subscriptions s on s.organization_id = o.id
+join public.invoices i on i.organization_id = o.id and i.status = 'PAID'
+where o.slug = 'acme' group by 1, 2
+"""
+
+
 def test_start_status_and_stop_as_a_person_types_them(tmp_path: Path) -> None:
     workdir = tmp_path / "work"
     idle = strive("status", workdir=workdir)
@@ -106,6 +115,13 @@ def test_start_status_and_stop_as_a_person_types_them(tmp_path: Path) -> None:
         again = strive("start", workdir=workdir).stdout
         assert "already running" in again
         assert "none failed or overdue" in again
+        with psycopg.connect(environment["DB_URL"], autocommit=True) as connection:
+            files = connection.execute(
+                "select file_name from public.attachments where stored_at is not null"
+            ).fetchall()
+            assert files == [("Offer.txt",)] * 3
+            until(lambda: connection.execute(BOUGHT).fetchall() == [("GROWTH", "ACTIVE", 2)], "Acme has its plan")
+            assert connection.execute("select * from public.billing_attention").fetchall() == []
     finally:
         stopped = strive("stop", workdir=workdir)
     assert stopped.returncode == 0

@@ -68,7 +68,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "activity_feed_id": string,"organization_id": string,"read_at"?: string,"user_id"?: string
+                    "activity_feed_id": string,"organization_id"?: string,"read_at"?: string,"user_id"?: string
                   }
                   Update: {
                     "activity_feed_id"?: string,"organization_id"?: string,"read_at"?: string,"user_id"?: string
@@ -1148,7 +1148,7 @@ isOneToOne: false
                   }
                   ComputedFields: never
                   Insert: {
-                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id": string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
+                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
                   }
                   Update: {
                     "accepted_at"?: string | null,"created_at"?: string,"email"?: string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash"?: string,"updated_at"?: string

@@ -119,6 +119,13 @@ def column_without_index(connection: Connection) -> list[str]:
 
 RULES = [
     Rule(
+        "clients insert a row without a default organisation",
+        "select t.relname from pg_class t join pg_attribute a on a.attrelid = t.oid and a.attname = 'organization_id'"
+        " where t.relnamespace = 'public'::regnamespace and t.relkind in ('r', 'p') and not a.atthasdef"
+        " and has_any_column_privilege('authenticated', t.oid, 'insert')",
+        "alter table public.leads alter organization_id drop default",
+    ),
+    Rule(
         "a policy calls a function for every row",
         evaluated_per_row,
         "create policy defect on public.organizations for delete to authenticated"
