@@ -22,6 +22,7 @@ from local.api.settings import Settings
 HERE = Path(__file__).parent
 DEMO_PASSWORD = "strive-demo-1"  # noqa: S105 - of every account in supabase/seed.sql, which only demo data has
 UPSTREAM_SECONDS = 1
+NO_FUNCTIONS = "No function server answers yet."
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 # Only addresses that can't exist: real people's accounts are private.
 ACCOUNTS = """select email from auth.users where email like '%.test'
@@ -46,7 +47,8 @@ class Landing:
                 "database": _state(accounts is not None),
                 "functionServer": _state(functions is not None),
                 "payments": f'<a href="{escape(stripe)}/">pay with test cards</a>' if stripe else "at Stripe",
-                "functions": _table(functions, "No function server answers yet.", _function_row),
+                "functions": _table(functions and functions[0], NO_FUNCTIONS, _function_row),
+                "jobs": _table(functions and functions[1], NO_FUNCTIONS, _function_row),
                 "accounts": _table(accounts, "The database does not answer yet.", _account_row),
                 "choices": "".join(f"<option>{escape(email)}</option>" for email in accounts or []),
                 "account": escape(accounts[0] if accounts else "you@example.com"),
@@ -63,17 +65,20 @@ class Landing:
         nothing = '<p class="none">Nothing has been mailed since the API started.</p>'
         return _page("mail.html", {"messages": "\n".join(messages) or nothing})
 
-    async def _list_functions(self) -> list[Any] | None:
+    async def _list_functions(self) -> tuple[list[Any], list[Any]] | None:
+        """Functions that clients call, and jobs."""
         try:
             async with asyncio.timeout(UPSTREAM_SECONDS):
                 paths = json.loads(await self._functions.get("/functions/v1/openapi.json"))["paths"]
         except (ApiError, OSError, ValueError, KeyError, TimeoutError):
             return None
-        return [
-            (method.upper(), f"/functions/v1{path}", about.get("summary", ""))
-            for path, methods in paths.items()
-            for method, about in methods.items()
-        ]
+        functions: list[Any] = []
+        jobs: list[Any] = []
+        for path, methods in paths.items():
+            for about in methods.values():
+                group = jobs if about.get("tags") == ["Jobs"] else functions
+                group.append((f"/functions/v1{path}", about.get("operationId", ""), about.get("summary", "")))
+        return functions, jobs
 
     async def _list_accounts(self) -> list[Any] | None:
         try:
@@ -102,8 +107,8 @@ def _table(rows: list[Any] | None, otherwise: str, row: Callable[[Any], str]) ->
 
 
 def _function_row(function: tuple[str, str, str]) -> str:
-    method, path, summary = map(escape, function)
-    return f'<tr><td><code class="method">{method}</code></td><td><code>{path}</code></td><td>{summary}</td></tr>'
+    path, name, summary = map(escape, function)
+    return f'<tr><td><a href="/functions/v1/docs#{name}"><code>{path}</code></a></td><td>{summary}</td></tr>'
 
 
 def _account_row(email: str) -> str:

@@ -17,4 +17,5 @@ def files(connection: catalog.Connection) -> dict[Path, str]:
         made[ROOT / f"docs/schema/{domain}.svg"] = diagram.render(schema, domain)
     for page, text in reference.pages(connection).items():
         made[ROOT / "docs/reference" / page] = text
+    made[ROOT / "shared/app/reference/catalog.json"] = reference.catalog(connection)
     return made

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from local import NODE, ROOT, StackError
+from local.schema.reference import functions_page
 
 BIN = ROOT / "node_modules/.bin"
 # Version 3 of the Supabase CLI, whose type generator needs no Docker. It is locked for Linux on x86-64 only: packages
@@ -32,6 +33,7 @@ def files(database_url: str) -> dict[Path, str]:
             f"// {NOTE}\n{_with_filled(database_types(database_url), database_url)}"
         )
     return types | {
+        ROOT / "docs/reference/functions.md": functions_page(document),
         ROOT / "docs/openapi.json": json.dumps(document, indent=2, ensure_ascii=False) + "\n",
         TYPESCRIPT / "functions.types.ts": f"// {NOTE}\n{_functions_types(document)}",
         PYTHON / "models.py": _models(document),

@@ -1,15 +1,24 @@
 """The reference of everything callable over the data API: tables, views and rpcs, from the catalog and its comments."""
 
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from local.database import migrations
 from local.schema.catalog import Connection
+from shared.app.openapi import COMMON, DOMAINS, UNAUTHORIZED
 
-TITLES = {"crm": "CRM", "garage": "AI Garage", "plan": "Plan limits"}
+TITLES = {"crm": "CRM", "garage": "AI Garage", "flags": "Feature flags", "plan": "Plan limits"}
 ROLES = {"anon": "anyone", "authenticated": "signed-in users", "service_role": "servers"}
+
+FUNCTION_CALLERS = {
+    "user": "signed-in users",
+    "publishable": "clients with a publishable key",
+    "secret": "servers with a secret key",
+    "anyone": "anyone",
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +37,14 @@ class Rpc:
     result: str
     comment: str
     callers: list[str]
+    errors: list[tuple[str, str, str]] = field(default_factory=list)  # code, message, hint
 
 
 _RELATIONS = """
     select c.relname, case when c.relkind = 'v' then 'view' else 'table' end,
       coalesce(obj_description(c.oid, 'pg_class'), ''),
       (select json_agg(json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
+          'values', array(select enumlabel from pg_enum where enumtypid = a.atttypid order by enumsortorder),
           'comment', coalesce(col_description(c.oid, a.attnum), ''),
           'reads', has_column_privilege('authenticated', c.oid, a.attnum, 'select'),
           'inserts', c.relkind <> 'v' and has_column_privilege('authenticated', c.oid, a.attnum, 'insert'),
@@ -49,6 +60,7 @@ _RELATIONS = """
 _RPCS = """
     select p.proname,
       (select coalesce(json_agg(json_build_object('name', a.name, 'type', format_type(a.type, null),
+          'values', array(select enumlabel from pg_enum where enumtypid = a.type order by enumsortorder),
           'required', a.number <= p.pronargs - p.pronargdefaults) order by a.number), '[]')
         from unnest(p.proargnames[:p.pronargs], p.proargtypes::oid[]) with ordinality as a (name, type, number)),
       pg_get_function_result(p.oid), coalesce(obj_description(p.oid, 'pg_proc'), ''),
@@ -60,22 +72,63 @@ _RPCS = """
 """
 
 
-def pages(connection: Connection) -> dict[str, str]:
-    """File name → page: one for each domain, and the index."""
-    places = _places()
+_SOURCES = """
+    select n.nspname || '.' || p.proname, p.prosrc from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname in ('public', 'private')
+"""
+_RAISED = re.compile(r"raise exception '((?:[^']|'')*)'(.*?);\n", re.DOTALL)
+_OPTION = r"{}\s*=\s*(?:format\()?'((?:[^']|'')*)'"
+
+
+def domains(connection: Connection) -> Iterator[tuple[str, str, list[Relation], list[Rpc]]]:
+    """Name, title, tables and views, and rpcs of every domain that has any."""
+    places, sources = _places(), dict[str, str](connection.execute(_SOURCES).fetchall())
     relations = [Relation(*row) for row in connection.execute(_RELATIONS)]
-    rpcs = [Rpc(*row) for row in connection.execute(_RPCS)]
+    rpcs = [replace(Rpc(*row), errors=list(_errors(row[0], sources))) for row in connection.execute(_RPCS)]
     names = {relation.name for relation in relations}
     computed = {rpc.name for rpc in rpcs if rpc.arguments and rpc.arguments[0]["type"] in names}
     callable_rpcs = [rpc for rpc in rpcs if rpc.callers and rpc.name not in computed]
-    domains = dict.fromkeys(places[name] for name in places)
-    made, index = {}, []
-    for domain in domains:
+    for domain in dict.fromkeys(places[name] for name in places):
         here = [relation for relation in relations if places.get(relation.name) == domain and relation.reads]
         calls = [rpc for rpc in callable_rpcs if places.get(rpc.name) == domain]
-        if not here and not calls:
-            continue
-        title = TITLES.get(domain, domain.replace("_", " ").capitalize())
+        if here or calls:
+            yield domain, TITLES.get(domain, domain.replace("_", " ").capitalize()), here, calls
+
+
+def _errors(name: str, sources: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """What an rpc raises itself, or in the private functions that it calls directly."""
+    body = sources[f"public.{name}"]
+    called = [sources[each] for each in dict.fromkeys(re.findall(r"private\.\w+", body)) if each in sources]
+    found = {}
+    for message, options in (match for text in [body, *called] for match in _RAISED.findall(text + "\n")):
+        code, hint = (re.search(_OPTION.format(option), options) for option in ("errcode", "hint"))
+        if code:
+            found[message] = (code[1], _said(message), _said(hint[1]) if hint else "")
+    yield from sorted(found.values())
+
+
+def _said(text: str) -> str:
+    """The text of a literal, with … for what is only known when it is raised."""
+    return re.sub(r"%[sLI]?", "…", text.replace("''", "'"))
+
+
+def catalog(connection: Connection) -> str:
+    """What the reference page in the running stack shows beside the functions."""
+    listed = [
+        {
+            "domain": title,
+            "relations": [vars(relation) for relation in relations],
+            "rpcs": [vars(rpc) for rpc in rpcs],
+        }
+        for _, title, relations, rpcs in domains(connection)
+    ]
+    return json.dumps(listed, ensure_ascii=False, separators=(",", ":")).replace('{"domain"', '\n{"domain"') + "\n"
+
+
+def pages(connection: Connection) -> dict[str, str]:
+    """File name → page: one for each domain, and the index."""
+    made, index = {}, []
+    for domain, title, here, calls in domains(connection):
         made[f"{domain}.md"] = "\n".join(_page(title, here, calls)) + "\n"
         listed = ", ".join(f"`{name}`" for name in [*(one.name for one in here), *(one.name for one in calls)])
         index.append(f"| [{title}]({domain}.md) | {len(here)} | {len(calls)} | {listed} |")
@@ -84,8 +137,8 @@ def pages(connection: Connection) -> dict[str, str]:
             "# Reference",
             "",
             "What can a client read, write and call over `/rest/v1`? Generated by `make schema` from the comments of",
-            "the database, one page per domain. The functions have their own page in the running stack",
-            "(`strive open docs`) and the document [openapi.json](../openapi.json).",
+            "the database, one page per domain. [Functions](functions.md) are at `/functions/v1`. In the running stack",
+            "`strive open docs` shows the same with a search, and sends requests as a demo account.",
             "",
             "| Domain | Tables and views | rpcs | Names |",
             "|---|---|---|---|",
@@ -116,11 +169,76 @@ def _page(title: str, relations: list[Relation], rpcs: list[Rpc]) -> Iterator[st
             for argument in rpc.arguments:
                 needed = "required" if argument["required"] else "optional"
                 yield f"| `{argument['name']}` | {_cell(argument['type'])} | {needed} |"
+        if rpc.errors:
+            yield from ("", "| Error | Message | What to do |", "|---|---|---|")
+            yield from (f"| {_status(code)} | {_cell(message)} | {_cell(hint)} |" for code, message, hint in rpc.errors)
         required = [argument["name"] for argument in rpc.arguments if argument["required"]]
         given = ", ".join(f"{name}: …" for name in required)
         python = ", ".join(f'"{name}": …' for name in required)
         yield from ("", f"supabase-js: `await strive.rpc('{rpc.name}'{f', {{ {given} }}' if given else ''})` ·")
         yield f'supabase-py: `strive.rpc("{rpc.name}"{f", {{{python}}}" if python else ""}).execute()`'
+
+
+def functions_page(document: dict[str, Any]) -> str:
+    """The functions by domain, from their OpenAPI document."""
+    lines = [
+        "# Functions",
+        "",
+        "Generated by `make schema` from [openapi.json](../openapi.json), the complete description.",
+    ]
+    common = [f"| {status} | {_cell(text)} |" for status, text in COMMON.items()]
+    lines += ["", "Every function may respond with these errors:", "", "| Status | |", "|---|---|", *common]
+    operations = [(path, methods["post"]) for path, methods in document["paths"].items()]
+    for tag in dict.fromkeys([*DOMAINS, *(operation["tags"][0] for _, operation in operations)]):
+        lines += ["", f"## {tag}"]
+        for path, operation in operations:
+            if operation["tags"] == [tag]:
+                lines += ["", f"### `{path.strip('/')}`", "", *_function(document, operation)]
+    return "\n".join(lines) + "\n"
+
+
+def _function(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[str]:
+    yield f"{operation['summary']}. {operation['description']}".replace("-\n", "-").replace("\n", " ").strip()
+    callers = [FUNCTION_CALLERS[kind] for each in operation["security"] for kind in each or ("anyone",)]
+    yield from ("", f"Called by {', '.join(callers) or 'Stripe, with a signature'}.")
+    body = operation["requestBody"]["content"].get("application/json", {}).get("schema", {})
+    for schema in _forms(document, body):
+        if fields := schema.get("properties"):
+            yield from ("", "| Field | Type | Meaning |", "|---|---|---|")
+            for name, field in fields.items():
+                needed = " (required)" if name in schema.get("required", ()) else ""
+                yield f"| `{name}`{needed} | {_cell(_kind(document, field))} | {_cell(field.get('description', ''))} |"
+    yield from ("", "| Status | |", "|---|---|")
+    for status, about in operation["responses"].items():
+        if about["description"] not in {UNAUTHORIZED, *COMMON.values()}:
+            yield f"| {status} | {_cell(about['description'])} |"
+
+
+def _forms(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The forms that a body may have."""
+    found = _follow(document, schema)
+    choices = found.get("oneOf") or ([] if "properties" in found else found.get("anyOf", []))
+    return [_follow(document, choice) for choice in choices] or [found]
+
+
+def _follow(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return document["components"]["schemas"][name] if name else schema
+
+
+def _kind(document: dict[str, Any], schema: dict[str, Any]) -> str:
+    found = _follow(document, schema)
+    if choices := found.get("oneOf") or found.get("anyOf"):
+        return " or ".join(dict.fromkeys(_kind(document, choice) for choice in choices))
+    if values := found.get("enum") or ([found["const"]] if "const" in found else []):
+        return ", ".join(json.dumps(value) for value in values)
+    if found.get("type") == "array":
+        return f"list of {_kind(document, found.get('items', {}))}"
+    return str(found.get("format") or found.get("type") or "any")
+
+
+def _status(code: str) -> str:
+    return code.removeprefix("PT") if code.startswith("PT") else code
 
 
 def _list(roles: list[str]) -> str:

@@ -8,7 +8,22 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from shared.app.function import Function
+from shared.schema import JOBS
 
+# The tag of each function: groups of the reference. Jobs have their own; a function that is not listed is in "Other".
+DOMAINS = {
+    "Onboarding": "create-onboarding-session update-onboarding-session get-onboarding-session start-onboarding-payment "
+    "complete-onboarding-session",
+    "Billing": "create-checkout-session preview-plan-change change-plan cancel-subscription resume-subscription "
+    "create-billing-portal-session stripe-webhook",
+    "CRM": "capture-lead import-records record-activity",
+    "Dashboard": "dashboard-snapshot",
+    "AI Garage": "submit-order",
+    "Feature flags": "evaluate-flag record-exposure preview-flag-audience",
+    "Administration": "suspend-user reactivate-user bulk-admin-action impersonate-user export-organization "
+    "delete-account",
+}
+TAGS = {name: domain for domain, names in DOMAINS.items() for name in names.split()}
 # Errors that every function may respond with.
 COMMON = {
     400: "The request is malformed: its JSON, a header or a value.",
@@ -98,6 +113,7 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
     kinds = [mode.partition(":")[0] for mode in function.auth]
     places = re.findall(r"\{(\w+)\}", function.name)
     return {
+        "tags": [_tag(function)],
         "operationId": re.sub(r"\W+", "-", function.name).strip("-"),
         "summary": function.summary,
         "description": function.description,
@@ -128,6 +144,11 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
             },
         },
     }
+
+
+def _tag(function: Function) -> str:
+    name = function.name.partition("/")[0]
+    return TAGS.get(name) or ("Jobs" if name.replace("-", "_") in JOBS else "Other")
 
 
 def _query(function: Function) -> list[dict[str, Any]]:

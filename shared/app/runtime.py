@@ -50,6 +50,7 @@ class Runtime:
             "/readyz": partial(health.ready, self._database),
             f"{BASE}/openapi.json": self._openapi,
             f"{BASE}/docs": self._reference,
+            f"{BASE}/catalog.json": self._catalog,
         }
 
     async def open(self) -> Services:
@@ -163,3 +164,8 @@ class Runtime:
         from shared.app.reference import page  # noqa: PLC0415 - few requests need it
 
         return page(self._settings)
+
+    async def _catalog(self) -> Response:
+        from shared.app.reference import CATALOG  # noqa: PLC0415 - few requests need it
+
+        return Response(200, CATALOG.read_bytes())

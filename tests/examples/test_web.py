@@ -12,7 +12,7 @@ import pytest
 
 from local import NODE, ROOT
 from tests.conftest import Strive
-from tests.support.browser import BROWSER, NEEDS_BROWSER
+from tests.support.browser import BROWSER, NEEDS_BROWSER, NEEDS_PLAYWRIGHT
 
 EXAMPLE = ROOT / "examples/web"
 MODULES = EXAMPLE / "node_modules"
@@ -20,7 +20,7 @@ MODULES = EXAMPLE / "node_modules"
 pytestmark = [
     pytest.mark.embedded,  # it pays at the Stripe double
     NEEDS_BROWSER,
-    pytest.mark.skipif(not MODULES.exists(), reason="the example is not installed: make test does it"),
+    NEEDS_PLAYWRIGHT,
 ]
 
 

@@ -1,4 +1,4 @@
-"""The reference page: reads the OpenAPI document beside it and lets a signed-in person try each function."""
+"""The reference of everything callable: reads the OpenAPI document and the catalog, and sends requests as a person."""
 
 import base64
 import hashlib
@@ -9,6 +9,8 @@ from pathlib import Path
 from shared.app.responses import Response
 from shared.settings import Settings
 
+# Tables, views and rpcs, by `make schema`.
+CATALOG = Path(__file__).parent / "catalog.json"
 PAGE = (Path(__file__).parent / "page.html").read_text()
 
 
@@ -24,6 +26,7 @@ def page(settings: Settings) -> Response:
             f"connect-src 'self' {settings.url}",
             "base-uri 'none'",
             "form-action 'none'",
+            "img-src data:",
             "frame-ancestors 'none'",
         ]
     )
