@@ -55,7 +55,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """`make dev`, on free ports and in a workdir of its own."""
     home = tmp_path_factory.mktemp("readme")
     stack, shown = Stack(home / "work"), home / "shown"
-    environment = os.environ | {"STRIVE_WORKDIR": str(stack.workdir), "ARGS": "--api-port 0 --db-port 0"}
+    environment = os.environ | {
+        "MAKEFLAGS": "",
+        "STRIVE_WORKDIR": str(stack.workdir),
+        "ARGS": "--api-port 0 --db-port 0",
+    }
     with shown.open("wb") as output:
         process = subprocess.Popen(
             ["make", "dev"], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -159,12 +163,27 @@ def test_readme_onboarding_ends_with_a_paid_organization(made: Stack, paid: str)
     assert json.loads(organizations) == [bought]
 
 
-def test_the_example_of_an_order_submits_it(made: Stack) -> None:
-    sign_in, _, _ = blocks("python")[0].partition("feed =")
-    (order,) = blocks("py", "docs/garage.md")
-    organization = 'organization = strive.table("organizations").select("id").execute().data[0]["id"]'
-    shown = 'print(strive.table("custom_agent_orders").select("status").eq("id", draft["id"]).execute().data)'
-    assert "SUBMITTED" in run([sys.executable, "-c", f"{sign_in}\n{organization}\n{order}\n{shown}"], made)
+SIGNED_IN = """
+import os
+from supabase import create_client
+strive = create_client(os.environ["API_URL"], os.environ["PUBLISHABLE_KEY"])
+strive.auth.sign_in_with_password({"email": "owner@acme.test", "password": "strive-demo-1"})
+"""
+
+
+@pytest.mark.parametrize("document", ["crm", "garage", "dashboard", "organizations", "administration", "notifications"])
+def test_the_examples_of_a_document_run_one_after_another(made: Stack, document: str) -> None:
+    run([sys.executable, "-c", "\n".join([SIGNED_IN, *blocks("python", f"docs/{document}.md")])], made)
+
+
+def test_every_operation_has_an_example(made: Stack) -> None:
+    with made.connect() as connection:
+        operations = connection.execute(
+            "select distinct proname from pg_proc where pronamespace = 'public'::regnamespace"
+            " and prorettype <> 'trigger'::regtype and has_function_privilege('authenticated', oid, 'execute')"
+        ).fetchall()
+    code = "\n".join(text for path in (ROOT / "docs").glob("*.md") for _, text in all_blocks(f"docs/{path.name}"))
+    assert [name for (name,) in operations if not re.search(rf"\b{name}\b", code)] == []
 
 
 def test_the_python_and_node_examples_run_as_saved(made: Stack) -> None:
