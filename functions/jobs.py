@@ -1,10 +1,10 @@
 """The jobs: each at the URL of its name. Names and summaries are those of the table private.jobs."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field, model_validator
 
@@ -41,17 +41,25 @@ class MetricDays(RequestModel):
         return self
 
 
-def job(description: str = "", **declared: Any) -> Callable[[Handler], Function]:
-    def declare(handler: Handler) -> Function:
-        made = function("secret", **declared)(handler)
-        return replace(made, summary=JOBS[handler.__name__].rstrip("."), description=description)
+# Takes the call and the name of the job.
+JobHandler = Callable[[Call[Any], str], Awaitable[Result[JobRun]]]
+
+
+def job(description: str = "", **declared: Any) -> Callable[[JobHandler], Function]:
+    """Declare that the coroutine below runs the job of its name."""
+
+    def declare(handler: JobHandler) -> Function:
+        name = handler.__name__
+        made = function("secret", **declared)(cast("Handler", handler))
+        summary = JOBS[name].rstrip(".")
+        return replace(made, handler=lambda call: handler(call, name), summary=summary, description=description)
 
     return declare
 
 
 def database_job(name: str) -> Function:
-    async def run(call: Call[NoInput]) -> Result[JobRun]:
-        return await run_in_database(call, name)
+    async def run(call: Call[NoInput], job: str) -> Result[JobRun]:
+        return await run_in_database(call, job)
 
     run.__name__ = name
     return job()(run)
@@ -61,10 +69,10 @@ def database_job(name: str) -> Function:
     "A payment is unfinished when another plan replaced it or its session expired. A run handles up to 50 of each "
     "kind; `undone` counts those that failed, which the next run retries.",
 )
-async def settle_onboarding_payments(call: Call[NoInput]) -> Result[JobRun]:
+async def settle_onboarding_payments(call: Call[NoInput], name: str) -> Result[JobRun]:
     from shared.onboarding.settlement import settle  # noqa: PLC0415 - brings Stripe's library
 
-    return await run_here(call, "settle_onboarding_payments", lambda _: settle(call))
+    return await run_here(call, name, lambda _: settle(call))
 
 
 @job(
@@ -72,7 +80,7 @@ async def settle_onboarding_payments(call: Call[NoInput]) -> Result[JobRun]:
     "once a day compares all subscriptions. The result says what was corrected; `skipped` counts objects that stayed "
     "locked, which the next run retries.",
 )
-async def reconcile_stripe(call: Call[ReconcileOptions]) -> Result[JobRun]:
+async def reconcile_stripe(call: Call[ReconcileOptions], name: str) -> Result[JobRun]:
     from shared.billing.reconciliation import Reconciliation  # noqa: PLC0415 - brings Stripe's library
     from shared.billing.tasks import perform_tasks  # noqa: PLC0415 - as above
 
@@ -82,19 +90,19 @@ async def reconcile_stripe(call: Call[ReconcileOptions]) -> Result[JobRun]:
         log("INFO", "reconciled with Stripe", missed_events=result["missed_events"], changes=result["changes"])
         return result
 
-    return await run_here(call, "reconcile_stripe", work)
+    return await run_here(call, name, work)
 
 
 @job(
     "Deletes the files of deleted rows, organisations and users, adds rows for files that have none, and deletes rows "
     "without a file, also those whose upload did not arrive within a day.",
 )
-async def sync_attachments(call: Call[NoInput]) -> Result[JobRun]:
-    return await run_here(call, "sync_attachments", partial(sync, call.settings))
+async def sync_attachments(call: Call[NoInput], name: str) -> Result[JobRun]:
+    return await run_here(call, name, partial(sync, call.settings))
 
 
 @job("Up to 100 users a run, those with the fewest failures first.")
-async def sync_auth(call: Call[NoInput]) -> Result[JobRun]:
+async def sync_auth(call: Call[NoInput], name: str) -> Result[JobRun]:
     async def work(connection: Connection) -> dict[str, int]:
         async def settle(done: Errands | None) -> Errands:
             payload = as_json({} if done is None else {"done": done})
@@ -104,24 +112,24 @@ async def sync_auth(call: Call[NoInput]) -> Result[JobRun]:
         pending = await settle_errands(call.settings, due, settle)
         return {"synced": len(due) - pending, "pending": pending}
 
-    return await run_here(call, "sync_auth", work)
+    return await run_here(call, name, work)
 
 
 @job(
     "One row for each day (UTC). A day that was counted after its end stays as it is.",
     errors={422: "The range is not a range of days, or it ends in the future."},
 )
-async def refresh_platform_metrics(call: Call[MetricDays]) -> Result[JobRun]:
+async def refresh_platform_metrics(call: Call[MetricDays], name: str) -> Result[JobRun]:
     first, last = call.body.first, call.body.last
     if not (first and last):
-        return await run_in_database(call, "refresh_platform_metrics")
+        return await run_in_database(call, name)
 
     async def work(connection: Connection) -> int:
         """Each day on its own, so that a failure keeps the days before."""
         days = [first + timedelta(offset) for offset in range((last - first).days + 1)]
         return sum([await one(connection, "select private.record_platform_metrics(%s)", [day]) or 0 for day in days])
 
-    return await run_here(call, "refresh_platform_metrics", work)
+    return await run_here(call, name, work)
 
 
 def load(name: str) -> Function:

@@ -24,7 +24,6 @@ from local.demo_services import buy_plans, upload_files
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
 from local.processes import find, launch, stop, tail
-from shared.billing.prices import put_on_sale
 
 API_PORT, DB_PORT = 54321, 54322
 # The Supabase CLI reserves 10000 to 19999 for services of its own.
@@ -195,8 +194,15 @@ class Stack:
         key = self.keys.stripe_secret_key if self.ports and self.ports.stripe else os.environ.get("STRIPE_SECRET_KEY")
         if not key:
             raise StackError("Stripe is not configured.", "Set STRIPE_SECRET_KEY to the secret key of your account.")
-        with self.connect() as connection:
-            return put_on_sale(connection, self.stripe()["STRIPE_API_BASE"], key)
+        import stripe  # noqa: PLC0415 - a large library that few commands use
+
+        from shared.billing.prices import put_on_sale  # noqa: PLC0415 - as above
+
+        try:
+            with self.connect() as connection:
+                return put_on_sale(connection, self.stripe()["STRIPE_API_BASE"], key)
+        except stripe.StripeError as error:
+            raise StackError(f"Stripe did not create the prices: {error}") from error
 
     # Parts ------------------------------------------------------------------------------------------------------------
 

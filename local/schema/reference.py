@@ -63,7 +63,10 @@ _RPCS = """
           'values', array(select enumlabel from pg_enum where enumtypid = a.type order by enumsortorder),
           'required', a.number <= p.pronargs - p.pronargdefaults) order by a.number), '[]')
         from unnest(p.proargnames[:p.pronargs], p.proargtypes::oid[]) with ordinality as a (name, type, number)),
-      pg_get_function_result(p.oid), coalesce(obj_description(p.oid, 'pg_proc'), ''),
+      coalesce('TABLE(' || (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', '
+          order by a.attnum) from pg_type t join pg_class c on c.oid = t.typrelid and c.relkind = 'c'
+          join pg_attribute a on a.attrelid = c.oid where t.oid = p.prorettype) || ')', pg_get_function_result(p.oid)),
+      coalesce(obj_description(p.oid, 'pg_proc'), ''),
       array(select r from unnest(array['anon', 'authenticated', 'service_role']) r
         where has_function_privilege(r, p.oid, 'execute'))
     from pg_proc p

@@ -621,9 +621,13 @@ grant all on public.organization_invitations to service_role;
 
 -- Operations ----------------------------------------------------------------------------------------------------------
 
-create function private.my_organizations() returns table (
+create type public.my_organization as (
   id uuid, name text, slug text, role "OrgRole", subscription_tier "SubscriptionTier", is_current boolean
-) language sql stable security definer set search_path = '' as $$
+);
+comment on type public.my_organization is 'An organisation of the caller.';
+
+create function private.my_organizations() returns setof public.my_organization
+language sql stable security definer set search_path = '' as $$
   select o.id, o.name, o.slug, m.role, o.subscription_tier, o.id is not distinct from private.current_user_org()
   from public.organization_members m join public.organizations o on o.id = m.organization_id
   where m.user_id = private.current_user_id()
@@ -631,9 +635,8 @@ create function private.my_organizations() returns table (
 $$;
 comment on function private.my_organizations() is 'See public.my_organizations().';
 
-create function public.my_organizations() returns table (
-  id uuid, name text, slug text, role "OrgRole", subscription_tier "SubscriptionTier", is_current boolean
-) language sql stable set search_path = '' as 'select * from private.my_organizations()';
+create function public.my_organizations() returns setof public.my_organization
+language sql stable set search_path = '' as 'select * from private.my_organizations()';
 comment on function public.my_organizations() is 'The organisations the caller belongs to; name one in x-org-id to act in it.';
 
 create function private.my_account() returns public.users

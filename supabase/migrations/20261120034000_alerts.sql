@@ -162,10 +162,14 @@ end $$;
 comment on function private.alerts_for_me() is
   'What the caller should see now, dismissed or not, with whom else it is for. Granted to nobody.';
 
-create function private.active_alerts() returns table (
+create type public.active_alert as (
   id uuid, title text, message text, level "AlertLevel", category "AlertCategory", is_dismissible boolean,
   auto_hide_after integer, starts_at timestamptz, ends_at timestamptz, created_at timestamptz, is_viewed boolean
-) language sql stable security definer set search_path = '' as $$
+);
+comment on type public.active_alert is 'An alert as its readers see it, without its target lists.';
+
+create function private.active_alerts() returns setof public.active_alert
+language sql stable security definer set search_path = '' as $$
   select a.id, a.title, a.message, a.level, a.category, a.is_dismissible, a.auto_hide_after, a.starts_at, a.ends_at,
     a.created_at, exists (
       select from public.system_alert_views v where v.alert_id = a.id and v.user_id = (select private.current_user_id())
@@ -230,10 +234,8 @@ grant select, insert, update, delete on public.system_alert_views to service_rol
 
 -- Operations ----------------------------------------------------------------------------------------------------------
 
-create function public.active_alerts() returns table (
-  id uuid, title text, message text, level "AlertLevel", category "AlertCategory", is_dismissible boolean,
-  auto_hide_after integer, starts_at timestamptz, ends_at timestamptz, created_at timestamptz, is_viewed boolean
-) language sql stable set search_path = '' as 'select * from private.active_alerts()';
+create function public.active_alerts() returns setof public.active_alert
+language sql stable set search_path = '' as 'select * from private.active_alerts()';
 comment on function public.active_alerts() is
   'The alerts the caller should see now, newest first, without those they dismissed. Whom else they are for, it does'
   ' not say.';

@@ -176,10 +176,14 @@ comment on function private.perform_run(uuid) is
 
 -- Overdue -------------------------------------------------------------------------------------------------------------
 
-create function private.job_states() returns table (
+create type public.job_state as (
   name text, description text, schedule text, is_running boolean, last_run_at timestamptz, last_outcome text,
   last_result jsonb, last_error text, last_done_at timestamptz, due_at timestamptz, is_overdue boolean
-) language plpgsql stable set search_path = '' as $$
+);
+comment on type public.job_state is 'The state of a job.';
+
+create function private.job_states() returns setof public.job_state
+language plpgsql stable set search_path = '' as $$
 begin
   return query
     select j.name, j.description, j.schedule, coalesce(last.outcome = 'RUNNING' and not last.is_dead, false),
@@ -276,16 +280,18 @@ begin
 end $$;
 comment on function private.list_jobs() is 'The body of public.job_overview(), which may not read the tables itself.';
 
-create function public.job_overview() returns table (
-  name text, description text, schedule text, is_running boolean, last_run_at timestamptz, last_outcome text,
-  last_result jsonb, last_error text, last_done_at timestamptz, due_at timestamptz, is_overdue boolean
-) language sql stable set search_path = '' as 'select * from private.list_jobs()';
+create function public.job_overview() returns setof public.job_state
+language sql stable set search_path = '' as 'select * from private.list_jobs()';
 comment on function public.job_overview() is
   'For platform admins: every job, how its last run went, when it is due and whether it is overdue; these come first.';
 
-create function private.list_job_runs(job text, before timestamptz, before_id uuid, page_size integer) returns table (
+create type public.job_run as (
   id uuid, job_name text, outcome text, result jsonb, error text, started_at timestamptz, finished_at timestamptz
-) language plpgsql stable security definer set search_path = '' as $$
+);
+comment on type public.job_run is 'A run of a job.';
+
+create function private.list_job_runs(job text, before timestamptz, before_id uuid, page_size integer)
+returns setof public.job_run language plpgsql stable security definer set search_path = '' as $$
 begin
   perform private.require_operator();
   if page_size is null or page_size not between 1 and 100 then
@@ -302,9 +308,8 @@ comment on function private.list_job_runs(text, timestamptz, uuid, integer) is
 create function public.job_runs(
   job text default null, before timestamptz default 'infinity',
   before_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff', page_size integer default 50
-) returns table (
-  id uuid, job_name text, outcome text, result jsonb, error text, started_at timestamptz, finished_at timestamptz
-) language sql stable set search_path = '' as 'select * from private.list_job_runs(job, before, before_id, page_size)';
+) returns setof public.job_run
+language sql stable set search_path = '' as 'select * from private.list_job_runs(job, before, before_id, page_size)';
 comment on function public.job_runs(text, timestamptz, uuid, integer) is
   'For platform admins: the newest runs, of one job or all; for the next page give started_at and id of the last one.';
 

@@ -127,6 +127,13 @@ cross join (values ('MONTHLY'), ('YEARLY')) c (cycle);
 
 -- Subscriptions -------------------------------------------------------------------------------------------------------
 
+create function private.is_live(status "SubscriptionStatus") returns boolean
+language sql immutable set search_path = '' as $$
+  select status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
+$$;
+comment on function private.is_live("SubscriptionStatus") is 'Whether a subscription of this status gives its tier.';
+grant execute on function private.is_live("SubscriptionStatus") to authenticated, service_role;
+
 create table public.subscriptions (
   id uuid primary key default gen_random_uuid(),
   organization_id uuid not null references public.organizations (id) on delete cascade,
@@ -188,7 +195,7 @@ comment on column public.subscriptions.status is
 comment on column public.subscriptions.past_due_since is
   'Since when Stripe tries to get the payment; the grace counts from here, and ends with INACTIVE.';
 create unique index subscriptions_live_idx on public.subscriptions (organization_id)
-  where status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
+  where private.is_live(status);
 comment on index public.subscriptions_live_idx is 'At most one live subscription per organisation.';
 create index subscriptions_organization_idx on public.subscriptions (organization_id, created_at desc);
 create index subscriptions_customer_idx on public.subscriptions (stripe_customer_id);
@@ -232,7 +239,7 @@ begin
       select coalesce(max(case when s.is_live then s.tier end), 'FREE') as tier,
         coalesce(max(s.status), 'INACTIVE') as status
       from (
-        select s.tier, s.status, s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') as is_live
+        select s.tier, s.status, private.is_live(s.status) as is_live
         from public.subscriptions s where s.organization_id = org
         order by is_live desc, s.created_at desc, s.id desc limit 1
       ) s
@@ -267,7 +274,7 @@ begin
   from public.organizations o
   join public.plans p on p.tier = o.subscription_tier
   left join public.subscriptions s
-    on s.organization_id = o.id and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
+    on s.organization_id = o.id and private.is_live(s.status)
   where o.id = plan_limit.organization_id
   order by p.billing_cycle = coalesce(s.billing_cycle, 'MONTHLY') desc, p.is_active desc, p.created_at desc, p.id
   limit 1;
@@ -578,7 +585,7 @@ comment on function private.guard_onboarding() is
 create trigger guard_onboarding before update on public.onboarding_sessions
   for each row execute function private.guard_onboarding();
 
--- What Stripe told us -------------------------------------------------------------------------------------------------
+-- Events of Stripe -----------------------------------------------------------------------------------------------------
 
 create table public.stripe_events (
   -- A bound within the expression ({1,250}) would make it sixty times as slow.
@@ -657,7 +664,7 @@ grant select on public.onboarding_sessions to authenticated;
 grant all on public.onboarding_sessions to service_role;
 
 alter table public.stripe_events enable row level security;
-create policy "platform admins see what Stripe told us" on public.stripe_events for select to authenticated
+create policy "platform admins see events of Stripe" on public.stripe_events for select to authenticated
   using ((select private.is_admin()));
 grant select on public.stripe_events to authenticated;
 grant all on public.stripe_events to service_role;

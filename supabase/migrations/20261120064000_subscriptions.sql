@@ -40,12 +40,6 @@ insert into private.payment_statuses (stripe_status, status, if_failed) values
   ('paid', 'SUCCEEDED', 'SUCCEEDED'),
   ('void', 'CANCELLED', 'CANCELLED');
 
-create function private.is_live(status "SubscriptionStatus") returns boolean
-language sql immutable set search_path = '' as $$
-  select status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
-$$;
-comment on function private.is_live("SubscriptionStatus") is 'Whether a subscription of this status gives its tier.';
-
 create function private.payment_grace() returns interval language sql immutable set search_path = '' as $$
   select interval '30 days'
 $$;

@@ -156,7 +156,7 @@ language sql stable security definer set search_path = '' as $$
     -- The period is over, and no event has announced the next one.
     select o.id, o.type from public.subscriptions s
     join public.stripe_objects o on o.id = s.stripe_subscription_id
-    where s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') and s.current_period_end < now() - interval '1 day'
+    where private.is_live(s.status) and s.current_period_end < now() - interval '1 day'
       and coalesce(o.fetched_at, '-infinity') < now() - interval '6 hours'
     limit 500
   ) d
@@ -169,7 +169,7 @@ language sql stable security definer set search_path = '' as $$
     select o.id from public.stripe_objects o where o.type = 'subscription' and not o.is_last
     union
     select s.stripe_subscription_id from public.subscriptions s
-    where s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') and s.stripe_subscription_id is not null
+    where private.is_live(s.status) and s.stripe_subscription_id is not null
   )
 $$;
 comment on function private.open_stripe_subscriptions() is 'Subscriptions that are not over here.';

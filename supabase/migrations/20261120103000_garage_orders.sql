@@ -629,7 +629,10 @@ language sql set search_path = '' as $$ select * from private.advance_order(orde
 comment on function public.reject_order(uuid, text) is
   'Refuses an order in review, saying why; it can become a draft again.';
 
-create function private.order_moves(order_id uuid) returns table (to_status "OrderStatus", needs_reason boolean)
+create type public.order_move as (to_status "OrderStatus", needs_reason boolean);
+comment on type public.order_move is 'A move that the caller may make with an order.';
+
+create function private.order_moves(order_id uuid) returns setof public.order_move
 language plpgsql security definer set search_path = '' as $$
 declare
   agent_order public.custom_agent_orders := private.visible_order(order_id);
@@ -640,7 +643,7 @@ end $$;
 comment on function private.order_moves(uuid) is
   'Does the work of public.order_moves(): reads the table of moves.';
 
-create function public.order_moves(order_id uuid) returns table (to_status "OrderStatus", needs_reason boolean)
+create function public.order_moves(order_id uuid) returns setof public.order_move
 language sql set search_path = '' as 'select * from private.order_moves(order_id)';
 comment on function public.order_moves(uuid) is 'The moves that the caller may make with an order now.';
 

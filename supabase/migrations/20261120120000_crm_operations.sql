@@ -60,9 +60,13 @@ comment on function private.search_query(uuid, text, boolean) is
   'What rows must have among their terms: every word asked for, or the beginning of one; if forgiving, what resembles it.';
 
 -- Bitmaps only: an ordered walk through the tenant that hopes to meet the words soon is the plan that takes long.
-create function private.search_crm(query text, most integer) returns table (
+create type public.search_result as (
   kind text, id uuid, title text, detail text, status text, likeness real
-) language plpgsql stable security definer rows 20
+);
+comment on type public.search_result is 'A row that a search found.';
+
+create function private.search_crm(query text, most integer) returns setof public.search_result
+language plpgsql stable security definer rows 20
 set search_path = '' set enable_seqscan = off set enable_indexscan = off as $$
 declare
   org uuid := private.require_org('VIEWER');
@@ -124,9 +128,8 @@ comment on function private.search_crm(text, integer) is 'Finds rows of the call
 
 -- What was found is read once more under the caller's own policies: each by its id, which EXISTS would turn into a hash
 -- of the whole tenant.
-create function public.search_crm(query text, most integer default 20) returns table (
-  kind text, id uuid, title text, detail text, status text, likeness real
-) language sql stable rows 20 set search_path = '' as $$
+create function public.search_crm(query text, most integer default 20) returns setof public.search_result
+language sql stable rows 20 set search_path = '' as $$
   select f.kind, f.id, f.title, f.detail, f.status, f.likeness
   from private.search_crm(query, most) with ordinality f (kind, id, title, detail, status, likeness, place)
   where case f.kind
@@ -144,10 +147,14 @@ comment on function public.search_crm(text, integer) is
 
 -- Duplicates ----------------------------------------------------------------------------------------------------------
 
-create function private.find_duplicates(email text, phone text, except_id uuid) returns table (
+create type public.possible_duplicate as (
   kind text, id uuid, name text, email_found text, phone_found text, same text[], assigned_to_id uuid,
   created_at timestamptz
-) language plpgsql stable security definer set search_path = '' as $$
+);
+comment on type public.possible_duplicate is 'A lead or contact with the same email or phone.';
+
+create function private.find_duplicates(email text, phone text, except_id uuid) returns setof public.possible_duplicate
+language plpgsql stable security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
   org uuid := private.require_org('VIEWER');
@@ -176,10 +183,8 @@ comment on function private.find_duplicates(text, text, uuid) is
   'Who in the caller''s organisation has this email or phone.';
 
 create function public.find_duplicates(email text default null, phone text default null, except_id uuid default null)
-returns table (
-  kind text, id uuid, name text, email_found text, phone_found text, same text[], assigned_to_id uuid,
-  created_at timestamptz
-) language sql stable set search_path = '' as 'select * from private.find_duplicates($1, $2, $3)';
+returns setof public.possible_duplicate
+language sql stable set search_path = '' as 'select * from private.find_duplicates($1, $2, $3)';
 comment on function public.find_duplicates(text, text, uuid) is
   'Who has this email or phone already, however written: up to 20 leads and contacts. Converted leads are contacts.';
 

@@ -76,10 +76,14 @@ begin
 end $$;
 comment on function private.change_capture_token(uuid, boolean) is 'Revokes a token, or puts another in its place.';
 
-create function private.list_capture_tokens() returns table (
+create type public.capture_token as (
   id uuid, name text, source "LeadSource", assigned_to_id uuid, per_minute integer, created_at timestamptz,
   rotated_at timestamptz, revoked_at timestamptz, last_used_at timestamptz
-) language plpgsql stable security definer set search_path = '' as $$
+);
+comment on type public.capture_token is 'A capture token without its secret text.';
+
+create function private.list_capture_tokens() returns setof public.capture_token
+language plpgsql stable security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
   org uuid := private.require_org('ADMIN', true);
@@ -103,10 +107,8 @@ comment on function public.rotate_capture_token(uuid) is
 create function public.revoke_capture_token(token_id uuid) returns jsonb language sql set search_path = ''
 as 'select private.change_capture_token(token_id, true)';
 comment on function public.revoke_capture_token(uuid) is 'Ends a token for good (ADMIN).';
-create function public.capture_tokens() returns table (
-  id uuid, name text, source "LeadSource", assigned_to_id uuid, per_minute integer, created_at timestamptz,
-  rotated_at timestamptz, revoked_at timestamptz, last_used_at timestamptz
-) language sql stable set search_path = '' as 'select * from private.list_capture_tokens()';
+create function public.capture_tokens() returns setof public.capture_token
+language sql stable set search_path = '' as 'select * from private.list_capture_tokens()';
 comment on function public.capture_tokens() is 'The tokens of the organisation''s websites, never their text (ADMIN).';
 
 grant execute on function private.create_capture_token(text, "LeadSource", uuid, integer),

@@ -418,14 +418,18 @@ language sql immutable set search_path = '' as $$
 $$;
 comment on function private.containing(text) is 'The pattern of ilike for what contains these words.';
 
-create function private.admin_users(
-  search text, with_role "UserRole", suspended boolean, in_organization uuid, before_at timestamptz, before_id uuid,
-  page_size integer
-) returns table (
+create type public.admin_user as (
   id uuid, email text, name text, avatar_url text, global_role "UserRole", is_active boolean, is_suspended boolean,
   suspended_at timestamptz, suspended_until timestamptz, suspended_reason text, last_login_at timestamptz,
   created_at timestamptz, organizations bigint
-) language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan as $$
+);
+comment on type public.admin_user is 'A user as platform admins see it.';
+
+create function private.admin_users(
+  search text, with_role "UserRole", suspended boolean, in_organization uuid, before_at timestamptz, before_id uuid,
+  page_size integer
+) returns setof public.admin_user
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan as $$
 #variable_conflict use_column
 begin
   perform private.require_admin();
@@ -453,21 +457,22 @@ create function public.admin_users(
   search text default null, with_role "UserRole" default null, suspended boolean default null,
   in_organization uuid default null, before_at timestamptz default null, before_id uuid default null,
   page_size integer default 50
-) returns table (
-  id uuid, email text, name text, avatar_url text, global_role "UserRole", is_active boolean, is_suspended boolean,
-  suspended_at timestamptz, suspended_until timestamptz, suspended_reason text, last_login_at timestamptz,
-  created_at timestamptz, organizations bigint
-) language sql stable set search_path = '' as 'select * from private.admin_users($1, $2, $3, $4, $5, $6, $7)';
+) returns setof public.admin_user
+language sql stable set search_path = '' as 'select * from private.admin_users($1, $2, $3, $4, $5, $6, $7)';
 comment on function public.admin_users(text, "UserRole", boolean, uuid, timestamptz, uuid, integer) is
   'Users of the platform, for its admins: those whose e-mail or name contains the search, of a role, suspended, of an organisation.';
+
+create type public.admin_organization as (
+  id uuid, name text, slug text, subscription_tier "SubscriptionTier", subscription_status "SubscriptionStatus",
+  billing_email text, stripe_customer_id text, created_at timestamptz, members bigint, owners jsonb
+);
+comment on type public.admin_organization is 'An organisation as platform admins see it.';
 
 create function private.admin_organizations(
   search text, with_tier "SubscriptionTier", with_status "SubscriptionStatus", before_at timestamptz, before_id uuid,
   page_size integer
-) returns table (
-  id uuid, name text, slug text, subscription_tier "SubscriptionTier", subscription_status "SubscriptionStatus",
-  billing_email text, stripe_customer_id text, created_at timestamptz, members bigint, owners jsonb
-) language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan as $$
+) returns setof public.admin_organization
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan as $$
 #variable_conflict use_column
 begin
   perform private.require_admin();
@@ -494,21 +499,23 @@ create function public.admin_organizations(
   search text default null, with_tier "SubscriptionTier" default null,
   with_status "SubscriptionStatus" default null, before_at timestamptz default null,
   before_id uuid default null, page_size integer default 50
-) returns table (
-  id uuid, name text, slug text, subscription_tier "SubscriptionTier", subscription_status "SubscriptionStatus",
-  billing_email text, stripe_customer_id text, created_at timestamptz, members bigint, owners jsonb
-) language sql stable set search_path = '' as 'select * from private.admin_organizations($1, $2, $3, $4, $5, $6)';
+) returns setof public.admin_organization
+language sql stable set search_path = '' as 'select * from private.admin_organizations($1, $2, $3, $4, $5, $6)';
 comment on function public.admin_organizations(text, "SubscriptionTier", "SubscriptionStatus", timestamptz, uuid, integer) is
   'Organisations of the platform, for its admins: those whose name or slug contains the search, of a tier, in a state.';
+
+create type public.admin_subscription as (
+  id uuid, organization_id uuid, organization text, status "SubscriptionStatus", tier "SubscriptionTier",
+  billing_cycle "BillingCycle", amount_cents bigint, current_period_start timestamptz, current_period_end timestamptz,
+  cancel_at_period_end boolean, cancelled_at timestamptz, stripe_subscription_id text, created_at timestamptz
+);
+comment on type public.admin_subscription is 'A subscription as platform admins see it.';
 
 create function private.admin_subscriptions(
   with_status "SubscriptionStatus", with_tier "SubscriptionTier", with_cycle "BillingCycle", in_organization uuid,
   before_at timestamptz, before_id uuid, page_size integer
-) returns table (
-  id uuid, organization_id uuid, organization text, status "SubscriptionStatus", tier "SubscriptionTier",
-  billing_cycle "BillingCycle", amount_cents bigint, current_period_start timestamptz, current_period_end timestamptz,
-  cancel_at_period_end boolean, cancelled_at timestamptz, stripe_subscription_id text, created_at timestamptz
-) language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan as $$
+) returns setof public.admin_subscription
+language plpgsql stable security definer set search_path = '' set plan_cache_mode = force_custom_plan as $$
 #variable_conflict use_column
 begin
   perform private.require_admin();
@@ -531,11 +538,8 @@ create function public.admin_subscriptions(
   with_status "SubscriptionStatus" default null, with_tier "SubscriptionTier" default null,
   with_cycle "BillingCycle" default null, in_organization uuid default null, before_at timestamptz default null,
   before_id uuid default null, page_size integer default 50
-) returns table (
-  id uuid, organization_id uuid, organization text, status "SubscriptionStatus", tier "SubscriptionTier",
-  billing_cycle "BillingCycle", amount_cents bigint, current_period_start timestamptz, current_period_end timestamptz,
-  cancel_at_period_end boolean, cancelled_at timestamptz, stripe_subscription_id text, created_at timestamptz
-) language sql stable set search_path = '' as 'select * from private.admin_subscriptions($1, $2, $3, $4, $5, $6, $7)';
+) returns setof public.admin_subscription
+language sql stable set search_path = '' as 'select * from private.admin_subscriptions($1, $2, $3, $4, $5, $6, $7)';
 comment on function public.admin_subscriptions(
   "SubscriptionStatus", "SubscriptionTier", "BillingCycle", uuid, timestamptz, uuid, integer
 ) is 'Subscriptions of all organisations, for platform admins.';

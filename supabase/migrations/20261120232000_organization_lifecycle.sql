@@ -124,7 +124,7 @@ begin
   -- Subscriptions at Stripe are ended there: subscriptions_to_end() lists them. Others end here.
   update public.subscriptions s set status = 'CANCELLED', cancelled_at = now(), current_period_end = greatest(
     now(), s.current_period_start + interval '1 second')
-  where s.organization_id = org and s.stripe_subscription_id is null and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
+  where s.organization_id = org and s.stripe_subscription_id is null and private.is_live(s.status);
   return jsonb_build_object('organization_id', org, 'closed_at', closed.closed_at,
     'erased_after', closed.closed_at + interval '30 days');
 end $$;
@@ -174,7 +174,7 @@ language sql stable security definer set search_path = '' as $$
   select s.organization_id, s.stripe_subscription_id
   from public.subscriptions s join public.organizations o on o.id = s.organization_id
   where o.closed_at is not null and s.stripe_subscription_id is not null
-    and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
+    and private.is_live(s.status)
 $$;
 comment on function private.subscriptions_to_end() is
   'Subscriptions at Stripe of closed organisations, which are to be ended there. Until then nothing is erased.';
@@ -390,13 +390,13 @@ begin
   if exists (
     select from public.subscriptions s
     where s.organization_id = target.id and s.stripe_subscription_id is not null
-      and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
+      and private.is_live(s.status)
   ) then
     raise exception 'This organisation pays for a plan' using
       errcode = 'PT409', hint = 'Change its plan at Stripe, or cancel it there first.';
   end if;
   update public.subscriptions s set status = 'CANCELLED', cancelled_at = now()
-  where s.organization_id = target.id and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
+  where s.organization_id = target.id and private.is_live(s.status);
   insert into public.subscriptions (
     organization_id, status, tier, billing_cycle, amount_cents, current_period_start, current_period_end, ends_at,
     granted_reason
@@ -417,13 +417,13 @@ begin
   if exists (
     select from public.subscriptions s
     where s.organization_id = target.id and s.stripe_subscription_id is not null
-      and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
+      and private.is_live(s.status)
   ) then
     raise exception 'This subscription is at Stripe' using
       errcode = 'PT409', hint = 'Cancel it in the Stripe dashboard; its events end it here.';
   end if;
   update public.subscriptions s set status = 'CANCELLED', cancelled_at = now()
-  where s.organization_id = target.id and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE') and s.tier <> 'FREE'
+  where s.organization_id = target.id and private.is_live(s.status) and s.tier <> 'FREE'
   returning * into ended;
   if not found then
     raise exception 'This organisation has no plan to cancel' using errcode = 'PT409';

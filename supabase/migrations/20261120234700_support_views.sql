@@ -6,7 +6,7 @@ select o.id, o.name, o.slug, o.created_at, o.subscription_tier, o.subscription_s
   o.closed_at, s.current_period_end, s.cancel_at_period_end, members.members, members.owners, members.last_login_at
 from public.organizations o
 left join public.subscriptions s
-  on s.organization_id = o.id and s.status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
+  on s.organization_id = o.id and private.is_live(s.status)
 left join lateral (
   select count(*) as members, string_agg(u.email, ', ' order by m.joined_at) filter (where m.role = 'OWNER') as owners,
     max(u.last_login_at) as last_login_at

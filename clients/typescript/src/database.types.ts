@@ -1918,10 +1918,13 @@ isOneToOne: true
 { Args: { "token": string }; Returns: Json
                            },
 "active_alerts":
-{ Args: Record<PropertyKey, never>; Returns: {
-              "auto_hide_after": number,"category": Database["public"]['Enums']["AlertCategory"],"created_at": string,"ends_at": string,"id": string,"is_dismissible": boolean,"is_viewed": boolean,"level": Database["public"]['Enums']["AlertLevel"],"message": string,"starts_at": string,"title": string
-            }[]
-                           },
+{ Args: Record<PropertyKey, never>; Returns: Database["public"]['CompositeTypes']["active_alert"][]
+                          SetofOptions: {
+        from: "*"
+        to: "active_alert"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "add_contact":
 { Args: { "contact": Json }; Returns: Json
                            },
@@ -1966,26 +1969,35 @@ isOneToOne: true
 { Args: { "email": string,"name"?: string }; Returns: Json
                            },
 "admin_organizations":
-{ Args: { "before_at"?: string,"before_id"?: string,"page_size"?: number,"search"?: string,"with_status"?: Database["public"]['Enums']["SubscriptionStatus"],"with_tier"?: Database["public"]['Enums']["SubscriptionTier"] }; Returns: {
-              "billing_email": string,"created_at": string,"id": string,"members": number,"name": string,"owners": Json,"slug": string,"stripe_customer_id": string,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"]
-            }[]
-                           },
+{ Args: { "before_at"?: string,"before_id"?: string,"page_size"?: number,"search"?: string,"with_status"?: Database["public"]['Enums']["SubscriptionStatus"],"with_tier"?: Database["public"]['Enums']["SubscriptionTier"] }; Returns: Database["public"]['CompositeTypes']["admin_organization"][]
+                          SetofOptions: {
+        from: "*"
+        to: "admin_organization"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "admin_restore_organization":
 { Args: { "organization_id": string }; Returns: Json
                            },
 "admin_subscriptions":
-{ Args: { "before_at"?: string,"before_id"?: string,"in_organization"?: string,"page_size"?: number,"with_cycle"?: Database["public"]['Enums']["BillingCycle"],"with_status"?: Database["public"]['Enums']["SubscriptionStatus"],"with_tier"?: Database["public"]['Enums']["SubscriptionTier"] }; Returns: {
-              "amount_cents": number,"billing_cycle": Database["public"]['Enums']["BillingCycle"],"cancel_at_period_end": boolean,"cancelled_at": string,"created_at": string,"current_period_end": string,"current_period_start": string,"id": string,"organization": string,"organization_id": string,"status": Database["public"]['Enums']["SubscriptionStatus"],"stripe_subscription_id": string,"tier": Database["public"]['Enums']["SubscriptionTier"]
-            }[]
-                           },
+{ Args: { "before_at"?: string,"before_id"?: string,"in_organization"?: string,"page_size"?: number,"with_cycle"?: Database["public"]['Enums']["BillingCycle"],"with_status"?: Database["public"]['Enums']["SubscriptionStatus"],"with_tier"?: Database["public"]['Enums']["SubscriptionTier"] }; Returns: Database["public"]['CompositeTypes']["admin_subscription"][]
+                          SetofOptions: {
+        from: "*"
+        to: "admin_subscription"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "admin_suspend_organization":
 { Args: { "organization_id": string,"reason": string }; Returns: Json
                            },
 "admin_users":
-{ Args: { "before_at"?: string,"before_id"?: string,"in_organization"?: string,"page_size"?: number,"search"?: string,"suspended"?: boolean,"with_role"?: Database["public"]['Enums']["UserRole"] }; Returns: {
-              "avatar_url": string,"created_at": string,"email": string,"global_role": Database["public"]['Enums']["UserRole"],"id": string,"is_active": boolean,"is_suspended": boolean,"last_login_at": string,"name": string,"organizations": number,"suspended_at": string,"suspended_reason": string,"suspended_until": string
-            }[]
-                           },
+{ Args: { "before_at"?: string,"before_id"?: string,"in_organization"?: string,"page_size"?: number,"search"?: string,"suspended"?: boolean,"with_role"?: Database["public"]['Enums']["UserRole"] }; Returns: Database["public"]['CompositeTypes']["admin_user"][]
+                          SetofOptions: {
+        from: "*"
+        to: "admin_user"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "advance_order":
 { Args: { "order_id": string,"reason"?: string,"to_status": Database["public"]['Enums']["OrderStatus"] }; Returns: {
               "agent_config": NonNullable<Json>,
@@ -2182,10 +2194,13 @@ isOneToOne: true
         isSetofReturn: false
       } },
 "capture_tokens":
-{ Args: Record<PropertyKey, never>; Returns: {
-              "assigned_to_id": string,"created_at": string,"id": string,"last_used_at": string,"name": string,"per_minute": number,"revoked_at": string,"rotated_at": string,"source": Database["public"]['Enums']["LeadSource"]
-            }[]
-                           },
+{ Args: Record<PropertyKey, never>; Returns: Database["public"]['CompositeTypes']["capture_token"][]
+                          SetofOptions: {
+        from: "*"
+        to: "capture_token"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "clone_blueprint":
 { Args: { "blueprint_id": string }; Returns: {
               "category": Database["public"]['Enums']["ToolCategory"],
@@ -2386,10 +2401,13 @@ isOneToOne: true
         isSetofReturn: true
       } },
 "find_duplicates":
-{ Args: { "email"?: string,"except_id"?: string,"phone"?: string }; Returns: {
-              "assigned_to_id": string,"created_at": string,"email_found": string,"id": string,"kind": string,"name": string,"phone_found": string,"same": (string)[]
-            }[]
-                           },
+{ Args: { "email"?: string,"except_id"?: string,"phone"?: string }; Returns: Database["public"]['CompositeTypes']["possible_duplicate"][]
+                          SetofOptions: {
+        from: "*"
+        to: "possible_duplicate"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "follow_ups_due":
 { Args: { "assigned_to"?: string,"until"?: string }; Returns: {
               "assigned_to_id": string,"due_at": string,"id": string,"kind": string,"reason": string,"title": string
@@ -2409,15 +2427,21 @@ isOneToOne: true
 { Args: { "organization": string,"reason": string,"tier": Database["public"]['Enums']["SubscriptionTier"],"until": string }; Returns: string
                            },
 "job_overview":
-{ Args: Record<PropertyKey, never>; Returns: {
-              "description": string,"due_at": string,"is_overdue": boolean,"is_running": boolean,"last_done_at": string,"last_error": string,"last_outcome": string,"last_result": Json,"last_run_at": string,"name": string,"schedule": string
-            }[]
-                           },
+{ Args: Record<PropertyKey, never>; Returns: Database["public"]['CompositeTypes']["job_state"][]
+                          SetofOptions: {
+        from: "*"
+        to: "job_state"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "job_runs":
-{ Args: { "before"?: string,"before_id"?: string,"job"?: string,"page_size"?: number }; Returns: {
-              "error": string,"finished_at": string,"id": string,"job_name": string,"outcome": string,"result": Json,"started_at": string
-            }[]
-                           },
+{ Args: { "before"?: string,"before_id"?: string,"job"?: string,"page_size"?: number }; Returns: Database["public"]['CompositeTypes']["job_run"][]
+                          SetofOptions: {
+        from: "*"
+        to: "job_run"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "leave_organization":
 { Args: Record<PropertyKey, never>; Returns: Json
                            },
@@ -2562,10 +2586,13 @@ isOneToOne: true
         isSetofReturn: false
       } },
 "my_organizations":
-{ Args: Record<PropertyKey, never>; Returns: {
-              "id": string,"is_current": boolean,"name": string,"role": Database["public"]['Enums']["OrgRole"],"slug": string,"subscription_tier": Database["public"]['Enums']["SubscriptionTier"]
-            }[]
-                           },
+{ Args: Record<PropertyKey, never>; Returns: Database["public"]['CompositeTypes']["my_organization"][]
+                          SetofOptions: {
+        from: "*"
+        to: "my_organization"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "my_quick_actions":
 { Args: Record<PropertyKey, never>; Returns: {
               "action_type": Database["public"]['Enums']["ActionType"],
@@ -2625,10 +2652,13 @@ isOneToOne: true
 { Args: { "action_url"?: string,"entity_id"?: string,"entity_type"?: string,"message": string,"organization_id": string,"recipients"?: (string)[],"title": string,"type": Database["public"]['Enums']["NotificationType"] }; Returns: number
                            },
 "order_moves":
-{ Args: { "order_id": string }; Returns: {
-              "needs_reason": boolean,"to_status": Database["public"]['Enums']["OrderStatus"]
-            }[]
-                           },
+{ Args: { "order_id": string }; Returns: Database["public"]['CompositeTypes']["order_move"][]
+                          SetofOptions: {
+        from: "*"
+        to: "order_move"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "order_quota":
 { Args: Record<PropertyKey, never>; Returns: Record<string, unknown>
                            },
@@ -2736,10 +2766,13 @@ isOneToOne: true
 { Args: { "action_id": string }; Returns: Json
                            },
 "search_crm":
-{ Args: { "most"?: number,"query": string }; Returns: {
-              "detail": string,"id": string,"kind": string,"likeness": number,"status": string,"title": string
-            }[]
-                           },
+{ Args: { "most"?: number,"query": string }; Returns: Database["public"]['CompositeTypes']["search_result"][]
+                          SetofOptions: {
+        from: "*"
+        to: "search_result"
+        isOneToOne: false
+        isSetofReturn: true
+      } },
 "search_templates":
 { Args: { "after"?: string,"category"?: Database["public"]['Enums']["AgentCategory"],"page_size"?: number,"query"?: string,"tags"?: (string)[] }; Returns: {
               "avatar": string | null,
@@ -2973,7 +3006,29 @@ isOneToOne: true
             "ActionType": "NAVIGATION"|"API_CALL"|"MODAL_FORM"|"EXTERNAL_LINK"|"WORKFLOW_TRIGGER","ActivitySeverity": "INFO"|"SUCCESS"|"WARNING"|"ERROR"|"CRITICAL","ActivityType": "CALL"|"EMAIL"|"MEETING"|"TASK"|"NOTE"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP","AdminAction": "USER_CREATE"|"USER_UPDATE"|"USER_SUSPEND"|"USER_DELETE"|"USER_IMPERSONATE"|"ORG_CREATE"|"ORG_UPDATE"|"ORG_SUSPEND"|"ORG_DELETE"|"SUBSCRIPTION_CREATE"|"SUBSCRIPTION_UPDATE"|"SUBSCRIPTION_CANCEL"|"FEATURE_FLAG_UPDATE"|"SYSTEM_CONFIG_UPDATE"|"DATA_EXPORT"|"BULK_ACTION","AgentCategory": "SALES"|"SUPPORT"|"ANALYSIS"|"CONTENT"|"AUTOMATION"|"RESEARCH","AlertCategory": "SYSTEM"|"MAINTENANCE"|"FEATURE"|"SECURITY"|"BILLING"|"MARKETING","AlertLevel": "INFO"|"WARNING"|"ERROR"|"SUCCESS","AppointmentStatus": "SCHEDULED"|"CONFIRMED"|"COMPLETED"|"CANCELLED"|"NO_SHOW","AppointmentType": "MEETING"|"CALL"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP"|"OTHER","BillingCycle": "MONTHLY"|"YEARLY","CheckoutStatus": "OPEN"|"PAID"|"EXPIRED","ComplexityLevel": "SIMPLE"|"MODERATE"|"COMPLEX"|"ENTERPRISE","ContactStatus": "ACTIVE"|"INACTIVE"|"DO_NOT_CONTACT","ContactType": "PROSPECT"|"CLIENT"|"PAST_CLIENT"|"PARTNER"|"VENDOR","ContentStatus": "DRAFT"|"PUBLISHED"|"ARCHIVED","ContentType": "PAGE"|"BLOG_POST"|"DOCUMENTATION"|"TEMPLATE","CustomerSource": "WEBSITE"|"REFERRAL"|"SOCIAL"|"EMAIL"|"OTHER","CustomerStatus": "LEAD"|"PROSPECT"|"ACTIVE"|"CHURNED","DashboardActivityType": "USER_ACTION"|"SYSTEM_EVENT"|"WORKFLOW_UPDATE"|"DATA_CHANGE"|"SECURITY_EVENT"|"INTEGRATION_EVENT","DashboardTheme": "LIGHT"|"DARK"|"AUTO","DealStage": "LEAD"|"QUALIFIED"|"PROPOSAL"|"NEGOTIATION"|"CLOSING"|"CLOSED_WON"|"CLOSED_LOST","DealStatus": "ACTIVE"|"WON"|"LOST"|"ABANDONED","EmailDelivery": "NOW"|"DIGEST"|"OFF","EmailStatus": "QUEUED"|"HELD"|"SENDING"|"SENT"|"UNCERTAIN"|"FAILED"|"CANCELLED","Environment": "DEVELOPMENT"|"STAGING"|"PRODUCTION","InvoiceStatus": "DRAFT"|"OPEN"|"PAID"|"VOID"|"UNCOLLECTIBLE","LayoutDensity": "COMPACT"|"NORMAL"|"SPACIOUS","LeadScore": "HOT"|"WARM"|"COLD","LeadSource": "WEBSITE"|"REFERRAL"|"GOOGLE_ADS"|"SOCIAL_MEDIA"|"COLD_CALL"|"EMAIL_CAMPAIGN"|"EVENT"|"PARTNER"|"OTHER","LeadStatus": "NEW_LEAD"|"IN_CONTACT"|"QUALIFIED"|"UNQUALIFIED"|"CONVERTED"|"LOST","ListingStatus": "ACTIVE"|"PENDING"|"SOLD"|"EXPIRED"|"WITHDRAWN"|"CONTINGENT","LogLevel": "DEBUG"|"INFO"|"WARN"|"ERROR","MetricCategory": "FINANCIAL"|"OPERATIONAL"|"MARKETING"|"SALES"|"PRODUCTIVITY"|"SYSTEM"|"CUSTOM","NotificationType": "INFO"|"SUCCESS"|"WARNING"|"ERROR","OrderPriority": "LOW"|"NORMAL"|"HIGH"|"URGENT","OrderStatus": "DRAFT"|"SUBMITTED"|"IN_REVIEW"|"APPROVED"|"IN_PROGRESS"|"TESTING"|"COMPLETED"|"DELIVERED"|"CANCELLED"|"REJECTED","OrgRole": "OWNER"|"ADMIN"|"MEMBER"|"VIEWER","PaymentStatus": "PENDING"|"PROCESSING"|"SUCCEEDED"|"FAILED"|"CANCELLED"|"REQUIRES_ACTION","Priority": "LOW"|"MEDIUM"|"HIGH"|"CRITICAL","ProjectStatus": "PLANNING"|"ACTIVE"|"ON_HOLD"|"COMPLETED"|"CANCELLED","PropertyType": "RESIDENTIAL"|"COMMERCIAL"|"LAND"|"MULTI_FAMILY"|"CONDO"|"TOWNHOUSE"|"LUXURY","Recurrence": "DAILY"|"WEEKDAYS"|"WEEKLY"|"MONTHLY"|"QUARTERLY"|"YEARLY","RefundReason": "REPLACED"|"ENDED"|"UNCLAIMED"|"MISMATCH"|"DUPLICATE"|"REQUESTED","RefundStatus": "TO_DECIDE"|"DUE"|"ISSUING"|"REFUNDED"|"FAILED"|"WITHDRAWN","ResourceType": "AI_TOKENS"|"API_CALLS"|"STORAGE"|"SEATS","ShowcaseCategory": "AI_AGENT"|"AUTOMATION_TOOL"|"INTEGRATION"|"WORKFLOW"|"CUSTOM_SOLUTION","StripeEventStatus": "RECEIVED"|"APPLIED"|"IGNORED"|"PARKED"|"QUARANTINED","StripeTaskKind": "CANCEL_SUBSCRIPTION"|"CANCEL_AT_PERIOD_END"|"EXTEND_TRIAL"|"UPDATE_CUSTOMER","SubscriptionStatus": "TRIAL"|"ACTIVE"|"PAST_DUE"|"INACTIVE"|"CANCELLED","SubscriptionTier": "FREE"|"STARTER"|"GROWTH"|"ELITE"|"ENTERPRISE","TaskStatus": "TODO"|"IN_PROGRESS"|"REVIEW"|"DONE"|"CANCELLED","ToolCategory": "AUTOMATION"|"ANALYTICS"|"INTEGRATION"|"UI"|"API"|"WORKFLOW","UserRole": "SUPER_ADMIN"|"ADMIN"|"MODERATOR"|"USER","WidgetType": "KPI_CARD"|"CHART"|"TABLE"|"ACTIVITY_FEED"|"QUICK_ACTIONS"|"MODULE_SHORTCUTS"|"PROGRESS_TRACKER"|"NOTIFICATION_PANEL"|"CALENDAR"|"WEATHER"
           }
           CompositeTypes: {
-            [_ in never]: never
+            "active_alert": {
+                        "id": string | null,"title": string | null,"message": string | null,"level": Database["public"]['Enums']["AlertLevel"] | null,"category": Database["public"]['Enums']["AlertCategory"] | null,"is_dismissible": boolean | null,"auto_hide_after": number | null,"starts_at": string | null,"ends_at": string | null,"created_at": string | null,"is_viewed": boolean | null
+                      },"admin_organization": {
+                        "id": string | null,"name": string | null,"slug": string | null,"subscription_tier": Database["public"]['Enums']["SubscriptionTier"] | null,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"] | null,"billing_email": string | null,"stripe_customer_id": string | null,"created_at": string | null,"members": number | null,"owners": Json | null
+                      },"admin_subscription": {
+                        "id": string | null,"organization_id": string | null,"organization": string | null,"status": Database["public"]['Enums']["SubscriptionStatus"] | null,"tier": Database["public"]['Enums']["SubscriptionTier"] | null,"billing_cycle": Database["public"]['Enums']["BillingCycle"] | null,"amount_cents": number | null,"current_period_start": string | null,"current_period_end": string | null,"cancel_at_period_end": boolean | null,"cancelled_at": string | null,"stripe_subscription_id": string | null,"created_at": string | null
+                      },"admin_user": {
+                        "id": string | null,"email": string | null,"name": string | null,"avatar_url": string | null,"global_role": Database["public"]['Enums']["UserRole"] | null,"is_active": boolean | null,"is_suspended": boolean | null,"suspended_at": string | null,"suspended_until": string | null,"suspended_reason": string | null,"last_login_at": string | null,"created_at": string | null,"organizations": number | null
+                      },"capture_token": {
+                        "id": string | null,"name": string | null,"source": Database["public"]['Enums']["LeadSource"] | null,"assigned_to_id": string | null,"per_minute": number | null,"created_at": string | null,"rotated_at": string | null,"revoked_at": string | null,"last_used_at": string | null
+                      },"job_run": {
+                        "id": string | null,"job_name": string | null,"outcome": string | null,"result": Json | null,"error": string | null,"started_at": string | null,"finished_at": string | null
+                      },"job_state": {
+                        "name": string | null,"description": string | null,"schedule": string | null,"is_running": boolean | null,"last_run_at": string | null,"last_outcome": string | null,"last_result": Json | null,"last_error": string | null,"last_done_at": string | null,"due_at": string | null,"is_overdue": boolean | null
+                      },"my_organization": {
+                        "id": string | null,"name": string | null,"slug": string | null,"role": Database["public"]['Enums']["OrgRole"] | null,"subscription_tier": Database["public"]['Enums']["SubscriptionTier"] | null,"is_current": boolean | null
+                      },"order_move": {
+                        "to_status": Database["public"]['Enums']["OrderStatus"] | null,"needs_reason": boolean | null
+                      },"possible_duplicate": {
+                        "kind": string | null,"id": string | null,"name": string | null,"email_found": string | null,"phone_found": string | null,"same": (string)[] | null,"assigned_to_id": string | null,"created_at": string | null
+                      },"search_result": {
+                        "kind": string | null,"id": string | null,"title": string | null,"detail": string | null,"status": string | null,"likeness": number | null
+                      }
           }
         }
 }
