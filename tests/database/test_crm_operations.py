@@ -84,8 +84,8 @@ def test_attack_search_another_tenant_one_guard_at_a_time(database: Database) ->
         turn(cursor, None)
         careless = "select 'lead'::text, id, name, null::text, null::text, 1::real from public.leads"
         cursor.execute(
-            "create or replace function private.search_crm(query text, most integer) returns table (kind text, id uuid,"
-            " title text, detail text, status text, likeness real) language sql stable security definer rows 20"
+            "create or replace function private.search_crm(query text, most integer)"
+            " returns setof public.search_result language sql stable security definer rows 20"
             f" as $$ {careless} $$"
         )
         turn(cursor, "owner")
