@@ -33,7 +33,7 @@ class Payment(Session):
     "publishable",
     errors={
         404: "There is no such session for this caller.",
-        409: "The session is not at its payment, or its payment was cancelled.",
+        409: "The session is not at the payment step, or its payment was cancelled.",
         410: "The session has expired.",
         503: "Stripe is unavailable or not configured; retrying loses nothing.",
     },

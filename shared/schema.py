@@ -17,7 +17,7 @@ class ActionType(StrEnum):
 
 
 class ActivitySeverity(StrEnum):
-    """How much attention a feed entry wants."""
+    """Severity of a feed entry."""
 
     INFO = "INFO"
     SUCCESS = "SUCCESS"
@@ -191,8 +191,8 @@ class PropertyType(StrEnum):
 
 
 class RefundStatus(StrEnum):
-    """TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: Stripe is being asked.
-    FAILED: Stripe refused, error says why. WITHDRAWN: the money is kept, for what was given after all.
+    """TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: the job is calling Stripe.
+    FAILED: Stripe refused; see error. WITHDRAWN: not refunded, because the customer got what they paid for.
     """
 
     TO_DECIDE = "TO_DECIDE"
@@ -226,7 +226,7 @@ class SubscriptionStatus(StrEnum):
 
 
 class SubscriptionTier(StrEnum):
-    """What an organisation has bought; limits stand in plans."""
+    """What an organisation has bought; plans has the limits of each tier."""
 
     FREE = "FREE"
     STARTER = "STARTER"
@@ -269,12 +269,12 @@ JOBS = {
     "reconcile_stripe": "Apply events that were never delivered, and fetch what is in doubt.",
     "redact_stripe_events": "Delete the payload of old events of Stripe.",
     "refresh_dashboard_metrics": "Count stale metrics again.",
-    "refresh_platform_metrics": "Count how the platform does today.",
+    "refresh_platform_metrics": "Count the platform metrics of today.",
     "report_matching_listings": "Report new listings to the members whose buyers they suit.",
     "roll_up_alert_counts": "Add views and dismissals to their alerts.",
     "roll_up_tallies": "Add uses, views and likes that were left behind.",
     "settle_onboarding_payments": "Cancel unfinished payments, fetch long ones, issue refunds, and make the changes due at Stripe.",
-    "sync_attachments": "Bring files and their rows into step.",
-    "sync_auth": "Tell the auth service who is suspended or deleted, as far as it does not know yet.",
+    "sync_attachments": "Sync files and their rows.",
+    "sync_auth": "Sync suspensions and deletions of users with Supabase Auth.",
     "update_billing": "End granted plans, and notify owners of trials, renewals and cards that end.",
 }

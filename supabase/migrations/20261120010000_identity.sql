@@ -1,7 +1,8 @@
 -- Identity and tenancy: who calls, in which organisation, and what that lets them do. Every later chapter builds on
 -- private.current_user_org().
 
--- Closed by default: nothing made by a later statement is open to anybody until a grant beside it says so.
+-- Closed by default: nothing is open to a role until a grant names it. A public function that only forwards to a
+-- private one exists because SECURITY DEFINER functions must not be in an exposed schema, and `public` is exposed.
 alter default privileges in schema public revoke all on tables from anon, authenticated, service_role;
 alter default privileges in schema public revoke all on sequences from anon, authenticated, service_role;
 alter default privileges in schema public revoke all on functions from anon, authenticated, service_role;
@@ -21,12 +22,12 @@ comment on type "UserRole" is 'Role on the whole platform; ADMIN and SUPER_ADMIN
 create type "OrgRole" as enum ('OWNER', 'ADMIN', 'MEMBER', 'VIEWER');
 comment on type "OrgRole" is 'Role in one organisation, strongest first.';
 create type "SubscriptionTier" as enum ('FREE', 'STARTER', 'GROWTH', 'ELITE', 'ENTERPRISE');
-comment on type "SubscriptionTier" is 'What an organisation has bought; limits stand in plans.';
+comment on type "SubscriptionTier" is 'What an organisation has bought; plans has the limits of each tier.';
 create type "SubscriptionStatus" as enum ('TRIAL', 'ACTIVE', 'PAST_DUE', 'INACTIVE', 'CANCELLED');
 comment on type "SubscriptionStatus" is 'State of what an organisation has bought.';
 
 -- Tables --------------------------------------------------------------------------------------------------------------
--- Checks are named as sentences: the name is what a client is shown when one fails.
+-- Checks are named as sentences: a client sees the name when the check fails.
 
 create table public.users (
   id uuid primary key references auth.users (id) on delete cascade,
@@ -50,8 +51,9 @@ create table public.users (
 );
 comment on table public.users is 'Everyone who can sign in; kept in step with auth.users.';
 comment on column public.users.global_role is 'Role on the platform, not in an organisation.';
-comment on column public.users.is_active is 'False: the account may do nothing.';
-comment on column public.users.deleted_at is 'Set: nothing personal is left, only an id that business records point to.';
+comment on column public.users.is_active is 'False: every request of the account is refused.';
+comment on column public.users.deleted_at is
+  'When the account was deleted: its personal data is gone; its id stays, because business records refer to it.';
 comment on column public.users.current_organization_id is
   'Chosen by set_current_organization(); counts in new access tokens while the user is a member there.';
 comment on column public.users.suspended_until is 'Null while suspended: until reactivated by hand.';
@@ -83,12 +85,12 @@ create table public.organizations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.organizations is 'A tenant. Everything a customer owns hangs on one.';
+comment on table public.organizations is 'A tenant. Every business row belongs to one organisation.';
 comment on column public.organizations.suspended_at is
-  'Set by a platform admin: members read and owners pay, nothing else is written.';
+  'When a platform admin suspended it: members can read and owners can pay; other writes are refused.';
 comment on column public.organizations.suspended_reason is 'Why; shown to the members.';
 comment on column public.organizations.closed_at is
-  'Set by close_organization(): members read; reopened within 30 days, else erased.';
+  'When it was closed: members can only read. It can be reopened for 30 days and is then erased.';
 comment on column public.organizations.closed_by is 'Who closed it.';
 comment on column public.organizations.subscription_tier is 'Follows the live subscription; never written by clients.';
 create index organizations_created_at_idx on public.organizations (created_at desc);
@@ -105,8 +107,9 @@ create table public.organization_members (
   is_read_only boolean not null default false,
   primary key (user_id, organization_id)
 );
-comment on table public.organization_members is 'Who belongs to which organisation, as what.';
-comment on column public.organization_members.permissions is 'Extra permissions; widgets and metrics ask for them.';
+comment on table public.organization_members is 'Members of organisations and their roles.';
+comment on column public.organization_members.permissions is
+  'Extra permissions, which widgets and metrics may require.';
 comment on column public.organization_members.blocked_until is
   'Set while the user is suspended or inactive (infinity: until reactivated); follows users.';
 comment on column public.organization_members.is_read_only is
@@ -135,8 +138,8 @@ create index organization_invitations_invited_by_idx on public.organization_invi
 create unique index organization_invitations_open_idx
   on public.organization_invitations (organization_id, lower(email)) where accepted_at is null;
 
--- The id is the session_id of the token, which the auth service does not know as a session of its own: it neither renews
--- such a token nor lets it change the account.
+-- The id is the session_id of the token. Supabase Auth has no such session, so it neither refreshes the token nor
+-- accepts it for changes of the account.
 create table private.impersonations (
   id uuid primary key default gen_random_uuid(),
   admin_id uuid not null references public.users (id) on delete cascade,
@@ -149,16 +152,17 @@ create table private.impersonations (
     check (expires_at > started_at and expires_at <= started_at + interval '15 minutes'),
   constraint "nobody impersonates themselves" check (admin_id <> user_id)
 );
-comment on table private.impersonations is 'Who acted as whom, why and until when. A token with `act` is worth its row here.';
-comment on column private.impersonations.ended_at is 'Set when it is ended before its time; its token is worth nothing since.';
+comment on table private.impersonations is
+  'Who acted as whom, why and until when. A token with `act` is valid only while its row here is.';
+comment on column private.impersonations.ended_at is 'When it was ended early; its token has been invalid since then.';
 create index impersonations_admin_idx on private.impersonations (admin_id, started_at desc);
 create index impersonations_user_idx on private.impersonations (user_id, started_at desc);
 
--- What a client of the data API asks for is known when its statement is planned. The functions below have this one as the
--- default of an argument; being declared immutable, it runs once for each table while a statement is planned, not when it
--- is executed. It refuses what private.check_request() cannot see: an EXPLAIN for an estimated count (of two headers
--- Prefer, PostgREST follows the first and shows the function the last), and a table embedded in itself over and over,
--- whose rows multiply with each level. Statements that are not from the data API have no request.method.
+-- check_statement() runs while a statement of the data API is planned: it is the default of an argument of the
+-- functions below, and because it is declared immutable, the planner evaluates it once per table reference. It refuses
+-- what private.check_request() cannot see: an EXPLAIN for an estimated count (of two Prefer headers, PostgREST follows
+-- the first and passes on the last), and a table embedded in itself repeatedly, whose rows multiply with each level.
+-- Statements that are not from the data API have no request.method.
 create function private.check_statement() returns boolean
 language plpgsql immutable set search_path = '' as $$
 declare
@@ -169,7 +173,7 @@ begin
     return true;
   end if;
   statement := current_query();
-  -- Without the values of filters, which may say anything.
+  -- Without the values of filters, which are any text.
   if statement ilike '%explain%' and regexp_replace(statement, '''[^'']*''', '', 'g') ~* '(^|;)\s*explain\y' then
     raise exception 'Estimated counts are not available' using
       errcode = 'PT400', hint = 'Send Prefer: count=exact, or leave the count out.';
@@ -203,22 +207,24 @@ begin
     where i.id = (claims ->> 'session_id')::uuid and i.user_id = (claims ->> 'sub')::uuid
       and i.admin_id = (claims #>> '{act,sub}')::uuid and i.ended_at is null and i.expires_at > now()
       and a.global_role = 'SUPER_ADMIN' and a.is_active and (a.suspended_at is null or a.suspended_until <= now())
-      -- Whoever became an admin meanwhile is not impersonated any more.
+      -- A user who has become an admin can no longer be impersonated.
       and u.global_role not in ('ADMIN', 'SUPER_ADMIN')
   );
 end $$;
 comment on function private.impersonation_holds(jsonb) is
-  'Whether the impersonation that a token with `act` speaks of is going on: neither ended nor expired, by an admin who still may.';
+  'Whether the impersonation of a token with `act` is active: neither ended nor expired, and its admin may still '
+  'impersonate.';
 
 create function private.refuse_impersonation() returns void
 language plpgsql stable set search_path = '' as $$
 begin
   if auth.jwt() ? 'act' then
-    raise exception 'This is not possible by impersonation' using
-      errcode = '42501', hint = 'The user signs in and does it, or grants you access of your own.';
+    raise exception 'This is not allowed during an impersonation' using
+      errcode = '42501', hint = 'Ask the user to do it, or to invite you as a member.';
   end if;
 end $$;
-comment on function private.refuse_impersonation() is '42501 for a caller who acts as somebody else: money and access are the user''s own.';
+comment on function private.refuse_impersonation() is
+  '42501 during an impersonation: only the user decides about money and access.';
 
 create function private.current_user_id(planned boolean default private.check_statement()) returns uuid
 language plpgsql stable security definer set search_path = '' as $$
@@ -250,8 +256,8 @@ begin
 end $$;
 comment on function private.requested_org() is 'The organisation the request names: header x-org-id, else the token.';
 
--- Every table of every statement asks this once, so it is short: the token is read once, one lookup finds the role and
--- whether the user is suspended, and what a request names is looked at closely only where it cannot be an id.
+-- This runs once per table reference of every statement, so it is kept cheap: it reads the token once, finds the role
+-- and a suspension with one lookup, and examines the organisation that a request names only if it is not an id.
 create function private.current_user_org(
   minimum_role "OrgRole" default 'VIEWER', reading boolean default false, planned boolean default private.check_statement()
 ) returns uuid
@@ -291,7 +297,8 @@ begin
       return named::uuid;
     end if;
   end if;
-  -- The role decides after the organisation is chosen: a weak role in one never falls through to another.
+  -- The organisation is chosen first, then the role is compared: a role that is too low never selects another
+  -- organisation.
   if read_only and minimum_role <> 'VIEWER' and not reading then
     return null;
   end if;
@@ -343,8 +350,8 @@ create function private.request_header(name text) returns text language sql stab
 $$;
 comment on function private.request_header(text) is 'A header of the request (name in lower case), or null.';
 
--- Hosted, Cloudflare writes the first of these over whatever a client sent. In the chain of proxies only the last entry
--- is ours; those before it are the client's word.
+-- On hosted projects Cloudflare overwrites the first of these headers. In X-Forwarded-For only the last entry comes
+-- from our proxy; the client may have sent the others.
 create function private.client_ip(headers jsonb default nullif(current_setting('request.headers', true), '')::jsonb)
 returns text language plpgsql stable set search_path = '' as $$
 begin
@@ -367,7 +374,8 @@ exception when invalid_text_representation then
   return null;
 end $$;
 comment on function private.client_network() is
-  'What rate limits count by: the IPv4 address, or the /64 of an IPv6 address, of which one client has all. Null without.';
+  'The network that rate limits count by: the IPv4 address, or the /64 of an IPv6 address, all of which one client '
+  'may use. Null if the address is unknown.';
 
 grant execute on function private.check_statement(), private.refuse_impersonation(), private.current_user_id(boolean),
   private.requested_org(), private.current_user_org("OrgRole", boolean, boolean), private.is_admin(boolean),
@@ -435,7 +443,8 @@ language sql immutable set search_path = '' as $$
     when who.suspended_at is not null then coalesce(who.suspended_until, 'infinity')
   end::timestamptz
 $$;
-comment on function private.blocked_until(public.users) is 'Until when this user may do nothing; null if they may.';
+comment on function private.blocked_until(public.users) is
+  'Until when a user is suspended or inactive (infinity: without end); null if they are active.';
 
 create function private.block_memberships() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -444,14 +453,14 @@ begin
   where m.user_id = new.id and m.blocked_until is distinct from private.blocked_until(new);
   return null;
 end $$;
-comment on function private.block_memberships() is 'Tells every membership that its user is suspended, or no longer.';
+comment on function private.block_memberships() is 'Copies the suspension of a user to all their memberships.';
 create trigger block_memberships after update of is_active, suspended_at, suspended_until on public.users
   for each row execute function private.block_memberships();
 
 create function private.block_membership() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  -- The lock makes a suspension wait that is under way, or sees what it did.
+  -- The lock waits for a concurrent suspension, so this row sees its result.
   select private.blocked_until(u) into new.blocked_until from public.users u where u.id = new.user_id for share;
   select o.suspended_at is not null or o.closed_at is not null into new.is_read_only
   from public.organizations o where o.id = new.organization_id for share;
@@ -483,21 +492,21 @@ begin
   return null;
 end $$;
 comment on function private.end_impersonations() is
-  'Suspending or promoting either side of an impersonation ends it for good: it does not go on when that is undone.';
+  'Suspending or promoting the admin or the user of an impersonation ends it for good, even if that change is undone.';
 create trigger end_impersonations after update of is_active, suspended_at, suspended_until, global_role on public.users
   for each row execute function private.end_impersonations();
 
--- An organisation always has an owner who is able to act; a suspended owner counts only where the one who goes is
--- suspended too. Both of two owners who leave at once update the organisation's row, so the second one waits for the
--- first and sees what it did. When the organisation itself is deleted, its row is already gone.
+-- An organisation always keeps an owner who is not suspended; a suspended owner counts only if the one who leaves is
+-- suspended too. Two owners who leave at the same time both update the organisation's row, so the second waits for the
+-- first and sees the result. When the organisation itself is deleted, its row is already gone.
 create function private.keep_an_owner() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   if old.role <> 'OWNER' or (tg_op = 'UPDATE' and new.role = 'OWNER') then
     return null;
   end if;
-  -- Written, not only locked: only so does a transaction with an older snapshot notice.
-  -- A closed organisation needs no owner: it is erased, or reopened by a platform admin.
+  -- An update, not only a lock: only an update makes a transaction with an older snapshot fail. A closed organisation
+  -- needs no owner: it is erased, or reopened by a platform admin.
   update public.organizations o set updated_at = now() where o.id = old.organization_id and o.closed_at is null;
   if found and not exists (
     select from public.organization_members m
@@ -513,7 +522,7 @@ comment on function private.keep_an_owner() is 'Refuses to remove or demote the 
 create trigger keep_an_owner after update of role or delete on public.organization_members
   for each row execute function private.keep_an_owner();
 
--- row_security_active(): the rule is for those whom policies bind, not for our own definer functions.
+-- row_security_active(): the rule binds callers under policies, not our own definer functions.
 create function private.guard_membership() returns trigger language plpgsql set search_path = '' as $$
 declare
   mine public."OrgRole";
@@ -538,7 +547,8 @@ begin
   end if;
   return coalesce(new, old);
 end $$;
-comment on function private.guard_membership() is 'No one grants a role above their own or touches those above them.';
+comment on function private.guard_membership() is
+  'Nobody grants a role above their own or changes a member above them.';
 create trigger guard_membership before update or delete on public.organization_members
   for each row execute function private.guard_membership();
 
@@ -553,7 +563,7 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.guard_organization() is 'Billing belongs to owners.';
+comment on function private.guard_organization() is 'Only owners change the billing address.';
 create trigger guard_organization before update on public.organizations
   for each row execute function private.guard_organization();
 
@@ -584,7 +594,7 @@ create policy "people see themselves and their organisation" on public.users for
   using (id = any ((select private.visible_users())::uuid[]));
 create policy "people change themselves" on public.users for update to authenticated
   using (id = (select private.current_user_id())) with check (id = (select private.current_user_id()));
--- Not for colleagues: the role on the platform, suspensions and sign-ins. my_account() shows a person their own.
+-- Colleagues do not see the platform role, suspensions and sign-ins; my_account() shows a user their own.
 grant select (id, email, name, avatar_url, is_active, deleted_at, created_at, updated_at), update (name, avatar_url)
   on public.users to authenticated;
 grant all on public.users to service_role;
@@ -651,7 +661,8 @@ comment on function private.my_account() is 'See public.my_account().';
 
 create function public.my_account() returns public.users
 language sql stable set search_path = '' as 'select * from private.my_account()';
-comment on function public.my_account() is 'The caller''s own account with all its columns; of colleagues, users shows fewer.';
+comment on function public.my_account() is
+  'The caller''s own account with all its columns; users shows fewer columns of colleagues.';
 
 create function public.create_invitation(email text, role "OrgRole" default 'MEMBER') returns jsonb
 language plpgsql set search_path = '' as $$
@@ -661,7 +672,7 @@ declare
   made public.organization_invitations;
 begin
   if org is null then
-    raise exception 'Only admins invite' using errcode = '42501', hint = 'Ask an owner or admin of the organisation.';
+    raise exception 'Only admins can invite' using errcode = '42501', hint = 'Ask an owner or admin of the organisation.';
   end if;
   insert into public.organization_invitations (organization_id, email, role, token_hash)
   values (org, create_invitation.email, create_invitation.role, encode(sha256(convert_to(token, 'UTF8')), 'hex'))
@@ -684,7 +695,7 @@ declare
   seats bigint;
 begin
   select u.* into me from public.users u where u.id = private.current_user_id();
-  -- The row lock lets one of several simultaneous attempts through; the others then read what it did.
+  -- The row lock serializes simultaneous attempts: the later ones see the result of the first.
   select i.* into invitation from public.organization_invitations i
   where i.token_hash = encode(sha256(convert_to(token, 'UTF8')), 'hex') for update;
   if me.id is null or invitation.id is null or lower(me.email) <> lower(invitation.email) then
@@ -699,9 +710,9 @@ begin
     and (m.blocked_until is null or m.blocked_until <= now());
   if invitation.expires_at <= now() or inviter is null or inviter > 'ADMIN' or invitation.role < inviter then
     raise exception 'This invitation is no longer valid' using
-      errcode = 'PT410', detail = 'It expired, or who sent it may not invite any more.', hint = 'Ask for a new one.';
+      errcode = 'PT410', detail = 'It expired, or its sender may no longer invite.', hint = 'Ask for a new one.';
   end if;
-  -- Seats are counted under the organisation's row lock: at the limit, two acceptances cannot both fit.
+  -- Seats are counted under the organisation's row lock: at the limit, only one of two acceptances succeeds.
   perform from public.organizations o where o.id = invitation.organization_id for update;
   seats := private.plan_limit(invitation.organization_id, 'members');
   if seats <= (select count(*) from public.organization_members m where m.organization_id = invitation.organization_id) then
@@ -748,8 +759,8 @@ comment on function private.set_current_organization(uuid) is 'Does the work of 
 create function public.set_current_organization(organization_id uuid) returns jsonb
 language sql set search_path = '' as 'select private.set_current_organization(organization_id)';
 comment on function public.set_current_organization(uuid) is
-  'Makes this the caller''s organisation from the next access token on: refresh the session after it. Realtime and Storage '
-  'follow the token; the header x-org-id still wins for one request.';
+  'Makes this the caller''s organisation from the next access token on: refresh the session afterwards. Realtime and '
+  'Storage follow the token; the header x-org-id takes precedence for one request.';
 grant execute on function private.set_current_organization(uuid), public.set_current_organization(uuid)
   to authenticated, service_role;
 

@@ -3,10 +3,10 @@
 
 -- Documents -----------------------------------------------------------------------------------------------------------
 
--- A number such as 1e131071 takes ten bytes stored and 131,072 characters written, so a document is not written out
--- before its numbers are bounded; one of a few hundred bytes holds too few of them to matter. Without sixteen digits in a
--- row there is no number out of bounds: that spares most documents the slow look at every number. Stored, a document
--- takes at least a seventh and at most eight times as many bytes as written.
+-- A number such as 1e131071 takes ten bytes stored and 131,072 characters as text, so numbers are bounded before a
+-- document is converted to text; a document of a few hundred bytes holds too few of them to matter. A text without
+-- sixteen digits in a row has no number out of bounds, which spares most documents the slow check of every number. A
+-- stored document takes at least a seventh and at most eight times its size as text.
 create function private.check_json(field text, document jsonb, most integer default 65536) returns boolean
 language plpgsql immutable strict set search_path = '' as $$
 declare

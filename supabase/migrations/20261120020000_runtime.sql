@@ -31,7 +31,7 @@ begin
   end if;
 end $$;
 comment on function private.refuse_suspended() is
-  'PT403 if the caller has an account that may do nothing at present, PT401 if their impersonation has ended.';
+  'PT403 if the caller is suspended or inactive, PT401 if their impersonation has ended.';
 
 create function private.require_org(minimum_role "OrgRole", reading boolean default false) returns uuid
 language plpgsql stable set search_path = '' as $$
@@ -43,7 +43,7 @@ begin
     perform private.refuse_read_only(minimum_role);
     raise exception 'You may not do this in this organisation' using
       errcode = '42501',
-      detail = format('It takes the role %s or above in %s.', minimum_role,
+      detail = format('It requires the role %s or above in %s.', minimum_role,
         coalesce('organisation ' || private.requested_org(), 'an organisation; you belong to none')),
       hint = 'Name an organisation you belong to in the header x-org-id, or ask its owner for the role.';
   end if;
@@ -78,13 +78,14 @@ begin
   if private.current_user_org('MEMBER') is null then
     perform private.refuse_read_only('MEMBER');
     raise exception 'You may not change a % of this organisation', what using
-      errcode = '42501', detail = 'It takes the role MEMBER or above.',
+      errcode = '42501', detail = 'It requires the role MEMBER or above.',
       hint = 'Name an organisation you belong to in the header x-org-id, or ask its owner for the role.';
   end if;
   raise exception 'There is no such %', what using
     errcode = 'PT404', detail = format('Found no %s %s in this organisation.', what, coalesce(id::text, 'without id'));
 end $$;
-comment on function private.refuse(text, uuid) is 'Says why a row could not be changed: the caller''s role, or no such row.';
+comment on function private.refuse(text, uuid) is
+  'Raises why a row could not be changed: the caller''s role is too low, or there is no such row.';
 grant execute on function private.refuse_suspended(), private.require_org("OrgRole", boolean), private.refuse(text, uuid)
   to authenticated, service_role;
 

@@ -46,7 +46,7 @@ end $$;
 comment on function private.keep_history() is 'Refuses every change of an append-only table.';
 create trigger keep_history before update or delete or truncate on public.admin_action_logs
   for each statement execute function private.keep_history();
--- Also where triggers are switched off for a replication session.
+-- Also in sessions that disable triggers (session_replication_role = replica).
 alter table public.admin_action_logs enable always trigger keep_history;
 
 create function private.append_admin_action(
@@ -67,7 +67,7 @@ create function private.append_admin_action(
   returning id
 $$;
 comment on function private.append_admin_action("AdminAction", text, text, text, jsonb, boolean, text, uuid) is
-  'Writes an entry for whoever the request comes from. Granted to nobody: for triggers and log_admin_action().';
+  'Writes an entry in the name of the caller. Granted to no role: for triggers and log_admin_action().';
 
 create function private.log_admin_action(
   action "AdminAction", description text, target_type text, target_id text,
@@ -83,7 +83,7 @@ begin
         and coalesce(private.blocked_until(u) <= now(), true)
     )
   ) then
-    raise exception 'Only platform admins write to their log' using errcode = '42501';
+    raise exception 'Only platform admins can write to the audit log' using errcode = '42501';
   end if;
   return private.append_admin_action(action, description, target_type, target_id, metadata, success, error, admin_id);
 end $$;
@@ -124,5 +124,5 @@ alter table public.admin_action_logs enable row level security;
 create policy "platform admins read the log" on public.admin_action_logs for select to authenticated
   using ((select private.is_admin()));
 grant select on public.admin_action_logs to authenticated;
--- Entries are written through private.log_admin_action(): nobody signs with another's name.
+-- Entries are written through private.log_admin_action(), so nobody can write one in another's name.
 grant select on public.admin_action_logs to service_role;

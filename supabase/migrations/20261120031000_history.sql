@@ -19,7 +19,8 @@ create table public.activity_logs (
 );
 comment on table public.activity_logs is 'Who changed what in an organisation. Append-only for everyone.';
 comment on column public.activity_logs.user_id is
-  'Who did it; null for the server. Stays when the account is deleted, as a pseudonym: a key to users costs a fifth of the entry.';
+  'Who did it; null for the server. Stays when the account is deleted, as a pseudonym; without a foreign key, which '
+  'would cost a fifth of each entry.';
 comment on column public.activity_logs.impersonated_by is 'The platform admin who acted as this user.';
 comment on column public.activity_logs.api_key_id is 'The API key that the request was made with, if any.';
 comment on column public.activity_logs.action is 'created, updated, deleted, restored, purged or merged.';
@@ -68,7 +69,8 @@ begin
       before := jsonb_strip_nulls(whole) - ignored;
   end case;
   org := case tg_table_name when 'organizations' then whole ->> 'id' else whole ->> 'organization_id' end;
-  -- Templates of the system belong to no organisation. A row that goes with its organisation leaves no history.
+  -- Templates of the platform belong to no organisation. Rows that are deleted together with their organisation leave
+  -- no history.
   if org is null or tg_op = 'DELETE' and not exists (select from public.organizations o where o.id = org) then
     return null;
   end if;
@@ -88,7 +90,8 @@ begin
   return null;
 end $$;
 comment on function private.record_history() is
-  'Trigger `history`: writes who created, changed or deleted a row into activity_logs, of a change only the columns changed.';
+  'Trigger `history`: records in activity_logs who created, changed or deleted a row; for an update only the changed '
+  'columns.';
 
 create function private.log_merge(type text, id uuid, before jsonb, after jsonb) returns void
 language plpgsql security definer set search_path = '' as $$
@@ -105,7 +108,7 @@ comment on function private.log_merge(text, uuid, jsonb, jsonb) is 'Records that
 
 -- Append-only ---------------------------------------------------------------------------------------------------------
 
--- A row goes only with its organisation, and forgets only where a deleted account was.
+-- An entry is deleted only with its organisation, and changed only to clear the addresses of a deleted account.
 create function private.keep_activity_logs() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -121,7 +124,7 @@ begin
   raise exception 'The activity log is append-only' using
     errcode = '42501', detail = format('Tried to %s.', lower(tg_op));
 end $$;
-comment on function private.keep_activity_logs() is 'Refuses to change or remove what was logged, to everyone.';
+comment on function private.keep_activity_logs() is 'Refuses every change and every deletion of an entry.';
 create trigger keep before update or delete on public.activity_logs
   for each row execute function private.keep_activity_logs();
 create trigger keep_all before truncate on public.activity_logs

@@ -1,4 +1,4 @@
--- System alerts: what the platform tells its users, or some of them.
+-- System alerts: announcements of the platform to all users or some of them.
 
 create type "AlertLevel" as enum ('INFO', 'WARNING', 'ERROR', 'SUCCESS');
 comment on type "AlertLevel" is 'How a system alert is shown.';
@@ -34,17 +34,19 @@ create table public.system_alerts (
   constraint "ends_at is after starts_at" check (ends_at > starts_at)
 );
 comment on table public.system_alerts is
-  'What the platform tells its users, or some of them. Admins'' own; everybody else reads active_alerts().';
-comment on column public.system_alerts.is_global is 'For everyone; otherwise for whom any of the target lists names.';
+  'Announcements to all users or some of them. Only platform admins read this table; everybody else calls '
+  'active_alerts().';
+comment on column public.system_alerts.is_global is
+  'True: for everyone. False: for those whom one of the target lists names.';
 comment on column public.system_alerts.auto_hide_after is 'Seconds after which a client hides it.';
 comment on column public.system_alerts.created_by is 'Null: the platform itself.';
 comment on column public.system_alerts.view_count is 'Users who saw it, rolled up from private.system_alert_tallies.';
-comment on column public.system_alerts.dismiss_count is 'Users who dismissed it, rolled up as view_count is.';
+comment on column public.system_alerts.dismiss_count is 'Users who dismissed it; rolled up like view_count.';
 create index system_alerts_is_active_idx on public.system_alerts (is_active);
 create index system_alerts_category_idx on public.system_alerts (category);
 create index system_alerts_time_idx on public.system_alerts (starts_at, ends_at);
 create index system_alerts_created_by_idx on public.system_alerts (created_by);
--- The counters are left out: rolling them up is no change anybody made.
+-- Without the counters: rolling them up is not a change made by a person.
 create trigger touch before update of title, message, level, category, is_global, target_roles, target_tiers,
   target_orgs, target_users, is_dismissible, auto_hide_after, starts_at, ends_at, is_active, is_archived, created_by
   on public.system_alerts for each row execute function private.touch_updated_at();
@@ -81,9 +83,9 @@ create table private.system_alert_tallies (
 comment on table private.system_alert_tallies is 'Views and dismissals not yet added to their alert.';
 create index system_alert_tallies_alert_idx on private.system_alert_tallies (alert_id);
 
--- Counting appends. Whoever finds nobody rolling up an alert does so in passing; nobody waits for another, so what is
--- appended meanwhile waits for the next view, dismissal or run of the job. A tally is deleted by the very statement
--- that adds it: none is lost or counted twice.
+-- Counting appends a tally. A transaction rolls up the tallies of its alert unless another is doing so; none waits, so
+-- a tally appended meanwhile is added by the next view, dismissal or run of the job. One statement deletes the tallies
+-- and adds them, so none is lost or counted twice.
 create function private.roll_up_alert_counts(only_alert uuid default null) returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -112,7 +114,7 @@ begin
   return rolled;
 end $$;
 comment on function private.roll_up_alert_counts(uuid) is
-  'Adds the tallies to the counters of their alerts; safe to run at once. Returns how many were added.';
+  'Adds the tallies to the counters of their alerts; safe to run concurrently. Returns how many were added.';
 grant execute on function private.roll_up_alert_counts(uuid) to service_role;
 
 create function private.tally_alert() returns trigger
@@ -134,11 +136,11 @@ language plpgsql stable security definer set search_path = '' as $$
 begin
   return (select u.global_role from public.users u where u.id = private.current_user_id());
 end $$;
-comment on function private.current_global_role() is 'Role of the caller on the platform; null when nobody.';
+comment on function private.current_global_role() is 'Role of the caller on the platform; null without a user.';
 grant execute on function private.current_global_role() to authenticated, service_role;
 
--- A row of system_alerts names whom it is for: other organisations, other people. So only platform admins read it, and
--- everybody else what concerns themselves.
+-- A row of system_alerts lists its recipients: organisations and users. So only platform admins read the table;
+-- everybody else gets their own alerts without these lists.
 create function private.alerts_for_me() returns setof public.system_alerts
 language plpgsql stable security definer set search_path = '' as $$
 declare
@@ -160,7 +162,7 @@ begin
     );
 end $$;
 comment on function private.alerts_for_me() is
-  'What the caller should see now, dismissed or not, with whom else it is for. Granted to nobody.';
+  'Alerts for the caller now, dismissed or not, with their target lists. Granted to no role.';
 
 create type public.active_alert as (
   id uuid, title text, message text, level "AlertLevel", category "AlertCategory", is_dismissible boolean,
@@ -237,8 +239,7 @@ grant select, insert, update, delete on public.system_alert_views to service_rol
 create function public.active_alerts() returns setof public.active_alert
 language sql stable set search_path = '' as 'select * from private.active_alerts()';
 comment on function public.active_alerts() is
-  'The alerts the caller should see now, newest first, without those they dismissed. Whom else they are for, it does'
-  ' not say.';
+  'The alerts for the caller now, newest first, without those they dismissed and without the target lists.';
 
 create function public.dismiss_alert(alert_id uuid) returns boolean
 language plpgsql set search_path = '' as $$
@@ -249,12 +250,13 @@ begin
     raise exception 'There is no such alert for you' using errcode = 'PT404';
   elsif not dismissible then
     raise exception 'This alert cannot be dismissed' using
-      errcode = 'PT422', hint = 'It goes away when it ends.';
+      errcode = 'PT422', hint = 'It is shown until it ends.';
   end if;
   insert into public.system_alert_dismissals (alert_id) values (dismiss_alert.alert_id) on conflict do nothing;
   return found;
 end $$;
-comment on function public.dismiss_alert(uuid) is 'Hides an alert from the caller for good; false when it already was.';
+comment on function public.dismiss_alert(uuid) is
+  'Hides an alert from the caller for good; false if it was hidden already.';
 
 create function public.mark_alert_viewed(alert_id uuid) returns boolean
 language plpgsql set search_path = '' as $$

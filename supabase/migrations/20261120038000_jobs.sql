@@ -1,9 +1,9 @@
--- Jobs: scheduled work. A job may run at any time, twice, or twice at once:
--- pg_cron runs it where it is present, an outside scheduler by its HTTP function. One run goes on at a time, and every
--- run leaves a row, which is there to be seen from the moment it starts.
+-- Jobs: scheduled work. pg_cron runs a job where it is installed; elsewhere an external scheduler calls its HTTP
+-- function. Schedulers may fire twice or late, so only one run of a job works at a time, and every run has a row from
+-- the moment it starts.
 
--- Exact for a few forms of a crontab line, all that are used here: every minute, every so many minutes, at a minute of
--- every hour, at a time of every day or of a day of the week (0 is Sunday). Null for others.
+-- Supports the forms of a crontab line that are used here: every minute, every n minutes, at a minute of every hour, at
+-- a time of every day or of a weekday (0 is Sunday). Null for others.
 create function private.next_due(schedule text, after timestamptz) returns timestamptz
 language plpgsql immutable set search_path = '' as $$
 declare
@@ -13,7 +13,7 @@ declare
   at_hour integer := coalesce(fields[3], '0')::integer;
   every interval;
 begin
-  -- No intervals of days: they are longer or shorter where clocks are changed.
+  -- Hours instead of days, because days differ in length where clocks are changed.
   every := case
     when fields is null or at_minute > 59 or at_hour > 23 then null
     when fields[3] is null then case
@@ -68,8 +68,8 @@ create index job_runs_job_idx on private.job_runs (job, started_at desc);
 create index job_runs_started_at_idx on private.job_runs (started_at);
 
 -- The lock ------------------------------------------------------------------------------------------------------------
--- Whoever runs a job holds its lock in a transaction for as long. A process that dies loses its connection and thereby
--- the lock: a run without it has ended, whatever its row says. A run has a moment between its row and its lock.
+-- A run holds the lock of its job in a transaction until it ends. If its process dies, the connection closes and the
+-- lock is free: a RUNNING row without a lock is a dead run, unless it is so new that it may not have its lock yet.
 
 create function private.job_lock(job text) returns bigint
 language plpgsql immutable set search_path = '' as $$
@@ -84,7 +84,7 @@ begin
   return pg_try_advisory_xact_lock(private.job_lock(job));
 end $$;
 comment on function private.try_job_lock(text) is
-  'False while another transaction runs this job; else this one holds it until its end.';
+  'Takes the lock of a job until the transaction ends; false while another transaction holds it.';
 
 create function private.is_job_dead(run private.job_runs) returns boolean
 language plpgsql stable set search_path = '' as $$
@@ -205,8 +205,8 @@ begin
     ) due;
 end $$;
 comment on function private.job_states() is
-  'How each job does. It is due at the first time of its schedule after the last run that was DONE; overdue, when that is '
-  'past by more than ten minutes, or by a quarter of the time between two runs if that is more.';
+  'The state of each job. It is due at the first time of its schedule after the last run that was DONE, and overdue '
+  'ten minutes later, or a quarter of the time between two runs if that is more.';
 
 create function private.raise_overdue() returns bigint
 language plpgsql set search_path = '' as $$
@@ -264,7 +264,7 @@ comment on view private.job_history is 'The runs of the last 30 days, dead ones 
 create function private.require_operator() returns void
 language plpgsql stable set search_path = '' as $$
 begin
-  -- The role, not the claim of the token.
+  -- The database role, not the role claim of the token.
   if not private.is_admin() and current_setting('role') <> 'service_role' then
     raise exception 'Only platform admins can see the jobs' using
       errcode = '42501', hint = 'Ask an administrator of the platform.';
@@ -278,7 +278,7 @@ begin
   perform private.require_operator();
   return query select o.* from private.job_overview o;
 end $$;
-comment on function private.list_jobs() is 'The body of public.job_overview(), which may not read the tables itself.';
+comment on function private.list_jobs() is 'Does the work of public.job_overview().';
 
 create function public.job_overview() returns setof public.job_state
 language sql stable set search_path = '' as 'select * from private.list_jobs()';
@@ -302,8 +302,7 @@ begin
     where (list_job_runs.job is null or h.job = list_job_runs.job) and (h.started_at, h.id) < (before, before_id)
     order by h.started_at desc, h.id desc limit page_size;
 end $$;
-comment on function private.list_job_runs(text, timestamptz, uuid, integer) is
-  'The body of public.job_runs(), which may not read the tables itself.';
+comment on function private.list_job_runs(text, timestamptz, uuid, integer) is 'Does the work of public.job_runs().';
 
 create function public.job_runs(
   job text default null, before timestamptz default 'infinity',
@@ -350,8 +349,8 @@ begin
   if to_regprocedure('cron.schedule(text,text,text)') is null then
     return 0;
   end if;
-  -- Late-bound: cron is there only where pg_cron is. A schedule with the name of a job replaces the one before. The row
-  -- of a run is committed before its work begins.
+  -- plpgsql resolves cron.schedule when it runs, so this function also exists without pg_cron. A schedule replaces an
+  -- earlier one of the same name. The row of a run is committed before its work begins.
   return (
     select count(cron.schedule(j.name, j.schedule, case
       when j.runs is null then format('select private.call_job(%L)', j.name)

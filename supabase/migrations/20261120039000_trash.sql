@@ -49,7 +49,7 @@ declare
   children jsonb := '[]';
   deleted_with uuid;
 begin
-  -- A row of the system, or one that goes with its organisation.
+  -- A row of the platform, or one that is deleted together with its organisation.
   if org is null or not exists (select from public.organizations o where o.id = org) then
     return old;
   end if;
@@ -161,8 +161,8 @@ begin
     into is_there using restored;
     continue when is_there;
     if not key.is_optional then
-      raise exception 'What this record belongs to is gone' using
-        errcode = 'PT409', detail = format('%s has no %s %s.', entry.title, key.link_column, restored ->> key.link_column),
+      raise exception 'The record that this one belongs to does not exist' using
+        errcode = 'PT409', detail = format('%s refers to a record that does not exist: %s %s.', entry.title, key.link_column, restored ->> key.link_column),
         hint = 'Restore that first, if it is in the trash.';
     end if;
     -- Once the parent is restored, it finds this row again.
@@ -180,7 +180,7 @@ begin
       begin
         perform private.insert_stored((item ->> 'table')::regclass, jsonb_build_array(child));
       exception when foreign_key_violation or unique_violation then
-        null; -- Its other parent is gone, or it was written anew.
+        null; -- Its other parent no longer exists, or it was created again.
       end;
     end loop;
   end loop;
@@ -206,9 +206,9 @@ begin
   delete from public.trash t where t.id = entry.id;
 end $$;
 comment on function private.restore_entry(public.trash) is
-  'Inserts a record again with its children and its links; links to what is gone meanwhile stay empty.';
+  'Inserts a record again with its children and links; links to records that no longer exist stay empty.';
 
--- The setting tells triggers that a row is inserted again, not anew.
+-- Triggers read this setting to distinguish a restored row from a new one.
 create function private.restore_from_trash(ids uuid[]) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -235,10 +235,10 @@ begin
       ));
   end if;
   perform set_config('strive.history_action', 'restored', true);
-  -- Parts of a tree come back in any order.
+  -- The parts of a tree may be restored in any order.
   set constraints all deferred;
   foreach entry in array entries loop
-    -- It may have come back with another one of the list.
+    -- It may have been restored together with another entry of the list.
     select t.* into entry from public.trash t where t.id = entry.id;
     continue when not found;
     perform private.restore_entry(entry);
@@ -254,8 +254,8 @@ exception when unique_violation then
     errcode = 'PT409', detail = format('%s: %s.', (entry).title, constraint_found),
     hint = 'Change or delete the other record first. Nothing was restored.';
 when check_violation then
-  raise exception 'What this record belongs to is gone' using
-    errcode = 'PT409', detail = format('%s was about a record that is not there.', (entry).title),
+  raise exception 'The record that this one belongs to does not exist' using
+    errcode = 'PT409', detail = format('%s refers to a record that does not exist.', (entry).title),
     hint = 'Restore that first, if it is in the trash. Nothing was restored.';
 end $$;
 comment on function private.restore_from_trash(uuid[]) is 'Does the work of public.restore_from_trash().';
@@ -263,8 +263,8 @@ comment on function private.restore_from_trash(uuid[]) is 'Does the work of publ
 create function public.restore_from_trash(ids uuid[]) returns jsonb
 language sql set search_path = '' as 'select private.restore_from_trash(ids)';
 comment on function public.restore_from_trash(uuid[]) is
-  'Restores up to 100 entries of the trash, all or none (MEMBER): each record under its old id, with its links and with '
-  'what was deleted with it. Answers [{"kind", "record_id"}].';
+  'Restores up to 100 entries of the trash, all or none (MEMBER): each record under its old id, with its links and '
+  'with what was deleted with it. Returns [{"kind", "record_id"}].';
 
 create function private.repoint_links(relation regclass, org uuid, gone uuid[], kept uuid) returns void
 language plpgsql set search_path = '' as $$
@@ -277,9 +277,10 @@ begin
   end loop;
 end $$;
 comment on function private.repoint_links(regclass, uuid, uuid[], uuid) is
-  'Before a merge: whatever refers to one of the merged records refers to the one that is kept.';
+  'Before a merge: points references to the merged records to the one that is kept.';
 
--- Merged records are not deleted: whatever the trash and the attachments know of them is about the one that is kept.
+-- A merge is not a deletion: attachments and entries of the trash that refer to a merged record refer to the kept one
+-- afterwards.
 create function private.repoint_trash(org uuid, gone uuid[], kept uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -298,7 +299,8 @@ begin
   end loop;
 end $$;
 comment on function private.repoint_trash(uuid, uuid[], uuid) is
-  'After a merge: entries of the merged records go; attachments and entries that name them name the record that is kept.';
+  'After a merge: deletes the entries of the merged records and points attachments and other entries to the record that is '
+  'kept.';
 
 -- Purging -------------------------------------------------------------------------------------------------------------
 

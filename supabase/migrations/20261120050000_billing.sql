@@ -32,7 +32,7 @@ comment on function private.are_plan_limits(jsonb) is
 
 create function private.format_money(amount numeric, currency text) returns text
 language sql immutable set search_path = '' as $$
-  -- The minor unit is a hundredth, except of these, as Stripe counts them.
+  -- Currencies whose minor unit, as Stripe counts it, is not a hundredth.
   select to_char(amount / power(10::numeric, d.decimals), 'FM999999999999990' || case d.decimals
     when 0 then '' else '.' || repeat('0', d.decimals) end) || ' ' || upper(currency)
   from (
@@ -71,7 +71,8 @@ comment on column public.plans.per_seat is 'The price is per seat: the subscript
 comment on column public.plans.limits is
   'Null is unlimited, and so are rows_per_table and exports_per_day when left out. api_calls and orders_per_month count in '
   'a calendar month (UTC), exports_per_day in 24 hours, the others are totals.';
-comment on column public.plans.is_active is 'On sale. Off: kept for those who have it (ENTERPRISE is by agreement).';
+comment on column public.plans.is_active is
+  'True: on sale. False: kept for organisations that have it (ENTERPRISE is by agreement).';
 create unique index plans_on_sale_idx on public.plans (tier, billing_cycle) where is_active;
 create trigger touch before update on public.plans for each row execute function private.touch_updated_at();
 
@@ -93,7 +94,7 @@ begin
   where (p.tier, p.billing_cycle) is distinct from (excluded.tier, excluded.billing_cycle);
   return null;
 end $$;
-comment on function private.keep_plan_price() is 'Remembers the price of a plan, however it was written.';
+comment on function private.keep_plan_price() is 'Keeps every price that a plan ever had.';
 create function private.take_over_price() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -102,7 +103,7 @@ begin
   return new;
 end $$;
 comment on function private.take_over_price() is
-  'The event of a new price may have made a plan that is not on sale; a plan that is given the price takes it over.';
+  'The event of a new price may have created a plan that is not on sale; the plan that gets the price takes it over.';
 create trigger take_over_price before update of stripe_price_id on public.plans
   for each row when (new.stripe_price_id is not null and new.stripe_price_id is distinct from old.stripe_price_id)
   execute function private.take_over_price();
@@ -188,7 +189,7 @@ comment on column public.subscriptions.pending_billing_cycle is 'Billing cycle f
 comment on column public.subscriptions.pending_quantity is 'Quantity from pending_at on.';
 comment on column public.subscriptions.pending_at is 'When the scheduled change takes effect.';
 comment on column public.subscriptions.started_at is 'When it was made at Stripe; null for one that was granted.';
-comment on column public.subscriptions.changed_at is 'Since when, by Stripe''s clock, it is as this row shows.';
+comment on column public.subscriptions.changed_at is 'When it reached this state, by Stripe''s clock.';
 comment on column public.subscriptions.granted_reason is 'Why a platform admin granted it; null if it was bought.';
 comment on column public.subscriptions.status is
   'TRIAL, ACTIVE and PAST_DUE are live: the organisation has the tier. PAST_DUE is the grace while Stripe retries.';
@@ -235,7 +236,7 @@ begin
     update public.organizations o
     set subscription_tier = now_has.tier, subscription_status = now_has.status
     from (
-      -- No row left: nothing was ever bought, or all of it is forgotten.
+      -- No subscription: nothing was ever bought, or its rows were deleted.
       select coalesce(max(case when s.is_live then s.tier end), 'FREE') as tier,
         coalesce(max(s.status), 'INACTIVE') as status
       from (
@@ -267,8 +268,8 @@ language plpgsql stable security definer set search_path = '' as $$
 declare
   limits jsonb;
 begin
-  -- The plan of the cycle that is paid for; the one on sale before its predecessors. Seats that were bought are the
-  -- limit on members.
+  -- Prefers the plan of the paid cycle, then the one on sale. For a plan per seat, the seats that were bought limit the
+  -- members.
   select p.limits || case when p.per_seat and s.id is not null
     then jsonb_build_object('members', s.quantity) else '{}' end into limits
   from public.organizations o
@@ -435,15 +436,18 @@ create table public.onboarding_sessions (
   constraint "a session lasts 24 hours" check (expires_at <= created_at + interval '24 hours')
 );
 comment on table public.onboarding_sessions is
-  'A new customer on the way from a name to a paid organisation. Reached by its token, or by the user it belongs to.';
+  'A visitor''s way from a name to a paid organisation. Found by its token, or by the user it belongs to.';
 comment on column public.onboarding_sessions.token_hash is 'SHA-256 (hex) of the token that was handed out once.';
 comment on column public.onboarding_sessions.current_step is
   'The step to be done next: 1 organisation, 2 plan, 3 payment, 4 completion.';
 comment on column public.onboarding_sessions.payment_attempt is
   'Counts payments that were started; part of the idempotency keys sent to Stripe.';
-comment on column public.onboarding_sessions.payment_status is 'Written only on Stripe''s word (webhook or retrieval).';
-comment on column public.onboarding_sessions.user_id is 'Null until somebody takes it, at the latest on completion.';
-comment on column public.onboarding_sessions.organization_id is 'The organisation it made; no two made the same.';
+comment on column public.onboarding_sessions.payment_status is
+  'Written only from Stripe''s objects (webhook or retrieval), never by a client.';
+comment on column public.onboarding_sessions.user_id is
+  'Null until a signed-in user continues it, at the latest on completion.';
+comment on column public.onboarding_sessions.organization_id is
+  'The organisation that it created; no two sessions have the same.';
 create index onboarding_sessions_user_idx on public.onboarding_sessions (user_id, created_at desc);
 create index onboarding_sessions_payment_status_idx on public.onboarding_sessions (payment_status);
 create index onboarding_sessions_expires_at_idx on public.onboarding_sessions (expires_at) where not is_completed;
@@ -499,8 +503,8 @@ insert into private.payment_moves (from_status, to_status, needs_new_attempt) va
   ('FAILED', 'CANCELLED', false),
   ('FAILED', 'PENDING', true);
 
--- Binds everybody, the service role too. Only a deleted user or organisation is always let go of (the keys set null),
--- and what Stripe says about a payment is written down at any time: money that came too late must not be overlooked.
+-- Binds every writer, the service role too. Two changes are always allowed: the foreign keys set a deleted user or
+-- organisation to null, and the state of a payment is saved at any time, because late money must not be overlooked.
 create function private.guard_onboarding() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -534,7 +538,7 @@ begin
       hint = 'Start a new one.';
   end if;
   if new.expires_at > old.expires_at then
-    raise exception 'An onboarding session cannot be prolonged' using errcode = 'PT422', hint = 'Start a new one.';
+    raise exception 'An onboarding session cannot be extended' using errcode = 'PT422', hint = 'Start a new one.';
   end if;
   if new.current_step <> old.current_step then
     if not exists (
@@ -556,12 +560,12 @@ begin
   if (new.selected_tier, new.billing_cycle) is distinct from (old.selected_tier, old.billing_cycle) and (
     old.payment_status = 'SUCCEEDED' or new.stripe_subscription_id = old.stripe_subscription_id
   ) then
-    raise exception 'The plan cannot change under a payment that was started for another' using
+    raise exception 'The plan cannot change while a payment for another plan is open' using
       errcode = 'PT409', detail = format('The payment is %s.', old.payment_status),
-      hint = 'Cancel the started payment and let go of it in the same change; what is paid is changed afterwards.';
+      hint = 'Cancel the open payment and clear it in the same change. A paid plan is changed after completion.';
   end if;
   if new.payment_attempt < old.payment_attempt then
-    raise exception 'payment_attempt only grows' using
+    raise exception 'payment_attempt cannot decrease' using
       errcode = 'PT422', detail = format('Found %s after %s.', new.payment_attempt, old.payment_attempt);
   end if;
   if new.payment_status <> old.payment_status and not exists (
@@ -581,7 +585,8 @@ begin
   return new;
 end $$;
 comment on function private.guard_onboarding() is
-  'Steps and payments move only as their tables say; nothing is decided after expiry, completion or payment.';
+  'Allows only the moves of onboarding_steps and payment_moves, and no other choice after expiry, completion or '
+  'payment.';
 create trigger guard_onboarding before update on public.onboarding_sessions
   for each row execute function private.guard_onboarding();
 
@@ -614,7 +619,8 @@ create table public.stripe_events (
   constraint "applied_at is set exactly when status is APPLIED" check ((status = 'APPLIED') = (applied_at is not null))
 );
 comment on table public.stripe_events is
-  'Inbox: every event Stripe delivered, once. The state of an object is the fold of its events, in whatever order.';
+  'Inbox: every event Stripe delivered, once. The state of an object is the fold of its events, whatever order they '
+  'arrived in.';
 comment on column public.stripe_events.created is 'When it happened at Stripe, in whole seconds.';
 comment on column public.stripe_events.created_at is 'When it was first delivered to us.';
 comment on column public.stripe_events.object_id is 'The object the event is about (data.object.id).';
@@ -623,11 +629,11 @@ comment on column public.stripe_events.payload is 'The whole event; null once re
 comment on column public.stripe_events.object_type is 'What kind of object that is; null if nothing is done with it.';
 comment on column public.stripe_events.customer_id is 'The customer that object belongs to.';
 comment on column public.stripe_events.state is
-  'What matters of the object after the event, in words of ours (shared/billing/objects.py); nothing personal.';
-comment on column public.stripe_events.before is 'What of the state was different before; null if the event does not say.';
+  'The facts of the object after the event that Strive uses (shared/billing/objects.py); nothing personal.';
+comment on column public.stripe_events.before is 'The previous values of what the event changed; null if it has none.';
 comment on column public.stripe_events.place is
-  'Orders events of one second that do not say what was before; 0 is the creation of the object.';
-comment on column public.stripe_events.is_chained is 'Events of this kind of object say what was before.';
+  'Orders events of one second that have no previous values; 0 is the creation of the object.';
+comment on column public.stripe_events.is_chained is 'Whether events of this kind of object have previous values.';
 comment on column public.stripe_events.is_last is 'The state after this event is final.';
 comment on column public.stripe_events.error is 'Why it is PARKED or QUARANTINED, or what went wrong last.';
 create index stripe_events_object_idx on public.stripe_events (object_id, created desc);
@@ -637,7 +643,7 @@ create index stripe_events_to_redact_idx on public.stripe_events (created_at) wh
 create trigger touch before update on public.stripe_events for each row execute function private.touch_updated_at();
 
 -- Policies ------------------------------------------------------------------------------------------------------------
--- Nobody writes here through the API; the functions do, as service_role or through definer functions.
+-- No client writes here; the functions do, as service_role or through definer functions.
 
 alter table public.plans enable row level security;
 create policy "everyone signed in sees what is on sale and what they have" on public.plans for select to authenticated

@@ -50,20 +50,20 @@ begin
   order by p.tier, p.is_active desc limit 1;
   raise exception 'Your plan allows no more %', replace(replace(what, '_per_month', ' this month'), '_', ' ') using
     errcode = 'PT402', detail = format('%s allows %s, and %s are used.', has_tier, allowed, used),
-    hint = coalesce(larger || ' An owner can choose it.', 'Ask us for a larger plan.');
+    hint = coalesce(larger || ' An owner can choose it.', 'Contact us for a larger plan.');
 end $$;
 comment on function private.require_room(uuid, text, bigint) is 'Refuses what would exceed a limit of the plan.';
 
 create function private.claim_room(organization_id uuid, what text, more bigint default 1) returns void
 language plpgsql security definer set search_path = '' as $$
 begin
-  -- A stranger's organisation is refused by the policy, and shall not learn here how full it is.
+  -- The policy refuses a row of another organisation; this check must not reveal how full that one is.
   if organization_id = private.current_user_org('MEMBER') then
     perform private.require_room(organization_id, what, more);
   end if;
 end $$;
 comment on function private.claim_room(uuid, text, bigint) is
-  'Holds the caller''s organisation to a limit of its plan; says nothing about another''s.';
+  'Enforces a limit of the plan on the caller''s organisation; reveals nothing about another one.';
 
 create function private.guard_plan() returns trigger language plpgsql set search_path = '' as $$
 begin
@@ -72,5 +72,5 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.guard_plan() is 'Holds clients to the named limit of their plan.';
+comment on function private.guard_plan() is 'Enforces the named limit of the plan on clients.';
 grant execute on function private.claim_room(uuid, text, bigint) to authenticated, service_role;

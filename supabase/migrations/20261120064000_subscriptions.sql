@@ -69,7 +69,8 @@ create table public.stripe_tasks (
 comment on table public.stripe_tasks is 'Changes that a job makes at Stripe, retried until they succeed.';
 comment on column public.stripe_tasks.object_id is 'The subscription or customer it changes.';
 comment on column public.stripe_tasks.arguments is 'EXTEND_TRIAL: {trial_end: Unix seconds}. UPDATE_CUSTOMER has none: it sends the current values.';
-comment on column public.stripe_tasks.version is 'Counts what was asked for; a job that did an older version leaves the task open.';
+comment on column public.stripe_tasks.version is
+  'Grows with every request; a job that made an older change leaves the task open.';
 comment on column public.stripe_tasks.due_at is 'The next try; later after each failure.';
 comment on column public.stripe_tasks.error is 'Why the last try failed.';
 comment on column public.stripe_tasks.tries is 'How often it was tried.';

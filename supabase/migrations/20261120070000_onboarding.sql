@@ -43,8 +43,9 @@ comment on column private.onboarding_payments.country is 'Where tax is due, if a
 comment on column private.onboarding_payments.postal_code is 'Part of the address that decides the tax.';
 comment on column private.onboarding_payments.paid_cents is 'What was paid, after discounts and with tax, as Stripe says.';
 comment on column private.onboarding_payments.problem is 'What at Stripe differs from the offer; such a payment never completes.';
-comment on column private.onboarding_payments.cancel_requested_at is 'Replaced or expired: to be cancelled at Stripe.';
-comment on column private.onboarding_payments.settled_at is 'Nothing is left to do about it at Stripe.';
+comment on column private.onboarding_payments.cancel_requested_at is
+  'When it was replaced or expired, and is to be cancelled at Stripe.';
+comment on column private.onboarding_payments.settled_at is 'When nothing was left to do about it at Stripe.';
 create index onboarding_payments_to_settle_idx on private.onboarding_payments (cancel_requested_at)
   where cancel_requested_at is not null and settled_at is null;
 create index onboarding_payments_open_idx on private.onboarding_payments (updated_at) where settled_at is null;
@@ -55,13 +56,13 @@ create trigger touch before update on private.onboarding_payments
 
 create type "RefundReason" as enum ('REPLACED', 'ENDED', 'UNCLAIMED', 'MISMATCH', 'DUPLICATE', 'REQUESTED');
 comment on type "RefundReason" is
-  'Why money is owed. REPLACED: another plan had been chosen. ENDED: paid after the subscription was over or refunded. '
-  'UNCLAIMED: paid without signing in, and nobody came back. MISMATCH: not what was offered. '
-  'DUPLICATE: bought twice at the same time. REQUESTED: by a platform admin.';
+  'Why money is owed. REPLACED: another plan had been chosen. ENDED: paid after the subscription was over or '
+  'refunded. UNCLAIMED: paid without signing in, and not claimed in time. MISMATCH: not what was offered. DUPLICATE: '
+  'bought twice at the same time. REQUESTED: by a platform admin.';
 create type "RefundStatus" as enum ('TO_DECIDE', 'DUE', 'ISSUING', 'REFUNDED', 'FAILED', 'WITHDRAWN');
 comment on type "RefundStatus" is
-  'TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: Stripe is being asked. '
-  'FAILED: Stripe refused, error says why. WITHDRAWN: the money is kept, for what was given after all.';
+  'TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: the job is calling Stripe. '
+  'FAILED: Stripe refused; see error. WITHDRAWN: not refunded, because the customer got what they paid for.';
 
 create table public.refunds_due (
   id uuid primary key default gen_random_uuid(),
@@ -86,7 +87,7 @@ comment on column public.refunds_due.object_id is 'The subscription or the invoi
 comment on column public.refunds_due.amount_cents is 'What is refunded, in minor units of the currency.';
 comment on column public.refunds_due.refund_after is 'Until then the customer may still come back for what they paid.';
 comment on column public.refunds_due.error is 'What differs from the offer, or why Stripe refused.';
--- Found by rules once; requested by people as often as they want.
+-- Rules queue an object once; platform admins may request several refunds of it.
 create unique index refunds_due_object_idx on public.refunds_due (object_id) where reason <> 'REQUESTED';
 create unique index refunds_due_payment_idx on public.refunds_due (stripe_payment_intent_id) where reason <> 'REQUESTED';
 create index refunds_due_requested_idx on public.refunds_due (object_id) where reason = 'REQUESTED';
@@ -151,7 +152,8 @@ create function private.has_expired(session public.onboarding_sessions) returns 
 language sql stable set search_path = '' as $$
   select session.expires_at <= now() and not session.is_completed and session.payment_status <> 'SUCCEEDED'
 $$;
-comment on function private.has_expired(public.onboarding_sessions) is 'What is completed or paid never expires.';
+comment on function private.has_expired(public.onboarding_sessions) is
+  'Whether a session has expired; a completed or paid one never does.';
 
 create function private.refuse_expired(session public.onboarding_sessions) returns void
 language plpgsql stable set search_path = '' as $$
@@ -244,7 +246,7 @@ create index onboarding_counts_hour_idx on private.onboarding_counts (hour);
 
 create function private.count_onboarding(address text) returns void language plpgsql set search_path = '' as $$
 begin
-  -- Without an address there is no proxy: the caller is this machine or one beside it.
+  -- Without an address the request came through no proxy, so it is from this machine or its network.
   if address is null or address ~ '^(::ffff:)?127\.' or address = '::1' then
     return;
   end if;
@@ -282,7 +284,7 @@ begin
   perform private.refuse_expired(session);
   return private.show_onboarding_session(session);
 end $$;
-comment on function private.get_onboarding_session(jsonb) is 'Where a session stands.';
+comment on function private.get_onboarding_session(jsonb) is 'The state of a session.';
 
 create function private.choose_onboarding_plan(
   session public.onboarding_sessions, tier "SubscriptionTier", cycle "BillingCycle", checked integer
@@ -291,13 +293,13 @@ declare
   payment private.onboarding_payments;
 begin
   if session.current_step < 2 then
-    raise exception 'The plan is chosen after the organisation is named' using
+    raise exception 'The organisation must be named before the plan is chosen' using
       errcode = 'PT409', detail = 'The session is at step 1.', hint = 'Do step 1 first.';
   end if;
   if not exists (
     select from public.plans p where p.tier = choose_onboarding_plan.tier and p.billing_cycle = cycle and p.is_active
   ) then
-    raise exception '% is not sold here', tier using
+    raise exception '% cannot be bought here', tier using
       errcode = 'PT422', detail = 'Found it in the field tier.', hint = case tier
         when 'ENTERPRISE' then 'ENTERPRISE is by agreement: contact our sales team, or start with another plan.'
         else 'Choose a plan that is on sale.' end;
@@ -306,7 +308,7 @@ begin
     return jsonb_build_object('session', private.show_onboarding_session(session), 'to_cancel', '[]'::jsonb);
   end if;
   if session.payment_status in ('PROCESSING', 'SUCCEEDED', 'CANCELLED') and session.current_step = 3 then
-    raise exception 'The plan cannot change under its payment' using
+    raise exception 'The plan cannot change during its payment' using
       errcode = 'PT409', detail = format('The payment is %s.', session.payment_status),
       hint = case session.payment_status when 'CANCELLED' then 'Start a new session.'
         else 'Wait for the payment to end, or finish and change the plan afterwards.' end;
@@ -364,7 +366,7 @@ declare
   plan public.plans;
 begin
   if session.current_step <> 3 then
-    raise exception 'The session is not at its payment' using
+    raise exception 'The session is not at the payment step' using
       errcode = 'PT409', detail = format('The session is at step %s.', session.current_step),
       hint = case when session.current_step = 4 then 'Complete it.' else format('Do step %s first.', session.current_step) end;
   end if;
@@ -442,7 +444,7 @@ begin
   select p.* into payment from private.onboarding_payments p
   where p.session_id = session.id and p.attempt = session.payment_attempt and session.selected_tier <> 'FREE';
   if session.selected_tier <> 'FREE' and (payment.status is distinct from 'SUCCEEDED' or payment.problem is not null) then
-    raise exception 'An onboarding session completes with the payment that was offered' using errcode = 'PT409';
+    raise exception 'An onboarding session completes only with the payment that was offered' using errcode = 'PT409';
   end if;
   update public.refunds_due r set status = 'WITHDRAWN', error = null
   where r.object_id = payment.stripe_subscription_id and r.status in ('DUE', 'FAILED');
@@ -653,7 +655,7 @@ begin
   if me is null then
     perform private.refuse_suspended();
     raise exception 'An organisation needs an owner who is signed in' using
-      errcode = 'PT401', hint = 'Sign up or in, then come back with the token of the session: nothing in it is lost.';
+      errcode = 'PT401', hint = 'Sign up or sign in, then send the token of the session again.';
   end if;
   session := private.find_onboarding_session(request);
   if session.is_completed then
@@ -703,7 +705,7 @@ declare
   expired bigint;
   claimed jsonb;
 begin
-  -- Session before payment, as everywhere; a session that is locked now is left to the next run.
+  -- Locks the session before the payment, as everywhere. A session that is locked now is handled by the next run.
   with over as (
     select s.id, s.payment_attempt from public.onboarding_sessions s
     where s.expires_at <= now() and not s.is_completed and s.payment_status in ('PENDING', 'REQUIRES_ACTION', 'FAILED')
@@ -718,7 +720,8 @@ begin
   join private.onboarding_payments p on p.session_id = s.id and p.attempt = s.payment_attempt
   where s.expires_at <= now() and not s.is_completed and s.user_id is null and s.payment_status = 'SUCCEEDED'
     and p.problem is null and p.settled_at is null;
-  -- Claimed before Stripe is called: from here on the customer cannot come back. A crashed run is taken over.
+  -- Marked before Stripe is called: from here on the customer can no longer claim it. Another run takes over after a
+  -- crash.
   with due as (
     update public.refunds_due r set status = 'ISSUING', tries = r.tries + (r.status = 'DUE')::integer
     where r.id in (
@@ -800,7 +803,7 @@ begin
   return gone;
 end $$;
 comment on function private.expire_onboarding_sessions() is
-  'Deletes onboarding sessions that expired a week ago without a payment; expired they are at once, by expires_at.';
+  'Deletes onboarding sessions that expired a week ago without a payment.';
 grant execute on function private.expire_onboarding_sessions() to service_role;
 
 insert into private.jobs (name, schedule, runs, description) values

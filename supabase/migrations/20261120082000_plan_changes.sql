@@ -1,5 +1,5 @@
--- What owners do about their plan: buy it in Stripe Checkout, change it, cancel it, take the cancellation back. Here is who
--- may do it and what is asked of Stripe; the functions make the calls, and Stripe's objects say the result.
+-- What owners do with their plan: buy it in Stripe Checkout, change, cancel and resume it. The database decides who may
+-- do it and what to request from Stripe; the functions call Stripe, and Stripe's objects have the result.
 
 create type "CheckoutStatus" as enum ('OPEN', 'PAID', 'EXPIRED');
 comment on type "CheckoutStatus" is 'OPEN: may still be paid. EXPIRED: replaced, cancelled or too old.';
@@ -94,7 +94,7 @@ declare
 begin
   perform private.refuse_impersonation();
   plan := private.sold_plan((request ->> 'tier')::public."SubscriptionTier", (request ->> 'billing_cycle')::public."BillingCycle");
-  -- Two owners of one organisation come one after the other.
+  -- Two owners of one organisation wait for each other.
   select o.* into organization from public.organizations o where o.id = org for no key update;
   wanted := private.seats(plan, (request ->> 'quantity')::integer, org);
   live := private.live_subscription(org);
@@ -167,7 +167,7 @@ begin
   where c.id = (object.state ->> 'checkout')::uuid and object.state ->> 'status' in ('complete', 'expired') and c.status <> 'PAID'
   returning * into checkout;
   if checkout.status = 'PAID' then
-    -- What was left unpaid of an earlier subscription is not collected any more.
+    -- Open invoices of an earlier subscription are no longer collected.
     perform private.add_stripe_task('CANCEL_SUBSCRIPTION', s.id, 'Replaced by a new subscription')
     from public.stripe_objects s
     where s.customer_id = any (array(select private.customers_of(checkout.organization_id))) and s.type = 'subscription'

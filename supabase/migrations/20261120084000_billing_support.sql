@@ -1,5 +1,5 @@
--- What the support does about billing. Every function here is audited and can be called by a platform admin through the API,
--- and in the SQL editor of the dashboard, where no token says who calls.
+-- Operations of support on billing. Every function is audited. Platform admins call it through the API, or in the SQL
+-- editor of the dashboard, where there is no token.
 
 -- The SQL editor logs in as postgres and keeps that role; requests arrive as authenticator or strive_functions, or set the
 -- role of a client. With claims, the claims decide.
@@ -15,7 +15,7 @@ create function private.require_operator(what text) returns void
 language plpgsql stable security definer set search_path = '' as $$
 begin
   if not private.is_operator() then
-    raise exception 'Only platform admins %', what using errcode = '42501', hint = 'Ask an administrator of the platform.';
+    raise exception 'Only platform admins can %', what using errcode = '42501', hint = 'Ask an administrator of the platform.';
   end if;
 end $$;
 comment on function private.require_operator(text) is '42501 unless the caller is a platform admin or the SQL editor.';

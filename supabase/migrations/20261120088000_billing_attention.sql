@@ -253,11 +253,11 @@ begin
   return null;
 end $$;
 comment on function private.record_missing_object(jsonb) is
-  'Stripe answers that there is no such object. A subscription ends if Stripe knows its customer; else billing_attention shows '
-  'it, since the key may belong to another account.';
+  'Handles an object that Stripe does not have. A subscription ends if Stripe knows its customer; else '
+  'billing_attention shows it, since the key may belong to another account.';
 
--- Work that follows from time, or from what has become known, and needs no call of Stripe. One item is one transaction, so
--- a lock that somebody holds delays that item alone.
+-- Work that has become due by time or by newly known objects, and needs no call to Stripe. Each item is one
+-- transaction, so a lock held elsewhere delays only that item.
 create function private.billing_work() returns jsonb
 language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(w.item), '[]') from (

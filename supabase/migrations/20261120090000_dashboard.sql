@@ -17,7 +17,7 @@ create type "DashboardActivityType" as enum (
 );
 comment on type "DashboardActivityType" is 'Kind of a feed entry; what was done with a customer is an "ActivityType".';
 create type "ActivitySeverity" as enum ('INFO', 'SUCCESS', 'WARNING', 'ERROR', 'CRITICAL');
-comment on type "ActivitySeverity" is 'How much attention a feed entry wants.';
+comment on type "ActivitySeverity" is 'Severity of a feed entry.';
 create type "ActionType" as enum ('NAVIGATION', 'API_CALL', 'MODAL_FORM', 'EXTERNAL_LINK', 'WORKFLOW_TRIGGER');
 comment on type "ActionType" is 'What a quick action does when it is run.';
 create type "MetricCategory" as enum (
@@ -58,7 +58,7 @@ comment on table public.dashboard_widgets is 'What an organisation can put on it
 comment on column public.dashboard_widgets.position is 'Place on the grid: {"x", "y", "w", "h"}.';
 comment on column public.dashboard_widgets.refresh_rate is 'Seconds between two refreshes.';
 comment on column public.dashboard_widgets.permissions is 'A member sees the widget only if holding all of these.';
-comment on column public.dashboard_widgets.created_by is 'The caller; cannot be sent.';
+comment on column public.dashboard_widgets.created_by is 'Who created it; set by the database.';
 create index dashboard_widgets_organization_idx on public.dashboard_widgets (organization_id, created_at desc);
 create index dashboard_widgets_organization_visible_idx on public.dashboard_widgets (organization_id, is_visible);
 create index dashboard_widgets_created_by_idx on public.dashboard_widgets (created_by);
@@ -105,10 +105,12 @@ create table public.activity_feeds (
 );
 comment on table public.activity_feeds is 'What happened in an organisation, for everyone in it; page it with feed_page().';
 comment on column public.activity_feeds.user_id is 'Who did it: the caller; null for the system.';
-comment on column public.activity_feeds.entity_id is 'Text, since not everything that happens is about a row of ours.';
-comment on column public.activity_feeds.is_read is 'Settled for everyone; what one person has read is in activity_feed_reads.';
--- The feed's page is `not is_archived`, newest first; the plain list is newest first over everything. Time over all
--- tenants has BRIN: an ordered index would be chosen to look for a tenant's newest rows among everybody's.
+comment on column public.activity_feeds.entity_id is
+  'Text, because an entry may be about something outside this database.';
+comment on column public.activity_feeds.is_read is
+  'Marked as done for everyone; activity_feed_reads has what each person has read.';
+-- One index serves the feed (`not is_archived`, newest first), one the plain list. Time over all tenants has BRIN: the
+-- planner would use an ordered index to look for one tenant's newest rows among those of all tenants.
 create index activity_feeds_organization_idx on public.activity_feeds (organization_id, created_at desc, id desc);
 create index activity_feeds_organization_archived_idx
   on public.activity_feeds (organization_id, is_archived, created_at desc, id desc);
@@ -170,7 +172,7 @@ create table public.quick_actions (
 );
 comment on table public.quick_actions is 'Buttons of the dashboard; run one with run_quick_action(). Without organisation: of the system.';
 comment on column public.quick_actions.required_role is 'Roles that may run it; empty: every member.';
-comment on column public.quick_actions.required_tier is 'Tiers it comes with; empty: all.';
+comment on column public.quick_actions.required_tier is 'Tiers that include it; empty: all.';
 comment on column public.quick_actions.usage_count is 'How often it was run; counted by run_quick_action() alone.';
 create index quick_actions_organization_idx on public.quick_actions (organization_id, created_at desc);
 create index quick_actions_organization_enabled_idx on public.quick_actions (organization_id, is_enabled);
@@ -221,10 +223,10 @@ create trigger touch before update on public.dashboard_widgets
   for each row execute function private.touch_updated_at();
 create trigger touch before update on public.user_dashboards
   for each row execute function private.touch_updated_at();
--- Running an action is no change of it.
+-- Counting a use is not recorded as a change.
 create trigger touch before update on public.quick_actions
   for each row when (new.usage_count = old.usage_count) execute function private.touch_updated_at();
--- Nor is counting a metric again.
+-- Nor is a new cached value.
 create trigger touch before update on public.dashboard_metrics
   for each row when (new.last_calculated is not distinct from old.last_calculated) execute function private.touch_updated_at();
 
@@ -246,7 +248,7 @@ begin
   return private.current_user_org('ADMIN') is not null or private.is_admin();
 end $$;
 comment on function private.manages_dashboards() is
-  'Whether the caller sees widgets and metrics whatever permissions these ask for: who manages them could not otherwise.';
+  'Whether the caller sees widgets and metrics without holding their permissions, because they manage them.';
 grant execute on function private.current_permissions(), private.manages_dashboards() to authenticated, service_role;
 
 alter table public.dashboard_widgets enable row level security;
@@ -288,7 +290,7 @@ create policy "members see the feed" on public.activity_feeds for select to auth
   using (organization_id = (select private.current_user_org()));
 create policy "members add entries in their own name" on public.activity_feeds for insert to authenticated
   with check (
-    -- Who has an organisation here is active: auth.uid() need not be looked up a second time.
+    -- current_user_org() is null for a suspended user, so auth.uid() needs no second lookup.
     organization_id = (select private.current_user_org('MEMBER')) and user_id = (select auth.uid())
   );
 create policy "members settle, pin and archive entries" on public.activity_feeds for update to authenticated
@@ -395,7 +397,7 @@ grant all on public.dashboard_metrics to service_role;
 
 -- The feed ------------------------------------------------------------------------------------------------------------
 
--- plpgsql, since its plans know the values: a page is then a short ordered index scan however long the feed is.
+-- plpgsql, because its plans know the values: a page is a short ordered index scan, however long the feed is.
 create function public.feed_page(
   before timestamptz default 'infinity', before_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
   page_size integer default 50, archived boolean default false
@@ -452,7 +454,7 @@ declare
 begin
   if private.current_user_org('MEMBER') is null then
     raise exception 'You may not change the feed of this organisation' using
-      errcode = '42501', detail = 'It takes the role MEMBER or above.', hint = 'Ask an owner for the role.';
+      errcode = '42501', detail = 'It requires the role MEMBER or above.', hint = 'Ask an owner for the role.';
   end if;
   if cardinality(wanted) not between 1 and 100 then
     raise exception 'One call changes 1 to 100 entries' using
@@ -500,26 +502,26 @@ begin
   from public.organization_members m join public.organizations o on o.id = m.organization_id
   where m.user_id = private.current_user_id() and m.organization_id = org;
   if mine is null then
-    raise exception 'Only members run actions' using
+    raise exception 'Only members can run actions' using
       errcode = '42501', hint = 'Name an organisation you belong to in the header x-org-id.';
   end if;
   select a.* into found_action from public.quick_actions a
   where a.id = action_id and (a.organization_id = org or a.organization_id is null)
-  for no key update; -- so that it still is what was checked when it is counted
+  for no key update; -- so that the action does not change between the checks and the count
   if not found then
     raise exception 'There is no such action' using errcode = 'PT404', detail = format('Found no action %s.', action_id);
   end if;
   if not found_action.is_enabled then
-    raise exception 'This action is switched off' using errcode = 'PT409', hint = 'An admin can enable it.';
+    raise exception 'This action is disabled' using errcode = 'PT409', hint = 'An admin can enable it.';
   end if;
   if found_action.required_role <> '{}' and mine::text <> all (found_action.required_role) then
     raise exception 'Your role may not run this action' using
-      errcode = '42501', detail = format('You are %s; it takes %s.', mine, array_to_string(found_action.required_role, ' or '));
+      errcode = '42501', detail = format('You are %s; it requires %s.', mine, array_to_string(found_action.required_role, ' or '));
   end if;
   if found_action.required_tier <> '{}' and tier::text <> all (found_action.required_tier) then
-    raise exception 'This action does not come with your plan' using
+    raise exception 'Your plan does not include this action' using
       errcode = 'PT402',
-      detail = format('The plan is %s; it takes %s.', tier, array_to_string(found_action.required_tier, ' or ')),
+      detail = format('The plan is %s; it requires %s.', tier, array_to_string(found_action.required_tier, ' or ')),
       hint = 'An owner can choose another plan.';
   end if;
   update public.quick_actions a set usage_count = a.usage_count + 1, last_used = now() where a.id = action_id;

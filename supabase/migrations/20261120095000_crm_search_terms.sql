@@ -20,19 +20,20 @@ comment on function private.same_phone(text) is 'What two ways to write one phon
 create function private.search_words(written text) returns text[]
 language plpgsql immutable parallel safe set search_path = '' as $$
 begin
-  -- What half of all addresses end in finds nobody.
+  -- Endings that half of all addresses have do not narrow a search.
   return array_remove(string_to_array(
     translate(regexp_replace(lower(written), '\.(com|net|org)\M', ' ', 'g'), '@.,:;!?/\|&()"<>-_+#%*''’', '                      '), ' '
   ), '');
 end $$;
 comment on function private.search_words(text) is
-  'The words of a text as they are searched. The indexes hold them: to change it is to rebuild those.';
+  'The words of a text as they are searched. The indexes store them: a change of this function requires a reindex.';
 
 create function private.search_terms(org uuid, phone text, variadic parts text[]) returns tsvector
 language plpgsql immutable parallel safe set search_path = '' as $$
 declare
   tenant constant text := left(org::text, 8);
-  -- Blotted words are many: of a sixteenth of the tenants each, they are few enough in a list, and not too many lists.
+  -- Each word has three blotted forms. Their prefix is one hex digit instead of the whole tenant prefix: that keeps the
+  -- lists short without making too many different terms.
   blot constant text := left(tenant, 1) || '*';
   digits constant text := right(private.digits(phone), 10);
   terms text[] := '{}';
@@ -42,7 +43,8 @@ declare
 begin
   foreach word in array private.search_words(array_to_string(parts, ' ')) loop
     terms := terms || (tenant || word);
-    -- An error is in the first, the second or the last third of a word: without that third the word is as it was.
+    -- A typing error is in the first, second or last third of a word; the form without that third is not affected by
+    -- it.
     word := rtrim(word, '0123456789');
     if length(word) > 3 then
       one := (length(word) + 2) / 3;
@@ -60,7 +62,7 @@ begin
   return array_to_tsvector(terms);
 end $$;
 comment on function private.search_terms(uuid, text, text[]) is
-  'By what a row is found: its words, under the beginning of its organisation''s id, so that lists are as short as a '
-  'tenant and no longer; each word with a third of it blotted out, for typing errors; its phone number, however given.';
+  'The search terms of a row: its words, prefixed with the start of its organisation''s id, so that lists do not grow'
+  ' with other tenants; each word with one third blotted out, for typing errors; its phone number by its last digits.';
 grant execute on function private.digits(text), private.same_phone(text), private.search_words(text),
   private.search_terms(uuid, text, text[]) to authenticated, service_role;

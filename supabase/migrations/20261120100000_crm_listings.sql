@@ -7,9 +7,10 @@ comment on type "PropertyType" is 'Kind of property.';
 create type "ListingStatus" as enum ('ACTIVE', 'PENDING', 'SOLD', 'EXPIRED', 'WITHDRAWN', 'CONTINGENT');
 comment on type "ListingStatus" is 'Whether a property can be bought.';
 
--- Keys between these tables carry the organisation, so that no row can point into another tenant nor ask whether an id
--- exists there. An assignee is a member: who leaves the organisation leaves its rows unassigned. No ordered index starts
--- with a date: a tenant's newest rows would be looked for among everybody's. Time over all tenants has BRIN.
+-- Foreign keys between these tables include the organisation, so no row can refer to another tenant or reveal which ids
+-- exist there. An assignee is a member; when the member leaves, the rows become unassigned. No ordered index starts
+-- with a date, because the planner would use it to look for one tenant's newest rows among those of all tenants; time
+-- over all tenants has BRIN.
 
 create table public.listings (
   id uuid primary key default gen_random_uuid(),
@@ -31,7 +32,7 @@ create table public.listings (
   year_built integer constraint "year_built is 1800 to next year"
     check (year_built between 1800 and extract(year from now()) + 1),
   price numeric(12, 2) not null constraint "price is not negative" check (price >= 0),
-  -- Twelve digits: the dearest square foot is the dearest property of one.
+  -- Twelve digits, as many as price has: a property may have one square foot.
   price_per_sqft numeric(12, 2) generated always as (round(price / nullif(square_feet, 0), 2)) stored,
   status "ListingStatus" not null default 'ACTIVE',
   mls_number text constraint "mls_number is at most 100 characters" check (length(mls_number) <= 100),
@@ -71,8 +72,8 @@ create trigger history after insert or update or delete on public.listings
   for each row execute function private.record_history();
 create trigger trash before delete on public.listings for each row execute function private.move_to_trash();
 
--- Comparing enums is not leakproof, so a policy keeps `status = …` out of an index's conditions. A partial index needs no
--- comparison: its predicate names the value. Together they weigh as much as one index.
+-- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no
+-- comparison, because its predicate names the value. Together these indexes are as large as one.
 create index listings_status_active_idx
   on public.listings (organization_id, created_at desc) where status = 'ACTIVE';
 create index listings_status_pending_idx

@@ -134,7 +134,7 @@ declare
   others jsonb := '[]';
 begin
   if cardinality(gone) not between 1 and 20 or into_id = any (gone) then
-    raise exception 'A company takes in 1 to 20 others' using
+    raise exception 'A merge takes 1 to 20 other companies' using
       errcode = 'PT422', detail = format('Found %s to be merged into %s.', array_to_string(gone, ', '), into_id);
   end if;
   perform from public.companies c where c.organization_id = org and c.id = any (gone || into_id) order by c.id for update;

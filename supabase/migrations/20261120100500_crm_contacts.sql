@@ -73,8 +73,8 @@ create trigger history after insert or update or delete on public.contacts
   for each row execute function private.record_history();
 create trigger trash before delete on public.contacts for each row execute function private.move_to_trash();
 
--- Comparing enums is not leakproof, so a policy keeps `status = …` out of an index's conditions. A partial index needs no
--- comparison: its predicate names the value. Together they weigh as much as one index.
+-- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no
+-- comparison, because its predicate names the value. Together these indexes are as large as one.
 create index contacts_type_prospect_idx
   on public.contacts (organization_id, created_at desc) where type = 'PROSPECT';
 create index contacts_type_client_idx

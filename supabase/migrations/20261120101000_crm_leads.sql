@@ -15,7 +15,8 @@ create table private.lead_scores (
   highest integer not null,
   follow_up_after interval not null
 );
-comment on table private.lead_scores is 'Which score_value is which score, and how long such a lead may wait for somebody.';
+comment on table private.lead_scores is
+  'The score of each range of score_value, and how long such a lead may wait for contact.';
 insert into private.lead_scores (score, lowest, highest, follow_up_after) values
   ('HOT', 80, 100, '1 day'), ('WARM', 50, 79, '3 days'), ('COLD', 0, 49, '14 days');
 grant select on private.lead_scores to authenticated, service_role;
@@ -82,8 +83,8 @@ create trigger history after insert or update or delete on public.leads
   for each row execute function private.record_history();
 create trigger trash before delete on public.leads for each row execute function private.move_to_trash();
 
--- Comparing enums is not leakproof, so a policy keeps `status = …` out of an index's conditions. A partial index needs no
--- comparison: its predicate names the value. Together they weigh as much as one index.
+-- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no
+-- comparison, because its predicate names the value. Together these indexes are as large as one.
 create index leads_status_new_lead_idx
   on public.leads (organization_id, created_at desc) where status = 'NEW_LEAD';
 create index leads_status_in_contact_idx
@@ -105,7 +106,7 @@ create index leads_score_cold_idx
 
 -- Scores --------------------------------------------------------------------------------------------------------------
 
--- Whichever of the two was written moves the other. A default counts as not written.
+-- The one that was written sets the other. A default value does not count as written.
 create function private.follow_score() returns trigger language plpgsql set search_path = '' as $$
 declare
   value_written boolean := new.score_value <> case when tg_op = 'UPDATE' then old.score_value else 0 end;
@@ -137,7 +138,7 @@ create function private.guard_conversion() returns trigger language plpgsql set 
 begin
   if row_security_active(tg_relid) and tg_op = 'UPDATE' and old.status = 'CONVERTED' and new.status <> 'CONVERTED' then
     raise exception 'A converted lead stays converted' using
-      errcode = 'PT409', detail = format('Tried to make it %s.', new.status), hint = 'Work on with its contact.';
+      errcode = 'PT409', detail = format('Tried to make it %s.', new.status), hint = 'Continue with its contact.';
   end if;
   if row_security_active(tg_relid) and new.status = 'CONVERTED' and (tg_op = 'INSERT' or old.status <> 'CONVERTED') then
     raise exception 'A lead is converted by convert_lead' using

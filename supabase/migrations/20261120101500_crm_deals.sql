@@ -17,7 +17,8 @@ create table private.deal_stages (
 );
 comment on table private.deal_stages is 'What each stage means and where a deal may go from it.';
 comment on column private.deal_stages.probability is 'Of winning, in percent, unless given by hand.';
--- Forward freely, back one step, closed from anywhere. Out of closed leads reopen_deal() alone.
+-- A deal moves forward freely, back one step only, and to closed from any stage. Only reopen_deal() moves it out of a
+-- closed stage.
 insert into private.deal_stages (stage, status, probability, moves_to) values
   ('LEAD', 'ACTIVE', 10, '{QUALIFIED,PROPOSAL,NEGOTIATION,CLOSING,CLOSED_WON,CLOSED_LOST}'),
   ('QUALIFIED', 'ACTIVE', 25, '{LEAD,PROPOSAL,NEGOTIATION,CLOSING,CLOSED_WON,CLOSED_LOST}'),
@@ -104,8 +105,8 @@ create trigger history after insert or update or delete on public.deals
   for each row execute function private.record_history();
 create trigger trash before delete on public.deals for each row execute function private.move_to_trash();
 
--- Comparing enums is not leakproof, so a policy keeps `status = …` out of an index's conditions. A partial index needs no
--- comparison: its predicate names the value. Together they weigh as much as one index.
+-- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no
+-- comparison, because its predicate names the value. Together these indexes are as large as one.
 create index deals_stage_lead_idx
   on public.deals (organization_id, created_at desc) where stage = 'LEAD';
 create index deals_stage_qualified_idx
@@ -137,22 +138,22 @@ declare
   goal private.deal_stages;
   moved boolean := tg_op = 'INSERT' or new.stage <> old.stage;
   closed boolean;
-  -- What status says when it was not written.
-  untold public."DealStatus" := case when tg_op = 'INSERT' then 'ACTIVE' when moved then old.status end;
+  -- The status if the caller did not write it.
+  unwritten public."DealStatus" := case when tg_op = 'INSERT' then 'ACTIVE' when moved then old.status end;
 begin
   select s.* into goal from private.deal_stages s where s.stage = new.stage;
   closed := goal.status <> 'ACTIVE';
   if tg_op = 'UPDATE' and moved then
     select s.* into here from private.deal_stages s where s.stage = old.stage;
     if here.status <> 'ACTIVE' and (closed or row_security_active(tg_relid)) then
-      raise exception 'A closed deal does not move' using
+      raise exception 'A closed deal cannot move' using
         errcode = 'PT409', detail = format('It is %s.', old.stage), hint = 'Call reopen_deal first.';
     elsif here.status = 'ACTIVE' and new.stage <> all (here.moves_to) then
       raise exception 'A deal cannot go from % to %', old.stage, new.stage using
         errcode = 'PT409', detail = format('From %s it may go to %s.', old.stage, array_to_string(here.moves_to, ', '));
     end if;
   end if;
-  if new.status is distinct from untold and new.status <> goal.status
+  if new.status is distinct from unwritten and new.status <> goal.status
     and not (goal.status = 'LOST' and new.status = 'ABANDONED') then
     raise exception 'The status of a deal follows its stage' using
       errcode = 'PT422', detail = format('%s cannot be %s.', new.stage, new.status),
@@ -209,7 +210,7 @@ begin
     new.organization_id, 'deal', new.id, action,
     format(case action when 'moved' then 'Deal moved from %2$s to %3$s' else 'Deal %1$s: from %2$s to %3$s' end,
       action, old.stage, new.stage),
-    -- A reopened deal has no reason any more; here it is kept.
+    -- A reopened deal loses its reason; this note keeps it.
     coalesce(new.lost_reason, old.lost_reason), new.lead_id, new.contact_id, new.id, new.listing_id, new.assigned_to_id,
     case when new.status = 'WON' then 'SUCCESS' when new.status <> 'ACTIVE' then 'WARNING' else 'INFO' end::public."ActivitySeverity"
   );
@@ -237,8 +238,8 @@ begin
   return deal;
 end $$;
 comment on function public.move_deal(uuid, "DealStage", integer, text) is
-  'Moves a deal: forward freely, back one step, closed from anywhere. CLOSED_LOST needs lost_reason. The same rules bind an '
-  'update of stage; this one also says why there was nothing to move.';
+  'Moves a deal: forward freely, back one step, closed from anywhere. CLOSED_LOST needs lost_reason. The same rules '
+  'bind an update of stage; this function also raises an error if there is nothing to move.';
 
 create function public.close_deal(
   deal_id uuid, outcome "DealStatus", lost_reason text default null, closed_at timestamptz default null

@@ -9,15 +9,15 @@ declare
   contact uuid := gen_random_uuid();
   deal uuid;
 begin
-  -- The row lock lets one of several simultaneous attempts through; the others then read what it did.
+  -- The row lock serializes simultaneous attempts: the later ones see the result of the first.
   select l.* into lead from public.leads l where l.id = convert_lead.lead_id and l.organization_id = org for update;
   if not found then
     perform private.refuse('lead', convert_lead.lead_id);
   end if;
   if lead.status = 'CONVERTED' then
     raise exception 'This lead was converted already' using
-      errcode = 'PT409', detail = format('It became contact %s.', coalesce(lead.converted_contact_id::text, 'that is gone')),
-      hint = 'Work on with its contact.';
+      errcode = 'PT409', detail = format('It became contact %s.', coalesce(lead.converted_contact_id::text, 'that was deleted')),
+      hint = 'Continue with its contact.';
   end if;
   insert into public.contacts (
     id, organization_id, assigned_to_id, name, email, phone, company, type, status, notes, tags, custom_fields,

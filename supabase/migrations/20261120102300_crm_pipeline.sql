@@ -73,7 +73,7 @@ create function public.stage_durations(since timestamptz default '-infinity') re
   group by c.to_stage order by c.to_stage
 $$;
 comment on function public.stage_durations(timestamptz) is
-  'How long deals that have left a stage were in it; of stages entered since a time.';
+  'How long deals stayed in a stage before they left it; counts stages entered since the given time.';
 
 -- Forecast ------------------------------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ begin
   ) m
   left join public.deals d on (forecast.assigned_to_id is null or d.assigned_to_id = forecast.assigned_to_id)
     and case d.status
-      -- What should have been closed by now is expected this month.
+      -- A deal whose expected close date has passed counts for this month.
       when 'ACTIVE' then greatest(date_trunc('month', d.expected_close_date at time zone 'UTC')::date, first) = m.month
       when 'WON' then date_trunc('month', d.actual_close_date at time zone 'UTC')::date = m.month
       else false
@@ -115,7 +115,7 @@ returns table (reason text, lost_reason_id uuid, deals bigint, value numeric) la
   group by r.name, r.id order by 3 desc, 1
 $$;
 comment on function public.lost_reasons_report(timestamptz, timestamptz) is
-  'Why deals were lost in a time; reasons that are not in the list are Other.';
+  'Why deals were lost in a period; reasons that are not in the list are Other.';
 
 -- Goals ---------------------------------------------------------------------------------------------------------------
 

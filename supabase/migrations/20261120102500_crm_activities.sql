@@ -46,8 +46,8 @@ create trigger touch before update on public.activities for each row execute fun
 create trigger history after delete or update of type, title, description, outcome, duration_minutes, completed_at
   on public.activities for each row execute function private.record_history();
 
--- Comparing enums is not leakproof, so a policy keeps `status = …` out of an index's conditions. A partial index needs no
--- comparison: its predicate names the value. Together they weigh as much as one index.
+-- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no
+-- comparison, because its predicate names the value. Together these indexes are as large as one.
 create index activities_type_call_idx
   on public.activities (organization_id, created_at desc) where type = 'CALL';
 create index activities_type_email_idx
@@ -110,7 +110,7 @@ begin
     select d.lead_id, d.contact_id into a_lead, a_contact from public.deals d
     where d.organization_id = new.organization_id and d.id = new.deal_id;
   end if;
-  -- A statement that changes nothing still asks its policies.
+  -- A statement that changes nothing still evaluates its policies.
   if coalesce(new.lead_id, a_lead) is not null then
     update public.leads l set last_contact_at = contacted
     where l.organization_id = new.organization_id and l.id = any (array[new.lead_id, a_lead])
@@ -124,7 +124,7 @@ begin
   return null;
 end $$;
 comment on function private.note_contact() is
-  'Keeps last_contact_at of whom an activity, or its deal, is about. A date in the future counts when it is written.';
+  'Updates last_contact_at of the lead and contact of an activity or of its deal. A date in the future counts as now.';
 create trigger note_contact after insert or update of completed_at on public.activities
   for each row when (new.type not in ('NOTE', 'TASK')) execute function private.note_contact();
 
@@ -142,7 +142,7 @@ begin
     detail = format('Found %s.', (select string_agg(quote_ident(k), ', ') from jsonb_object_keys(item - known) k)),
     hint = format('Known are %s.', array_to_string(known, ', '));
 end $$;
-comment on function private.refuse_fields(jsonb, text[]) is 'Says which fields nobody would read.';
+comment on function private.refuse_fields(jsonb, text[]) is 'PT422 for unknown fields, with their names.';
 
 create function private.record_crm_activity(org uuid, item jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -163,7 +163,7 @@ begin
     perform private.refuse_fields(item, known);
   end if;
   if entity is null then
-    raise exception 'An activity is about something' using
+    raise exception 'An activity needs a lead, contact, deal or listing' using
       errcode = 'PT422', detail = 'None of lead_id, contact_id, deal_id and listing_id is given.',
       hint = 'Name at least one of them; for a plain entry of the feed send entity_type, entity_id and action.';
   end if;
@@ -180,7 +180,7 @@ begin
       then 'listing ' || listing
   end;
   if missing is not null then
-    raise exception 'What the activity is about does not exist' using
+    raise exception 'The record that the activity is about does not exist' using
       errcode = 'PT404', detail = format('There is no %s in this organisation.', missing);
   end if;
   -- Its trigger keeps last_contact_at.
@@ -203,8 +203,8 @@ end $$;
 comment on function private.record_crm_activity(uuid, jsonb) is
   'Records an activity on a lead, contact, deal or listing, and its entry in the feed.';
 
--- A feed entry is one row of which the caller decides neither whose it is nor where: one look at who calls allows it and
--- places it, where the policy would look a second time.
+-- The caller chooses neither the author nor the organisation of a feed entry, so one lookup of the caller authorises
+-- and places it; the policy would repeat that lookup.
 create function private.record_feed_entry(entry jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare

@@ -201,7 +201,7 @@ create function private.estimate() returns trigger language plpgsql set search_p
 declare
   estimated jsonb;
 begin
-  -- What cannot be estimated is refused by the checks of the table, in their words.
+  -- The checks of the table refuse what cannot be estimated, with their own messages.
   if new.complexity is not null and private.are_requirements(new.requirements) then
     estimated := public.estimate_order(new.complexity, new.requirements);
     new.estimated_hours := (estimated ->> 'estimated_hours')::integer;
@@ -262,7 +262,7 @@ end $$;
 comment on function private.may_move(public.custom_agent_orders, private.order_moves) is
   'Whether the caller may make this move.';
 
--- Below every function and grant: whoever updates the column, the table of moves holds.
+-- A trigger, so that order_moves binds every writer of the column.
 create function private.move_order() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -274,12 +274,12 @@ begin
       hint = coalesce('It can go to: ' || (
         select string_agg(m.to_status::text, ', ' order by m.to_status)
         from private.order_moves m where m.from_status = old.status
-      ) || '.', 'It has come to its end.');
+      ) || '.', 'No further move is possible.');
   end if;
   new.status_changed_at := now();
   case new.status
     when 'SUBMITTED' then
-      -- Who revises a rejected order has its place in the month already.
+      -- A rejected order that is revised already has its place in the month.
       if old.submitted_at is null or old.submitted_at < private.this_month() then
         perform private.require_room(new.organization_id, 'orders_per_month');
       end if;
@@ -293,7 +293,7 @@ begin
   end case;
   return new;
 end $$;
-comment on function private.move_order() is 'Holds every change of status to the table of moves, and stamps its time.';
+comment on function private.move_order() is 'Allows only the changes of status in order_moves, and stamps their time.';
 create trigger move_order before update of status on public.custom_agent_orders
   for each row when (old.status <> new.status) execute function private.move_order();
 
@@ -336,7 +336,8 @@ begin
   return null;
 end $$;
 comment on function private.record_move() is
-  'Each change of status: a build log, a feed entry, word to the creator; milestones at the first submission.';
+  'For each change of status: writes a build log and a feed entry, notifies the creator; creates milestones at the '
+  'first submission.';
 create trigger record_move after update of status on public.custom_agent_orders
   for each row when (old.status <> new.status) execute function private.record_move();
 
@@ -364,7 +365,7 @@ begin
   return new;
 end $$;
 comment on function private.guard_order() is
-  'What clients may no longer change, and that a progress they set is theirs.';
+  'Refuses changes that come too late, and marks a progress that a client sets as manual.';
 create trigger guard_order before update on public.custom_agent_orders
   for each row execute function private.guard_order();
 
@@ -449,7 +450,7 @@ comment on function private.follow_milestones() is 'Progress and stage of an ord
 create trigger follow_milestones after insert or delete or update of is_completed, sort_order, stage
   on public.order_milestones for each row execute function private.follow_milestones();
 
--- A row that goes with its order or organisation finds them gone already; nobody else removes one.
+-- An entry may be deleted only by the cascade from its order or organisation, which no longer exists at that moment.
 create function private.keep_build_logs() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -462,7 +463,7 @@ begin
   raise exception 'Build logs are append-only' using
     errcode = '42501', detail = format('Tried to %s.', lower(tg_op)), hint = 'Add an entry that corrects the other.';
 end $$;
-comment on function private.keep_build_logs() is 'Refuses to change or remove what was logged, to everyone.';
+comment on function private.keep_build_logs() is 'Refuses every change and every deletion of an entry.';
 create trigger keep before update or delete on public.build_logs
   for each row execute function private.keep_build_logs();
 create trigger keep_all before truncate on public.build_logs
@@ -554,8 +555,8 @@ begin
   where m.from_status = agent_order.status and m.to_status = advance_order.to_status;
   if move.to_status is not null and not private.may_move(agent_order, move) then
     raise exception 'You may not move this order from % to %', agent_order.status, to_status using
-      errcode = '42501', detail = 'The move is not open to your role.',
-      hint = format('It takes %s or above in the organisation%s%s%s.', move.minimum_role,
+      errcode = '42501', detail = 'Your role may not make this move.',
+      hint = format('It requires %s or above in the organisation%s%s%s.', move.minimum_role,
         case when move.by_creator then ', or who created it' else '' end,
         case when move.by_builder then ', or its builder' else '' end,
         case when move.by_platform then ', or a platform admin' else '' end);
@@ -570,7 +571,7 @@ begin
   returning o.* into agent_order;
   if not found then
     raise exception 'The order is % already', to_status using
-      errcode = 'PT409', detail = 'Somebody moved it before.', hint = 'Read it again.';
+      errcode = 'PT409', detail = 'Another request has moved it.', hint = 'Reload it.';
   end if;
   perform private.log_platform_act('Order moved to ' || to_status, agent_order);
   return agent_order;
@@ -618,16 +619,17 @@ begin
   );
 end $$;
 comment on function private.submit_order(jsonb) is
-  'submit-order: changes the draft if asked to, submits it, and says what was agreed and what is left of the month.';
+  'submit-order: updates the draft with the fields that were sent, submits it, and returns the estimate and the '
+  'remaining quota.';
 
 create function public.cancel_order(order_id uuid, reason text) returns public.custom_agent_orders
 language sql set search_path = '' as $$ select * from private.advance_order(order_id, 'CANCELLED', reason) $$;
-comment on function public.cancel_order(uuid, text) is 'Ends an order that is not completed yet, saying why.';
+comment on function public.cancel_order(uuid, text) is 'Cancels an order that is not completed yet, with a reason.';
 
 create function public.reject_order(order_id uuid, reason text) returns public.custom_agent_orders
 language sql set search_path = '' as $$ select * from private.advance_order(order_id, 'REJECTED', reason) $$;
 comment on function public.reject_order(uuid, text) is
-  'Refuses an order in review, saying why; it can become a draft again.';
+  'Rejects an order in review, with a reason; it can become a draft again.';
 
 create type public.order_move as (to_status "OrderStatus", needs_reason boolean);
 comment on type public.order_move is 'A move that the caller may make with an order.';
@@ -683,9 +685,9 @@ comment on function private.assign_builder(uuid, uuid) is
 create function public.assign_builder(order_id uuid, builder_id uuid) returns public.custom_agent_orders
 language sql set search_path = '' as 'select * from private.assign_builder(order_id, builder_id)';
 comment on function public.assign_builder(uuid, uuid) is
-  'Gives an order to a builder, or with null to nobody; by an owner or a platform admin.';
+  'Assigns an order to a builder, or unassigns it with null; for owners and platform admins.';
 
--- plpgsql, since its plans know the values: a page is then a short ordered index scan however long the log is.
+-- plpgsql, because its plans know the values: a page is a short ordered index scan, however long the log is.
 create function public.build_log_page(
   order_id uuid, before timestamptz default 'infinity', before_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
   page_size integer default 50

@@ -10,14 +10,14 @@ create type "ShowcaseCategory" as enum ('AI_AGENT', 'AUTOMATION_TOOL', 'INTEGRAT
 comment on type "ShowcaseCategory" is 'What a showcase shows.';
 
 -- Templates, blueprints, showcases ------------------------------------------------------------------------------------
--- Public rows and one's own are read in one list, newest first. `is_public or organization_id = …` makes Postgres
--- gather and sort all that matches. The audience of a row (the nil uuid: everybody) compared with a short array stays
--- one ordered index scan that skips strangers' rows inside the index, however few rows are public; measured with 2,000
--- organisations. It needs the array literal (its nil uuid is estimated from statistics), this one index, and no other
--- on the same expression, else the planner may gather and sort after all.
+-- Lists show public rows and the caller's own together, newest first. With `is_public or organization_id = …` Postgres
+-- collects and sorts all matches. Comparing the audience of a row (the nil uuid: everybody) with a short array stays
+-- one ordered index scan that skips other tenants' rows inside the index, however few rows are public; measured with
+-- 2,000 organisations. It needs the array literal (its nil uuid is estimated from statistics), this one index, and no
+-- other index on the same expression; otherwise the planner may sort after all.
 
--- What a template is found by: its words, and in capitals, which no word has, marks of its category, its tags and who
--- sees it. One index then answers a whole search and reads nothing of what belongs to strangers.
+-- The search terms of a template: its words, and marks of its category, its tags and its audience in capitals, which no
+-- word has. So one index answers a whole search without reading rows of other tenants.
 create function private.template_marks(
   name text, description text, category "AgentCategory", tags text[], features text[], use_cases text[],
   is_for_all boolean, organization_id uuid
@@ -31,7 +31,7 @@ begin
   ), 20000));
 end $$;
 comment on function private.template_marks(text, text, "AgentCategory", text[], text[], text[], boolean, uuid) is
-  'What search_templates() finds a template by.';
+  'The search terms of a template.';
 grant execute on function
   private.template_marks(text, text, "AgentCategory", text[], text[], text[], boolean, uuid)
   to authenticated, service_role;
@@ -65,7 +65,8 @@ comment on table public.agent_templates is
   'Presets of agents: an organisation''s own, public ones, and those of the platform.';
 comment on column public.agent_templates.rating is 'Mean of the reviews that count; null without any.';
 comment on column public.agent_templates.usage_count is 'Kept by use_template().';
-comment on column public.agent_templates.is_system is 'Of the platform: everybody reads, only platform admins write.';
+comment on column public.agent_templates.is_system is
+  'True: it belongs to the platform; everybody reads it, only platform admins write it.';
 create index agent_templates_audience_idx on public.agent_templates
   (created_at desc, (
     case when is_public or is_system then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end
@@ -94,12 +95,12 @@ create table public.template_reviews (
   updated_at timestamptz not null default now(),
   constraint "one review per template and reviewer" unique (template_id, reviewer_id)
 );
-comment on table public.template_reviews is
-  'What people think of a template; read within the reviewer''s organisation.';
+comment on table public.template_reviews is 'Reviews of templates; visible in the reviewer''s organisation.';
 comment on column public.template_reviews.template_id is
-  'May be another organisation''s, when public: the key carries no tenant, a trigger asks if the reviewer sees it.';
+  'May belong to another organisation if it is public, so the key carries no tenant; a trigger checks that the '
+  'reviewer sees it.';
 comment on column public.template_reviews.is_counted is
-  'Whether it is part of the rating: of one network, three reviews of a template a day are.';
+  'Whether it counts towards the rating: at most three reviews of a template per network and day do.';
 create index template_reviews_template_idx on public.template_reviews (template_id) include (rating);
 create index template_reviews_organization_idx on public.template_reviews (organization_id, created_at desc);
 create index template_reviews_reviewer_idx on public.template_reviews (reviewer_id);
@@ -247,13 +248,14 @@ begin
       update public.project_showcases s set likes = s.likes + total where s.id = subject;
   end case;
 end $$;
-comment on function private.fold_tallies(text, uuid) is 'Moves what was counted into the count of the row.';
+comment on function private.fold_tallies(text, uuid) is 'Adds the tallies of a row to its counter.';
 
--- Exact without queueing for a row: everyone appends under a shared lock which lasts until they commit. The first is
--- the folder of the batch, and waits for the rest of it by taking that lock exclusively; then it sees them all and adds
--- them up in one update. Whoever finds a folder at work leaves, since it cannot finish before they have committed.
--- That holds because being the folder ends before the batch does: it is a lock of the session, given back by hand. Two
--- locks of a transaction end in any order, and who came in between would leave with nobody at work.
+-- Counts exactly without waiting for the row. Every transaction appends its tally under a shared lock that lasts until
+-- it commits. The first of a batch is its folder: it takes the same lock exclusively, which waits for the commits of
+-- the others, and adds all tallies in one update. A transaction that finds a folder at work needs to do nothing,
+-- because that folder cannot finish before it has committed. For that, the lock of the folder must be released before
+-- the lock of the batch, so it is a session lock that is released by hand: two transaction locks are released in any
+-- order, and a tally appended between them would have no folder.
 create function private.tally(counter text, subject uuid, change integer) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -289,7 +291,7 @@ begin
   return folded;
 end $$;
 comment on function private.roll_up_tallies() is
-  'Folds what a folder that failed has left behind; for a schedule, safe at any time.';
+  'Adds tallies that a failed transaction has left behind; safe to run at any time.';
 grant execute on function private.roll_up_tallies() to service_role;
 insert into private.jobs (name, schedule, runs, description) values
   ('roll_up_tallies', '*/5 * * * *', 'private.roll_up_tallies', 'Add uses, views and likes that were left behind.');
@@ -303,7 +305,7 @@ begin
   end if;
   return null;
 end $$;
-comment on function private.tally_like() is 'Likes count, also those that go with their user.';
+comment on function private.tally_like() is 'Counts likes, also when they are deleted with their user.';
 create trigger tally_like after insert or delete on public.showcase_likes
   for each row when (coalesce(current_setting('strive.history_action', true), '') <> 'restored')
   execute function private.tally_like();
@@ -323,7 +325,7 @@ create trigger guard_plan before insert on public.tool_blueprints
 
 create trigger touch before update on public.template_reviews
   for each row execute function private.touch_updated_at();
--- Being used, viewed, liked or rated does not update a row in its author's sense.
+-- Counters and ratings are not an update by the author.
 create trigger touch before update on public.agent_templates
   for each row when (old.usage_count = new.usage_count and old.rating is not distinct from new.rating)
   execute function private.touch_updated_at();
@@ -365,7 +367,7 @@ begin
   return private.current_user_org('MEMBER') is not null and private.counts_today('template_reviews', template_id, 3, 3);
 end $$;
 comment on function private.review_counts(uuid) is
-  'Whether a review that the caller writes now is part of the rating; puppets of one network are not.';
+  'Whether a review that the caller writes now counts towards the rating: at most three per network and day do.';
 grant execute on function private.review_counts(uuid) to authenticated, service_role;
 create trigger guard_review before insert on public.template_reviews
   for each row execute function private.guard_review();
@@ -522,15 +524,15 @@ begin
     raise exception 'page_size is 1 to 100' using errcode = 'PT400', detail = format('Found %s.', page_size);
   end if;
   if private.current_user_id() is null or (phrase <> '' and words is null) then
-    return; -- nobody; or nothing in the query is a word
+    return; -- no caller, or no word in the query
   end if;
   if after is not null then
     select coalesce(strpos(lower(t.name), phrase) > 0, true), t.usage_count, t.created_at into named, used, made
     from public.agent_templates t
     where t.id = after and (t.is_public or t.is_system or t.organization_id = org);
     if made is null then
-      raise exception 'There is no such template to go on after' using
-        errcode = 'PT404', detail = format('Found %s.', after), hint = 'Begin at the first page again.';
+      raise exception 'There is no template with the id in after' using
+        errcode = 'PT404', detail = format('Found %s.', after), hint = 'Start again at the first page.';
     end if;
   end if;
   return query
@@ -595,7 +597,7 @@ declare
   copy public.tool_blueprints;
 begin
   if org is null then
-    raise exception 'Only members clone blueprints' using
+    raise exception 'Only members can clone blueprints' using
       errcode = '42501', hint = 'Act in an organisation in which you are MEMBER or above.';
   end if;
   perform private.require_room(org, 'blueprints');
@@ -715,7 +717,7 @@ declare
   changed public.project_showcases;
 begin
   if not private.is_admin() then
-    raise exception 'Only platform admins feature showcases' using errcode = '42501';
+    raise exception 'Only platform admins can feature showcases' using errcode = '42501';
   end if;
   update public.project_showcases s set is_featured = featured
   where s.id = showcase_id and (s.is_public or not featured) returning s.* into changed;
@@ -829,7 +831,7 @@ insert into public.agent_templates (
     '{"newsletter","seller meetings"}', true, true
   );
 
--- From here on somebody makes and changes them, and that is logged.
+-- Created after the rows above, so that only later changes are logged.
 create trigger audit_new_system_template after insert on public.agent_templates
   for each row when (new.is_system)
   execute function private.audit_change('SYSTEM_CONFIG_UPDATE', 'agent_template', 'name');

@@ -23,7 +23,7 @@ create type "ResourceType" as enum ('AI_TOKENS', 'API_CALLS', 'STORAGE', 'SEATS'
 comment on type "ResourceType" is 'What usage is counted of.';
 
 -- Work ----------------------------------------------------------------------------------------------------------------
--- Whoever is in charge refers to the membership: a stranger cannot be named, and who leaves is taken off.
+-- Assignees and managers refer to the membership: only a member can be named, and leaving clears the column.
 
 create table public.customers (
   id uuid primary key default gen_random_uuid(),
@@ -77,8 +77,7 @@ create table public.projects (
   constraint "completion_date is not before start_date" check (completion_date >= start_date)
 );
 comment on table public.projects is 'What an organisation does for its customers or itself.';
-comment on column public.projects.project_manager_id is
-  'Whoever created it unless given; null once that member has left.';
+comment on column public.projects.project_manager_id is 'By default its creator; null after that member has left.';
 comment on column public.projects.completion_date is 'Written when the status becomes COMPLETED, unless given.';
 create index projects_organization_idx on public.projects (organization_id, created_at desc);
 create index projects_customer_idx on public.projects (organization_id, customer_id);
@@ -121,7 +120,7 @@ create table public.appointments (
   constraint "end_time is after start_time" check (end_time > start_time)
 );
 comment on table public.appointments is 'The calendar of an organisation.';
-comment on column public.appointments.assigned_to is 'Whoever created it unless given; null once that member has left.';
+comment on column public.appointments.assigned_to is 'By default its creator; null after that member has left.';
 comment on column public.appointments.reminders_sent is 'Which reminders went out when; written by the server.';
 create index appointments_organization_idx on public.appointments (organization_id, created_at desc);
 create index appointments_start_time_idx on public.appointments (organization_id, start_time);
@@ -199,11 +198,11 @@ create table public.attachments (
   )
 );
 comment on table public.attachments is
-  'Files in the bucket `attachments`, each at something of the organisation. An upload makes its row; a row made before '
-  'holds the room for an upload to come.';
+  'Files in the bucket `attachments`, each attached to a record of the organisation. An upload creates its row; a row'
+  ' that is created before reserves storage for its upload.';
 comment on column public.attachments.entity_type is 'The table of the record, such as deals (plural).';
 comment on column public.attachments.uploaded_by_id is 'Null once the account is gone.';
-comment on column public.attachments.stored_at is 'When the file came; null while it is awaited, for a day at most.';
+comment on column public.attachments.stored_at is 'When the file was uploaded; null before, for a day at most.';
 -- With the sizes, so that what an organisation stores is summed up from the index alone.
 create index attachments_organization_idx
   on public.attachments (organization_id, created_at desc) include (file_size);
@@ -293,7 +292,7 @@ create table public.ai_conversations (
   updated_at timestamptz not null default now()
 );
 comment on table public.ai_conversations is
-  'Talks of a member with a model; nobody else in the organisation reads them.';
+  'Conversations of a member with a model; nobody else in the organisation reads them.';
 comment on column public.ai_conversations.usage_tokens is 'Counted by the server.';
 create index ai_conversations_organization_idx on public.ai_conversations (organization_id, created_at desc);
 create index ai_conversations_user_idx on public.ai_conversations (user_id, organization_id, created_at desc);
@@ -325,7 +324,7 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.guard_storage() is 'Holds clients to the storage of their plan before a byte is sent.';
+comment on function private.guard_storage() is 'Enforces the storage limit of the plan before a file is uploaded.';
 -- A missing column is refused as missing.
 create trigger guard_storage before insert on public.attachments
   for each row when (new.file_size is not null and new.organization_id is not null)
@@ -358,7 +357,7 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.default_assignee() is 'An appointment is its creator''s unless given to somebody.';
+comment on function private.default_assignee() is 'Assigns an appointment without an assignee to its creator.';
 create trigger default_assignee before insert on public.appointments
   for each row execute function private.default_assignee();
 
@@ -576,7 +575,8 @@ begin
   end if;
 end $$;
 comment on function public.notifications_page(boolean, timestamptz, uuid, integer) is
-  'One''s newest notifications in the current organisation; for the next page give created_at and id of the last one.';
+  'The caller''s newest notifications in the current organisation; for the next page give created_at and id of the '
+  'last one.';
 
 create function public.unread_notification_count() returns bigint
 language plpgsql stable set search_path = '' as $$
@@ -584,9 +584,9 @@ begin
   return (select count(*) from public.notifications n where n.user_id = (select auth.uid()) and not n.read);
 end $$;
 comment on function public.unread_notification_count() is
-  'How many of one''s notifications in the current organisation are unread: counted, so always exact.';
+  'How many of the caller''s notifications in the current organisation are unread: counted, so always exact.';
 
--- In one order, so that two who change some of the same wait for each other instead of deadlocking.
+-- In one order, so that two calls about the same rows wait for each other instead of deadlocking.
 create function private.lock_notifications(ids uuid[]) returns uuid[]
 language plpgsql set search_path = '' as $$
 declare
@@ -609,7 +609,8 @@ begin
   end if;
   return mine;
 end $$;
-comment on function private.lock_notifications(uuid[]) is 'Holds 1 to 100 of one''s notifications: all of them or PT404.';
+comment on function private.lock_notifications(uuid[]) is
+  'Locks 1 to 100 of the caller''s notifications: all of them or PT404.';
 
 create function public.mark_notifications_read(ids uuid[]) returns bigint
 language plpgsql set search_path = '' as $$
@@ -622,7 +623,7 @@ begin
   return marked;
 end $$;
 comment on function public.mark_notifications_read(uuid[]) is
-  'Marks 1 to 100 of one''s notifications, all or none; returns how many were unread.';
+  'Marks 1 to 100 of the caller''s notifications, all or none; returns how many were unread.';
 
 create function public.mark_all_notifications_read() returns bigint
 language plpgsql set search_path = '' as $$
@@ -638,7 +639,7 @@ begin
   return marked;
 end $$;
 comment on function public.mark_all_notifications_read() is
-  'Marks all of one''s notifications in the current organisation; returns how many were unread.';
+  'Marks all of the caller''s notifications in the current organisation; returns how many were unread.';
 
 create function public.delete_notifications(ids uuid[]) returns bigint
 language plpgsql set search_path = '' as $$
@@ -648,7 +649,8 @@ begin
   delete from public.notifications n where n.id = any (mine);
   return cardinality(mine);
 end $$;
-comment on function public.delete_notifications(uuid[]) is 'Deletes 1 to 100 of one''s notifications, all or none.';
+comment on function public.delete_notifications(uuid[]) is
+  'Deletes 1 to 100 of the caller''s notifications, all or none.';
 
 grant execute on function public.notifications_page(boolean, timestamptz, uuid, integer),
   public.unread_notification_count(), private.lock_notifications(uuid[]), public.mark_notifications_read(uuid[]),

@@ -120,7 +120,7 @@ comment on column public.tasks.project_id is 'The project it is a step of; null:
 comment on column public.tasks.parent_task_id is 'The task it is a part of; both belong to the same project, or to none.';
 comment on column public.tasks.title is 'What is to be done.';
 comment on column public.tasks.description is 'Details.';
-comment on column public.tasks.activity_type is 'How: CALL, EMAIL, MEETING, …; null: not said.';
+comment on column public.tasks.activity_type is 'How: CALL, EMAIL, MEETING, …; null: not specified.';
 comment on column public.tasks.status is 'TODO, IN_PROGRESS and REVIEW are open; DONE and CANCELLED are not.';
 comment on column public.tasks.priority is 'How urgent it is.';
 comment on column public.tasks.assigned_to is 'Who does it; null: not assigned, or that member has left.';
@@ -215,7 +215,7 @@ declare
     when 'DAILY' then '1 day' when 'WEEKDAYS' then '1 day' when 'WEEKLY' then '7 days' when 'MONTHLY' then '1 month'
     when 'QUARTERLY' then '3 months' when 'YEARLY' then '1 year' end;
   first constant timestamp := coalesce(due, now()) at time zone 'UTC';
-  -- Occurrences that have passed are left out: at least so many steps lie between.
+  -- Skips occurrences that have passed: at least so many steps lie between.
   steps integer := greatest(1, ceil(extract(epoch from now() - coalesce(due, now())) / extract(epoch from step))::integer);
   occurrence timestamp;
 begin

@@ -6,12 +6,12 @@
 
 -- Search --------------------------------------------------------------------------------------------------------------
 
-create function private.search_query(org uuid, asked text, forgiving boolean) returns tsquery
+create function private.search_query(org uuid, phrase text, forgiving boolean) returns tsquery
 language plpgsql immutable set search_path = '' as $$
 declare
   tenant constant text := left(org::text, 8);
   blot constant text := left(tenant, 1) || '*';
-  digits text := private.digits(asked);
+  digits text := private.digits(phrase);
   word text;
   size integer;
   one integer;
@@ -20,9 +20,9 @@ declare
   words text[] := '{}';
   sought text;
 begin
-  foreach word in array private.search_words(asked) loop
+  foreach word in array private.search_words(phrase) loop
     size := length(word);
-    -- One or two digits begin too many numbers.
+    -- Too many numbers begin with the same one or two digits.
     ways := array[format(case when word ~ '^[0-9]{1,2}$' then '%L' else '%L:*' end, tenant || word)];
     if forgiving and size > 2 and word !~ '[0-9]' then
       for long in greatest(size - 1, 4) .. size + 1 loop
@@ -34,7 +34,7 @@ begin
           quote_literal(blot || left(word, two) || repeat('*', long - two))
         ];
       end loop;
-      -- Two letters changed places where the thirds meet.
+      -- Two letters that changed places at the border of two thirds.
       foreach one in array array[(size + 2) / 3, (2 * size + 2) / 3] loop
         ways := ways || quote_literal(
           tenant || left(word, one - 1) || substr(word, one + 1, 1) || substr(word, one, 1) || substr(word, one + 2)
@@ -44,8 +44,9 @@ begin
     words := words || ('(' || array_to_string(ways, '|') || ')');
   end loop;
   sought := array_to_string(words, '&');
-  if sought <> '' and asked ~ '^[-+/(). 0-9]+$' and length(digits) > 3 then
-    -- A phone number: whole, the local part, or a beginning of either; one wrong digit leaves the others right.
+  if sought <> '' and phrase ~ '^[-+/(). 0-9]+$' and length(digits) > 3 then
+    -- A phone number: the whole, its local part, or the beginning of either. With one wrong digit, either its beginning
+    -- or its end is right.
     sought := case
       when length(digits) < 7 then format('(%s)|%L:*', sought, tenant || digits)
       else format('%L:*|%L', tenant || digits, tenant || right(digits, case when length(digits) < 10 then 7 else 10 end))
@@ -57,9 +58,10 @@ begin
   return sought::tsquery;
 end $$;
 comment on function private.search_query(uuid, text, boolean) is
-  'What rows must have among their terms: every word asked for, or the beginning of one; if forgiving, what resembles it.';
+  'The query for the terms of a row: it needs every word, or words that begin with it; if forgiving, words that '
+  'resemble it.';
 
--- Bitmaps only: an ordered walk through the tenant that hopes to meet the words soon is the plan that takes long.
+-- Bitmap scans only: the slow plan is an ordered scan of the tenant that expects to find the words early.
 create type public.search_result as (
   kind text, id uuid, title text, detail text, status text, likeness real
 );
@@ -70,18 +72,18 @@ language plpgsql stable security definer rows 20
 set search_path = '' set enable_seqscan = off set enable_indexscan = off as $$
 declare
   org uuid := private.require_org('VIEWER');
-  asked text := trim(regexp_replace(query, '\s+', ' ', 'g'));
+  phrase text := trim(regexp_replace(query, '\s+', ' ', 'g'));
   wanted tsquery;
 begin
-  if coalesce(length(asked), 0) not between 2 and 100 or coalesce(most, 0) not between 1 and 100 then
-    raise exception 'A search is for 2 to 100 characters, and answers with 1 to 100 rows' using
-      errcode = 'PT422', detail = format('Found %s characters, and %s rows.', coalesce(length(asked), 0), most);
+  if coalesce(length(phrase), 0) not between 2 and 100 or coalesce(most, 0) not between 1 and 100 then
+    raise exception 'query must have 2 to 100 characters, and most must be 1 to 100' using
+      errcode = 'PT422', detail = format('Found %s characters and most = %s.', coalesce(length(phrase), 0), most);
   end if;
-  -- What has the words as they stand; where nothing does, what resembles them. At most 100 of each kind are weighed:
-  -- words that more have in common find nobody, they shall only be answered soon.
-  foreach wanted in array array[private.search_query(org, asked, false), private.search_query(org, asked, true)] loop
+  -- First rows with exactly these words; if there are none, rows with similar words. At most 100 rows of each kind are
+  -- ranked, which bounds the time of a query that is too common to be useful.
+  foreach wanted in array array[private.search_query(org, phrase, false), private.search_query(org, phrase, true)] loop
     return query
-    select f.kind, f.id, f.title, f.detail, f.status, extensions.word_similarity(asked, f.words)
+    select f.kind, f.id, f.title, f.detail, f.status, extensions.word_similarity(phrase, f.words)
     from (
       (
         select 'lead' as kind, l.id, l.name as title, concat_ws(', ', l.email, l.phone, l.company) as detail,
@@ -126,7 +128,7 @@ begin
 end $$;
 comment on function private.search_crm(text, integer) is 'Finds rows of the caller''s organisation by their words.';
 
--- What was found is read once more under the caller's own policies: each by its id, which EXISTS would turn into a hash
+-- The rows that were found are read again under the caller's own policies, each by its id; EXISTS would become a hash
 -- of the whole tenant.
 create function public.search_crm(query text, most integer default 20) returns setof public.search_result
 language sql stable rows 20 set search_path = '' as $$
@@ -188,7 +190,7 @@ language sql stable set search_path = '' as 'select * from private.find_duplicat
 comment on function public.find_duplicates(text, text, uuid) is
   'Who has this email or phone already, however written: up to 20 leads and contacts. Converted leads are contacts.';
 
--- A warning, no refusal: a couple shares a number, an office an address.
+-- A warning instead of a refusal: a couple may share a number, an office an address.
 create function private.add_person(relation text, person jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -197,7 +199,7 @@ declare
   made jsonb;
 begin
   if jsonb_typeof(person) is distinct from 'object' or person ? 'organization_id' then
-    raise exception 'What is added is an object of columns' using
+    raise exception 'The row to add must be an object of columns' using
       errcode = 'PT400', hint = 'Leave organization_id out: it is the organisation this request acts in.';
   end if;
   select string_agg(format(', %I', k), '') into columns from jsonb_object_keys(person) k;
@@ -211,16 +213,16 @@ begin
   ));
 end $$;
 comment on function private.add_person(text, jsonb) is
-  'Adds a lead or contact under the caller''s policies, and says who else it might be.';
+  'Adds a lead or contact under the caller''s policies, and returns possible duplicates.';
 
 create function public.add_lead(lead jsonb) returns jsonb language sql set search_path = ''
 as $$ select private.add_person('leads', lead) $$;
 comment on function public.add_lead(jsonb) is
-  'Adds a lead, as an insert would, and answers {"added": the row, "duplicates": who has the same email or phone}.';
+  'Adds a lead, as an insert would, and returns {"added": the row, "duplicates": who has the same email or phone}.';
 create function public.add_contact(contact jsonb) returns jsonb language sql set search_path = ''
 as $$ select private.add_person('contacts', contact) $$;
 comment on function public.add_contact(jsonb) is
-  'Adds a contact, as an insert would, and answers {"added": the row, "duplicates": who has the same email or phone}.';
+  'Adds a contact, as an insert would, and returns {"added": the row, "duplicates": who has the same email or phone}.';
 
 -- Many at once --------------------------------------------------------------------------------------------------------
 
@@ -232,11 +234,11 @@ declare
   there uuid[];
 begin
   if relation is null or relation not in ('leads', 'contacts', 'deals', 'listings') then
-    raise exception 'There are leads, contacts, deals and listings' using
+    raise exception 'kind must be leads, contacts, deals or listings' using
       errcode = 'PT400', detail = format('Found %s.', coalesce(quote_ident(relation), 'nothing'));
   end if;
   if cardinality(wanted) not between 1 and 100 then
-    raise exception 'One call is about 1 to 100 rows' using
+    raise exception 'One call takes 1 to 100 rows' using
       errcode = 'PT422', detail = format('Found %s.', cardinality(wanted)), hint = 'Send more in several calls.';
   end if;
   -- In one order, so that two calls about the same rows wait for each other instead of deadlocking.
@@ -263,7 +265,7 @@ begin
     rtrim(relation, 's'), ids[1]::text, feed_bulk.action, feed_bulk.metadata || jsonb_build_object('ids', to_jsonb(ids))
   );
 end $$;
-comment on function private.feed_bulk(text, text, uuid[], jsonb) is 'One entry of the feed for what was done to many rows.';
+comment on function private.feed_bulk(text, text, uuid[], jsonb) is 'Writes one feed entry for a change of many rows.';
 
 create function public.bulk_assign(kind text, ids uuid[], assigned_to_id uuid) returns integer
 language plpgsql set search_path = '' as $$
@@ -278,7 +280,8 @@ begin
   return cardinality(locked);
 end $$;
 comment on function public.bulk_assign(text, uuid[], uuid) is
-  'Gives up to 100 leads, contacts, deals or listings to a member, or with null to nobody: all or none. Answers how many.';
+  'Assigns up to 100 leads, contacts, deals or listings to a member, or unassigns them with null: all or none. '
+  'Returns how many.';
 
 create function public.bulk_tag(kind text, ids uuid[], add text[] default '{}', remove text[] default '{}')
 returns integer language plpgsql set search_path = '' as $$
@@ -299,11 +302,11 @@ begin
   return cardinality(locked);
 end $$;
 comment on function public.bulk_tag(text, uuid[], text[], text[]) is
-  'Adds tags to, and takes others off, up to 100 leads, contacts, deals or listings: all or none. Answers how many.';
+  'Adds and removes tags of up to 100 leads, contacts, deals or listings: all or none. Returns how many.';
 
 -- Merging -------------------------------------------------------------------------------------------------------------
 
--- SECURITY DEFINER: which contact a lead became is not for clients to write, nor is the log.
+-- SECURITY DEFINER: clients may write neither the contact that a lead became nor the log.
 create function private.merge_contacts(into_id uuid, duplicate_ids uuid[]) returns public.contacts
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -315,14 +318,15 @@ declare
   others jsonb := '[]';
 begin
   if cardinality(gone) not between 1 and 20 or into_id = any (gone) then
-    raise exception 'A contact takes in 1 to 20 others' using
+    raise exception 'A merge takes 1 to 20 other contacts' using
       errcode = 'PT422', detail = format('Found %s to be merged into %s.', array_to_string(gone, ', '), into_id);
   end if;
-  -- Whoever is about to refer to one of these waits, and then finds it gone.
+  -- A concurrent insert that refers to one of these waits, and then fails because it no longer exists.
   perform from public.contacts c where c.organization_id = org and c.id = any (gone || into_id) order by c.id for update;
   select c.* into before from public.contacts c where c.organization_id = org and c.id = into_id;
   kept := before;
-  -- What the kept one says stands; the others, oldest first, fill its gaps. Who once asked to be left alone, is.
+  -- Values of the kept contact stay; the others, oldest first, fill its empty columns. DO_NOT_CONTACT of any of them
+  -- stays.
   for other in
     select c.* from public.contacts c where c.organization_id = org and c.id = any (gone) order by c.created_at, c.id
   loop
@@ -376,8 +380,9 @@ comment on function private.merge_contacts(uuid, uuid[]) is 'Makes one contact o
 create function public.merge_contacts(into_id uuid, duplicate_ids uuid[]) returns public.contacts
 language sql set search_path = '' as 'select * from private.merge_contacts(into_id, duplicate_ids)';
 comment on function public.merge_contacts(uuid, uuid[]) is
-  'Makes one contact of several (ADMIN): activities, deals, appointments and leads move to it, its gaps are filled, what '
-  'the others said stays in the log of the organisation. Attachments stay under the id they were filed under.';
+  'Makes one contact of several (ADMIN): activities, deals, appointments and leads move to it, its empty columns are '
+  'filled, and the old values of the others stay in the log of the organisation. Attachments keep the id of their old'
+  ' contact.';
 
 -- Reports -------------------------------------------------------------------------------------------------------------
 
@@ -420,8 +425,8 @@ create function public.conversion_report(
   ) d
 $$;
 comment on function public.conversion_report(timestamptz, timestamptz, uuid) is
-  'Leads added and deals closed in a time: conversion rate = converted / leads, win rate = won / (won + lost), both 0 to '
-  '1 and null of nothing. An abandoned deal was neither won nor lost.';
+  'Leads added and deals closed in a period: conversion rate = converted / leads, win rate = won / (won + lost), both'
+  ' 0 to 1 and null of nothing. An abandoned deal was neither won nor lost.';
 
 -- The calendar --------------------------------------------------------------------------------------------------------
 
@@ -435,7 +440,7 @@ create function public.appointment_clashes(
   order by a.start_time, a.id
 $$;
 comment on function public.appointment_clashes(timestamptz, timestamptz, uuid, uuid) is
-  'What a member, the caller unless named, has in the calendar at that time already; ask before an appointment is made.';
+  'Appointments of a member (by default the caller) that overlap a time; call it before you create an appointment.';
 
 -- At most 1,000 appointments, and for each one the last 200 of its member that begin before it ends are compared: the work
 -- grows with the appointments shown, not with their square.
@@ -447,8 +452,8 @@ create function public.agenda(since timestamptz, until timestamptz, assigned_to 
 #variable_conflict use_column
 begin
   if since is null or until is null or until <= since or until > since + interval '366 days' then
-    raise exception 'An agenda is of a time of at most a year' using
-      errcode = 'PT422', detail = format('Asked from %s until %s.', since, until);
+    raise exception 'An agenda covers at most a year' using
+      errcode = 'PT422', detail = format('Found %s to %s.', since, until);
   end if;
   return query
   with shown as materialized (
@@ -475,8 +480,8 @@ begin
   order by s.start_time, s.id;
 end $$;
 comment on function public.agenda(timestamptz, timestamptz, uuid) is
-  'Appointments that touch a time, of everybody or one member, at most 1,000; `clashes` names up to 20 that the same '
-  'member has at the same time.';
+  'Appointments that overlap a period, of everybody or one member, at most 1,000; `clashes` names up to 20 that the '
+  'same member has at the same time.';
 
 create function public.follow_ups_due(until timestamptz default now(), assigned_to uuid default null) returns table (
   kind text, id uuid, title text, due_at timestamptz, assigned_to_id uuid, reason text
@@ -505,13 +510,13 @@ create function public.follow_ups_due(until timestamptz default now(), assigned_
   order by f.due_at, f.kind, f.id
 $$;
 comment on function public.follow_ups_due(timestamptz, uuid) is
-  'Who is to be spoken with: arranged follow-ups, open leads nobody spoke with (hot ones for a day, warm ones for three, '
-  'cold ones for fourteen), deals whose expected close date has passed, tasks about them that are due. Oldest first; page '
-  'with limit and offset.';
+  'Follow-ups that are due: arranged ones, open leads without contact (HOT for one day, WARM for three, COLD for '
+  'fourteen), deals whose expected close date has passed, tasks about them that are due. Oldest first; page with '
+  'limit and offset.';
 
 -- Buyers --------------------------------------------------------------------------------------------------------------
--- What people would buy stands in columns of leads and contacts, not in custom_fields: it is checked, comes with every
--- import and export, goes from the lead to its contact, and is compared without being parsed.
+-- The wishes of buyers are columns of leads and contacts, not custom_fields: so they are checked, imported, exported,
+-- copied from a lead to its contact, and compared without parsing.
 
 create function public.match_buyers(listing_id uuid) returns table (
   kind text, id uuid, name text, email text, phone text, assigned_to_id uuid, budget numeric, wishes integer,
@@ -557,7 +562,7 @@ comment on function public.match_buyers(uuid) is
 create function private.is_formula(cell text) returns boolean
 language plpgsql immutable parallel safe set search_path = '' as $$
 begin
-  -- Numbers, telephone numbers among them, do nothing.
+  -- Numbers and phone numbers are harmless.
   return cell ~ '^[=@\t\r\n]' or cell ~ '^[-+]' and cell !~ '^[-+][0-9(). /-]*$';
 end $$;
 comment on function private.is_formula(text) is 'Whether a spreadsheet might take this text for a formula.';
@@ -582,7 +587,7 @@ create function public.export_leads() returns table (
   from public.leads l order by l.created_at desc, l.id
 $$;
 comment on function public.export_leads() is
-  'Leads for a spreadsheet: ask with Accept: text/csv. Cells that would be formulas begin with an apostrophe.';
+  'Leads for a spreadsheet: request it with Accept: text/csv. Cells that would be formulas begin with an apostrophe.';
 
 create function public.export_contacts() returns table (
   id uuid, name text, email text, phone text, company text, "position" text, type "ContactType", status "ContactStatus",
@@ -597,7 +602,8 @@ create function public.export_contacts() returns table (
   from public.contacts c order by c.created_at desc, c.id
 $$;
 comment on function public.export_contacts() is
-  'Contacts for a spreadsheet: ask with Accept: text/csv. Cells that would be formulas begin with an apostrophe.';
+  'Contacts for a spreadsheet: request it with Accept: text/csv. Cells that would be formulas begin with an '
+  'apostrophe.';
 
 grant execute on function private.search_query(uuid, text, boolean), private.search_crm(text, integer),
   public.search_crm(text, integer), private.find_duplicates(text, text, uuid),

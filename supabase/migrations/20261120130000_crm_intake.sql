@@ -1,7 +1,7 @@
--- CRM intake: leads that come by themselves, from an organisation's website, and many at once, from a file.
+-- CRM intake: leads from an organisation's website, and leads and contacts from a file.
 
 -- Tokens of websites --------------------------------------------------------------------------------------------------
--- A token stands in the page for everybody to read. All it can do is hand in leads, of one organisation, not too many.
+-- A token is part of a public web page. It can only submit leads to one organisation, at a limited rate.
 
 create table private.capture_tokens (
   id uuid primary key default gen_random_uuid(),
@@ -18,7 +18,8 @@ create table private.capture_tokens (
   constraint "assigned_to_id is a member of the organisation" foreign key (assigned_to_id, organization_id)
     references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id)
 );
-comment on table private.capture_tokens is 'With what the websites of an organisation hand in leads; only hashes are kept.';
+comment on table private.capture_tokens is
+  'Tokens with which the websites of an organisation submit leads; only hashes are stored.';
 comment on column private.capture_tokens.assigned_to_id is 'Who gets the leads.';
 create index capture_tokens_organization_idx on private.capture_tokens (organization_id);
 create index capture_tokens_assigned_to_idx on private.capture_tokens (assigned_to_id, organization_id);
@@ -36,7 +37,7 @@ create function private.new_capture_token() returns text language plpgsql set se
 begin
   return 'strive_capture_' || encode(extensions.gen_random_bytes(24), 'hex');
 end $$;
-comment on function private.new_capture_token() is 'A token nobody can guess.';
+comment on function private.new_capture_token() is 'A new random token.';
 
 create function private.create_capture_token(
   name text, source "LeadSource", assigned_to_id uuid, per_minute integer
@@ -99,17 +100,18 @@ create function public.create_capture_token(
 ) returns jsonb language sql set search_path = ''
 as 'select private.create_capture_token(name, source, assigned_to_id, per_minute)';
 comment on function public.create_capture_token(text, "LeadSource", uuid, integer) is
-  'Makes a token with which a website hands leads to the function capture-lead (ADMIN); it is returned this once.';
+  'Creates a token with which a website submits leads to the function capture-lead (ADMIN); it is returned only once.';
 create function public.rotate_capture_token(token_id uuid) returns jsonb language sql set search_path = ''
 as 'select private.change_capture_token(token_id, false)';
 comment on function public.rotate_capture_token(uuid) is
-  'Puts a new token in the place of one (ADMIN); it is returned this once, and the old one ends now.';
+  'Replaces a token (ADMIN); the new one is returned only once, and the old one is invalid from now on.';
 create function public.revoke_capture_token(token_id uuid) returns jsonb language sql set search_path = ''
 as 'select private.change_capture_token(token_id, true)';
-comment on function public.revoke_capture_token(uuid) is 'Ends a token for good (ADMIN).';
+comment on function public.revoke_capture_token(uuid) is 'Revokes a token for good (ADMIN).';
 create function public.capture_tokens() returns setof public.capture_token
 language sql stable set search_path = '' as 'select * from private.list_capture_tokens()';
-comment on function public.capture_tokens() is 'The tokens of the organisation''s websites, never their text (ADMIN).';
+comment on function public.capture_tokens() is
+  'The tokens of the organisation''s websites, without their secret text (ADMIN).';
 
 grant execute on function private.create_capture_token(text, "LeadSource", uuid, integer),
   private.change_capture_token(uuid, boolean), private.list_capture_tokens(),
@@ -124,7 +126,7 @@ language plpgsql set search_path = '' as $$
 declare
   count_of record;
 begin
-  -- In this order always: the row of all is the queue in which captures of one token wait for each other.
+  -- Always in this order: captures of one token wait for each other at the row that counts all addresses.
   for count_of in select * from (values ('', token.per_minute), (coalesce(address, '?'), 5)) c (address, allowed) loop
     insert into private.capture_counts as c (token_id, address, minute, captured)
     values (token.id, count_of.address, date_trunc('minute', now()), 1)
@@ -132,7 +134,7 @@ begin
     where c.captured < count_of.allowed;
     if not found then
       raise exception 'Too many requests' using
-        errcode = 'PT429', detail = format('A minute has room for %s.', count_of.allowed),
+        errcode = 'PT429', detail = format('At most %s a minute are allowed.', count_of.allowed),
         hint = 'Try again in the next minute.';
     end if;
   end loop;
@@ -141,7 +143,7 @@ end $$;
 comment on function private.count_capture(private.capture_tokens, text) is
   'Counts a capture; PT429 beyond what the token allows, or 5 a minute from one address.';
 
-create function private.tell_of_lead(token private.capture_tokens, lead_id uuid, contact_id uuid, assignee uuid, title text, said text)
+create function private.notify_of_lead(token private.capture_tokens, lead_id uuid, contact_id uuid, assignee uuid, title text, message text)
 returns void language plpgsql set search_path = '' as $$
 begin
   perform private.publish_event(
@@ -152,10 +154,10 @@ begin
     ), path => case when lead_id is null then '/contacts/' || contact_id end
   );
 end $$;
-comment on function private.tell_of_lead(private.capture_tokens, uuid, uuid, uuid, text, text) is
-  'Tells whoever has the lead or contact, or else the owners, that somebody wrote.';
+comment on function private.notify_of_lead(private.capture_tokens, uuid, uuid, uuid, text, text) is
+  'Notifies the assignee of the lead or contact, or else the owners, of a message.';
 
--- The same answer for a new lead, a known one and a robot: it tells nobody who is known here.
+-- The response is the same for a new lead, a known one and a robot, so it does not reveal who is known.
 create function private.capture_lead(capture jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -177,7 +179,7 @@ begin
   end if;
   perform private.count_capture(token, private.client_network());
   update private.capture_tokens t set last_used_at = now() where t.id = token.id;
-  -- A field that people do not see: who fills it in is a robot.
+  -- People do not see this field: only robots fill it in.
   if coalesce(capture ->> 'website', '') <> '' then
     return received;
   end if;
@@ -186,7 +188,7 @@ begin
     cities text[], min_bedrooms integer
   );
   came_from := came_from || jsonb_build_object('token', token.name);
-  -- One after the other in an organisation, so that a form sent twice at once is known the second time.
+  -- Captures of one organisation run one after the other, so that a form sent twice at once creates one lead.
   perform pg_advisory_xact_lock(hashtextextended('capture:' || token.organization_id, 0));
   select p.* into known from (
     select 1 as rank, c.id as contact_id, null::uuid as lead_id, c.assigned_to_id, c.created_at from public.contacts c
@@ -198,7 +200,8 @@ begin
       and (lower(l.email) = lower(trim(sent.email)) or private.same_phone(l.phone) = private.same_phone(sent.phone))
   ) p order by p.rank, p.created_at, p.contact_id, p.lead_id limit 1;
   if found then
-    -- A stranger who knows the phone number is no reason to change a lead: the entry says what was sent, a person decides.
+    -- Knowing a phone number does not authorise a change of the lead: the entry has what was sent, and a person
+    -- decides.
     perform private.record_change(
       token.organization_id, case when known.lead_id is null then 'contact' else 'lead' end,
       coalesce(known.lead_id, known.contact_id), 'captured', format('%s wrote again on %s', sent.name, token.name),
@@ -206,7 +209,7 @@ begin
         came_from::text), lead_id => known.lead_id, contact_id => known.contact_id,
       assigned_to_id => known.assigned_to_id
     );
-    perform private.tell_of_lead(
+    perform private.notify_of_lead(
       token, known.lead_id, known.contact_id, known.assigned_to_id, format('%s wrote again on %s', sent.name, token.name),
       sent.message
     );
@@ -227,13 +230,13 @@ begin
     token.organization_id, 'lead', a_lead, 'captured', format('New lead from %s: %s', token.name, trim(sent.name)),
     sent.message, lead_id => a_lead, assigned_to_id => token.assigned_to_id, severity => 'SUCCESS'
   );
-  perform private.tell_of_lead(
+  perform private.notify_of_lead(
     token, a_lead, null, token.assigned_to_id, format('New lead from %s: %s', token.name, trim(sent.name)), sent.message
   );
   return received;
 end $$;
 comment on function private.capture_lead(jsonb) is
-  'Takes a lead from a website: a new one, or word from a lead or contact who is known by email or phone.';
+  'Receives a lead from a website: a new one, or a message of a lead or contact who is known by email or phone.';
 grant execute on function private.capture_lead(jsonb) to strive_functions;
 
 -- import-records ------------------------------------------------------------------------------------------------------
@@ -323,7 +326,7 @@ begin
     perform private.import_row(org, batch ->> 'kind', rows);
     imported := jsonb_array_length(rows);
   exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
-    -- One is wrong: each by itself, to learn which.
+    -- At least one row is invalid: insert each by itself to find out which.
     for item in select e from jsonb_array_elements(rows) e loop
       begin
         perform private.import_row(org, batch ->> 'kind', jsonb_build_array(item));
@@ -337,7 +340,7 @@ begin
     'imported', imported, 'problems', problems, 'known', given - imported - jsonb_array_length(problems)
   );
 end $$;
-comment on function private.import_rows(jsonb) is 'Imports some rows of a file; says which could not be, and why.';
+comment on function private.import_rows(jsonb) is 'Imports some rows of a file; returns which rows failed, and why.';
 
 grant execute on function private.authorize_import(jsonb), private.begin_import(jsonb), private.known_emails(text[]), private.import_row(uuid, text, jsonb),
   private.import_rows(jsonb) to strive_functions;

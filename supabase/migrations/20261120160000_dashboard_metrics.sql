@@ -92,7 +92,7 @@ grant select on private.metric_sources, private.metric_columns to authenticated,
 
 -- From the language to a statement ------------------------------------------------------------------------------------
 
--- A large document is not written out for the sake of its beginning: ten stored bytes may be 131,072 written ones.
+-- A large document is not converted to text for an excerpt: ten stored bytes may become 131,072 characters.
 create function private.excerpt(document jsonb) returns text language plpgsql immutable set search_path = '' as $$
 begin
   return case
@@ -106,12 +106,13 @@ comment on function private.excerpt(jsonb) is 'The beginning of a document, for 
 create function private.refuse_query(place text, sent jsonb, expected text) returns void
 language plpgsql immutable set search_path = '' as $$
 begin
-  raise exception 'This query cannot be understood' using
+  raise exception 'The query is invalid' using
     errcode = 'PT422',
     detail = format('%s: found %s, expected %s.', place, private.excerpt(sent), expected),
     hint = 'docs/dashboard.md describes the query language.';
 end $$;
-comment on function private.refuse_query(text, jsonb, text) is 'Says where a query is wrong, and what would be right.';
+comment on function private.refuse_query(text, jsonb, text) is
+  'PT422 with the place in a query, what was found there and what is expected.';
 
 create function private.query_column(source text, column_name jsonb, place text, kinds private."MetricKind"[])
 returns private.metric_columns language plpgsql stable set search_path = '' as $$
@@ -179,7 +180,8 @@ declare
   bare text;
 begin
   if target.labels is not null then
-    -- Not what was sent: the label as the catalog has it. As a constant it can prove the predicate of an index.
+    -- The label from the catalog, not the text of the client. As a constant it can match the predicate of a partial
+    -- index.
     select format('%L::%s', l, target.element) into expression from unnest(target.labels) l where kind = 'string' and l = written;
     if expression is null then
       perform private.refuse_query(place, value, 'one of ' || array_to_string(target.labels, ', '));
@@ -225,7 +227,7 @@ end $$;
 comment on function private.compile_value(private.metric_columns, jsonb, text, text[]) is
   'A value as an expression: a parameter, or a label of an enum.';
 
--- An absent value satisfies no comparison, so that null counts as false; what negates says `is not true`.
+-- A missing value satisfies no comparison, so null counts as false; negations use `is not true`.
 create function private.compile_column_condition(
   target private.metric_columns, condition jsonb, place text, depth integer, inout given text[], out clause text
 ) language plpgsql stable set search_path = '' as $$
@@ -300,7 +302,7 @@ begin
   clause := array_to_string(parts, ' and ');
 end $$;
 comment on function private.compile_column_condition(private.metric_columns, jsonb, text, integer, text[]) is
-  'What a condition asks of one column, as SQL.';
+  'The condition on one column, as SQL.';
 
 create function private.compile_condition(
   source text, condition jsonb, place text, depth integer, inout given text[], out clause text
@@ -447,7 +449,7 @@ begin
   end if;
 
   c.empty := case when aggregate in ('count', 'sum') then 0 end;
-  -- A number can be 'NaN', which no JSON can say.
+  -- A numeric can be NaN, which JSON cannot express.
   total := case
     when aggregate = 'sum' then 'nullif(coalesce(sum(s.c)%s, 0)::numeric, ''NaN'')'
     when aggregate <> 'count' then format('nullif((%s(s.c)%%s)::numeric, ''NaN'')', aggregate)
@@ -476,7 +478,7 @@ begin
   ) end;
   return c;
 end $$;
-comment on function private.compile_metric(jsonb) is 'Checks a query and makes one statement of it.';
+comment on function private.compile_metric(jsonb) is 'Validates a query and compiles it to one statement.';
 
 -- Evaluation ----------------------------------------------------------------------------------------------------------
 
@@ -572,7 +574,8 @@ language plpgsql set search_path = '' as $$
 begin
   return private.evaluate(query, private.require_org('VIEWER'));
 end $$;
-comment on function public.evaluate_metric(jsonb) is 'What a query of the metric language gives, among what the caller may read.';
+comment on function public.evaluate_metric(jsonb) is
+  'The result of a query of the metric language over the rows that the caller may read.';
 
 create function public.metric_value(metric_id uuid) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -591,7 +594,7 @@ comment on function public.metric_value(uuid) is
 
 -- Writing a metric ----------------------------------------------------------------------------------------------------
 
-create function private.understand_metric() returns trigger language plpgsql set search_path = '' as $$
+create function private.validate_metric() returns trigger language plpgsql set search_path = '' as $$
 begin
   if tg_op = 'UPDATE' then
     if (new.query, new.organization_id) is not distinct from (old.query, old.organization_id) then
@@ -601,7 +604,7 @@ begin
     new.cached_result := null;
     new.last_calculated := null;
   end if;
-  -- Else the policy refuses it, or the check on the column.
+  -- Otherwise the policy or the check of the column refuses it.
   if jsonb_typeof(new.query) = 'object' and (
     not row_security_active(tg_relid) or new.organization_id = private.current_user_org('ADMIN')
     or new.organization_id is null and private.is_admin()
@@ -610,9 +613,10 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.understand_metric() is 'Refuses a query that cannot be evaluated; a new one forgets the old value.';
+comment on function private.validate_metric() is
+  'Refuses a query that cannot be evaluated; a new query clears the cached value.';
 create trigger understand before insert or update of query, organization_id on public.dashboard_metrics
-  for each row execute function private.understand_metric();
+  for each row execute function private.validate_metric();
 
 -- The job -------------------------------------------------------------------------------------------------------------
 
@@ -650,7 +654,7 @@ begin
   return jsonb_build_object('refreshed', refreshed, 'failed', failed);
 end $$;
 comment on function private.refresh_dashboard_metrics() is
-  'Keeps the values of metrics that are stale, the oldest first, for at most four seconds.';
+  'Computes the cached values of stale metrics again, oldest first, for at most four seconds.';
 
 grant execute on function private.excerpt(jsonb), private.refuse_query(text, jsonb, text),
   private.query_column(text, jsonb, text, private."MetricKind"[]), private.moment_from_now(interval),
@@ -660,7 +664,7 @@ grant execute on function private.excerpt(jsonb), private.refuse_query(text, jso
   private.compile_condition(text, jsonb, text, integer, text[]), private.compile_metric(jsonb),
   private.refuse_costly(text, text[], uuid, timestamptz, timestamptz), private.evaluate(jsonb, uuid),
   private.metric_status(numeric, float8, float8, float8), private.answer_metric(public.dashboard_metrics, uuid),
-  public.evaluate_metric(jsonb), public.metric_value(uuid), private.understand_metric()
+  public.evaluate_metric(jsonb), public.metric_value(uuid), private.validate_metric()
   to authenticated, service_role;
 grant execute on function private.refresh_dashboard_metrics() to service_role;
 

@@ -1,18 +1,18 @@
--- Dashboards: what a widget may be set to and shows, how people may arrange them, what everybody begins with, and all of
--- it in one answer for the first screen. The tables stand in the chapter of the dashboard, the query language in that of
--- metrics.
+-- Dashboard layouts: the settings of widgets and what they show, layouts, the defaults of new users and organisations,
+-- and the snapshot for the first screen. The chapter dashboard has the tables, dashboard_metrics the query language.
 
 -- What a widget is set to ---------------------------------------------------------------------------------------------
 
 create function private.refuse_setting(place text, sent jsonb, expected text) returns void
 language plpgsql immutable set search_path = '' as $$
 begin
-  raise exception 'The dashboard cannot be shown like this' using
+  raise exception 'A setting of the dashboard is invalid' using
     errcode = 'PT422',
     detail = format('%s: found %s, expected %s.', place, private.excerpt(sent), expected),
     hint = 'docs/dashboard.md describes widgets and layouts.';
 end $$;
-comment on function private.refuse_setting(text, jsonb, text) is 'Says where a widget or layout is wrong, and what would be right.';
+comment on function private.refuse_setting(text, jsonb, text) is
+  'PT422 with the place in a widget or layout, what was found there and what is expected.';
 
 create function private.whole_number(sent jsonb, lowest integer, highest integer, place text, otherwise integer default null)
 returns integer language plpgsql immutable set search_path = '' as $$
@@ -24,7 +24,8 @@ begin
   end if;
   perform private.refuse_setting(place, sent, format('a whole number from %s to %s', lowest, highest));
 end $$;
-comment on function private.whole_number(jsonb, integer, integer, text, integer) is 'A number of a setting, or what it is otherwise.';
+comment on function private.whole_number(jsonb, integer, integer, text, integer) is
+  'A number of a setting, or its default.';
 
 create function private.setting_id(sent jsonb, place text) returns uuid
 language plpgsql immutable set search_path = '' as $$
@@ -70,7 +71,8 @@ begin
   );
   return c;
 end $$;
-comment on function private.compile_table(text, jsonb) is 'Checks what a TABLE shows and makes one statement of it.';
+comment on function private.compile_table(text, jsonb) is
+  'Validates the settings of a TABLE widget and compiles them to one statement.';
 
 create function private.check_widget(widget public.dashboard_widgets) returns void
 language plpgsql stable set search_path = '' as $$
@@ -119,7 +121,8 @@ begin
   end case;
 end $$;
 comment on function private.check_widget(public.dashboard_widgets) is
-  'PT422 if what a widget says cannot be shown. A setting that is still missing is reported where the widget is shown; other settings are the client''s.';
+  'PT422 for invalid settings of a widget. A missing setting is reported where the widget is shown; unknown settings '
+  'belong to the client.';
 
 create function private.check_modules(sent jsonb) returns void
 language plpgsql immutable set search_path = '' as $$
@@ -133,11 +136,11 @@ begin
     perform private.refuse_setting('modules', sent, 'at most 20 different lower-case words joined by hyphens');
   end if;
 end $$;
-comment on function private.check_modules(jsonb) is 'PT422 unless these can be the names of modules.';
+comment on function private.check_modules(jsonb) is 'PT422 for invalid names of modules.';
 
-create function private.understand_widget() returns trigger language plpgsql set search_path = '' as $$
+create function private.validate_widget() returns trigger language plpgsql set search_path = '' as $$
 begin
-  -- Else the policy speaks, or the check on the column.
+  -- Otherwise the policy or the check of the column refuses it.
   if (not row_security_active(tg_relid) or new.organization_id = private.current_user_org('ADMIN'))
     and jsonb_typeof(new.config) = 'object' then
     perform private.check_json('config', new.config), private.check_json('position', new.position);
@@ -145,9 +148,9 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.understand_widget() is 'Refuses a widget that says what cannot be shown.';
+comment on function private.validate_widget() is 'Refuses a widget with invalid settings.';
 create trigger understand before insert or update of type, config, data_source, organization_id
-  on public.dashboard_widgets for each row execute function private.understand_widget();
+  on public.dashboard_widgets for each row execute function private.validate_widget();
 
 -- What a widget shows -------------------------------------------------------------------------------------------------
 
@@ -172,7 +175,7 @@ begin
       else
         select m.* into metric from public.dashboard_metrics m where m.id = (config ->> 'metric_id')::uuid;
         if not found then
-          raise exception 'The metric of this widget is not there for you' using
+          raise exception 'The metric of this widget is not available to you' using
             errcode = 'PT404', detail = format('Found no metric %s.', config ->> 'metric_id'),
             hint = 'An admin can choose another one.';
         end if;
@@ -209,7 +212,7 @@ begin
         select to_jsonb(d.pinned_modules) from public.user_dashboards d where d.user_id = auth.uid()
       ), '[]');
     else
-      answer := jsonb_build_object('place', config -> 'place'); -- the client knows the weather
+      answer := jsonb_build_object('place', config -> 'place'); -- the client fetches the weather by itself
   end case;
   return answer;
 end $$;
@@ -252,7 +255,7 @@ create function private.placements(layout jsonb) returns jsonb
 language sql immutable set search_path = '' as $$
   select case jsonb_typeof(layout) when 'array' then layout else coalesce(layout -> 'widgets', '[]') end
 $$;
-comment on function private.placements(jsonb) is 'The list of a layout, which may be nothing but the list.';
+comment on function private.placements(jsonb) is 'The widgets of a layout, which is an object or the list itself.';
 
 create function private.within_reach(who uuid, widgets uuid[], actions uuid[])
 returns table (id uuid, organization_id uuid) language sql stable set search_path = '' as $$
@@ -267,7 +270,7 @@ returns table (id uuid, organization_id uuid) language sql stable set search_pat
       and (m.blocked_until is null or m.blocked_until <= now())
   ))
 $$;
-comment on function private.within_reach(uuid, uuid[], uuid[]) is 'Which of these widgets and actions somebody may see.';
+comment on function private.within_reach(uuid, uuid[], uuid[]) is 'Which of these widgets and actions a user may see.';
 
 create function private.check_ids(ids uuid[], what text, who uuid) returns void
 language plpgsql stable set search_path = '' as $$
@@ -285,10 +288,11 @@ begin
     ) r
   ) limit 1;
   if missing is not null then
-    perform private.refuse_setting(what, to_jsonb(missing), 'ids of what is there for you');
+    perform private.refuse_setting(what, to_jsonb(missing), 'ids of widgets and actions that you may see');
   end if;
 end $$;
-comment on function private.check_ids(uuid[], text, uuid) is 'PT422 unless these are different and somebody may see them all.';
+comment on function private.check_ids(uuid[], text, uuid) is
+  'PT422 unless these ids are different and the user may see all of them.';
 
 create function private.check_layout(layout jsonb, who uuid) returns void
 language plpgsql stable set search_path = '' as $$
@@ -348,16 +352,16 @@ begin
   end if;
 end $$;
 comment on function private.check_layout(jsonb, uuid) is
-  'PT422 unless a layout places widgets somebody may see, inside the grid and beside each other.';
+  'PT422 unless a layout places widgets that the user may see, inside the grid and without overlap.';
 
--- SECURITY DEFINER: one layout serves somebody in every organisation they belong to, not only in the current one.
-create function private.understand_layout() returns trigger language plpgsql security definer set search_path = '' as $$
+-- SECURITY DEFINER: one layout serves a user in every organisation they belong to, not only in the current one.
+create function private.validate_layout() returns trigger language plpgsql security definer set search_path = '' as $$
 begin
   if auth.uid() is not null and new.user_id is distinct from auth.uid() then
-    return new; -- the policy refuses it, and what another person may see is not looked up
+    return new; -- the policy refuses it; what another user may see is not looked up
   end if;
   perform private.check_json('layout', new.layout, 262144);
-  -- What was there before may have been deleted since, and does no harm: only what is new is looked at.
+  -- Only new ids are checked: earlier ones may have been deleted since, which does no harm.
   if jsonb_typeof(new.layout) in ('object', 'array') and (tg_op = 'INSERT' or new.layout <> old.layout) then
     perform private.check_layout(new.layout, new.user_id);
   end if;
@@ -372,9 +376,9 @@ begin
   end if;
   return new;
 end $$;
-comment on function private.understand_layout() is 'Refuses an arrangement of what is not there, or one over the other.';
+comment on function private.validate_layout() is 'Refuses a layout with unknown or overlapping widgets.';
 create trigger understand before insert or update on public.user_dashboards
-  for each row execute function private.understand_layout();
+  for each row execute function private.validate_layout();
 
 -- What everybody begins with ------------------------------------------------------------------------------------------
 
@@ -384,7 +388,8 @@ begin
   insert into public.user_dashboards (user_id, layout) values (new.id, '{"columns": 12}') on conflict (user_id) do nothing;
   return null;
 end $$;
-comment on function private.give_dashboard() is 'A new user has a dashboard: that of the organisation as it is.';
+comment on function private.give_dashboard() is
+  'Creates the dashboard of a new user, with the layout of the organisation.';
 create trigger give_dashboard after insert on public.users
   for each row execute function private.give_dashboard();
 
@@ -430,20 +435,20 @@ begin
   ) w (name, type, metric, x, y, w, h);
 end $$;
 comment on function private.create_default_dashboard(uuid, uuid) is
-  'Metrics and widgets to begin with, for an organisation that has none.';
+  'Creates the default metrics and widgets of an organisation that has none.';
 
--- Widgets have somebody who made them, so the organisation gets its own with its first owner.
+-- A widget has a creator, so the default widgets are created with the first owner.
 create function private.give_organization_dashboard() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   perform private.create_default_dashboard(new.organization_id, new.user_id);
   return null;
 end $$;
-comment on function private.give_organization_dashboard() is 'A new organisation has a dashboard.';
+comment on function private.give_organization_dashboard() is 'Creates the default dashboard of a new organisation.';
 create trigger give_organization_dashboard after insert on public.organization_members
   for each row when (new.role = 'OWNER') execute function private.give_organization_dashboard();
 
--- Who was there before.
+-- Users who signed up before this chapter was applied.
 insert into public.user_dashboards (user_id, layout) select u.id, '{"columns": 12}' from public.users u
 on conflict (user_id) do nothing;
 do $$ begin
@@ -601,12 +606,13 @@ begin
     'unread', public.unread_notification_count()
   );
 end $$;
-comment on function public.dashboard_snapshot(jsonb) is 'All of the first screen in one answer, as the caller may see it.';
+comment on function public.dashboard_snapshot(jsonb) is
+  'Everything for the first screen in one response, as the caller may see it.';
 
 grant execute on function private.refuse_setting(text, jsonb, text),
   private.whole_number(jsonb, integer, integer, text, integer), private.setting_id(jsonb, text),
   private.compile_table(text, jsonb), private.check_widget(public.dashboard_widgets), private.check_modules(jsonb),
-  private.understand_widget(), private.widget_content(public.dashboard_widgets, uuid, jsonb),
+  private.validate_widget(), private.widget_content(public.dashboard_widgets, uuid, jsonb),
   private.offered_actions(integer), public.widget_data(uuid), private.placements(jsonb),
   private.item_error(text, text, text, text), private.no_time_left(), private.pass_cancel(timestamptz),
   private.snapshot_metrics(uuid, timestamptz),

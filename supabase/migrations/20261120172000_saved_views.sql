@@ -1,6 +1,6 @@
--- Saved views: a list as somebody likes to see it (filter, order, columns), private or shared. Filters are conditions of the
--- metric language and compiled by it; rows and counts are read under the caller's policies. And buyers' wishes: new listings
--- are reported to whoever looks after a buyer whose wishes they meet.
+-- Saved views: a list with its filter, order and columns, private or shared. Filters are conditions of the metric
+-- language and compiled by it; rows and counts are read under the caller's policies. And the wishes of buyers: a new
+-- listing is reported to the assignees of the buyers whose wishes it meets.
 
 create table public.saved_views (
   id uuid primary key default gen_random_uuid(),
@@ -75,14 +75,14 @@ end $$;
 comment on function private.compile_view(public.saved_views) is
   'Checks a view; its condition, order and columns as SQL over `s`, with the values in $1.';
 
-create function private.understand_view() returns trigger language plpgsql set search_path = '' as $$
+create function private.validate_view() returns trigger language plpgsql set search_path = '' as $$
 begin
   perform private.compile_view(new);
   return new;
 end $$;
-comment on function private.understand_view() is 'Refuses views that could not be opened.';
+comment on function private.validate_view() is 'Refuses views that could not be opened.';
 create trigger understand before insert or update of source, filter, sort, columns on public.saved_views
-  for each row execute function private.understand_view();
+  for each row execute function private.validate_view();
 
 create function private.visible_view(view_id uuid) returns public.saved_views
 language plpgsql stable set search_path = '' as $$
@@ -134,7 +134,7 @@ begin
   for view in select v.* from public.saved_views v where v.id = any (view_ids) order by v.id loop
     select * into compiled from private.compile_view(view);
     view_id := view.id;
-    -- Beyond ten thousand nobody counts: the list says "10,000+".
+    -- Counting stops after ten thousand; the list then shows "10,000+".
     execute format(
       'select count(*) from (select from public.%I s where s.organization_id = $2 and (%s) limit 10001) r', view.source,
       compiled.clause
@@ -145,7 +145,7 @@ end $$;
 comment on function public.view_counts(uuid[]) is
   'How many rows each of up to 50 saved views has, in one call; counted up to 10,001. Views the caller cannot see are left out.';
 
-grant execute on function private.compile_view(public.saved_views), private.understand_view(), private.visible_view(uuid),
+grant execute on function private.compile_view(public.saved_views), private.validate_view(), private.visible_view(uuid),
   public.view_rows(uuid, integer, integer), public.view_counts(uuid[])
   to authenticated, service_role;
 
@@ -227,7 +227,8 @@ begin
   return reported;
 end $$;
 comment on function private.report_matching_listings() is
-  'Notifies whoever looks after a buyer (or the owners) of new listings that meet every wish of it; each listing once.';
+  'Notifies the assignee of a buyer (or the owners) of new listings that meet every wish of the buyer; each listing '
+  'once.';
 grant execute on function private.report_matching_listings() to service_role;
 insert into private.jobs (name, schedule, runs, description) values
   ('report_matching_listings', '*/10 * * * *', 'private.report_matching_listings',

@@ -1,4 +1,4 @@
--- Validation of feature flags: a flag that Python could not evaluate is refused on write, whoever writes it. Each
+-- Validation of feature flags: a flag that Python could not evaluate is refused on write, for every writer. Each
 -- function returns null, or one sentence that names the place, what was found and what is accepted.
 
 create function private.pattern_character(item text) returns integer language sql immutable set search_path = '' as $$

@@ -85,9 +85,9 @@ comment on function private.authorize_flag_writer() is
 create trigger authorize_flag_writer before insert or update or delete on public.feature_flags
   for each statement execute function private.authorize_flag_writer();
 
--- Writers of flags wait in line from the start of the statement until they commit. So versions commit in the order in
--- which they were assigned: a process that has seen version 7 has seen every change up to it. Locking before the first
--- row also rules out deadlocks between writers, and circles of prerequisites closed by two writers at once.
+-- Writers of flags wait for each other from the start of the statement until they commit. So versions commit in the
+-- order in which they were assigned: a process that has seen version 7 has seen every change up to it. Locking before
+-- the first row also rules out deadlocks between writers, and circles of prerequisites closed by two writers at once.
 create function private.lock_feature_flags() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -222,7 +222,7 @@ comment on table public.feature_flag_groups is
 comment on column public.feature_flag_groups.revision is 'Changes with every change of the members.';
 create trigger authorize_flag_writer before insert or update or delete on public.feature_flag_groups
   for each statement execute function private.authorize_flag_writer();
--- A group changes in line with the flags that name it: between two of their versions.
+-- A change of a group takes the lock of the flags, so it happens between two of their versions.
 create trigger lock_feature_flags before insert or update or delete on public.feature_flag_groups
   for each statement when (pg_trigger_depth() = 0) execute function private.lock_feature_flags();
 create trigger refuse_invalid_row before insert or update on public.feature_flag_groups
@@ -555,7 +555,7 @@ begin
   ) then
     refusal := 'recorded_before';
   else
-    -- New units of one user or network wait in line, so the bounds hold under concurrency.
+    -- New units of one user or network wait for each other, so the bounds hold under concurrency.
     perform pg_advisory_xact_lock(hashtextextended(format('exposure %s %s', recorded.seed, k.key), 0))
     from (
       select k.key from unnest(array[recorded.user_id::text, recorded.network::text]) k (key)

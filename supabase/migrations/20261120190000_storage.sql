@@ -28,8 +28,8 @@ comment on function private.is_storage_path(text, text) is
   'Whether a new file may have this path: {organisation}/{entity_type}/{entity_id}/{file}, {user}/… with at most two '
   'folders, or any public asset.';
 
--- The storage service compares an upload with the limits of its bucket, but not a copy or a move: those ask the policies
--- alone. So the policies and the trigger below compare what is known of the file with the bucket it is to be in.
+-- The storage service checks an upload against the limits of its bucket, but a copy or a move against policies only. So
+-- the policies and the trigger below compare the metadata of the file with the limits of the target bucket.
 create function private.bucket_accepts(bucket text, metadata jsonb) returns boolean
 language plpgsql stable security definer set search_path = '' as $$
 declare
@@ -44,7 +44,7 @@ begin
     );
 end $$;
 comment on function private.bucket_accepts(text, jsonb) is
-  'Whether a bucket takes a file of the type and size that its metadata says, as far as it says them.';
+  'Whether a bucket accepts the type and size in the metadata of a file, as far as it has them.';
 grant execute on function private.is_storage_path(text, text), private.bucket_accepts(text, jsonb)
   to authenticated, service_role;
 
@@ -84,7 +84,7 @@ begin
     folder || case number when 1 then cleaned else concat(stem, ' (', number, ')', extension) end);
 end $$;
 comment on function public.attachment_path(text, uuid, text) is
-  'Where to upload a file for a record: {"bucket", "path"}. The name is kept, with a number behind it if it is taken.';
+  'Where to upload a file for a record: {"bucket", "path"}. The name is kept, with a number appended if it is in use.';
 grant execute on function public.attachment_path(text, uuid, text) to authenticated, service_role;
 
 drop policy if exists "own folders are read" on storage.objects;
@@ -190,7 +190,7 @@ begin
   return found;
 end $$;
 comment on function private.keep_attachment(storage.objects) is
-  'Makes the row of a file say what the file is; false for one that is at nothing of an organisation.';
+  'Updates the row of a file from the file; false if its path is not that of a record of an organisation.';
 
 create function private.follow_object() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -217,7 +217,7 @@ begin
       begin
         perform private.require_room(org, 'storage_bytes', size - coalesce(before, 0));
       exception when sqlstate 'PT402' then
-        -- Of all refusals, the storage service passes on the words of this one alone.
+        -- The storage service passes on the message of this error code only.
         get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
         raise exception '%: % %', message, detail, hint using errcode = '42501';
       end;
@@ -236,7 +236,7 @@ begin
   return null;
 end $$;
 comment on function private.follow_object() is
-  'Keeps attachments in step with the files stored, and holds them to the storage of the plan.';
+  'Keeps attachments in sync with the stored files, and enforces the storage limit of the plan.';
 
 create function private.follow_object_away() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -247,8 +247,8 @@ begin
 end $$;
 comment on function private.follow_object_away() is 'Deletes the row of a file that was deleted.';
 
--- What the storage service does past the policies is checked here: the second half of a move or a copy, and an upload by
--- a signed address, whose owner may have lost the right since it was signed.
+-- Checks what the storage service does without policies: the second half of a move or a copy, and an upload to a signed
+-- URL, whose owner may have lost the right since it was signed.
 create function private.guard_object() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -265,7 +265,7 @@ begin
     raise exception 'The bucket % does not accept this type or size of file', new.bucket_id using
       errcode = '42501', detail = format('Found %s.', new.metadata), hint = 'A move and a copy follow the limits of the target.';
   end if;
-  -- Only what the storage service writes past the policies: a restore puts back files of people who left.
+  -- Only for writes of the storage service: a restore puts back files of people who left.
   if is_new_content and nullif(current_setting('storage.operation', true), '') is not null
     and current_setting('role') <> 'authenticated' and not private.may_own_object(new.bucket_id, folder, new.owner_id) then
     raise exception 'The owner of this file may no longer write here' using
@@ -389,10 +389,10 @@ begin
   return cardinality(gone);
 end $$;
 comment on function private.forget_doomed_objects(text, text[]) is
-  'Strikes off those of the files that are gone, and returns how many.';
+  'Removes the files that were deleted from the list, and returns how many.';
 
 grant execute on function private.repair_attachments(), private.claim_doomed_objects(integer),
   private.forget_doomed_objects(text, text[]) to strive_functions;
 
 insert into private.jobs (name, schedule, runs, description) values
-  ('sync_attachments', '*/5 * * * *', null, 'Bring files and their rows into step.');
+  ('sync_attachments', '*/5 * * * *', null, 'Sync files and their rows.');

@@ -173,13 +173,13 @@ begin
     free_count = excluded.free_count, starter_count = excluded.starter_count, growth_count = excluded.growth_count,
     elite_count = excluded.elite_count, enterprise_count = excluded.enterprise_count,
     total_storage = excluded.total_storage, api_calls = excluded.api_calls, measured_at = excluded.measured_at
-  -- Two at once: the later look wins.
+  -- Of two concurrent counts, the later one is kept.
   where p.measured_at <= excluded.measured_at;
   perform private.record_revenue(day, least(now(), private.end_of_day(day)));
   return true;
 end $$;
 comment on function private.record_platform_metrics(date) is
-  'Writes the row of a day; false when it was counted at its end, which stays.';
+  'Writes the row of a day; false if the day was already counted after its end.';
 
 create function private.refresh_platform_metrics() returns bigint
 language plpgsql security definer set search_path = '' as $$
@@ -198,4 +198,4 @@ grant execute on function private.record_platform_metrics(date), private.refresh
 
 -- Soon after midnight, so that the day before is counted within the hour.
 insert into private.jobs (name, schedule, runs, description) values
-  ('refresh_platform_metrics', '1 * * * *', 'private.refresh_platform_metrics', 'Count how the platform does today.');
+  ('refresh_platform_metrics', '1 * * * *', 'private.refresh_platform_metrics', 'Count the platform metrics of today.');

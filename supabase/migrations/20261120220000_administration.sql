@@ -1,8 +1,9 @@
 -- Administration: the operations of platform admins on users, logged whether they succeed or not, and their lists.
 
 -- Attempts ------------------------------------------------------------------------------------------------------------
--- An error would take its own entry of the log with it. So an operation runs in a subtransaction: it is undone, the entry
--- stays, and the error is an answer, {"refused": {code, message, details, hint}}, which the function turns into a status.
+-- An error would roll back its own log entry. So an operation runs in a subtransaction: it is rolled back, the entry
+-- stays, and the error is a result, {"refused": {code, message, details, hint}}, which the function turns into a
+-- status.
 
 -- In the SQL editor of the Supabase dashboard there is no user: access to it means ownership of the database.
 create function private.is_sql_editor() returns boolean
@@ -110,7 +111,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   until timestamptz := private.blocked_until(new);
 begin
-  -- A ban that has run out is over in the auth service too.
+  -- Supabase Auth ends an expired ban by itself.
   if until is distinct from private.blocked_until(old)
     and (until > now() or private.blocked_until(old) > now()) then
     insert into private.auth_errands as e (user_id, banned_until) values (new.id, until)
@@ -193,7 +194,7 @@ language sql stable set search_path = '' as $$
   select jsonb_build_object('user_id', who.id, 'global_role', who.global_role, 'is_active', who.is_active,
     'suspended_at', who.suspended_at, 'suspended_until', who.suspended_until, 'suspended_reason', who.suspended_reason)
 $$;
-comment on function private.described(public.users) is 'A user as operations of administration answer.';
+comment on function private.described(public.users) is 'A user in the form that administration operations return.';
 
 create function private.do_suspend(suspension jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -348,8 +349,8 @@ begin
       errcode = 'PT409', hint = 'Reactivate them first.';
   end if;
   if not (wish ->> 'signable')::boolean then
-    raise exception 'There is no key here to sign a token with' using
-      errcode = 'PT501', hint = 'Set SUPABASE_SIGNING_KEY; docs/administration.md says how.';
+    raise exception 'SUPABASE_SIGNING_KEY is not configured' using
+      errcode = 'PT501', hint = 'Set it; docs/administration.md says how.';
   end if;
   insert into private.impersonations (admin_id, user_id, reason)
   values (auth.uid(), target.id, trim(wish ->> 'reason')) returning * into made;
@@ -379,14 +380,14 @@ declare
   who uuid := coalesce((auth.jwt() #>> '{act,sub}')::uuid, auth.uid());
   found_one private.impersonations;
 begin
-  -- With the impersonation's own token it is that one which ends, whichever is named.
+  -- With the token of an impersonation, that one ends, whichever id is sent.
   update private.impersonations i set ended_at = now()
   where i.id = coalesce((case when auth.jwt() ? 'act' then auth.jwt() ->> 'session_id' end)::uuid, impersonation_id)
     and i.ended_at is null and i.expires_at > now() and (i.admin_id = who or private.is_super_admin())
   returning * into found_one;
   if found_one.id is null then
-    raise exception 'There is no such impersonation going on' using
-      errcode = 'PT404', hint = 'One ends by itself after 15 minutes.';
+    raise exception 'There is no such active impersonation' using
+      errcode = 'PT404', hint = 'An impersonation ends by itself after 15 minutes.';
   end if;
   perform private.append_admin_action('USER_IMPERSONATE', 'Impersonation ended', 'user', found_one.user_id::text,
     jsonb_build_object('impersonation_id', found_one.id), true, null, null);
@@ -410,7 +411,7 @@ begin
   end if;
   raise exception 'A page has 1 to 200 rows' using errcode = 'PT422', detail = format('Found %s.', coalesce(wanted::text, 'null'));
 end $$;
-comment on function private.page_size(integer) is 'How many rows a page has, if that is possible.';
+comment on function private.page_size(integer) is 'The page size, if it is 1 to 200; else PT422.';
 
 create function private.containing(words text) returns text
 language sql immutable set search_path = '' as $$
@@ -595,5 +596,5 @@ comment on function private.end_suspensions() is
 grant execute on function private.end_suspensions() to service_role;
 
 insert into private.jobs (name, schedule, runs, description) values
-  ('sync_auth', '* * * * *', null, 'Tell the auth service who is suspended or deleted, as far as it does not know yet.'),
+  ('sync_auth', '* * * * *', null, 'Sync suspensions and deletions of users with Supabase Auth.'),
   ('end_suspensions', '* * * * *', 'private.end_suspensions', 'End suspensions whose time has passed.');

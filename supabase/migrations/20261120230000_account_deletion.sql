@@ -1,8 +1,8 @@
 -- Deleting an account: personal data is deleted, data of organisations stays and refers to an account without a name.
--- Auth keeps the id too (it deletes softly), so that nothing which refers to it goes along.
+-- Supabase Auth deletes softly and keeps the id, so rows that refer to it stay.
 
--- Which columns hold something personal, and what becomes of it: the one place, read by the deletion itself. A test fails
--- for a column that looks personal and does not stand here.
+-- All columns with personal data and how a deletion treats them: the only list, which the deletion reads. A test fails
+-- for a column that looks personal and is not listed.
 create table private.personal_columns (
   relation text not null,
   name text not null,
@@ -64,9 +64,9 @@ lateral (
   select case when t like 'private.%' then t else 'public.' || t end as path from unnest(k.columns::text[]) t
 ) c;
 
--- An address is worth as much as its confirmation: who signs up with somebody else's reaches nothing by it. What another
--- organisation wrote down about its own billing stays. Memberships are the last rows that go, since they decide that; what
--- deleting them writes (an entry of the audit, a feed) is written before traces are cleared.
+-- Only a confirmed address counts: a person who signs up with somebody else's address deletes nothing by it. The
+-- billing address of an organisation that the user does not belong to stays. Memberships are deleted last, because they
+-- decide that; the entries that their deletion writes (audit, feed) are written before columns are cleared.
 create function private.erase_user(who uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -112,7 +112,7 @@ begin
     if target.global_role = 'SUPER_ADMIN' and not exists (
       select from public.users u where u.global_role = 'SUPER_ADMIN' and u.id <> who and private.blocked_until(u) is null
     ) then
-      raise exception 'The platform keeps a super admin' using errcode = 'PT409', hint = 'Make another user one first.';
+      raise exception 'The last super admin cannot be deleted' using errcode = 'PT409', hint = 'Make another user one first.';
     end if;
     select string_agg(format('%s (%s)', o.name, o.id), ', ' order by o.name) into alone
     from public.organization_members m join public.organizations o on o.id = m.organization_id
@@ -122,11 +122,11 @@ begin
         and (other.blocked_until is null or other.blocked_until <= now())
     );
     if alone is not null then
-      raise exception 'The last owner of an organisation cannot go' using
-        errcode = 'PT409', detail = format('Without another owner who is not suspended would be: %s.', alone),
+      raise exception 'The last owner of an organisation cannot be deleted' using
+        errcode = 'PT409', detail = format('There is no other owner who is not suspended in: %s.', alone),
         hint = 'Call transfer_ownership() or close_organization() there first, with its id in the header x-org-id.';
     end if;
-    -- The errand, and the entries of who did it, are left by the triggers of what follows.
+    -- The triggers of the statements below write the sync with Auth and the log entries.
     update public.users u set is_active = false, deleted_at = now() where u.id = who;
     perform private.erase_user(who);
     insert into private.auth_errands as e (user_id, banned_until, is_deletion) values (who, 'infinity', true)
@@ -157,7 +157,7 @@ declare
   done jsonb;
 begin
   if auth.jwt() ? 'act' then
-    raise exception 'Nobody deletes an account by impersonation' using errcode = '42501';
+    raise exception 'An impersonation cannot delete an account' using errcode = '42501';
   end if;
   select * into me from public.users u where u.id = auth.uid();
   if me.id is null then

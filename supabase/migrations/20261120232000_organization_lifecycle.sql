@@ -11,7 +11,7 @@ declare
   made public.organizations;
 begin
   loop
-    -- The first that is free; two at once for the same one: the second tries the next.
+    -- Takes the first free slug; of two concurrent calls for the same one, the second tries the next.
     select n into number from generate_series(number, number + 100000) n
     where not exists (select from public.organizations o where o.slug = words || case when n > 0 then '-' || n else '' end)
     order by n limit 1;
@@ -39,13 +39,13 @@ declare
 begin
   if me is null or auth.jwt() ? 'act' then
     perform private.refuse_suspended();
-    raise exception 'Sign in to create an organisation' using errcode = '42501', hint = 'Nobody does it by impersonation.';
+    raise exception 'Sign in to create an organisation' using errcode = '42501', hint = 'An impersonation cannot create one.';
   end if;
   if length(trim(coalesce(create_organization.name, ''))) not between 2 and 100 then
     raise exception 'The name of an organisation is 2 to 100 characters' using
       errcode = 'PT422', detail = format('Found %s.', length(trim(create_organization.name)));
   end if;
-  -- Counted under the row of the user: two at once cannot both be the last.
+  -- Counted under the lock of the user's row: of two concurrent calls, only one gets the last place.
   perform from public.users u where u.id = me for no key update;
   if (
     select count(*) from public.organization_members m join public.organizations o on o.id = m.organization_id
@@ -75,7 +75,7 @@ declare
   org uuid := private.require_org('OWNER');
 begin
   if role_kept is null or transfer_ownership.user_id = auth.uid() or auth.jwt() ? 'act' then
-    raise exception 'Ownership is transferred to another member, in your own name' using
+    raise exception 'Ownership is transferred to another member, and not during an impersonation' using
       errcode = 'PT422', hint = 'Send the user_id of a member and the role you keep.';
   end if;
   perform from public.organizations o where o.id = org for no key update;
@@ -128,7 +128,7 @@ begin
   return jsonb_build_object('organization_id', org, 'closed_at', closed.closed_at,
     'erased_after', closed.closed_at + interval '30 days');
 end $$;
-comment on function private.close(uuid, uuid) is 'Closes an organisation; a closed one stays closed since when it was.';
+comment on function private.close(uuid, uuid) is 'Closes an organisation; closing a closed one again changes nothing.';
 
 create function private.close_organization(confirm text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -136,7 +136,7 @@ declare
   org uuid := private.require_org('OWNER', true);
 begin
   if auth.jwt() ? 'act' then
-    raise exception 'Nobody closes an organisation by impersonation' using errcode = '42501';
+    raise exception 'An impersonation cannot close an organisation' using errcode = '42501';
   end if;
   if not exists (select from public.organizations o where o.id = org and o.slug = trim(confirm)) then
     raise exception 'This is not the slug of the organisation' using
@@ -343,7 +343,7 @@ declare
   target public.organizations := private.organization_to_administer((wish ->> 'organization_id')::uuid);
 begin
   if coalesce(trim(wish ->> 'reason'), '') = '' then
-    raise exception 'A suspension has a reason' using errcode = 'PT422', hint = 'Send reason, 1 to 500 characters.';
+    raise exception 'A suspension needs a reason' using errcode = 'PT422', hint = 'Send reason, 1 to 500 characters.';
   end if;
   update public.organizations o
   set suspended_at = coalesce(o.suspended_at, now()), suspended_reason = trim(wish ->> 'reason')
@@ -383,7 +383,7 @@ declare
   made public.subscriptions;
 begin
   if until is null or until <= now() then
-    raise exception 'A plan that is given has an end' using
+    raise exception 'A granted plan needs an end' using
       errcode = 'PT422', detail = format('Found %s.', coalesce(to_json(until) #>> '{}', 'none')),
       hint = 'Send until, a time in the future.';
   end if;
@@ -406,7 +406,8 @@ begin
   ) returning * into made;
   return to_jsonb(made);
 end $$;
-comment on function private.do_create_subscription(jsonb) is 'Gives {organization_id} the plan {tier} without payment {until}.';
+comment on function private.do_create_subscription(jsonb) is
+  'Grants {organization_id} the plan {tier} without payment {until}.';
 
 create function private.do_cancel_subscription(wish jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -430,7 +431,7 @@ begin
   end if;
   return to_jsonb(ended);
 end $$;
-comment on function private.do_cancel_subscription(jsonb) is 'Ends the plan that was given to {organization_id}.';
+comment on function private.do_cancel_subscription(jsonb) is 'Ends the plan that was granted to {organization_id}.';
 
 create function private.admin_create_user(email text, name text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -515,7 +516,8 @@ end $$;
 comment on function private.admin_create_subscription(uuid, "SubscriptionTier", timestamptz) is 'See do_create_subscription(); logged.';
 create function public.admin_create_subscription(organization_id uuid, tier "SubscriptionTier", until timestamptz) returns jsonb
 language sql set search_path = '' as 'select private.admin_create_subscription(organization_id, tier, until)';
-comment on function public.admin_create_subscription(uuid, "SubscriptionTier", timestamptz) is 'For platform admins. Gives an organisation a plan without payment until a time.';
+comment on function public.admin_create_subscription(uuid, "SubscriptionTier", timestamptz) is
+  'For platform admins. Grants an organisation a plan without payment until a time.';
 
 create function private.admin_cancel_subscription(organization_id uuid) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -529,7 +531,8 @@ end $$;
 comment on function private.admin_cancel_subscription(uuid) is 'See do_cancel_subscription(); logged.';
 create function public.admin_cancel_subscription(organization_id uuid) returns jsonb
 language sql set search_path = '' as 'select private.admin_cancel_subscription(organization_id)';
-comment on function public.admin_cancel_subscription(uuid) is 'For platform admins. Ends a plan that was given without payment.';
+comment on function public.admin_cancel_subscription(uuid) is
+  'For platform admins. Ends a plan that was granted without payment.';
 
 grant execute on function private.admin_create_user(text, text), public.admin_create_user(text, text),
   private.create_organization(text, text, text),

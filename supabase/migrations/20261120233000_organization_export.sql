@@ -40,7 +40,7 @@ language sql stable security definer set search_path = '' as $$
   select 'public.organizations'::regclass, 't.id = $1', false
   union all
   select c.oid::regclass, 't.organization_id = $1',
-    -- A member's alone, or a secret: not for the owner.
+    -- Data of a single member, or a secret: not for the owner.
     c.relname in ('ai_conversations', 'notifications', 'activity_feed_reads', 'capture_tokens', 'onboarding_sessions',
       'organization_invitations')
   from carrying c
@@ -62,7 +62,7 @@ comment on function private.export_relations() is
 create function private.people_condition(complete boolean) returns text
 language sql stable set search_path = '' as $$
   select case
-    -- The audit keeps every membership there was.
+    -- The log has every membership there ever was.
     when not complete then 'select m.user_id from public.organization_members m where m.organization_id = $1 union '
       'select l.resource_id from public.activity_logs l where l.organization_id = $1 '
       'and l.resource_type = ''organization_members'' and l.resource_id is not null'
@@ -81,7 +81,7 @@ comment on function private.people_condition(boolean) is
   'The query for the users in an export of an organisation ($1). For an owner: who is or was a member. In a complete '
   'export, which a platform admin makes to restore it: everyone its rows point to.';
 
--- What a row of an owner's export says in place of a column: nothing, where the column names somebody who never was a member.
+-- In an owner's export, a column that names a person who never was a member is null.
 create function private.export_column(relation regclass, name text) returns text
 language sql stable set search_path = '' as $$
   select case when not a.attnotnull and a.atttypid = 'uuid'::regtype and (
@@ -159,7 +159,7 @@ begin
     raise exception 'Only owners of the organisation and platform admins may export it' using
       errcode = '42501', hint = 'Ask an owner. An impersonation may not export.';
   end if;
-  -- The row waits for another export of this organisation that begins.
+  -- The lock waits for another export of this organisation that is starting.
   perform from public.organizations o where o.id = org for no key update;
   if not found then
     raise exception 'There is no such organisation' using errcode = 'PT404', detail = format('Found none with id %s.', org);
@@ -218,7 +218,7 @@ begin
   select * into found_one from private.exports e
   where e.id = export_id and e.requested_by = auth.uid() and e.finished_at is null;
   if not found then
-    raise exception 'There is no such export going on' using errcode = 'PT404';
+    raise exception 'There is no such running export' using errcode = 'PT404';
   end if;
   return found_one;
 end $$;
@@ -235,7 +235,7 @@ begin
     select from private.export_relations() r
     where r.relation = to_regclass(wish ->> 'relation') and r.is_personal
   ) then
-    raise exception 'This table is not for an owner' using errcode = '42501';
+    raise exception 'Owners cannot export this table' using errcode = '42501';
   end if;
   open lines for execute private.export_query(wish ->> 'relation', running.format, running.is_complete) using running.organization_id;
   return '{}';

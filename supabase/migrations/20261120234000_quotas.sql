@@ -34,9 +34,9 @@ comment on column private.row_counts.relation is 'Table in the schema public.';
 comment on column private.row_counts.recount is 'The probability with which the next new row has them counted.';
 comment on column private.row_counts.counted_at is 'When they were counted last.';
 
--- Counting at every insert would cost more than the insert. With room for r more rows, one of r/20 new rows has them
--- counted, and every one when 20 are left: on the way to its limit, a table is counted some twenty times for each
--- tenfold, and the chance to pass the limit uncounted is e^-20. An insert pays for one look at row_counts.
+-- Counting at every insert would cost more than the insert. With room for r more rows, a new row starts a count with
+-- probability 20/r, and always when 20 or fewer are left. So a table is counted about twenty times per tenfold growth,
+-- and the probability of passing the limit uncounted is e^-20. Other inserts cost one lookup in row_counts.
 create function private.count_rows() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -57,7 +57,7 @@ begin
   select q.* into quota from private.row_quotas q where q.relation = tg_table_name;
   allowed := coalesce(quota.most, private.plan_limit(new.organization_id, 'rows_per_table') * coalesce(quota.times, 1));
   if known = 1 then
-    -- Close to the limit, one after the other: two at once cannot both have the last place.
+    -- Close to the limit, inserts wait for each other: only one of two gets the last place.
     perform pg_advisory_xact_lock(hashtextextended(tg_table_name || new.organization_id, 0));
   end if;
   execute format('select count(*) from (select from public.%I t where t.organization_id = $1 limit $2) counted', tg_table_name)
@@ -78,7 +78,7 @@ begin
   return null;
 end $$;
 comment on function private.count_rows() is
-  'Holds an organisation to the rows it may have: PT402 beyond its plan, PT409 beyond what everyone may have.';
+  'Enforces the number of rows of an organisation: PT402 beyond its plan, PT409 beyond what everyone may have.';
 
 create function private.limit_rows() returns void language plpgsql set search_path = '' as $$
 declare
@@ -100,7 +100,7 @@ comment on function private.limit_rows() is
   'Gives every table of tenants into which clients insert the trigger that bounds its rows. A later chapter calls it again.';
 select private.limit_rows();
 
--- A plan that changes, or another plan, is looked at with the next row.
+-- After a change of plan, the next new row starts a count.
 create function private.recount_rows() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -111,7 +111,7 @@ begin
   end if;
   return null;
 end $$;
-comment on function private.recount_rows() is 'Has rows counted again when the plan of an organisation is another.';
+comment on function private.recount_rows() is 'Has rows counted again after the plan of an organisation has changed.';
 create trigger recount_rows after update of subscription_tier on public.organizations
   for each row when (new.subscription_tier <> old.subscription_tier) execute function private.recount_rows();
 create trigger recount_rows after insert or update of limits, is_active on public.plans
@@ -158,7 +158,7 @@ begin
   return true;
 end $$;
 comment on function private.counts_today(text, uuid, integer, integer) is
-  'Whether the caller still counts today: so often a person, so often a network.';
+  'Whether one more action of the caller counts today, by the daily limits per person and per network.';
 
 create function private.forget_daily_counts() returns bigint
 language plpgsql security definer set search_path = '' as $$

@@ -23,7 +23,7 @@ comment on column public.support_organizations.suspended_at is 'Since when it is
 comment on column public.support_organizations.suspended_reason is 'Why it is suspended.';
 comment on column public.support_organizations.closed_at is 'Since when it is closed; null: it is not.';
 comment on column public.support_organizations.cancel_at_period_end is 'Whether the plan ends with the paid period.';
-comment on column public.support_organizations.slug is 'Its part of addresses.';
+comment on column public.support_organizations.slug is 'Its name in URLs.';
 comment on column public.support_organizations.subscription_status is 'State of its plan.';
 create trigger refuse instead of insert or update or delete on public.support_organizations
   for each row execute function private.refuse_view();

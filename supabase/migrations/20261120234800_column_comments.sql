@@ -1,5 +1,5 @@
--- Column comments: what the dashboard shows beside a column whose own chapter says nothing about it. First what a name means
--- in every table, then what it means in one. `table.column: comment` beats `column: comment`.
+-- Column comments: shown in the Supabase dashboard for columns that their own chapter leaves out. First the meaning of
+-- a name in every table, then its meaning in one table. `table.column: comment` beats `column: comment`.
 
 do $comments$
 declare
@@ -358,9 +358,9 @@ users.last_login_at: When they last signed in.
 users.suspended_at: Since when they are suspended; null: they are not.
 users.suspended_reason: Why they are suspended.
 $$;
-  said record;
+  uncommented record;
 begin
-  for said in
+  for uncommented in
     select c.oid::regclass as relation, a.attname, (
       select trim(substring(line from ': (.*)$'))
       from regexp_split_to_table(meanings, '\n') line
@@ -372,7 +372,7 @@ begin
     where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and c.relkind in ('r', 'p', 'v')
       and pg_catalog.col_description(c.oid, a.attnum) is null
   loop
-    continue when said.meaning is null;
-    execute format('comment on column %s.%I is %L', said.relation, said.attname, said.meaning);
+    continue when uncommented.meaning is null;
+    execute format('comment on column %s.%I is %L', uncommented.relation, uncommented.attname, uncommented.meaning);
   end loop;
 end $comments$;

@@ -506,7 +506,7 @@ def test_attack_run_an_action_of_another_tenant(database: Database) -> None:
         for person in ("outsider", "removed", "suspended", "platform_admin"):
             turn(cursor, person, ACME)
             for row in (ours, of_the_system):
-                with refused(cursor, "42501", "Only members run actions"):
+                with refused(cursor, "42501", "Only members can run actions"):
                     call(cursor, "run_quick_action", action_id=row["id"])
 
 

@@ -236,7 +236,7 @@ def test_impersonation_without_signing_key_is_501(signing: httpx.Client, databas
     with database.connect() as connection:
         logged = connection.execute("select success, error from public.admin_action_logs").fetchall()
         assert connection.execute("select from private.impersonations").rowcount == 0
-    assert logged == [(False, "There is no key here to sign a token with (PT501)")]
+    assert logged == [(False, "SUPABASE_SIGNING_KEY is not configured (PT501)")]
 
 
 def test_impersonation_token_lasts_15_minutes(platform: Platform, played: Person) -> None:

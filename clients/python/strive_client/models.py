@@ -40,7 +40,7 @@ class ActionType(StrEnum):
 
 class ActivitySeverity(StrEnum):
     """
-    How much attention a feed entry wants.
+    Severity of a feed entry.
     """
 
     INFO = 'INFO'
@@ -1024,8 +1024,8 @@ class RecordedExposure(BaseModel):
 
 class RefundStatus(StrEnum):
     """
-    TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: Stripe is being asked.
-    FAILED: Stripe refused, error says why. WITHDRAWN: the money is kept, for what was given after all.
+    TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: the job is calling Stripe.
+    FAILED: Stripe refused; see error. WITHDRAWN: not refunded, because the customer got what they paid for.
     """
 
     TO_DECIDE = 'TO_DECIDE'
@@ -1149,7 +1149,7 @@ class SubscriptionStatus(StrEnum):
 
 class SubscriptionTier(StrEnum):
     """
-    What an organisation has bought; limits stand in plans.
+    What an organisation has bought; plans has the limits of each tier.
     """
 
     FREE = 'FREE'

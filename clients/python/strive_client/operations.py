@@ -63,7 +63,7 @@ redact_stripe_events = Operation("/redact-stripe-events", models.NoInput, models
 refresh_dashboard_metrics = Operation("/refresh-dashboard-metrics", models.NoInput, models.JobRun)
 """Count stale metrics again."""
 refresh_platform_metrics = Operation("/refresh-platform-metrics", models.MetricDays, models.JobRun)
-"""Count how the platform does today."""
+"""Count the platform metrics of today."""
 report_matching_listings = Operation("/report-matching-listings", models.NoInput, models.JobRun)
 """Report new listings to the members whose buyers they suit."""
 resume_subscription = Operation("/resume-subscription", models.Resumption, models.Subscription)
@@ -81,9 +81,9 @@ submit_order = Operation("/submit-order", models.OrderSubmission, models.Submitt
 suspend_user = Operation("/suspend-user", models.Suspension, models.Administered)
 """Suspend a user."""
 sync_attachments = Operation("/sync-attachments", models.NoInput, models.JobRun)
-"""Bring files and their rows into step."""
+"""Sync files and their rows."""
 sync_auth = Operation("/sync-auth", models.NoInput, models.JobRun)
-"""Tell the auth service who is suspended or deleted, as far as it does not know yet."""
+"""Sync suspensions and deletions of users with Supabase Auth."""
 update_billing = Operation("/update-billing", models.NoInput, models.JobRun)
 """End granted plans, and notify owners of trials, renewals and cards that end."""
 update_onboarding_session = Operation("/update-onboarding-session", models.Change, models.Session)

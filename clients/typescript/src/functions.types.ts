@@ -628,7 +628,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Count how the platform does today
+         * Count the platform metrics of today
          * @description One row for each day (UTC). A day that was counted after its end stays as it is.
          */
         post: operations["refresh-platform-metrics"];
@@ -824,7 +824,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Bring files and their rows into step
+         * Sync files and their rows
          * @description Deletes the files of deleted rows, organisations and users, adds rows for files that have none, and deletes rows without a file, also those whose upload did not arrive within a day.
          */
         post: operations["sync-attachments"];
@@ -844,7 +844,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Tell the auth service who is suspended or deleted, as far as it does not know yet
+         * Sync suspensions and deletions of users with Supabase Auth
          * @description Up to 100 users a run, those with the fewest failures first.
          */
         post: operations["sync-auth"];
@@ -915,7 +915,7 @@ export interface components {
         ActionType: "NAVIGATION" | "API_CALL" | "MODAL_FORM" | "EXTERNAL_LINK" | "WORKFLOW_TRIGGER";
         /**
          * ActivitySeverity
-         * @description How much attention a feed entry wants.
+         * @description Severity of a feed entry.
          * @enum {string}
          */
         ActivitySeverity: "INFO" | "SUCCESS" | "WARNING" | "ERROR" | "CRITICAL";
@@ -2404,8 +2404,8 @@ export interface components {
         };
         /**
          * RefundStatus
-         * @description TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: Stripe is being asked.
-         *     FAILED: Stripe refused, error says why. WITHDRAWN: the money is kept, for what was given after all.
+         * @description TO_DECIDE: waits for a person. DUE: issued by the job after refund_after. ISSUING: the job is calling Stripe.
+         *     FAILED: Stripe refused; see error. WITHDRAWN: not refunded, because the customer got what they paid for.
          * @enum {string}
          */
         RefundStatus: "TO_DECIDE" | "DUE" | "ISSUING" | "REFUNDED" | "FAILED" | "WITHDRAWN";
@@ -2618,7 +2618,7 @@ export interface components {
         SubscriptionStatus: "TRIAL" | "ACTIVE" | "PAST_DUE" | "INACTIVE" | "CANCELLED";
         /**
          * SubscriptionTier
-         * @description What an organisation has bought; limits stand in plans.
+         * @description What an organisation has bought; plans has the limits of each tier.
          * @enum {string}
          */
         SubscriptionTier: "FREE" | "STARTER" | "GROWTH" | "ELITE" | "ENTERPRISE";
@@ -8229,7 +8229,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The session is not at its payment, or its payment was cancelled. */
+            /** @description The session is not at the payment step, or its payment was cancelled. */
             409: {
                 headers: {
                     /** @description Names this request in our logs. */
