@@ -32,7 +32,7 @@ class SetRoleOfUsers(RequestModel):
     reason: Reason | None = None
 
 
-class AdministeredUsers(ResponseModel):
+class AdministeredUsersResult(ResponseModel):
     """The users as they are now; `auth` is pending until Supabase Auth has the change of each."""
 
     users: list[AdministeredUser]
@@ -42,7 +42,7 @@ class AdministeredUsers(ResponseModel):
 @function("user", errors={404: "One of the users does not exist."})
 async def bulk_admin_action(
     call: Call[Annotated[SuspendUsers | ReactivateUsers | SetRoleOfUsers, Field(discriminator="action")]],
-) -> Result[AdministeredUsers]:
+) -> Result[AdministeredUsersResult]:
     """Suspend, reactivate or change the role of up to 100 users.
 
     For platform admins; set_role for super admins. If one user cannot be changed, none is, and the error names that

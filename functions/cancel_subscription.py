@@ -8,7 +8,7 @@ from shared.app.function import RequestModel, function
 from shared.billing.plans import EXPAND, Subscription, run, show
 
 
-class Cancellation(RequestModel):
+class CancelSubscription(RequestModel):
     """Both fields are optional and go to Stripe's report of cancellations."""
 
     feedback: (
@@ -34,7 +34,7 @@ class Cancellation(RequestModel):
         503: "Stripe is unavailable or not configured; retrying does no harm.",
     },
 )
-async def cancel_subscription(call: Call[Cancellation]) -> Result[Subscription]:
+async def cancel_subscription(call: Call[CancelSubscription]) -> Result[Subscription]:
     """Cancel the subscription of the current organisation at the end of its period.
 
     For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments

@@ -66,7 +66,7 @@ class LeadReceived(ResponseModel):
     "anyone", status=202, body_bytes=1 << 17, errors={429: "Too many leads came with this token, or from this address."}
 )
 async def capture_lead(call: Call[LeadCapture]) -> Result[LeadReceived]:
-    """Take a lead from a website.
+    """Receive a lead from a website.
 
     The token names the organisation. A person who is known by email or phone does not become a second lead; the message
     is added to the first. The person in charge of the lead is notified, otherwise the owners. The response is the same

@@ -7,7 +7,7 @@ from shared.app.function import ResponseModel, function
 from shared.billing.plans import Effect, Subscription, WantedPlan, run, show
 
 
-class Changed(ResponseModel):
+class PlanChangeResult(ResponseModel):
     takes_effect: Effect
     effective_at: AwareDatetime
     subscription: Subscription
@@ -22,7 +22,7 @@ class Changed(ResponseModel):
         503: "Stripe is unavailable or not configured; retrying changes nothing twice.",
     },
 )
-async def change_plan(call: Call[WantedPlan]) -> Result[Changed]:
+async def change_plan(call: Call[WantedPlan]) -> Result[PlanChangeResult]:
     """Change the plan of the current organisation.
 
     For its OWNER. More for the same cycle, a higher tier or more seats, takes effect now and the difference is

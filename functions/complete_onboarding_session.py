@@ -4,7 +4,7 @@ from typing import Any
 from shared.app.call import Call, Result
 from shared.app.function import function
 from shared.errors import ApiError
-from shared.onboarding.sessions import Named, Session
+from shared.onboarding.sessions import OnboardingSession, SessionReference
 
 HINTS = {
     "PENDING": "Pay first, with the client secret of start-onboarding-payment.",
@@ -25,12 +25,12 @@ HINTS = {
         503: "Stripe is unavailable; nothing is lost, and a paid session completes even without this call.",
     },
 )
-async def complete_onboarding_session(call: Call[Named]) -> Result[Session]:
+async def complete_onboarding_session(call: Call[SessionReference]) -> Result[OnboardingSession]:
     """Do step 4: create the organisation, with the caller as its OWNER.
 
     The payment is fetched from Stripe and must agree with the offer in price, plan, currency and session. Repeated
     calls, also at the same time, create nothing more and return the same. A caller who is not signed in gets 401:
-    sign up and come back with the token. Then name the organisation in `x-org-id`.
+    sign up and send the token again. Then name the organisation in `x-org-id`.
     """
     answer = json.loads((await call.run("private.complete_onboarding_session", call.body.request())).json)
     if payment := answer.get("payment"):

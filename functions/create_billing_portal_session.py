@@ -9,7 +9,7 @@ from shared.billing.plans import Address, check_origin
 from shared.errors import ApiError
 
 
-class PortalVisit(RequestModel):
+class PortalRequest(RequestModel):
     """Without `return_url` the portal shows no way back."""
 
     return_url: Address | None = None
@@ -26,7 +26,7 @@ class PortalSession(ResponseModel):
     status=201,
     errors={409: "The organisation has never bought anything, or Stripe no longer knows it."},
 )
-async def create_billing_portal_session(call: Call[PortalVisit]) -> Result[PortalSession]:
+async def create_billing_portal_session(call: Call[PortalRequest]) -> Result[PortalSession]:
     """Open Stripe's customer portal.
 
     There the OWNER of the organisation changes cards, addresses and tax ids, and sees its invoices. Stripe's events

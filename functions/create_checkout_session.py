@@ -10,13 +10,13 @@ from shared.billing.plans import Address, WantedPlan, check_origin
 from shared.schema import BillingCycle, SubscriptionTier
 
 
-class Purchase(WantedPlan):
+class CheckoutRequest(WantedPlan):
     success_url: Address
     cancel_url: Address
 
 
-class Checkout(ResponseModel):
-    """Whoever asks while it is open gets the same one, and returns to the addresses it was created with."""
+class CheckoutSession(ResponseModel):
+    """Repeated requests while it is open get the same session, with the return addresses of the first."""
 
     url: Annotated[AnyHttpUrl, Field(description="Stripe's page where the plan is paid.")]
     expires_at: AwareDatetime
@@ -35,7 +35,7 @@ class Checkout(ResponseModel):
         503: "Stripe is unavailable or not configured; retrying never makes a second session.",
     },
 )
-async def create_checkout_session(call: Call[Purchase]) -> Result[Checkout]:
+async def create_checkout_session(call: Call[CheckoutRequest]) -> Result[CheckoutSession]:
     """Buy a plan for the current organisation, for the first time or again after an end.
 
     For its OWNER. Stripe's page takes the payment, promotion codes and tax where they are configured. Two owners, or

@@ -6,23 +6,23 @@ from pydantic import Field
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
-from shared.onboarding.sessions import Session, hash_of
+from shared.onboarding.sessions import OnboardingSession, hash_of
 
 TOKEN_BYTES = 32
 
 
-class NewSession(RequestModel):
+class NewOnboardingSession(RequestModel):
     """No fields."""
 
 
-class Created(Session):
+class CreatedOnboardingSession(OnboardingSession):
     token: Annotated[
         str, Field(description="Returned only here. It opens the session until a signed-in user continues it.")
     ]
 
 
 @function("user", "publishable", status=201, errors={429: "Too many sessions were started from this address."})
-async def create_onboarding_session(call: Call[NewSession]) -> Result[Created]:
+async def create_onboarding_session(call: Call[NewOnboardingSession]) -> Result[CreatedOnboardingSession]:
     """Start an onboarding.
 
     It lasts 24 hours. A session started by a signed-in user is theirs; otherwise its token opens it, until a signed-

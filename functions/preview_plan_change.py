@@ -8,7 +8,7 @@ from shared.app.function import ResponseModel, function
 from shared.billing.plans import Effect, WantedPlan, run
 
 
-class Amounts(ResponseModel):
+class PreviewAmounts(ResponseModel):
     """In minor units of the currency, as Stripe computes them."""
 
     subtotal_cents: int
@@ -18,23 +18,23 @@ class Amounts(ResponseModel):
     amount_due_cents: Annotated[int, Field(description="0 where a credit covers the total.")]
 
 
-class NextInvoice(Amounts):
+class NextInvoice(PreviewAmounts):
     at: AwareDatetime
 
 
-class Line(ResponseModel):
+class PreviewLine(ResponseModel):
     description: str | None
     amount_cents: int
     period_start: AwareDatetime
     period_end: AwareDatetime
 
 
-class Preview(ResponseModel):
+class PlanChangePreview(ResponseModel):
     takes_effect: Annotated[Effect, Field(description="NONE: it is the present plan; a scheduled change is cancelled.")]
     effective_at: AwareDatetime
     currency: str
-    due_now: Amounts | None
-    lines: Annotated[list[Line], Field(description="What is credited and charged now.")]
+    due_now: PreviewAmounts | None
+    lines: Annotated[list[PreviewLine], Field(description="What is credited and charged now.")]
     next_invoice: NextInvoice
 
 
@@ -46,7 +46,7 @@ class Preview(ResponseModel):
         503: "Stripe is unavailable or not configured.",
     },
 )
-async def preview_plan_change(call: Call[WantedPlan]) -> Result[Preview]:
+async def preview_plan_change(call: Call[WantedPlan]) -> Result[PlanChangePreview]:
     """Show what a change of plan would cost, now and with the next invoice.
 
     For the OWNER of the current organisation. The amounts are Stripe's own preview, with proration, discounts and tax.

@@ -9,7 +9,7 @@ from shared.errors import ApiError
 from shared.flags.identities import context_of
 
 
-class Exposure(RequestModel):
+class ExposureRequest(RequestModel):
     """The flag whose variant was shown, and the context with which it was evaluated."""
 
     flag: str = Field(min_length=1, max_length=100)
@@ -34,7 +34,7 @@ class RecordedExposure(ResponseModel):
     "secret",
     errors={400: "The flag cannot be evaluated for this context.", 404: "There is no such flag in this environment."},
 )
-async def record_exposure(call: Call[Exposure]) -> Result[RecordedExposure]:
+async def record_exposure(call: Call[ExposureRequest]) -> Result[RecordedExposure]:
     """Record that a unit saw its variant of a flag.
 
     Call it when the variant is shown. The server evaluates the flag again, so a client cannot choose the variant. Each

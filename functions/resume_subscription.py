@@ -5,7 +5,7 @@ from shared.app.function import RequestModel, function
 from shared.billing.plans import EXPAND, Subscription, run, show
 
 
-class Resumption(RequestModel):
+class ResumeSubscription(RequestModel):
     """No fields."""
 
 
@@ -16,7 +16,7 @@ class Resumption(RequestModel):
         503: "Stripe is unavailable or not configured; retrying does no harm.",
     },
 )
-async def resume_subscription(call: Call[Resumption]) -> Result[Subscription]:
+async def resume_subscription(call: Call[ResumeSubscription]) -> Result[Subscription]:
     """Take back the cancellation of the current organisation's subscription, before it has ended.
 
     For its OWNER. A subscription that was not cancelled stays as it is.

@@ -6,12 +6,12 @@ from pydantic import Field
 from shared.app.call import Call, Result
 from shared.app.function import function
 from shared.errors import ApiError
-from shared.onboarding.sessions import Named, Session
+from shared.onboarding.sessions import OnboardingSession, SessionReference
 
 UNPAID = {"PENDING", "REQUIRES_ACTION", "FAILED"}
 
 
-class StartPayment(Named):
+class StartPayment(SessionReference):
     """The address is needed where automatic tax is configured."""
 
     promotion_code: (
@@ -21,7 +21,7 @@ class StartPayment(Named):
     postal_code: Annotated[str, Field(min_length=1, max_length=20)] | None = None
 
 
-class Payment(Session):
+class OnboardingPayment(OnboardingSession):
     client_secret: Annotated[
         str | None,
         Field(description="For Stripe's form in the browser; null once nothing is left to do in it."),
@@ -38,7 +38,7 @@ class Payment(Session):
         503: "Stripe is unavailable or not configured; retrying loses nothing.",
     },
 )
-async def start_onboarding_payment(call: Call[StartPayment]) -> Result[Payment]:
+async def start_onboarding_payment(call: Call[StartPayment]) -> Result[OnboardingPayment]:
     """Do step 3: start the payment, or continue the one that was started.
 
     Repeating it never makes a second subscription. The price is the plan's; a promotion code and tax change what is

@@ -15,7 +15,7 @@ PAUSES = (0.1, 0.2, 0.4, 0.8)
 BURST = Burst()
 
 
-class Received(ResponseModel):
+class StripeEventReceipt(ResponseModel):
     """`duplicate`: the event was received before; `status` is its present status."""
 
     id: str

@@ -10,7 +10,7 @@ from shared.schema import ComplexityLevel, OrderStatus, SubscriptionTier
 Integration = Annotated[str, Field(min_length=1, max_length=100)]
 
 
-class Requirements(BaseModel):
+class OrderRequirements(BaseModel):
     """Free-form requirements of the agent; these four fields decide the estimate."""
 
     model_config = ConfigDict(extra="allow", defer_build=True)
@@ -25,7 +25,7 @@ class OrderSubmission(RequestModel):
     """Requirements and complexity replace those of the draft, if sent."""
 
     order_id: UUID
-    requirements: Requirements | None = None
+    requirements: OrderRequirements | None = None
     complexity: ComplexityLevel | None = None
 
 

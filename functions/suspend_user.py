@@ -3,13 +3,13 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
-from shared.administration.operations import Administered, administer
+from shared.administration.operations import AdministeredUserResult, administer
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
 from shared.schema import AdminAction
 
 
-class Suspension(RequestModel):
+class SuspendUser(RequestModel):
     """Without `until` it lasts until an admin ends it."""
 
     user_id: UUID
@@ -18,7 +18,7 @@ class Suspension(RequestModel):
 
 
 @function("user", errors={404: "There is no such user."})
-async def suspend_user(call: Call[Suspension]) -> Result[Administered]:
+async def suspend_user(call: Call[SuspendUser]) -> Result[AdministeredUserResult]:
     """Suspend a user.
 
     For platform admins; an admin is suspended by super admins only, and nobody suspends themselves. Takes effect on the

@@ -5,11 +5,11 @@ from pydantic import Field, RootModel, StringConstraints
 
 from shared.app.call import Call, Result
 from shared.app.function import function
-from shared.onboarding.sessions import Named, Session
+from shared.onboarding.sessions import OnboardingSession, SessionReference
 from shared.schema import BillingCycle, SubscriptionTier
 
 
-class NameOrganization(Named):
+class NameOrganization(SessionReference):
     """Step 1. A field that is left out becomes empty."""
 
     step: Literal[1]
@@ -18,7 +18,7 @@ class NameOrganization(Named):
     description: Annotated[str, Field(max_length=500)] | None = None
 
 
-class ChoosePlan(Named):
+class ChoosePlan(SessionReference):
     """Step 2. The price is that of `plans`."""
 
     step: Literal[2]
@@ -26,7 +26,7 @@ class ChoosePlan(Named):
     billing_cycle: BillingCycle
 
 
-class Change(RootModel[Annotated[NameOrganization | ChoosePlan, Field(discriminator="step")]]):
+class OnboardingStep(RootModel[Annotated[NameOrganization | ChoosePlan, Field(discriminator="step")]]):
     pass
 
 
@@ -39,10 +39,10 @@ class Change(RootModel[Annotated[NameOrganization | ChoosePlan, Field(discrimina
         410: "The session has expired.",
     },
 )
-async def update_onboarding_session(call: Call[Change]) -> Result[Session]:
+async def update_onboarding_session(call: Call[OnboardingStep]) -> Result[OnboardingSession]:
     """Do step 1 or 2, for the first time or again.
 
-    ENTERPRISE is not sold here: 422, and the hint says whom to contact. Another plan after a payment was started
+    ENTERPRISE cannot be bought here: 422, and the hint says whom to contact. Another plan after a payment was started
     cancels that payment first; the response is 409 if the payment is already processing.
     """
     change = call.body.root

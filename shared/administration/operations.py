@@ -67,7 +67,7 @@ class AdministeredUser(ResponseModel):
     suspended_reason: str | None
 
 
-class Administered(AdministeredUser):
+class AdministeredUserResult(AdministeredUser):
     """`auth` is pending until Supabase Auth has the change; the change itself takes effect at once."""
 
     auth: Literal["synced", "pending"]

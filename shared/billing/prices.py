@@ -2,13 +2,13 @@
 
 from contextlib import closing
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import psycopg
 import stripe
 
-INTERVALS = {"MONTHLY": "month", "YEARLY": "year"}
+INTERVALS: dict[str, Literal["month", "year"]] = {"MONTHLY": "month", "YEARLY": "year"}
 ON_SALE = """
 select id, tier::text, billing_cycle::text, amount_cents, currency, stripe_price_id from public.plans
 where is_active and amount_cents > 0 order by amount_cents
@@ -44,7 +44,7 @@ def _put_on_sale(connection: psycopg.Connection[Any], client: stripe.StripeClien
 
 
 def _create_price(
-    client: stripe.StripeClient, key: str, tier: str, amount: int, currency: str, interval: Any
+    client: stripe.StripeClient, key: str, tier: str, amount: int, currency: str, interval: Literal["month", "year"]
 ) -> stripe.Price:
     product = f"strive_{tier.lower()}"
     try:

@@ -31,7 +31,7 @@ class Group:
         self.others = frozenset(typed(one) for one in members if type(one) is not str)
 
 
-# None stands for a group that could not be read.
+# None is a group that could not be read.
 Groups = Mapping[str, Group | None]
 NONE: Groups = {}
 _EMPTY = Group([])

@@ -11,7 +11,7 @@ from shared.app.function import RequestModel, ResponseModel
 from shared.schema import BillingCycle, PaymentStatus, RefundStatus, SubscriptionTier
 
 
-class Named(RequestModel):
+class SessionReference(RequestModel):
     """Which session: by its token, or by its id for a signed-in caller, else the caller's newest open one."""
 
     token: Annotated[str, Field(description="As create-onboarding-session returned it.")] | None = None
@@ -31,7 +31,7 @@ class CreatedOrganization(ResponseModel):
     slug: str
 
 
-class Session(ResponseModel):
+class OnboardingSession(ResponseModel):
     """`current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion."""
 
     session_id: UUID

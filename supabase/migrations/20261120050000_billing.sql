@@ -560,7 +560,7 @@ begin
   if (new.selected_tier, new.billing_cycle) is distinct from (old.selected_tier, old.billing_cycle) and (
     old.payment_status = 'SUCCEEDED' or new.stripe_subscription_id = old.stripe_subscription_id
   ) then
-    raise exception 'The plan cannot change while a payment for another plan is open' using
+    raise exception 'The plan cannot change after a payment for another plan was started' using
       errcode = 'PT409', detail = format('The payment is %s.', old.payment_status),
       hint = 'Cancel the open payment and clear it in the same change. A paid plan is changed after completion.';
   end if;

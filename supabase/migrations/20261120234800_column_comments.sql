@@ -13,9 +13,9 @@ created_by: Who created it; set by the database.
 created_by_id: Who created it; set by the database.
 assigned_to_id: The member who is responsible; null: nobody.
 assigned_to: The member who is responsible; null: nobody.
-name: What it is called.
-title: What it is called.
-description: More about it, in words.
+name: The name.
+title: The title.
+description: A longer description.
 notes: Remarks of the organisation, not shown to others.
 tags: Words to group and filter by.
 custom_fields: Fields of the organisation's own, as {"name": value}.
@@ -42,7 +42,7 @@ finished_at: When it finished; null while it runs.
 starts_at: From when it applies.
 ends_at: Until when it applies; null: without end.
 expires_at: Until when it is valid.
-metadata: Further facts, as {"name": value}.
+metadata: Additional facts, as {"name": value}.
 is_active: False: it is kept but no longer used.
 is_public: True: every signed-in user sees it, whatever their organisation.
 is_archived: True: hidden from the usual lists.
@@ -71,30 +71,30 @@ alert_id: The alert.
 billing_email: Where invoices go.
 ip_address: The address the request came from.
 user_agent: The program that sent the request, as it names itself.
-address: The address the requests come from.
+address: The client address that the requests come from.
 answer: The response that the first request got.
-because: Why.
+because: The reason for the treatment.
 bucket_id: The bucket.
-by_builder: Whether the builder of the order may.
-by_creator: Whether the creator of the order may.
-by_platform: Whether platform admins may.
-captured: How many.
-change: By how much.
+by_builder: Whether the builder of the order may make the move.
+by_creator: Whether the creator of the order may make the move.
+by_platform: Whether platform admins may make the move.
+captured: The number of leads.
+change: The change of the counter.
 changed_at: When it last changed.
 counter: What is counted.
 day: The day (UTC).
-dismissals: How many dismissals.
-doomed_at: Since when.
+dismissals: The number of dismissals.
+doomed_at: When the file was listed for deletion.
 due_at: When it is due.
 environment: The environment of the flag.
 first_at: The first time on this day.
 flag_id: The flag.
-follow_up_after: How long such a lead may wait.
+follow_up_after: How long such a lead may wait for contact.
 format: ndjson or csv.
-from_status: From this status,
-from_step: From this step,
+from_status: The status before the move.
+from_step: The step before the move.
 group_id: The group.
-highest: To this value.
+highest: The highest score_value of the score.
 hour: The hour.
 is_overdue: Whether it should have run by now.
 is_running: Whether it runs now.
@@ -108,9 +108,9 @@ last_outcome: How the last run ended.
 last_result: What the last run returned.
 last_run_at: When it last ran.
 last_used_at: When it was last used.
-lowest: From this value,
-meaning: What that means.
-minimum_role: The role that is needed.
+lowest: The lowest score_value of the score.
+meaning: The meaning of the status.
+minimum_role: The lowest role that may make the move.
 minute: The minute.
 moves_to: The stages a deal may move to from here.
 needs_reason: Whether a reason must be given.
@@ -118,38 +118,38 @@ operation: The operation.
 outcome: How it ended.
 payment_status: State of the payment, as Stripe reports it.
 per_minute: How many leads a minute may come with it.
-reason: Why.
+reason: The reason.
 relation: The table.
 requested_by: Who requested it.
 result: What it returned.
-revoked_at: Since when it no longer counts.
+revoked_at: When it was revoked; null: it is valid.
 rotated_at: When its text was last replaced.
 schedule: When it runs (UTC), as a crontab line.
 score: The score.
 session_id: The onboarding session.
-settled_at: When it was done; null: it is still to be done.
+settled_at: When it was done; null: it is due.
 stage: The stage.
-started: How many were started.
+started: The number of sessions that were started.
 stripe_status: The status at Stripe.
 subject_id: The row that is counted.
-took: How long it took.
+took: The duration.
 token_hash: SHA-256 (hex) of the token; the token itself is not kept.
 token_id: The token.
-to_status: to this status.
-to_step: to this step.
+to_status: The status after the move.
+to_step: The step after the move.
 version: Grows with every change.
-views: How many views.
+views: The number of views.
 attempt: The number of the attempt.
 admin_id: The platform admin.
 activities.type: What was done: CALL, EMAIL, MEETING, NOTE, ….
-activities.outcome: What came of it.
+activities.outcome: The result.
 activities.duration_minutes: How long it took.
 activities.completed_at: When it was done; null: it is still planned.
 activity_feed_reads.activity_feed_id: The entry that was read.
 activity_feed_reads.read_at: When it was read.
 activity_feeds.entity_type: What the entry is about, such as deal.
 activity_feeds.action: What happened, such as moved or converted.
-activity_feeds.severity: How much attention it wants.
+activity_feeds.severity: How important it is.
 activity_feeds.is_pinned: True: shown above the others, for everyone.
 admin_action_logs.action: What was done.
 admin_action_logs.target_id: What it was done to.
@@ -187,14 +187,14 @@ billing_attention.what_to_do: What to do.
 billing_attention.object_id: The object at Stripe.
 billing_attention.customer_id: The customer at Stripe.
 billing_attention.since: Since when.
-build_logs.details: Further facts, as {"name": value}.
+build_logs.details: Additional facts, as {"name": value}.
 build_logs.log_level: How serious it is.
 contacts.type: What they are to the organisation: PROSPECT, CLIENT, PAST_CLIENT, PARTNER or VENDOR.
 contacts.status: ACTIVE; INACTIVE; DO_NOT_CONTACT: not to be approached.
 contacts.company: Where they work, as text; naming a company links or adds it.
 contacts.linkedin_url: Address of their LinkedIn profile.
 contacts.twitter_url: Address of their profile on X.
-content.slug: Its part of the address; unique in the organisation.
+content.slug: Its name in URLs; unique in the organisation.
 content.content_type: PAGE, BLOG_POST, DOCUMENTATION or TEMPLATE.
 content.content: The text.
 content.excerpt: The first sentences, for lists.
@@ -202,14 +202,14 @@ content.status: DRAFT and ARCHIVED are for members, PUBLISHED is for anyone.
 content.seo_meta: Metadata for search engines: {"title", "description", …}.
 custom_agent_orders.use_case: What the agent is for.
 custom_agent_orders.complexity: SIMPLE to ENTERPRISE; decides the estimate.
-custom_agent_orders.status: Where the order is; moved by submit_order() and advance_order().
+custom_agent_orders.status: The state of the order; moved by submit_order() and advance_order().
 custom_agent_orders.status_changed_at: Since when it has this status.
 custom_agent_orders.submitted_at: When it was submitted.
 custom_agent_orders.delivered_at: When it was delivered.
 custom_agent_orders.agent_config: Settings of the agent.
 custom_agent_orders.tools_config: Tools the agent may use.
 customers.status: LEAD, PROSPECT, ACTIVE or CHURNED.
-dashboard_metrics.unit: What is counted in, such as deals.
+dashboard_metrics.unit: The unit of the value, such as deals.
 dashboard_metrics.format: How the value is written: number, currency or percentage.
 dashboard_metrics.target_value: What the value should reach.
 dashboard_metrics.warning_threshold: From here on it is a warning; above critical_threshold: lower is worse.
@@ -234,7 +234,7 @@ feature_flag_group_members.value: The member: a value of the attribute the group
 feature_flags.is_enabled: False: off for everybody, whatever else is set.
 feature_flags.environment: DEVELOPMENT, STAGING or PRODUCTION.
 leads.source: Where they came from.
-leads.status: How far they have come; CONVERTED by convert_lead() alone.
+leads.status: Progress of the lead; only convert_lead() sets CONVERTED.
 leads.score_value: 0 to 100; moves together with score.
 leads.timeline: When they want to buy or sell, in words.
 listings.address: Street and number.
@@ -262,7 +262,7 @@ notifications.entity_type: What it is about, such as lead.
 notifications.entity_id: The record it is about.
 notifications.read: Whether the user has read it.
 onboarding_sessions.total_steps: How many steps there are.
-onboarding_sessions.org_name: Step 1: name of the organisation to be.
+onboarding_sessions.org_name: Step 1: name of the new organisation.
 onboarding_sessions.org_website: Step 1: its website.
 onboarding_sessions.org_description: Step 1: what it does.
 onboarding_sessions.selected_tier: Step 2: the plan.
@@ -274,16 +274,16 @@ organization_invitations.accepted_at: When it was accepted; null: open.
 organization_members.user_id: The member.
 organization_members.organization_id: The organisation.
 organization_members.role: OWNER, ADMIN, MEMBER or VIEWER.
-organization_members.joined_at: Since when.
-organizations.slug: Its part of addresses; unique, lower-case words joined by hyphens.
+organization_members.joined_at: When they joined.
+organizations.slug: Its name in URLs; unique, lower-case words joined by hyphens.
 organizations.website: Address of its website.
 organizations.settings: Settings of the clients, as {"name": value}.
 organizations.subscription_status: State of its plan; follows the live subscription.
 organizations.billing_email: Where invoices go.
 platform_metrics.date: The day (UTC).
-platform_metrics.total_users: Users there are.
+platform_metrics.total_users: Number of users.
 platform_metrics.new_users: Users that signed up on the day.
-platform_metrics.total_orgs: Organisations there are.
+platform_metrics.total_orgs: Number of organisations.
 platform_metrics.new_orgs: Organisations created on the day.
 platform_metrics.starter_count: Organisations of this tier.
 platform_metrics.growth_count: Organisations of this tier.
@@ -296,7 +296,7 @@ project_showcases.technologies: What it is made with.
 projects.customer_id: For whom; null: for the organisation itself.
 projects.status: PLANNING, ACTIVE, ON_HOLD, COMPLETED or CANCELLED.
 projects.start_date: When it begins.
-projects.budget: What it may cost, in the organisation's currency.
+projects.budget: The budget, in the organisation's currency.
 projects.progress_percentage: How far it is, 0 to 100.
 quick_actions.organization_id: The organisation; null: an action of the system.
 quick_actions.action_type: What happens: NAVIGATION and EXTERNAL_LINK need target_url.
@@ -314,7 +314,7 @@ refunds_due.refunded_at: When it was refunded.
 showcase_likes.showcase_id: What is liked.
 stripe_events.id: The event at Stripe (evt_…); one is received once.
 stripe_events.type: Kind of the event, such as invoice.paid.
-stripe_events.livemode: Whether it is about real money.
+stripe_events.livemode: Whether it is of live mode, about real money.
 stripe_events.status: APPLIED and IGNORED are done; PARKED and QUARANTINED wait, see billing_attention.
 stripe_events.applied_at: When it was applied.
 stripe_events.redacted_at: When its content was deleted.
@@ -334,7 +334,7 @@ system_alerts.target_users: These users see it.
 system_alerts.is_dismissible: Whether a user may hide it.
 system_alerts.is_active: False: nobody sees it.
 template_reviews.rating: 1 to 5.
-template_reviews.review: What they say.
+template_reviews.review: The text of the review.
 template_reviews.organization_id: The organisation of the reviewer.
 template_reviews.reviewer_id: Who reviewed; once for each template.
 tool_blueprints.components: The parts of the tool.
@@ -345,13 +345,13 @@ tool_blueprints.complexity: SIMPLE to ENTERPRISE.
 usage_tracking.user_id: Who used it; null: the server.
 usage_tracking.resource_type: What is metered.
 usage_tracking.resource_name: What was used, such as the model.
-usage_tracking.usage_amount: How much.
+usage_tracking.usage_amount: The amount.
 usage_tracking.billing_period: The month it counts for, such as 2026-11.
 user_dashboards.layout: Where the widgets are placed.
 user_dashboards.theme: LIGHT, DARK or AUTO.
 user_dashboards.density: COMPACT, NORMAL or SPACIOUS.
 user_dashboards.auto_refresh: Whether widgets refresh by themselves.
-user_dashboards.pinned_modules: Modules the user keeps at hand.
+user_dashboards.pinned_modules: Modules that the user pinned.
 users.email: The address they sign in with; follows auth.users.
 users.avatar_url: Address of a picture.
 users.last_login_at: When they last signed in.

@@ -206,7 +206,7 @@ def test_the_last_owner_stays_and_is_told_of_which_organisation(fresh_database: 
 
 
 def test_the_last_super_admin_stays(fresh_database: Database) -> None:
-    with pytest.raises(psycopg.Error, match="keeps a super admin"):
+    with pytest.raises(psycopg.Error, match="last super admin"):
         delete_own(fresh_database, "super_admin", "super_admin@strive.test")
 
 

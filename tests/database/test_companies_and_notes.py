@@ -116,7 +116,7 @@ def test_a_note_goes_and_returns_with_its_record(database: Database) -> None:
         remove(cursor, "leads", lead)
         entries = cursor.execute("select id, kind from public.trash order by kind").fetchall()
         assert [entry["kind"] for entry in entries] == ["leads", "notes"]
-        with refused(cursor, "PT409", "is gone"):
+        with refused(cursor, "PT409", "does not exist"):
             call(cursor, "restore_from_trash", ids=[entries[1]["id"]])
         call(cursor, "restore_from_trash", ids=[entries[0]["id"]])
         assert one(cursor.execute("select lead_id from public.notes where id = %s", [note["id"]])) == {

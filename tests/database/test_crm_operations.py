@@ -225,7 +225,7 @@ def test_bulk_call_accepts_at_most_a_hundred_rows(database: Database) -> None:
         for wrong in (ids, []):
             with refused(cursor, "PT422", "1 to 100 rows"):
                 call(cursor, "bulk_assign", kind="leads", ids=wrong, assigned_to_id=None)
-        with refused(cursor, "PT400", "leads, contacts, deals and listings"):
+        with refused(cursor, "PT400", "leads, contacts, deals or listings"):
             call(cursor, "bulk_tag", kind="users", ids=ids[:1], add=["x"])
 
 

@@ -466,9 +466,9 @@ def test_running_an_action_counts_it_and_returns_its_target(database: Database) 
 @pytest.mark.parametrize(
     ("columns", "sqlstate", "message"),
     [
-        ({"is_enabled": False}, "PT409", "switched off"),
+        ({"is_enabled": False}, "PT409", "is disabled"),
         ({"required_role": ["OWNER", "ADMIN"]}, "42501", "Your role may not"),
-        ({"required_tier": ["ELITE", "ENTERPRISE"]}, "PT402", "does not come with your plan"),
+        ({"required_tier": ["ELITE", "ENTERPRISE"]}, "PT402", "does not include this action"),
     ],
 )
 def test_forbidden_action_is_not_listed_run_or_counted(

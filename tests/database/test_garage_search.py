@@ -147,7 +147,7 @@ def test_pages_join_without_a_gap_or_a_double(database: Database) -> None:
 def test_attack_learn_from_a_page_whether_a_private_template_exists(
     database: Database, made: dict[str, UUID], unseen: str | None
 ) -> None:
-    with refused("PT404", "no such template"):
+    with refused("PT404", "no template with the id"):
         search(database, after=made[unseen] if unseen else uuid4())
 
 

@@ -212,7 +212,7 @@ def test_invalid_query_error_names_found_and_accepted_values(database: Database)
         turn(cursor, "admin")
         for query, found, accepted in WRONG:
             for attempt in (lambda: evaluate(cursor, **query), lambda: metric(cursor, query=query)):  # noqa: B023
-                with refused(cursor, "PT422", "cannot be understood") as caught:
+                with refused(cursor, "PT422", "is invalid") as caught:
                     attempt()
                 assert found in str(caught.value.diag.message_detail)
                 assert accepted in str(caught.value.diag.message_detail)
@@ -222,11 +222,11 @@ def test_metric_cannot_be_updated_to_an_invalid_query(database: Database) -> Non
     with scene(database) as cursor:
         turn(cursor, "admin")
         row = metric(cursor)
-        with refused(cursor, "PT422", "cannot be understood"):
+        with refused(cursor, "PT422", "is invalid"):
             change(cursor, "dashboard_metrics", row, query='{"source": "leads"}')
         # Nor by the server.
         turn(cursor, None)
-        with refused(cursor, "PT422", "cannot be understood"):
+        with refused(cursor, "PT422", "is invalid"):
             change(cursor, "dashboard_metrics", row, query='{"source": "leads"}')
 
 
@@ -247,7 +247,7 @@ def test_metric_cannot_be_updated_to_an_invalid_query(database: Database) -> Non
 def test_attack_a_query_that_explodes(database: Database, where: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "viewer")
-        with refused(cursor, "PT422", "cannot be understood"):
+        with refused(cursor, "PT422", "is invalid"):
             cursor.execute(
                 f"""select public.evaluate_metric('{{"source": "leads", "aggregate": "count", "where": {where}}}')"""
             )
@@ -472,7 +472,7 @@ def test_failing_metric_does_not_stop_the_others(database: Database) -> None:
         kept = one(cursor.execute("select cached_value from public.dashboard_metrics where id = %s", [good["id"]]))
         assert kept["cached_value"] == 0
         turn(cursor, "member")
-        with refused(cursor, "PT422", "cannot be understood"):
+        with refused(cursor, "PT422", "is invalid"):
             call(cursor, "metric_value", metric_id=bad["id"])
 
 

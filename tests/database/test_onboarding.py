@@ -173,13 +173,13 @@ def test_attack_complete_without_having_paid(cursor: Cursor, status: str) -> Non
 
 def test_attack_pay_for_one_plan_and_take_a_dearer_one(cursor: Cursor) -> None:
     start(cursor, 3, **PAID)
-    with refused("PT409", "cannot change under a payment"):
+    with refused("PT409", "after a payment for another plan"):
         change(cursor, selected_tier="ELITE")
 
 
 def test_attack_change_the_plan_under_a_payment_that_was_started(cursor: Cursor) -> None:
     start(cursor, 3, stripe_subscription_id="sub_1", stripe_payment_intent_id="pi_1", payment_attempt=1)
-    with refused("PT409", "cannot change under a payment"):
+    with refused("PT409", "after a payment for another plan"):
         change(cursor, current_step=2, billing_cycle="YEARLY")
 
 
@@ -229,7 +229,7 @@ def test_only_a_new_attempt_starts_again(cursor: Cursor, source: str, target: st
 
 def test_attempts_are_never_counted_back(cursor: Cursor) -> None:
     start(cursor, 3, payment_attempt=2)
-    with refused("PT422", "only grows"):
+    with refused("PT422", "cannot decrease"):
         change(cursor, payment_attempt=1)
 
 
@@ -276,7 +276,7 @@ def test_money_that_arrives_after_expiry_is_written_down_and_completes(cursor: C
 
 def test_attack_prolong_a_session(cursor: Cursor) -> None:
     start(cursor, expires_at="now")
-    with refused("PT422", "cannot be prolonged"):
+    with refused("PT422", "cannot be extended"):
         change(cursor, expires_at="tomorrow")
     cursor.connection.rollback()
     now_as(cursor, None)

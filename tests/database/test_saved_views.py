@@ -54,7 +54,7 @@ def test_saved_view_lists_its_columns_in_its_order(database: Database) -> None:
 def test_a_view_that_could_not_be_opened_is_not_saved(database: Database, columns: dict[str, Any], place: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
-        with refused(cursor, "PT422", "cannot be understood") as refusal:
+        with refused(cursor, "PT422", "is invalid") as refusal:
             view(cursor, **columns)
         assert refusal.value.diag.message_detail is not None
         assert refusal.value.diag.message_detail.startswith(place.replace("\\", ""))

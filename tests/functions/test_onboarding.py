@@ -62,7 +62,7 @@ def test_a_free_organisation_from_nothing_to_its_owner(functions: Serving, datab
 def test_started_without_signing_in_and_completed_after_signing_up(functions: Serving, database: Database) -> None:
     anonymous = Customer(functions).start("FREE")
     refusal = refused(anonymous.ask("complete"), 401, "PT401")
-    assert "come back with the token" in refusal.json()["hint"]
+    assert "send the token of the session again" in refusal.json()["hint"]
     completed = anonymous.signed_in("outsider").done("complete")
     (session,) = kept(database, "select user_id from public.onboarding_sessions")
     assert session["user_id"] == PEOPLE["outsider"]

@@ -94,23 +94,6 @@ class AlertLevel(StrEnum):
     SUCCESS = 'SUCCESS'
 
 
-class Amounts(BaseModel):
-    """
-    In minor units of the currency, as Stripe computes them.
-    """
-
-    subtotal_cents: Annotated[int, Field(title='Subtotal Cents')]
-    discount_cents: Annotated[int, Field(title='Discount Cents')]
-    tax_cents: Annotated[int, Field(title='Tax Cents')]
-    total_cents: Annotated[int, Field(title='Total Cents')]
-    amount_due_cents: Annotated[
-        int,
-        Field(
-            description='0 where a credit covers the total.', title='Amount Due Cents'
-        ),
-    ]
-
-
 class BillingCycle(StrEnum):
     """
     How often a subscription is paid.
@@ -135,7 +118,7 @@ class Comment(RootModel[str]):
     root: Annotated[str, Field(max_length=1000, min_length=1, title='Comment')] = None
 
 
-class Cancellation(BaseModel):
+class CancelSubscription(BaseModel):
     """
     Both fields are optional and go to Stripe's report of cancellations.
     """
@@ -147,10 +130,8 @@ class Cancellation(BaseModel):
     comment: Annotated[Comment | None, Field(title='Comment')] = None
 
 
-class TakesEffect(StrEnum):
-    NOW = 'NOW'
-    PERIOD_END = 'PERIOD_END'
-    NONE = 'NONE'
+class Quantity(RootModel[int]):
+    root: Annotated[int, Field(ge=1, le=100000, title='Quantity')] = None
 
 
 class ComplexityLevel(StrEnum):
@@ -290,7 +271,7 @@ class ExportResult(BaseModel):
     files: Annotated[list[ExportFile], Field(title='Files')]
 
 
-class Exposure(BaseModel):
+class ExposureRequest(BaseModel):
     """
     The flag whose variant was shown, and the context with which it was evaluated.
     """
@@ -554,13 +535,6 @@ class LeadReceived(BaseModel):
     received: Annotated[bool, Field(title='Received')]
 
 
-class Line(BaseModel):
-    description: Annotated[str | None, Field(title='Description')]
-    amount_cents: Annotated[int, Field(title='Amount Cents')]
-    period_start: Annotated[AwareDatetime, Field(title='Period Start')]
-    period_end: Annotated[AwareDatetime, Field(title='Period End')]
-
-
 class LineError(BaseModel):
     line: Annotated[int, Field(title='Line')]
     problem: Annotated[str, Field(title='Problem')]
@@ -628,18 +602,6 @@ class NameOrganization(BaseModel):
     name: Annotated[str, Field(max_length=100, min_length=2, title='Name')]
     website: Annotated[Website2 | None, Field(title='Website')] = None
     description: Annotated[Description | None, Field(title='Description')] = None
-
-
-class Named(BaseModel):
-    """
-    Which session: by its token, or by its id for a signed-in caller, else the caller's newest open one.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    token: Annotated[str | None, Field(title='Token')] = None
-    session_id: Annotated[UUID | None, Field(title='Session Id')] = None
 
 
 class DurationMinutes(RootModel[int]):
@@ -764,7 +726,7 @@ class NewFeedEntry(BaseModel):
     severity: ActivitySeverity = 'INFO'
 
 
-class NewSession(BaseModel):
+class NewOnboardingSession(BaseModel):
     """
     No fields.
     """
@@ -805,6 +767,27 @@ class OrderMilestone(BaseModel):
     is_completed: Annotated[bool, Field(title='Is Completed')]
 
 
+class Integration(RootModel[str]):
+    root: Annotated[str, Field(max_length=100, min_length=1)]
+
+
+class OrderRequirements(BaseModel):
+    """
+    Free-form requirements of the agent; these four fields decide the estimate.
+    """
+
+    model_config = ConfigDict(
+        extra='allow',
+    )
+    integrations: Annotated[
+        list[Integration],
+        Field(max_length=100, title='Integrations', validate_default=True),
+    ] = []
+    custom_ui: Annotated[bool, Field(title='Custom Ui')] = False
+    multi_model: Annotated[bool, Field(title='Multi Model')] = False
+    advanced_memory: Annotated[bool, Field(title='Advanced Memory')] = False
+
+
 class OrderStatus(StrEnum):
     """
     State of an order; private.order_moves says what may follow what.
@@ -820,6 +803,19 @@ class OrderStatus(StrEnum):
     DELIVERED = 'DELIVERED'
     CANCELLED = 'CANCELLED'
     REJECTED = 'REJECTED'
+
+
+class OrderSubmission(BaseModel):
+    """
+    Requirements and complexity replace those of the draft, if sent.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    order_id: Annotated[UUID, Field(title='Order Id')]
+    requirements: OrderRequirements | None = None
+    complexity: ComplexityLevel | None = None
 
 
 class OrgRole(StrEnum):
@@ -857,14 +853,20 @@ class PaymentStatus(StrEnum):
     REQUIRES_ACTION = 'REQUIRES_ACTION'
 
 
-class PortalSession(BaseModel):
-    url: Annotated[
-        AnyUrl,
-        Field(
-            description='Send the owner there soon, and nobody else: the address signs them in.',
-            title='Url',
-        ),
-    ]
+class TakesEffect(StrEnum):
+    """
+    NONE: it is the present plan; a scheduled change is cancelled.
+    """
+
+    NOW = 'NOW'
+    PERIOD_END = 'PERIOD_END'
+    NONE = 'NONE'
+
+
+class TakesEffect1(StrEnum):
+    NOW = 'NOW'
+    PERIOD_END = 'PERIOD_END'
+    NONE = 'NONE'
 
 
 class ReturnUrl(RootModel[str]):
@@ -879,7 +881,7 @@ class ReturnUrl(RootModel[str]):
     ] = None
 
 
-class PortalVisit(BaseModel):
+class PortalRequest(BaseModel):
     """
     Without `return_url` the portal shows no way back.
     """
@@ -890,32 +892,38 @@ class PortalVisit(BaseModel):
     return_url: Annotated[ReturnUrl | None, Field(title='Return Url')] = None
 
 
-class TakesEffect1(StrEnum):
-    """
-    NONE: it is the present plan; a scheduled change is cancelled.
-    """
-
-    NOW = 'NOW'
-    PERIOD_END = 'PERIOD_END'
-    NONE = 'NONE'
-
-
-class Preview(BaseModel):
-    takes_effect: Annotated[
-        TakesEffect1,
+class PortalSession(BaseModel):
+    url: Annotated[
+        AnyUrl,
         Field(
-            description='NONE: it is the present plan; a scheduled change is cancelled.',
-            title='Takes Effect',
+            description='Send the owner there soon, and nobody else: the address signs them in.',
+            title='Url',
         ),
     ]
-    effective_at: Annotated[AwareDatetime, Field(title='Effective At')]
-    currency: Annotated[str, Field(title='Currency')]
-    due_now: Amounts | None
-    lines: Annotated[
-        list[Line],
-        Field(description='What is credited and charged now.', title='Lines'),
+
+
+class PreviewAmounts(BaseModel):
+    """
+    In minor units of the currency, as Stripe computes them.
+    """
+
+    subtotal_cents: Annotated[int, Field(title='Subtotal Cents')]
+    discount_cents: Annotated[int, Field(title='Discount Cents')]
+    tax_cents: Annotated[int, Field(title='Tax Cents')]
+    total_cents: Annotated[int, Field(title='Total Cents')]
+    amount_due_cents: Annotated[
+        int,
+        Field(
+            description='0 where a credit covers the total.', title='Amount Due Cents'
+        ),
     ]
-    next_invoice: NextInvoice
+
+
+class PreviewLine(BaseModel):
+    description: Annotated[str | None, Field(title='Description')]
+    amount_cents: Annotated[int, Field(title='Amount Cents')]
+    period_start: Annotated[AwareDatetime, Field(title='Period Start')]
+    period_end: Annotated[AwareDatetime, Field(title='Period End')]
 
 
 class PropertyType(StrEnum):
@@ -932,10 +940,6 @@ class PropertyType(StrEnum):
     LUXURY = 'LUXURY'
 
 
-class Quantity(RootModel[int]):
-    root: Annotated[int, Field(ge=1, le=100000, title='Quantity')] = None
-
-
 class QuickAction(BaseModel):
     id: Annotated[UUID, Field(title='Id')]
     name: Annotated[str, Field(title='Name')]
@@ -946,6 +950,23 @@ class QuickAction(BaseModel):
 
 
 class Reason1(RootModel[str]):
+    root: Annotated[
+        str,
+        Field(description='For the log.', max_length=500, min_length=1, title='Reason'),
+    ] = None
+
+
+class ReactivateUser(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    user_id: Annotated[UUID, Field(title='User Id')]
+    reason: Annotated[
+        Reason1 | None, Field(description='For the log.', title='Reason')
+    ] = None
+
+
+class Reason2(RootModel[str]):
     root: Annotated[str, Field(max_length=500, min_length=1, title='Reason')] = None
 
 
@@ -957,24 +978,7 @@ class ReactivateUsers(BaseModel):
     user_ids: Annotated[
         list[UUID], Field(max_length=100, min_length=1, title='User Ids')
     ]
-    reason: Annotated[Reason1 | None, Field(title='Reason')] = None
-
-
-class Reason2(RootModel[str]):
-    root: Annotated[
-        str,
-        Field(description='For the log.', max_length=500, min_length=1, title='Reason'),
-    ] = None
-
-
-class Reactivation(BaseModel):
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    user_id: Annotated[UUID, Field(title='User Id')]
-    reason: Annotated[
-        Reason2 | None, Field(description='For the log.', title='Reason')
-    ] = None
+    reason: Annotated[Reason2 | None, Field(title='Reason')] = None
 
 
 class ReconcileOptions(BaseModel):
@@ -1036,28 +1040,7 @@ class RefundStatus(StrEnum):
     WITHDRAWN = 'WITHDRAWN'
 
 
-class Integration(RootModel[str]):
-    root: Annotated[str, Field(max_length=100, min_length=1)]
-
-
-class Requirements(BaseModel):
-    """
-    Free-form requirements of the agent; these four fields decide the estimate.
-    """
-
-    model_config = ConfigDict(
-        extra='allow',
-    )
-    integrations: Annotated[
-        list[Integration],
-        Field(max_length=100, title='Integrations', validate_default=True),
-    ] = []
-    custom_ui: Annotated[bool, Field(title='Custom Ui')] = False
-    multi_model: Annotated[bool, Field(title='Multi Model')] = False
-    advanced_memory: Annotated[bool, Field(title='Advanced Memory')] = False
-
-
-class Resumption(BaseModel):
+class ResumeSubscription(BaseModel):
     """
     No fields.
     """
@@ -1065,6 +1048,18 @@ class Resumption(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
     )
+
+
+class SessionReference(BaseModel):
+    """
+    Which session: by its token, or by its id for a signed-in caller, else the caller's newest open one.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    token: Annotated[str | None, Field(title='Token')] = None
+    session_id: Annotated[UUID | None, Field(title='Session Id')] = None
 
 
 class Reason4(RootModel[str]):
@@ -1159,19 +1154,7 @@ class SubscriptionTier(StrEnum):
     ENTERPRISE = 'ENTERPRISE'
 
 
-class SuspendUsers(BaseModel):
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    action: Annotated[Literal['suspend'], Field(title='Action')]
-    user_ids: Annotated[
-        list[UUID], Field(max_length=100, min_length=1, title='User Ids')
-    ]
-    reason: Annotated[str, Field(max_length=500, min_length=1, title='Reason')]
-    until: Annotated[AwareDatetime | None, Field(title='Until')] = None
-
-
-class Suspension(BaseModel):
+class SuspendUser(BaseModel):
     """
     Without `until` it lasts until an admin ends it.
     """
@@ -1180,6 +1163,18 @@ class Suspension(BaseModel):
         extra='forbid',
     )
     user_id: Annotated[UUID, Field(title='User Id')]
+    reason: Annotated[str, Field(max_length=500, min_length=1, title='Reason')]
+    until: Annotated[AwareDatetime | None, Field(title='Until')] = None
+
+
+class SuspendUsers(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    action: Annotated[Literal['suspend'], Field(title='Action')]
+    user_ids: Annotated[
+        list[UUID], Field(max_length=100, min_length=1, title='User Ids')
+    ]
     reason: Annotated[str, Field(max_length=500, min_length=1, title='Reason')]
     until: Annotated[AwareDatetime | None, Field(title='Until')] = None
 
@@ -1232,7 +1227,16 @@ class WidgetType(StrEnum):
     WEATHER = 'WEATHER'
 
 
-class Administered(BaseModel):
+class AdministeredUser(BaseModel):
+    user_id: Annotated[UUID, Field(title='User Id')]
+    global_role: UserRole
+    is_active: Annotated[bool, Field(title='Is Active')]
+    suspended_at: Annotated[AwareDatetime | None, Field(title='Suspended At')]
+    suspended_until: Annotated[AwareDatetime | None, Field(title='Suspended Until')]
+    suspended_reason: Annotated[str | None, Field(title='Suspended Reason')]
+
+
+class AdministeredUserResult(BaseModel):
     """
     `auth` is pending until Supabase Auth has the change; the change itself takes effect at once.
     """
@@ -1246,16 +1250,7 @@ class Administered(BaseModel):
     auth: Annotated[Auth, Field(title='Auth')]
 
 
-class AdministeredUser(BaseModel):
-    user_id: Annotated[UUID, Field(title='User Id')]
-    global_role: UserRole
-    is_active: Annotated[bool, Field(title='Is Active')]
-    suspended_at: Annotated[AwareDatetime | None, Field(title='Suspended At')]
-    suspended_until: Annotated[AwareDatetime | None, Field(title='Suspended Until')]
-    suspended_reason: Annotated[str | None, Field(title='Suspended Reason')]
-
-
-class AdministeredUsers(BaseModel):
+class AdministeredUsersResult(BaseModel):
     """
     The users as they are now; `auth` is pending until Supabase Auth has the change of each.
     """
@@ -1278,9 +1273,36 @@ class Alert(BaseModel):
     is_viewed: Annotated[bool, Field(title='Is Viewed')]
 
 
-class Checkout(BaseModel):
+class CheckoutRequest(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    tier: SubscriptionTier
+    billing_cycle: BillingCycle
+    quantity: Annotated[Quantity | None, Field(title='Quantity')] = None
+    success_url: Annotated[
+        str,
+        Field(
+            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
+            max_length=2000,
+            pattern='^https?://[^\\s\\\\]+$',
+            title='Success Url',
+        ),
+    ]
+    cancel_url: Annotated[
+        str,
+        Field(
+            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
+            max_length=2000,
+            pattern='^https?://[^\\s\\\\]+$',
+            title='Cancel Url',
+        ),
+    ]
+
+
+class CheckoutSession(BaseModel):
     """
-    Whoever asks while it is open gets the same one, and returns to the addresses it was created with.
+    Repeated requests while it is open get the same session, with the return addresses of the first.
     """
 
     url: Annotated[
@@ -1314,7 +1336,7 @@ class ChoosePlan(BaseModel):
     billing_cycle: BillingCycle
 
 
-class Created(BaseModel):
+class CreatedOnboardingSession(BaseModel):
     session_id: Annotated[UUID, Field(title='Session Id')]
     current_step: Annotated[int, Field(title='Current Step')]
     total_steps: Annotated[int, Field(title='Total Steps')]
@@ -1572,43 +1594,7 @@ class NewActivities(BaseModel):
     ]
 
 
-class OrderQuota(BaseModel):
-    """
-    Orders of this calendar month (UTC); `allowed` is null where the plan allows any number.
-    """
-
-    tier: SubscriptionTier
-    allowed: Annotated[int | None, Field(title='Allowed')]
-    used: Annotated[int, Field(title='Used')]
-    renews_at: Annotated[AwareDatetime, Field(title='Renews At')]
-
-
-class OrderSubmission(BaseModel):
-    """
-    Requirements and complexity replace those of the draft, if sent.
-    """
-
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    order_id: Annotated[UUID, Field(title='Order Id')]
-    requirements: Requirements | None = None
-    complexity: ComplexityLevel | None = None
-
-
-class Organization(BaseModel):
-    """
-    `role` is null for a platform admin who is not a member.
-    """
-
-    id: Annotated[UUID, Field(title='Id')]
-    name: Annotated[str, Field(title='Name')]
-    slug: Annotated[str, Field(title='Slug')]
-    tier: SubscriptionTier
-    role: OrgRole | None
-
-
-class Payment(BaseModel):
+class OnboardingPayment(BaseModel):
     session_id: Annotated[UUID, Field(title='Session Id')]
     current_step: Annotated[int, Field(title='Current Step')]
     total_steps: Annotated[int, Field(title='Total Steps')]
@@ -1645,48 +1631,7 @@ class Payment(BaseModel):
     ]
 
 
-class Purchase(BaseModel):
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    tier: SubscriptionTier
-    billing_cycle: BillingCycle
-    quantity: Annotated[Quantity | None, Field(title='Quantity')] = None
-    success_url: Annotated[
-        str,
-        Field(
-            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
-            max_length=2000,
-            pattern='^https?://[^\\s\\\\]+$',
-            title='Success Url',
-        ),
-    ]
-    cancel_url: Annotated[
-        str,
-        Field(
-            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
-            max_length=2000,
-            pattern='^https?://[^\\s\\\\]+$',
-            title='Cancel Url',
-        ),
-    ]
-
-
-class Received(BaseModel):
-    """
-    `duplicate`: the event was received before; `status` is its present status.
-    """
-
-    id: Annotated[str, Field(title='Id')]
-    status: StripeEventStatus
-    duplicate: Annotated[bool, Field(title='Duplicate')]
-
-
-class RecordedActivities(BaseModel):
-    activities: Annotated[list[RecordedActivity], Field(title='Activities')]
-
-
-class Session(BaseModel):
+class OnboardingSession(BaseModel):
     """
     `current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion.
     """
@@ -1720,6 +1665,58 @@ class Session(BaseModel):
     ]
 
 
+class OnboardingStep(RootModel[NameOrganization | ChoosePlan]):
+    root: Annotated[
+        NameOrganization | ChoosePlan,
+        Field(discriminator='step', title='OnboardingStep'),
+    ]
+
+
+class OrderQuota(BaseModel):
+    """
+    Orders of this calendar month (UTC); `allowed` is null where the plan allows any number.
+    """
+
+    tier: SubscriptionTier
+    allowed: Annotated[int | None, Field(title='Allowed')]
+    used: Annotated[int, Field(title='Used')]
+    renews_at: Annotated[AwareDatetime, Field(title='Renews At')]
+
+
+class Organization(BaseModel):
+    """
+    `role` is null for a platform admin who is not a member.
+    """
+
+    id: Annotated[UUID, Field(title='Id')]
+    name: Annotated[str, Field(title='Name')]
+    slug: Annotated[str, Field(title='Slug')]
+    tier: SubscriptionTier
+    role: OrgRole | None
+
+
+class PlanChangePreview(BaseModel):
+    takes_effect: Annotated[
+        TakesEffect,
+        Field(
+            description='NONE: it is the present plan; a scheduled change is cancelled.',
+            title='Takes Effect',
+        ),
+    ]
+    effective_at: Annotated[AwareDatetime, Field(title='Effective At')]
+    currency: Annotated[str, Field(title='Currency')]
+    due_now: PreviewAmounts | None
+    lines: Annotated[
+        list[PreviewLine],
+        Field(description='What is credited and charged now.', title='Lines'),
+    ]
+    next_invoice: NextInvoice
+
+
+class RecordedActivities(BaseModel):
+    activities: Annotated[list[RecordedActivity], Field(title='Activities')]
+
+
 class SetRoleOfUsers(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
@@ -1730,6 +1727,16 @@ class SetRoleOfUsers(BaseModel):
     ]
     role: UserRole
     reason: Annotated[Reason4 | None, Field(title='Reason')] = None
+
+
+class StripeEventReceipt(BaseModel):
+    """
+    `duplicate`: the event was received before; `status` is its present status.
+    """
+
+    id: Annotated[str, Field(title='Id')]
+    status: StripeEventStatus
+    duplicate: Annotated[bool, Field(title='Duplicate')]
 
 
 class SubmittedOrder(BaseModel):
@@ -1792,18 +1799,6 @@ class BulkEvaluation(BaseModel):
     metadata: FlagSetMetadata
 
 
-class Change(RootModel[NameOrganization | ChoosePlan]):
-    root: Annotated[
-        NameOrganization | ChoosePlan, Field(discriminator='step', title='Change')
-    ]
-
-
-class Changed(BaseModel):
-    takes_effect: Annotated[TakesEffect, Field(title='Takes Effect')]
-    effective_at: Annotated[AwareDatetime, Field(title='Effective At')]
-    subscription: Subscription
-
-
 class DashboardSnapshot(BaseModel):
     at: Annotated[AwareDatetime, Field(title='At')]
     organization: Organization
@@ -1814,3 +1809,9 @@ class DashboardSnapshot(BaseModel):
     quick_actions: Annotated[list[QuickAction], Field(title='Quick Actions')]
     alerts: Annotated[list[Alert], Field(title='Alerts')]
     unread: Annotated[int, Field(title='Unread')]
+
+
+class PlanChangeResult(BaseModel):
+    takes_effect: Annotated[TakesEffect1, Field(title='Takes Effect')]
+    effective_at: Annotated[AwareDatetime, Field(title='Effective At')]
+    subscription: Subscription

@@ -2,23 +2,23 @@
 
 from strive_client import Operation, models
 
-bulk_admin_action: Operation[models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers] = Operation(
-    "/bulk-admin-action", models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsers  # type: ignore[arg-type]  # a union is not a type object
+bulk_admin_action: Operation[models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsersResult] = Operation(
+    "/bulk-admin-action", models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsersResult  # type: ignore[arg-type]  # a union is not a type object
 )
 """Suspend, reactivate or change the role of up to 100 users."""
-cancel_subscription = Operation("/cancel-subscription", models.Cancellation, models.Subscription)
+cancel_subscription = Operation("/cancel-subscription", models.CancelSubscription, models.Subscription)
 """Cancel the subscription of the current organisation at the end of its period."""
 capture_lead = Operation("/capture-lead", models.LeadCapture, models.LeadReceived)
-"""Take a lead from a website."""
-change_plan = Operation("/change-plan", models.WantedPlan, models.Changed)
+"""Receive a lead from a website."""
+change_plan = Operation("/change-plan", models.WantedPlan, models.PlanChangeResult)
 """Change the plan of the current organisation."""
-complete_onboarding_session = Operation("/complete-onboarding-session", models.Named, models.Session)
+complete_onboarding_session = Operation("/complete-onboarding-session", models.SessionReference, models.OnboardingSession)
 """Do step 4: create the organisation, with the caller as its OWNER."""
-create_billing_portal_session = Operation("/create-billing-portal-session", models.PortalVisit, models.PortalSession)
+create_billing_portal_session = Operation("/create-billing-portal-session", models.PortalRequest, models.PortalSession)
 """Open Stripe's customer portal."""
-create_checkout_session = Operation("/create-checkout-session", models.Purchase, models.Checkout)
+create_checkout_session = Operation("/create-checkout-session", models.CheckoutRequest, models.CheckoutSession)
 """Buy a plan for the current organisation, for the first time or again after an end."""
-create_onboarding_session = Operation("/create-onboarding-session", models.NewSession, models.Created)
+create_onboarding_session = Operation("/create-onboarding-session", models.NewOnboardingSession, models.CreatedOnboardingSession)
 """Start an onboarding."""
 dashboard_snapshot = Operation("/dashboard-snapshot", models.SnapshotRequest, models.DashboardSnapshot)
 """Get everything on the first screen."""
@@ -42,21 +42,21 @@ forget_expired_keys = Operation("/forget-expired-keys", models.NoInput, models.J
 """Delete expired idempotency keys."""
 forget_job_runs = Operation("/forget-job-runs", models.NoInput, models.JobRun)
 """Delete runs of jobs older than 30 days."""
-get_onboarding_session = Operation("/get-onboarding-session", models.Named, models.Session)
-"""Where an onboarding stands, to resume it."""
+get_onboarding_session = Operation("/get-onboarding-session", models.SessionReference, models.OnboardingSession)
+"""Get an onboarding session, to resume it."""
 impersonate_user = Operation("/impersonate-user", models.ImpersonationRequest, models.ImpersonationToken)
 """Act as a user for 15 minutes."""
 preview_flag_audience = Operation("/preview-flag-audience", models.FlagPreview, models.FlagAudience)
 """Count the users whom a flag would reach, now or after changes."""
-preview_plan_change = Operation("/preview-plan-change", models.WantedPlan, models.Preview)
+preview_plan_change = Operation("/preview-plan-change", models.WantedPlan, models.PlanChangePreview)
 """Show what a change of plan would cost, now and with the next invoice."""
 purge_trash = Operation("/purge-trash", models.NoInput, models.JobRun)
 """Delete what has been in the trash for 30 days."""
-reactivate_user = Operation("/reactivate-user", models.Reactivation, models.Administered)
+reactivate_user = Operation("/reactivate-user", models.ReactivateUser, models.AdministeredUserResult)
 """End a suspension or a deactivation."""
 reconcile_stripe = Operation("/reconcile-stripe", models.ReconcileOptions, models.JobRun)
 """Apply events that were never delivered, and fetch what is in doubt."""
-record_exposure = Operation("/record-exposure", models.Exposure, models.RecordedExposure)
+record_exposure = Operation("/record-exposure", models.ExposureRequest, models.RecordedExposure)
 """Record that a unit saw its variant of a flag."""
 redact_stripe_events = Operation("/redact-stripe-events", models.NoInput, models.JobRun)
 """Delete the payload of old events of Stripe."""
@@ -66,7 +66,7 @@ refresh_platform_metrics = Operation("/refresh-platform-metrics", models.MetricD
 """Count the platform metrics of today."""
 report_matching_listings = Operation("/report-matching-listings", models.NoInput, models.JobRun)
 """Report new listings to the members whose buyers they suit."""
-resume_subscription = Operation("/resume-subscription", models.Resumption, models.Subscription)
+resume_subscription = Operation("/resume-subscription", models.ResumeSubscription, models.Subscription)
 """Take back the cancellation of the current organisation's subscription, before it has ended."""
 roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models.JobRun)
 """Add views and dismissals to their alerts."""
@@ -74,11 +74,11 @@ roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)
 """Add uses, views and likes that were left behind."""
 settle_onboarding_payments = Operation("/settle-onboarding-payments", models.NoInput, models.JobRun)
 """Cancel unfinished payments, fetch long ones, issue refunds, and make the changes due at Stripe."""
-start_onboarding_payment = Operation("/start-onboarding-payment", models.StartPayment, models.Payment)
+start_onboarding_payment = Operation("/start-onboarding-payment", models.StartPayment, models.OnboardingPayment)
 """Do step 3: start the payment, or continue the one that was started."""
 submit_order = Operation("/submit-order", models.OrderSubmission, models.SubmittedOrder)
 """Submit a draft."""
-suspend_user = Operation("/suspend-user", models.Suspension, models.Administered)
+suspend_user = Operation("/suspend-user", models.SuspendUser, models.AdministeredUserResult)
 """Suspend a user."""
 sync_attachments = Operation("/sync-attachments", models.NoInput, models.JobRun)
 """Sync files and their rows."""
@@ -86,5 +86,5 @@ sync_auth = Operation("/sync-auth", models.NoInput, models.JobRun)
 """Sync suspensions and deletions of users with Supabase Auth."""
 update_billing = Operation("/update-billing", models.NoInput, models.JobRun)
 """End granted plans, and notify owners of trials, renewals and cards that end."""
-update_onboarding_session = Operation("/update-onboarding-session", models.Change, models.Session)
+update_onboarding_session = Operation("/update-onboarding-session", models.OnboardingStep, models.OnboardingSession)
 """Do step 1 or 2, for the first time or again."""

@@ -57,7 +57,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Take a lead from a website
+         * Receive a lead from a website
          * @description The token names the organisation. A person who is known by email or phone does not become a second lead; the message
          *     is added to the first. The person in charge of the lead is notified, otherwise the owners. The response is the same
          *     in all cases.
@@ -104,7 +104,7 @@ export interface paths {
          * Do step 4: create the organisation, with the caller as its OWNER
          * @description The payment is fetched from Stripe and must agree with the offer in price, plan, currency and session. Repeated
          *     calls, also at the same time, create nothing more and return the same. A caller who is not signed in gets 401:
-         *     sign up and come back with the token. Then name the organisation in `x-org-id`.
+         *     sign up and send the token again. Then name the organisation in `x-org-id`.
          */
         post: operations["complete-onboarding-session"];
         delete?: never;
@@ -392,7 +392,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Where an onboarding stands, to resume it
+         * Get an onboarding session, to resume it
          * @description Its user finds it without a token, on any device. Unknown, malformed and other people's tokens get the same 404.
          */
         post: operations["get-onboarding-session"];
@@ -882,7 +882,7 @@ export interface paths {
         put?: never;
         /**
          * Do step 1 or 2, for the first time or again
-         * @description ENTERPRISE is not sold here: 422, and the hint says whom to contact. Another plan after a payment was started
+         * @description ENTERPRISE cannot be bought here: 422, and the hint says whom to contact. Another plan after a payment was started
          *     cancels that payment first; the response is 409 if the payment is already processing.
          */
         post: operations["update-onboarding-session"];
@@ -925,11 +925,28 @@ export interface components {
          * @enum {string}
          */
         ActivityType: "CALL" | "EMAIL" | "MEETING" | "TASK" | "NOTE" | "SHOWING" | "OPEN_HOUSE" | "FOLLOW_UP";
+        /** AdministeredUser */
+        AdministeredUser: {
+            /**
+             * User Id
+             * Format: uuid
+             */
+            user_id: string;
+            global_role: components["schemas"]["UserRole"];
+            /** Is Active */
+            is_active: boolean;
+            /** Suspended At */
+            suspended_at: string | null;
+            /** Suspended Until */
+            suspended_until: string | null;
+            /** Suspended Reason */
+            suspended_reason: string | null;
+        };
         /**
-         * Administered
+         * AdministeredUserResult
          * @description `auth` is pending until Supabase Auth has the change; the change itself takes effect at once.
          */
-        Administered: {
+        AdministeredUserResult: {
             /**
              * User Id
              * Format: uuid
@@ -950,28 +967,11 @@ export interface components {
              */
             auth: "synced" | "pending";
         };
-        /** AdministeredUser */
-        AdministeredUser: {
-            /**
-             * User Id
-             * Format: uuid
-             */
-            user_id: string;
-            global_role: components["schemas"]["UserRole"];
-            /** Is Active */
-            is_active: boolean;
-            /** Suspended At */
-            suspended_at: string | null;
-            /** Suspended Until */
-            suspended_until: string | null;
-            /** Suspended Reason */
-            suspended_reason: string | null;
-        };
         /**
-         * AdministeredUsers
+         * AdministeredUsersResult
          * @description The users as they are now; `auth` is pending until Supabase Auth has the change of each.
          */
-        AdministeredUsers: {
+        AdministeredUsersResult: {
             /** Users */
             users: components["schemas"]["AdministeredUser"][];
             /**
@@ -1025,25 +1025,6 @@ export interface components {
          */
         AlertLevel: "INFO" | "WARNING" | "ERROR" | "SUCCESS";
         /**
-         * Amounts
-         * @description In minor units of the currency, as Stripe computes them.
-         */
-        Amounts: {
-            /** Subtotal Cents */
-            subtotal_cents: number;
-            /** Discount Cents */
-            discount_cents: number;
-            /** Tax Cents */
-            tax_cents: number;
-            /** Total Cents */
-            total_cents: number;
-            /**
-             * Amount Due Cents
-             * @description 0 where a credit covers the total.
-             */
-            amount_due_cents: number;
-        };
-        /**
          * BillingCycle
          * @description How often a subscription is paid.
          * @enum {string}
@@ -1056,10 +1037,10 @@ export interface components {
             metadata: components["schemas"]["FlagSetMetadata"];
         };
         /**
-         * Cancellation
+         * CancelSubscription
          * @description Both fields are optional and go to Stripe's report of cancellations.
          */
-        Cancellation: {
+        CancelSubscription: {
             /**
              * Feedback
              * @default null
@@ -1071,27 +1052,31 @@ export interface components {
              */
             comment?: string | null;
         };
-        /** Change */
-        Change: components["schemas"]["NameOrganization"] | components["schemas"]["ChoosePlan"];
-        /** Changed */
-        Changed: {
+        /** CheckoutRequest */
+        CheckoutRequest: {
+            tier: components["schemas"]["SubscriptionTier"];
+            billing_cycle: components["schemas"]["BillingCycle"];
             /**
-             * Takes Effect
-             * @enum {string}
+             * Quantity
+             * @default null
              */
-            takes_effect: "NOW" | "PERIOD_END" | "NONE";
+            quantity?: number | null;
             /**
-             * Effective At
-             * Format: date-time
+             * Success Url
+             * @description Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.
              */
-            effective_at: string;
-            subscription: components["schemas"]["Subscription"];
+            success_url: string;
+            /**
+             * Cancel Url
+             * @description Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.
+             */
+            cancel_url: string;
         };
         /**
-         * Checkout
-         * @description Whoever asks while it is open gets the same one, and returns to the addresses it was created with.
+         * CheckoutSession
+         * @description Repeated requests while it is open get the same session, with the return addresses of the first.
          */
-        Checkout: {
+        CheckoutSession: {
             /**
              * Url
              * Format: uri
@@ -1142,8 +1127,8 @@ export interface components {
          * @enum {string}
          */
         ComplexityLevel: "SIMPLE" | "MODERATE" | "COMPLEX" | "ENTERPRISE";
-        /** Created */
-        Created: {
+        /** CreatedOnboardingSession */
+        CreatedOnboardingSession: {
             /**
              * Session Id
              * Format: uuid
@@ -1367,10 +1352,10 @@ export interface components {
             files: components["schemas"]["ExportFile"][];
         };
         /**
-         * Exposure
+         * ExposureRequest
          * @description The flag whose variant was shown, and the context with which it was evaluated.
          */
-        Exposure: {
+        ExposureRequest: {
             /** Flag */
             flag: string;
             /** Context */
@@ -1766,23 +1751,6 @@ export interface components {
             /** Received */
             received: boolean;
         };
-        /** Line */
-        Line: {
-            /** Description */
-            description: string | null;
-            /** Amount Cents */
-            amount_cents: number;
-            /**
-             * Period Start
-             * Format: date-time
-             */
-            period_start: string;
-            /**
-             * Period End
-             * Format: date-time
-             */
-            period_end: string;
-        };
         /** LineError */
         LineError: {
             /** Line */
@@ -1939,22 +1907,6 @@ export interface components {
             description?: string | null;
         };
         /**
-         * Named
-         * @description Which session: by its token, or by its id for a signed-in caller, else the caller's newest open one.
-         */
-        Named: {
-            /**
-             * Token
-             * @default null
-             */
-            token?: string | null;
-            /**
-             * Session Id
-             * @default null
-             */
-            session_id?: string | null;
-        };
-        /**
          * NewActivities
          * @description All are recorded, or none.
          */
@@ -2056,10 +2008,10 @@ export interface components {
             severity?: components["schemas"]["ActivitySeverity"];
         };
         /**
-         * NewSession
+         * NewOnboardingSession
          * @description No fields.
          */
-        NewSession: Record<string, never>;
+        NewOnboardingSession: Record<string, never>;
         /** NextInvoice */
         NextInvoice: {
             /** Subtotal Cents */
@@ -2086,96 +2038,8 @@ export interface components {
          * @description No fields.
          */
         NoInput: Record<string, never>;
-        /** OrderMilestone */
-        OrderMilestone: {
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /** Name */
-            name: string;
-            /** Stage */
-            stage: string;
-            /** Is Completed */
-            is_completed: boolean;
-        };
-        /**
-         * OrderQuota
-         * @description Orders of this calendar month (UTC); `allowed` is null where the plan allows any number.
-         */
-        OrderQuota: {
-            tier: components["schemas"]["SubscriptionTier"];
-            /** Allowed */
-            allowed: number | null;
-            /** Used */
-            used: number;
-            /**
-             * Renews At
-             * Format: date-time
-             */
-            renews_at: string;
-        };
-        /**
-         * OrderStatus
-         * @description State of an order; private.order_moves says what may follow what.
-         * @enum {string}
-         */
-        OrderStatus: "DRAFT" | "SUBMITTED" | "IN_REVIEW" | "APPROVED" | "IN_PROGRESS" | "TESTING" | "COMPLETED" | "DELIVERED" | "CANCELLED" | "REJECTED";
-        /**
-         * OrderSubmission
-         * @description Requirements and complexity replace those of the draft, if sent.
-         */
-        OrderSubmission: {
-            /**
-             * Order Id
-             * Format: uuid
-             */
-            order_id: string;
-            /** @default null */
-            requirements?: components["schemas"]["Requirements"] | null;
-            /** @default null */
-            complexity?: components["schemas"]["ComplexityLevel"] | null;
-        };
-        /**
-         * OrgRole
-         * @description Role in one organisation, strongest first.
-         * @enum {string}
-         */
-        OrgRole: "OWNER" | "ADMIN" | "MEMBER" | "VIEWER";
-        /**
-         * Organization
-         * @description `role` is null for a platform admin who is not a member.
-         */
-        Organization: {
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /** Name */
-            name: string;
-            /** Slug */
-            slug: string;
-            tier: components["schemas"]["SubscriptionTier"];
-            role: components["schemas"]["OrgRole"] | null;
-        };
-        /**
-         * PartError
-         * @description Why this part is missing; the other parts are valid.
-         */
-        PartError: {
-            /** Code */
-            code: string;
-            /** Message */
-            message: string;
-            /** Details */
-            details: string | null;
-            /** Hint */
-            hint: string | null;
-        };
-        /** Payment */
-        Payment: {
+        /** OnboardingPayment */
+        OnboardingPayment: {
             /**
              * Session Id
              * Format: uuid
@@ -2222,33 +2086,176 @@ export interface components {
             client_secret: string | null;
         };
         /**
+         * OnboardingSession
+         * @description `current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion.
+         */
+        OnboardingSession: {
+            /**
+             * Session Id
+             * Format: uuid
+             */
+            session_id: string;
+            /** Current Step */
+            current_step: number;
+            /** Total Steps */
+            total_steps: number;
+            /** Name */
+            name: string | null;
+            /** Website */
+            website: string | null;
+            /** Description */
+            description: string | null;
+            tier: components["schemas"]["SubscriptionTier"] | null;
+            billing_cycle: components["schemas"]["BillingCycle"] | null;
+            /**
+             * Amount Cents
+             * @description Price of one billing cycle.
+             */
+            amount_cents: number | null;
+            /** Currency */
+            currency: string | null;
+            /** @description Status of the payment at Stripe. */
+            payment_status: components["schemas"]["PaymentStatus"];
+            /** @description Status of the refund of the payment, if there is one. */
+            refund: components["schemas"]["RefundStatus"] | null;
+            /** Is Completed */
+            is_completed: boolean;
+            /** Completed At */
+            completed_at: string | null;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+            /** @description The organisation of a completed session. */
+            organization: components["schemas"]["CreatedOrganization"] | null;
+        };
+        /** OnboardingStep */
+        OnboardingStep: components["schemas"]["NameOrganization"] | components["schemas"]["ChoosePlan"];
+        /** OrderMilestone */
+        OrderMilestone: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /** Stage */
+            stage: string;
+            /** Is Completed */
+            is_completed: boolean;
+        };
+        /**
+         * OrderQuota
+         * @description Orders of this calendar month (UTC); `allowed` is null where the plan allows any number.
+         */
+        OrderQuota: {
+            tier: components["schemas"]["SubscriptionTier"];
+            /** Allowed */
+            allowed: number | null;
+            /** Used */
+            used: number;
+            /**
+             * Renews At
+             * Format: date-time
+             */
+            renews_at: string;
+        };
+        /**
+         * OrderRequirements
+         * @description Free-form requirements of the agent; these four fields decide the estimate.
+         */
+        OrderRequirements: {
+            /**
+             * Integrations
+             * @default []
+             */
+            integrations?: string[];
+            /**
+             * Custom Ui
+             * @default false
+             */
+            custom_ui?: boolean;
+            /**
+             * Multi Model
+             * @default false
+             */
+            multi_model?: boolean;
+            /**
+             * Advanced Memory
+             * @default false
+             */
+            advanced_memory?: boolean;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * OrderStatus
+         * @description State of an order; private.order_moves says what may follow what.
+         * @enum {string}
+         */
+        OrderStatus: "DRAFT" | "SUBMITTED" | "IN_REVIEW" | "APPROVED" | "IN_PROGRESS" | "TESTING" | "COMPLETED" | "DELIVERED" | "CANCELLED" | "REJECTED";
+        /**
+         * OrderSubmission
+         * @description Requirements and complexity replace those of the draft, if sent.
+         */
+        OrderSubmission: {
+            /**
+             * Order Id
+             * Format: uuid
+             */
+            order_id: string;
+            /** @default null */
+            requirements?: components["schemas"]["OrderRequirements"] | null;
+            /** @default null */
+            complexity?: components["schemas"]["ComplexityLevel"] | null;
+        };
+        /**
+         * OrgRole
+         * @description Role in one organisation, strongest first.
+         * @enum {string}
+         */
+        OrgRole: "OWNER" | "ADMIN" | "MEMBER" | "VIEWER";
+        /**
+         * Organization
+         * @description `role` is null for a platform admin who is not a member.
+         */
+        Organization: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /** Slug */
+            slug: string;
+            tier: components["schemas"]["SubscriptionTier"];
+            role: components["schemas"]["OrgRole"] | null;
+        };
+        /**
+         * PartError
+         * @description Why this part is missing; the other parts are valid.
+         */
+        PartError: {
+            /** Code */
+            code: string;
+            /** Message */
+            message: string;
+            /** Details */
+            details: string | null;
+            /** Hint */
+            hint: string | null;
+        };
+        /**
          * PaymentStatus
          * @description State of the payment of an onboarding session, as Stripe reports it.
          * @enum {string}
          */
         PaymentStatus: "PENDING" | "PROCESSING" | "SUCCEEDED" | "FAILED" | "CANCELLED" | "REQUIRES_ACTION";
-        /** PortalSession */
-        PortalSession: {
-            /**
-             * Url
-             * Format: uri
-             * @description Send the owner there soon, and nobody else: the address signs them in.
-             */
-            url: string;
-        };
-        /**
-         * PortalVisit
-         * @description Without `return_url` the portal shows no way back.
-         */
-        PortalVisit: {
-            /**
-             * Return Url
-             * @default null
-             */
-            return_url?: string | null;
-        };
-        /** Preview */
-        Preview: {
+        /** PlanChangePreview */
+        PlanChangePreview: {
             /**
              * Takes Effect
              * @description NONE: it is the present plan; a scheduled change is cancelled.
@@ -2262,13 +2269,83 @@ export interface components {
             effective_at: string;
             /** Currency */
             currency: string;
-            due_now: components["schemas"]["Amounts"] | null;
+            due_now: components["schemas"]["PreviewAmounts"] | null;
             /**
              * Lines
              * @description What is credited and charged now.
              */
-            lines: components["schemas"]["Line"][];
+            lines: components["schemas"]["PreviewLine"][];
             next_invoice: components["schemas"]["NextInvoice"];
+        };
+        /** PlanChangeResult */
+        PlanChangeResult: {
+            /**
+             * Takes Effect
+             * @enum {string}
+             */
+            takes_effect: "NOW" | "PERIOD_END" | "NONE";
+            /**
+             * Effective At
+             * Format: date-time
+             */
+            effective_at: string;
+            subscription: components["schemas"]["Subscription"];
+        };
+        /**
+         * PortalRequest
+         * @description Without `return_url` the portal shows no way back.
+         */
+        PortalRequest: {
+            /**
+             * Return Url
+             * @default null
+             */
+            return_url?: string | null;
+        };
+        /** PortalSession */
+        PortalSession: {
+            /**
+             * Url
+             * Format: uri
+             * @description Send the owner there soon, and nobody else: the address signs them in.
+             */
+            url: string;
+        };
+        /**
+         * PreviewAmounts
+         * @description In minor units of the currency, as Stripe computes them.
+         */
+        PreviewAmounts: {
+            /** Subtotal Cents */
+            subtotal_cents: number;
+            /** Discount Cents */
+            discount_cents: number;
+            /** Tax Cents */
+            tax_cents: number;
+            /** Total Cents */
+            total_cents: number;
+            /**
+             * Amount Due Cents
+             * @description 0 where a credit covers the total.
+             */
+            amount_due_cents: number;
+        };
+        /** PreviewLine */
+        PreviewLine: {
+            /** Description */
+            description: string | null;
+            /** Amount Cents */
+            amount_cents: number;
+            /**
+             * Period Start
+             * Format: date-time
+             */
+            period_start: string;
+            /**
+             * Period End
+             * Format: date-time
+             */
+            period_end: string;
         };
         /**
          * PropertyType
@@ -2276,26 +2353,6 @@ export interface components {
          * @enum {string}
          */
         PropertyType: "RESIDENTIAL" | "COMMERCIAL" | "LAND" | "MULTI_FAMILY" | "CONDO" | "TOWNHOUSE" | "LUXURY";
-        /** Purchase */
-        Purchase: {
-            tier: components["schemas"]["SubscriptionTier"];
-            billing_cycle: components["schemas"]["BillingCycle"];
-            /**
-             * Quantity
-             * @default null
-             */
-            quantity?: number | null;
-            /**
-             * Success Url
-             * @description Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.
-             */
-            success_url: string;
-            /**
-             * Cancel Url
-             * @description Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.
-             */
-            cancel_url: string;
-        };
         /** QuickAction */
         QuickAction: {
             /**
@@ -2313,6 +2370,20 @@ export interface components {
             color: string;
             action_type: components["schemas"]["ActionType"];
         };
+        /** ReactivateUser */
+        ReactivateUser: {
+            /**
+             * User Id
+             * Format: uuid
+             */
+            user_id: string;
+            /**
+             * Reason
+             * @description For the log.
+             * @default null
+             */
+            reason?: string | null;
+        };
         /** ReactivateUsers */
         ReactivateUsers: {
             /**
@@ -2327,31 +2398,6 @@ export interface components {
              * @default null
              */
             reason?: string | null;
-        };
-        /** Reactivation */
-        Reactivation: {
-            /**
-             * User Id
-             * Format: uuid
-             */
-            user_id: string;
-            /**
-             * Reason
-             * @description For the log.
-             * @default null
-             */
-            reason?: string | null;
-        };
-        /**
-         * Received
-         * @description `duplicate`: the event was received before; `status` is its present status.
-         */
-        Received: {
-            /** Id */
-            id: string;
-            status: components["schemas"]["StripeEventStatus"];
-            /** Duplicate */
-            duplicate: boolean;
         };
         /** ReconcileOptions */
         ReconcileOptions: {
@@ -2410,82 +2456,25 @@ export interface components {
          */
         RefundStatus: "TO_DECIDE" | "DUE" | "ISSUING" | "REFUNDED" | "FAILED" | "WITHDRAWN";
         /**
-         * Requirements
-         * @description Free-form requirements of the agent; these four fields decide the estimate.
-         */
-        Requirements: {
-            /**
-             * Integrations
-             * @default []
-             */
-            integrations?: string[];
-            /**
-             * Custom Ui
-             * @default false
-             */
-            custom_ui?: boolean;
-            /**
-             * Multi Model
-             * @default false
-             */
-            multi_model?: boolean;
-            /**
-             * Advanced Memory
-             * @default false
-             */
-            advanced_memory?: boolean;
-        } & {
-            [key: string]: unknown;
-        };
-        /**
-         * Resumption
+         * ResumeSubscription
          * @description No fields.
          */
-        Resumption: Record<string, never>;
+        ResumeSubscription: Record<string, never>;
         /**
-         * Session
-         * @description `current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion.
+         * SessionReference
+         * @description Which session: by its token, or by its id for a signed-in caller, else the caller's newest open one.
          */
-        Session: {
+        SessionReference: {
+            /**
+             * Token
+             * @default null
+             */
+            token?: string | null;
             /**
              * Session Id
-             * Format: uuid
+             * @default null
              */
-            session_id: string;
-            /** Current Step */
-            current_step: number;
-            /** Total Steps */
-            total_steps: number;
-            /** Name */
-            name: string | null;
-            /** Website */
-            website: string | null;
-            /** Description */
-            description: string | null;
-            tier: components["schemas"]["SubscriptionTier"] | null;
-            billing_cycle: components["schemas"]["BillingCycle"] | null;
-            /**
-             * Amount Cents
-             * @description Price of one billing cycle.
-             */
-            amount_cents: number | null;
-            /** Currency */
-            currency: string | null;
-            /** @description Status of the payment at Stripe. */
-            payment_status: components["schemas"]["PaymentStatus"];
-            /** @description Status of the refund of the payment, if there is one. */
-            refund: components["schemas"]["RefundStatus"] | null;
-            /** Is Completed */
-            is_completed: boolean;
-            /** Completed At */
-            completed_at: string | null;
-            /**
-             * Expires At
-             * Format: date-time
-             */
-            expires_at: string;
-            /** @description The organisation of a completed session. */
-            organization: components["schemas"]["CreatedOrganization"] | null;
+            session_id?: string | null;
         };
         /** SetRoleOfUsers */
         SetRoleOfUsers: {
@@ -2541,6 +2530,17 @@ export interface components {
              * @default null
              */
             postal_code?: string | null;
+        };
+        /**
+         * StripeEventReceipt
+         * @description `duplicate`: the event was received before; `status` is its present status.
+         */
+        StripeEventReceipt: {
+            /** Id */
+            id: string;
+            status: components["schemas"]["StripeEventStatus"];
+            /** Duplicate */
+            duplicate: boolean;
         };
         /**
          * StripeEventStatus
@@ -2622,6 +2622,24 @@ export interface components {
          * @enum {string}
          */
         SubscriptionTier: "FREE" | "STARTER" | "GROWTH" | "ELITE" | "ENTERPRISE";
+        /**
+         * SuspendUser
+         * @description Without `until` it lasts until an admin ends it.
+         */
+        SuspendUser: {
+            /**
+             * User Id
+             * Format: uuid
+             */
+            user_id: string;
+            /** Reason */
+            reason: string;
+            /**
+             * Until
+             * @default null
+             */
+            until?: string | null;
+        };
         /** SuspendUsers */
         SuspendUsers: {
             /**
@@ -2631,24 +2649,6 @@ export interface components {
             action: "suspend";
             /** User Ids */
             user_ids: string[];
-            /** Reason */
-            reason: string;
-            /**
-             * Until
-             * @default null
-             */
-            until?: string | null;
-        };
-        /**
-         * Suspension
-         * @description Without `until` it lasts until an admin ends it.
-         */
-        Suspension: {
-            /**
-             * User Id
-             * Format: uuid
-             */
-            user_id: string;
             /** Reason */
             reason: string;
             /**
@@ -2753,7 +2753,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["AdministeredUsers"];
+                    "application/json": components["schemas"]["AdministeredUsersResult"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -2891,7 +2891,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Cancellation"];
+                "application/json": components["schemas"]["CancelSubscription"];
             };
         };
         responses: {
@@ -3189,7 +3189,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Changed"];
+                    "application/json": components["schemas"]["PlanChangeResult"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -3338,7 +3338,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Named"];
+                "application/json": components["schemas"]["SessionReference"];
             };
         };
         responses: {
@@ -3350,7 +3350,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Session"];
+                    "application/json": components["schemas"]["OnboardingSession"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -3510,7 +3510,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["PortalVisit"];
+                "application/json": components["schemas"]["PortalRequest"];
             };
         };
         responses: {
@@ -3660,7 +3660,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Purchase"];
+                "application/json": components["schemas"]["CheckoutRequest"];
             };
         };
         responses: {
@@ -3672,7 +3672,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Checkout"];
+                    "application/json": components["schemas"]["CheckoutSession"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -3810,7 +3810,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["NewSession"];
+                "application/json": components["schemas"]["NewOnboardingSession"];
             };
         };
         responses: {
@@ -3822,7 +3822,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Created"];
+                    "application/json": components["schemas"]["CreatedOnboardingSession"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -5540,7 +5540,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Named"];
+                "application/json": components["schemas"]["SessionReference"];
             };
         };
         responses: {
@@ -5552,7 +5552,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Session"];
+                    "application/json": components["schemas"]["OnboardingSession"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -6182,7 +6182,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Preview"];
+                    "application/json": components["schemas"]["PlanChangePreview"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -6456,7 +6456,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Reactivation"];
+                "application/json": components["schemas"]["ReactivateUser"];
             };
         };
         responses: {
@@ -6468,7 +6468,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Administered"];
+                    "application/json": components["schemas"]["AdministeredUserResult"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -6907,7 +6907,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Exposure"];
+                "application/json": components["schemas"]["ExposureRequest"];
             };
         };
         responses: {
@@ -7601,7 +7601,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Resumption"];
+                "application/json": components["schemas"]["ResumeSubscription"];
             };
         };
         responses: {
@@ -8171,7 +8171,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Payment"];
+                    "application/json": components["schemas"]["OnboardingPayment"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -8340,7 +8340,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Received"];
+                    "application/json": components["schemas"]["StripeEventReceipt"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -8632,7 +8632,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Suspension"];
+                "application/json": components["schemas"]["SuspendUser"];
             };
         };
         responses: {
@@ -8644,7 +8644,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Administered"];
+                    "application/json": components["schemas"]["AdministeredUserResult"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -9190,7 +9190,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Change"];
+                "application/json": components["schemas"]["OnboardingStep"];
             };
         };
         responses: {
@@ -9202,7 +9202,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Session"];
+                    "application/json": components["schemas"]["OnboardingSession"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */

@@ -97,7 +97,7 @@ def test_documents_within_the_bounds_are_accepted(database: Database) -> None:
 def test_attack_have_an_error_write_out_a_large_query(database: Database, query: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "viewer")
-        with refused(cursor, "PT422", "cannot be understood") as caught:
+        with refused(cursor, "PT422", "is invalid") as caught:
             call(cursor, "evaluate_metric", query=query)
         assert len(str(caught.value.diag.message_detail)) < 1000
 

@@ -196,9 +196,9 @@ def impersonate(cursor: Cursor, person: str) -> None:
 def test_attack_reach_the_owners_money_by_impersonation(database: Database) -> None:
     with scene(database) as cursor:
         impersonate(cursor, "owner")
-        with refused(cursor, "42501", "not possible by impersonation"):
+        with refused(cursor, "42501", "not allowed during an impersonation"):
             cursor.execute("select private.billing_customer('{}')")
-        with refused(cursor, "42501", "not possible by impersonation"):
+        with refused(cursor, "42501", "not allowed during an impersonation"):
             cursor.execute("update public.organizations set billing_email = 'eve@strive.test'")
 
 
