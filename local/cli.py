@@ -218,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     starters = [
-        command("start", start, "start in the background; returns when everything answers"),
+        command("start", start, "start in the background; returns when everything responds"),
         command("dev", _dev, "run in the foreground: show logs, reload functions, apply new migrations"),
     ]
     for starter in starters:
@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     watched.add_argument("--as", dest="email", default="member@acme.test", metavar="EMAIL", help="default %(default)s")
     watched.add_argument("--last", type=int, default=5, metavar="N", help="first print the newest N (%(default)s)")
     watched.add_argument("--seconds", type=float, metavar="N", help="end after N seconds; default: at Ctrl-C")
-    made = command("new", _new, "write the files with which a function, a table or a flag begins")
+    made = command("new", _new, "write the first files of a function, a table or a flag")
     made.add_argument("kind", choices=["function", "table", "flag"])
     made.add_argument("name")
     examined = command("doctor", _doctor, "check this machine and the stack, or a hosted project")

@@ -65,14 +65,14 @@ def _follow(stack: Stack, changed: list[Path]) -> None:
             return
         processes = stack.processes()
     if not processes.get("postgres", True):  # the official stack restarts its own
-        stack.say("postgres is gone; starting it again")
+        stack.say("postgres stopped; starting it again")
         stack.cluster.start()
     if any(path.is_relative_to(MIGRATIONS) for path in changed):
         stack.migrate()
     reload = any(path.suffix == ".py" for path in changed)
     for service in stack.services:
         if not processes[service]:
-            stack.say(f"{service} is gone; starting it again")
+            stack.say(f"{service} stopped; starting it again")
             stack.restart(service)
         elif service == "functions" and reload:
             stack.say("functions: reload")

@@ -63,7 +63,7 @@ class Cluster:
         return psycopg.connect(self.url(user, database), autocommit=True)
 
     def initialise(self) -> None:
-        """Make an empty cluster; what a crashed attempt left behind is thrown away."""
+        """Make an empty cluster; the remains of a crashed attempt are deleted."""
         shutil.rmtree(self.data, ignore_errors=True)
         self.data.mkdir(parents=True, mode=0o700)
         secret = self.directory / "initdb-password"

@@ -269,7 +269,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         await super().shutdown(sockets)
         await self._gateway.close()
-        self._captured_signals.clear()  # stopping when asked to is a success
+        self._captured_signals.clear()  # a requested stop is a success
 
 
 def serve(settings: Settings) -> None:

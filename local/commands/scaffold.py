@@ -85,7 +85,7 @@ create policy "admins delete {name}" on public.{name} for delete to authenticate
 grant select, delete, insert (organization_id, name), update (name) on public.{name} to authenticated;
 grant all on public.{name} to service_role;
 """
-FLAG = """-- {title}. Off for everybody until somebody turns it on.
+FLAG = """-- {title}. Off until an admin turns it on.
 insert into public.feature_flags (name, description, is_enabled) values ('{name}', '{title}.', false);
 """
 NAMES = {

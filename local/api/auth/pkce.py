@@ -1,4 +1,4 @@
-"""PKCE: a mailed link opened in a browser gives a code that only the client which asked for the mail can use."""
+"""PKCE: a mailed link opened in a browser gives a code that only the client which requested the mail can use."""
 
 import base64
 import hashlib

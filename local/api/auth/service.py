@@ -278,10 +278,10 @@ class Auth:
         return json_response(session or {"code": "200", "msg": FIRST_OF_TWO})
 
     async def _verify_link(self, request: Request, _caller: Caller | None) -> Response:
-        """A mailed link: redirects with a session in the fragment, or with a code for the client that asked."""
-        asked = request.query_params
-        token, kind = asked.get("token") or asked.get("token_hash") or "", asked.get("type", "")
-        back = urlsplit(self.mail.allowed(asked.get("redirect_to")))
+        """A mailed link: redirects with a session in the fragment, or with a code for the client that requested it."""
+        parameters = request.query_params
+        token, kind = parameters.get("token") or parameters.get("token_hash") or "", parameters.get("type", "")
+        back = urlsplit(self.mail.allowed(parameters.get("redirect_to")))
         try:
             if not kind or not token:
                 missing = "a token or a token hash" if kind else "a verification type"

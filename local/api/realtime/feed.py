@@ -170,9 +170,9 @@ class Feed:
     async def _visible(
         self, wanted: list[tuple[Change, Description, list[Interest]]], identities: list[dict[str, str]]
     ) -> list[set[int] | None]:
-        """By change: the identities whose policies show the row; None where nobody has to be asked."""
+        """By change: the identities whose policies show the row; None where no policy needs to be checked."""
         answers: list[set[int] | None] = [None] * len(wanted)
-        asked = []
+        checks = []
         for number, (change, description, found) in enumerate(wanted):
             keys = description.keys
             # A deleted row can't be checked: its event has the primary key only. Neither can a row without one.
@@ -180,15 +180,15 @@ class Feed:
                 continue
             row = change.new or {}
             condition = " and ".join(f"{key['quoted']}={quoted(str(row.get(key['name'])))}" for key in keys)
-            asked.append((number, [description.columns[0]["entity"], condition, sorted({i.identity for i in found})]))
-        if asked:
+            checks.append((number, [description.columns[0]["entity"], condition, sorted({i.identity for i in found})]))
+        if checks:
             async with self._pool.connection("begin; set local statement_timeout = '30s'") as connection:
-                rows = [each for _, each in asked]
+                rows = [each for _, each in checks]
                 text = b"select realtime.visible($1::jsonb, $2::jsonb) as seen"
                 cursor = await connection.execute(text, [compact(rows), compact(identities)])
                 [row] = await cursor.fetchall()
             result = row["seen"]
-            for (number, _), visible in zip(asked, result, strict=True):
+            for (number, _), visible in zip(checks, result, strict=True):
                 answers[number] = set(visible)
         return answers
 

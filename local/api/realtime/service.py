@@ -173,7 +173,7 @@ class Realtime:
             presence_key=str(presence.get("key") or uuid4()),
         )
         listed = config.get("postgres_changes")
-        asked = [each for each in listed if each is not None] if isinstance(listed, list) else []
+        requested = [each for each in listed if each is not None] if isinstance(listed, list) else []
         try:
             _check_topic(socket, frame.topic)
             self._take_token(channel, payload.get("user_token") or payload.get("access_token"), "InvalidJWTToken: ")
@@ -188,15 +188,15 @@ class Realtime:
             channel.reply(frame.ref, "error", {"reason": str(refusal)})
             return
         self._hub.add(channel)
-        numbered = [{**(each if isinstance(each, dict) else {}), "id": identifier(each)} for each in asked]
+        numbered = [{**(each if isinstance(each, dict) else {}), "id": identifier(each)} for each in requested]
         channel.reply(frame.ref, "ok", {"postgres_changes": numbered})
         if channel.has_presence and channel.may("presence", "read"):
             channel.push("presence_state", self._hub.presence_state(channel.key))
         for message in replayed:
             body = {"event": message["event"], "payload": message["payload"], "type": "broadcast"}
             channel.push("broadcast", body | {"meta": {"replayed": True, "id": message["id"]}})
-        if asked:
-            await self._subscribe(channel, asked)
+        if requested:
+            await self._subscribe(channel, requested)
 
     def _leave(self, channel: Channel) -> None:
         self._hub.remove(channel)
@@ -206,7 +206,7 @@ class Realtime:
         channel.system("system", "error", message)
         self._leave(channel)
 
-    async def _subscribe(self, channel: Channel, asked: list[Any]) -> None:
+    async def _subscribe(self, channel: Channel, requested: list[Any]) -> None:
         """All subscriptions of a channel, or none of them."""
         try:
             async with self._pool.connection("begin") as connection:
@@ -215,7 +215,7 @@ class Realtime:
                     cursor = await connection.execute(text.encode(), values or None)
                     return await cursor.fetchall()
 
-                found = [await checked(query, parse(each), channel.claims["role"]) for each in asked]
+                found = [await checked(query, parse(each), channel.claims["role"]) for each in requested]
         except ValueError as error:
             channel.system("postgres_changes", "error", str(error))
             return

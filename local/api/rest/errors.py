@@ -29,8 +29,8 @@ class RestError(Exception):
 
     @property
     def body(self) -> bytes:
-        said = {"code": self.code, "details": self.details, "hint": self.hint, "message": self.message}
-        return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+        content = {"code": self.code, "details": self.details, "hint": self.hint, "message": self.message}
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
     def response(self) -> Response:
         headers = {"content-type": JSON, "proxy-status": f"PostgREST; error={self.code}", **self.headers}
@@ -114,12 +114,12 @@ def from_database(error: Error, *, signed_in: bool) -> RestError:
 
 def _composed(message: str, detail: str | None) -> RestError:
     """`raise sqlstate 'PGRST'` carries the whole response as JSON in its message and detail."""
-    said = _object(message)
+    content = _object(message)
     optional = (str, type(None))
     if (
-        said is None
-        or not all(isinstance(said.get(name), str) for name in ("code", "message"))
-        or not all(isinstance(said.get(name), optional) for name in ("details", "hint"))
+        content is None
+        or not all(isinstance(content.get(name), str) for name in ("code", "message"))
+        or not all(isinstance(content.get(name), optional) for name in ("details", "hint"))
     ):
         keys = "'code', 'message' and optional keys: 'details', 'hint'"
         hint = f"MESSAGE must be a JSON object with obligatory keys: {keys}."
@@ -140,10 +140,10 @@ def _composed(message: str, detail: str | None) -> RestError:
         return _not_composed(f"Invalid JSON value for DETAIL: '{detail}'", hint)
     return RestError(
         http_status(about["status"]),
-        said["code"],
-        said["message"],
-        said.get("details"),
-        said.get("hint"),
+        content["code"],
+        content["message"],
+        content.get("details"),
+        content.get("hint"),
         {name.lower(): value for name, value in headers.items() if is_header(name, value)},
     )
 

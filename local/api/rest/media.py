@@ -70,8 +70,8 @@ def canonical(text: str) -> str:
 
 
 def _plan(name: str, parameters: dict[str, str]) -> str:
-    asked = parameters.get("options", "").split("|")
-    options = "|".join(option for option in PLAN_OPTIONS if option in asked)
+    requested = parameters.get("options", "").split("|")
+    options = "|".join(option for option in PLAN_OPTIONS if option in requested)
     kind = "json" if name.endswith("+json") else "text"
     about = canonical(parameters.get("for", JSON))
     return f'application/vnd.pgrst.plan+{kind}; for="{about}"' + (f"; options={options}" if options else "")

@@ -47,16 +47,16 @@ class Preferences:
     def applied(self, *names: str) -> dict[str, str]:
         """The header Preference-Applied for those that were heeded; `names` are those that not every request heeds."""
         always = {"count", "tx", "handling"}
-        said = [
+        applied = [
             f"{name}={self.chosen[name]}"
             for name in ("resolution", "missing", "return", "count", "tx", "handling")
             if name in self.chosen and (name in always or name in names)
         ]
         if self.timezone is not None:
-            said.append(f"timezone={self.timezone}")
+            applied.append(f"timezone={self.timezone}")
         if self.strict and self.max_affected is not None and "max-affected" in names:
-            said.append(f"max-affected={self.max_affected}")
-        return {"preference-applied": ", ".join(said)} if said else {}
+            applied.append(f"max-affected={self.max_affected}")
+        return {"preference-applied": ", ".join(applied)} if applied else {}
 
 
 def read_preferences(headers: Iterable[str], timezones: frozenset[str], *, tx: bool) -> Preferences:

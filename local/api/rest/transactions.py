@@ -76,8 +76,8 @@ class Transactions:
     @asynccontextmanager
     async def write(self, incoming: Incoming, function: Function | None = None) -> AsyncIterator["Transaction"]:
         """Committed at the end, unless the request asks for a rollback; an error leaves it to the pool to roll back."""
-        asked = incoming.preferences.get("tx")
-        rolls_back = asked == "rollback" or (asked is None and self.settings.tx_end.startswith("rollback"))
+        requested = incoming.preferences.get("tx")
+        rolls_back = requested == "rollback" or (requested is None and self.settings.tx_end.startswith("rollback"))
         start = begin(self.settings, incoming, function, read_only=False)
         with _refusals(incoming):
             async with self.pool.connection(start) as connection:

@@ -42,15 +42,15 @@ class Buckets:
         return None
 
     async def _list(self, request: Request, caller: Caller) -> list[Row]:
-        asked = request.query_params
-        column = asked.get("sortColumn", "name")
-        order = "desc" if asked.get("sortOrder") == "desc" else "asc"
-        limit, offset = whole(asked.get("limit"), None), whole(asked.get("offset"), 0)
+        parameters = request.query_params
+        column = parameters.get("sortColumn", "name")
+        order = "desc" if parameters.get("sortOrder") == "desc" else "asc"
+        limit, offset = whole(parameters.get("limit"), None), whole(parameters.get("offset"), 0)
         async with self._files.as_caller(request, caller, "bucket.list", read_only=True) as query:
             return await query(
                 f"""select {COLUMNS} from storage.buckets where position(lower($1) in lower(name)) > 0 or $1 = ''
                     order by {column if column in SORTABLE else "name"} {order} limit $2 offset $3""",  # noqa: S608 - ours
-                asked.get("search", ""),
+                parameters.get("search", ""),
                 limit,
                 offset,
             )

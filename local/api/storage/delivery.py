@@ -70,7 +70,7 @@ def _disposition(request: Request, name: str) -> dict[str, str]:
 
 
 def _range(request: Request, size: int) -> tuple[int, int, bool]:
-    """First and last byte, and whether the client asked for a part."""
+    """First and last byte, and whether the client requested a part."""
     found = RANGE.match(request.headers.get("range", ""))
     if not found or not (found[1] or found[2]):
         return 0, size - 1, False
