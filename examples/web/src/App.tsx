@@ -52,7 +52,7 @@ export function App() {
 }
 
 function SignedIn({ email, page }: { email: string; page: string }) {
-  const { data, error, reload } = useLoad('organizations', () => ok(supabase.rpc('my_organizations')));
+  const { data, error, reload } = useLoad('organizations', () => ok(supabase.rpc('my_organizations')) as Promise<Organization[]>);
   if (!data) return error ? <Problem error={error} /> : <Waiting />;
   const current = data.find((each) => each.is_current) ?? data[0];
   if (!current || page === 'onboarding') return <Onboarding onDone={reload} canLeave={Boolean(current)} />;

@@ -11,7 +11,9 @@ export const { supabase, functions } = createStrive(API_URL, PUBLISHABLE_KEY);
 
 export type Row<Name extends keyof Database['public']['Tables']> = Database['public']['Tables'][Name]['Row'];
 export type Enum<Name extends keyof Database['public']['Enums']> = Database['public']['Enums'][Name];
-export type Organization = Database['public']['Functions']['my_organizations']['Returns'][number];
+type MyOrganization = Database['public']['CompositeTypes']['my_organization'];
+// The generated types make every column of a row type nullable; here none is.
+export type Organization = { [Column in keyof MyOrganization]: NonNullable<MyOrganization[Column]> };
 
 /** A refused request. Tables and functions describe it in the same form. */
 export class Refused extends Error {

@@ -4,7 +4,7 @@ import type { Schemas } from '@strive/client';
 import { Choice, Field, Problem, Waiting } from '../parts';
 import { cents, functions, ok, supabase, TEST_PAYMENTS, useAction, useLoad, words, type Row } from '../strive';
 
-type Step = Schemas['Session'] & { client_secret?: string | null };
+type Step = Schemas['OnboardingSession'] & { client_secret?: string | null };
 
 const CARDS = {
   '4242424242424242': '4242 4242 4242 4242 succeeds',

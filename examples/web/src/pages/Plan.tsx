@@ -9,7 +9,7 @@ export function Plan({ organization, onChange }: { organization: Organization; o
   const plans = useLoad('plans', () =>
     ok(supabase.from('plans').select('*').eq('is_active', true).eq('billing_cycle', 'MONTHLY').gt('amount_cents', 0).order('amount_cents')),
   );
-  const [wanted, setWanted] = useState<{ plan: Row<'plans'>; preview: Schemas['Preview'] }>();
+  const [wanted, setWanted] = useState<{ plan: Row<'plans'>; preview: Schemas['PlanChangePreview'] }>();
   const [done, setDone] = useState('');
   const { busy, error, run } = useAction();
   const request = (plan: Row<'plans'>) => ({ body: { tier: plan.tier, billing_cycle: plan.billing_cycle } });
@@ -44,7 +44,7 @@ export function Plan({ organization, onChange }: { organization: Organization; o
   );
 }
 
-function Sums({ preview }: { preview: Schemas['Preview'] }) {
+function Sums({ preview }: { preview: Schemas['PlanChangePreview'] }) {
   const { currency, due_now, lines, next_invoice, takes_effect, effective_at } = preview;
   return (
     <>
