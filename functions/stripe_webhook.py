@@ -24,7 +24,7 @@ class StripeEventReceipt(ResponseModel):
 
 
 @function(signature=signed_by_stripe, body_bytes=1 << 20, body_values=50_000)
-async def stripe_webhook(call: Call[Any]) -> Result[Received]:
+async def stripe_webhook(call: Call[Any]) -> Result[StripeEventReceipt]:
     """Receive an event of Stripe.
 
     It is stored and applied in one transaction; 200 means that both are done, or that there is nothing to do. An event

@@ -34,7 +34,7 @@ language sql stable security definer set search_path = '' as $$
     select c.oid, c.relname from pg_catalog.pg_class c
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
     where c.relkind in ('r', 'p') and c.relnamespace in ('public'::regnamespace, 'private'::regnamespace)
-      -- What concerns the platform's own work.
+      -- Tables of the platform's own work.
       and not (c.relnamespace = 'private'::regnamespace and c.relname in ('emails', 'exports', 'row_counts'))
   )
   select 'public.organizations'::regclass, 't.id = $1', false
