@@ -148,7 +148,7 @@ returns void language plpgsql set search_path = '' as $$
 begin
   perform private.publish_event(
     'crm.lead.captured', token.organization_id, case when lead_id is null then 'contact' else 'lead' end,
-    coalesce(lead_id, contact_id), title, coalesce(said, 'They left no message.'), array(
+    coalesce(lead_id, contact_id), title, coalesce(message, 'They left no message.'), array(
       select m.user_id from public.organization_members m
       where m.organization_id = token.organization_id and (m.user_id = assignee or assignee is null and m.role = 'OWNER')
     ), path => case when lead_id is null then '/contacts/' || contact_id end
