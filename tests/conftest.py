@@ -23,7 +23,8 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30 and not os.statv
 @pytest.fixture(scope="session")
 def templates(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where prepared clusters and stacks are kept between runs."""
-    return pytestconfig.cache.mkdir("templates") if pytestconfig.cache else tmp_path_factory.mktemp("templates")
+    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)  # none with -p no:cacheprovider
+    return cache.mkdir("templates") if cache else tmp_path_factory.mktemp("templates")
 
 
 @pytest.fixture(scope="session")

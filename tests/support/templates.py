@@ -44,7 +44,7 @@ def copy_of(name: str, prepare: Callable[[Path], None], templates: Path, target:
             unfinished.mkdir(parents=True)
             prepare(unfinished)
             unfinished.rename(folder / name)
-    subprocess.run(["cp", "-a", folder / name, target], check=True)
+        subprocess.run(["cp", "-a", folder / name, target], check=True)
     return target
 
 
