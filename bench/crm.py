@@ -1,7 +1,7 @@
 """How long search, pipeline report and feed take in a tenant of 50,000 leads among 500,000: `python -m bench.crm`.
 
 Each statement is run in turns as a member, through the policies, and by `postgres`, whom none binds: the same SQL with
-the organisation named by hand. A file of 50,000 leads is imported over HTTP, beside COPY into the same table.
+the organization named by hand. A file of 50,000 leads is imported over HTTP, beside COPY into the same table.
 """
 
 import json

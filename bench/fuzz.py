@@ -20,7 +20,7 @@ from uuid import uuid4
 import httpx
 
 from bench.drill.__main__ import running
-from bench.drill.neighbour import Account
+from bench.drill.neighbor import Account
 from local import ROOT
 from local.stack import Stack
 

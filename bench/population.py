@@ -1,4 +1,4 @@
-"""One database for all that is measured inside of one: 2,000 organisations of very different size, filled once.
+"""One database for all that is measured inside of one: 2,000 organizations of very different size, filled once.
 
 Each bench asks for the parts it needs; those that are there already are left. `python -m bench` lets its benches share
 one database, by the folder it names in the environment; a bench alone has its own.
@@ -29,14 +29,14 @@ Part = tuple[tuple[str, ...], Load]
 
 FOLDER = "BENCH_DATABASE"
 ORGANIZATIONS, USERS = 2_000, 20_000
-# One in ten leads is the first organisation's.
+# One in ten leads is the first organization's.
 LEADS, ORDERS, MILESTONES_EACH, DEALS, TEMPLATES = 500_000, 200_000, 5, 100_000, 100_000
 FEEDS = (100_000, 1_000_000, 3_000_000)
 PUBLIC_PERCENT = 20
 
-# An organisation by its number; numbers are drawn by zipf, so that the first has 9 % of all rows and most nearly none.
-# Ids of organisations are as if drawn: searches go by how they begin.
-ORG = "md5('organisation ' || {})::uuid"
+# An organization by its number; numbers are drawn by zipf, so that the first has 9 % of all rows and most nearly none.
+# Ids of organizations are as if drawn: searches go by how they begin.
+ORG = "md5('organization ' || {})::uuid"
 USER = "('00000000-0000-4000-9000-' || lpad(to_hex({}), 12, '0'))::uuid"
 # In the order they are made, which fills the index of a key much faster than by chance.
 ROW = "('00000000-0000-4000-a000-' || lpad(to_hex({}), 12, '0'))::uuid"
@@ -45,27 +45,27 @@ DRAWN = f"least({ORGANIZATIONS}, floor(exp(random() * ln({ORGANIZATIONS + 1}))):
 
 
 def organization(number: int) -> str:
-    return str(UUID(hashlib.md5(f"organisation {number}".encode(), usedforsecurity=False).hexdigest()))
+    return str(UUID(hashlib.md5(f"organization {number}".encode(), usedforsecurity=False).hexdigest()))
 
 
 TENANT, MEMBER = organization(1), USER_ID.format(1)
 
-# The first organisation and its first people are made as any are, with what those begin with.
+# The first organization and its first people are made as any are, with what those begin with.
 WORLD = f"""
     set session_replication_role = origin;
     insert into public.organizations (id, name, slug, subscription_tier)
-    values ('{TENANT}', 'Organisation 1', 'organisation-1', 'ELITE');
+    values ('{TENANT}', 'Organization 1', 'organization-1', 'ELITE');
     insert into auth.users (id, email) select {USER.format("n")}, n || '@strive.test' from generate_series(0, 1) n;
     insert into public.organization_members (user_id, organization_id, role)
     values ({USER.format(0)}, '{TENANT}', 'OWNER'), ('{MEMBER}', '{TENANT}', 'MEMBER');
     set session_replication_role = replica;
     insert into public.organizations (id, name, slug, subscription_tier)
-    select {ORG.format("n")}, 'Organisation ' || n, 'organisation-' || n, 'ELITE'
+    select {ORG.format("n")}, 'Organization ' || n, 'organization-' || n, 'ELITE'
     from generate_series(2, {ORGANIZATIONS}) n;
     insert into auth.users (id, email)
     select {USER.format("n")}, n || '@strive.test' from generate_series(2, {USERS}) n;
     insert into public.users (id, email) select id, email from auth.users on conflict (id) do nothing;
-    -- The first member of each organisation is known by its number; all others are drawn.
+    -- The first member of each organization is known by its number; all others are drawn.
     insert into public.organization_members (user_id, organization_id, role)
     select {USER.format("n")}, {ORG.format(f"case when n <= {ORGANIZATIONS} then n else {DRAWN} end")}, 'MEMBER'
     from generate_series(2, {USERS}) n;
@@ -146,7 +146,7 @@ def fill(own: Cluster, *parts: str, feed: int = 0) -> None:
             raise RuntimeError(f"The bench before this one could not fill {', '.join(unready)}.")
         row = connection.execute("select count(*) from public.activity_feeds").fetchone()
     if "world" not in found:
-        _load(own, "organisations and people", ["world"], [WORLD_PART])
+        _load(own, "organizations and people", ["world"], [WORLD_PART])
     if missing := [part for part in parts if part not in found]:
         _load(own, ", ".join(missing), missing, [PARTS[part] for part in missing])
     if row and row[0] < feed:
@@ -224,8 +224,8 @@ def people() -> Iterator[Named]:
         yield first, last, email, f"({int(201 + roll() * 788)}) 555-{int(roll() * 10_000):04}", f"{drawn(words)} Homes"
 
 
-def _organisations() -> Iterator[int]:
-    """Organisations of leads: one in ten is the first's, the others' are drawn."""
+def _organizations() -> Iterator[int]:
+    """Organizations of leads: one in ten is the first's, the others' are drawn."""
     dice = random.Random(8)
     for number in range(LEADS):
         yield 1 if number % 10 == 0 else 1 + int((ORGANIZATIONS - 1) ** dice.random())
@@ -248,7 +248,7 @@ def _leads(connection: Connection) -> None:
     began = now.timestamp()
     ids = [organization(number) for number in range(ORGANIZATIONS + 1)]
     with connection.cursor().copy(f"copy public.leads ({COLUMNS}) from stdin") as copy:
-        for n, (org, (first, last, email, phone, company)) in enumerate(zip(_organisations(), people(), strict=False)):
+        for n, (org, (first, last, email, phone, company)) in enumerate(zip(_organizations(), people(), strict=False)):
             made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began - (LEADS - n) * 60))
             copy.write(
                 f"{ROW_ID.format(n)}\t{ids[org]}\t{first.title()} {last.title()}\t{email}\t{phone}\t{company}"

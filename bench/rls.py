@@ -1,6 +1,6 @@
 """What row level security costs: `python -m bench.rls`.
 
-2,000 organisations (zipf) and 20,000 users; 3 M feed entries, 500 k leads, 200 k orders with 1 M milestones. The same
+2,000 organizations (zipf) and 20,000 users; 3 M feed entries, 500 k leads, 200 k orders with 1 M milestones. The same
 statement is run as a member through the policies, with no condition of its own, and by hand with the condition and
 without policies; what is compared is the processor time of the backend. Feeds are measured at 100 k, 1 M and 3 M rows.
 """
@@ -18,7 +18,7 @@ from bench.side_by_side import enter, processor
 from local.postgres import Cluster
 
 REPEATS, ROUNDS = 40, 9
-# Those who ask: from the largest organisation to one that has 50 feed entries among the first 100 k.
+# Those who ask: from the largest organization to one that has 50 feed entries among the first 100 k.
 CALLERS = sorted({round(250 ** (n / 8)) for n in range(9)})
 Samples = dict[str, list[float]]
 

@@ -19,7 +19,7 @@ Work = Callable[[Connection], Any]
 def compare(
     own: Cluster, what: str, ours: Work, reference: Work, *, count: int = 5, repeats: int = 5, secured: bool = False
 ) -> dict[str, Spread]:
-    """`ours` as a member of the first organisation; the reference as `postgres`, or as that member too (`secured`).
+    """`ours` as a member of the first organization; the reference as `postgres`, or as that member too (`secured`).
 
     Milliseconds of waiting, and the ratio of the processor time of the backends. What is written is rolled back.
     """

@@ -35,7 +35,7 @@ def main() -> None:
 
 def postgres_alone(home: Path, note: Note) -> None:
     cluster = Cluster(home, free_port(), "reference", home / "log")
-    note("first_start_postgres_alone_s", timed(cluster.initialise) + timed(cluster.start))
+    note("first_start_postgres_alone_s", timed(cluster.initialize) + timed(cluster.start))
     cluster.stop()
     note("warm_start_postgres_alone_s", timed(cluster.start))
     cluster.stop()

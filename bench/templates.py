@@ -1,6 +1,6 @@
-"""How long a search among 100,000 templates of 2,000 organisations takes: `python -m bench.templates`.
+"""How long a search among 100,000 templates of 2,000 organizations takes: `python -m bench.templates`.
 
-The reference is the same search written by hand without row level security, by somebody who knows the organisation.
+The reference is the same search written by hand without row level security, by somebody who knows the organization.
 """
 
 import json

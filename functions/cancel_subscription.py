@@ -35,7 +35,7 @@ class CancelSubscription(RequestModel):
     },
 )
 async def cancel_subscription(call: Call[CancelSubscription]) -> Result[Subscription]:
-    """Cancel the subscription of the current organisation at the end of its period.
+    """Cancel the subscription of the current organization at the end of its period.
 
     For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments
     Stripe has given up is cancelled at once. A scheduled change of plan is dropped.

@@ -26,7 +26,7 @@ class LeadCapture(RequestModel):
         }
     )
 
-    token: Annotated[str, Field(min_length=1, max_length=100, description="The organisation's capture token.")]
+    token: Annotated[str, Field(min_length=1, max_length=100, description="The organization's capture token.")]
     name: Annotated[str, Field(min_length=1, max_length=255, pattern=r"\S")]
     email: Annotated[str, Field(max_length=255, min_length=3, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
     phone: Annotated[str, Field(max_length=50, pattern=r"\d")] | None = None
@@ -68,7 +68,7 @@ class LeadReceived(ResponseModel):
 async def capture_lead(call: Call[LeadCapture]) -> Result[LeadReceived]:
     """Receive a lead from a website.
 
-    The token names the organisation. A person who is known by email or phone does not become a second lead; the message
+    The token names the organization. A person who is known by email or phone does not become a second lead; the message
     is added to the first. The person in charge of the lead is notified, otherwise the owners. The response is the same
     in all cases.
     """

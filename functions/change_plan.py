@@ -23,7 +23,7 @@ class PlanChangeResult(ResponseModel):
     },
 )
 async def change_plan(call: Call[WantedPlan]) -> Result[PlanChangeResult]:
-    """Change the plan of the current organisation.
+    """Change the plan of the current organization.
 
     For its OWNER. More for the same cycle, a higher tier or more seats, takes effect now and the difference is
     invoiced; less, or another cycle, takes effect at the end of the period. Choosing the present plan cancels a

@@ -10,7 +10,7 @@ HINTS = {
     "PENDING": "Pay first, with the client secret of start-onboarding-payment.",
     "FAILED": "Try again or another card, with the same client secret.",
     "REQUIRES_ACTION": "The bank wants the customer to confirm the payment.",
-    "PROCESSING": "Wait; the organisation is created as soon as the payment has succeeded, even without this call.",
+    "PROCESSING": "Wait; the organization is created as soon as the payment has succeeded, even without this call.",
     "CANCELLED": "Start a new session.",
 }
 
@@ -26,11 +26,11 @@ HINTS = {
     },
 )
 async def complete_onboarding_session(call: Call[SessionReference]) -> Result[OnboardingSession]:
-    """Do step 4: create the organisation, with the caller as its OWNER.
+    """Do step 4: create the organization, with the caller as its OWNER.
 
     The payment is fetched from Stripe and must agree with the offer in price, plan, currency and session. Repeated
     calls, also at the same time, create nothing more and return the same. A caller who is not signed in gets 401:
-    sign up and send the token again. Then name the organisation in `x-org-id`.
+    sign up and send the token again. Then name the organization in `x-org-id`.
     """
     answer = json.loads((await call.run("private.complete_onboarding_session", call.body.request())).json)
     if payment := answer.get("payment"):

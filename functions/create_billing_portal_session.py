@@ -24,12 +24,12 @@ class PortalSession(ResponseModel):
 @function(
     "user",
     status=201,
-    errors={409: "The organisation has never bought anything, or Stripe no longer knows it."},
+    errors={409: "The organization has never bought anything, or Stripe no longer knows it."},
 )
 async def create_billing_portal_session(call: Call[PortalRequest]) -> Result[PortalSession]:
     """Open Stripe's customer portal.
 
-    There the OWNER of the organisation changes cards, addresses and tax ids, and sees its invoices. Stripe's events
+    There the OWNER of the organization changes cards, addresses and tax ids, and sees its invoices. Stripe's events
     bring the changes back.
     """
     customer = json.loads((await call.run("private.billing_customer", "{}")).json)["stripe_customer_id"]
@@ -48,7 +48,7 @@ async def create_billing_portal_session(call: Call[PortalRequest]) -> Result[Por
         raise ApiError(
             409,
             "unknown_customer",
-            "Stripe does not know this organisation",
+            "Stripe does not know this organization",
             details=f"Its customer is {customer}.",
             hint="It was deleted there, or belongs to another account; support has to look into it.",
         ) from None

@@ -23,20 +23,20 @@ class CheckoutSession(ResponseModel):
     tier: SubscriptionTier
     billing_cycle: BillingCycle
     quantity: int
-    trial_days: Annotated[int, Field(description="Free days; only for the first subscription of an organisation.")]
+    trial_days: Annotated[int, Field(description="Free days; only for the first subscription of an organization.")]
 
 
 @function(
     "user",
     status=201,
     errors={
-        409: "The organisation has a plan, or it was bought a moment ago.",
+        409: "The organization has a plan, or it was bought a moment ago.",
         422: "The plan is not for sale here, or an address leads to an unknown origin.",
         503: "Stripe is unavailable or not configured; retrying never makes a second session.",
     },
 )
 async def create_checkout_session(call: Call[CheckoutRequest]) -> Result[CheckoutSession]:
-    """Buy a plan for the current organisation, for the first time or again after an end.
+    """Buy a plan for the current organization, for the first time or again after an end.
 
     For its OWNER. Stripe's page takes the payment, promotion codes and tax where they are configured. Two owners, or
     two tabs, get the same page; asking for another plan replaces it. The plan begins with Stripe's event, seconds

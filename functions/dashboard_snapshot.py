@@ -162,7 +162,7 @@ async def dashboard_snapshot(call: Call[SnapshotRequest]) -> Result[DashboardSna
     """Get everything on the first screen.
 
     One response has the layout, the widgets with their data, metrics, the first page of the feed, quick actions, alerts
-    and the number of unread notifications, as far as the caller may see them in their organisation. A widget or metric
+    and the number of unread notifications, as far as the caller may see them in their organization. A widget or metric
     that fails has an `error` instead of data.
     """
     return await call.run("public.dashboard_snapshot", call.body)

@@ -30,13 +30,13 @@ class DeletedAccount(ResponseModel):
     "user",
     errors={
         404: "There is no such user.",
-        409: "`confirm` is another address, or the user is the last owner of an organisation or the last super admin.",
+        409: "`confirm` is another address, or the user is the last owner of an organization or the last super admin.",
     },
 )
 async def delete_account(call: Call[DeleteOwnAccount | DeleteUser]) -> Result[DeletedAccount]:
     """Delete an account and its personal data.
 
-    A user deletes their own account, a platform admin any. The data of organisations stays and refers to an account
+    A user deletes their own account, a platform admin any. The data of organizations stays and refers to an account
     without name, address or avatar. Repeating the request gets the same response.
     """
     body = call.body

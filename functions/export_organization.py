@@ -71,10 +71,10 @@ class ExportResult(ResponseModel):
 
 @function(
     "user",
-    errors={404: "There is no such organisation.", 409: "An export of it is running."},
+    errors={404: "There is no such organization.", 409: "An export of it is running."},
 )
 async def export_organization(call: Call[ExportRequest]) -> Result[ExportResult]:
-    """Export all data of an organisation.
+    """Export all data of an organization.
 
     For platform admins, and for its owners without the data of single members. All tables are read as of one moment and
     stored in the private bucket `exports`, in files of at most 4 MB, with a manifest of counts and SHA-256 hashes.

@@ -49,7 +49,7 @@ class ImportOptions(RequestModel):
     on_error: Annotated[
         Literal["stop", "skip"], Field(description="stop: import all lines or none; skip: import all valid lines.")
     ] = "stop"
-    skip_known: Annotated[bool, Field(description="Skip lines whose email the organisation already has.")] = False
+    skip_known: Annotated[bool, Field(description="Skip lines whose email the organization already has.")] = False
 
 
 class LineError(ResponseModel):
@@ -135,7 +135,7 @@ async def import_records(upload: Upload[ImportOptions]) -> AsyncIterator[ImportP
     """Import leads or contacts from a CSV file.
 
     The response has a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet
-    would run as a formula is an error. An organisation runs one import at a time, for at most two minutes. An upload
+    would run as a formula is an error. An organization runs one import at a time, for at most two minutes. An upload
     repeated with its Idempotency-Key is imported once; the response is the last line of the first one.
     """
     options, deadline = upload.body, time.monotonic() + MOST_SECONDS

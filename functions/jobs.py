@@ -94,7 +94,7 @@ async def reconcile_stripe(call: Call[ReconcileOptions], name: str) -> Result[Jo
 
 
 @job(
-    "Deletes the files of deleted rows, organisations and users, adds rows for files that have none, and deletes rows "
+    "Deletes the files of deleted rows, organizations and users, adds rows for files that have none, and deletes rows "
     "without a file, also those whose upload did not arrive within a day.",
 )
 async def sync_attachments(call: Call[NoInput], name: str) -> Result[JobRun]:

@@ -40,7 +40,7 @@ class FlagAudience(ResponseModel):
     users: Annotated[int, Field(description="All users who are neither suspended nor inactive.")]
     on: Annotated[int, Field(description="Users for whom the flag would be on, the undecided ones included.")]
     undecided: Annotated[int, Field(description="Users for whom it depends on attributes that only requests send.")]
-    listed: Annotated[int, Field(description="Users who are in `target_users`, or whose organisation is listed.")]
+    listed: Annotated[int, Field(description="Users who are in `target_users`, or whose organization is listed.")]
 
 
 @function(
@@ -52,7 +52,7 @@ class FlagAudience(ResponseModel):
 async def preview_flag_audience(call: Call[FlagPreview]) -> Result[FlagAudience]:
     """Count the users whom a flag would reach, now or after changes.
 
-    For platform admins. Every user counts in the organisation they joined first. Nothing is written.
+    For platform admins. Every user counts in the organization they joined first. Nothing is written.
     """
     async with call.snapshot() as lines:
         (definitions,) = [line async for line in lines("private.open_flag_to_preview", _request(call.body))]

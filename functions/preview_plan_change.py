@@ -49,7 +49,7 @@ class PlanChangePreview(ResponseModel):
 async def preview_plan_change(call: Call[WantedPlan]) -> Result[PlanChangePreview]:
     """Show what a change of plan would cost, now and with the next invoice.
 
-    For the OWNER of the current organisation. The amounts are Stripe's own preview, with proration, discounts and tax.
+    For the OWNER of the current organization. The amounts are Stripe's own preview, with proration, discounts and tax.
     """
     from shared.billing.changes import preview_change  # noqa: PLC0415 - imports Stripe's library
 

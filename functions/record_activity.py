@@ -39,7 +39,7 @@ class NewActivity(RequestModel):
 
 
 class NewFeedEntry(RequestModel):
-    """An entry of the organisation's feed."""
+    """An entry of the organization's feed."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE}]})
 
@@ -105,7 +105,7 @@ RecordActivity = Annotated[
     idempotent=True,
     body_bytes=1 << 19,
     body_values=8_000,
-    errors={404: "A lead, contact, deal or listing does not exist in this organisation."},
+    errors={404: "A lead, contact, deal or listing does not exist in this organization."},
 )
 async def record_activity(call: Call[RecordActivity]) -> Result[RecordedActivity | RecordedActivities]:
     """Record an activity.

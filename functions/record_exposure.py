@@ -38,7 +38,7 @@ async def record_exposure(call: Call[ExposureRequest]) -> Result[RecordedExposur
     """Record that a unit saw its variant of a flag.
 
     Call it when the variant is shown. The server evaluates the flag again, so a client cannot choose the variant. Each
-    unit, user or organisation, counts once per experiment. Only signed-in users and secret keys record exposures.
+    unit, user or organization, counts once per experiment. Only signed-in users and secret keys record exposures.
     """
     flags = call.flags()
     identity = await flags.identities.of(call.caller, call.session, call.headers)

@@ -17,7 +17,7 @@ class ResumeSubscription(RequestModel):
     },
 )
 async def resume_subscription(call: Call[ResumeSubscription]) -> Result[Subscription]:
-    """Take back the cancellation of the current organisation's subscription, before it has ended.
+    """Take back the cancellation of the current organization's subscription, before it has ended.
 
     For its OWNER. A subscription that was not cancelled stays as it is.
     """

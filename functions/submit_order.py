@@ -65,7 +65,7 @@ class SubmittedOrder(ResponseModel):
     body_bytes=1 << 17,
     errors={
         402: "The plan allows no more orders this month; `details` has its limit, `hint` that of the next plan.",
-        404: "There is no such order in this organisation.",
+        404: "There is no such order in this organization.",
         409: "The order is not a draft.",
     },
 )

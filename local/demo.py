@@ -1,4 +1,4 @@
-"""A year in the life of the demo organisations: made by a seeded generator, the same for the same seed and day.
+"""A year in the life of the demo organizations: made by a seeded generator, the same for the same seed and day.
 
 Rows go in by COPY with triggers off: what triggers would stamp (times, history, stage changes) is part of the story.
 """
@@ -45,7 +45,7 @@ REASONS = ("Price", "Bought elsewhere", "Financing failed", "No longer moving")
 
 @dataclass(frozen=True)
 class Agency:
-    """How an organisation differs from the other."""
+    """How an organization differs from the other."""
 
     slug: str
     leads: int
@@ -117,7 +117,7 @@ class Story:
 def generate(
     connection: Connection, size: str = "small", seed: int = 7, *, at: datetime | None = None
 ) -> dict[str, int]:
-    """Add a year to the demo organisations; `connection` is the superuser's. Returns how many rows each table got."""
+    """Add a year to the demo organizations; `connection` is the superuser's. Returns how many rows each table got."""
     with connection.transaction():
         # A second year adds to the first, under ids of its own.
         before = connection.execute("select count(*) from public.lost_reasons").fetchone()

@@ -15,7 +15,7 @@ import psutil
 from watchfiles import watch
 
 from local import ROOT, StackError
-from local.commands.logs import COLOURS, Follower, readable
+from local.commands.logs import COLORS, Follower, readable
 from local.database import MIGRATIONS
 from local.stack import Stack
 
@@ -27,7 +27,7 @@ RETRY_SECONDS = 5
 def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
     """Start the stack (or adopt one that runs in the background), show logs, reload on changes; stop it at the end."""
     with _single(stack), _until_signal() as ended:
-        logs = Follower(stack, list(COLOURS))
+        logs = Follower(stack, list(COLORS))
         # Every tick yields, with changes or without: one loop shows logs, follows changes, notices lost processes.
         ticks = watch(*SOURCES, MIGRATIONS, stop_event=ended, rust_timeout=TICK_MS, yield_on_timeout=True)
         try:
@@ -56,7 +56,7 @@ def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
 
 def _show(logs: Follower) -> None:
     for service, line in logs.lines():
-        print(readable(service, line, colour=sys.stdout.isatty()), flush=True)
+        print(readable(service, line, color=sys.stdout.isatty()), flush=True)
 
 
 def _follow(stack: Stack, changed: list[Path]) -> None:

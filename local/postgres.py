@@ -62,7 +62,7 @@ class Cluster:
     def connect(self, user: str = "postgres", database: str = "postgres") -> psycopg.Connection[Any]:
         return psycopg.connect(self.url(user, database), autocommit=True)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Make an empty cluster; the remains of a crashed attempt are deleted."""
         shutil.rmtree(self.data, ignore_errors=True)
         self.data.mkdir(parents=True, mode=0o700)

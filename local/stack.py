@@ -253,7 +253,7 @@ class Stack:
         cluster, ready = self.cluster, self.workdir / "postgres" / "ready"
         if not ready.exists():
             self.say("Postgres: creating the database")
-            cluster.initialise()
+            cluster.initialize()
         else:
             self.say("Postgres")
         cluster.start()

@@ -14,7 +14,7 @@ from local.stack import free_port
 def migrated(home: Path, *, durable: bool = False) -> Iterator[Cluster]:
     """Run it in `home` on a free port; all logins have the same password."""
     cluster = Cluster(home, free_port(), secrets.token_urlsafe(12), home / "postgres.log", durable=durable)
-    cluster.initialise()
+    cluster.initialize()
     cluster.start()
     try:
         database.create_roles(cluster)

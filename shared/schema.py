@@ -108,7 +108,7 @@ class DashboardActivityType(StrEnum):
 
 
 class DashboardTheme(StrEnum):
-    """Colours of a person's dashboard."""
+    """Colors of a person's dashboard."""
 
     LIGHT = "LIGHT"
     DARK = "DARK"
@@ -159,7 +159,7 @@ class OrderStatus(StrEnum):
 
 
 class OrgRole(StrEnum):
-    """Role in one organisation, strongest first."""
+    """Role in one organization, strongest first."""
 
     OWNER = "OWNER"
     ADMIN = "ADMIN"
@@ -216,7 +216,7 @@ class StripeEventStatus(StrEnum):
 
 
 class SubscriptionStatus(StrEnum):
-    """State of what an organisation has bought."""
+    """State of what an organization has bought."""
 
     TRIAL = "TRIAL"
     ACTIVE = "ACTIVE"
@@ -226,7 +226,7 @@ class SubscriptionStatus(StrEnum):
 
 
 class SubscriptionTier(StrEnum):
-    """What an organisation has bought; plans has the limits of each tier."""
+    """What an organization has bought; plans has the limits of each tier."""
 
     FREE = "FREE"
     STARTER = "STARTER"
@@ -261,7 +261,7 @@ class WidgetType(StrEnum):
 
 JOBS = {
     "end_suspensions": "End suspensions whose time has passed.",
-    "erase_closed_organizations": "Erase organisations that were closed 30 days ago.",
+    "erase_closed_organizations": "Erase organizations that were closed 30 days ago.",
     "expire_onboarding_sessions": "Delete abandoned onboarding sessions.",
     "forget_expired_keys": "Delete expired idempotency keys.",
     "forget_job_runs": "Delete runs of jobs older than 30 days.",

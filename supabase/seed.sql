@@ -1,4 +1,4 @@
--- Demo data: two organisations to look at, in every domain. Password of everyone: strive-demo-1
+-- Demo data: two organizations to look at, in every domain. Password of everyone: strive-demo-1
 -- Applied by `strive start` to a new database and by `supabase db reset`; never to a hosted project by itself.
 
 create temporary table demo_people (email text primary key, name text, id uuid);

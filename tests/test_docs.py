@@ -88,7 +88,7 @@ def test_the_function_of_the_tutorial_works_as_written(tmp_path: Path, fresh_dat
         refused(rename("Mine", "member"), 403, "42501")
         with functions.client(None) as client:
             paths = client.get("/functions/v1/openapi.json").json()["paths"]
-        assert paths["/rename-organization"]["post"]["summary"] == "Rename the organisation"
+        assert paths["/rename-organization"]["post"]["summary"] == "Rename the organization"
 
 
 def test_tutorial_table_passes_all_table_checks(fresh_database: Database) -> None:

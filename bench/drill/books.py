@@ -26,13 +26,13 @@ NEVER = {
         select s.id from public.onboarding_sessions s
         where s.payment_status = 'SUCCEEDED' and s.user_id is not null and s.organization_id is null
     """,
-    "an organisation paid for that has not one owner and one live subscription": """
+    "an organization paid for that has not one owner and one live subscription": """
         select o.id from public.onboarding_sessions s join public.organizations o on o.id = s.organization_id
         where (select count(*) from public.organization_members m where m.organization_id = o.id) <> 1
           or (select count(*) from public.subscriptions p where p.organization_id = o.id and p.status = 'ACTIVE') <> 1
           or o.subscription_tier <> 'STARTER'
     """,
-    "an organisation without an owner": """
+    "an organization without an owner": """
         select o.id from public.organizations o where not exists (
           select from public.organization_members m where m.organization_id = o.id and m.role = 'OWNER')
     """,
@@ -63,7 +63,7 @@ def balance(stack: Stack, book: Book) -> dict[str, list[str]]:
             wrong += [f"{what} {name}: {count} times" for name, count in present.items() if count > 1]
             wrong += [f"{what} {name}: nobody asked for it" for name in present.keys() - asked.keys()]
         present = Counter(name for (name,) in connection.execute("select id::text from public.organizations"))
-        lost += [f"organisation of {who}" for who, had in book.customers.items() if had and had not in present]
+        lost += [f"organization of {who}" for who, had in book.customers.items() if had and had not in present]
         for what, found in NEVER.items():
             wrong += [f"{what}: {row[0]}" for row in connection.execute(found)]
     return {"lost": lost, "wrong": wrong}

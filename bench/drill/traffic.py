@@ -1,4 +1,4 @@
-"""Mixed traffic of two organisations. What was acknowledged is written down, to be looked for afterwards."""
+"""Mixed traffic of two organizations. What was acknowledged is written down, to be looked for afterwards."""
 
 import ssl
 import threading
@@ -46,7 +46,7 @@ class Book:
     entries: dict[str, bool] = field(default_factory=dict)
     leads: dict[str, bool] = field(default_factory=dict)
     orders: dict[str, bool] = field(default_factory=dict)
-    # Who paid at Stripe, and the id of the organisation in the response.
+    # Who paid at Stripe, and the id of the organization in the response.
     customers: dict[str, str | None] = field(default_factory=dict)
 
 
@@ -120,7 +120,7 @@ def sign_in(client: Client) -> None:
 
 
 def read(client: Client) -> None:
-    """Nobody ever sees another organisation's rows."""
+    """Nobody ever sees another organization's rows."""
     answer = client.insist("read", "GET", "/rest/v1/leads?select=id,organization_id&order=created_at.desc&limit=20")
     if answer is not None:
         found = {row["organization_id"] for row in answer.json()}
@@ -174,7 +174,7 @@ def like(client: Client) -> None:
 
 
 def onboard(client: Client) -> None:
-    """Somebody new, from a name to a paid organisation; each step is repeated until it is answered."""
+    """Somebody new, from a name to a paid organization; each step is repeated until it is answered."""
     new = Client(client.values, f"{uuid4()}@drill.test", client.book, client.over)
     made = new.insist("onboarding", "POST", "/functions/v1/create-onboarding-session", json={})
     if made is None:

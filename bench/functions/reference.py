@@ -1,7 +1,7 @@
 """What the figures are ratios to: the least that functions-framework can do, and that with one INSERT.
 
 The caller is always the same and nothing is validated. `insert` writes the row as we do: as a member of the
-organisation, whom the policies allow it. `insert_as_owner` shows what they cost: the table's owner has no policies.
+organization, whom the policies allow it. `insert_as_owner` shows what they cost: the table's owner has no policies.
 `keep_event` is for the webhook.
 """
 

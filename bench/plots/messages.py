@@ -218,7 +218,7 @@ _search = _searches(
 )
 _templates = _searches(
     "Search among 100,000 templates",
-    "milliseconds, public ones and those of one of 2,000 organisations",
+    "milliseconds, public ones and those of one of 2,000 organizations",
     "SQL by hand, no policies",
 )
 

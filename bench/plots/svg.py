@@ -62,7 +62,7 @@ class Drawing:
     subtitle: str
     groups: Sequence[Group]
     unit: str
-    # What the two colours are, where both are there.
+    # What the two colors are, where both are there.
     legend: tuple[str, str] | None = None
 
 

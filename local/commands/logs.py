@@ -10,7 +10,7 @@ from pathlib import Path
 from local import StackError
 from local.stack import Stack
 
-COLOURS = {"postgres": 34, "api": 35, "functions": 36, "stripe": 33, "jobs": 32}
+COLORS = {"postgres": 34, "api": 35, "functions": 36, "stripe": 33, "jobs": 32}
 LINES = 50
 FOLLOW_SECONDS = 0.2
 
@@ -42,9 +42,9 @@ class Follower:
                 yield name, line
 
 
-def readable(service: str, line: str, *, colour: bool) -> str:
+def readable(service: str, line: str, *, color: bool) -> str:
     """One line for a terminal: a request of the functions becomes time, status, method, function, milliseconds."""
-    mark = f"\033[{COLOURS[service]}m{service:>9} │\033[0m" if colour else f"{service:>9} |"
+    mark = f"\033[{COLORS[service]}m{service:>9} │\033[0m" if color else f"{service:>9} |"
     return f"{mark} {_request(line) or line}"
 
 
@@ -73,13 +73,13 @@ def _clock(moment: object) -> str:
 
 
 def show(stack: Stack, service: str | None, *, follow: bool, output: str) -> None:
-    services = [service] if service else list(COLOURS)
+    services = [service] if service else list(COLORS)
     if not any(stack.log(name).exists() for name in services):
         raise StackError(f"There are no logs in {stack.logs}.", "Start Strive with: strive start")
-    colour = sys.stdout.isatty()
+    color = sys.stdout.isatty()
 
     def write(name: str, line: str) -> None:
-        text = json.dumps({"service": name, "line": line}) if output == "json" else readable(name, line, colour=colour)
+        text = json.dumps({"service": name, "line": line}) if output == "json" else readable(name, line, color=color)
         print(text, flush=True)
 
     for name in services:

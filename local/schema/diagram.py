@@ -104,10 +104,10 @@ def _box(table: Table, inside: set[str], layout: Layout) -> list[str]:
         elif column.name in keys:
             lines.append(f'{dot} fill="#fff"/>')
         weight = ' font-weight="600"' if primary else ""
-        colour = "#0d9488" if _target(table, column, inside) else "#64748b"
+        color = "#0d9488" if _target(table, column, inside) else "#64748b"
         lines.append(f'<text x="{left + 21:g}" y="{y + 4:g}" fill="#0f172a"{weight}>{column.name}</text>')
         lines.append(
-            f'<text x="{right - 9:g}" y="{y + 4:g}" text-anchor="end" fill="{colour}">'
+            f'<text x="{right - 9:g}" y="{y + 4:g}" text-anchor="end" fill="{color}">'
             f"{escape(_type(table, column, inside))}</text>"
         )
     return [*lines, "</g>"]
@@ -116,8 +116,8 @@ def _box(table: Table, inside: set[str], layout: Layout) -> list[str]:
 def _strokes(layout: Layout) -> list[str]:
     lines = []
     for number, (parent, strokes) in enumerate(layout.strokes.items()):
-        colour = _LINES[number % len(_LINES)]
-        lines.append(f'<g fill="none" stroke="{colour}" stroke-width="1.5">')
+        color = _LINES[number % len(_LINES)]
+        lines.append(f'<g fill="none" stroke="{color}" stroke-width="1.5">')
         lines += [f'<path d="{_rounded(stroke)}"/>' for stroke in strokes]
         lines += [f'<path d="M{x:g} {y - 4:g}l-8 4l8 4"/>' for x, y in layout.many.get(parent, ())]
         lines.append("</g>")

@@ -1,4 +1,4 @@
-"""An exported organisation put back as it was, by an operator with the database's own login: all of it or nothing."""
+"""An exported organization put back as it was, by an operator with the database's own login: all of it or nothing."""
 
 import hashlib
 import json
@@ -52,12 +52,12 @@ def restore(connection: Connection, folder: Path) -> dict[str, int]:
     try:
         with connection.transaction():
             rows = _put_back(connection, folder, manifest)
-            connection.execute(log, ["Organisation restored", organization, about, True, None])
+            connection.execute(log, ["Organization restored", organization, about, True, None])
     except (psycopg.Error, RestoreError) as error:
-        connection.execute(log, ["Organisation not restored", organization, about, False, str(error)[:500]])
+        connection.execute(log, ["Organization not restored", organization, about, False, str(error)[:500]])
         if isinstance(error, RestoreError):
             raise
-        raise RestoreError(f"The organisation was not restored: {error}") from error
+        raise RestoreError(f"The organization was not restored: {error}") from error
     return rows
 
 
@@ -116,7 +116,7 @@ def _check_tables(connection: Connection, tables: dict[str, Any]) -> None:
 
 
 def _make_room(connection: Connection, organization: str) -> None:
-    """An organisation that is there may have members, and nothing else."""
+    """An organization that is there may have members, and nothing else."""
     found = connection.execute("select from public.organizations where id = %s for update", [organization])
     if not found.rowcount:
         return
@@ -128,7 +128,7 @@ def _make_room(connection: Connection, organization: str) -> None:
     for relation, condition in relations:
         query = f"select from {relation} t where {condition.replace('$1', '%s')} limit 1"
         if connection.execute(query, [organization]).rowcount:
-            raise RestoreError(f"The organisation {organization} is not empty: there are {relation}.")
+            raise RestoreError(f"The organization {organization} is not empty: there are {relation}.")
     connection.execute("delete from public.organizations where id = %s", [organization])
 
 

@@ -55,7 +55,7 @@ def check_headers(headers: Mapping[bytes, bytes]) -> None:
             400,
             "malformed_header",
             "x-org-id is not a UUID",
-            hint="Send the id of an organisation you belong to, or omit the header.",
+            hint="Send the id of an organization you belong to, or omit the header.",
         )
     if (key := headers.get(b"idempotency-key")) is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         raise ApiError(

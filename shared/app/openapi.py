@@ -64,10 +64,10 @@ REPLAYED = {
         "schema": {"type": "string"},
     }
 }
-ORGANISATION = {
+ORGANIZATION = {
     "name": "x-org-id",
     "in": "header",
-    "description": "The organisation to act in; without it the one in the token, else the first one joined.",
+    "description": "The organization to act in; without it the one in the token, else the first one joined.",
     "schema": {"type": "string", "format": "uuid"},
 }
 ONCE = {
@@ -120,7 +120,7 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
         "security": [{} if kind == "anyone" else {kind: []} for kind in dict.fromkeys(kinds)],
         "parameters": [
             *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in places),
-            *([ORGANISATION] if "user" in kinds else []),
+            *([ORGANIZATION] if "user" in kinds else []),
             *([ONCE] if function.idempotent else []),
             *_query(function),
         ],

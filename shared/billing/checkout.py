@@ -1,4 +1,4 @@
-"""Buy a plan in Stripe Checkout: one open session per organisation, for repeated and concurrent requests."""
+"""Buy a plan in Stripe Checkout: one open session per organization, for repeated and concurrent requests."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ ATTEMPTS = 4
 
 
 async def open_checkout(call: Call[Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """The open session of the current organisation for a plan: created, or the one that is open already."""
+    """The open session of the current organization for a plan: created, or the one that is open already."""
     v1 = call.stripe().v1
     for _ in range(ATTEMPTS):
         begun = await run(call, "private.begin_checkout", request)
@@ -118,7 +118,7 @@ async def _close(call: Call[Any], checkout: Mapping[str, Any], session: Any) -> 
 
 
 async def _was_deleted(call: Call[Any], customer: str) -> bool:
-    """Whether the customer was deleted at Stripe; the database then lets the organisation become another."""
+    """Whether the customer was deleted at Stripe; the database then lets the organization become another."""
     try:
         found = await call.stripe().v1.customers.retrieve_async(customer)
     except stripe.InvalidRequestError:

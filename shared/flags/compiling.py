@@ -225,7 +225,7 @@ def _winner(flag: Mapping[str, Any], results: _Results, reason: str, rule: str) 
     weighted = tuple((prefix(seed, f"variant:{name}"), weight) for name, weight, _ in competing)
     won = [results.on("SPLIT" if reason == "STATIC" else reason, rule, variant) for variant in competing]
     name = results.name
-    # Everyone without an organisation is one unit: there is nothing else to draw by.
+    # Everyone without an organization is one unit: there is nothing else to draw by.
     no_organization = b""
 
     def draw(context: Context) -> Evaluation:

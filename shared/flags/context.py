@@ -13,7 +13,7 @@ class Context:
     Percentages draw by `unit` or `organization_unit`; a flag's lists hold `user_id`, `organization_id` and `tier`.
     """
 
-    # Few flags need the organisation, so it is made on first use (__getattr__).
+    # Few flags need the organization, so it is made on first use (__getattr__).
     __slots__ = ("attributes", "organization_id", "organization_unit", "tier", "unit", "user_id")
     organization_id: str | None
     organization_unit: bytes | None

@@ -66,7 +66,7 @@ class Identities:
         async def load() -> str:
             return (await session.run("private.flag_identity", "{}"))[0]
 
-        # The claims hold the user and the organisation of the token; the header may name another organisation.
+        # The claims hold the user and the organization of the token; the header may name another organization.
         return await self.get((caller.claims, headers.get(b"x-org-id", b"").lower()), load)
 
     async def get(self, key: tuple[str, bytes], load: Load) -> Identity:

@@ -63,7 +63,7 @@ class Snapshot:
         return self.evaluate(name, context).on
 
     def unit(self, name: str, context: Context) -> str | None:
-        """The unit that this flag draws: the user or their organisation."""
+        """The unit that this flag draws: the user or their organization."""
         flag = self.flags.get(name)
         unit = context.organization_unit if flag and flag.by_organization else context.unit
         return unit.decode() if unit else None

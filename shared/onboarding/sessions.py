@@ -32,7 +32,7 @@ class CreatedOrganization(ResponseModel):
 
 
 class OnboardingSession(ResponseModel):
-    """`current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion."""
+    """`current_step` is the next step: 1 organization, 2 plan, 3 payment, 4 completion."""
 
     session_id: UUID
     current_step: int
@@ -49,7 +49,7 @@ class OnboardingSession(ResponseModel):
     is_completed: bool
     completed_at: AwareDatetime | None
     expires_at: AwareDatetime
-    organization: Annotated[CreatedOrganization | None, Field(description="The organisation of a completed session.")]
+    organization: Annotated[CreatedOrganization | None, Field(description="The organization of a completed session.")]
 
 
 def hash_of(token: str) -> str:

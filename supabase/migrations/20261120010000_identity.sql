@@ -1,4 +1,4 @@
--- Identity and tenancy: who calls, in which organisation, and what that lets them do. Every later chapter builds on
+-- Identity and tenancy: who calls, in which organization, and what that lets them do. Every later chapter builds on
 -- private.current_user_org().
 
 -- Closed by default: nothing is open to a role until a grant names it. A public function that only forwards to a
@@ -20,11 +20,11 @@ create type "UserRole" as enum ('SUPER_ADMIN', 'ADMIN', 'MODERATOR', 'USER');
 comment on type "UserRole" is 'Role on the whole platform; ADMIN and SUPER_ADMIN administer it.';
 -- Strongest first: `role <= 'ADMIN'` reads "at least ADMIN".
 create type "OrgRole" as enum ('OWNER', 'ADMIN', 'MEMBER', 'VIEWER');
-comment on type "OrgRole" is 'Role in one organisation, strongest first.';
+comment on type "OrgRole" is 'Role in one organization, strongest first.';
 create type "SubscriptionTier" as enum ('FREE', 'STARTER', 'GROWTH', 'ELITE', 'ENTERPRISE');
-comment on type "SubscriptionTier" is 'What an organisation has bought; plans has the limits of each tier.';
+comment on type "SubscriptionTier" is 'What an organization has bought; plans has the limits of each tier.';
 create type "SubscriptionStatus" as enum ('TRIAL', 'ACTIVE', 'PAST_DUE', 'INACTIVE', 'CANCELLED');
-comment on type "SubscriptionStatus" is 'State of what an organisation has bought.';
+comment on type "SubscriptionStatus" is 'State of what an organization has bought.';
 
 -- Tables --------------------------------------------------------------------------------------------------------------
 -- Checks are named as sentences: a client sees the name when the check fails.
@@ -50,7 +50,7 @@ create table public.users (
   constraint "a deleted account is not active" check (deleted_at is null or not is_active)
 );
 comment on table public.users is 'Everyone who can sign in; kept in step with auth.users.';
-comment on column public.users.global_role is 'Role on the platform, not in an organisation.';
+comment on column public.users.global_role is 'Role on the platform, not in an organization.';
 comment on column public.users.is_active is 'False: every request of the account is refused.';
 comment on column public.users.deleted_at is
   'When the account was deleted: its personal data is gone; its id stays, because business records refer to it.';
@@ -85,7 +85,7 @@ create table public.organizations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.organizations is 'A tenant. Every business row belongs to one organisation.';
+comment on table public.organizations is 'A tenant. Every business row belongs to one organization.';
 comment on column public.organizations.suspended_at is
   'When a platform admin suspended it: members can read and owners can pay; other writes are refused.';
 comment on column public.organizations.suspended_reason is 'Why; shown to the members.';
@@ -107,13 +107,13 @@ create table public.organization_members (
   is_read_only boolean not null default false,
   primary key (user_id, organization_id)
 );
-comment on table public.organization_members is 'Members of organisations and their roles.';
+comment on table public.organization_members is 'Members of organizations and their roles.';
 comment on column public.organization_members.permissions is
   'Extra permissions, which widgets and metrics may require.';
 comment on column public.organization_members.blocked_until is
   'Set while the user is suspended or inactive (infinity: until reactivated); follows users.';
 comment on column public.organization_members.is_read_only is
-  'The organisation is suspended or closed; follows organizations.';
+  'The organization is suspended or closed; follows organizations.';
 create index organization_members_organization_idx on public.organization_members (organization_id, joined_at desc);
 
 create table public.organization_invitations (
@@ -248,16 +248,16 @@ begin
     named := nullif(auth.jwt() #>> '{app_metadata,org_id}', '');
   end if;
   if named !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then
-    raise exception 'x-org-id is not an organisation id' using
+    raise exception 'x-org-id is not an organization id' using
       errcode = 'PT400', detail = format('Found %L.', left(named, 100)),
-      hint = 'Send the id of an organisation you belong to, or leave the header out.';
+      hint = 'Send the id of an organization you belong to, or leave the header out.';
   end if;
   return named::uuid;
 end $$;
-comment on function private.requested_org() is 'The organisation the request names: header x-org-id, else the token.';
+comment on function private.requested_org() is 'The organization the request names: header x-org-id, else the token.';
 
 -- This runs once per table reference of every statement, so it is kept cheap: it reads the token once, finds the role
--- and a suspension with one lookup, and examines the organisation that a request names only if it is not an id.
+-- and a suspension with one lookup, and examines the organization that a request names only if it is not an id.
 create function private.current_user_org(
   minimum_role "OrgRole" default 'VIEWER', reading boolean default false, planned boolean default private.check_statement()
 ) returns uuid
@@ -292,21 +292,21 @@ begin
     from public.organization_members m
     where m.user_id = (claims ->> 'sub')::uuid and m.organization_id = named::uuid
       and (m.blocked_until is null or m.blocked_until <= now());
-    -- A platform admin reads the organisation it names, and writes only where it is a member.
+    -- A platform admin reads the organization it names, and writes only where it is a member.
     if found_org is null and minimum_role = 'VIEWER' and private.is_admin() then
       return named::uuid;
     end if;
   end if;
-  -- The organisation is chosen first, then the role is compared: a role that is too low never selects another
-  -- organisation.
+  -- The organization is chosen first, then the role is compared: a role that is too low never selects another
+  -- organization.
   if read_only and minimum_role <> 'VIEWER' and not reading then
     return null;
   end if;
   return case when found_role <= minimum_role then found_org end;
 end $$;
 comment on function private.current_user_org("OrgRole", boolean, boolean) is
-  'The one organisation this request acts in, if the caller has at least the role there now; else null. In a suspended or '
-  'closed organisation roles above VIEWER count only for reading => true.';
+  'The one organization this request acts in, if the caller has at least the role there now; else null. In a suspended or '
+  'closed organization roles above VIEWER count only for reading => true.';
 alter table public.organization_invitations alter column organization_id set default private.current_user_org();
 
 create function private.is_admin(planned boolean default private.check_statement()) returns boolean
@@ -333,7 +333,7 @@ language plpgsql stable security definer set search_path = '' as $$
 begin
   return private.current_user_org('OWNER') is not null;
 end $$;
-comment on function private.is_org_owner() is 'Whether the caller owns the organisation the request acts in.';
+comment on function private.is_org_owner() is 'Whether the caller owns the organization the request acts in.';
 
 create function private.visible_users(planned boolean default private.check_statement()) returns uuid[]
 language plpgsql stable security definer set search_path = '' as $$
@@ -343,7 +343,7 @@ begin
     union select private.current_user_id()
   );
 end $$;
-comment on function private.visible_users(boolean) is 'The caller and everyone in the organisation the request acts in.';
+comment on function private.visible_users(boolean) is 'The caller and everyone in the organization the request acts in.';
 
 create function private.request_header(name text) returns text language sql stable set search_path = '' as $$
   select left(nullif(trim(nullif(current_setting('request.headers', true), '')::json ->> name), ''), 500)
@@ -466,7 +466,7 @@ begin
   from public.organizations o where o.id = new.organization_id for share;
   return new;
 end $$;
-comment on function private.block_membership() is 'A suspended user stays suspended in an organisation they join.';
+comment on function private.block_membership() is 'A suspended user stays suspended in an organization they join.';
 create trigger block_membership before insert on public.organization_members
   for each row execute function private.block_membership();
 
@@ -478,7 +478,7 @@ begin
     and m.is_read_only is distinct from (new.suspended_at is not null or new.closed_at is not null);
   return null;
 end $$;
-comment on function private.follow_organization_state() is 'Marks every membership of a suspended or closed organisation.';
+comment on function private.follow_organization_state() is 'Marks every membership of a suspended or closed organization.';
 create trigger follow_state after update of suspended_at, closed_at on public.organizations
   for each row execute function private.follow_organization_state();
 
@@ -496,16 +496,16 @@ comment on function private.end_impersonations() is
 create trigger end_impersonations after update of is_active, suspended_at, suspended_until, global_role on public.users
   for each row execute function private.end_impersonations();
 
--- An organisation always keeps an owner who is not suspended; a suspended owner counts only if the one who leaves is
--- suspended too. Two owners who leave at the same time both update the organisation's row, so the second waits for the
--- first and sees the result. When the organisation itself is deleted, its row is already gone.
+-- An organization always keeps an owner who is not suspended; a suspended owner counts only if the one who leaves is
+-- suspended too. Two owners who leave at the same time both update the organization's row, so the second waits for the
+-- first and sees the result. When the organization itself is deleted, its row is already gone.
 create function private.keep_an_owner() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   if old.role <> 'OWNER' or (tg_op = 'UPDATE' and new.role = 'OWNER') then
     return null;
   end if;
-  -- An update, not only a lock: only an update makes a transaction with an older snapshot fail. A closed organisation
+  -- An update, not only a lock: only an update makes a transaction with an older snapshot fail. A closed organization
   -- needs no owner: it is erased, or reopened by a platform admin.
   update public.organizations o set updated_at = now() where o.id = old.organization_id and o.closed_at is null;
   if found and not exists (
@@ -513,7 +513,7 @@ begin
     where m.organization_id = old.organization_id and m.role = 'OWNER'
       and (m.blocked_until is null or m.blocked_until <= now() or old.blocked_until > now())
   ) then
-    raise exception 'An organisation must keep at least one owner' using
+    raise exception 'An organization must keep at least one owner' using
       errcode = 'PT409', detail = 'This is its last owner who is not suspended.', hint = 'Make another member OWNER first.';
   end if;
   return null;
@@ -533,7 +533,7 @@ begin
   select m.role into mine from public.organization_members m
   where m.user_id = (select auth.uid()) and m.organization_id = old.organization_id;
   if tg_op = 'UPDATE' and (new.user_id, new.organization_id) is distinct from (old.user_id, old.organization_id) then
-    raise exception 'A membership cannot be moved to another user or organisation' using
+    raise exception 'A membership cannot be moved to another user or organization' using
       errcode = '42501', hint = 'Remove this member and invite the other.';
   end if;
   if old.user_id <> (select auth.uid()) and old.role < mine then
@@ -590,7 +590,7 @@ grant execute on function private.touch_updated_at(), private.guard_membership()
 -- Policies ------------------------------------------------------------------------------------------------------------
 
 alter table public.users enable row level security;
-create policy "people see themselves and their organisation" on public.users for select to authenticated
+create policy "people see themselves and their organization" on public.users for select to authenticated
   using (id = any ((select private.visible_users())::uuid[]));
 create policy "people change themselves" on public.users for update to authenticated
   using (id = (select private.current_user_id())) with check (id = (select private.current_user_id()));
@@ -600,9 +600,9 @@ grant select (id, email, name, avatar_url, is_active, deleted_at, created_at, up
 grant all on public.users to service_role;
 
 alter table public.organizations enable row level security;
-create policy "members see their organisation" on public.organizations for select to authenticated
+create policy "members see their organization" on public.organizations for select to authenticated
   using (id = (select private.current_user_org()));
-create policy "admins change their organisation" on public.organizations for update to authenticated
+create policy "admins change their organization" on public.organizations for update to authenticated
   using (id = (select private.current_user_org('ADMIN'))) with check (id = (select private.current_user_org('ADMIN')));
 grant select, update (name, slug, website, description, settings, billing_email) on public.organizations to authenticated;
 grant all on public.organizations to service_role;
@@ -634,7 +634,7 @@ grant all on public.organization_invitations to service_role;
 create type public.my_organization as (
   id uuid, name text, slug text, role "OrgRole", subscription_tier "SubscriptionTier", is_current boolean
 );
-comment on type public.my_organization is 'An organisation of the caller.';
+comment on type public.my_organization is 'An organization of the caller.';
 
 create function private.my_organizations() returns setof public.my_organization
 language sql stable security definer set search_path = '' as $$
@@ -647,7 +647,7 @@ comment on function private.my_organizations() is 'See public.my_organizations()
 
 create function public.my_organizations() returns setof public.my_organization
 language sql stable set search_path = '' as 'select * from private.my_organizations()';
-comment on function public.my_organizations() is 'The organisations the caller belongs to; name one in x-org-id to act in it.';
+comment on function public.my_organizations() is 'The organizations the caller belongs to; name one in x-org-id to act in it.';
 
 create function private.my_account() returns public.users
 language plpgsql stable security definer set search_path = '' as $$
@@ -672,7 +672,7 @@ declare
   made public.organization_invitations;
 begin
   if org is null then
-    raise exception 'Only admins can invite' using errcode = '42501', hint = 'Ask an owner or admin of the organisation.';
+    raise exception 'Only admins can invite' using errcode = '42501', hint = 'Ask an owner or admin of the organization.';
   end if;
   insert into public.organization_invitations (organization_id, email, role, token_hash)
   values (org, create_invitation.email, create_invitation.role, encode(sha256(convert_to(token, 'UTF8')), 'hex'))
@@ -684,7 +684,7 @@ exception when unique_violation then
     hint = 'Withdraw it first: delete it from organization_invitations.';
 end $$;
 comment on function public.create_invitation(text, "OrgRole") is
-  'Invites an address to the current organisation; the token is returned this once and kept only as a hash.';
+  'Invites an address to the current organization; the token is returned this once and kept only as a hash.';
 
 create function private.accept_invitation(token text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -712,11 +712,11 @@ begin
     raise exception 'This invitation is no longer valid' using
       errcode = 'PT410', detail = 'It expired, or its sender may no longer invite.', hint = 'Ask for a new one.';
   end if;
-  -- Seats are counted under the organisation's row lock: at the limit, only one of two acceptances succeeds.
+  -- Seats are counted under the organization's row lock: at the limit, only one of two acceptances succeeds.
   perform from public.organizations o where o.id = invitation.organization_id for update;
   seats := private.plan_limit(invitation.organization_id, 'members');
   if seats <= (select count(*) from public.organization_members m where m.organization_id = invitation.organization_id) then
-    raise exception 'The organisation has no seat left' using
+    raise exception 'The organization has no seat left' using
       errcode = 'PT402', detail = format('Its plan allows %s members.', seats),
       hint = 'An owner can choose a larger plan or remove a member.';
   end if;
@@ -725,13 +725,13 @@ begin
   update public.organization_invitations set accepted_at = now() where id = invitation.id;
   return jsonb_build_object('organization_id', invitation.organization_id, 'role', invitation.role);
 exception when unique_violation then
-  raise exception 'You already belong to this organisation' using errcode = 'PT409';
+  raise exception 'You already belong to this organization' using errcode = 'PT409';
 end $$;
 comment on function private.accept_invitation(text) is 'See public.accept_invitation(text).';
 
 create function public.accept_invitation(token text) returns jsonb
 language sql set search_path = '' as 'select private.accept_invitation(token)';
-comment on function public.accept_invitation(text) is 'Joins the organisation that invited the caller''s address.';
+comment on function public.accept_invitation(text) is 'Joins the organization that invited the caller''s address.';
 
 grant execute on function public.my_account(), private.my_account(), public.my_organizations(), public.create_invitation(text, "OrgRole"),
   public.accept_invitation(text), private.my_organizations(), private.accept_invitation(text)
@@ -747,9 +747,9 @@ begin
     select from public.organization_members m
     where m.user_id = me and m.organization_id = set_current_organization.organization_id
   ) then
-    raise exception 'There is no such organisation for you' using
+    raise exception 'There is no such organization for you' using
       errcode = 'PT404', detail = format('Found %s.', coalesce(set_current_organization.organization_id::text, 'null')),
-      hint = 'my_organizations() lists the organisations you belong to.';
+      hint = 'my_organizations() lists the organizations you belong to.';
   end if;
   update public.users u set current_organization_id = set_current_organization.organization_id where u.id = me;
   return jsonb_build_object('organization_id', set_current_organization.organization_id);
@@ -759,14 +759,14 @@ comment on function private.set_current_organization(uuid) is 'Does the work of 
 create function public.set_current_organization(organization_id uuid) returns jsonb
 language sql set search_path = '' as 'select private.set_current_organization(organization_id)';
 comment on function public.set_current_organization(uuid) is
-  'Makes this the caller''s organisation from the next access token on: refresh the session afterwards. Realtime and '
+  'Makes this the caller''s organization from the next access token on: refresh the session afterwards. Realtime and '
   'Storage follow the token; the header x-org-id takes precedence for one request.';
 grant execute on function private.set_current_organization(uuid), public.set_current_organization(uuid)
   to authenticated, service_role;
 
 -- Tokens --------------------------------------------------------------------------------------------------------------
 
--- Called by the auth service for every token it signs. The organisation it writes is a default: whether the caller still
+-- Called by the auth service for every token it signs. The organization it writes is a default: whether the caller still
 -- belongs to it is looked up at every request.
 create function private.custom_access_token_hook(event jsonb) returns jsonb
 language plpgsql stable security definer set search_path = '' as $$
@@ -796,5 +796,5 @@ begin
   return jsonb_build_object('claims', claims);
 end $$;
 comment on function private.custom_access_token_hook(jsonb) is
-  'Access token hook: writes the default organisation, refuses suspended users.';
+  'Access token hook: writes the default organization, refuses suspended users.';
 grant execute on function private.custom_access_token_hook(jsonb) to supabase_auth_admin;

@@ -41,17 +41,17 @@ begin
   if org is null then
     perform private.refuse_suspended();
     perform private.refuse_read_only(minimum_role);
-    raise exception 'You may not do this in this organisation' using
+    raise exception 'You may not do this in this organization' using
       errcode = '42501',
       detail = format('It requires the role %s or above in %s.', minimum_role,
-        coalesce('organisation ' || private.requested_org(), 'an organisation; you belong to none')),
-      hint = 'Name an organisation you belong to in the header x-org-id, or ask its owner for the role.';
+        coalesce('organization ' || private.requested_org(), 'an organization; you belong to none')),
+      hint = 'Name an organization you belong to in the header x-org-id, or ask its owner for the role.';
   end if;
   return org;
 end $$;
 comment on function private.require_org("OrgRole", boolean) is
-  'The organisation this request acts in; PT403 if the caller or the organisation is suspended, 42501 if they lack the role. '
-  'reading => true also where the organisation is suspended or closed: for reading, and for paying.';
+  'The organization this request acts in; PT403 if the caller or the organization is suspended, 42501 if they lack the role. '
+  'reading => true also where the organization is suspended or closed: for reading, and for paying.';
 
 create function private.refuse_read_only(minimum_role "OrgRole") returns void
 language plpgsql stable security definer set search_path = '' as $$
@@ -60,29 +60,29 @@ declare
 begin
   select o.* into found_one from public.organizations o where o.id = private.current_user_org(minimum_role, true);
   if found_one.closed_at is not null then
-    raise exception 'This organisation is closed' using
+    raise exception 'This organization is closed' using
       errcode = 'PT403', detail = format('It was closed at %s and can be read.', to_json(found_one.closed_at) #>> '{}'),
       hint = 'An owner can reopen it with reopen_organization() within 30 days.';
   elsif found_one.suspended_at is not null then
-    raise exception 'This organisation is suspended' using
+    raise exception 'This organization is suspended' using
       errcode = 'PT403', detail = concat_ws(' ', 'It can be read, and its owners can pay.', found_one.suspended_reason),
       hint = 'Ask the administrators of the platform.';
   end if;
 end $$;
 comment on function private.refuse_read_only("OrgRole") is
-  'PT403 if the caller has the role in an organisation that is suspended or closed.';
+  'PT403 if the caller has the role in an organization that is suspended or closed.';
 grant execute on function private.refuse_read_only("OrgRole") to authenticated, service_role;
 
 create function private.refuse(what text, id uuid) returns void language plpgsql stable set search_path = '' as $$
 begin
   if private.current_user_org('MEMBER') is null then
     perform private.refuse_read_only('MEMBER');
-    raise exception 'You may not change a % of this organisation', what using
+    raise exception 'You may not change a % of this organization', what using
       errcode = '42501', detail = 'It requires the role MEMBER or above.',
-      hint = 'Name an organisation you belong to in the header x-org-id, or ask its owner for the role.';
+      hint = 'Name an organization you belong to in the header x-org-id, or ask its owner for the role.';
   end if;
   raise exception 'There is no such %', what using
-    errcode = 'PT404', detail = format('Found no %s %s in this organisation.', what, coalesce(id::text, 'without id'));
+    errcode = 'PT404', detail = format('Found no %s %s in this organization.', what, coalesce(id::text, 'without id'));
 end $$;
 comment on function private.refuse(text, uuid) is
   'Raises why a row could not be changed: the caller''s role is too low, or there is no such row.';
@@ -111,7 +111,7 @@ create table private.idempotency_keys (
 comment on table private.idempotency_keys is
   'Results of requests with an Idempotency-Key, written with the effect in one transaction.';
 comment on column private.idempotency_keys.owner is 'User id, or the role of a caller without one.';
-comment on column private.idempotency_keys.fingerprint is 'SHA-256 of the requested organisation and the body.';
+comment on column private.idempotency_keys.fingerprint is 'SHA-256 of the requested organization and the body.';
 create index idempotency_keys_expires_at_idx on private.idempotency_keys (expires_at);
 
 create function private.caller() returns text

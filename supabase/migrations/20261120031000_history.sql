@@ -1,4 +1,4 @@
--- History: who changed what in an organisation. One trigger function writes activity_logs for every table that has the
+-- History: who changed what in an organization. One trigger function writes activity_logs for every table that has the
 -- trigger `history`; record_history() pages the history of one record.
 
 create table public.activity_logs (
@@ -17,7 +17,7 @@ create table public.activity_logs (
   user_agent text,
   created_at timestamptz not null default clock_timestamp()
 );
-comment on table public.activity_logs is 'Who changed what in an organisation. Append-only for everyone.';
+comment on table public.activity_logs is 'Who changed what in an organization. Append-only for everyone.';
 comment on column public.activity_logs.user_id is
   'Who did it; null for the server. Stays when the account is deleted, as a pseudonym; without a foreign key, which '
   'would cost a fifth of each entry.';
@@ -69,7 +69,7 @@ begin
       before := jsonb_strip_nulls(whole) - ignored;
   end case;
   org := case tg_table_name when 'organizations' then whole ->> 'id' else whole ->> 'organization_id' end;
-  -- Templates of the platform belong to no organisation. Rows that are deleted together with their organisation leave
+  -- Templates of the platform belong to no organization. Rows that are deleted together with their organization leave
   -- no history.
   if org is null or tg_op = 'DELETE' and not exists (select from public.organizations o where o.id = org) then
     return null;
@@ -108,7 +108,7 @@ comment on function private.log_merge(text, uuid, jsonb, jsonb) is 'Records that
 
 -- Append-only ---------------------------------------------------------------------------------------------------------
 
--- An entry is deleted only with its organisation, and changed only to clear the addresses of a deleted account.
+-- An entry is deleted only with its organization, and changed only to clear the addresses of a deleted account.
 create function private.keep_activity_logs() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -187,7 +187,7 @@ create function public.record_history(
   from private.record_history(type, id, before, before_id, page_size) h
 $$;
 comment on function public.record_history(text, uuid, timestamptz, uuid, integer) is
-  'The history of one record, newest first, for every member; that of the organisation, its members and invitations for '
+  'The history of one record, newest first, for every member; that of the organization, its members and invitations for '
   'ADMIN. type is the table, such as deals. For the next page give created_at and entry_id of the last entry.';
 
 grant execute on function private.record_history(text, uuid, timestamptz, uuid, integer),
@@ -198,6 +198,6 @@ create trigger history after insert or update or delete on public.organization_m
   for each row execute function private.record_history();
 create trigger history after insert or update or delete on public.organization_invitations
   for each row execute function private.record_history('{email}');
--- The creation of an organisation is recorded by its first membership.
+-- The creation of an organization is recorded by its first membership.
 create trigger history after update of name, slug, website, description, settings, subscription_tier, subscription_status
   on public.organizations for each row execute function private.record_history('{billing_email}');

@@ -139,7 +139,7 @@ end $$;
 comment on function private.current_global_role() is 'Role of the caller on the platform; null without a user.';
 grant execute on function private.current_global_role() to authenticated, service_role;
 
--- A row of system_alerts lists its recipients: organisations and users. So only platform admins read the table;
+-- A row of system_alerts lists its recipients: organizations and users. So only platform admins read the table;
 -- everybody else gets their own alerts without these lists.
 create function private.alerts_for_me() returns setof public.system_alerts
 language plpgsql stable security definer set search_path = '' as $$

@@ -1,8 +1,8 @@
--- Events: the catalogue of what people are notified of. A kind is named source.subject.action. Triggers and operations of
+-- Events: the catalog of what people are notified of. A kind is named source.subject.action. Triggers and operations of
 -- each domain publish events with private.publish_event(), in the transaction of what happened (chapter notices).
 
 create type "NotificationType" as enum ('INFO', 'SUCCESS', 'WARNING', 'ERROR');
-comment on type "NotificationType" is 'Colour of a notification.';
+comment on type "NotificationType" is 'Color of a notification.';
 create type "EmailDelivery" as enum ('NOW', 'DIGEST', 'OFF');
 comment on type "EmailDelivery" is 'Whether an event is mailed at once, in the daily digest, or not at all.';
 
@@ -22,14 +22,14 @@ create table private.event_kinds (
 comment on table private.event_kinds is 'Every kind of event, with its defaults; docs/notifications.md lists the same.';
 comment on column private.event_kinds.kind is 'source.subject.action, such as crm.lead.assigned.';
 comment on column private.event_kinds.description is 'What happened, as the settings of a person show it.';
-comment on column private.event_kinds.type is 'Colour of its notifications, unless the event names another.';
+comment on column private.event_kinds.type is 'Color of its notifications, unless the event names another.';
 comment on column private.event_kinds.path is 'Where its link leads in the app; {id} is the id of the subject.';
 comment on column private.event_kinds.in_app is 'Whether it is a notification in the app, unless somebody chose otherwise.';
 comment on column private.event_kinds.email is 'Whether it is mailed, unless somebody chose otherwise.';
 comment on column private.event_kinds.is_mandatory is 'True: the defaults always count (security, billing).';
 comment on column private.event_kinds.reaches_actor is 'True: also the person whose request caused the event is notified.';
-comment on column private.event_kinds.needs_membership is 'False: also reaches people who do not belong to the organisation, by e-mail.';
-comment on column private.event_kinds.is_webhook is 'Whether webhooks of an organisation may subscribe to it.';
+comment on column private.event_kinds.needs_membership is 'False: also reaches people who do not belong to the organization, by e-mail.';
+comment on column private.event_kinds.is_webhook is 'Whether webhooks of an organization may subscribe to it.';
 
 insert into private.event_kinds (kind, description, type, path, email) values
   ('crm.lead.assigned', 'A lead was assigned to you', 'INFO', '/leads/{id}', 'NOW'),
@@ -50,20 +50,20 @@ insert into private.event_kinds (kind, description, type, path, email) values
   ('work.note.mentioned', 'You were mentioned in a note', 'INFO', null, 'NOW'),
   ('garage.order.assigned', 'You build an agent order', 'INFO', '/orders/{id}', 'NOW'),
   ('garage.order.moved', 'An order of yours has a new status', 'INFO', '/orders/{id}', 'NOW'),
-  ('organization.member.joined', 'Somebody joined the organisation', 'SUCCESS', '/settings/members', 'DIGEST'),
+  ('organization.member.joined', 'Somebody joined the organization', 'SUCCESS', '/settings/members', 'DIGEST'),
   ('organization.message.sent', 'A message from the server to members', 'INFO', null, 'OFF');
 
 insert into private.event_kinds (kind, description, type, path, reaches_actor, is_webhook) values
   ('organization.export.ready', 'An export you requested is ready', 'SUCCESS', '/settings/export', true, true),
-  ('organization.summary.weekly', 'The week of your organisation, for owners', 'INFO', '/dashboard', true, false);
+  ('organization.summary.weekly', 'The week of your organization, for owners', 'INFO', '/dashboard', true, false);
 
 insert into private.event_kinds (kind, description, type, path, in_app, is_mandatory, reaches_actor, needs_membership, is_webhook) values
-  ('organization.member.invited', 'You are invited to an organisation', 'INFO', null, false, true, true, false, true),
+  ('organization.member.invited', 'You are invited to an organization', 'INFO', null, false, true, true, false, true),
   ('organization.invitation.expiring', 'Your invitation expires soon', 'INFO', null, false, true, true, false, false),
-  ('organization.member.role_changed', 'Your role in an organisation was changed', 'INFO', '/settings/members', true, true, false, true, true),
-  ('organization.member.removed', 'You were removed from an organisation', 'WARNING', null, false, true, false, false, true),
-  ('organization.access.suspended', 'Your organisation is suspended', 'ERROR', '/settings/billing', true, true, true, true, false),
-  ('organization.access.restored', 'Your organisation is no longer suspended', 'SUCCESS', '/settings/billing', true, true, true, true, false),
+  ('organization.member.role_changed', 'Your role in an organization was changed', 'INFO', '/settings/members', true, true, false, true, true),
+  ('organization.member.removed', 'You were removed from an organization', 'WARNING', null, false, true, false, false, true),
+  ('organization.access.suspended', 'Your organization is suspended', 'ERROR', '/settings/billing', true, true, true, true, false),
+  ('organization.access.restored', 'Your organization is no longer suspended', 'SUCCESS', '/settings/billing', true, true, true, true, false),
   ('account.access.suspended', 'Your account is suspended', 'ERROR', null, false, true, false, false, false),
   ('account.access.restored', 'Your account is no longer suspended', 'SUCCESS', null, false, true, false, false, false),
   ('platform.alert.raised', 'An alert of level ERROR, for the people it names', 'ERROR', null, false, true, true, false, false);
@@ -115,6 +115,6 @@ create table private.published_events (
 comment on table private.published_events is 'Events with a dedupe_key, so that each is published once; kept for 400 days.';
 comment on column private.published_events.kind is 'The kind of the event.';
 comment on column private.published_events.dedupe_key is 'What it was about: the task and its date, the refund, the dispute.';
-comment on column private.published_events.organization_id is 'The organisation of the event.';
+comment on column private.published_events.organization_id is 'The organization of the event.';
 create index published_events_organization_idx on private.published_events (organization_id);
 create index published_events_created_at_idx on private.published_events (created_at);

@@ -21,7 +21,7 @@ create table public.trash (
 );
 comment on table public.trash is
   'Deleted records, for 30 days. restore_from_trash() brings them back; to delete an entry purges its record at once (ADMIN).';
-comment on column public.trash.organization_id is 'The organisation the record belongs to.';
+comment on column public.trash.organization_id is 'The organization the record belongs to.';
 comment on column public.trash.kind is 'The table the record was deleted from.';
 comment on column public.trash.record_id is 'The id of the record; it has the same id once restored.';
 comment on column public.trash.title is 'The name or title of the record, to show in a list.';
@@ -49,7 +49,7 @@ declare
   children jsonb := '[]';
   deleted_with uuid;
 begin
-  -- A row of the platform, or one that is deleted together with its organisation.
+  -- A row of the platform, or one that is deleted together with its organization.
   if org is null or not exists (select from public.organizations o where o.id = org) then
     return old;
   end if;
@@ -230,7 +230,7 @@ begin
   );
   if cardinality(entries) <> cardinality(wanted) then
     raise exception 'Some of these entries are not in the trash' using
-      errcode = 'PT404', hint = 'Nothing was restored.', detail = format('Found no %s in this organisation.', (
+      errcode = 'PT404', hint = 'Nothing was restored.', detail = format('Found no %s in this organization.', (
         select string_agg(i::text, ', ') from unnest(wanted) i where i not in (select (e).id from unnest(entries) e)
       ));
   end if;

@@ -66,13 +66,13 @@ create table public.plans (
 );
 comment on table public.plans is 'What is sold, at which price, with which limits. The only place for these facts.';
 comment on column public.plans.amount_cents is 'Price of one billing cycle in minor units of the currency; of one seat if per_seat.';
-comment on column public.plans.trial_days is 'Free days at the start of an organisation''s first subscription.';
+comment on column public.plans.trial_days is 'Free days at the start of an organization''s first subscription.';
 comment on column public.plans.per_seat is 'The price is per seat: the subscription has a quantity, and it limits the members.';
 comment on column public.plans.limits is
   'Null is unlimited, and so are rows_per_table and exports_per_day when left out. api_calls and orders_per_month count in '
   'a calendar month (UTC), exports_per_day in 24 hours, the others are totals.';
 comment on column public.plans.is_active is
-  'True: on sale. False: kept for organisations that have it (ENTERPRISE is by agreement).';
+  'True: on sale. False: kept for organizations that have it (ENTERPRISE is by agreement).';
 create unique index plans_on_sale_idx on public.plans (tier, billing_cycle) where is_active;
 create trigger touch before update on public.plans for each row execute function private.touch_updated_at();
 
@@ -172,7 +172,7 @@ create table public.subscriptions (
   )
 );
 comment on table public.subscriptions is
-  'What organisations buy and have bought. Written from Stripe''s objects, or granted by a platform admin.';
+  'What organizations buy and have bought. Written from Stripe''s objects, or granted by a platform admin.';
 comment on column public.subscriptions.currency is 'Of all amounts of this row.';
 comment on column public.subscriptions.amount_cents is
   'List price of all items per billing cycle, in minor units of the currency, rounded; before discounts and tax.';
@@ -192,12 +192,12 @@ comment on column public.subscriptions.started_at is 'When it was made at Stripe
 comment on column public.subscriptions.changed_at is 'When it reached this state, by Stripe''s clock.';
 comment on column public.subscriptions.granted_reason is 'Why a platform admin granted it; null if it was bought.';
 comment on column public.subscriptions.status is
-  'TRIAL, ACTIVE and PAST_DUE are live: the organisation has the tier. PAST_DUE is the grace while Stripe retries.';
+  'TRIAL, ACTIVE and PAST_DUE are live: the organization has the tier. PAST_DUE is the grace while Stripe retries.';
 comment on column public.subscriptions.past_due_since is
   'Since when Stripe tries to get the payment; the grace counts from here, and ends with INACTIVE.';
 create unique index subscriptions_live_idx on public.subscriptions (organization_id)
   where private.is_live(status);
-comment on index public.subscriptions_live_idx is 'At most one live subscription per organisation.';
+comment on index public.subscriptions_live_idx is 'At most one live subscription per organization.';
 create index subscriptions_organization_idx on public.subscriptions (organization_id, created_at desc);
 create index subscriptions_customer_idx on public.subscriptions (stripe_customer_id);
 create index subscriptions_created_at_idx on public.subscriptions (created_at desc);
@@ -221,7 +221,7 @@ $$;
 comment on function private.monthly_amount(public.subscriptions) is
   'What a subscription brings per month; one written by hand without discounts brings its list price.';
 
--- The organisation's row is locked before its subscriptions are read: of two changes at once the later one sees both.
+-- The organization's row is locked before its subscriptions are read: of two changes at once the later one sees both.
 create function private.apply_subscription_to_organization() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -251,7 +251,7 @@ begin
   return null;
 end $$;
 comment on function private.apply_subscription_to_organization() is
-  'An organisation has the tier of its live subscription; without one it is FREE and shows how the latest ended.';
+  'An organization has the tier of its live subscription; without one it is FREE and shows how the latest ended.';
 create trigger apply_subscription_to_organization
   after insert or delete or update of organization_id, status, tier on public.subscriptions
   for each row execute function private.apply_subscription_to_organization();
@@ -261,7 +261,7 @@ language plpgsql stable security definer set search_path = '' as $$
 begin
   return (select o.subscription_tier from public.organizations o where o.id = private.current_user_org());
 end $$;
-comment on function private.current_tier() is 'Tier of the organisation the request acts in; null without one.';
+comment on function private.current_tier() is 'Tier of the organization the request acts in; null without one.';
 
 create function private.plan_limit(organization_id uuid, what text) returns bigint
 language plpgsql stable security definer set search_path = '' as $$
@@ -289,7 +289,7 @@ begin
   return (limits ->> what)::bigint;
 end $$;
 comment on function private.plan_limit(uuid, text) is
-  'What the plan of an organisation allows: null is unlimited, 0 nothing (also without organisation or plan).';
+  'What the plan of an organization allows: null is unlimited, 0 nothing (also without organization or plan).';
 
 grant execute on function private.current_tier() to authenticated, service_role;
 grant execute on function private.plan_limit(uuid, text), private.are_plan_limits(jsonb) to service_role;
@@ -303,9 +303,9 @@ create table private.billing_customers (
   created_at timestamptz not null default now()
 );
 comment on table private.billing_customers is
-  'Every customer at Stripe an organisation ever had. Stays when the organisation is deleted: it may still be charged.';
-comment on column private.billing_customers.organization_id is 'Null: the organisation was deleted.';
-comment on column private.billing_customers.organization_name is 'So that people recognise a deleted organisation.';
+  'Every customer at Stripe an organization ever had. Stays when the organization is deleted: it may still be charged.';
+comment on column private.billing_customers.organization_id is 'Null: the organization was deleted.';
+comment on column private.billing_customers.organization_name is 'So that people recognize a deleted organization.';
 create index billing_customers_organization_idx on private.billing_customers (organization_id);
 
 create function private.keep_billing_customer() returns trigger
@@ -360,10 +360,10 @@ create table public.invoices (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.invoices is 'Invoices of organisations, written only from Stripe''s objects; read by their owners.';
+comment on table public.invoices is 'Invoices of organizations, written only from Stripe''s objects; read by their owners.';
 comment on column public.invoices.number is 'As printed on the invoice; null while it is a draft.';
 comment on column public.invoices.stripe_invoice_id is 'Its id at Stripe (in_…).';
-comment on column public.invoices.issued_at is 'When it was finalised; null while it is a draft.';
+comment on column public.invoices.issued_at is 'When it was finalized; null while it is a draft.';
 comment on column public.invoices.paid_at is 'When it was paid.';
 comment on column public.invoices.billing_reason is
   'Why Stripe made it, such as subscription_create, subscription_cycle, subscription_update.';
@@ -393,7 +393,7 @@ begin
   return coalesce(private.current_user_org('OWNER'), case when private.is_admin() then private.current_user_org() end);
 end $$;
 comment on function private.current_billing_org(boolean) is
-  'The current organisation if the caller owns it or is a platform admin who names it; else null.';
+  'The current organization if the caller owns it or is a platform admin who names it; else null.';
 grant execute on function private.current_billing_org(boolean) to authenticated, service_role;
 
 -- Onboarding ----------------------------------------------------------------------------------------------------------
@@ -436,10 +436,10 @@ create table public.onboarding_sessions (
   constraint "a session lasts 24 hours" check (expires_at <= created_at + interval '24 hours')
 );
 comment on table public.onboarding_sessions is
-  'A visitor''s way from a name to a paid organisation. Found by its token, or by the user it belongs to.';
+  'A visitor''s way from a name to a paid organization. Found by its token, or by the user it belongs to.';
 comment on column public.onboarding_sessions.token_hash is 'SHA-256 (hex) of the token that was handed out once.';
 comment on column public.onboarding_sessions.current_step is
-  'The step to be done next: 1 organisation, 2 plan, 3 payment, 4 completion.';
+  'The step to be done next: 1 organization, 2 plan, 3 payment, 4 completion.';
 comment on column public.onboarding_sessions.payment_attempt is
   'Counts payments that were started; part of the idempotency keys sent to Stripe.';
 comment on column public.onboarding_sessions.payment_status is
@@ -447,7 +447,7 @@ comment on column public.onboarding_sessions.payment_status is
 comment on column public.onboarding_sessions.user_id is
   'Null until a signed-in user continues it, at the latest on completion.';
 comment on column public.onboarding_sessions.organization_id is
-  'The organisation that it created; no two sessions have the same.';
+  'The organization that it created; no two sessions have the same.';
 create index onboarding_sessions_user_idx on public.onboarding_sessions (user_id, created_at desc);
 create index onboarding_sessions_payment_status_idx on public.onboarding_sessions (payment_status);
 create index onboarding_sessions_expires_at_idx on public.onboarding_sessions (expires_at) where not is_completed;
@@ -463,14 +463,14 @@ create table private.onboarding_steps (
 );
 comment on table private.onboarding_steps is 'Every move an onboarding session may make between its steps.';
 insert into private.onboarding_steps (from_step, to_step, meaning) values
-  (1, 2, 'organisation named'),
+  (1, 2, 'organization named'),
   (2, 3, 'paid plan chosen'),
   (2, 4, 'FREE chosen, nothing to pay'),
   (3, 4, 'payment succeeded'),
-  (2, 1, 'back to the organisation'),
-  (3, 1, 'back to the organisation'),
+  (2, 1, 'back to the organization'),
+  (3, 1, 'back to the organization'),
   (3, 2, 'back to the plan'),
-  (4, 1, 'back to the organisation (FREE only: what is paid stays)'),
+  (4, 1, 'back to the organization (FREE only: what is paid stays)'),
   (4, 2, 'back to the plan (FREE only: what is paid stays)');
 
 create table private.payment_moves (
@@ -504,7 +504,7 @@ insert into private.payment_moves (from_status, to_status, needs_new_attempt) va
   ('FAILED', 'PENDING', true);
 
 -- Binds every writer, the service role too. Two changes are always allowed: the foreign keys set a deleted user or
--- organisation to null, and the state of a payment is saved at any time, because late money must not be overlooked.
+-- organization to null, and the state of a payment is saved at any time, because late money must not be overlooked.
 create function private.guard_onboarding() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -527,7 +527,7 @@ begin
       is distinct from (old.current_step, old.is_completed, old.completed_at, old.payment_status, old.payment_attempt)
   ) then
     raise exception 'This onboarding session is completed' using
-      errcode = 'PT409', hint = 'Change the organisation or its subscription itself.';
+      errcode = 'PT409', hint = 'Change the organization or its subscription itself.';
   end if;
   if old.expires_at <= now() and not paid and (
     decided or new.current_step <> old.current_step or new.is_completed or new.payment_attempt <> old.payment_attempt
@@ -652,13 +652,13 @@ grant select on public.plans to authenticated;
 grant all on public.plans to service_role;
 
 alter table public.subscriptions enable row level security;
-create policy "members see the subscription of their organisation" on public.subscriptions for select to authenticated
+create policy "members see the subscription of their organization" on public.subscriptions for select to authenticated
   using (organization_id = (select private.current_user_org()));
 grant select on public.subscriptions to authenticated;
 grant all on public.subscriptions to service_role;
 
 alter table public.invoices enable row level security;
-create policy "owners see the invoices of their organisation" on public.invoices for select to authenticated
+create policy "owners see the invoices of their organization" on public.invoices for select to authenticated
   using (organization_id = (select private.current_billing_org()));
 grant select on public.invoices to authenticated;
 grant all on public.invoices to service_role;

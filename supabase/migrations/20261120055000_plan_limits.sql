@@ -1,4 +1,4 @@
--- Plan limits: how much of its plan an organisation uses, and the refusal of what would exceed it.
+-- Plan limits: how much of its plan an organization uses, and the refusal of what would exceed it.
 
 create function private.this_month() returns timestamptz language sql stable set search_path = '' as
   $$ select date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' $$;
@@ -22,10 +22,10 @@ begin
     )
   end;
 end $$;
-comment on function private.used_room(uuid, text) is 'How much of a limit of its plan an organisation uses.';
+comment on function private.used_room(uuid, text) is 'How much of a limit of its plan an organization uses.';
 
--- Counted under the organisation's row lock: at the limit, two at once cannot both fit. FOR NO KEY UPDATE lets others
--- go on inserting rows that refer to the organisation.
+-- Counted under the organization's row lock: at the limit, two at once cannot both fit. FOR NO KEY UPDATE lets others
+-- go on inserting rows that refer to the organization.
 create function private.require_room(organization_id uuid, what text, more bigint default 1) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -57,13 +57,13 @@ comment on function private.require_room(uuid, text, bigint) is 'Refuses what wo
 create function private.claim_room(organization_id uuid, what text, more bigint default 1) returns void
 language plpgsql security definer set search_path = '' as $$
 begin
-  -- The policy refuses a row of another organisation; this check must not reveal how full that one is.
+  -- The policy refuses a row of another organization; this check must not reveal how full that one is.
   if organization_id = private.current_user_org('MEMBER') then
     perform private.require_room(organization_id, what, more);
   end if;
 end $$;
 comment on function private.claim_room(uuid, text, bigint) is
-  'Enforces a limit of the plan on the caller''s organisation; reveals nothing about another one.';
+  'Enforces a limit of the plan on the caller''s organization; reveals nothing about another one.';
 
 create function private.guard_plan() returns trigger language plpgsql set search_path = '' as $$
 begin

@@ -58,7 +58,7 @@ create table private.stripe_account (
   listed_until timestamptz,
   compared_at timestamptz
 );
-comment on table private.stripe_account is 'State of the synchronisation with our account at Stripe.';
+comment on table private.stripe_account is 'State of the synchronization with our account at Stripe.';
 comment on column private.stripe_account.livemode is 'Whether the functions use a live key; events of the other mode are quarantined.';
 comment on column private.stripe_account.listed_until is 'All events before this were listed.';
 comment on column private.stripe_account.compared_at is 'When all subscriptions were last compared.';
@@ -255,7 +255,7 @@ declare
   object public.stripe_objects;
 begin
   perform private.wake_stripe(new.stripe_customer_id);
-  -- Objects of an onboarding wait for nothing, and had no organisation until now.
+  -- Objects of an onboarding wait for nothing, and had no organization until now.
   for object in
     select * from public.stripe_objects o
     where o.customer_id = new.stripe_customer_id and o.type in ('subscription', 'invoice') order by o.type, o.id
@@ -264,7 +264,7 @@ begin
   end loop;
   return null;
 end $$;
-comment on function private.wake_by_customer() is 'An organisation gets the subscriptions and invoices of its customer at Stripe.';
+comment on function private.wake_by_customer() is 'An organization gets the subscriptions and invoices of its customer at Stripe.';
 create constraint trigger wake_by_customer_on_insert after insert on public.organizations
   deferrable initially deferred
   for each row when (new.stripe_customer_id is not null) execute function private.wake_by_customer();

@@ -104,7 +104,7 @@ create table private.former_customers (
   created_at timestamptz not null default now()
 );
 comment on table private.former_customers is
-  'Customers at Stripe that an organisation had before its present one; their objects still belong to it.';
+  'Customers at Stripe that an organization had before its present one; their objects still belong to it.';
 create index former_customers_organization_idx on private.former_customers (organization_id);
 
 create table private.closed_customers (
@@ -114,9 +114,9 @@ create table private.closed_customers (
   created_at timestamptz not null default now()
 );
 comment on table private.closed_customers is
-  'Customers at Stripe whose organisation was deleted. Whatever still charges them is ended.';
-comment on column private.closed_customers.organization_id is 'The organisation that was deleted; no foreign key.';
-comment on column private.closed_customers.organization_name is 'So that people recognise it.';
+  'Customers at Stripe whose organization was deleted. Whatever still charges them is ended.';
+comment on column private.closed_customers.organization_id is 'The organization that was deleted; no foreign key.';
+comment on column private.closed_customers.organization_name is 'So that people recognize it.';
 
 create function private.customers_of(org uuid) returns setof text
 language sql stable set search_path = '' as $$
@@ -126,7 +126,7 @@ language sql stable set search_path = '' as $$
   union
   select s.stripe_customer_id from public.subscriptions s where s.organization_id = org and s.stripe_customer_id is not null
 $$;
-comment on function private.customers_of(uuid) is 'All customers at Stripe that an organisation has or had.';
+comment on function private.customers_of(uuid) is 'All customers at Stripe that an organization has or had.';
 
 create function private.organization_of(customer text, subscription text default null) returns uuid
 language plpgsql stable set search_path = '' as $$
@@ -144,7 +144,7 @@ begin
   end if;
   return org;
 end $$;
-comment on function private.organization_of(text, text) is 'The organisation of a customer or subscription at Stripe; null if none is known.';
+comment on function private.organization_of(text, text) is 'The organization of a customer or subscription at Stripe; null if none is known.';
 
 create function private.link_customer(checkout public.stripe_objects) returns void
 language sql set search_path = '' as $$
@@ -159,7 +159,7 @@ language sql set search_path = '' as $$
     )
 $$;
 comment on function private.link_customer(public.stripe_objects) is
-  'The buyer in a checkout made for an organisation becomes its customer, if it has none.';
+  'The buyer in a checkout made for an organization becomes its customer, if it has none.';
 
 create function private.part_with_customer(customer text, org uuid) returns void
 language plpgsql set search_path = '' as $$
@@ -173,16 +173,16 @@ begin
   update public.organizations o set stripe_customer_id = null where o.id = org and o.stripe_customer_id = customer;
 end $$;
 comment on function private.part_with_customer(text, uuid) is
-  'A customer was deleted at Stripe: its plan ends, and the organisation may become another customer.';
+  'A customer was deleted at Stripe: its plan ends, and the organization may become another customer.';
 
--- The customer at Stripe has the name and the billing address of its organisation.
+-- The customer at Stripe has the name and the billing address of its organization.
 create function private.sync_customer() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   perform private.add_stripe_task('UPDATE_CUSTOMER', new.stripe_customer_id, 'Name or billing e-mail changed');
   return null;
 end $$;
-comment on function private.sync_customer() is 'Sends the name and billing e-mail of an organisation to Stripe.';
+comment on function private.sync_customer() is 'Sends the name and billing e-mail of an organization to Stripe.';
 create trigger sync_customer_of_new after insert on public.organizations
   for each row when (new.stripe_customer_id is not null and new.billing_email is not null)
   execute function private.sync_customer();
@@ -191,7 +191,7 @@ create trigger sync_customer after update of name, billing_email on public.organ
     new.stripe_customer_id is not null and (new.name, new.billing_email) is distinct from (old.name, old.billing_email)
   ) execute function private.sync_customer();
 
--- A closed or deleted organisation must not be charged. Its rows may go with it, so what is to be ended is written down.
+-- A closed or deleted organization must not be charged. Its rows may go with it, so what is to be ended is written down.
 create function private.cancel_all_at_stripe(org uuid, reason text) returns void
 language sql set search_path = '' as $$
   select private.add_stripe_task('CANCEL_SUBSCRIPTION', s.id, reason)
@@ -203,22 +203,22 @@ language sql set search_path = '' as $$
     where o.type = 'subscription' and not o.is_last and o.customer_id = any (array(select private.customers_of(org)))
   ) s (id)
 $$;
-comment on function private.cancel_all_at_stripe(uuid, text) is 'Has every subscription of an organisation cancelled at Stripe.';
+comment on function private.cancel_all_at_stripe(uuid, text) is 'Has every subscription of an organization cancelled at Stripe.';
 
 create function private.end_billing() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   if tg_op = 'UPDATE' then
-    perform private.cancel_all_at_stripe(new.id, format('Organisation %s was closed', new.name));
+    perform private.cancel_all_at_stripe(new.id, format('Organization %s was closed', new.name));
     return null;
   end if;
   insert into private.closed_customers as c (stripe_customer_id, organization_id, organization_name)
   select k.customer, old.id, old.name from private.customers_of(old.id) k (customer)
   on conflict (stripe_customer_id) do nothing;
-  perform private.cancel_all_at_stripe(old.id, format('Organisation %s was deleted', old.name));
+  perform private.cancel_all_at_stripe(old.id, format('Organization %s was deleted', old.name));
   return old;
 end $$;
-comment on function private.end_billing() is 'Ends the subscriptions of a closed or deleted organisation at Stripe.';
+comment on function private.end_billing() is 'Ends the subscriptions of a closed or deleted organization at Stripe.';
 create trigger end_billing before delete on public.organizations
   for each row execute function private.end_billing();
 create trigger end_billing_of_closed after update of closed_at on public.organizations
@@ -455,7 +455,7 @@ end $$;
 comment on function private.subscription_of(public.stripe_objects, uuid) is
   'The row of a subscription at Stripe; null if no plan ever had its price.';
 
--- The subscriptions of an organisation --------------------------------------------------------------------------------
+-- The subscriptions of an organization --------------------------------------------------------------------------------
 -- One is live. If Stripe has several, a paid one counts before one that is past due, then the newest; the others are
 -- INACTIVE here and shown in billing_attention.
 
@@ -545,7 +545,7 @@ begin
   end loop;
 end $$;
 comment on function private.settle_subscriptions(uuid) is
-  'Brings the subscriptions of an organisation to the state of its customers'' objects at Stripe.';
+  'Brings the subscriptions of an organization to the state of its customers'' objects at Stripe.';
 
 create function private.refund_duplicate(subscription public.subscriptions) returns void
 language plpgsql set search_path = '' as $$
@@ -938,7 +938,7 @@ begin
   org := private.organization_of(customer, coalesce(case object.type when 'subscription' then object.id end, details ->> 'subscription'));
   if org is null and exists (select from private.closed_customers c where c.stripe_customer_id = customer) then
     if object.type = 'subscription' and not object.is_last then
-      perform private.add_stripe_task('CANCEL_SUBSCRIPTION', object.id, 'Its organisation was deleted')
+      perform private.add_stripe_task('CANCEL_SUBSCRIPTION', object.id, 'Its organization was deleted')
       where not exists (
         select from public.stripe_tasks t where t.object_id = object.id and t.kind = 'CANCEL_SUBSCRIPTION' and t.done_at is null
       );
@@ -996,7 +996,7 @@ begin
   elsif object.type = 'subscription' then
     perform private.settle_subscriptions(org);
     if not object.is_last and exists (select from public.organizations o where o.id = org and o.closed_at is not null) then
-      perform private.cancel_all_at_stripe(org, 'Its organisation is closed')
+      perform private.cancel_all_at_stripe(org, 'Its organization is closed')
       where not exists (
         select from public.stripe_tasks t where t.object_id = object.id and t.kind = 'CANCEL_SUBSCRIPTION' and t.done_at is null
       );
@@ -1014,7 +1014,7 @@ comment on function private.settle_stripe_object(public.stripe_objects) is
 
 create function private.why_parked(missing text) returns text language sql immutable set search_path = '' as $$
   select case
-    when missing like 'cus\_%' then format('No organisation or onboarding has the customer %s.', missing)
+    when missing like 'cus\_%' then format('No organization or onboarding has the customer %s.', missing)
     when missing like 'price\_%' then format('No plan has the price %s.', missing)
     else format('%s is unknown.', missing)
   end where missing is not null

@@ -1,4 +1,4 @@
--- Onboarding: from a token and a name to an organisation that is paid for. The tables of sessions, their steps and moves
+-- Onboarding: from a token and a name to an organization that is paid for. The tables of sessions, their steps and moves
 -- are part of the billing chapter.
 --
 -- Stripe is never called in a transaction. A row is written before anything is created at Stripe, and the idempotency key
@@ -173,7 +173,7 @@ declare
 begin
   if session.is_completed then
     raise exception 'This onboarding session is completed' using
-      errcode = 'PT409', hint = 'Change the organisation or its subscription itself.';
+      errcode = 'PT409', hint = 'Change the organization or its subscription itself.';
   end if;
   perform private.refuse_expired(session);
   -- The first signed-in user who continues an anonymous session owns it from then on.
@@ -293,7 +293,7 @@ declare
   payment private.onboarding_payments;
 begin
   if session.current_step < 2 then
-    raise exception 'The organisation must be named before the plan is chosen' using
+    raise exception 'The organization must be named before the plan is chosen' using
       errcode = 'PT409', detail = 'The session is at step 1.', hint = 'Do step 1 first.';
   end if;
   if not exists (
@@ -462,7 +462,7 @@ begin
       select count(*) from public.organization_members m join public.organizations o on o.id = m.organization_id
       where m.user_id = session.user_id and m.role = 'OWNER' and o.subscription_tier = 'FREE'
     ) >= 3 then
-      raise exception 'A user has at most 3 free organisations' using
+      raise exception 'A user has at most 3 free organizations' using
         errcode = 'PT402', detail = 'You own 3 already.',
         hint = 'Choose a paid plan for this one, or upgrade, leave or delete one of the others.';
     end if;
@@ -498,7 +498,7 @@ begin
   return session;
 end $$;
 comment on function private.complete_onboarding(public.onboarding_sessions) is
-  'Step 4, once: organisation, owner, subscription. The caller holds the lock of a session that is not completed.';
+  'Step 4, once: organization, owner, subscription. The caller holds the lock of a session that is not completed.';
 
 -- Facts of a payment --------------------------------------------------------------------------------------------------
 
@@ -616,7 +616,7 @@ begin
   if new_status is distinct from 'SUCCEEDED' then
     return private.payment_result(payment.status::text, session, payment);
   end if;
-  -- Paid: the result is an organisation, a user who can still claim it, or a refund.
+  -- Paid: the result is an organization, a user who can still claim it, or a refund.
   outcome := case
     when payment.attempt <> session.payment_attempt or session.is_completed then 'REPLACED'
     when payment.status <> 'SUCCEEDED' or facts.subscription_status in ('canceled', 'incomplete_expired', 'unpaid')
@@ -654,7 +654,7 @@ declare
 begin
   if me is null then
     perform private.refuse_suspended();
-    raise exception 'An organisation needs an owner who is signed in' using
+    raise exception 'An organization needs an owner who is signed in' using
       errcode = 'PT401', hint = 'Sign up or sign in, then send the token of the session again.';
   end if;
   session := private.find_onboarding_session(request);
@@ -740,7 +740,7 @@ begin
         order by p.cancel_requested_at limit 50
       ) p
     ), '[]'),
-    -- Processing for long, or paid while the organisation is still missing.
+    -- Processing for long, or paid while the organization is still missing.
     'in_doubt', coalesce((
       select jsonb_agg(private.show_onboarding_payment(p)) from (
         select p.* from private.onboarding_payments p

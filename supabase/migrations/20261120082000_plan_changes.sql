@@ -20,7 +20,7 @@ create table private.checkouts (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table private.checkouts is 'Checkout sessions of organisations, written before Stripe is called.';
+comment on table private.checkouts is 'Checkout sessions of organizations, written before Stripe is called.';
 comment on column private.checkouts.success_url is 'Part of the request to Stripe: a retry must send exactly the same.';
 comment on column private.checkouts.cancel_url is 'See success_url.';
 comment on column private.checkouts.quantity is 'Seats; 1 where the plan is not sold per seat.';
@@ -36,7 +36,7 @@ create function private.live_subscription(org uuid) returns public.subscriptions
 language sql stable set search_path = '' as $$
   select s.* from public.subscriptions s where s.organization_id = org and private.is_live(s.status) limit 1
 $$;
-comment on function private.live_subscription(uuid) is 'The live subscription of an organisation; null without one.';
+comment on function private.live_subscription(uuid) is 'The live subscription of an organization; null without one.';
 
 create function private.sold_plan(tier "SubscriptionTier", cycle "BillingCycle") returns public.plans
 language plpgsql stable set search_path = '' as $$
@@ -94,12 +94,12 @@ declare
 begin
   perform private.refuse_impersonation();
   plan := private.sold_plan((request ->> 'tier')::public."SubscriptionTier", (request ->> 'billing_cycle')::public."BillingCycle");
-  -- Two owners of one organisation wait for each other.
+  -- Two owners of one organization wait for each other.
   select o.* into organization from public.organizations o where o.id = org for no key update;
   wanted := private.seats(plan, (request ->> 'quantity')::integer, org);
   live := private.live_subscription(org);
   if live.id is not null and live.tier <> 'FREE' then
-    raise exception 'This organisation has a plan already' using
+    raise exception 'This organization has a plan already' using
       errcode = 'PT409', detail = format('It is %s, %s.', live.tier, live.status),
       hint = case when live.stripe_subscription_id is null then 'It was granted; ask our support to change it.'
         else 'Change it with change-plan.' end;
@@ -132,8 +132,8 @@ begin
   );
 end $$;
 comment on function private.begin_checkout(jsonb) is
-  'The open checkout of the current organisation for {tier, billing_cycle, quantity}, or `replaced`, one for something else '
-  'that must be expired at Stripe first. For its OWNER; PT409 if the organisation has a plan.';
+  'The open checkout of the current organization for {tier, billing_cycle, quantity}, or `replaced`, one for something else '
+  'that must be expired at Stripe first. For its OWNER; PT409 if the organization has a plan.';
 
 create function private.save_customer(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -144,7 +144,7 @@ begin
   where o.id = org and o.stripe_customer_id is null;
   return (select to_jsonb(o.stripe_customer_id) from public.organizations o where o.id = org);
 end $$;
-comment on function private.save_customer(jsonb) is 'Saves the {customer} that was created for the current organisation; returns the one it has.';
+comment on function private.save_customer(jsonb) is 'Saves the {customer} that was created for the current organization; returns the one it has.';
 
 create function private.save_checkout(request jsonb) returns jsonb
 language sql security definer set search_path = '' as $$
@@ -187,13 +187,13 @@ begin
     raise exception using errcode = 'PT409',
       message = case when exists (
         select from public.subscriptions s where s.organization_id = org and s.stripe_customer_id is not null
-      ) then 'This organisation was deleted at Stripe' else 'This organisation has never bought anything' end,
-      detail = format('Organisation %s has no customer at Stripe.', org),
+      ) then 'This organization was deleted at Stripe' else 'This organization has never bought anything' end,
+      detail = format('Organization %s has no customer at Stripe.', org),
       hint = 'Buy a plan with create-checkout-session; the portal opens afterwards.';
   end if;
   return jsonb_build_object('stripe_customer_id', customer);
 end $$;
-comment on function private.billing_customer(jsonb) is 'The customer at Stripe of the current organisation; for its OWNER.';
+comment on function private.billing_customer(jsonb) is 'The customer at Stripe of the current organization; for its OWNER.';
 
 -- Changing ------------------------------------------------------------------------------------------------------------
 
@@ -213,8 +213,8 @@ begin
   if live.id is null then
     live := private.live_subscription(org);
     raise exception using errcode = 'PT409',
-      message = case when live.tier <> 'FREE' then 'This plan was granted' else 'This organisation has no subscription' end,
-      detail = format('Organisation %s has the plan %s.', org, coalesce(live.tier, 'FREE')),
+      message = case when live.tier <> 'FREE' then 'This plan was granted' else 'This organization has no subscription' end,
+      detail = format('Organization %s has the plan %s.', org, coalesce(live.tier, 'FREE')),
       hint = case when live.tier <> 'FREE' then 'Ask our support to change it.' else 'Buy a plan with create-checkout-session.' end;
   end if;
   return jsonb_build_object(
@@ -223,7 +223,7 @@ begin
   );
 end $$;
 comment on function private.subscription_to_change(jsonb) is
-  'The subscription of the current organisation that its OWNER may change; PT409 without one.';
+  'The subscription of the current organization that its OWNER may change; PT409 without one.';
 
 create function private.plan_change(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -269,7 +269,7 @@ begin
 end $$;
 comment on function private.plan_change(jsonb) is
   'What a change to {tier, billing_cycle, quantity} means: effect NOW (more for the same cycle), PERIOD_END (less, or another '
-  'cycle) or NONE, with the price and quantity for Stripe. For the OWNER of the current organisation.';
+  'cycle) or NONE, with the price and quantity for Stripe. For the OWNER of the current organization.';
 
 create function private.show_subscription(fetched jsonb default null) returns jsonb
 language plpgsql security definer set search_path = '' as $$

@@ -204,11 +204,11 @@ begin
   end if;
   perform from public.organizations o where o.id = organization for no key update;
   if not found then
-    raise exception 'There is no such organisation' using errcode = 'PT404', detail = format('Found %s.', organization);
+    raise exception 'There is no such organization' using errcode = 'PT404', detail = format('Found %s.', organization);
   end if;
   live := private.live_subscription(organization);
   if live.stripe_subscription_id is not null then
-    raise exception 'This organisation pays for a plan at Stripe' using
+    raise exception 'This organization pays for a plan at Stripe' using
       errcode = 'PT409', detail = format('It is %s, %s.', live.stripe_subscription_id, live.tier),
       hint = 'Cancel it with cancel_at_stripe() first, or give it a coupon at Stripe.';
   end if;
@@ -229,8 +229,8 @@ comment on function private.grant_plan(uuid, "SubscriptionTier", timestamptz, te
 create function public.grant_plan(organization uuid, tier "SubscriptionTier", until timestamptz, reason text) returns uuid
 language sql set search_path = '' as 'select private.grant_plan(organization, tier, until, reason)';
 comment on function public.grant_plan(uuid, "SubscriptionTier", timestamptz, text) is
-  'For platform admins: gives an organisation a plan for nothing until a date; it replaces an earlier grant, and a date in the '
-  'past ends it. Refused while the organisation pays at Stripe.';
+  'For platform admins: gives an organization a plan for nothing until a date; it replaces an earlier grant, and a date in the '
+  'past ends it. Refused while the organization pays at Stripe.';
 
 create function private.end_granted_plans() returns bigint
 language plpgsql security definer set search_path = '' as $$
@@ -286,7 +286,7 @@ create function public.dismiss_stripe_event(event_id text, reason text) returns 
 language sql set search_path = '' as 'select private.dismiss_stripe_event(event_id, reason)';
 comment on function public.dismiss_stripe_event(text, text) is
   'For platform admins: an event belongs to another business in the same Stripe account. It, the others that wait for the same '
-  'customer or price, and later ones are IGNORED. Saving that customer in an organisation takes it back. Returns how many.';
+  'customer or price, and later ones are IGNORED. Saving that customer in an organization takes it back. Returns how many.';
 
 create function private.requeue_stripe_event(event_id text) returns jsonb
 language plpgsql security definer set search_path = '' as $$

@@ -2,8 +2,8 @@
 
 -- Attention -----------------------------------------------------------------------------------------------------------
 
--- The tier of an organisation is the tier of its subscription at Stripe, or one of these rows says why not. Row-level
--- security would hide the subscriptions of other organisations from an admin, so this runs as its owner.
+-- The tier of an organization is the tier of its subscription at Stripe, or one of these rows says why not. Row-level
+-- security would hide the subscriptions of other organizations from an admin, so this runs as its owner.
 create function private.billing_differences() returns table (
   kind text, object_id text, customer_id text, reason text, what_to_do text, since timestamptz
 ) language sql stable security definer set search_path = '' as $$
@@ -17,7 +17,7 @@ create function private.billing_differences() returns table (
         when s.status = 'INACTIVE' and o.state ->> 'status' = 'past_due' and other.id is null
           then 'Stripe still retries a payment that is more than 30 days late; the plan has ended here.'
         when other.stripe_subscription_id is null and other.id is not null
-          then format('The organisation has a granted plan (%s), and pays for this subscription.', other.tier)
+          then format('The organization has a granted plan (%s), and pays for this subscription.', other.tier)
         when other.id is not null then 'The customer has more than one running subscription; this one does not count.'
         else format('It is %s at Stripe and %s here.', o.state ->> 'status', coalesce(s.status::text, 'unknown')) end,
       case
@@ -48,7 +48,7 @@ create function private.billing_differences() returns table (
     from public.stripe_objects o where o.type = 'subscription' and o.missing_since is not null and not o.is_last
     union all
     select 'ORGANIZATION_DELETED', o.id, o.customer_id,
-      format('The organisation %s was deleted, and its subscription still runs.', c.organization_name),
+      format('The organization %s was deleted, and its subscription still runs.', c.organization_name),
       'The job cancels it. If it stays, cancel it at Stripe.', c.created_at
     from public.stripe_objects o
     join private.closed_customers c on c.stripe_customer_id = o.customer_id

@@ -1,4 +1,4 @@
--- Dashboard: widgets, layouts, the activity feed, quick actions and metrics. Rows without an organisation belong to the
+-- Dashboard: widgets, layouts, the activity feed, quick actions and metrics. Rows without an organization belong to the
 -- system: everyone signed in reads them, only platform admins write them.
 
 -- Types ---------------------------------------------------------------------------------------------------------------
@@ -9,7 +9,7 @@ create type "WidgetType" as enum (
 );
 comment on type "WidgetType" is 'What a widget shows.';
 create type "DashboardTheme" as enum ('LIGHT', 'DARK', 'AUTO');
-comment on type "DashboardTheme" is 'Colours of a person''s dashboard.';
+comment on type "DashboardTheme" is 'Colors of a person''s dashboard.';
 create type "LayoutDensity" as enum ('COMPACT', 'NORMAL', 'SPACIOUS');
 comment on type "LayoutDensity" is 'Spacing of a person''s dashboard.';
 create type "DashboardActivityType" as enum (
@@ -54,7 +54,7 @@ create table public.dashboard_widgets (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.dashboard_widgets is 'What an organisation can put on its dashboards.';
+comment on table public.dashboard_widgets is 'What an organization can put on its dashboards.';
 comment on column public.dashboard_widgets.position is 'Place on the grid: {"x", "y", "w", "h"}.';
 comment on column public.dashboard_widgets.refresh_rate is 'Seconds between two refreshes.';
 comment on column public.dashboard_widgets.permissions is 'A member sees the widget only if holding all of these.';
@@ -103,7 +103,7 @@ create table public.activity_feeds (
   created_at timestamptz not null default now(),
   unique (organization_id, id)
 );
-comment on table public.activity_feeds is 'What happened in an organisation, for everyone in it; page it with feed_page().';
+comment on table public.activity_feeds is 'What happened in an organization, for everyone in it; page it with feed_page().';
 comment on column public.activity_feeds.user_id is 'Who did it: the caller; null for the system.';
 comment on column public.activity_feeds.entity_id is
   'Text, because an entry may be about something outside this database.';
@@ -159,7 +159,7 @@ create table public.quick_actions (
   is_enabled boolean not null default true,
   sort_order integer not null default 0,
   required_role text[] not null default '{}'
-    constraint "required_role lists organisation roles" check (required_role <@ enum_range(null::"OrgRole")::text[]),
+    constraint "required_role lists organization roles" check (required_role <@ enum_range(null::"OrgRole")::text[]),
   required_tier text[] not null default '{}'
     constraint "required_tier lists subscription tiers" check (required_tier <@ enum_range(null::"SubscriptionTier")::text[]),
   usage_count integer not null default 0 constraint "usage_count is not negative" check (usage_count >= 0),
@@ -170,7 +170,7 @@ create table public.quick_actions (
   constraint "NAVIGATION and EXTERNAL_LINK need target_url"
     check (action_type not in ('NAVIGATION', 'EXTERNAL_LINK') or target_url is not null)
 );
-comment on table public.quick_actions is 'Buttons of the dashboard; run one with run_quick_action(). Without organisation: of the system.';
+comment on table public.quick_actions is 'Buttons of the dashboard; run one with run_quick_action(). Without organization: of the system.';
 comment on column public.quick_actions.required_role is 'Roles that may run it; empty: every member.';
 comment on column public.quick_actions.required_tier is 'Tiers that include it; empty: all.';
 comment on column public.quick_actions.usage_count is 'How often it was run; counted by run_quick_action() alone.';
@@ -207,7 +207,7 @@ create table public.dashboard_metrics (
   constraint "a metric of the system caches no value, it differs by tenant"
     check ((cached_value is null and cached_result is null) or organization_id is not null)
 );
-comment on table public.dashboard_metrics is 'Figures of the dashboard. Without organisation: of the system.';
+comment on table public.dashboard_metrics is 'Figures of the dashboard. Without organization: of the system.';
 comment on column public.dashboard_metrics.query is 'What is counted, in the metric language: {"source", "aggregate", "where", …}.';
 comment on column public.dashboard_metrics.permissions is 'A member sees the metric only if holding all of these.';
 comment on column public.dashboard_metrics.refresh_rate is 'Seconds after which cached_value is stale.';
@@ -240,7 +240,7 @@ begin
     where m.user_id = private.current_user_id() and m.organization_id = private.current_user_org()
   ), '{}');
 end $$;
-comment on function private.current_permissions() is 'What the caller may do beyond their role in the current organisation.';
+comment on function private.current_permissions() is 'What the caller may do beyond their role in the current organization.';
 
 create function private.manages_dashboards() returns boolean
 language plpgsql stable security definer set search_path = '' as $$
@@ -453,7 +453,7 @@ declare
   changed integer;
 begin
   if private.current_user_org('MEMBER') is null then
-    raise exception 'You may not change the feed of this organisation' using
+    raise exception 'You may not change the feed of this organization' using
       errcode = '42501', detail = 'It requires the role MEMBER or above.', hint = 'Ask an owner for the role.';
   end if;
   if cardinality(wanted) not between 1 and 100 then
@@ -476,12 +476,12 @@ comment on function private.change_feed_entries(uuid[], boolean, boolean) is 'Pi
 
 create function public.pin_feed_entries(ids uuid[], pinned boolean default true) returns integer
 language sql set search_path = '' as 'select private.change_feed_entries(ids, pinned, null)';
-comment on function public.pin_feed_entries(uuid[], boolean) is 'Pins feed entries for the whole organisation, or unpins them.';
+comment on function public.pin_feed_entries(uuid[], boolean) is 'Pins feed entries for the whole organization, or unpins them.';
 
 create function public.archive_feed_entries(ids uuid[], archived boolean default true) returns integer
 language sql set search_path = '' as 'select private.change_feed_entries(ids, null, archived)';
 comment on function public.archive_feed_entries(uuid[], boolean) is
-  'Takes entries out of the feed of the whole organisation, or puts them back.';
+  'Takes entries out of the feed of the whole organization, or puts them back.';
 
 grant execute on function public.feed_page(timestamptz, uuid, integer, boolean), public.mark_feed_read(uuid[]),
   private.change_feed_entries(uuid[], boolean, boolean), public.pin_feed_entries(uuid[], boolean),
@@ -503,7 +503,7 @@ begin
   where m.user_id = private.current_user_id() and m.organization_id = org;
   if mine is null then
     raise exception 'Only members can run actions' using
-      errcode = '42501', hint = 'Name an organisation you belong to in the header x-org-id.';
+      errcode = '42501', hint = 'Name an organization you belong to in the header x-org-id.';
   end if;
   select a.* into found_action from public.quick_actions a
   where a.id = action_id and (a.organization_id = org or a.organization_id is null)

@@ -62,7 +62,7 @@ begin
   return array_to_tsvector(terms);
 end $$;
 comment on function private.search_terms(uuid, text, text[]) is
-  'The search terms of a row: its words, prefixed with the start of its organisation''s id, so that lists do not grow'
+  'The search terms of a row: its words, prefixed with the start of its organization''s id, so that lists do not grow'
   ' with other tenants; each word with one third blotted out, for typing errors; its phone number by its last digits.';
 grant execute on function private.digits(text), private.same_phone(text), private.search_words(text),
   private.search_terms(uuid, text, text[]) to authenticated, service_role;

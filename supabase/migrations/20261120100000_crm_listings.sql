@@ -7,7 +7,7 @@ comment on type "PropertyType" is 'Kind of property.';
 create type "ListingStatus" as enum ('ACTIVE', 'PENDING', 'SOLD', 'EXPIRED', 'WITHDRAWN', 'CONTINGENT');
 comment on type "ListingStatus" is 'Whether a property can be bought.';
 
--- Foreign keys between these tables include the organisation, so no row can refer to another tenant or reveal which ids
+-- Foreign keys between these tables include the organization, so no row can refer to another tenant or reveal which ids
 -- exist there. An assignee is a member; when the member leaves, the rows become unassigned. No ordered index starts
 -- with a date, because the planner would use it to look for one tenant's newest rows among those of all tenants; time
 -- over all tenants has BRIN.
@@ -49,7 +49,7 @@ create table public.listings (
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
   constraint "expiration_date is after listing_date" check (expiration_date > listing_date),
-  constraint "assigned_to_id is a member of the organisation" foreign key (assigned_to_id, organization_id)
+  constraint "assigned_to_id is a member of the organization" foreign key (assigned_to_id, organization_id)
     references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id)
 );
 comment on table public.listings is 'Properties for sale.';

@@ -36,12 +36,12 @@ create table public.companies (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
-  constraint "a company name is unique in the organisation" unique (organization_id, name_key),
-  constraint "assigned_to_id is a member of the organisation" foreign key (assigned_to_id, organization_id)
+  constraint "a company name is unique in the organization" unique (organization_id, name_key),
+  constraint "assigned_to_id is a member of the organization" foreign key (assigned_to_id, organization_id)
     references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id)
 );
 comment on table public.companies is 'Companies that contacts work for and deals are made with.';
-comment on column public.companies.organization_id is 'The organisation; by default the one the request acts in.';
+comment on column public.companies.organization_id is 'The organization; by default the one the request acts in.';
 comment on column public.companies.assigned_to_id is 'The member who looks after it.';
 comment on column public.companies.name is 'As it is written; unique without regard to case, punctuation and Inc., LLC, ….';
 comment on column public.companies.name_key is 'What names are compared by; computed.';
@@ -52,7 +52,7 @@ comment on column public.companies.industry is 'What it does.';
 comment on column public.companies.address is 'Where it is.';
 comment on column public.companies.notes is 'Remarks; longer texts are notes of their own.';
 comment on column public.companies.tags is 'Words to group companies by.';
-comment on column public.companies.custom_fields is 'Fields of the organisation''s own.';
+comment on column public.companies.custom_fields is 'Fields of the organization''s own.';
 create index companies_organization_idx on public.companies (organization_id, created_at desc);
 create index companies_assigned_to_idx on public.companies (assigned_to_id, organization_id);
 create index companies_search_idx on public.companies using gin (
@@ -74,7 +74,7 @@ begin
   select c.id into found_company from public.companies c where c.organization_id = org and c.name_key = key;
   if not found then
     insert into public.companies (organization_id, name) values (org, trim(company_named.name))
-    on conflict on constraint "a company name is unique in the organisation" do nothing returning id into found_company;
+    on conflict on constraint "a company name is unique in the organization" do nothing returning id into found_company;
     if not found then
       -- Another request has just added it.
       select c.id into found_company from public.companies c where c.organization_id = org and c.name_key = key;
@@ -107,7 +107,7 @@ begin
   select distinct on (c.organization_id, private.company_key(c.company)) c.organization_id, trim(c.company)
   from public.contacts c where c.company_id is null and trim(c.company) <> ''
   order by c.organization_id, private.company_key(c.company), c.created_at
-  on conflict on constraint "a company name is unique in the organisation" do nothing;
+  on conflict on constraint "a company name is unique in the organization" do nothing;
   update public.contacts c set company_id = o.id
   from public.companies o
   where c.company_id is null and trim(c.company) <> '' and o.organization_id = c.organization_id
@@ -156,7 +156,7 @@ begin
   end loop;
   if before.id is null or jsonb_array_length(others) <> cardinality(gone) then
     raise exception 'Some of these companies do not exist' using
-      errcode = 'PT404', detail = 'They are not in this organisation, or were merged already.',
+      errcode = 'PT404', detail = 'They are not in this organization, or were merged already.',
       hint = 'Nothing was changed.';
   end if;
   perform private.repoint_links('public.companies', org, gone, into_id);

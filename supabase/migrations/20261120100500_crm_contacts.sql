@@ -1,7 +1,7 @@
--- CRM contacts: people the organisation deals with.
+-- CRM contacts: people the organization deals with.
 
 create type "ContactType" as enum ('PROSPECT', 'CLIENT', 'PAST_CLIENT', 'PARTNER', 'VENDOR');
-comment on type "ContactType" is 'What a contact is to the organisation.';
+comment on type "ContactType" is 'What a contact is to the organization.';
 create type "ContactStatus" as enum ('ACTIVE', 'INACTIVE', 'DO_NOT_CONTACT');
 comment on type "ContactStatus" is 'Whether a contact may be approached.';
 
@@ -38,14 +38,14 @@ create table public.contacts (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
-  constraint "assigned_to_id is a member of the organisation" foreign key (assigned_to_id, organization_id)
+  constraint "assigned_to_id is a member of the organization" foreign key (assigned_to_id, organization_id)
     references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id),
   foreign key (organization_id, company_id) references public.companies (organization_id, id)
     on delete set null (company_id)
 );
-comment on table public.contacts is 'People the organisation deals with.';
+comment on table public.contacts is 'People the organization deals with.';
 comment on column public.contacts.company_id is 'The company they work for; follows company, and company follows it.';
-comment on column public.contacts.budget is 'In the organisation''s currency.';
+comment on column public.contacts.budget is 'In the organization''s currency.';
 comment on column public.contacts.property_types is 'What they would buy; empty: anything.';
 comment on column public.contacts.cities is 'Where they would buy; empty: anywhere.';
 comment on column public.contacts.is_watching is

@@ -51,14 +51,14 @@ create table public.leads (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
-  constraint "assigned_to_id is a member of the organisation" foreign key (assigned_to_id, organization_id)
+  constraint "assigned_to_id is a member of the organization" foreign key (assigned_to_id, organization_id)
     references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id),
   foreign key (organization_id, converted_contact_id)
     references public.contacts (organization_id, id) on delete set null (converted_contact_id)
 );
 comment on table public.leads is 'People who may become customers.';
 comment on column public.leads.score is 'score_value as a word; the two move together, write either.';
-comment on column public.leads.budget is 'In the organisation''s currency.';
+comment on column public.leads.budget is 'In the organization''s currency.';
 comment on column public.leads.property_types is 'What they would buy; empty: anything.';
 comment on column public.leads.cities is 'Where they would buy; empty: anywhere.';
 comment on column public.leads.converted_contact_id is 'The contact convert_lead() made of it.';

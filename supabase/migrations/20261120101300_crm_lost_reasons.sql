@@ -1,4 +1,4 @@
--- CRM lost reasons: the list from which an organisation chooses why a deal was lost.
+-- CRM lost reasons: the list from which an organization chooses why a deal was lost.
 
 create table public.lost_reasons (
   id uuid primary key default gen_random_uuid(),
@@ -10,10 +10,10 @@ create table public.lost_reasons (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
-  constraint "reason is unique in the organisation" unique (organization_id, name)
+  constraint "reason is unique in the organization" unique (organization_id, name)
 );
 comment on table public.lost_reasons is 'Reasons for losing a deal, such as "Price" or "Bought elsewhere".';
-comment on column public.lost_reasons.organization_id is 'The organisation; by default the one the request acts in.';
+comment on column public.lost_reasons.organization_id is 'The organization; by default the one the request acts in.';
 comment on column public.lost_reasons.name is 'The reason, as it is shown and reported.';
 comment on column public.lost_reasons.position is 'Place in the list.';
 comment on column public.lost_reasons.is_active is 'False: no longer offered; deals keep it.';

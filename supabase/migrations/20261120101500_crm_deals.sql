@@ -65,7 +65,7 @@ create table public.deals (
   ),
   constraint "a deal has actual_close_date when it is closed" check ((status = 'ACTIVE') = (actual_close_date is null)),
   constraint "a lost deal has lost_reason" check (stage <> 'CLOSED_LOST' or coalesce(trim(lost_reason), '') <> ''),
-  constraint "assigned_to_id is a member of the organisation" foreign key (assigned_to_id, organization_id)
+  constraint "assigned_to_id is a member of the organization" foreign key (assigned_to_id, organization_id)
     references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id),
   foreign key (organization_id, lead_id) references public.leads (organization_id, id) on delete set null (lead_id),
   foreign key (organization_id, contact_id)
@@ -78,10 +78,10 @@ create table public.deals (
     references public.listings (organization_id, id) on delete set null (listing_id)
 );
 comment on table public.deals is 'Business in the pipeline; moved by move_deal(), close_deal(), reopen_deal() or by writing stage.';
-comment on column public.deals.value is 'In the organisation''s currency.';
+comment on column public.deals.value is 'In the organization''s currency.';
 comment on column public.deals.status is 'Follows stage; a lost deal may also be ABANDONED.';
 comment on column public.deals.probability is 'Of winning, in percent; follows stage unless given.';
-comment on column public.deals.lost_reason_id is 'The reason from the list of the organisation; follows lost_reason, and lost_reason follows it.';
+comment on column public.deals.lost_reason_id is 'The reason from the list of the organization; follows lost_reason, and lost_reason follows it.';
 comment on column public.deals.lost_reason is 'Why it was lost; CLOSED_LOST asks for it.';
 create index deals_organization_idx on public.deals (organization_id, created_at desc);
 -- What the pipeline report sums is in the index.

@@ -15,7 +15,7 @@ create table public.deal_stage_changes (
   foreign key (organization_id, deal_id) references public.deals (organization_id, id) on delete cascade
 );
 comment on table public.deal_stage_changes is 'Every move of a deal, written by the database; deal_stages() shows the time in each stage.';
-comment on column public.deal_stage_changes.organization_id is 'The organisation of the deal.';
+comment on column public.deal_stage_changes.organization_id is 'The organization of the deal.';
 comment on column public.deal_stage_changes.deal_id is 'The deal that moved.';
 comment on column public.deal_stage_changes.from_stage is 'Where it was; null: it was created.';
 comment on column public.deal_stage_changes.to_stage is 'Where it went.';
@@ -132,11 +132,11 @@ create table public.sales_goals (
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
   constraint "one goal for each member, month and measure" unique (organization_id, user_id, month, measure),
-  constraint "user_id is a member of the organisation" foreign key (user_id, organization_id)
+  constraint "user_id is a member of the organization" foreign key (user_id, organization_id)
     references public.organization_members (user_id, organization_id) on delete cascade
 );
 comment on table public.sales_goals is 'What a member is to reach in a month; goals_report() shows how far they are.';
-comment on column public.sales_goals.organization_id is 'The organisation; by default the one the request acts in.';
+comment on column public.sales_goals.organization_id is 'The organization; by default the one the request acts in.';
 comment on column public.sales_goals.user_id is 'The member.';
 comment on column public.sales_goals.month is 'The first day of the month (UTC).';
 comment on column public.sales_goals.measure is 'WON_VALUE, WON_DEALS, NEW_LEADS (assigned to them) or ACTIVITIES (by them).';

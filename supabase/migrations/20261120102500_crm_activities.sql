@@ -181,7 +181,7 @@ begin
   end;
   if missing is not null then
     raise exception 'The record that the activity is about does not exist' using
-      errcode = 'PT404', detail = format('There is no %s in this organisation.', missing);
+      errcode = 'PT404', detail = format('There is no %s in this organization.', missing);
   end if;
   -- Its trigger keeps last_contact_at.
   insert into public.activities (
@@ -203,7 +203,7 @@ end $$;
 comment on function private.record_crm_activity(uuid, jsonb) is
   'Records an activity on a lead, contact, deal or listing, and its entry in the feed.';
 
--- The caller chooses neither the author nor the organisation of a feed entry, so one lookup of the caller authorises
+-- The caller chooses neither the author nor the organization of a feed entry, so one lookup of the caller authorizes
 -- and places it; the policy would repeat that lookup.
 create function private.record_feed_entry(entry jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -229,7 +229,7 @@ begin
   into recorded;
   return recorded;
 end $$;
-comment on function private.record_feed_entry(jsonb) is 'Adds an entry to the feed of the caller''s organisation, in the caller''s name.';
+comment on function private.record_feed_entry(jsonb) is 'Adds an entry to the feed of the caller''s organization, in the caller''s name.';
 
 create function public.record_activity(activity jsonb) returns jsonb
 language plpgsql set search_path = '' as $$

@@ -60,7 +60,7 @@ create table public.custom_agent_orders (
   unique (organization_id, id)
 );
 comment on table public.custom_agent_orders is
-  'Agents that organisations have built. Its status moves only by advance_order().';
+  'Agents that organizations have built. Its status moves only by advance_order().';
 comment on column public.custom_agent_orders.requirements is
   'Free, but integrations (list), custom_ui, multi_model and advanced_memory (booleans) decide the estimate.';
 comment on column public.custom_agent_orders.estimated_hours is 'Computed from complexity and requirements.';
@@ -72,7 +72,7 @@ comment on column public.custom_agent_orders.progress_is_manual is
   'True once set by hand; set it to false to follow milestones again.';
 comment on column public.custom_agent_orders.current_stage is 'Stage of the first milestone that is not completed.';
 comment on column public.custom_agent_orders.assigned_to_id is
-  'The builder: a member of the organisation or a platform admin.';
+  'The builder: a member of the organization or a platform admin.';
 create index custom_agent_orders_organization_idx on public.custom_agent_orders (organization_id, created_at desc);
 create index custom_agent_orders_created_by_idx on public.custom_agent_orders (created_by_id);
 create index custom_agent_orders_assigned_to_idx on public.custom_agent_orders (assigned_to_id, created_at desc);
@@ -80,7 +80,7 @@ create index custom_agent_orders_submitted_at_idx on public.custom_agent_orders 
 create index custom_agent_orders_complexity_idx on public.custom_agent_orders (complexity);
 create index custom_agent_orders_created_at_idx on public.custom_agent_orders (created_at desc);
 -- Comparing an enum is not leakproof, so under policies a client's `status = …` cannot be an index condition. It can
--- prove the predicate of a partial index: one for each state that is rare among an organisation's orders.
+-- prove the predicate of a partial index: one for each state that is rare among an organization's orders.
 create index custom_agent_orders_status_draft_idx
   on public.custom_agent_orders (organization_id, created_at desc) where status = 'DRAFT';
 create index custom_agent_orders_status_submitted_idx
@@ -226,7 +226,7 @@ create table private.order_moves (
   primary key (from_status, to_status)
 );
 comment on table private.order_moves is
-  'Every move an order can make, and who may make it: at least this role in its organisation; also, where true, the '
+  'Every move an order can make, and who may make it: at least this role in its organization; also, where true, the '
   'member who created it, the builder it is assigned to, a platform admin.';
 insert into private.order_moves values
   ('DRAFT',       'SUBMITTED',   'MEMBER', false, false, false, false),
@@ -393,11 +393,11 @@ begin
   ) then
     raise exception 'This user cannot build the order' using
       errcode = 'PT422', detail = format('Found %s.', new.assigned_to_id),
-      hint = 'Choose a MEMBER or above of the organisation, or a platform admin.';
+      hint = 'Choose a MEMBER or above of the organization, or a platform admin.';
   end if;
   return new;
 end $$;
-comment on function private.check_builder() is 'A builder is a member of the organisation or a platform admin.';
+comment on function private.check_builder() is 'A builder is a member of the organization or a platform admin.';
 create trigger check_builder before insert or update of assigned_to_id on public.custom_agent_orders
   for each row execute function private.check_builder();
 
@@ -450,7 +450,7 @@ comment on function private.follow_milestones() is 'Progress and stage of an ord
 create trigger follow_milestones after insert or delete or update of is_completed, sort_order, stage
   on public.order_milestones for each row execute function private.follow_milestones();
 
--- An entry may be deleted only by the cascade from its order or organisation, which no longer exists at that moment.
+-- An entry may be deleted only by the cascade from its order or organization, which no longer exists at that moment.
 create function private.keep_build_logs() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -543,7 +543,7 @@ begin
   end if;
 end $$;
 comment on function private.log_platform_act(text, public.custom_agent_orders) is
-  'Logs what a platform admin did to an organisation''s order.';
+  'Logs what a platform admin did to an organization''s order.';
 
 create function private.advance_order(order_id uuid, to_status "OrderStatus", reason text)
 returns public.custom_agent_orders language plpgsql security definer set search_path = '' as $$
@@ -556,7 +556,7 @@ begin
   if move.to_status is not null and not private.may_move(agent_order, move) then
     raise exception 'You may not move this order from % to %', agent_order.status, to_status using
       errcode = '42501', detail = 'Your role may not make this move.',
-      hint = format('It requires %s or above in the organisation%s%s%s.', move.minimum_role,
+      hint = format('It requires %s or above in the organization%s%s%s.', move.minimum_role,
         case when move.by_creator then ', or who created it' else '' end,
         case when move.by_builder then ', or its builder' else '' end,
         case when move.by_platform then ', or a platform admin' else '' end);
@@ -656,7 +656,7 @@ declare
 begin
   if not (private.is_admin() or coalesce(agent_order.organization_id = private.current_user_org('OWNER'), false)) then
     raise exception 'Only an owner or a platform admin assigns a builder' using
-      errcode = '42501', hint = 'Ask an owner of the organisation.';
+      errcode = '42501', hint = 'Ask an owner of the organization.';
   end if;
   if agent_order.status in ('COMPLETED', 'DELIVERED', 'CANCELLED') then
     raise exception 'There is nothing left to build' using

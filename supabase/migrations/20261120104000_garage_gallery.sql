@@ -1,4 +1,4 @@
--- AI Garage, gallery: templates, tool blueprints and showcases are made by one organisation and shared with others.
+-- AI Garage, gallery: templates, tool blueprints and showcases are made by one organization and shared with others.
 
 -- Types ---------------------------------------------------------------------------------------------------------------
 
@@ -13,7 +13,7 @@ comment on type "ShowcaseCategory" is 'What a showcase shows.';
 -- Lists show public rows and the caller's own together, newest first. With `is_public or organization_id = …` Postgres
 -- collects and sorts all matches. Comparing the audience of a row (the nil uuid: everybody) with a short array stays
 -- one ordered index scan that skips other tenants' rows inside the index, however few rows are public; measured with
--- 2,000 organisations. It needs the array literal (its nil uuid is estimated from statistics), this one index, and no
+-- 2,000 organizations. It needs the array literal (its nil uuid is estimated from statistics), this one index, and no
 -- other index on the same expression; otherwise the planner may sort after all.
 
 -- The search terms of a template: its words, and marks of its category, its tags and its audience in capitals, which no
@@ -62,7 +62,7 @@ create table public.agent_templates (
   constraint "only a system template belongs to no organization" check (is_system = (organization_id is null))
 );
 comment on table public.agent_templates is
-  'Presets of agents: an organisation''s own, public ones, and those of the platform.';
+  'Presets of agents: an organization''s own, public ones, and those of the platform.';
 comment on column public.agent_templates.rating is 'Mean of the reviews that count; null without any.';
 comment on column public.agent_templates.usage_count is 'Kept by use_template().';
 comment on column public.agent_templates.is_system is
@@ -95,9 +95,9 @@ create table public.template_reviews (
   updated_at timestamptz not null default now(),
   constraint "one review per template and reviewer" unique (template_id, reviewer_id)
 );
-comment on table public.template_reviews is 'Reviews of templates; visible in the reviewer''s organisation.';
+comment on table public.template_reviews is 'Reviews of templates; visible in the reviewer''s organization.';
 comment on column public.template_reviews.template_id is
-  'May belong to another organisation if it is public, so the key carries no tenant; a trigger checks that the '
+  'May belong to another organization if it is public, so the key carries no tenant; a trigger checks that the '
   'reviewer sees it.';
 comment on column public.template_reviews.is_counted is
   'Whether it counts towards the rating: at most three reviews of a template per network and day do.';
@@ -191,7 +191,7 @@ create table public.project_showcases (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.project_showcases is 'Finished work that organisations show to others.';
+comment on table public.project_showcases is 'Finished work that organizations show to others.';
 comment on column public.project_showcases.views is 'Kept by view_showcase().';
 comment on column public.project_showcases.likes is 'One per user; kept by like_showcase() and unlike_showcase().';
 comment on column public.project_showcases.is_featured is
@@ -429,7 +429,7 @@ grant select, delete,
 grant all on public.agent_templates to service_role;
 
 alter table public.template_reviews enable row level security;
-create policy "members see their organisation's reviews" on public.template_reviews for select to authenticated
+create policy "members see their organization's reviews" on public.template_reviews for select to authenticated
   using (organization_id = (select private.current_user_org()));
 create policy "members review" on public.template_reviews for insert to authenticated
   with check (organization_id = (select private.current_user_org('MEMBER')));
@@ -598,7 +598,7 @@ declare
 begin
   if org is null then
     raise exception 'Only members can clone blueprints' using
-      errcode = '42501', hint = 'Act in an organisation in which you are MEMBER or above.';
+      errcode = '42501', hint = 'Act in an organization in which you are MEMBER or above.';
   end if;
   perform private.require_room(org, 'blueprints');
   insert into public.tool_blueprints (
@@ -623,7 +623,7 @@ comment on function private.clone_blueprint(uuid) is
 create function public.clone_blueprint(blueprint_id uuid) returns public.tool_blueprints
 language sql set search_path = '' as 'select * from private.clone_blueprint(blueprint_id)';
 comment on function public.clone_blueprint(uuid) is
-  'Makes a private copy in the caller''s organisation and counts one use of the original.';
+  'Makes a private copy in the caller''s organization and counts one use of the original.';
 
 create function public.bump_blueprint(blueprint_id uuid, part text default 'patch') returns public.tool_blueprints
 language plpgsql set search_path = '' as $$
@@ -785,7 +785,7 @@ insert into public.agent_templates (
     '{"temperature": 0.2, "max_tokens": 700}',
     '{"tools": ["search_content", "create_task", "notify_member"]}',
     '{"scope": "contact", "turns": 30}',
-    '{property-management,tenants,tickets}', '{"answers from your documents","opens tasks","recognises emergencies"}',
+    '{property-management,tenants,tickets}', '{"answers from your documents","opens tasks","recognizes emergencies"}',
     '{"repairs","questions about the lease"}', true, true
   ),
   (

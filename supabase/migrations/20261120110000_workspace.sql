@@ -45,7 +45,7 @@ create table public.customers (
   foreign key (assigned_to, organization_id) references public.organization_members (user_id, organization_id)
     on delete set null (assigned_to)
 );
-comment on table public.customers is 'The customers of an organisation.';
+comment on table public.customers is 'The customers of an organization.';
 create index customers_organization_idx on public.customers (organization_id, created_at desc);
 create index customers_assigned_to_idx on public.customers (assigned_to, organization_id, created_at desc);
 create index customers_email_idx on public.customers (organization_id, lower(email));
@@ -76,7 +76,7 @@ create table public.projects (
   constraint "due_date is not before start_date" check (due_date >= start_date),
   constraint "completion_date is not before start_date" check (completion_date >= start_date)
 );
-comment on table public.projects is 'What an organisation does for its customers or itself.';
+comment on table public.projects is 'What an organization does for its customers or itself.';
 comment on column public.projects.project_manager_id is 'By default its creator; null after that member has left.';
 comment on column public.projects.completion_date is 'Written when the status becomes COMPLETED, unless given.';
 create index projects_organization_idx on public.projects (organization_id, created_at desc);
@@ -119,7 +119,7 @@ create table public.appointments (
     on delete set null (listing_id),
   constraint "end_time is after start_time" check (end_time > start_time)
 );
-comment on table public.appointments is 'The calendar of an organisation.';
+comment on table public.appointments is 'The calendar of an organization.';
 comment on column public.appointments.assigned_to is 'By default its creator; null after that member has left.';
 comment on column public.appointments.reminders_sent is 'Which reminders went out when; written by the server.';
 create index appointments_organization_idx on public.appointments (organization_id, created_at desc);
@@ -198,12 +198,12 @@ create table public.attachments (
   )
 );
 comment on table public.attachments is
-  'Files in the bucket `attachments`, each attached to a record of the organisation. An upload creates its row; a row'
+  'Files in the bucket `attachments`, each attached to a record of the organization. An upload creates its row; a row'
   ' that is created before reserves storage for its upload.';
 comment on column public.attachments.entity_type is 'The table of the record, such as deals (plural).';
 comment on column public.attachments.uploaded_by_id is 'Null once the account is gone.';
 comment on column public.attachments.stored_at is 'When the file was uploaded; null before, for a day at most.';
--- With the sizes, so that what an organisation stores is summed up from the index alone.
+-- With the sizes, so that what an organization stores is summed up from the index alone.
 create index attachments_organization_idx
   on public.attachments (organization_id, created_at desc) include (file_size);
 create index attachments_awaited_idx on public.attachments (created_at) where stored_at is null;
@@ -250,7 +250,7 @@ create table public.usage_tracking (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.usage_tracking is 'What an organisation used in a month (UTC), appended by the server.';
+comment on table public.usage_tracking is 'What an organization used in a month (UTC), appended by the server.';
 create index usage_tracking_organization_idx on public.usage_tracking (organization_id, created_at desc);
 create index usage_tracking_period_idx on public.usage_tracking (organization_id, billing_period, resource_type);
 create index usage_tracking_user_idx on public.usage_tracking (user_id);
@@ -292,7 +292,7 @@ create table public.ai_conversations (
   updated_at timestamptz not null default now()
 );
 comment on table public.ai_conversations is
-  'Conversations of a member with a model; nobody else in the organisation reads them.';
+  'Conversations of a member with a model; nobody else in the organization reads them.';
 comment on column public.ai_conversations.usage_tokens is 'Counted by the server.';
 create index ai_conversations_organization_idx on public.ai_conversations (organization_id, created_at desc);
 create index ai_conversations_user_idx on public.ai_conversations (user_id, organization_id, created_at desc);
@@ -575,7 +575,7 @@ begin
   end if;
 end $$;
 comment on function public.notifications_page(boolean, timestamptz, uuid, integer) is
-  'The caller''s newest notifications in the current organisation; for the next page give created_at and id of the '
+  'The caller''s newest notifications in the current organization; for the next page give created_at and id of the '
   'last one.';
 
 create function public.unread_notification_count() returns bigint
@@ -584,7 +584,7 @@ begin
   return (select count(*) from public.notifications n where n.user_id = (select auth.uid()) and not n.read);
 end $$;
 comment on function public.unread_notification_count() is
-  'How many of the caller''s notifications in the current organisation are unread: counted, so always exact.';
+  'How many of the caller''s notifications in the current organization are unread: counted, so always exact.';
 
 -- In one order, so that two calls about the same rows wait for each other instead of deadlocking.
 create function private.lock_notifications(ids uuid[]) returns uuid[]
@@ -639,7 +639,7 @@ begin
   return marked;
 end $$;
 comment on function public.mark_all_notifications_read() is
-  'Marks all of the caller''s notifications in the current organisation; returns how many were unread.';
+  'Marks all of the caller''s notifications in the current organization; returns how many were unread.';
 
 create function public.delete_notifications(ids uuid[]) returns bigint
 language plpgsql set search_path = '' as $$

@@ -18,11 +18,11 @@ create table public.follow_up_plans (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
-  constraint "plan name is unique in the organisation" unique (organization_id, name)
+  constraint "plan name is unique in the organization" unique (organization_id, name)
 );
 comment on table public.follow_up_plans is
   'Templates of to-dos, such as "new buyer: call on day 0, e-mail on day 3"; start_follow_up_plan() creates the tasks.';
-comment on column public.follow_up_plans.organization_id is 'The organisation the plan belongs to.';
+comment on column public.follow_up_plans.organization_id is 'The organization the plan belongs to.';
 comment on column public.follow_up_plans.name is 'What members choose it by.';
 comment on column public.follow_up_plans.description is 'When to use it.';
 comment on column public.follow_up_plans.is_active is 'False: it cannot be started any more; its tasks stay.';
@@ -46,7 +46,7 @@ create table public.follow_up_steps (
   foreign key (organization_id, plan_id) references public.follow_up_plans (organization_id, id) on delete cascade
 );
 comment on table public.follow_up_steps is 'The tasks that a follow-up plan creates.';
-comment on column public.follow_up_steps.organization_id is 'The organisation of the plan.';
+comment on column public.follow_up_steps.organization_id is 'The organization of the plan.';
 comment on column public.follow_up_steps.plan_id is 'The plan it belongs to.';
 comment on column public.follow_up_steps.day is 'The task is due so many days after the plan was started.';
 comment on column public.follow_up_steps.title is 'Title of the task.';
@@ -94,7 +94,7 @@ create table public.tasks (
   unique (organization_id, project_id, id),
   foreign key (organization_id, project_id) references public.projects (organization_id, id) on delete cascade,
   -- Two keys: the first also binds tasks without a project to their tenant, the second a subtask to its project.
-  constraint "parent_task_id is a task of the organisation" foreign key (organization_id, parent_task_id)
+  constraint "parent_task_id is a task of the organization" foreign key (organization_id, parent_task_id)
     references public.tasks (organization_id, id) on delete cascade,
   constraint "parent_task_id is a task of the same project" foreign key (organization_id, project_id, parent_task_id)
     references public.tasks (organization_id, project_id, id) on delete cascade deferrable,
@@ -115,7 +115,7 @@ create table public.tasks (
   constraint "a task is not its own parent" check (parent_task_id <> id)
 );
 comment on table public.tasks is 'To-dos. A task may belong to a project, to another task, to a record of the CRM, or to none.';
-comment on column public.tasks.organization_id is 'The organisation; by default the one the request acts in.';
+comment on column public.tasks.organization_id is 'The organization; by default the one the request acts in.';
 comment on column public.tasks.project_id is 'The project it is a step of; null: a to-do of its own.';
 comment on column public.tasks.parent_task_id is 'The task it is a part of; both belong to the same project, or to none.';
 comment on column public.tasks.title is 'What is to be done.';
@@ -167,7 +167,7 @@ create trigger history after insert or update or delete on public.tasks
   for each row execute function private.record_history();
 create trigger trash before delete on public.tasks for each row execute function private.move_to_trash();
 
--- A change of parents waits for other changes of the organisation's trees: two at once could close a circle between them.
+-- A change of parents waits for other changes of the organization's trees: two at once could close a circle between them.
 -- The statements after the lock read what the other one committed.
 create function private.guard_task_parent() returns trigger language plpgsql set search_path = '' as $$
 declare

@@ -37,7 +37,7 @@ create table public.notes (
   )
 );
 comment on table public.notes is 'Notes about records. @[Name](user id) in the body mentions a member, who is notified.';
-comment on column public.notes.organization_id is 'The organisation; by default the one the request acts in.';
+comment on column public.notes.organization_id is 'The organization; by default the one the request acts in.';
 comment on column public.notes.author_id is 'Who wrote it; nobody else changes it. Null once the account is gone.';
 comment on column public.notes.body is 'The text, Markdown; mentions are @[Name](user id).';
 comment on column public.notes.mentions is 'The members mentioned; taken from the body by the database.';
@@ -85,7 +85,7 @@ begin
   );
   return new;
 end $$;
-comment on function private.find_mentions() is 'Keeps mentions: the members of the organisation that the body names.';
+comment on function private.find_mentions() is 'Keeps mentions: the members of the organization that the body names.';
 create trigger find_mentions before insert or update of body on public.notes
   for each row execute function private.find_mentions();
 

@@ -10,11 +10,11 @@ create table private.notification_preferences (
   email "EmailDelivery",
   primary key (user_id, kind)
 );
-comment on table private.notification_preferences is 'What a person chose for a kind of event, in all organisations.';
+comment on table private.notification_preferences is 'What a person chose for a kind of event, in all organizations.';
 comment on column private.notification_preferences.user_id is 'The person.';
 comment on column private.notification_preferences.kind is 'The kind of event.';
-comment on column private.notification_preferences.in_app is 'Whether it is shown in the app; null: as the organisation chose.';
-comment on column private.notification_preferences.email is 'Whether it is mailed; null: as the organisation chose.';
+comment on column private.notification_preferences.in_app is 'Whether it is shown in the app; null: as the organization chose.';
+comment on column private.notification_preferences.email is 'Whether it is mailed; null: as the organization chose.';
 create index notification_preferences_kind_idx on private.notification_preferences (kind);
 
 create table private.notification_defaults (
@@ -24,11 +24,11 @@ create table private.notification_defaults (
   email "EmailDelivery",
   primary key (organization_id, kind)
 );
-comment on table private.notification_defaults is 'What an organisation chose for members who chose nothing.';
-comment on column private.notification_defaults.organization_id is 'The organisation.';
+comment on table private.notification_defaults is 'What an organization chose for members who chose nothing.';
+comment on column private.notification_defaults.organization_id is 'The organization.';
 comment on column private.notification_defaults.kind is 'The kind of event.';
-comment on column private.notification_defaults.in_app is 'Whether it is shown in the app; null: as the catalogue has it.';
-comment on column private.notification_defaults.email is 'Whether it is mailed; null: as the catalogue has it.';
+comment on column private.notification_defaults.in_app is 'Whether it is shown in the app; null: as the catalog has it.';
+comment on column private.notification_defaults.email is 'Whether it is mailed; null: as the catalog has it.';
 create index notification_defaults_kind_idx on private.notification_defaults (kind);
 
 create function private.email_delivery(who uuid, org uuid, kind text) returns "EmailDelivery"
@@ -67,7 +67,7 @@ create table private.emails (
 );
 comment on table private.emails is
   'The outbox: e-mails written in the transaction of what they are about, sent by the job send_emails. The id is part of the Message-ID.';
-comment on column private.emails.organization_id is 'The organisation it is about; null: the platform.';
+comment on column private.emails.organization_id is 'The organization it is about; null: the platform.';
 comment on column private.emails.user_id is 'The recipient; mailed at the address they have when it is sent.';
 comment on column private.emails.address is 'The address of a recipient without an account; of others, the address it was sent to.';
 comment on column private.emails.kind is 'The kind of event.';
@@ -91,7 +91,7 @@ create index emails_user_idx on private.emails (user_id);
 
 create function private.unknown_kind(kind text) returns text language plpgsql set search_path = '' as $$
 begin
-  raise exception 'The catalogue has no event %', coalesce(quote_literal(kind), 'null');
+  raise exception 'The catalog has no event %', coalesce(quote_literal(kind), 'null');
 end $$;
 comment on function private.unknown_kind(text) is 'Refuses an event that is not in private.event_kinds.';
 
@@ -157,7 +157,7 @@ language sql stable security definer set search_path = '' as $$
   select coalesce(array_agg(m.user_id), '{}') from public.organization_members m
   where m.organization_id = org and m.role <= minimum_role
 $$;
-comment on function private.members_at_least(uuid, "OrgRole") is 'The members of an organisation with at least this role.';
+comment on function private.members_at_least(uuid, "OrgRole") is 'The members of an organization with at least this role.';
 
 create function private.notify_members(
   organization_id uuid, type "NotificationType", title text, message text, recipients uuid[], action_url text,
@@ -180,7 +180,7 @@ create function public.notify_members(
   )
 $$;
 comment on function public.notify_members(uuid, "NotificationType", text, text, uuid[], text, text, uuid) is
-  'For the server: notifies these members of an organisation, or all of them at once; returns how many.';
+  'For the server: notifies these members of an organization, or all of them at once; returns how many.';
 grant execute on function private.notify_members(uuid, "NotificationType", text, text, uuid[], text, text, uuid),
   public.notify_members(uuid, "NotificationType", text, text, uuid[], text, text, uuid)
   to service_role;
@@ -209,7 +209,7 @@ create function public.notification_settings() returns table (
   is_own_choice boolean, default_in_app boolean, default_email "EmailDelivery"
 ) language sql stable set search_path = '' as 'select * from private.notification_settings()';
 comment on function public.notification_settings() is
-  'Every kind of event: how the caller receives it now, whether they chose so, and the default of the current organisation.';
+  'Every kind of event: how the caller receives it now, whether they chose so, and the default of the current organization.';
 
 create function private.require_optional_kind(wanted text) returns void
 language plpgsql stable security definer set search_path = '' as $$
@@ -250,7 +250,7 @@ create function public.set_notification_preference(
   kind text, in_app boolean default null, email "EmailDelivery" default null
 ) returns void language sql set search_path = '' as 'select private.set_notification_preference(kind, in_app, email)';
 comment on function public.set_notification_preference(text, boolean, "EmailDelivery") is
-  'How the caller receives a kind of event, in all their organisations; null: as each organisation has it.';
+  'How the caller receives a kind of event, in all their organizations; null: as each organization has it.';
 
 create function private.set_notification_default(kind text, in_app boolean, email "EmailDelivery") returns void
 language plpgsql security definer set search_path = '' as $$
@@ -269,8 +269,8 @@ create function public.set_notification_default(
   kind text, in_app boolean default null, email "EmailDelivery" default null
 ) returns void language sql set search_path = '' as 'select private.set_notification_default(kind, in_app, email)';
 comment on function public.set_notification_default(text, boolean, "EmailDelivery") is
-  'How members of the current organisation receive a kind of event unless they chose themselves; by an ADMIN. Null: as the '
-  'catalogue has it.';
+  'How members of the current organization receive a kind of event unless they chose themselves; by an ADMIN. Null: as the '
+  'catalog has it.';
 
 grant execute on function private.notification_settings(), public.notification_settings(),
   private.set_notification_preference(text, boolean, "EmailDelivery"),

@@ -11,7 +11,7 @@ create function private.notify_owners(
   ) > 0
 $$;
 comment on function private.notify_owners(uuid, text, text, text, text, uuid, text) is
-  'Notifies the owners of an organisation about billing; with a dedupe_key once.';
+  'Notifies the owners of an organization about billing; with a dedupe_key once.';
 
 create function private.day(moment timestamptz) returns text language sql stable set search_path = '' as $$
   select to_char(moment at time zone 'UTC', 'YYYY-MM-DD')
@@ -35,7 +35,7 @@ begin
         else 'You can use everything it includes from now on.' end),
     (was_live and not is_live and old.tier <> 'FREE', 'billing.plan.ended', format('Your %s plan has ended', plan),
       case when new.past_due_since is not null then 'The payment did not arrive. ' else '' end
-        || 'The organisation is on the FREE plan now; its data is kept.'),
+        || 'The organization is on the FREE plan now; its data is kept.'),
     (is_live and new.status = 'PAST_DUE' and (tg_op = 'INSERT' or old.status <> 'PAST_DUE'), 'billing.payment.failed',
       'A payment failed',
       format('Stripe retries the payment; you keep the %s plan until %s at the latest. Please check your payment method.',
@@ -49,7 +49,7 @@ begin
     (is_live and new.ends_at is not null
       and (tg_op = 'INSERT' or old.ends_at is null or not was_live) and new.granted_reason is null, 'billing.plan.ending',
       format('Your %s plan ends on %s', plan, private.day(new.ends_at)),
-      'Until then nothing changes; afterwards the organisation is on the FREE plan.'),
+      'Until then nothing changes; afterwards the organization is on the FREE plan.'),
     (was_live and is_live and old.ends_at is not null and new.ends_at is null, 'billing.plan.continued',
       format('Your %s plan goes on', plan), format('It renews on %s.', private.day(new.current_period_end))),
     (was_live and is_live and new.pending_at is not null

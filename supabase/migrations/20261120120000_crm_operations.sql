@@ -1,7 +1,7 @@
 -- CRM operations: bulk changes, checks for duplicates before a write, reports and exports.
 -- This chapter follows the workspace, because agendas and follow-ups read its appointments.
 --
--- What searches by more than equality is SECURITY DEFINER in `private` and names the organisation itself: trigram and
+-- What searches by more than equality is SECURITY DEFINER in `private` and names the organization itself: trigram and
 -- lower-case comparisons are not leakproof, so that under a policy no index could be searched for them.
 
 -- Search --------------------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ begin
     exit when found;
   end loop;
 end $$;
-comment on function private.search_crm(text, integer) is 'Finds rows of the caller''s organisation by their words.';
+comment on function private.search_crm(text, integer) is 'Finds rows of the caller''s organization by their words.';
 
 -- The rows that were found are read again under the caller's own policies, each by its id; EXISTS would become a hash
 -- of the whole tenant.
@@ -182,7 +182,7 @@ begin
   order by cardinality(s.same) desc, p.created_at, p.id limit 20;
 end $$;
 comment on function private.find_duplicates(text, text, uuid) is
-  'Who in the caller''s organisation has this email or phone.';
+  'Who in the caller''s organization has this email or phone.';
 
 create function public.find_duplicates(email text default null, phone text default null, except_id uuid default null)
 returns setof public.possible_duplicate
@@ -200,7 +200,7 @@ declare
 begin
   if jsonb_typeof(person) is distinct from 'object' or person ? 'organization_id' then
     raise exception 'The row to add must be an object of columns' using
-      errcode = 'PT400', hint = 'Leave organization_id out: it is the organisation this request acts in.';
+      errcode = 'PT400', hint = 'Leave organization_id out: it is the organization this request acts in.';
   end if;
   select string_agg(format(', %I', k), '') into columns from jsonb_object_keys(person) k;
   execute format(
@@ -248,13 +248,13 @@ begin
   ) into there using org, wanted;
   if cardinality(there) is distinct from cardinality(wanted) then
     raise exception 'Some of these % do not exist', relation using
-      errcode = 'PT404', hint = 'Nothing was changed.', detail = format('Found no %s in this organisation.', (
+      errcode = 'PT404', hint = 'Nothing was changed.', detail = format('Found no %s in this organization.', (
         select string_agg(i::text, ', ') from unnest(wanted) i where i <> all (coalesce(there, '{}'))
       ));
   end if;
   return there;
 end $$;
-comment on function private.lock_rows(text, uuid[]) is 'Locks rows of the caller''s organisation: all of them, or PT404.';
+comment on function private.lock_rows(text, uuid[]) is 'Locks rows of the caller''s organization: all of them, or PT404.';
 
 create function private.feed_bulk(relation text, action text, ids uuid[], metadata jsonb) returns void
 language plpgsql set search_path = '' as $$
@@ -352,7 +352,7 @@ begin
   end loop;
   if before.id is null or jsonb_array_length(others) <> cardinality(gone) then
     raise exception 'Some of these contacts do not exist' using
-      errcode = 'PT404', detail = 'They are not in this organisation, or were merged already.',
+      errcode = 'PT404', detail = 'They are not in this organization, or were merged already.',
       hint = 'Nothing was changed.';
   end if;
   perform private.repoint_links('public.contacts', org, gone, into_id);
@@ -381,7 +381,7 @@ create function public.merge_contacts(into_id uuid, duplicate_ids uuid[]) return
 language sql set search_path = '' as 'select * from private.merge_contacts(into_id, duplicate_ids)';
 comment on function public.merge_contacts(uuid, uuid[]) is
   'Makes one contact of several (ADMIN): activities, deals, appointments and leads move to it, its empty columns are '
-  'filled, and the old values of the others stay in the log of the organisation. Attachments keep the id of their old'
+  'filled, and the old values of the others stay in the log of the organization. Attachments keep the id of their old'
   ' contact.';
 
 -- Reports -------------------------------------------------------------------------------------------------------------
@@ -529,7 +529,7 @@ begin
   select l.* into house from public.listings l where l.id = match_buyers.listing_id;
   if not found then
     raise exception 'There is no such listing' using
-      errcode = 'PT404', detail = format('Found no listing %s in this organisation.', match_buyers.listing_id);
+      errcode = 'PT404', detail = format('Found no listing %s in this organization.', match_buyers.listing_id);
   end if;
   return query
   select b.kind, b.id, b.name, b.email, b.phone, b.assigned_to_id, b.budget, b.wishes, b.last_contact_at, b.is_watching

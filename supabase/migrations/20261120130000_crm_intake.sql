@@ -1,7 +1,7 @@
--- CRM intake: leads from an organisation's website, and leads and contacts from a file.
+-- CRM intake: leads from an organization's website, and leads and contacts from a file.
 
 -- Tokens of websites --------------------------------------------------------------------------------------------------
--- A token is part of a public web page. It can only submit leads to one organisation, at a limited rate.
+-- A token is part of a public web page. It can only submit leads to one organization, at a limited rate.
 
 create table private.capture_tokens (
   id uuid primary key default gen_random_uuid(),
@@ -15,11 +15,11 @@ create table private.capture_tokens (
   rotated_at timestamptz,
   revoked_at timestamptz,
   last_used_at timestamptz,
-  constraint "assigned_to_id is a member of the organisation" foreign key (assigned_to_id, organization_id)
+  constraint "assigned_to_id is a member of the organization" foreign key (assigned_to_id, organization_id)
     references public.organization_members (user_id, organization_id) on delete set null (assigned_to_id)
 );
 comment on table private.capture_tokens is
-  'Tokens with which the websites of an organisation submit leads; only hashes are stored.';
+  'Tokens with which the websites of an organization submit leads; only hashes are stored.';
 comment on column private.capture_tokens.assigned_to_id is 'Who gets the leads.';
 create index capture_tokens_organization_idx on private.capture_tokens (organization_id);
 create index capture_tokens_assigned_to_idx on private.capture_tokens (assigned_to_id, organization_id);
@@ -48,7 +48,7 @@ declare
   made uuid;
 begin
   if (select count(*) from private.capture_tokens t where t.organization_id = org and t.revoked_at is null) >= 20 then
-    raise exception 'An organisation has at most 20 tokens' using errcode = 'PT422', hint = 'Revoke one first.';
+    raise exception 'An organization has at most 20 tokens' using errcode = 'PT422', hint = 'Revoke one first.';
   end if;
   insert into private.capture_tokens (organization_id, name, token_hash, source, assigned_to_id, per_minute)
   values (
@@ -71,7 +71,7 @@ begin
   where t.id = token_id and t.organization_id = org and t.revoked_at is null;
   if not found then
     raise exception 'There is no such token' using
-      errcode = 'PT404', detail = format('Found no token %s in use in this organisation.', token_id);
+      errcode = 'PT404', detail = format('Found no token %s in use in this organization.', token_id);
   end if;
   return jsonb_build_object('id', token_id, 'token', token);
 end $$;
@@ -93,7 +93,7 @@ begin
   select t.id, t.name, t.source, t.assigned_to_id, t.per_minute, t.created_at, t.rotated_at, t.revoked_at, t.last_used_at
   from private.capture_tokens t where t.organization_id = org order by t.created_at, t.id;
 end $$;
-comment on function private.list_capture_tokens() is 'The tokens of the caller''s organisation.';
+comment on function private.list_capture_tokens() is 'The tokens of the caller''s organization.';
 
 create function public.create_capture_token(
   name text, source "LeadSource" default 'WEBSITE', assigned_to_id uuid default null, per_minute integer default 60
@@ -111,7 +111,7 @@ comment on function public.revoke_capture_token(uuid) is 'Revokes a token for go
 create function public.capture_tokens() returns setof public.capture_token
 language sql stable set search_path = '' as 'select * from private.list_capture_tokens()';
 comment on function public.capture_tokens() is
-  'The tokens of the organisation''s websites, without their secret text (ADMIN).';
+  'The tokens of the organization''s websites, without their secret text (ADMIN).';
 
 grant execute on function private.create_capture_token(text, "LeadSource", uuid, integer),
   private.change_capture_token(uuid, boolean), private.list_capture_tokens(),
@@ -175,7 +175,7 @@ begin
   where t.token_hash = encode(sha256(convert_to(capture ->> 'token', 'UTF8')), 'hex') and t.revoked_at is null;
   if not found then
     raise exception 'This token is not known' using
-      errcode = 'PT401', hint = 'It was revoked or rotated; ask the administrators of the organisation for another.';
+      errcode = 'PT401', hint = 'It was revoked or rotated; ask the administrators of the organization for another.';
   end if;
   perform private.count_capture(token, private.client_network());
   update private.capture_tokens t set last_used_at = now() where t.id = token.id;
@@ -188,7 +188,7 @@ begin
     cities text[], min_bedrooms integer
   );
   came_from := came_from || jsonb_build_object('token', token.name);
-  -- Captures of one organisation run one after the other, so that a form sent twice at once creates one lead.
+  -- Captures of one organization run one after the other, so that a form sent twice at once creates one lead.
   perform pg_advisory_xact_lock(hashtextextended('capture:' || token.organization_id, 0));
   select p.* into known from (
     select 1 as rank, c.id as contact_id, null::uuid as lead_id, c.assigned_to_id, c.created_at from public.contacts c
@@ -200,7 +200,7 @@ begin
       and (lower(l.email) = lower(trim(sent.email)) or private.same_phone(l.phone) = private.same_phone(sent.phone))
   ) p order by p.rank, p.created_at, p.contact_id, p.lead_id limit 1;
   if found then
-    -- Knowing a phone number does not authorise a change of the lead: the entry has what was sent, and a person
+    -- Knowing a phone number does not authorize a change of the lead: the entry has what was sent, and a person
     -- decides.
     perform private.record_change(
       token.organization_id, case when known.lead_id is null then 'contact' else 'lead' end,
@@ -253,12 +253,12 @@ create function private.begin_import(options jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('import:' || private.require_org('MEMBER'), 0)) then
-    raise exception 'An import of this organisation is running' using
+    raise exception 'An import of this organization is running' using
       errcode = 'PT409', hint = 'Wait until it has finished.';
   end if;
   return '{}';
 end $$;
-comment on function private.begin_import(jsonb) is 'Raises while another import of the organisation runs.';
+comment on function private.begin_import(jsonb) is 'Raises while another import of the organization runs.';
 
 create function private.known_emails(emails text[]) returns text[]
 language plpgsql stable security definer set search_path = '' as $$
@@ -271,7 +271,7 @@ begin
       or exists (select from public.contacts c where c.organization_id = org and lower(c.email) = e)
   );
 end $$;
-comment on function private.known_emails(text[]) is 'Which of these the caller''s organisation has already.';
+comment on function private.known_emails(text[]) is 'Which of these the caller''s organization has already.';
 
 create function private.import_row(org uuid, kind text, items jsonb) returns void
 language plpgsql set search_path = '' as $$

@@ -13,7 +13,7 @@ create table private.metric_sources (
 );
 comment on table private.metric_sources is 'The tables a metric or widget may read.';
 comment on column private.metric_sources.is_shared is
-  'Every member of an organisation sees the same rows, by the policy of the table. Only then is a value kept for all.';
+  'Every member of an organization sees the same rows, by the policy of the table. Only then is a value kept for all.';
 
 create table private.metric_columns (
   source text not null references private.metric_sources (name) on delete cascade,
@@ -373,7 +373,7 @@ create type private.compiled_metric as (
   statement text, given text[], is_shared boolean, begins timestamptz, began timestamptz, bucket text, empty numeric
 );
 comment on type private.compiled_metric is
-  'A statement over $1 given values, $2 organisation, $3 begin of the period, $4 of the one before, $5 now. `bucket` is '
+  'A statement over $1 given values, $2 organization, $3 begin of the period, $4 of the one before, $5 now. `bucket` is '
   'day, week or month where those without rows are to be filled in with `empty`.';
 
 create function private.compile_metric(query jsonb) returns private.compiled_metric
@@ -490,7 +490,7 @@ declare
   plan json;
   cost numeric;
 begin
-  -- The organisation is a constant to the planner, so that it knows how large this tenant is.
+  -- The organization is a constant to the planner, so that it knows how large this tenant is.
   execute 'explain (format json) ' || statement into plan using given, org, begins, began, now();
   cost := plan #>> '{0,Plan,Total Cost}';
   if cost > highest then
@@ -532,7 +532,7 @@ begin
   return answer || jsonb_build_object('change', round((value - previous) / nullif(abs(previous), 0), 4));
 end $$;
 comment on function private.evaluate(jsonb, uuid) is
-  'Value of a query in an organisation, as far as the caller may read its rows.';
+  'Value of a query in an organization, as far as the caller may read its rows.';
 
 create function private.metric_status(value numeric, target float8, warning float8, critical float8) returns text
 language plpgsql immutable set search_path = '' as $$
@@ -621,7 +621,7 @@ create trigger understand before insert or update of query, organization_id on p
 -- The job -------------------------------------------------------------------------------------------------------------
 
 -- It runs without a caller and past the policies, so it reads only sources of which every member sees the same rows, and for
--- one organisation by name, and never for metrics of the system, whose value each caller has of their own.
+-- one organization by name, and never for metrics of the system, whose value each caller has of their own.
 create function private.refresh_dashboard_metrics() returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare

@@ -1,4 +1,4 @@
--- Dashboard layouts: the settings of widgets and what they show, layouts, the defaults of new users and organisations,
+-- Dashboard layouts: the settings of widgets and what they show, layouts, the defaults of new users and organizations,
 -- and the snapshot for the first screen. The chapter dashboard has the tables, dashboard_metrics the query language.
 
 -- What a widget is set to ---------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ begin
           and (m.organization_id = widget.organization_id or m.organization_id is null);
         if not found then
           perform private.refuse_setting(
-            'config.metric_id', config -> 'metric_id', 'the id of a metric of the organisation or the system'
+            'config.metric_id', config -> 'metric_id', 'the id of a metric of the organization or the system'
           );
         end if;
       elsif config ? 'query' then
@@ -331,7 +331,7 @@ begin
     perform private.whole_number(item -> 'x', 0, columns - (item ->> 'w')::integer, here || '.x');
   end loop;
   perform private.check_ids(array(select (p ->> 'id')::uuid from jsonb_array_elements(placed) p), 'layout.widgets', who);
-  -- Each organisation has a grid of its own.
+  -- Each organization has a grid of its own.
   with places as materialized (
     select (n - 1)::integer as n, r.organization_id, (p ->> 'x')::integer as x, (p ->> 'y')::integer as y,
       (p ->> 'w')::integer as w, (p ->> 'h')::integer as h
@@ -354,7 +354,7 @@ end $$;
 comment on function private.check_layout(jsonb, uuid) is
   'PT422 unless a layout places widgets that the user may see, inside the grid and without overlap.';
 
--- SECURITY DEFINER: one layout serves a user in every organisation they belong to, not only in the current one.
+-- SECURITY DEFINER: one layout serves a user in every organization they belong to, not only in the current one.
 create function private.validate_layout() returns trigger language plpgsql security definer set search_path = '' as $$
 begin
   if auth.uid() is not null and new.user_id is distinct from auth.uid() then
@@ -389,7 +389,7 @@ begin
   return null;
 end $$;
 comment on function private.give_dashboard() is
-  'Creates the dashboard of a new user, with the layout of the organisation.';
+  'Creates the dashboard of a new user, with the layout of the organization.';
 create trigger give_dashboard after insert on public.users
   for each row execute function private.give_dashboard();
 
@@ -435,7 +435,7 @@ begin
   ) w (name, type, metric, x, y, w, h);
 end $$;
 comment on function private.create_default_dashboard(uuid, uuid) is
-  'Creates the default metrics and widgets of an organisation that has none.';
+  'Creates the default metrics and widgets of an organization that has none.';
 
 -- A widget has a creator, so the default widgets are created with the first owner.
 create function private.give_organization_dashboard() returns trigger
@@ -444,7 +444,7 @@ begin
   perform private.create_default_dashboard(new.organization_id, new.user_id);
   return null;
 end $$;
-comment on function private.give_organization_dashboard() is 'Creates the default dashboard of a new organisation.';
+comment on function private.give_organization_dashboard() is 'Creates the default dashboard of a new organization.';
 create trigger give_organization_dashboard after insert on public.organization_members
   for each row when (new.role = 'OWNER') execute function private.give_organization_dashboard();
 

@@ -24,7 +24,7 @@ create table public.saved_views (
   foreign key (user_id, organization_id) references public.organization_members (user_id, organization_id) on delete cascade
 );
 comment on table public.saved_views is 'Saved lists and searches; view_rows() opens one, view_counts() counts several.';
-comment on column public.saved_views.organization_id is 'The organisation; by default the one the request acts in.';
+comment on column public.saved_views.organization_id is 'The organization; by default the one the request acts in.';
 comment on column public.saved_views.user_id is 'Whose view it is; goes when the member leaves.';
 comment on column public.saved_views.name is 'What it is called in the menu.';
 comment on column public.saved_views.source is 'The table it lists, such as leads.';
@@ -184,7 +184,7 @@ create table private.reported_listings (
   foreign key (organization_id, listing_id) references public.listings (organization_id, id) on delete cascade
 );
 comment on table private.reported_listings is 'Listings that were compared with the wishes of buyers, once each.';
-comment on column private.reported_listings.organization_id is 'The organisation of the listing.';
+comment on column private.reported_listings.organization_id is 'The organization of the listing.';
 comment on column private.reported_listings.listing_id is 'The listing.';
 comment on column private.reported_listings.buyers is 'How many watching buyers it suits.';
 comment on column private.reported_listings.reported_at is 'When.';

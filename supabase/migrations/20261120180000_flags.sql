@@ -49,7 +49,7 @@ comment on column public.feature_flags.target_orgs is 'Always on; tiers, conditi
 comment on column public.feature_flags.target_users is 'Always on; tiers, conditions and percentage do not apply.';
 comment on column public.feature_flags.conditions is 'Conditions in GrowthBook''s syntax. Null: everyone matches.';
 comment on column public.feature_flags.seed is 'Input of the hash for percentages, so a rename changes no result.';
-comment on column public.feature_flags.bucket_by is 'Unit of percentages and variants: users, or whole organisations.';
+comment on column public.feature_flags.bucket_by is 'Unit of percentages and variants: users, or whole organizations.';
 comment on column public.feature_flags.variants is
   'List of {"name", "weight", "value"?}. Weights are relative. The first variant is the value while the flag is off.'
   ' Null: the flag is true or false.';
@@ -70,7 +70,7 @@ comment on table private.feature_flag_versions is 'Version of an environment''s 
 insert into private.feature_flag_versions (environment)
   select unnest(enum_range(null::"Environment"));
 
--- Triggers run before the WITH CHECK of a policy, so they authorise the writer themselves: first of all triggers (by
+-- Triggers run before the WITH CHECK of a policy, so they authorize the writer themselves: first of all triggers (by
 -- name), before any lock or validation. Not SECURITY DEFINER: row_security_active() is about the calling role.
 create function private.authorize_flag_writer() returns trigger language plpgsql set search_path = '' as $$
 begin
@@ -334,7 +334,7 @@ begin
       and (select count(*) from public.feature_flag_group_members m where m.group_id = changed.id) > 100000 then
       raise exception 'Group % would be too large', changed.name using
         errcode = 'PT422', detail = 'A group has at most 100000 members.',
-        hint = 'List organisations instead of their users, or let the client send an attribute for it.';
+        hint = 'List organizations instead of their users, or let the client send an attribute for it.';
     end if;
     update public.feature_flag_groups set revision = gen_random_uuid() where id = changed.id;
     -- Changes the version of each flag and of its environment, and so notifies the functions.
@@ -491,7 +491,7 @@ begin
   return '{}';
 end $$;
 comment on function private.open_users_to_preview(jsonb) is
-  'Opens the cursor `exported` on all users who may act: id, organisation joined first, its tier, role there, global'
+  'Opens the cursor `exported` on all users who may act: id, organization joined first, its tier, role there, global'
   ' role and e-mail address, separated by tabs.';
 
 -- Experiments ---------------------------------------------------------------------------------------------------------
@@ -510,7 +510,7 @@ comment on table public.feature_flag_exposures is
   'Which variant of a flag each unit saw first. Written by the function record-exposure only.';
 comment on column public.feature_flag_exposures.seed is
   'Seed of the flag at that time. A flag with another seed is another experiment.';
-comment on column public.feature_flag_exposures.unit is 'User or organisation, by the flag''s bucket_by.';
+comment on column public.feature_flag_exposures.unit is 'User or organization, by the flag''s bucket_by.';
 comment on column public.feature_flag_exposures.user_id is 'User whose token recorded it; null for a secret key.';
 comment on column public.feature_flag_exposures.network is
   'Hash of the seed and the user''s network: the address of IPv4, the /64 of IPv6. Null for a secret key.';
@@ -530,7 +530,7 @@ exception when invalid_text_representation then
 end $$;
 comment on function private.network_hash(uuid) is 'Hash of the caller''s network for one experiment; null if unknown.';
 
--- A person can create several accounts and organisations, so both the user and the network are bounded. Units beyond a
+-- A person can create several accounts and organizations, so both the user and the network are bounded. Units beyond a
 -- bound are missing from every variant alike.
 create function private.record_exposure(exposure jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$

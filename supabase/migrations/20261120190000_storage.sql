@@ -25,7 +25,7 @@ begin
   end;
 end $$;
 comment on function private.is_storage_path(text, text) is
-  'Whether a new file may have this path: {organisation}/{entity_type}/{entity_id}/{file}, {user}/… with at most two '
+  'Whether a new file may have this path: {organization}/{entity_type}/{entity_id}/{file}, {user}/… with at most two '
   'folders, or any public asset.';
 
 -- The storage service checks an upload against the limits of its bucket, but a copy or a move against policies only. So
@@ -190,7 +190,7 @@ begin
   return found;
 end $$;
 comment on function private.keep_attachment(storage.objects) is
-  'Updates the row of a file from the file; false if its path is not that of a record of an organisation.';
+  'Updates the row of a file from the file; false if its path is not that of a record of an organization.';
 
 create function private.follow_object() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -352,7 +352,7 @@ begin
   return jsonb_build_object('adopted', adopted, 'forgotten', forgotten, 'doomed', doomed);
 end $$;
 comment on function private.repair_attachments() is
-  'Makes rows for files without one, deletes rows without a file, and dooms files whose organisation or user is gone, and '
+  'Makes rows for files without one, deletes rows without a file, and dooms files whose organization or user is gone, and '
   'exports that are past their time.';
 
 create function private.claim_doomed_objects(most integer) returns jsonb

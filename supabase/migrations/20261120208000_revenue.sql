@@ -1,6 +1,6 @@
 -- Revenue: what customers pay per month, per currency, and how that changes. docs/billing.md defines the figures.
 --
--- A customer is an organisation that pays: its subscription is ACTIVE or PAST_DUE and brings more than nothing per month. A
+-- A customer is an organization that pays: its subscription is ACTIVE or PAST_DUE and brings more than nothing per month. A
 -- trial, a granted plan, FREE and a discount of 100 % are no customers.
 
 create table private.subscription_states (
@@ -13,7 +13,7 @@ create table private.subscription_states (
   primary key (subscription_id, at)
 );
 comment on table private.subscription_states is
-  'The history of subscriptions: what each brought since when. Without foreign keys: a deleted organisation has left, too.';
+  'The history of subscriptions: what each brought since when. Without foreign keys: a deleted organization has left, too.';
 comment on column private.subscription_states.at is 'Since when, by Stripe''s clock where Stripe says it.';
 comment on column private.subscription_states.subscription_id is 'The subscription, which may be deleted by now.';
 comment on column private.subscription_states.is_paying is 'Whether it was ACTIVE or PAST_DUE and brought more than nothing.';
@@ -89,7 +89,7 @@ language sql stable set search_path = '' as $$
       and not exists (select from private.subscription_states h where h.subscription_id = s.id)
   )
 $$;
-comment on function private.has_paid_before(uuid, timestamptz) is 'Whether an organisation was a customer at any time before a moment.';
+comment on function private.has_paid_before(uuid, timestamptz) is 'Whether an organization was a customer at any time before a moment.';
 
 -- Currencies ----------------------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ create table public.platform_revenue (
 comment on table public.platform_revenue is
   'Recurring revenue of a UTC day per currency, and what changed in the 30 days before: start + new + reactivated + expansion '
   '− contraction − churned = MRR, but for rounding. Definitions: docs/billing.md.';
-comment on column public.platform_revenue.customers is 'Organisations that pay in this currency.';
+comment on column public.platform_revenue.customers is 'Organizations that pay in this currency.';
 comment on column public.platform_revenue.date is 'The day (UTC).';
 comment on column public.platform_revenue.measured_at is 'When it was counted.';
 comment on column public.platform_revenue.mrr_cents is

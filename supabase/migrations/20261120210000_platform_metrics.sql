@@ -31,7 +31,7 @@ create table public.platform_metrics (
       free_count, starter_count, growth_count, elite_count, enterprise_count, total_storage, api_calls) >= 0
   )
 );
-comment on table public.platform_metrics is 'Users, organisations and revenue of the platform, one row per UTC day.';
+comment on table public.platform_metrics is 'Users, organizations and revenue of the platform, one row per UTC day.';
 comment on column public.platform_metrics.active_users is 'Signed in within the last 30 days.';
 comment on column public.platform_metrics.active_orgs is 'With a member who signed in within the last 30 days.';
 comment on column public.platform_metrics.mrr_cents is
@@ -41,7 +41,7 @@ comment on column public.platform_metrics.mrr_currency is 'The reporting currenc
 comment on column public.platform_metrics.arr_cents is 'mrr_cents × 12.';
 comment on column public.platform_metrics.churn_rate is
   'Customers of 30 days before who pay nothing now, per customers of 30 days before: 0.05 is 5 %. 0 without any.';
-comment on column public.platform_metrics.free_count is 'Organisations of this tier; so the other four.';
+comment on column public.platform_metrics.free_count is 'Organizations of this tier; so the other four.';
 comment on column public.platform_metrics.total_storage is 'Bytes of all files.';
 comment on column public.platform_metrics.api_calls is 'Of this day.';
 comment on column public.platform_metrics.measured_at is 'When it was counted. Before the end of the day: the day so far.';

@@ -461,13 +461,13 @@ create function public.admin_users(
 ) returns setof public.admin_user
 language sql stable set search_path = '' as 'select * from private.admin_users($1, $2, $3, $4, $5, $6, $7)';
 comment on function public.admin_users(text, "UserRole", boolean, uuid, timestamptz, uuid, integer) is
-  'Users of the platform, for its admins: those whose e-mail or name contains the search, of a role, suspended, of an organisation.';
+  'Users of the platform, for its admins: those whose e-mail or name contains the search, of a role, suspended, of an organization.';
 
 create type public.admin_organization as (
   id uuid, name text, slug text, subscription_tier "SubscriptionTier", subscription_status "SubscriptionStatus",
   billing_email text, stripe_customer_id text, created_at timestamptz, members bigint, owners jsonb
 );
-comment on type public.admin_organization is 'An organisation as platform admins see it.';
+comment on type public.admin_organization is 'An organization as platform admins see it.';
 
 create function private.admin_organizations(
   search text, with_tier "SubscriptionTier", with_status "SubscriptionStatus", before_at timestamptz, before_id uuid,
@@ -503,7 +503,7 @@ create function public.admin_organizations(
 ) returns setof public.admin_organization
 language sql stable set search_path = '' as 'select * from private.admin_organizations($1, $2, $3, $4, $5, $6)';
 comment on function public.admin_organizations(text, "SubscriptionTier", "SubscriptionStatus", timestamptz, uuid, integer) is
-  'Organisations of the platform, for its admins: those whose name or slug contains the search, of a tier, in a state.';
+  'Organizations of the platform, for its admins: those whose name or slug contains the search, of a tier, in a state.';
 
 create type public.admin_subscription as (
   id uuid, organization_id uuid, organization text, status "SubscriptionStatus", tier "SubscriptionTier",
@@ -543,7 +543,7 @@ create function public.admin_subscriptions(
 language sql stable set search_path = '' as 'select * from private.admin_subscriptions($1, $2, $3, $4, $5, $6, $7)';
 comment on function public.admin_subscriptions(
   "SubscriptionStatus", "SubscriptionTier", "BillingCycle", uuid, timestamptz, uuid, integer
-) is 'Subscriptions of all organisations, for platform admins.';
+) is 'Subscriptions of all organizations, for platform admins.';
 
 create function public.admin_audit_log(
   with_action "AdminAction" default null, by_admin uuid default null, with_target_type text default null,

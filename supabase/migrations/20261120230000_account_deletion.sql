@@ -1,4 +1,4 @@
--- Deleting an account: personal data is deleted, data of organisations stays and refers to an account without a name.
+-- Deleting an account: personal data is deleted, data of organizations stays and refers to an account without a name.
 -- Supabase Auth deletes softly and keeps the id, so rows that refer to it stay.
 
 -- All columns with personal data and how a deletion treats them: the only list, which the deletion reads. A test fails
@@ -27,12 +27,12 @@ from (values
   ('DELETE', 'owner', 'answers the person was given', '{private.idempotency_keys.owner}'),
   ('DELETE', 'email', 'an invitation of the person, if they have confirmed the address', '{organization_invitations.email}'),
   ('DELETE', 'email', 'mails to the person, if they have confirmed the address', '{private.emails.address}'),
-  ('CLEAR', 'billing_email', 'the person''s name and address, in organisations they belong to', '{organizations.billing_email}'),
+  ('CLEAR', 'billing_email', 'the person''s name and address, in organizations they belong to', '{organizations.billing_email}'),
   ('CLEAR', 'billing_email', 'the person''s name and address, in sessions of their own', $${
     private.onboarding_payments.billing_email, private.onboarding_payments.billing_name}$$),
   ('CLEAR', 'user_id', 'where the person was', $${
     activity_logs.ip_address, activity_logs.user_agent, feature_flag_exposures.network}$$),
-  ('CLEAR', 'user_id', 'the organisation it made stays', '{onboarding_sessions.user_id}'),
+  ('CLEAR', 'user_id', 'the organization it made stays', '{onboarding_sessions.user_id}'),
   ('CLEAR', 'id', 'the account itself', $${
     users.name, users.avatar_url, users.last_login_at, users.suspended_at, users.suspended_until, users.suspended_reason}$$),
   ('KEEP', null, 'replaced by an address that is nobody''s', '{users.email}'),
@@ -50,7 +50,7 @@ from (values
     admin_action_logs.admin_id, admin_action_logs.acting_as_id, admin_action_logs.ip_address,
     admin_action_logs.user_agent, private.impersonations.admin_id, private.impersonations.user_id}$$),
   ('KEEP', null, 'due syncs with Supabase Auth', '{private.auth_errands.user_id}'),
-  ('KEEP', null, 'an organisation''s record of its own customers, for which it answers', $${
+  ('KEEP', null, 'an organization''s record of its own customers, for which it answers', $${
     leads.name, leads.email, leads.phone, contacts.name, contacts.email, contacts.phone, contacts.linkedin_url,
     contacts.twitter_url, customers.name, customers.email, customers.phone, companies.name,
     companies.email, companies.phone, companies.address, companies.website}$$),
@@ -65,7 +65,7 @@ lateral (
 ) c;
 
 -- Only a confirmed address counts: a person who signs up with somebody else's address deletes nothing by it. The
--- billing address of an organisation that the user does not belong to stays. Memberships are deleted last, because they
+-- billing address of an organization that the user does not belong to stays. Memberships are deleted last, because they
 -- decide that; the entries that their deletion writes (audit, feed) are written before columns are cleared.
 create function private.erase_user(who uuid) returns void
 language plpgsql set search_path = '' as $$
@@ -122,7 +122,7 @@ begin
         and (other.blocked_until is null or other.blocked_until <= now())
     );
     if alone is not null then
-      raise exception 'The last owner of an organisation cannot be deleted' using
+      raise exception 'The last owner of an organization cannot be deleted' using
         errcode = 'PT409', detail = format('There is no other owner who is not suspended in: %s.', alone),
         hint = 'Call transfer_ownership() or close_organization() there first, with its id in the header x-org-id.';
     end if;

@@ -1,4 +1,4 @@
--- The life of an organisation: created, handed over, left, closed, reopened and erased by its people; created, suspended,
+-- The life of an organization: created, handed over, left, closed, reopened and erased by its people; created, suspended,
 -- closed and given a plan by platform admins. What platform admins do is logged, also when it fails.
 
 -- Created -------------------------------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ begin
   select o.* into made from public.organizations o where o.id = made.id;
   return made;
 end $$;
-comment on function private.add_organization(text, uuid, text, text) is 'Adds an organisation of the plan FREE with its owner.';
+comment on function private.add_organization(text, uuid, text, text) is 'Adds an organization of the plan FREE with its owner.';
 
 create function private.create_organization(name text, website text, description text) returns public.organizations
 language plpgsql security definer set search_path = '' as $$
@@ -39,10 +39,10 @@ declare
 begin
   if me is null or auth.jwt() ? 'act' then
     perform private.refuse_suspended();
-    raise exception 'Sign in to create an organisation' using errcode = '42501', hint = 'An impersonation cannot create one.';
+    raise exception 'Sign in to create an organization' using errcode = '42501', hint = 'An impersonation cannot create one.';
   end if;
   if length(trim(coalesce(create_organization.name, ''))) not between 2 and 100 then
-    raise exception 'The name of an organisation is 2 to 100 characters' using
+    raise exception 'The name of an organization is 2 to 100 characters' using
       errcode = 'PT422', detail = format('Found %s.', length(trim(create_organization.name)));
   end if;
   -- Counted under the lock of the user's row: of two concurrent calls, only one gets the last place.
@@ -51,7 +51,7 @@ begin
     select count(*) from public.organization_members m join public.organizations o on o.id = m.organization_id
     where m.user_id = me and m.role = 'OWNER' and o.subscription_tier = 'FREE' and o.closed_at is null
   ) >= 3 then
-    raise exception 'You own three free organisations' using
+    raise exception 'You own three free organizations' using
       errcode = 'PT402', hint = 'Choose a plan for one of them, or close one.';
   end if;
   return private.add_organization(
@@ -64,7 +64,7 @@ create function public.create_organization(name text, website text default null,
 returns public.organizations language sql set search_path = ''
 as 'select * from private.create_organization(name, website, description)';
 comment on function public.create_organization(text, text, text) is
-  'Another organisation, of the plan FREE, owned by the caller; at most three free ones. Act in it with x-org-id or '
+  'Another organization, of the plan FREE, owned by the caller; at most three free ones. Act in it with x-org-id or '
   'set_current_organization(); choose a plan with the functions of billing.';
 
 -- Handed over and left ------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ begin
     and (m.blocked_until is null or m.blocked_until <= now());
   if not found then
     raise exception 'There is no such member' using
-      errcode = 'PT404', detail = format('Found no active member %s in this organisation.', transfer_ownership.user_id);
+      errcode = 'PT404', detail = format('Found no active member %s in this organization.', transfer_ownership.user_id);
   end if;
   update public.organization_members m set role = role_kept where m.organization_id = org and m.user_id = auth.uid();
   return jsonb_build_object('organization_id', org, 'owner_id', transfer_ownership.user_id, 'your_role', role_kept);
@@ -102,7 +102,7 @@ declare
 begin
   delete from public.organization_members m where m.organization_id = org and m.user_id = auth.uid();
   if not found then
-    raise exception 'You are not a member of this organisation' using errcode = 'PT404';
+    raise exception 'You are not a member of this organization' using errcode = 'PT404';
   end if;
   return jsonb_build_object('organization_id', org);
 end $$;
@@ -110,7 +110,7 @@ comment on function private.leave_organization() is 'Does the work of public.lea
 create function public.leave_organization() returns jsonb
 language sql set search_path = '' as 'select private.leave_organization()';
 comment on function public.leave_organization() is
-  'Ends the caller''s membership in the current organisation. Its last owner first transfers ownership or closes it.';
+  'Ends the caller''s membership in the current organization. Its last owner first transfers ownership or closes it.';
 
 -- Closed, reopened, erased --------------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ begin
   return jsonb_build_object('organization_id', org, 'closed_at', closed.closed_at,
     'erased_after', closed.closed_at + interval '30 days');
 end $$;
-comment on function private.close(uuid, uuid) is 'Closes an organisation; closing a closed one again changes nothing.';
+comment on function private.close(uuid, uuid) is 'Closes an organization; closing a closed one again changes nothing.';
 
 create function private.close_organization(confirm text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -136,10 +136,10 @@ declare
   org uuid := private.require_org('OWNER', true);
 begin
   if auth.jwt() ? 'act' then
-    raise exception 'An impersonation cannot close an organisation' using errcode = '42501';
+    raise exception 'An impersonation cannot close an organization' using errcode = '42501';
   end if;
   if not exists (select from public.organizations o where o.id = org and o.slug = trim(confirm)) then
-    raise exception 'This is not the slug of the organisation' using
+    raise exception 'This is not the slug of the organization' using
       errcode = 'PT409', detail = format('Found %L.', left(confirm, 100)),
       hint = format('To confirm, send %L.', (select o.slug from public.organizations o where o.id = org));
   end if;
@@ -149,7 +149,7 @@ comment on function private.close_organization(text) is 'Does the work of public
 create function public.close_organization(confirm text) returns jsonb
 language sql set search_path = '' as 'select private.close_organization(confirm)';
 comment on function public.close_organization(text) is
-  'Closes the current organisation (OWNER); confirm is its slug. Members only read, its subscription ends, and after 30 days '
+  'Closes the current organization (OWNER); confirm is its slug. Members only read, its subscription ends, and after 30 days '
   'it is erased unless reopened.';
 
 create function private.reopen_organization() returns jsonb
@@ -159,7 +159,7 @@ declare
 begin
   update public.organizations o set closed_at = null, closed_by = null where o.id = org and o.closed_at is not null;
   if not found then
-    raise exception 'This organisation is not closed' using errcode = 'PT409';
+    raise exception 'This organization is not closed' using errcode = 'PT409';
   end if;
   return jsonb_build_object('organization_id', org);
 end $$;
@@ -167,7 +167,7 @@ comment on function private.reopen_organization() is 'Does the work of public.re
 create function public.reopen_organization() returns jsonb
 language sql set search_path = '' as 'select private.reopen_organization()';
 comment on function public.reopen_organization() is
-  'Reopens the current organisation (OWNER) before it is erased. Its subscription has ended: choose a plan again.';
+  'Reopens the current organization (OWNER) before it is erased. Its subscription has ended: choose a plan again.';
 
 create function private.subscriptions_to_end() returns table (organization_id uuid, stripe_subscription_id text)
 language sql stable security definer set search_path = '' as $$
@@ -177,7 +177,7 @@ language sql stable security definer set search_path = '' as $$
     and private.is_live(s.status)
 $$;
 comment on function private.subscriptions_to_end() is
-  'Subscriptions at Stripe of closed organisations, which are to be ended there. Until then nothing is erased.';
+  'Subscriptions at Stripe of closed organizations, which are to be ended there. Until then nothing is erased.';
 grant execute on function private.subscriptions_to_end() to strive_functions;
 
 create function private.count_rows_of(org uuid) returns jsonb
@@ -197,7 +197,7 @@ begin
   end loop;
   return counts;
 end $$;
-comment on function private.count_rows_of(uuid) is 'How many rows an organisation has in each table that can have any.';
+comment on function private.count_rows_of(uuid) is 'How many rows an organization has in each table that can have any.';
 
 create function private.erase_organization(org uuid) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -222,13 +222,13 @@ begin
   delete from public.organizations o where o.id = org;
   left_over := private.count_rows_of(org);
   if left_over <> '{}' then
-    raise exception 'An organisation was not erased completely' using detail = left_over::text;
+    raise exception 'An organization was not erased completely' using detail = left_over::text;
   end if;
-  perform private.append_admin_action('ORG_DELETE', 'Organisation erased', 'organization', org::text, proof, true, null, null);
+  perform private.append_admin_action('ORG_DELETE', 'Organization erased', 'organization', org::text, proof, true, null, null);
   return proof;
 end $$;
 comment on function private.erase_organization(uuid) is
-  'Deletes everything of an organisation; the log keeps as proof what was deleted: rows of each table, files, when closed.';
+  'Deletes everything of an organization; the log keeps as proof what was deleted: rows of each table, files, when closed.';
 
 create function private.erase_closed_organizations() returns bigint
 language plpgsql security definer set search_path = '' as $$
@@ -248,11 +248,11 @@ begin
   return erased;
 end $$;
 comment on function private.erase_closed_organizations() is
-  'Erases organisations that were closed 30 days ago, up to ten a run; never one whose subscription still runs at Stripe.';
+  'Erases organizations that were closed 30 days ago, up to ten a run; never one whose subscription still runs at Stripe.';
 grant execute on function private.erase_closed_organizations() to service_role;
 insert into private.jobs (name, schedule, runs, description) values
   ('erase_closed_organizations', '57 * * * *', 'private.erase_closed_organizations',
-    'Erase organisations that were closed 30 days ago.');
+    'Erase organizations that were closed 30 days ago.');
 
 -- Platform admins -----------------------------------------------------------------------------------------------------
 -- Each operation is attempted and logged (private.attempt). A refusal is the response, with its status, so that the entry of
@@ -280,12 +280,12 @@ begin
   perform private.require_admin();
   select o.* into target from public.organizations o where o.id = organization_to_administer.organization_id for no key update;
   if not found then
-    raise exception 'There is no such organisation' using
-      errcode = 'PT404', detail = format('Found no organisation %s.', organization_to_administer.organization_id);
+    raise exception 'There is no such organization' using
+      errcode = 'PT404', detail = format('Found no organization %s.', organization_to_administer.organization_id);
   end if;
   return target;
 end $$;
-comment on function private.organization_to_administer(uuid) is 'The organisation, locked, if the caller is a platform admin.';
+comment on function private.organization_to_administer(uuid) is 'The organization, locked, if the caller is a platform admin.';
 
 -- Without a password: the user signs in with a link by e-mail or sets one by "forgot password".
 create function private.do_create_user(wish jsonb) returns jsonb
@@ -358,7 +358,7 @@ declare
   target public.organizations := private.organization_to_administer((wish ->> 'organization_id')::uuid);
 begin
   if target.suspended_at is null and target.closed_at is null then
-    raise exception 'This organisation is neither suspended nor closed' using errcode = 'PT409';
+    raise exception 'This organization is neither suspended nor closed' using errcode = 'PT409';
   end if;
   update public.organizations o
   set suspended_at = null, suspended_reason = null, closed_at = null, closed_by = null where o.id = target.id;
@@ -392,7 +392,7 @@ begin
     where s.organization_id = target.id and s.stripe_subscription_id is not null
       and private.is_live(s.status)
   ) then
-    raise exception 'This organisation pays for a plan' using
+    raise exception 'This organization pays for a plan' using
       errcode = 'PT409', hint = 'Change its plan at Stripe, or cancel it there first.';
   end if;
   update public.subscriptions s set status = 'CANCELLED', cancelled_at = now()
@@ -427,7 +427,7 @@ begin
   where s.organization_id = target.id and private.is_live(s.status) and s.tier <> 'FREE'
   returning * into ended;
   if not found then
-    raise exception 'This organisation has no plan to cancel' using errcode = 'PT409';
+    raise exception 'This organization has no plan to cancel' using errcode = 'PT409';
   end if;
   return to_jsonb(ended);
 end $$;
@@ -453,56 +453,56 @@ language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_create_organization', jsonb_build_object('name', name, 'owner_email', owner_email, 'website', website, 'description', description), 'ORG_CREATE', 'Organisation created',
+    'do_create_organization', jsonb_build_object('name', name, 'owner_email', owner_email, 'website', website, 'description', description), 'ORG_CREATE', 'Organization created',
     'organization', coalesce(owner_email, '')
   ));
 end $$;
 comment on function private.admin_create_organization(text, text, text, text) is 'See do_create_organization(); logged.';
 create function public.admin_create_organization(name text, owner_email text, website text default null, description text default null) returns jsonb
 language sql set search_path = '' as 'select private.admin_create_organization(name, owner_email, website, description)';
-comment on function public.admin_create_organization(text, text, text, text) is 'For platform admins. Adds an organisation of the plan FREE for a user.';
+comment on function public.admin_create_organization(text, text, text, text) is 'For platform admins. Adds an organization of the plan FREE for a user.';
 
 create function private.admin_suspend_organization(organization_id uuid, reason text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_suspend_organization', jsonb_build_object('organization_id', organization_id, 'reason', reason), 'ORG_SUSPEND', 'Organisation suspended',
+    'do_suspend_organization', jsonb_build_object('organization_id', organization_id, 'reason', reason), 'ORG_SUSPEND', 'Organization suspended',
     'organization', coalesce(organization_id::text, '')
   ));
 end $$;
 comment on function private.admin_suspend_organization(uuid, text) is 'See do_suspend_organization(); logged.';
 create function public.admin_suspend_organization(organization_id uuid, reason text) returns jsonb
 language sql set search_path = '' as 'select private.admin_suspend_organization(organization_id, reason)';
-comment on function public.admin_suspend_organization(uuid, text) is 'For platform admins. Suspends an organisation: its members read, its owners can pay.';
+comment on function public.admin_suspend_organization(uuid, text) is 'For platform admins. Suspends an organization: its members read, its owners can pay.';
 
 create function private.admin_restore_organization(organization_id uuid) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_restore_organization', jsonb_build_object('organization_id', organization_id), 'ORG_UPDATE', 'Organisation restored',
+    'do_restore_organization', jsonb_build_object('organization_id', organization_id), 'ORG_UPDATE', 'Organization restored',
     'organization', coalesce(organization_id::text, '')
   ));
 end $$;
 comment on function private.admin_restore_organization(uuid) is 'See do_restore_organization(); logged.';
 create function public.admin_restore_organization(organization_id uuid) returns jsonb
 language sql set search_path = '' as 'select private.admin_restore_organization(organization_id)';
-comment on function public.admin_restore_organization(uuid) is 'For platform admins. Ends the suspension of an organisation, or reopens a closed one.';
+comment on function public.admin_restore_organization(uuid) is 'For platform admins. Ends the suspension of an organization, or reopens a closed one.';
 
 create function private.admin_close_organization(organization_id uuid) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_close_organization', jsonb_build_object('organization_id', organization_id), 'ORG_DELETE', 'Organisation closed',
+    'do_close_organization', jsonb_build_object('organization_id', organization_id), 'ORG_DELETE', 'Organization closed',
     'organization', coalesce(organization_id::text, '')
   ));
 end $$;
 comment on function private.admin_close_organization(uuid) is 'See do_close_organization(); logged.';
 create function public.admin_close_organization(organization_id uuid) returns jsonb
 language sql set search_path = '' as 'select private.admin_close_organization(organization_id)';
-comment on function public.admin_close_organization(uuid) is 'For platform admins. Closes an organisation; after 30 days it is erased.';
+comment on function public.admin_close_organization(uuid) is 'For platform admins. Closes an organization; after 30 days it is erased.';
 
 create function private.admin_create_subscription(organization_id uuid, tier "SubscriptionTier", until timestamptz) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -517,7 +517,7 @@ comment on function private.admin_create_subscription(uuid, "SubscriptionTier", 
 create function public.admin_create_subscription(organization_id uuid, tier "SubscriptionTier", until timestamptz) returns jsonb
 language sql set search_path = '' as 'select private.admin_create_subscription(organization_id, tier, until)';
 comment on function public.admin_create_subscription(uuid, "SubscriptionTier", timestamptz) is
-  'For platform admins. Grants an organisation a plan without payment until a time.';
+  'For platform admins. Grants an organization a plan without payment until a time.';
 
 create function private.admin_cancel_subscription(organization_id uuid) returns jsonb
 language plpgsql security definer set search_path = '' as $$

@@ -1,4 +1,4 @@
--- Exporting an organisation: everything that is its own, as of one moment, into the private bucket `exports`.
+-- Exporting an organization: everything that is its own, as of one moment, into the private bucket `exports`.
 
 insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types) values
   ('exports', 'exports', false, 50 * 1024 * 1024, '{application/x-ndjson,text/csv,application/json}')
@@ -16,7 +16,7 @@ create table private.exports (
   error text,
   manifest_sha256 text
 );
-comment on table private.exports is 'Exports of organisations: who requested them, and their outcome.';
+comment on table private.exports is 'Exports of organizations: who requested them, and their outcome.';
 comment on column private.exports.is_complete is
   'True for a platform admin: all data. False for an owner: without the data of single members, and without secrets.';
 comment on column private.exports.manifest_sha256 is 'Of the manifest, which has the hashes of all other files.';
@@ -24,10 +24,10 @@ create index exports_organization_idx on private.exports (organization_id, start
 insert into private.personal_columns (relation, name, on_deletion, because)
 values ('private.exports', 'requested_by', 'KEEP', 'a pseudonym: it points to an account without a name');
 
--- What an organisation has ----------------------------------------------------------------------------------------------
+-- What an organization has ----------------------------------------------------------------------------------------------
 
 -- Found in the catalog, so that a new table is among them by being there: what carries organization_id, what hangs on
--- such a row without carrying it, and the organisation itself.
+-- such a row without carrying it, and the organization itself.
 create function private.export_relations() returns table (relation regclass, condition text, is_personal boolean)
 language sql stable security definer set search_path = '' as $$
   with carrying as (
@@ -57,7 +57,7 @@ language sql stable security definer set search_path = '' as $$
     and k.conrelid not in (select oid from carrying)
 $$;
 comment on function private.export_relations() is
-  'Every table with rows of an organisation and the condition that finds them ($1 is its id).';
+  'Every table with rows of an organization and the condition that finds them ($1 is its id).';
 
 create function private.people_condition(complete boolean) returns text
 language sql stable set search_path = '' as $$
@@ -78,7 +78,7 @@ language sql stable set search_path = '' as $$
     ) end
 $$;
 comment on function private.people_condition(boolean) is
-  'The query for the users in an export of an organisation ($1). For an owner: who is or was a member. In a complete '
+  'The query for the users in an export of an organization ($1). For an owner: who is or was a member. In a complete '
   'export, which a platform admin makes to restore it: everyone its rows point to.';
 
 -- In an owner's export, a column that names a person who never was a member is null.
@@ -156,19 +156,19 @@ begin
     select from public.organization_members m
     where m.organization_id = org and m.user_id = auth.uid() and m.role = 'OWNER'
   )) then
-    raise exception 'Only owners of the organisation and platform admins may export it' using
+    raise exception 'Only owners of the organization and platform admins may export it' using
       errcode = '42501', hint = 'Ask an owner. An impersonation may not export.';
   end if;
-  -- The lock waits for another export of this organisation that is starting.
+  -- The lock waits for another export of this organization that is starting.
   perform from public.organizations o where o.id = org for no key update;
   if not found then
-    raise exception 'There is no such organisation' using errcode = 'PT404', detail = format('Found none with id %s.', org);
+    raise exception 'There is no such organization' using errcode = 'PT404', detail = format('Found none with id %s.', org);
   end if;
   if exists (
     select from private.exports e
     where e.organization_id = org and e.finished_at is null and e.started_at > now() - interval '30 minutes'
   ) then
-    raise exception 'An export of this organisation is running' using errcode = 'PT409', hint = 'Wait until it has finished.';
+    raise exception 'An export of this organization is running' using errcode = 'PT409', hint = 'Wait until it has finished.';
   end if;
   if not complete then
     allowed := private.plan_limit(org, 'exports_per_day');
@@ -176,7 +176,7 @@ begin
       select count(*) from private.exports e
       where e.organization_id = org and not e.is_complete and e.started_at > now() - interval '1 day'
     ) then
-      raise exception 'This organisation was exported % times in the last 24 hours', allowed using
+      raise exception 'This organization was exported % times in the last 24 hours', allowed using
         errcode = 'PT429', detail = 'Its plan allows no more.',
         hint = 'Use an export of today, try again tomorrow, or choose a larger plan.';
     end if;

@@ -1,4 +1,4 @@
--- Quotas: how many rows, free organisations and exports there may be, and what counts in the gallery. The limits of a plan
+-- Quotas: how many rows, free organizations and exports there may be, and what counts in the gallery. The limits of a plan
 -- are in plans.limits; what is the same for every plan is in private.row_quotas.
 
 -- Rows ----------------------------------------------------------------------------------------------------------------
@@ -8,9 +8,9 @@ create table private.row_quotas (
   most bigint,
   times integer not null default 1
 );
-comment on table private.row_quotas is 'Tables of an organisation whose quota is not rows_per_table of its plan.';
+comment on table private.row_quotas is 'Tables of an organization whose quota is not rows_per_table of its plan.';
 comment on column private.row_quotas.relation is 'Table in the schema public.';
-comment on column private.row_quotas.most is 'Rows that every organisation may have; null: as many as its plan says.';
+comment on column private.row_quotas.most is 'Rows that every organization may have; null: as many as its plan says.';
 comment on column private.row_quotas.times is 'How many times rows_per_table it may have.';
 insert into private.row_quotas (relation, most, times) values
   ('activities', null, 10),
@@ -28,7 +28,7 @@ create table private.row_counts (
   counted_at timestamptz not null default now(),
   primary key (organization_id, relation)
 );
-comment on table private.row_counts is 'How soon the rows of an organisation in a table are counted again.';
+comment on table private.row_counts is 'How soon the rows of an organization in a table are counted again.';
 comment on column private.row_counts.organization_id is 'Whose rows.';
 comment on column private.row_counts.relation is 'Table in the schema public.';
 comment on column private.row_counts.recount is 'The probability with which the next new row has them counted.';
@@ -65,7 +65,7 @@ begin
   if used > allowed then
     raise exception using
       errcode = case when quota.most is null then 'PT402' else 'PT409' end,
-      message = format('An organisation%s has at most %s rows in %s',
+      message = format('An organization%s has at most %s rows in %s',
         case when quota.most is null then ' with this plan' else '' end, allowed, tg_table_name),
       detail = 'This would be one more.',
       hint = case when quota.most is null then 'An owner can choose a larger plan; or delete rows first.'
@@ -78,7 +78,7 @@ begin
   return null;
 end $$;
 comment on function private.count_rows() is
-  'Enforces the number of rows of an organisation: PT402 beyond its plan, PT409 beyond what everyone may have.';
+  'Enforces the number of rows of an organization: PT402 beyond its plan, PT409 beyond what everyone may have.';
 
 create function private.limit_rows() returns void language plpgsql set search_path = '' as $$
 declare
@@ -111,7 +111,7 @@ begin
   end if;
   return null;
 end $$;
-comment on function private.recount_rows() is 'Has rows counted again after the plan of an organisation has changed.';
+comment on function private.recount_rows() is 'Has rows counted again after the plan of an organization has changed.';
 create trigger recount_rows after update of subscription_tier on public.organizations
   for each row when (new.subscription_tier <> old.subscription_tier) execute function private.recount_rows();
 create trigger recount_rows after insert or update of limits, is_active on public.plans

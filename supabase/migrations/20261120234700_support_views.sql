@@ -1,5 +1,5 @@
 -- Support views: what the people who help customers look at first. They show the caller what its tables show: platform
--- admins and the SQL editor everything, members their own organisation.
+-- admins and the SQL editor everything, members their own organization.
 
 create view public.support_organizations with (security_invoker = true) as
 select o.id, o.name, o.slug, o.created_at, o.subscription_tier, o.subscription_status, o.suspended_at, o.suspended_reason,
@@ -13,7 +13,7 @@ left join lateral (
   from public.organization_members m join public.users u on u.id = m.user_id
   where m.organization_id = o.id
 ) members on true;
-comment on view public.support_organizations is 'Every organisation on one line: plan, state, owners, members, last login.';
+comment on view public.support_organizations is 'Every organization on one line: plan, state, owners, members, last login.';
 comment on column public.support_organizations.members is 'How many members it has.';
 comment on column public.support_organizations.owners is 'Addresses of its owners.';
 comment on column public.support_organizations.last_login_at is 'When one of its members last signed in.';

@@ -5,7 +5,7 @@ do $comments$
 declare
   meanings constant text := $$
 id: Identifies the row.
-organization_id: The organisation the row belongs to; by default the one the request acts in.
+organization_id: The organization the row belongs to; by default the one the request acts in.
 user_id: The user the row belongs to.
 created_at: When the row was created (UTC).
 updated_at: When the row was last changed (UTC); kept by the database.
@@ -16,9 +16,9 @@ assigned_to: The member who is responsible; null: nobody.
 name: The name.
 title: The title.
 description: A longer description.
-notes: Remarks of the organisation, not shown to others.
+notes: Remarks of the organization, not shown to others.
 tags: Words to group and filter by.
-custom_fields: Fields of the organisation's own, as {"name": value}.
+custom_fields: Fields of the organization's own, as {"name": value}.
 email: E-mail address.
 phone: Telephone number, as it was typed; compared by its digits.
 company: The company, by name.
@@ -44,11 +44,11 @@ ends_at: Until when it applies; null: without end.
 expires_at: Until when it is valid.
 metadata: Additional facts, as {"name": value}.
 is_active: False: it is kept but no longer used.
-is_public: True: every signed-in user sees it, whatever their organisation.
+is_public: True: every signed-in user sees it, whatever their organization.
 is_archived: True: hidden from the usual lists.
 is_completed: Whether it is done.
 icon: Name of the icon that is shown with it.
-color: Colour it is shown in.
+color: Color it is shown in.
 chart_type: How it is drawn, such as line or bar.
 sort_order: Place in the list, lowest first.
 message: The text.
@@ -162,7 +162,7 @@ agent_templates.memory_config: What the agent remembers, and for how long.
 agent_templates.features: What it can do, for the gallery.
 agent_templates.use_cases: What it is for, for the gallery.
 agent_templates.is_popular: Used more than ten times and rated 4 or better; computed.
-agent_templates.organization_id: The organisation that made it; null: the system.
+agent_templates.organization_id: The organization that made it; null: the system.
 ai_conversations.context_type: What the conversation is about, such as lead.
 ai_conversations.context_id: The record it is about.
 ai_conversations.ai_model: The model that answers.
@@ -189,12 +189,12 @@ billing_attention.customer_id: The customer at Stripe.
 billing_attention.since: Since when.
 build_logs.details: Additional facts, as {"name": value}.
 build_logs.log_level: How serious it is.
-contacts.type: What they are to the organisation: PROSPECT, CLIENT, PAST_CLIENT, PARTNER or VENDOR.
+contacts.type: What they are to the organization: PROSPECT, CLIENT, PAST_CLIENT, PARTNER or VENDOR.
 contacts.status: ACTIVE; INACTIVE; DO_NOT_CONTACT: not to be approached.
 contacts.company: Where they work, as text; naming a company links or adds it.
 contacts.linkedin_url: Address of their LinkedIn profile.
 contacts.twitter_url: Address of their profile on X.
-content.slug: Its name in URLs; unique in the organisation.
+content.slug: Its name in URLs; unique in the organization.
 content.content_type: PAGE, BLOG_POST, DOCUMENTATION or TEMPLATE.
 content.content: The text.
 content.excerpt: The first sentences, for lists.
@@ -215,7 +215,7 @@ dashboard_metrics.target_value: What the value should reach.
 dashboard_metrics.warning_threshold: From here on it is a warning; above critical_threshold: lower is worse.
 dashboard_metrics.critical_threshold: From here on it is critical.
 dashboard_metrics.last_calculated: When cached_value was calculated.
-dashboard_metrics.organization_id: The organisation; null: a metric of the system.
+dashboard_metrics.organization_id: The organization; null: a metric of the system.
 dashboard_widgets.type: What it shows.
 dashboard_widgets.config: Its settings; which ones depends on the type.
 dashboard_widgets.data_source: Where its data come from, for widgets of the client's own.
@@ -248,7 +248,7 @@ listings.bathrooms: How many bathrooms; halves are allowed.
 listings.square_feet: Living area in square feet.
 listings.lot_size: Size of the lot.
 listings.year_built: Year it was built.
-listings.price: Asking price in the organisation's currency.
+listings.price: Asking price in the organization's currency.
 listings.status: ACTIVE: it can be bought; changes are noted in the feed.
 listings.mls_number: Its number in the multiple listing service.
 listings.listing_date: When it was listed.
@@ -262,7 +262,7 @@ notifications.entity_type: What it is about, such as lead.
 notifications.entity_id: The record it is about.
 notifications.read: Whether the user has read it.
 onboarding_sessions.total_steps: How many steps there are.
-onboarding_sessions.org_name: Step 1: name of the new organisation.
+onboarding_sessions.org_name: Step 1: name of the new organization.
 onboarding_sessions.org_website: Step 1: its website.
 onboarding_sessions.org_description: Step 1: what it does.
 onboarding_sessions.selected_tier: Step 2: the plan.
@@ -272,7 +272,7 @@ organization_invitations.role: The role it will have.
 organization_invitations.invited_by: Who invited.
 organization_invitations.accepted_at: When it was accepted; null: open.
 organization_members.user_id: The member.
-organization_members.organization_id: The organisation.
+organization_members.organization_id: The organization.
 organization_members.role: OWNER, ADMIN, MEMBER or VIEWER.
 organization_members.joined_at: When they joined.
 organizations.slug: Its name in URLs; unique, lower-case words joined by hyphens.
@@ -283,22 +283,22 @@ organizations.billing_email: Where invoices go.
 platform_metrics.date: The day (UTC).
 platform_metrics.total_users: Number of users.
 platform_metrics.new_users: Users that signed up on the day.
-platform_metrics.total_orgs: Number of organisations.
-platform_metrics.new_orgs: Organisations created on the day.
-platform_metrics.starter_count: Organisations of this tier.
-platform_metrics.growth_count: Organisations of this tier.
-platform_metrics.elite_count: Organisations of this tier.
-platform_metrics.enterprise_count: Organisations of this tier.
+platform_metrics.total_orgs: Number of organizations.
+platform_metrics.new_orgs: Organizations created on the day.
+platform_metrics.starter_count: Organizations of this tier.
+platform_metrics.growth_count: Organizations of this tier.
+platform_metrics.elite_count: Organizations of this tier.
+platform_metrics.enterprise_count: Organizations of this tier.
 project_showcases.image_url: Address of a picture.
 project_showcases.demo_url: Address of a demonstration.
 project_showcases.features: What it can do.
 project_showcases.technologies: What it is made with.
-projects.customer_id: For whom; null: for the organisation itself.
+projects.customer_id: For whom; null: for the organization itself.
 projects.status: PLANNING, ACTIVE, ON_HOLD, COMPLETED or CANCELLED.
 projects.start_date: When it begins.
-projects.budget: The budget, in the organisation's currency.
+projects.budget: The budget, in the organization's currency.
 projects.progress_percentage: How far it is, 0 to 100.
-quick_actions.organization_id: The organisation; null: an action of the system.
+quick_actions.organization_id: The organization; null: an action of the system.
 quick_actions.action_type: What happens: NAVIGATION and EXTERNAL_LINK need target_url.
 quick_actions.target_url: Where it leads: a path or an http(s) address.
 quick_actions.api_endpoint: What API_CALL calls: a path or an http(s) address.
@@ -328,14 +328,14 @@ system_alert_dismissals.user_id: Who dismissed it.
 system_alert_views.user_id: Who saw it.
 system_alerts.level: INFO, SUCCESS, WARNING or ERROR.
 system_alerts.target_roles: Users with one of these roles see it.
-system_alerts.target_tiers: Organisations with one of these plans see it.
-system_alerts.target_orgs: These organisations see it.
+system_alerts.target_tiers: Organizations with one of these plans see it.
+system_alerts.target_orgs: These organizations see it.
 system_alerts.target_users: These users see it.
 system_alerts.is_dismissible: Whether a user may hide it.
 system_alerts.is_active: False: nobody sees it.
 template_reviews.rating: 1 to 5.
 template_reviews.review: The text of the review.
-template_reviews.organization_id: The organisation of the reviewer.
+template_reviews.organization_id: The organization of the reviewer.
 template_reviews.reviewer_id: Who reviewed; once for each template.
 tool_blueprints.components: The parts of the tool.
 tool_blueprints.connections: How the parts are connected.

@@ -1,4 +1,4 @@
--- What happened in an organisation today?
+-- What happened in an organization today?
 select l.created_at, l.action, l.resource_type, l.resource_id, u.email as by
 from public.activity_logs l
 join public.organizations o on o.id = l.organization_id

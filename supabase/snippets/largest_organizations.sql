@@ -1,4 +1,4 @@
--- Which organisations have the most data?
+-- Which organizations have the most data?
 select o.slug, o.subscription_tier,
   (select count(*) from public.leads l where l.organization_id = o.id) as leads,
   (select count(*) from public.contacts c where c.organization_id = o.id) as contacts,

@@ -1,4 +1,4 @@
--- An organisation at a glance
+-- An organization at a glance
 select *
 from public.support_organizations
 where slug = 'acme';

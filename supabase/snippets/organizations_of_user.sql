@@ -1,4 +1,4 @@
--- Which organisations does a user belong to?
+-- Which organizations does a user belong to?
 select o.id, o.name, o.slug, m.role, m.joined_at, o.subscription_tier, o.suspended_at, o.closed_at
 from public.organization_members m
 join public.organizations o on o.id = m.organization_id

@@ -1,4 +1,4 @@
--- What is in the trash of an organisation?
+-- What is in the trash of an organization?
 select t.kind, t.title, t.deleted_at, u.email as deleted_by, t.purge_at, t.id
 from public.trash t
 join public.organizations o on o.id = t.organization_id

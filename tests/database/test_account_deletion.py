@@ -1,4 +1,4 @@
-"""A deleted account leaves nothing personal behind, and what organisations have of its work stays."""
+"""A deleted account leaves nothing personal behind, and what organizations have of its work stays."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def test_a_new_column_about_people_is_noticed(fresh_database: Database) -> None:
 
 @pytest.fixture
 def marked(fresh_database: Database) -> Database:
-    """Every table has a row of Acme's member, with recognisable personal data."""
+    """Every table has a row of Acme's member, with recognizable personal data."""
     with fresh_database.connect("supabase_admin") as superuser, fresh_database.connect() as owner:
         Matrix(superuser).populate(owner)
         who = PEOPLE["member"]
@@ -193,7 +193,7 @@ def test_activity_log_redacts_only_deleted_accounts(marked: Database) -> None:
                 connection.execute(f"update public.activity_logs set {change} where user_id = %s", [PEOPLE["member"]])
 
 
-def test_the_last_owner_stays_and_is_told_of_which_organisation(fresh_database: Database) -> None:
+def test_the_last_owner_stays_and_is_told_of_which_organization(fresh_database: Database) -> None:
     with pytest.raises(psycopg.Error, match="last owner") as caught:
         delete_own(fresh_database, "owner", "owner@strive.test")
     assert (caught.value.sqlstate, "Acme" in str(caught.value.diag.message_detail)) == ("PT409", True)

@@ -27,7 +27,7 @@ def test_attack_list_the_platform_as_a_tenant(database: Database, name: str, per
         rows(cursor, name)
 
 
-def test_users_are_found_by_words_role_state_and_organisation(database: Database) -> None:
+def test_users_are_found_by_words_role_state_and_organization(database: Database) -> None:
     with server(database) as cursor:
         cursor.execute("update public.users set name = 'Ada 100%%_sure' where id = %s", [PEOPLE["viewer"]])
         now_as(cursor, "platform_admin")
@@ -66,7 +66,7 @@ def test_a_page_has_bounds(database: Database, name: str, size: int | None) -> N
     assert caught.value.sqlstate == "PT422"
 
 
-def test_organisations_are_listed_with_their_members_and_owners(database: Database) -> None:
+def test_organizations_are_listed_with_their_members_and_owners(database: Database) -> None:
     with database.acting_as("platform_admin") as cursor:
         (acme,) = rows(cursor, "admin_organizations", search="ACM")
         assert (acme["members"], acme["owners"]) == (5, [{"id": str(PEOPLE["owner"]), "email": "owner@strive.test"}])
@@ -74,7 +74,7 @@ def test_organisations_are_listed_with_their_members_and_owners(database: Databa
         assert len(rows(cursor, "admin_organizations", with_tier="GROWTH", with_status="ACTIVE")) == 2
 
 
-def test_subscriptions_of_all_organisations_are_listed(database: Database) -> None:
+def test_subscriptions_of_all_organizations_are_listed(database: Database) -> None:
     with server(database) as cursor:
         cursor.execute(
             "insert into public.subscriptions (organization_id, status, tier, billing_cycle, amount_cents,"

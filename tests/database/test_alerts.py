@@ -136,7 +136,7 @@ def test_a_new_tier_counts_at_the_next_request(cursor: Cursor) -> None:
     assert (shown(cursor, "member"), shown(cursor, "globex_member")) == ([alert], [])
 
 
-def test_attack_name_another_organisation_to_read_its_alerts(cursor: Cursor) -> None:
+def test_attack_name_another_organization_to_read_its_alerts(cursor: Cursor) -> None:
     announce(cursor, target_orgs=[GLOBEX])
     assert shown(cursor, "member", org=GLOBEX) == []
 

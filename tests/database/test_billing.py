@@ -1,4 +1,4 @@
-"""Plans on sale, subscriptions of organisations, and stored Stripe events."""
+"""Plans on sale, subscriptions of organizations, and stored Stripe events."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -122,7 +122,7 @@ def test_limit_follows_the_current_tier(database: Database) -> None:
         assert (limit(cursor, "members"), limit(cursor, "orders_per_month")) == (100, UNLIMITED)
 
 
-def test_without_organisation_or_plan_nothing_is_allowed(database: Database) -> None:
+def test_without_organization_or_plan_nothing_is_allowed(database: Database) -> None:
     with server(database) as cursor:
         assert limit(cursor, "members", None) == 0
         assert limit(cursor, "members", PEOPLE["owner"]) == 0

@@ -97,7 +97,7 @@ def test_nobody_else_sees_or_touches_a_row(database: Database, table: str) -> No
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_platform_admin_reads_the_named_organisation_and_writes_nothing(database: Database, table: str) -> None:
+def test_a_platform_admin_reads_the_named_organization_and_writes_nothing(database: Database, table: str) -> None:
     with scene(database) as cursor:
         row = make_for(cursor, ACME, table)
         turn(cursor, "platform_admin", ACME)
@@ -107,7 +107,7 @@ def test_a_platform_admin_reads_the_named_organisation_and_writes_nothing(databa
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_attack_move_a_row_into_another_of_ones_organisations(database: Database, table: str) -> None:
+def test_attack_move_a_row_into_another_of_ones_organizations(database: Database, table: str) -> None:
     with scene(database) as cursor:
         add(cursor, "organization_members", user_id=PEOPLE["admin"], organization_id=GLOBEX, role="ADMIN")
         row = make_for(cursor, ACME, table)
@@ -150,7 +150,7 @@ def test_attack_assign_to_somebody_who_is_no_member(database: Database, table: s
         turn(cursor, "member")
         row = make(cursor, table, assigned_to_id=PEOPLE["viewer"])
         for stranger in ("globex_member", "outsider", "removed"):
-            with refused(cursor, "23503", "assigned_to_id is a member of the organisation"):
+            with refused(cursor, "23503", "assigned_to_id is a member of the organization"):
                 change(cursor, table, row, assigned_to_id=PEOPLE[stranger])
 
 
@@ -164,7 +164,7 @@ def test_rows_of_a_removed_member_become_unassigned_and_stay(database: Database,
         assert (after["assigned_to_id"], after["organization_id"]) == (None, ACME)
 
 
-def test_an_organisation_takes_all_of_its_business_with_it(database: Database) -> None:
+def test_an_organization_takes_all_of_its_business_with_it(database: Database) -> None:
     with scene(database) as cursor:
         person = make(cursor, "contacts", assigned_to_id=PEOPLE["member"])
         sale = make(cursor, "deals", contact_id=person["id"], lead_id=make(cursor, "leads")["id"])

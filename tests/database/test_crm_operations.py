@@ -75,7 +75,7 @@ def test_search_covers_all_kinds_best_match_first(database: Database) -> None:
 
 
 def test_attack_search_another_tenant_one_guard_at_a_time(database: Database) -> None:
-    """The search names the organisation, and what it found is read again under the caller's policies."""
+    """The search names the organization, and what it found is read again under the caller's policies."""
     with scene(database) as cursor:
         lead(cursor, organization_id=GLOBEX, name="Hidden Treasure")
         turn(cursor, "owner")
@@ -211,7 +211,7 @@ def test_one_row_of_others_among_many_and_none_is_assigned(database: Database) -
         for stranger in (theirs, uuid4()):
             with refused(cursor, "PT404", "do not exist"):
                 call(cursor, "bulk_assign", kind="leads", ids=[*ours, stranger], assigned_to_id=PEOPLE["member"])
-        with refused(cursor, "23503", "member of the organisation"):
+        with refused(cursor, "23503", "member of the organization"):
             call(cursor, "bulk_assign", kind="leads", ids=ours, assigned_to_id=PEOPLE["globex_member"])
         query = "select from public.leads where id = any (%s) and assigned_to_id is not null"
         assert cursor.execute(query, [ours]).rowcount == 0

@@ -90,7 +90,7 @@ def test_attack_reach_another_tenants_dashboard(database: Database, table: str) 
 
 
 @pytest.mark.parametrize("table", MANAGED)
-def test_attack_move_a_row_into_another_of_ones_organisations(database: Database, table: str) -> None:
+def test_attack_move_a_row_into_another_of_ones_organizations(database: Database, table: str) -> None:
     with scene(database) as cursor:
         add(cursor, "organization_members", user_id=PEOPLE["admin"], organization_id=GLOBEX, role="ADMIN")
         row = make_for(cursor, ACME, table)
@@ -184,7 +184,7 @@ def test_who_manages_the_dashboard_sees_all_of_it(database: Database, table: str
             assert seen(cursor, table, row)
 
 
-def test_permissions_held_in_one_organisation_open_nothing_in_another(database: Database) -> None:
+def test_permissions_held_in_one_organization_open_nothing_in_another(database: Database) -> None:
     with scene(database) as cursor:
         add(
             cursor, "organization_members", user_id=PEOPLE["member"], organization_id=GLOBEX, role="MEMBER",
@@ -233,7 +233,7 @@ def test_a_place_that_is_none_is_refused(database: Database, position: str) -> N
         ("quick_actions", {"target_url": "javascript:alert(1)"}, "target_url is a path or an http"),
         ("quick_actions", {"target_url": "java\nscript:alert(1)"}, "target_url is a path or an http"),
         ("quick_actions", {"api_endpoint": "data:text/html,x"}, "api_endpoint is a path or an http"),
-        ("quick_actions", {"required_role": ["BOSS"]}, "required_role lists organisation roles"),
+        ("quick_actions", {"required_role": ["BOSS"]}, "required_role lists organization roles"),
         ("quick_actions", {"required_tier": ["GOLD"]}, "required_tier lists subscription tiers"),
         ("activity_feeds", {"title": ""}, "feed title is 1 to 255 characters"),
     ],

@@ -60,7 +60,7 @@ def snapshot(cursor: Cursor, **request: Any) -> Any:
 
 WRONG: list[tuple[str, Any, str | None, str, str]] = [
     ("KPI_CARD", {"query": COUNT, "metric_id": str(uuid4())}, None, "config: found", "either metric_id or query"),
-    ("KPI_CARD", {"metric_id": str(uuid4())}, None, "config.metric_id: found", "a metric of the organisation"),
+    ("KPI_CARD", {"metric_id": str(uuid4())}, None, "config.metric_id: found", "a metric of the organization"),
     ("KPI_CARD", {"metric_id": 5}, None, "config.metric_id: found 5", "an id"),
     ("KPI_CARD", {"query": {"source": "users"}}, None, 'query.source: found "users"', "leads"),
     ("CHART", {"query": COUNT}, None, "config: found", "group_by"),
@@ -122,7 +122,7 @@ def test_attack_set_a_widget_to_the_metric_of_another_tenant(database: Database)
             with refused(cursor, "PT422", "is invalid") as caught:
                 widget(cursor, "KPI_CARD", {"metric_id": str(unknown)})
             assert str(caught.value.diag.message_detail).replace(str(unknown), "…") == (
-                'config.metric_id: found "…", expected the id of a metric of the organisation or the system.'
+                'config.metric_id: found "…", expected the id of a metric of the organization or the system.'
             )
         # Not by the server either, whom no policy keeps from seeing it.
         turn(cursor, None)
@@ -362,7 +362,7 @@ def test_layout_is_accepted_only_without_overlapping_cells(
 # The default dashboard ------------------------------------------------------------------------------------------------
 
 
-def test_a_new_user_and_a_new_organisation_have_a_dashboard(database: Database) -> None:
+def test_a_new_user_and_a_new_organization_have_a_dashboard(database: Database) -> None:
     with scene(database) as cursor:
         who = uuid4()
         cursor.execute("insert into auth.users (id, email) values (%s, 'new@strive.test')", [who])

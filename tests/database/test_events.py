@@ -1,4 +1,4 @@
-"""Events: the catalogue and its document, preferences, and who is notified of what."""
+"""Events: the catalog and its document, preferences, and who is notified of what."""
 
 import json
 import re
@@ -160,7 +160,7 @@ def test_attack_publish_events_or_read_the_outbox_as_a_client(database: Database
                 cursor.execute(statement)
 
 
-def test_choices_of_one_organisation_do_not_reach_another(fresh_database: Database) -> None:
+def test_choices_of_one_organization_do_not_reach_another(fresh_database: Database) -> None:
     choose(fresh_database, "globex_owner", "crm.lead.assigned", False, "OFF", call="default")
     with fresh_database.connect() as connection:
         assert publish(connection, "crm.lead.assigned", "member") == 1

@@ -428,7 +428,7 @@ def test_attack_forge_a_system_entry_in_the_build_log(database: Database, stage:
         insert(cursor, "build_logs", organization_id=ACME, order_id=order, stage=stage, message="m")
 
 
-def test_build_logs_go_with_their_organisation(fresh_database: Database) -> None:
+def test_build_logs_go_with_their_organization(fresh_database: Database) -> None:
     order = in_status(fresh_database, "DRAFT")
     with fresh_database.acting_as("owner", commit=True) as cursor:
         advance(cursor, order, "CANCELLED", "no")

@@ -17,7 +17,7 @@ SYSTEM = {
     "Closing coordinator", "Market researcher",
 }  # fmt: skip
 MADE = [
-    # name, organisation, public, category, tags, usage, description
+    # name, organization, public, category, tags, usage, description
     ("Ours alone", ACME, False, "SALES", ["Alpha", "beta"], 1, "Zebra crossings, drawn well"),
     ("Ours for all", ACME, True, "SALES", ["alpha"], 5, "Zebras"),
     ("Theirs alone", GLOBEX, False, "SALES", ["alpha"], 9, "A zebra of their own"),

@@ -74,7 +74,7 @@ def test_history_contains_no_secrets_or_invited_addresses(database: Database) ->
             assert secret not in logged
 
 
-def test_members_read_a_record_and_admins_the_organisation(database: Database) -> None:
+def test_members_read_a_record_and_admins_the_organization(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "owner")
         change(cursor, "organizations", {"id": ACME}, name="Acme Homes")

@@ -1,4 +1,4 @@
-"""Who calls, in which organisation, and what that lets them do."""
+"""Who calls, in which organization, and what that lets them do."""
 
 import psycopg
 import pytest
@@ -13,17 +13,17 @@ def current_org(database: Database, person: str, minimum: str = "VIEWER", **requ
         return row["org"]
 
 
-def test_a_member_acts_in_the_only_organisation_they_have(database: Database) -> None:
+def test_a_member_acts_in_the_only_organization_they_have(database: Database) -> None:
     token = claims_of("member", app_metadata={})
     assert current_org(database, "member", claims=token) == ACME
 
 
 @pytest.mark.parametrize("person", ["outsider", "removed", "suspended", "globex_owner"])
-def test_naming_an_organisation_one_does_not_belong_to_gives_none(database: Database, person: str) -> None:
+def test_naming_an_organization_one_does_not_belong_to_gives_none(database: Database, person: str) -> None:
     assert current_org(database, person, org=ACME) is None
 
 
-def test_a_role_too_weak_gives_no_organisation(database: Database) -> None:
+def test_a_role_too_weak_gives_no_organization(database: Database) -> None:
     assert current_org(database, "viewer", "MEMBER") is None
     assert current_org(database, "member", "MEMBER") == ACME
 
@@ -35,8 +35,8 @@ def test_platform_admin_reads_but_never_writes_in_named_organization(
     assert current_org(database, "platform_admin", "MEMBER", org=GLOBEX) is None
 
 
-def test_a_malformed_organisation_id_is_a_clear_400(database: Database) -> None:
-    with pytest.raises(psycopg.Error, match="x-org-id is not an organisation id") as caught:
+def test_a_malformed_organization_id_is_a_clear_400(database: Database) -> None:
+    with pytest.raises(psycopg.Error, match="x-org-id is not an organization id") as caught:
         current_org(database, "member", org="acme'; drop table users")
     assert caught.value.sqlstate == "PT400"
 
@@ -75,7 +75,7 @@ def test_a_suspension_holds_from_the_next_statement_until_it_ends(database: Data
             assert connection.execute(f"select {call}").fetchone() == (SUSPENSIONS[change],)
 
 
-def test_a_suspended_user_stays_suspended_in_an_organisation_they_join(database: Database) -> None:
+def test_a_suspended_user_stays_suspended_in_an_organization_they_join(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(
             "insert into public.organization_members (user_id, organization_id) values (%s, %s)",

@@ -22,7 +22,7 @@ ACCEPTED: dict[tuple[str, str], str] = {
     ("an id is no uuid", "public.stripe_events.id"): "Stripe's own id is what makes a delivery count once",
     ("an id is no uuid", "public.stripe_objects.id"): "as above",
     ("organization_id is no key to organizations that goes with them", "public.onboarding_sessions.organization_id"): (
-        "it makes the organisation at its end, and belongs to a user"
+        "it makes the organization at its end, and belongs to a user"
     ),
     ("a tenant's row may have no tenant", "public.onboarding_sessions.organization_id"): "as above",
     ("a tenant's row may have no tenant", "public.agent_templates.organization_id"): "null is a template of the system",
@@ -34,7 +34,7 @@ ACCEPTED: dict[tuple[str, str], str] = {
     (
         "a key between tenants' tables does not carry the tenant",
         "public.template_reviews: template_reviews_template_id_fkey",
-    ): ("another organisation's public template may be reviewed"),
+    ): ("another organization's public template may be reviewed"),
     (
         "a child of a tenant's table does not carry the tenant",
         "public.showcase_likes: showcase_likes_showcase_id_fkey",
@@ -42,7 +42,7 @@ ACCEPTED: dict[tuple[str, str], str] = {
     (
         "a child of a tenant's table does not carry the tenant",
         "public.refunds_due: refunds_due_onboarding_session_id_fkey",
-    ): "most sessions never create an organisation; only platform admins read them",
+    ): "most sessions never create an organization; only platform admins read them",
     ("a column that clients write is not bounded", "public.feature_flag_group_members.value"): (
         "a check of its own: a text of 300 characters or a number"
     ),

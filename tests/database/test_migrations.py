@@ -63,7 +63,7 @@ def postgres_15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip("Postgres 15 is installed beside 17 only on Linux on x86-64")
     home = tmp_path_factory.mktemp("postgres-15")
     cluster = Cluster(home, free_port(), secrets.token_urlsafe(12), home / "log", durable=False, major=15)
-    cluster.initialise()
+    cluster.initialize()
     cluster.start()
     try:
         setup.create_roles(cluster)

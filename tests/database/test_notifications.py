@@ -72,7 +72,7 @@ def test_a_page_has_1_to_100(notified: tuple[Database, list[UUID]], size: int | 
     assert caught.value.sqlstate == "PT400"
 
 
-def test_each_organisation_has_its_own_notifications(notified: tuple[Database, list[UUID]]) -> None:
+def test_each_organization_has_its_own_notifications(notified: tuple[Database, list[UUID]]) -> None:
     for org, count in ((ACME, 50), (GLOBEX, 3)):
         with notified[0].acting_as("member", org=org) as cursor:
             assert value(cursor, "unread_notification_count()") == count

@@ -300,7 +300,7 @@ def test_attack_complete_a_session_twice_or_reopen_it(cursor: Cursor, columns: d
         change(cursor, **columns)
 
 
-def test_two_sessions_never_make_the_same_organisation(cursor: Cursor) -> None:
+def test_two_sessions_never_make_the_same_organization(cursor: Cursor) -> None:
     start(cursor, 4, is_completed=True, completed_at="now", organization_id=ACME)
     with refused("23505", "organization_id"):
         start(
@@ -332,7 +332,7 @@ def test_completion_is_won_once_by_one_of_many(fresh_database: Database) -> None
         assert sum(pool.map(complete, range(8))) == 1
 
 
-def test_a_completed_session_outlives_its_user_and_its_organisation(fresh_database: Database) -> None:
+def test_a_completed_session_outlives_its_user_and_its_organization(fresh_database: Database) -> None:
     with fresh_database.connect() as connection, server(fresh_database) as cursor:
         start(cursor, 4, is_completed=True, completed_at="now", organization_id=GLOBEX, user_id=PEOPLE["outsider"])
         cursor.connection.commit()

@@ -1,4 +1,4 @@
-"""Organisations are created, handed over, left, suspended, closed, reopened and erased; every state has a way out."""
+"""Organizations are created, handed over, left, suspended, closed, reopened and erased; every state has a way out."""
 
 from typing import Any
 from uuid import UUID
@@ -28,7 +28,7 @@ def claimed_by_server(cursor: Cursor, person: str) -> Any:
     return one(cursor.execute(hook, [PEOPLE[person]]))["org"]
 
 
-def test_a_user_creates_up_to_three_free_organisations(database: Database) -> None:
+def test_a_user_creates_up_to_three_free_organizations(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "outsider")
         slugs = [call(cursor, "create_organization", name="Café Zürich")["slug"] for _ in range(3)]
@@ -40,7 +40,7 @@ def test_a_user_creates_up_to_three_free_organisations(database: Database) -> No
         assert cursor.execute("select from public.my_organizations() where role = 'OWNER'").rowcount == 3
 
 
-def test_the_current_organisation_is_in_the_next_token(database: Database) -> None:
+def test_the_current_organization_is_in_the_next_token(database: Database) -> None:
     with scene(database) as cursor:
         assert claimed_by_server(cursor, "globex_owner") == str(GLOBEX)
         turn(cursor, "globex_owner")
@@ -48,7 +48,7 @@ def test_the_current_organisation_is_in_the_next_token(database: Database) -> No
         call(cursor, "set_current_organization", organization_id=made)
         assert claimed_by_server(cursor, "globex_owner") == made
         turn(cursor, "globex_owner")
-        with refused(cursor, "PT404", "no such organisation"):
+        with refused(cursor, "PT404", "no such organization"):
             call(cursor, "set_current_organization", organization_id=ACME)
 
 
@@ -71,7 +71,7 @@ def test_ownership_is_transferred_to_a_member(database: Database) -> None:
 
 
 @pytest.mark.parametrize("state", ["suspended_at", "closed_at"])
-def test_a_suspended_or_closed_organisation_is_read_and_not_written(database: Database, state: str) -> None:
+def test_a_suspended_or_closed_organization_is_read_and_not_written(database: Database, state: str) -> None:
     with scene(database) as cursor:
         lead = add(cursor, "leads", organization_id=ACME, name="Ada")
         cursor.execute(f"update public.organizations set {state} = now() where id = %s", [ACME])
@@ -91,7 +91,7 @@ def test_a_suspended_or_closed_organisation_is_read_and_not_written(database: Da
         assert change(cursor, "leads", lead, name="Eve")
 
 
-def test_a_member_who_joins_a_suspended_organisation_reads_only(database: Database) -> None:
+def test_a_member_who_joins_a_suspended_organization_reads_only(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute("update public.organizations set suspended_at = now() where id = %s", [ACME])
         add(cursor, "organization_members", user_id=PEOPLE["outsider"], organization_id=ACME)
@@ -118,7 +118,7 @@ def erase(cursor: Cursor) -> Any:
     return one(cursor.execute("select private.erase_closed_organizations() as erased"))["erased"]
 
 
-def test_a_closed_organisation_is_erased_after_thirty_days_with_proof(database: Database) -> None:
+def test_a_closed_organization_is_erased_after_thirty_days_with_proof(database: Database) -> None:
     with scene(database) as cursor:
         lead = add(cursor, "leads", organization_id=ACME, name="Ada")
         add(cursor, "leads", organization_id=ACME, name="Eve")

@@ -114,7 +114,7 @@ def test_goals_show_what_each_member_reached(database: Database) -> None:
 # Defaults that help --------------------------------------------------------------------------------------------------
 
 
-def test_organization_id_defaults_to_the_current_organisation(database: Database) -> None:
+def test_organization_id_defaults_to_the_current_organization(database: Database) -> None:
     house = {"address": "1 Elm", "city": "Austin", "state": "TX", "zip_code": "78701", "price": 1}
     rows: list[tuple[str, dict[str, Any]]] = [
         ("leads", {"name": "Ada"}), ("contacts", {"name": "Ada"}), ("listings", {"title": "House", **house}),

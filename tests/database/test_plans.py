@@ -21,7 +21,7 @@ QUESTIONS = dict.fromkeys(
 
 # Tables that clients read whole or by key, never as the newest 50 of many.
 _HANDFUL = "a tenant or a person has a handful, and reads them all"
-_CATALOGUE = "one small catalogue of the platform"
+_CATALOGUE = "one small catalog of the platform"
 NO_LISTS = {
     "organizations": "the current one",
     "users": "found by their ids",
@@ -104,7 +104,7 @@ def full(cluster: Cluster) -> Iterator[Database]:
 
 @pytest.fixture
 def caller(full: Database) -> Iterator[Connection]:
-    """An owner of the largest organisation, as the API lets them in."""
+    """An owner of the largest organization, as the API lets them in."""
     with full.connect("authenticator") as connection, connection.transaction(force_rollback=True):
         become(connection, "authenticated", claims_of("owner"), {})
         yield connection

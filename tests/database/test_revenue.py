@@ -32,7 +32,7 @@ def connection(database: Database) -> Iterator[Connection]:
 
 
 class Ledger:
-    """What each organisation paid since when, kept beside the database: (organisation, subscription) → moves."""
+    """What each organization paid since when, kept beside the database: (organization, subscription) → moves."""
 
     def __init__(self, connection: Connection, seed: int) -> None:
         self.connection, self.random = connection, Random(seed)  # noqa: S311 - nothing secret
@@ -185,7 +185,7 @@ def test_currencies_are_added_up_only_with_configured_rates(connection: Connecti
     assert metrics(connection)["mrr_cents"] == 6500
 
 
-def test_a_deleted_organisation_counts_as_churn(committing: Connection) -> None:
+def test_a_deleted_organization_counts_as_churn(committing: Connection) -> None:
     subscribe(committing, "usd", 69_900)
     assert metrics(committing)["churn_rate"] == 0
     committing.execute("delete from public.organizations where id = %s", [ACME])

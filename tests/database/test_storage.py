@@ -111,8 +111,8 @@ def test_people_upload_into_their_own_folders(database: Database, person: str, b
         pytest.param("suspended", "attachments", attachment(file="x"), id="a suspended member writes"),
         pytest.param("removed", "attachments", attachment(file="x"), id="a removed member writes"),
         pytest.param("platform_admin", "attachments", attachment(file="x"), id="a platform admin writes"),
-        pytest.param("member", "attachments", attachment(GLOBEX, "x"), id="into another organisation"),
-        pytest.param("member", "attachments", f"{ACME}/../{GLOBEX}/{TASK}/x", id="climb into another organisation"),
+        pytest.param("member", "attachments", attachment(GLOBEX, "x"), id="into another organization"),
+        pytest.param("member", "attachments", f"{ACME}/../{GLOBEX}/{TASK}/x", id="climb into another organization"),
         pytest.param("member", "attachments", f"{ACME}/tasks/{TASK}/..", id="a file named dot dot"),
         pytest.param("member", "attachments", f"/{ACME}/tasks/{TASK}/x", id="an empty first folder"),
         pytest.param("member", "attachments", f"{ACME}/x", id="outside of an entity's folder"),
@@ -120,7 +120,7 @@ def test_people_upload_into_their_own_folders(database: Database, person: str, b
         pytest.param("member", "avatars", f"{PEOPLE['admin']}/x.png", id="another's avatar"),
         pytest.param("member", "avatars", str(PEOPLE["member"]), id="a file in place of the folder"),
         pytest.param("suspended", "avatars", f"{PEOPLE['suspended']}/x.png", id="a suspended user's avatar"),
-        pytest.param("owner", "public-assets", "x.png", id="a public asset by an organisation's owner"),
+        pytest.param("owner", "public-assets", "x.png", id="a public asset by an organization's owner"),
     ],
 )
 def test_attack_upload_where_one_may_not(database: Database, person: str, bucket: str, path: str) -> None:
@@ -173,7 +173,7 @@ def test_other_members_read_but_never_delete_a_file(fresh_database: Database) ->
         assert takeover.rowcount == 0
 
 
-def test_attack_move_a_file_into_another_organisation(database: Database) -> None:
+def test_attack_move_a_file_into_another_organization(database: Database) -> None:
     with database.acting_as("member") as cursor, pytest.raises(REFUSED):
         cursor.execute("update storage.objects set name = %s where name = %s", [attachment(GLOBEX, "x"), attachment()])
 
@@ -214,7 +214,7 @@ def announce(cursor: psycopg.Cursor[Row], path: str, size: int = 7) -> None:
 
 @contextmanager
 def limited(database: Database, storage_bytes: int | None) -> Iterator[None]:
-    """The plan of both organisations allows so many bytes."""
+    """The plan of both organizations allows so many bytes."""
     change = (
         "update public.plans set limits = jsonb_set(limits, '{storage_bytes}', %s) where tier = 'GROWTH'"
         " returning limits -> 'storage_bytes'"
@@ -276,7 +276,7 @@ def refused_for_room() -> pytest.RaisesExc[psycopg.Error]:
     return pytest.raises(psycopg.Error, match="allows no more storage")
 
 
-def test_the_plan_limits_what_an_organisation_stores(database: Database) -> None:
+def test_the_plan_limits_what_an_organization_stores(database: Database) -> None:
     with limited(database, 100), database.acting_as("member") as cursor:
         announce(cursor, attachment(file="a"), 60)
         with refused_for_room() as caught, cursor.connection.transaction():
@@ -322,7 +322,7 @@ def test_attack_fill_the_storage_by_two_at_once(fresh_database: Database) -> Non
         assert both(fresh_database, uploading("member"), uploading("admin")) == ["done", "42501"]
 
 
-def test_attack_learn_by_uploading_how_full_another_organisation_is(database: Database) -> None:
+def test_attack_learn_by_uploading_how_full_another_organization_is(database: Database) -> None:
     with limited(database, 0), database.acting_as("member") as cursor:
         with pytest.raises(REFUSED) as caught:
             store(cursor, attachment(GLOBEX, "x"), 1)

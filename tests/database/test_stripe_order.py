@@ -52,7 +52,7 @@ def expected_standing(history: History) -> tuple[str, str]:
 
 
 def wrong(connection: Connection, customers: Sequence[History]) -> list[str]:
-    """Subscriptions that are not as at Stripe, or whose organisation is not."""
+    """Subscriptions that are not as at Stripe, or whose organization is not."""
     found, standing = outcomes(connection), standings(connection)
     return [
         one.name

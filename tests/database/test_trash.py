@@ -149,7 +149,7 @@ def test_a_stranger_restores_nothing(database: Database, person: str, code: str)
             restore(cursor, entry, person=person)
 
 
-def test_an_organisation_goes_with_its_trash(fresh_database: Database) -> None:
+def test_an_organization_goes_with_its_trash(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute("insert into public.leads (organization_id, name) values (%s, 'Ada')", [ACME])
         connection.execute("delete from public.leads")

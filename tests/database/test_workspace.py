@@ -155,7 +155,7 @@ def test_attack_reference_another_tenants_row(database: Database) -> None:
         ("listing_id", "listings", LISTING),
     ],
 )
-def test_an_appointment_refers_only_to_rows_of_its_organisation(
+def test_an_appointment_refers_only_to_rows_of_its_organization(
     database: Database, column: str, table: str, row: dict[str, Any]
 ) -> None:
     with database.acting_as("member") as cursor:
@@ -253,7 +253,7 @@ def test_attack_rewrite_published_content(database: Database, person: str | None
                 assert cursor.execute(statement, [row]).rowcount == 0
 
 
-def test_a_slug_is_unique_in_its_organisation_only(database: Database) -> None:
+def test_a_slug_is_unique_in_its_organization_only(database: Database) -> None:
     with database.acting_as("owner", commit=True) as cursor:
         article(cursor, slug="hello")
     with database.acting_as("globex_owner") as cursor:

@@ -175,7 +175,7 @@ def test_403_names_the_required_role(functions: Serving) -> None:
     refused(functions.record(person="removed"), 403, "42501")
 
 
-def test_attack_name_an_organisation_one_does_not_belong_to(functions: Serving) -> None:
+def test_attack_name_an_organization_one_does_not_belong_to(functions: Serving) -> None:
     refused(functions.record(**{"x-org-id": str(GLOBEX)}), 403, "42501")
     assert functions.record(**{"x-org-id": str(ACME)}).json()["organization_id"] == str(ACME)
 

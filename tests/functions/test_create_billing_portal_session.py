@@ -67,7 +67,7 @@ def test_attack_a_suspended_owner_opens_the_portal(functions: Serving) -> None:
     refused(open_portal(functions, "suspended"), 403, "user_suspended")
 
 
-def test_an_organisation_that_never_bought_anything_has_no_portal(functions: Serving) -> None:
+def test_an_organization_that_never_bought_anything_has_no_portal(functions: Serving) -> None:
     answer = refused(open_portal(functions, "globex_owner"), 409, "PT409").json()
     assert str(GLOBEX) in answer["details"]
     assert "create-checkout-session" in answer["hint"]

@@ -25,7 +25,7 @@ from tests.support.serving import Serving, environment, serving
 from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, claims_of
 
 EXPORT = "/functions/v1/export-organization"
-# Tables that no organisation has rows of: why. A new table is either exported or stands here.
+# Tables that no organization has rows of: why. A new table is either exported or stands here.
 OF_THE_PLATFORM = {
     "public": "admin_action_logs ai_tools feature_flag_exposures feature_flag_group_members feature_flag_groups"
     " feature_flags plans platform_metrics refunds_due platform_revenue"
@@ -132,7 +132,7 @@ def ok(answer: httpx.Response) -> Any:
 
 
 def rows_of(connection: Connection, organization: object) -> dict[str, list[str]]:
-    """Every row of the organisation, as Postgres itself writes rows down."""
+    """Every row of the organization, as Postgres itself writes rows down."""
     relations = connection.execute("select relation::text, condition from private.export_relations()").fetchall()
     return {
         relation: [
@@ -145,7 +145,7 @@ def rows_of(connection: Connection, organization: object) -> dict[str, list[str]
     }
 
 
-def test_restored_organisation_has_every_row(exporting: Exporting, fresh_database: Database, tmp_path: Path) -> None:
+def test_restored_organization_has_every_row(exporting: Exporting, fresh_database: Database, tmp_path: Path) -> None:
     told = ok(exporting.ask("super_admin"))
     manifest = exporting.fetched(told, tmp_path / "export")
     with exporting.database.connect() as connection:
@@ -155,7 +155,7 @@ def test_restored_organisation_has_every_row(exporting: Exporting, fresh_databas
         name for name, rows in before.items() if not rows
     } == FROM_STRIPE  # a table without rows would prove nothing
     assert sum(kept.values()) + len(PEOPLE) >= sum(table["rows"] for table in manifest["tables"]) - 50
-    # Another database, which knows neither the organisation nor its people.
+    # Another database, which knows neither the organization nor its people.
     with fresh_database.connect() as connection:
         connection.execute("delete from public.organizations where id = %s", [ACME])
         connection.execute("delete from auth.users where id = any (%s)", [[PEOPLE["member"], PEOPLE["viewer"]]])
@@ -277,12 +277,12 @@ def log(exporting: Exporting, person: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("person", ["admin", "member", "globex_owner", "outsider", "suspended", "removed"])
-def test_attack_export_an_organisation_one_does_not_own(exporting: Exporting, person: str) -> None:
+def test_attack_export_an_organization_one_does_not_own(exporting: Exporting, person: str) -> None:
     refused(exporting.ask(person), 403, "42501")
     assert log(exporting, person) == [("Refused or failed", False)]
 
 
-def test_attack_export_an_organisation_by_impersonation(exporting: Exporting) -> None:
+def test_attack_export_an_organization_by_impersonation(exporting: Exporting) -> None:
     with exporting.database.connect() as connection:
         begun = connection.execute(
             "insert into private.impersonations (admin_id, user_id, reason) values (%s, %s, 'Help') returning id::text",
@@ -294,12 +294,12 @@ def test_attack_export_an_organisation_by_impersonation(exporting: Exporting) ->
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", f"{ACME}/../{GLOBEX}", f"{ACME}%2f..", "", "*"])
-def test_attack_path_traversal_in_the_name_of_an_organisation(exporting: Exporting, name: str) -> None:
+def test_attack_path_traversal_in_the_name_of_an_organization(exporting: Exporting, name: str) -> None:
     refused(exporting.ask("super_admin", name), 422, "invalid_body")
     refused(exporting.ask("super_admin", ACME, format=name), 422, "invalid_body")
 
 
-def test_attack_read_the_exports_of_another_organisation(exporting: Exporting) -> None:
+def test_attack_read_the_exports_of_another_organization(exporting: Exporting) -> None:
     complete = ok(exporting.ask("super_admin"))
     own = ok(exporting.ask("owner"))
     with exporting.database.connect() as connection:

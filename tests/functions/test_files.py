@@ -44,7 +44,7 @@ class Person:
 
 @pytest.fixture(scope="module")
 def people(stack: Strive, server: Client) -> Iterator[tuple[Person, Person]]:
-    """The owners of two new organisations, on the plan FREE."""
+    """The owners of two new organizations, on the plan FREE."""
     with httpx.Client(timeout=30) as first, httpx.Client(timeout=30) as second:
         yield sign_up(stack, server, first), sign_up(stack, server, second)
 
@@ -142,7 +142,7 @@ def test_a_signed_address_is_good_for_an_hour(people: tuple[Person, Person], sta
     assert httpx.get(f"{stack.api_url}/storage/v1/object/public/attachments/{path}").status_code == 400
 
 
-def test_attack_reach_into_another_organisations_folder(people: tuple[Person, Person]) -> None:
+def test_attack_reach_into_another_organizations_folder(people: tuple[Person, Person]) -> None:
     me, other = people
     path = me.path("mine.txt")
     me.client.storage.from_("attachments").upload(path, b"mine", {"content-type": "text/plain"})

@@ -14,7 +14,7 @@ from supabase import Client
 from tests.database.test_garage import MOVES, STATUSES
 from tests.support.agency import account, call, code, email_of, open_agencies
 
-# name → (organisation, role there)
+# name → (organization, role there)
 PEOPLE = {
     "olga": ("agency", "OWNER"),
     "ada": ("agency", "ADMIN"),

@@ -235,7 +235,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_an_organisation_runs_one_import_at_a_time(functions: Serving, database: Database) -> None:
+def test_an_organization_runs_one_import_at_a_time(functions: Serving, database: Database) -> None:
     with ThreadPoolExecutor(1) as pool, blocked(database):
         first = pool.submit(send, functions, "name\nAda\n")
         until(lambda: imports(database) == 1)

@@ -22,7 +22,7 @@ def server(stack: Strive) -> Iterator[Client]:
 
 @pytest.fixture
 def reader(stack: Strive, server: Client) -> Iterator[Client]:
-    """Somebody new in an organisation of their own."""
+    """Somebody new in an organization of their own."""
     email = f"reader-{uuid4().hex[:12]}@strive.test"
     user = server.auth.admin.create_user({"email": email, "password": PASSWORD, "email_confirm": True}).user
     slug = email.partition("@")[0]

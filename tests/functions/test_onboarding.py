@@ -37,7 +37,7 @@ def expire(database: Database) -> None:
 # The four steps
 
 
-def test_a_free_organisation_from_nothing_to_its_owner(functions: Serving, database: Database) -> None:
+def test_a_free_organization_from_nothing_to_its_owner(functions: Serving, database: Database) -> None:
     customer = Customer(functions, "outsider").start()
     named = customer.done("update", step=1, **ORGANIZATION | {"name": "  Initech Güter & Co. "})
     assert (named["current_step"], named["name"]) == (2, "Initech Güter & Co.")
@@ -160,7 +160,7 @@ def test_plan_without_stripe_price_is_503(functions: Serving, database: Database
 
 # Names
 
-# Three free organisations each, no more.
+# Three free organizations each, no more.
 ACTIVE = [person for person in PEOPLE if person != "suspended"]
 
 

@@ -144,7 +144,7 @@ def test_twenty_customers_at_once_each_get_their_own(stripe: Shop) -> None:
     assert stripe.refunds() == []
 
 
-def test_an_organisation_that_began_free_gets_what_it_buys_later(stripe: Shop) -> None:
+def test_an_organization_that_began_free_gets_what_it_buys_later(stripe: Shop) -> None:
     organization = stripe.customer("outsider", "FREE").done("complete")["organization"]["id"]
     (plan,) = stripe.look("select stripe_price_id as price from public.plans where amount_cents = 69900")
     client = StripeClient(stripe.double.key, base_addresses={"api": stripe.double.url})

@@ -31,7 +31,7 @@ def settled(stripe: Shop) -> None:
     assert stripe.look("select id, type, status, error from public.stripe_events where status = 'RECEIVED'") == []
 
 
-def test_paid_and_gone_the_events_make_the_organisation(stripe: Shop) -> None:
+def test_paid_and_gone_the_events_make_the_organization(stripe: Shop) -> None:
     stripe.paid(stripe.customer("outsider", "GROWTH"))
     settled(stripe)
     assert session(stripe) == {"payment_status": "SUCCEEDED", "is_completed": True}
@@ -41,7 +41,7 @@ def test_paid_and_gone_the_events_make_the_organisation(stripe: Shop) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_events_shuffled_doubled_and_late_make_one_organisation(stripe: Shop, seed: int) -> None:
+def test_events_shuffled_doubled_and_late_make_one_organization(stripe: Shop, seed: int) -> None:
     stripe.double.deliveries.paused = True
     stripe.double.mischief(seed=seed, duplicate=0.5, shuffle=50)
     stripe.paid(stripe.customer("outsider", "GROWTH"))
@@ -64,7 +64,7 @@ def test_the_events_come_before_the_ids_are_saved(stripe: Shop) -> None:
     assert stripe.made() == ONE
 
 
-def test_webhook_and_completion_at_once_make_one_organisation(stripe: Shop) -> None:
+def test_webhook_and_completion_at_once_make_one_organization(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     assert customer.done("complete")["is_completed"]
@@ -73,7 +73,7 @@ def test_webhook_and_completion_at_once_make_one_organisation(stripe: Shop) -> N
 
 
 def test_what_happened_between_payment_and_completion_counts(stripe: Shop) -> None:
-    """Nobody is signed in, so the organisation waits; its subscription is cancelled meanwhile."""
+    """Nobody is signed in, so the organization waits; its subscription is cancelled meanwhile."""
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     settled(stripe)

@@ -97,7 +97,7 @@ def live(stripe: Shop) -> list[Any]:
 # Buying
 
 
-def test_an_existing_organisation_buys_and_comes_back_after_an_end(stripe: Shop, v1: Any) -> None:
+def test_an_existing_organization_buys_and_comes_back_after_an_end(stripe: Shop, v1: Any) -> None:
     bought = buy(stripe)
     assert plan(stripe) == ("GROWTH", "ACTIVE")
     v1.subscriptions.cancel(bought["id"])
@@ -318,7 +318,7 @@ def test_a_replaced_price_takes_no_plan_away(stripe: Shop, v1: Any) -> None:
             put_on_sale(connection, stripe.double.url, stripe.double.key)
 
 
-def test_a_deleted_organisation_is_not_charged_any_more(stripe: Shop, v1: Any) -> None:
+def test_a_deleted_organization_is_not_charged_any_more(stripe: Shop, v1: Any) -> None:
     customer = v1.customers.create({"name": "Gone"}).id
     stripe.write(
         "insert into public.organizations (name, slug, stripe_customer_id) values ('Gone', 'gone', %s)", customer

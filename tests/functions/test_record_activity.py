@@ -113,7 +113,7 @@ def test_activity_needs_a_subject(functions: Serving) -> None:
     assert "lead_id" in answer.json()["details"][0]["problem"]
 
 
-def test_attack_record_on_another_organisations_lead(
+def test_attack_record_on_another_organizations_lead(
     functions: Serving, database: Database, things: dict[str, UUID]
 ) -> None:
     """The same answer as for a lead that exists nowhere."""

@@ -77,7 +77,7 @@ def test_new_seed_starts_another_experiment(functions: Serving, database: Databa
         assert connection.execute("select from public.feature_flag_exposures where unit = 'somebody'").rowcount == 2
 
 
-def test_organisation_counts_once_for_all_its_members(functions: Serving, database: Database) -> None:
+def test_organization_counts_once_for_all_its_members(functions: Serving, database: Database) -> None:
     answers = [expose(functions, "by-org", person=person).json() for person in ("owner", "member", "viewer")]
     assert [answer["recorded"] for answer in answers] == [True, False, False]
     assert exposures(database, "by-org").keys() == {str(ACME)}

@@ -69,7 +69,7 @@ def test_customer_deleted_at_stripe_ends_the_plan(stripe: Serving, stored: Conne
     assert heard(stored)[-1] == (PEOPLE["owner"], "WARNING", "Your Growth plan has ended")
     with stripe.client("owner") as client:
         refusal = refused(client.post("/functions/v1/create-billing-portal-session", json={}), 409, "PT409")
-    assert refusal.json()["message"] == "This organisation was deleted at Stripe"
+    assert refusal.json()["message"] == "This organization was deleted at Stripe"
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
@@ -101,7 +101,7 @@ def test_later_subscription_event_outranks_the_customer_deletion(stripe: Serving
     assert plan_of(stored) == ("GROWTH", "ACTIVE")
 
 
-def test_after_one_customer_was_deleted_an_organisation_may_become_another(stripe: Serving, stored: Connection) -> None:
+def test_after_one_customer_was_deleted_an_organization_may_become_another(stripe: Serving, stored: Connection) -> None:
     deliver(stripe, created(acme()), event("customer.deleted", GONE, created=NOW + 9))
     deliver(stripe, created(subscription("sub_again", "cus_again", price="price_elite")))
     stored.execute("update public.organizations set stripe_customer_id = 'cus_again' where id = %s", [ACME])
@@ -197,15 +197,15 @@ def test_delayed_checkout_payment_links_the_customer_when_paid(stripe: Serving, 
 def test_attack_a_checkout_makes_somebody_a_customer_who_is_not(
     stripe: Serving, unsold: Connection, fields: Row
 ) -> None:
-    """By the address of a payment link, for an organisation that has one, or without having bought."""
+    """By the address of a payment link, for an organization that has one, or without having bought."""
     sent = event("checkout.session.completed", checkout(**fields))
     assert deliver(stripe, sent) == ["PARKED"]
     assert (customer_of(unsold), customer_of(unsold, GLOBEX)) == ("cus_acme", None)
     (shown,) = unsold.execute("select reason from public.billing_attention").fetchall()
-    assert shown == ("No organisation or onboarding has the customer cus_new.",)
+    assert shown == ("No organization or onboarding has the customer cus_new.",)
 
 
-def test_attack_a_checkout_moves_a_customer_to_another_organisation(stripe: Serving, unsold: Connection) -> None:
+def test_attack_a_checkout_moves_a_customer_to_another_organization(stripe: Serving, unsold: Connection) -> None:
     assert deliver(stripe, event("checkout.session.completed", checkout(customer="cus_acme"))) == ["APPLIED"]
     assert (customer_of(unsold), customer_of(unsold, GLOBEX)) == ("cus_acme", None)
 

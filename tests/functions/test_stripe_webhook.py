@@ -50,7 +50,7 @@ def stripe(tmp_path_factory: pytest.TempPathFactory, database: Database, databas
 
 @pytest.fixture(autouse=True)
 def forgotten(database: Database) -> Iterator[None]:
-    """Each test begins with organisations that have bought nothing."""
+    """Each test begins with organizations that have bought nothing."""
     yield
     forget(database)
 
@@ -229,7 +229,7 @@ def test_nothing_personal_is_in_the_log(stripe: Serving) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_subscription_gives_the_organisation_its_tier_in_both_shapes(
+def test_a_subscription_gives_the_organization_its_tier_in_both_shapes(
     stripe: Serving, stored: Connection, shape: str
 ) -> None:
     assert deliver(stripe, created(acme(shape=shape), api_version=shape)) == ["APPLIED"]
@@ -485,7 +485,7 @@ def test_only_platform_admins_see_waiting_events_with_reasons(stripe: Serving, d
     with database.acting_as("platform_admin") as cursor:
         shown = {row["id"]: row for row in cursor.execute("select * from public.billing_attention")}
     assert {name: (row["kind"], row["reason"]) for name, row in shown.items()} == {
-        parked["id"]: ("PARKED", "No organisation or onboarding has the customer cus_x."),
+        parked["id"]: ("PARKED", "No organization or onboarding has the customer cus_x."),
         foreign["id"]: ("QUARANTINED", "It is of live mode, and this is test mode."),
         priceless["id"]: ("PARKED", "No plan has the price price_new."),
     }

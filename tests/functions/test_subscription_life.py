@@ -1,4 +1,4 @@
-"""A subscription as time goes by at Stripe: what the organisation may do, and what its owners hear."""
+"""A subscription as time goes by at Stripe: what the organization may do, and what its owners hear."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -24,7 +24,7 @@ def account(server: Client, name: str) -> str:
 
 
 def open_agencies(server: Client, people: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Ids by name, of both organisations and of their people: name → (organisation, role there)."""
+    """Ids by name, of both organizations and of their people: name → (organization, role there)."""
     made = {}
     for slug in ("agency", "rival"):
         row: Any = (

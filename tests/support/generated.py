@@ -8,7 +8,7 @@ from psycopg import sql
 from tests.support.world import ACME, PEOPLE, Connection, fixed_id
 
 ROWS = 3_000
-ORGANIZATIONS = [ACME, *(fixed_id(f"organisation {n}") for n in range(29))]
+ORGANIZATIONS = [ACME, *(fixed_id(f"organization {n}") for n in range(29))]
 ME = PEOPLE["owner"]
 
 # Rows are written in the order of time, tenants as in life: the first has 20 % of all, most have next to nothing.
@@ -76,7 +76,7 @@ def fill(connection: Connection) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(
             "insert into public.organizations (id, name, slug) values (%s, %s, %s) on conflict (id) do nothing",
-            [(org, f"Organisation {n}", f"organisation-{n}") for n, org in enumerate(ORGANIZATIONS)],
+            [(org, f"Organization {n}", f"organization-{n}") for n, org in enumerate(ORGANIZATIONS)],
         )
     connection.execute(
         "insert into public.users (id, email) select user_id, min(n) || '@strive.test' from picked group by 1"

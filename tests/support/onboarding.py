@@ -1,4 +1,4 @@
-"""Somebody on the way to an organisation, as their browser calls the functions."""
+"""Somebody on the way to an organization, as their browser calls the functions."""
 
 from dataclasses import dataclass, field
 from typing import Any

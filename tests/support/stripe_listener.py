@@ -1,4 +1,4 @@
-"""Functions that listen to Stripe, for two organisations that are its customers and have bought nothing yet."""
+"""Functions that listen to Stripe, for two organizations that are its customers and have bought nothing yet."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The people and organisations every database test finds: one world, the same ids everywhere."""
+"""The people and organizations every database test finds: one world, the same ids everywhere."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def fixed_id(name: str) -> UUID:
 ACME = fixed_id("acme")
 GLOBEX = fixed_id("globex")
 
-# name → (organisation, role there); `removed` was a member of Acme once, `suspended` still is one.
+# name → (organization, role there); `removed` was a member of Acme once, `suspended` still is one.
 MEMBERS: dict[str, tuple[UUID, str] | None] = {
     "owner": (ACME, "OWNER"),
     "admin": (ACME, "ADMIN"),

@@ -166,7 +166,7 @@ class DashboardActivityType(StrEnum):
 
 class DashboardTheme(StrEnum):
     """
-    Colours of a person's dashboard.
+    Colors of a person's dashboard.
     """
 
     LIGHT = 'LIGHT'
@@ -308,7 +308,7 @@ class FlagAudience(BaseModel):
     listed: Annotated[
         int,
         Field(
-            description='Users who are in `target_users`, or whose organisation is listed.',
+            description='Users who are in `target_users`, or whose organization is listed.',
             title='Listed',
         ),
     ]
@@ -416,7 +416,7 @@ class ImportOptions(BaseModel):
     skip_known: Annotated[
         bool,
         Field(
-            description='Skip lines whose email the organisation already has.',
+            description='Skip lines whose email the organization already has.',
             title='Skip Known',
         ),
     ] = False
@@ -708,7 +708,7 @@ class NewActivity(RootModel[NewActivity1 | NewActivity2 | NewActivity3 | NewActi
 
 class NewFeedEntry(BaseModel):
     """
-    An entry of the organisation's feed.
+    An entry of the organization's feed.
     """
 
     model_config = ConfigDict(
@@ -820,7 +820,7 @@ class OrderSubmission(BaseModel):
 
 class OrgRole(StrEnum):
     """
-    Role in one organisation, strongest first.
+    Role in one organization, strongest first.
     """
 
     OWNER = 'OWNER'
@@ -1132,7 +1132,7 @@ class StripeEventStatus(StrEnum):
 
 class SubscriptionStatus(StrEnum):
     """
-    State of what an organisation has bought.
+    State of what an organization has bought.
     """
 
     TRIAL = 'TRIAL'
@@ -1144,7 +1144,7 @@ class SubscriptionStatus(StrEnum):
 
 class SubscriptionTier(StrEnum):
     """
-    What an organisation has bought; plans has the limits of each tier.
+    What an organization has bought; plans has the limits of each tier.
     """
 
     FREE = 'FREE'
@@ -1315,7 +1315,7 @@ class CheckoutSession(BaseModel):
     trial_days: Annotated[
         int,
         Field(
-            description='Free days; only for the first subscription of an organisation.',
+            description='Free days; only for the first subscription of an organization.',
             title='Trial Days',
         ),
     ]
@@ -1362,7 +1362,7 @@ class CreatedOnboardingSession(BaseModel):
     expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
     organization: Annotated[
         CreatedOrganization | None,
-        Field(description='The organisation of a completed session.'),
+        Field(description='The organization of a completed session.'),
     ]
     token: Annotated[
         str,
@@ -1479,7 +1479,7 @@ class LeadCapture1(BaseModel):
     token: Annotated[
         str,
         Field(
-            description="The organisation's capture token.",
+            description="The organization's capture token.",
             max_length=100,
             min_length=1,
             title='Token',
@@ -1517,7 +1517,7 @@ class LeadCapture2(BaseModel):
     token: Annotated[
         str,
         Field(
-            description="The organisation's capture token.",
+            description="The organization's capture token.",
             max_length=100,
             min_length=1,
             title='Token',
@@ -1620,7 +1620,7 @@ class OnboardingPayment(BaseModel):
     expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
     organization: Annotated[
         CreatedOrganization | None,
-        Field(description='The organisation of a completed session.'),
+        Field(description='The organization of a completed session.'),
     ]
     client_secret: Annotated[
         str | None,
@@ -1633,7 +1633,7 @@ class OnboardingPayment(BaseModel):
 
 class OnboardingSession(BaseModel):
     """
-    `current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion.
+    `current_step` is the next step: 1 organization, 2 plan, 3 payment, 4 completion.
     """
 
     session_id: Annotated[UUID, Field(title='Session Id')]
@@ -1661,7 +1661,7 @@ class OnboardingSession(BaseModel):
     expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
     organization: Annotated[
         CreatedOrganization | None,
-        Field(description='The organisation of a completed session.'),
+        Field(description='The organization of a completed session.'),
     ]
 
 

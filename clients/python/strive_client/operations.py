@@ -7,17 +7,17 @@ bulk_admin_action: Operation[models.SuspendUsers | models.ReactivateUsers | mode
 )
 """Suspend, reactivate or change the role of up to 100 users."""
 cancel_subscription = Operation("/cancel-subscription", models.CancelSubscription, models.Subscription)
-"""Cancel the subscription of the current organisation at the end of its period."""
+"""Cancel the subscription of the current organization at the end of its period."""
 capture_lead = Operation("/capture-lead", models.LeadCapture, models.LeadReceived)
 """Receive a lead from a website."""
 change_plan = Operation("/change-plan", models.WantedPlan, models.PlanChangeResult)
-"""Change the plan of the current organisation."""
+"""Change the plan of the current organization."""
 complete_onboarding_session = Operation("/complete-onboarding-session", models.SessionReference, models.OnboardingSession)
-"""Do step 4: create the organisation, with the caller as its OWNER."""
+"""Do step 4: create the organization, with the caller as its OWNER."""
 create_billing_portal_session = Operation("/create-billing-portal-session", models.PortalRequest, models.PortalSession)
 """Open Stripe's customer portal."""
 create_checkout_session = Operation("/create-checkout-session", models.CheckoutRequest, models.CheckoutSession)
-"""Buy a plan for the current organisation, for the first time or again after an end."""
+"""Buy a plan for the current organization, for the first time or again after an end."""
 create_onboarding_session = Operation("/create-onboarding-session", models.NewOnboardingSession, models.CreatedOnboardingSession)
 """Start an onboarding."""
 dashboard_snapshot = Operation("/dashboard-snapshot", models.SnapshotRequest, models.DashboardSnapshot)
@@ -29,7 +29,7 @@ delete_account: Operation[models.DeleteOwnAccount | models.DeleteUser, models.De
 end_suspensions = Operation("/end-suspensions", models.NoInput, models.JobRun)
 """End suspensions whose time has passed."""
 erase_closed_organizations = Operation("/erase-closed-organizations", models.NoInput, models.JobRun)
-"""Erase organisations that were closed 30 days ago."""
+"""Erase organizations that were closed 30 days ago."""
 evaluate_flag = Operation("/evaluate-flag", models.EvaluateFlag, models.FlagEvaluation)
 """Evaluate one feature flag."""
 evaluate_flag_ofrep_v1_evaluate_flags = Operation("/evaluate-flag/ofrep/v1/evaluate/flags", models.EvaluationRequest, models.BulkEvaluation)
@@ -37,7 +37,7 @@ evaluate_flag_ofrep_v1_evaluate_flags = Operation("/evaluate-flag/ofrep/v1/evalu
 expire_onboarding_sessions = Operation("/expire-onboarding-sessions", models.NoInput, models.JobRun)
 """Delete abandoned onboarding sessions."""
 export_organization = Operation("/export-organization", models.ExportRequest, models.ExportResult)
-"""Export all data of an organisation."""
+"""Export all data of an organization."""
 forget_expired_keys = Operation("/forget-expired-keys", models.NoInput, models.JobRun)
 """Delete expired idempotency keys."""
 forget_job_runs = Operation("/forget-job-runs", models.NoInput, models.JobRun)
@@ -67,7 +67,7 @@ refresh_platform_metrics = Operation("/refresh-platform-metrics", models.MetricD
 report_matching_listings = Operation("/report-matching-listings", models.NoInput, models.JobRun)
 """Report new listings to the members whose buyers they suit."""
 resume_subscription = Operation("/resume-subscription", models.ResumeSubscription, models.Subscription)
-"""Take back the cancellation of the current organisation's subscription, before it has ended."""
+"""Take back the cancellation of the current organization's subscription, before it has ended."""
 roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models.JobRun)
 """Add views and dismissals to their alerts."""
 roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)

@@ -377,7 +377,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "assigned_to_id is a member of the organisation"
+      foreignKeyName: "assigned_to_id is a member of the organization"
       columns: ["assigned_to_id","organization_id"]
 isOneToOne: false
       referencedRelation: "organization_members"
@@ -409,7 +409,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "assigned_to_id is a member of the organisation"
+      foreignKeyName: "assigned_to_id is a member of the organization"
       columns: ["assigned_to_id","organization_id"]
 isOneToOne: false
       referencedRelation: "organization_members"
@@ -645,7 +645,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "assigned_to_id is a member of the organisation"
+      foreignKeyName: "assigned_to_id is a member of the organization"
       columns: ["assigned_to_id","organization_id"]
 isOneToOne: false
       referencedRelation: "organization_members"
@@ -871,7 +871,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "assigned_to_id is a member of the organisation"
+      foreignKeyName: "assigned_to_id is a member of the organization"
       columns: ["assigned_to_id","organization_id"]
 isOneToOne: false
       referencedRelation: "organization_members"
@@ -909,7 +909,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "assigned_to_id is a member of the organisation"
+      foreignKeyName: "assigned_to_id is a member of the organization"
       columns: ["assigned_to_id","organization_id"]
 isOneToOne: false
       referencedRelation: "organization_members"
@@ -1409,7 +1409,7 @@ isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
-      foreignKeyName: "user_id is a member of the organisation"
+      foreignKeyName: "user_id is a member of the organization"
       columns: ["user_id","organization_id"]
 isOneToOne: false
       referencedRelation: "organization_members"
@@ -1627,7 +1627,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "parent_task_id is a task of the organisation"
+      foreignKeyName: "parent_task_id is a task of the organization"
       columns: ["organization_id","parent_task_id"]
 isOneToOne: false
       referencedRelation: "tasks"

@@ -36,7 +36,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Cancel the subscription of the current organisation at the end of its period
+         * Cancel the subscription of the current organization at the end of its period
          * @description For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments
          *     Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
          */
@@ -58,7 +58,7 @@ export interface paths {
         put?: never;
         /**
          * Receive a lead from a website
-         * @description The token names the organisation. A person who is known by email or phone does not become a second lead; the message
+         * @description The token names the organization. A person who is known by email or phone does not become a second lead; the message
          *     is added to the first. The person in charge of the lead is notified, otherwise the owners. The response is the same
          *     in all cases.
          */
@@ -79,7 +79,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Change the plan of the current organisation
+         * Change the plan of the current organization
          * @description For its OWNER. More for the same cycle, a higher tier or more seats, takes effect now and the difference is
          *     invoiced; less, or another cycle, takes effect at the end of the period. Choosing the present plan cancels a
          *     scheduled change.
@@ -101,10 +101,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Do step 4: create the organisation, with the caller as its OWNER
+         * Do step 4: create the organization, with the caller as its OWNER
          * @description The payment is fetched from Stripe and must agree with the offer in price, plan, currency and session. Repeated
          *     calls, also at the same time, create nothing more and return the same. A caller who is not signed in gets 401:
-         *     sign up and send the token again. Then name the organisation in `x-org-id`.
+         *     sign up and send the token again. Then name the organization in `x-org-id`.
          */
         post: operations["complete-onboarding-session"];
         delete?: never;
@@ -124,7 +124,7 @@ export interface paths {
         put?: never;
         /**
          * Open Stripe's customer portal
-         * @description There the OWNER of the organisation changes cards, addresses and tax ids, and sees its invoices. Stripe's events
+         * @description There the OWNER of the organization changes cards, addresses and tax ids, and sees its invoices. Stripe's events
          *     bring the changes back.
          */
         post: operations["create-billing-portal-session"];
@@ -144,7 +144,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Buy a plan for the current organisation, for the first time or again after an end
+         * Buy a plan for the current organization, for the first time or again after an end
          * @description For its OWNER. Stripe's page takes the payment, promotion codes and tax where they are configured. Two owners, or
          *     two tabs, get the same page; asking for another plan replaces it. The plan begins with Stripe's event, seconds
          *     after the payment.
@@ -189,7 +189,7 @@ export interface paths {
         /**
          * Get everything on the first screen
          * @description One response has the layout, the widgets with their data, metrics, the first page of the feed, quick actions, alerts
-         *     and the number of unread notifications, as far as the caller may see them in their organisation. A widget or metric
+         *     and the number of unread notifications, as far as the caller may see them in their organization. A widget or metric
          *     that fails has an `error` instead of data.
          */
         post: operations["dashboard-snapshot"];
@@ -210,7 +210,7 @@ export interface paths {
         put?: never;
         /**
          * Delete an account and its personal data
-         * @description A user deletes their own account, a platform admin any. The data of organisations stays and refers to an account
+         * @description A user deletes their own account, a platform admin any. The data of organizations stays and refers to an account
          *     without name, address or avatar. Repeating the request gets the same response.
          */
         post: operations["delete-account"];
@@ -246,7 +246,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Erase organisations that were closed 30 days ago */
+        /** Erase organizations that were closed 30 days ago */
         post: operations["erase-closed-organizations"];
         delete?: never;
         options?: never;
@@ -337,7 +337,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Export all data of an organisation
+         * Export all data of an organization
          * @description For platform admins, and for its owners without the data of single members. All tables are read as of one moment and
          *     stored in the private bucket `exports`, in files of at most 4 MB, with a manifest of counts and SHA-256 hashes.
          */
@@ -436,7 +436,7 @@ export interface paths {
         /**
          * Import leads or contacts from a CSV file
          * @description The response has a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet
-         *     would run as a formula is an error. An organisation runs one import at a time, for at most two minutes. An upload
+         *     would run as a formula is an error. An organization runs one import at a time, for at most two minutes. An upload
          *     repeated with its Idempotency-Key is imported once; the response is the last line of the first one.
          */
         post: operations["import-records"];
@@ -457,7 +457,7 @@ export interface paths {
         put?: never;
         /**
          * Count the users whom a flag would reach, now or after changes
-         * @description For platform admins. Every user counts in the organisation they joined first. Nothing is written.
+         * @description For platform admins. Every user counts in the organization they joined first. Nothing is written.
          */
         post: operations["preview-flag-audience"];
         delete?: never;
@@ -477,7 +477,7 @@ export interface paths {
         put?: never;
         /**
          * Show what a change of plan would cost, now and with the next invoice
-         * @description For the OWNER of the current organisation. The amounts are Stripe's own preview, with proration, discounts and tax.
+         * @description For the OWNER of the current organization. The amounts are Stripe's own preview, with proration, discounts and tax.
          */
         post: operations["preview-plan-change"];
         delete?: never;
@@ -575,7 +575,7 @@ export interface paths {
         /**
          * Record that a unit saw its variant of a flag
          * @description Call it when the variant is shown. The server evaluates the flag again, so a client cannot choose the variant. Each
-         *     unit, user or organisation, counts once per experiment. Only signed-in users and secret keys record exposures.
+         *     unit, user or organization, counts once per experiment. Only signed-in users and secret keys record exposures.
          */
         post: operations["record-exposure"];
         delete?: never;
@@ -665,7 +665,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Take back the cancellation of the current organisation's subscription, before it has ended
+         * Take back the cancellation of the current organization's subscription, before it has ended
          * @description For its OWNER. A subscription that was not cancelled stays as it is.
          */
         post: operations["resume-subscription"];
@@ -825,7 +825,7 @@ export interface paths {
         put?: never;
         /**
          * Sync files and their rows
-         * @description Deletes the files of deleted rows, organisations and users, adds rows for files that have none, and deletes rows without a file, also those whose upload did not arrive within a day.
+         * @description Deletes the files of deleted rows, organizations and users, adds rows for files that have none, and deletes rows without a file, also those whose upload did not arrive within a day.
          */
         post: operations["sync-attachments"];
         delete?: never;
@@ -1094,7 +1094,7 @@ export interface components {
             quantity: number;
             /**
              * Trial Days
-             * @description Free days; only for the first subscription of an organisation.
+             * @description Free days; only for the first subscription of an organization.
              */
             trial_days: number;
         };
@@ -1166,7 +1166,7 @@ export interface components {
              * Format: date-time
              */
             expires_at: string;
-            /** @description The organisation of a completed session. */
+            /** @description The organization of a completed session. */
             organization: components["schemas"]["CreatedOrganization"] | null;
             /**
              * Token
@@ -1229,7 +1229,7 @@ export interface components {
         };
         /**
          * DashboardTheme
-         * @description Colours of a person's dashboard.
+         * @description Colors of a person's dashboard.
          * @enum {string}
          */
         DashboardTheme: "LIGHT" | "DARK" | "AUTO";
@@ -1416,7 +1416,7 @@ export interface components {
             undecided: number;
             /**
              * Listed
-             * @description Users who are in `target_users`, or whose organisation is listed.
+             * @description Users who are in `target_users`, or whose organization is listed.
              */
             listed: number;
         };
@@ -1593,7 +1593,7 @@ export interface components {
             on_error?: "stop" | "skip";
             /**
              * Skip Known
-             * @description Skip lines whose email the organisation already has.
+             * @description Skip lines whose email the organization already has.
              * @default false
              */
             skip_known?: boolean;
@@ -1666,7 +1666,7 @@ export interface components {
         LeadCapture: {
             /**
              * Token
-             * @description The organisation's capture token.
+             * @description The organization's capture token.
              */
             token: string;
             /** Name */
@@ -1973,7 +1973,7 @@ export interface components {
         };
         /**
          * NewFeedEntry
-         * @description An entry of the organisation's feed.
+         * @description An entry of the organization's feed.
          * @example {
          *       "action": "read",
          *       "entity_id": "README",
@@ -2077,7 +2077,7 @@ export interface components {
              * Format: date-time
              */
             expires_at: string;
-            /** @description The organisation of a completed session. */
+            /** @description The organization of a completed session. */
             organization: components["schemas"]["CreatedOrganization"] | null;
             /**
              * Client Secret
@@ -2087,7 +2087,7 @@ export interface components {
         };
         /**
          * OnboardingSession
-         * @description `current_step` is the next step: 1 organisation, 2 plan, 3 payment, 4 completion.
+         * @description `current_step` is the next step: 1 organization, 2 plan, 3 payment, 4 completion.
          */
         OnboardingSession: {
             /**
@@ -2127,7 +2127,7 @@ export interface components {
              * Format: date-time
              */
             expires_at: string;
-            /** @description The organisation of a completed session. */
+            /** @description The organization of a completed session. */
             organization: components["schemas"]["CreatedOrganization"] | null;
         };
         /** OnboardingStep */
@@ -2213,7 +2213,7 @@ export interface components {
         };
         /**
          * OrgRole
-         * @description Role in one organisation, strongest first.
+         * @description Role in one organization, strongest first.
          * @enum {string}
          */
         OrgRole: "OWNER" | "ADMIN" | "MEMBER" | "VIEWER";
@@ -2612,13 +2612,13 @@ export interface components {
         };
         /**
          * SubscriptionStatus
-         * @description State of what an organisation has bought.
+         * @description State of what an organization has bought.
          * @enum {string}
          */
         SubscriptionStatus: "TRIAL" | "ACTIVE" | "PAST_DUE" | "INACTIVE" | "CANCELLED";
         /**
          * SubscriptionTier
-         * @description What an organisation has bought; plans has the limits of each tier.
+         * @description What an organization has bought; plans has the limits of each tier.
          * @enum {string}
          */
         SubscriptionTier: "FREE" | "STARTER" | "GROWTH" | "ELITE" | "ENTERPRISE";
@@ -2733,7 +2733,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -2883,7 +2883,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -3169,7 +3169,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -3330,7 +3330,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -3502,7 +3502,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -3569,7 +3569,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The organisation has never bought anything, or Stripe no longer knows it. */
+            /** @description The organization has never bought anything, or Stripe no longer knows it. */
             409: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3652,7 +3652,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -3719,7 +3719,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description The organisation has a plan, or it was bought a moment ago. */
+            /** @description The organization has a plan, or it was bought a moment ago. */
             409: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -3802,7 +3802,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -3941,7 +3941,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -4080,7 +4080,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -4158,7 +4158,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description `confirm` is another address, or the user is the last owner of an organisation or the last super admin. */
+            /** @description `confirm` is another address, or the user is the last owner of an organization or the last super admin. */
             409: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -4513,7 +4513,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -4663,7 +4663,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path: {
@@ -4815,7 +4815,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -5099,7 +5099,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -5155,7 +5155,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description There is no such organisation. */
+            /** @description There is no such organization. */
             404: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -5532,7 +5532,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -5693,7 +5693,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -5871,7 +5871,7 @@ export interface operations {
                 skip_known?: boolean;
             };
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
                 /** @description Repeat it with the same body, and the request has one effect and one response, for 24 hours. */
                 "Idempotency-Key"?: string;
@@ -6012,7 +6012,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -6162,7 +6162,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -6448,7 +6448,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -6745,7 +6745,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
                 /** @description Repeat it with the same body, and the request has one effect and one response, for 24 hours. */
                 "Idempotency-Key"?: string;
@@ -6805,7 +6805,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description A lead, contact, deal or listing does not exist in this organisation. */
+            /** @description A lead, contact, deal or listing does not exist in this organization. */
             404: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6899,7 +6899,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -7593,7 +7593,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -8151,7 +8151,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -8448,7 +8448,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
                 /** @description Repeat it with the same body, and the request has one effect and one response, for 24 hours. */
                 "Idempotency-Key"?: string;
@@ -8519,7 +8519,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description There is no such order in this organisation. */
+            /** @description There is no such order in this organization. */
             404: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -8624,7 +8624,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;
@@ -9182,7 +9182,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description The organisation to act in; without it the one in the token, else the first one joined. */
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
                 "x-org-id"?: string;
             };
             path?: never;

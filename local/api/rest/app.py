@@ -127,7 +127,7 @@ class Rest:
     # Requests ---------------------------------------------------------------------------------------------------------
 
     async def respond(self, request: Request, claims: Claims | None = None) -> Response:
-        """`claims` are those of a caller that a gateway has recognised; without them the token is read here."""
+        """`claims` are those of a caller that a gateway has recognized; without them the token is read here."""
         try:
             response = await self._respond(request, claims)
         except RestError as error:

@@ -254,7 +254,7 @@ class Statement:
         return f"{text}lateral (select {names} from {rows}{limit}) {BODY}"
 
     def insert(self, write: "Write", conditions: list[Where]) -> str:
-        """`conditions` are those of a PUT, which the body must fulfil."""
+        """`conditions` are those of a PUT, which the body must fulfill."""
         columns = write.columns
         names = ", ".join(quoted(each.name) for each in columns)
         shown = ", ".join(f"{BODY}.{quoted(each.name)}" for each in columns)

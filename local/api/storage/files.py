@@ -37,7 +37,7 @@ class Files:
     def as_caller(
         self, request: Request, caller: Caller, operation: str, *, read_only: bool = False, commit: bool = True
     ) -> AbstractAsyncContextManager[Query]:
-        """Policies may read the request too, for instance which organisation it names."""
+        """Policies may read the request too, for instance which organization it names."""
         settings = _settings(request, operation)
         return self._database.as_caller(caller, settings, read_only=read_only, commit=commit)
 

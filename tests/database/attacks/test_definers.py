@@ -60,7 +60,7 @@ def test_attack_a_suspended_admin_writes_to_the_log(database: Database) -> None:
             connection.execute(change, [None, PEOPLE["platform_admin"]])
 
 
-def test_attack_learn_how_full_another_organisation_is(database: Database) -> None:
+def test_attack_learn_how_full_another_organization_is(database: Database) -> None:
     with database.acting_as("owner") as cursor:
         for what in ("templates", "blueprints", "orders_per_month"):
             row = cursor.execute("select private.claim_room(%s, %s)::text as it", [GLOBEX, what]).fetchone()

@@ -44,7 +44,7 @@ def test_attack_move_a_membership(database: Database, column: str) -> None:
         cursor.execute(f"update public.organization_members set {column} = {column}")
 
 
-def test_attack_join_another_organisation_without_being_asked(database: Database) -> None:
+def test_attack_join_another_organization_without_being_asked(database: Database) -> None:
     with database.acting_as("owner") as cursor, pytest.raises(InsufficientPrivilege):
         cursor.execute(
             "insert into public.organization_members (user_id, organization_id, role) values (%s, %s, 'OWNER')",

@@ -167,7 +167,7 @@ def test_attack_rewrite_what_a_colleague_or_the_database_noted(database: Databas
         assert cursor.fetchall() == [{"user_id": PEOPLE["member"], "old_data": {"title": "Called"}}]
 
 
-def test_attack_leave_an_organisation_to_a_suspended_owner(database: Database) -> None:
+def test_attack_leave_an_organization_to_a_suspended_owner(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute(
             "update public.organization_members set role = 'OWNER' where user_id = %s", [PEOPLE["suspended"]]
@@ -327,7 +327,7 @@ def test_attack_store_rows_without_end(database: Database) -> None:
             with refused(cursor, "PT402", "at most 30 rows in leads") as caught:
                 cursor.execute(many, [ACME, rows])
             assert "larger plan" in str(caught.value.diag.message_hint)
-        turn(cursor, "globex_member")  # a neighbour has room of its own
+        turn(cursor, "globex_member")  # a neighbor has room of its own
         cursor.execute(many, [GLOBEX, 5])
         turn(cursor, "admin")
         cursor.execute("delete from public.leads where id in (select id from public.leads limit 5)")
@@ -359,7 +359,7 @@ def test_attack_pile_up_widgets(database: Database) -> None:
             cursor.execute(many, [ACME, 1])
 
 
-def test_attack_own_many_free_organisations(database: Database) -> None:
+def test_attack_own_many_free_organizations(database: Database) -> None:
     with scene(database) as cursor:
         for number in range(3):
             cursor.execute(
@@ -376,7 +376,7 @@ def test_attack_own_many_free_organisations(database: Database) -> None:
             " current_step) values (%s, %s, 'Free', 'FREE', 'MONTHLY', 4)",
             [f"{9:064x}", PEOPLE["outsider"]],
         )
-        with refused(cursor, "PT402", "at most 3 free organisations"):
+        with refused(cursor, "PT402", "at most 3 free organizations"):
             cursor.execute(
                 "select private.complete_onboarding(s) from public.onboarding_sessions s where token_hash = %s",
                 [f"{9:064x}"],

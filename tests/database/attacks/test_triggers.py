@@ -1,4 +1,4 @@
-"""Triggers run before the policy of a write refuses it. So they authorise first, then do bounded work, then lock."""
+"""Triggers run before the policy of a write refuses it. So they authorize first, then do bounded work, then lock."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ EXPENSIVE = re.compile(
 
 # It reads the text of the statement once, whose length the API bounds, and nothing that the caller stored.
 BOUNDED = {"private.check_statement"}
-AUTHORISES = re.compile(r"row_security_active\(|is_admin\(\)|current_user_org\(|auth\.uid\(\)")
+AUTHORIZES = re.compile(r"row_security_active\(|is_admin\(\)|current_user_org\(|auth\.uid\(\)")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def matrix(database: Database) -> Iterator[Matrix]:
 
 def works_before_it_authorises(source: str) -> bool:
     found = EXPENSIVE.search(source)
-    return found is not None and not AUTHORISES.search(source[: found.start()])
+    return found is not None and not AUTHORIZES.search(source[: found.start()])
 
 
 def lock_every_row(connection: Connection) -> None:
@@ -122,4 +122,4 @@ def test_attack_write_without_rights_waits_or_costs(matrix: Matrix, database: Da
                 states[table] = attempt(connection, person, statement, values)
                 connection.rollback()
     assert {table for table, state in states.items() if state != "42501"} == set(), "it waits for a lock"
-    assert sorted(expensive) == [], "it validates before it authorises"
+    assert sorted(expensive) == [], "it validates before it authorizes"

@@ -73,17 +73,17 @@ ACTORS = [
     person("suspended", "susp"),
     person("platform_admin", "plat", org=ACME),
     Actor("service_role", "serv", role="service_role", claims='{"role": "service_role"}'),
-    person("owner", "head", actor="owner naming another organisation", org=GLOBEX),
+    person("owner", "head", actor="owner naming another organization", org=GLOBEX),
 ]
 
 TWINS = [
-    Actor("anon naming an organisation", "anon", role="anon", headers=json.dumps({"x-org-id": str(ACME)})),
+    Actor("anon naming an organization", "anon", role="anon", headers=json.dumps({"x-org-id": str(ACME)})),
     Actor("anon claiming to be the owner", "anon", role="anon", claims=json.dumps(claims_of("owner", role="anon"))),
-    person("outsider", "outs", actor="outsider naming an organisation", org=ACME),
+    person("outsider", "outs", actor="outsider naming an organization", org=ACME),
     person("outsider", "outs", actor="outsider with forged user_metadata", user_metadata=OWNERSHIP),
     person("outsider", "outs", actor="outsider with forged app_metadata", app_metadata=OWNERSHIP),
     person("outsider", "outs", actor="outsider with forged top-level claims", **{**OWNERSHIP, "role": "service_role"}),
-    person("removed", "remv", actor="removed member naming the organisation", org=ACME),
+    person("removed", "remv", actor="removed member naming the organization", org=ACME),
     person("suspended_for_a_day", "susp", org=ACME),
     person("deactivated", "susp", org=ACME),
     person("viewer", "view", actor="viewer with forged metadata", user_metadata=OWNERSHIP, app_metadata=OWNERSHIP),
@@ -91,8 +91,8 @@ TWINS = [
     person("suspension_over", "admi"),
     person("owner_of_both", "ownr", actor="owner of both in ours", org=ACME),
     person("owner_of_both", "othr", actor="owner of both in theirs", org=GLOBEX),
-    person("globex_owner", "head", actor="globex owner naming another organisation", org=ACME),
-    person("member", "head", actor="member naming another organisation", org=GLOBEX),
+    person("globex_owner", "head", actor="globex owner naming another organization", org=ACME),
+    person("member", "head", actor="member naming another organization", org=GLOBEX),
     person("moderator", "outs", org=ACME),
     # Signed in without an active account: like the suspended.
     person("deactivated_platform_admin", "susp", org=ACME),

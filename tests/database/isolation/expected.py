@@ -46,7 +46,7 @@ class Expected:
     lines: Mapping[str, Cells]
     """Table → line (`<kind> <action>`) → column → outcome."""
     personal: set[str]
-    """Tables whose rows belong to a person whatever organisation is named."""
+    """Tables whose rows belong to a person whatever organization is named."""
     without: Mapping[str, list[str]]
     """Table → twins that are not tried on it."""
     functions: Cells

@@ -100,7 +100,7 @@ class Matrix:
             wanted = "ok" if actor.role == "service_role" or mine else "no"
         else:
             column = actor.column
-            if table in self.expected.personal and actor.name == "member naming another organisation":
+            if table in self.expected.personal and actor.name == "member naming another organization":
                 column = "memb"
             wanted = self.expected.lines[table][line][column]
             line += " blindly" if probe.blind else ""

@@ -22,7 +22,7 @@ CURRENT_ORG = re.compile(r"= \( SELECT private\.current_user_org\((?:'(\w+)'::\"
 ABOUT_THE_CALLER = re.compile(r"\( SELECT private\.\w+\(\) AS \w+\)")
 # Mutations that no cell has to detect, with the reason: table → part of the name of the mutation.
 HARMLESS = {
-    "agent_templates": "without (NOT is_system)",  # a check constraint excludes system templates with an organisation
+    "agent_templates": "without (NOT is_system)",  # a check constraint excludes system templates with an organization
     "storage.objects": "with check without ((owner_id",  # the storage service never changes an owner
 }
 ANY_ORG = """
@@ -66,7 +66,7 @@ def weakened(condition: str) -> Iterator[tuple[str, str]]:
     """Conditions that let more through."""
     yield "always", "true"
     if CURRENT_ORG.search(condition):
-        yield "any organisation of the caller", CURRENT_ORG.sub(any_org, condition)
+        yield "any organization of the caller", CURRENT_ORG.sub(any_org, condition)
     for found in CURRENT_ORG.finditer(condition):
         if found[1] and found[1] != ROLES[-1]:
             weaker = ROLES[ROLES.index(found[1]) + 1]

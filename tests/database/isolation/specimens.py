@@ -12,13 +12,13 @@ from psycopg.types.json import Jsonb
 from tests.database.isolation.catalog import Column, ForeignKey, Table
 from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Row, fixed_id
 
-# The first word of a kind is the owner of the row: (organisation, person).
+# The first word of a kind is the owner of the row: (organization, person).
 OWNERS = {
     "ours": (ACME, PEOPLE["member"]),
     "theirs": (GLOBEX, PEOPLE["globex_member"]),
     "system": (None, PEOPLE["super_admin"]),
 }
-# The second word may name another person of that organisation.
+# The second word may name another person of that organization.
 PERSONS = {"admin's": PEOPLE["admin"], "viewer's": PEOPLE["viewer"]}
 # Rows the world has already.
 FOUND: dict[str, dict[str, Row]] = {
@@ -223,7 +223,7 @@ class Specimens:
         given = VALUES.get(table.name, {})
         for name, value in {**given.get("*", {}), **given.get(kind, {})}.items():
             row[name] = self._filled(value, kind=kind, person=person, **row) if isinstance(value, str) else value
-        # System rows need an explicit null: the default of organization_id is the organisation of the request.
+        # System rows need an explicit null: the default of organization_id is the organization of the request.
         explicit = {"organization_id"} if organization is None and "organization_id" in row else set()
         return {name: value for name, value in row.items() if value is not None or name in explicit}
 

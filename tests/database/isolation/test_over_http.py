@@ -19,7 +19,7 @@ from tests.support.world import ACME, GLOBEX, Database
 EXPECTED = Expected.read()
 TABLES = [name for name in EXPECTED.lines if "." not in name]
 FORGED = {
-    "outsider naming an organisation",
+    "outsider naming an organization",
     "outsider with forged user_metadata",
     "outsider with forged app_metadata",
     "owner of both in theirs",

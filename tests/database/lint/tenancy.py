@@ -119,7 +119,7 @@ def column_without_index(connection: Connection) -> list[str]:
 
 RULES = [
     Rule(
-        "clients insert a row without a default organisation",
+        "clients insert a row without a default organization",
         "select t.relname from pg_class t join pg_attribute a on a.attrelid = t.oid and a.attname = 'organization_id'"
         " where t.relnamespace = 'public'::regnamespace and t.relkind in ('r', 'p') and not a.atthasdef"
         " and has_any_column_privilege('authenticated', t.oid, 'insert')",

@@ -90,7 +90,7 @@ def test_missing_targeting_key_fails_only_percentage_rollouts() -> None:
     assert evaluate(anonymous, variants=variants).error_code == "TARGETING_KEY_MISSING"
 
 
-def test_organisations_are_drawn_as_one() -> None:
+def test_organizations_are_drawn_as_one() -> None:
     flag = snapshot(flag={"rollout_percent": 50, "bucket_by": "org"})
     for org in range(50):
         found = {flag.is_on("flag", a_user(f"{n}", organization_id=f"{org}")) for n in range(20)}

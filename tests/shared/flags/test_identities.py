@@ -85,7 +85,7 @@ def test_identity_is_loaded_once_for_many_requests(clock: Clock) -> None:
         clock.now += REFRESH_SECONDS / 2
         assert at_once(known.get(ANNA, users.load)).attributes["tier"] == "FREE"
         assert users.loads == 1
-        await known.get(("claims of anna", b"another organisation"), users.load)
+        await known.get(("claims of anna", b"another organization"), users.load)
         assert users.loads == 2
 
     run(test)

@@ -1,4 +1,4 @@
-"""Freshness of the flags in a process, behaviour without the database, and versions that only increase."""
+"""Freshness of the flags in a process, behavior without the database, and versions that only increase."""
 
 import asyncio
 import gc

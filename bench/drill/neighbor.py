@@ -1,4 +1,4 @@
-"""One hostile account beside twenty working tenants: `python -m bench.drill.neighbour [SECONDS]` (60 unless given).
+"""One hostile account beside twenty working tenants: `python -m bench.drill.neighbor [SECONDS]` (60 unless given).
 
 The account sends everything that docs/security.md names, as fast as it can. The tenants may not notice: their slowest
 one in a hundred requests takes at most three times as long as in calm, none gets a 5xx, and memory stays bounded.
@@ -65,7 +65,7 @@ class Account:
         self.http.headers["authorization"] = f"Bearer {answer['access_token']}"
 
     def found(self, stack: Stack, tier: str) -> None:
-        """An organisation of one's own, and a little in it."""
+        """An organization of one's own, and a little in it."""
         with stack.cluster.connect() as connection:
             row = connection.execute(
                 "with o as (insert into public.organizations (name, slug, subscription_tier) values (%s, %s, %s)"
