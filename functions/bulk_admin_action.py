@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, Field
 from shared.administration.operations import AdministeredUser, administer
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
-from shared.schema import AdminAction, UserRole
+from shared.schema import UserRole
 
 UserIds = Annotated[list[UUID], Field(min_length=1, max_length=100)]
 Reason = Annotated[str, Field(min_length=1, max_length=500)]
@@ -49,4 +49,4 @@ async def bulk_admin_action(
     user. Repeating the request changes nothing.
     """
     target = f"{len(set(call.body.user_ids))} users"
-    return await administer(call, "private.bulk_admin_action", action=AdminAction.BULK_ACTION, target=("user", target))
+    return await administer(call, "bulk_admin_action", target=target)

@@ -6,7 +6,6 @@ from pydantic import AwareDatetime, Field
 from shared.administration.operations import administer
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
-from shared.schema import AdminAction
 
 
 class DeleteOwnAccount(RequestModel):
@@ -41,6 +40,4 @@ async def delete_account(call: Call[DeleteOwnAccount | DeleteUser]) -> Result[De
     """
     body = call.body
     target = body.user_id if isinstance(body, DeleteUser) else call.caller.user_id
-    return await administer(
-        call, "private.delete_account", action=AdminAction.USER_DELETE, target=("user", str(target))
-    )
+    return await administer(call, "delete_account", target=str(target))

@@ -15,7 +15,6 @@ from shared.app.function import RequestModel, ResponseModel, function
 from shared.database.session import ReadLines
 from shared.database.version import MIGRATION
 from shared.errors import error_response
-from shared.schema import AdminAction
 
 if TYPE_CHECKING:
     from supabase import AsyncClient
@@ -80,8 +79,7 @@ async def export_organization(call: Call[ExportRequest]) -> Result[ExportResult]
     stored in the private bucket `exports`, in files of at most 4 MB, with a manifest of counts and SHA-256 hashes.
     """
     request = call.body.model_dump(mode="json")
-    target = ("organization", str(call.body.organization_id))
-    attempted = await attempt(call, "private.begin_export", request, action=AdminAction.DATA_EXPORT, target=target)
+    attempted = await attempt(call, "begin_export", request, target=str(call.body.organization_id))
     started = StartedExport.model_validate(attempted.done)
     outcome: dict[str, Any] = {"export_id": started.export_id}
     folder = started.folder

@@ -7,7 +7,6 @@ from pydantic import AwareDatetime, Field
 from shared.administration.operations import attempt
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
-from shared.schema import AdminAction
 
 
 class ImpersonationRequest(RequestModel):
@@ -43,10 +42,9 @@ async def impersonate_user(call: Call[ImpersonationRequest]) -> Result[Impersona
     payload = call.body.model_dump(mode="json") | {"signable": call.settings.signing_key is not None}
     attempted = await attempt(
         call,
-        "private.impersonate_user",
+        "impersonate_user",
         payload,
-        action=AdminAction.USER_IMPERSONATE,
-        target=("user", str(call.body.user_id)),
+        target=str(call.body.user_id),
     )
     from shared.auth.tokens import signed  # noqa: PLC0415 - cryptography, loaded by the first token anyway
 

@@ -6,7 +6,6 @@ from pydantic import Field
 from shared.administration.operations import AdministeredUserResult, administer
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
-from shared.schema import AdminAction
 
 
 class ReactivateUser(RequestModel):
@@ -20,6 +19,4 @@ async def reactivate_user(call: Call[ReactivateUser]) -> Result[AdministeredUser
 
     For platform admins, like suspend-user. Reactivating an active user changes nothing.
     """
-    return await administer(
-        call, "private.reactivate_user", action=AdminAction.USER_UPDATE, target=("user", str(call.body.user_id))
-    )
+    return await administer(call, "reactivate_user", target=str(call.body.user_id))

@@ -6,7 +6,6 @@ from pydantic import AwareDatetime, Field
 from shared.administration.operations import AdministeredUserResult, administer
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
-from shared.schema import AdminAction
 
 
 class SuspendUser(RequestModel):
@@ -24,6 +23,4 @@ async def suspend_user(call: Call[SuspendUser]) -> Result[AdministeredUserResult
     For platform admins; an admin is suspended by super admins only, and nobody suspends themselves. Takes effect on the
     user's next request, and Supabase Auth issues no more tokens. Suspending a suspended user changes reason and end.
     """
-    return await administer(
-        call, "private.suspend_user", action=AdminAction.USER_SUSPEND, target=("user", str(call.body.user_id))
-    )
+    return await administer(call, "suspend_user", target=str(call.body.user_id))

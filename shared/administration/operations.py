@@ -16,7 +16,7 @@ from shared.app.function import ResponseModel
 from shared.database.errors import from_sqlstate
 from shared.errors import INTERNAL, ApiError, error_response
 from shared.logs import log
-from shared.schema import AdminAction, UserRole
+from shared.schema import UserRole
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ class AdministeredUserResult(AdministeredUser):
     auth: Literal["synced", "pending"]
 
 
-async def administer(call: Call[Any], operation: str, *, action: AdminAction, target: tuple[str, str]) -> Result[Any]:
+async def administer(call: Call[Any], operation: str, *, target: str) -> Result[Any]:
     """Run the operation with the body, sync Auth, and respond with both."""
-    attempted = await attempt(call, operation, call.body.model_dump(mode="json"), action=action, target=target)
+    attempted = await attempt(call, operation, call.body.model_dump(mode="json"), target=target)
 
     async def settle(done: Errands) -> Errands:
         return (await call.load("private.settle_auth_errands", {"done": done}, Settled)).errands
@@ -84,18 +84,16 @@ async def administer(call: Call[Any], operation: str, *, action: AdminAction, ta
     return Result(json.dumps(attempted.done | {"auth": "pending" if pending else "synced"}))
 
 
-async def attempt(
-    call: Call[Any], operation: str, payload: Any, *, action: AdminAction, target: tuple[str, str]
-) -> Attempt:
-    """Run an operation. It runs in a subtransaction, so that the statement that refuses it also logs it.
+async def attempt(call: Call[Any], operation: str, payload: Any, *, target: str) -> Attempt:
+    """Run one of private.admin_operations, in a subtransaction: the statement that refuses it also logs it.
 
     A failure that ends the whole transaction, such as a timeout, is logged by a second one.
     """
     try:
-        attempted = await call.load(operation, payload, Attempt)
+        attempted = await call.load(f"private.{operation}", payload, Attempt)
     except (psycopg.Error, TimeoutError) as error:
         code = error_response(error).code
-        lost = {"action": action, "target_type": target[0], "target_id": target[1], "error": code}
+        lost = {"operation": operation, "target_id": target, "error": code}
         with suppress(Exception):  # the first error is the one to report
             await call.run("private.log_interrupted", lost)
         raise

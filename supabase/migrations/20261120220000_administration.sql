@@ -48,10 +48,28 @@ end $$;
 comment on function private.log_refusal("AdminAction", text, text, jsonb, text) is
   'Logs a refused or failed operation. Granted to no role: for attempt().';
 
-create function private.attempt(
-  operation text, payload jsonb, action "AdminAction", description text, target_type text, target_id text
-) returns jsonb language plpgsql security definer set search_path = '' as $$
+create table private.admin_operations (
+  name text primary key,
+  action "AdminAction" not null,
+  target_type text not null,
+  description text not null
+);
+comment on table private.admin_operations is
+  'How operations that attempt() runs are logged; private.do_… of the same name does the work. Each chapter adds its own.';
+comment on column private.admin_operations.name is 'Name of the operation.';
+comment on column private.admin_operations.action is 'Action in the log.';
+comment on column private.admin_operations.target_type is 'Type of the target in the log.';
+comment on column private.admin_operations.description is 'Description in the log, if it succeeds.';
+insert into private.admin_operations (name, action, target_type, description) values
+  ('suspend_user', 'USER_SUSPEND', 'user', 'User suspended'),
+  ('reactivate_user', 'USER_UPDATE', 'user', 'User reactivated'),
+  ('bulk_admin_action', 'BULK_ACTION', 'user', 'Bulk action'),
+  ('impersonate_user', 'USER_IMPERSONATE', 'user', 'Impersonation begun');
+
+create function private.attempt(operation text, payload jsonb, target_id text) returns jsonb
+language plpgsql security definer set search_path = '' as $$
 declare
+  logging private.admin_operations;
   result jsonb;
   refused jsonb;
   state text;
@@ -60,31 +78,36 @@ declare
   hint text;
   logged jsonb := payload - 'signable';
 begin
+  select o.* into strict logging from private.admin_operations o where o.name = operation;
   begin
     -- Named by the functions below, never by a caller.
-    execute format('select private.%I($1)', operation) into result using payload;
-    perform private.append_admin_action(action, description, target_type, target_id, logged, true, null, null);
+    execute format('select private.%I($1)', 'do_' || operation) into result using payload;
+    perform private.append_admin_action(
+      logging.action, logging.description, logging.target_type, target_id, logged, true, null, null
+    );
     return jsonb_build_object('done', result);
   exception when others then
     get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail,
       hint = pg_exception_hint;
   end;
-  perform private.log_refusal(action, target_type, target_id, logged, format('%s (%s)', message, state));
+  perform private.log_refusal(
+    logging.action, logging.target_type, target_id, logged, format('%s (%s)', message, state)
+  );
   return jsonb_build_object('refused',
     jsonb_build_object('code', state, 'message', message, 'details', nullif(detail, ''), 'hint', nullif(hint, '')));
 end $$;
-comment on function private.attempt(text, jsonb, "AdminAction", text, text, text) is
+comment on function private.attempt(text, jsonb, text) is
   'Runs an operation of a platform admin and logs it, also when it is rolled back. Granted to no role.';
 
 create function private.log_interrupted(attempted jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
-  perform private.log_refusal((attempted ->> 'action')::public."AdminAction", attempted ->> 'target_type',
-    attempted ->> 'target_id', null, attempted ->> 'error');
+  perform private.log_refusal(o.action, o.target_type, attempted ->> 'target_id', null, attempted ->> 'error')
+  from private.admin_operations o where o.name = attempted ->> 'operation';
   return '{}';
 end $$;
 comment on function private.log_interrupted(jsonb) is
-  'Logs an attempt whose whole transaction was lost (a timeout, a lost connection): {action, target_type, target_id, error}.';
+  'Logs an attempt whose whole transaction was lost (a timeout, a lost connection): {operation, target_id, error}.';
 
 -- Sync with Supabase Auth -----------------------------------------------------------------------------------------------
 -- A change takes effect in the database at once. Supabase Auth, which issues the tokens, is synced afterwards and retried
@@ -196,7 +219,7 @@ language sql stable set search_path = '' as $$
 $$;
 comment on function private.described(public.users) is 'A user in the form that administration operations return.';
 
-create function private.do_suspend(suspension jsonb) returns jsonb
+create function private.do_suspend_user(suspension jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   target public.users := private.user_to_administer((suspension ->> 'user_id')::uuid);
@@ -215,9 +238,9 @@ begin
   where u.id = target.id returning * into target;
   return private.described(target);
 end $$;
-comment on function private.do_suspend(jsonb) is 'Suspends {user_id, reason, until?}, or changes reason and end of a suspension.';
+comment on function private.do_suspend_user(jsonb) is 'Suspends {user_id, reason, until?}, or changes reason and end of a suspension.';
 
-create function private.do_reactivate(reactivation jsonb) returns jsonb
+create function private.do_reactivate_user(reactivation jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   target public.users := private.user_to_administer((reactivation ->> 'user_id')::uuid);
@@ -226,7 +249,7 @@ begin
   where u.id = target.id returning * into target;
   return private.described(target);
 end $$;
-comment on function private.do_reactivate(jsonb) is 'Ends the suspension of {user_id}, or a deactivation.';
+comment on function private.do_reactivate_user(jsonb) is 'Ends the suspension of {user_id}, or a deactivation.';
 
 create function private.do_set_role(change jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -246,10 +269,10 @@ begin
 end $$;
 comment on function private.do_set_role(jsonb) is 'Sets the platform role of {user_id} to {role}.';
 
-create function private.do_bulk(bulk jsonb) returns jsonb
+create function private.do_bulk_admin_action(bulk jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  operation text := case bulk ->> 'action' when 'suspend' then 'do_suspend' when 'reactivate' then 'do_reactivate'
+  operation text := case bulk ->> 'action' when 'suspend' then 'do_suspend_user' when 'reactivate' then 'do_reactivate_user'
     when 'set_role' then 'do_set_role' end;
   action public."AdminAction" := case bulk ->> 'action' when 'suspend' then 'USER_SUSPEND' else 'USER_UPDATE' end;
   wanted jsonb := bulk - 'user_ids' - 'action';
@@ -280,7 +303,7 @@ begin
   end loop;
   return jsonb_build_object('users', done);
 end $$;
-comment on function private.do_bulk(jsonb) is
+comment on function private.do_bulk_admin_action(jsonb) is
   'Does {action, user_ids, reason?, until?, role?} to all of up to 100 users, or to none.';
 
 -- Entry points of the functions ---------------------------------------------------------------------------------------------
@@ -296,40 +319,35 @@ comment on function private.with_errands(jsonb, uuid[]) is 'The result, and the 
 create function private.suspend_user(suspension jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  answer jsonb := private.attempt(
-    'do_suspend', suspension, 'USER_SUSPEND', 'User suspended', 'user', suspension ->> 'user_id'
-  );
+  answer jsonb := private.attempt('suspend_user', suspension, suspension ->> 'user_id');
 begin
   return private.with_errands(answer, array[(suspension ->> 'user_id')::uuid]);
 end $$;
-comment on function private.suspend_user(jsonb) is 'See do_suspend(); logged.';
+comment on function private.suspend_user(jsonb) is 'See do_suspend_user(); logged.';
 
 create function private.reactivate_user(reactivation jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  answer jsonb := private.attempt(
-    'do_reactivate', reactivation, 'USER_UPDATE', 'User reactivated', 'user', reactivation ->> 'user_id'
-  );
+  answer jsonb := private.attempt('reactivate_user', reactivation, reactivation ->> 'user_id');
 begin
   return private.with_errands(answer, array[(reactivation ->> 'user_id')::uuid]);
 end $$;
-comment on function private.reactivate_user(jsonb) is 'See do_reactivate(); logged.';
+comment on function private.reactivate_user(jsonb) is 'See do_reactivate_user(); logged.';
 
 create function private.bulk_admin_action(bulk jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   answer jsonb := private.attempt(
-    'do_bulk', bulk, 'BULK_ACTION', format('Bulk action: %s', bulk ->> 'action'), 'user',
-    format('%s users', jsonb_array_length(bulk -> 'user_ids'))
+    'bulk_admin_action', bulk, format('%s users', jsonb_array_length(bulk -> 'user_ids'))
   );
 begin
   return private.with_errands(answer, array(select i::uuid from jsonb_array_elements_text(bulk -> 'user_ids') i));
 end $$;
-comment on function private.bulk_admin_action(jsonb) is 'See do_bulk(); logged, and for each user besides.';
+comment on function private.bulk_admin_action(jsonb) is 'See do_bulk_admin_action(); logged, and for each user besides.';
 
 -- Impersonation ---------------------------------------------------------------------------------------------------------
 
-create function private.do_impersonate(wish jsonb) returns jsonb
+create function private.do_impersonate_user(wish jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   target public.users;
@@ -364,15 +382,15 @@ begin
   ))) -> 'claims';
   return jsonb_build_object('impersonation_id', made.id, 'expires_at', made.expires_at, 'claims', claims);
 end $$;
-comment on function private.do_impersonate(jsonb) is
+comment on function private.do_impersonate_user(jsonb) is
   'Lets the calling super admin act as {user_id} for 15 minutes: the claims of a token, to be signed.';
 
 create function private.impersonate_user(wish jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
-  return private.attempt('do_impersonate', wish, 'USER_IMPERSONATE', 'Impersonation begun', 'user', wish ->> 'user_id');
+  return private.attempt('impersonate_user', wish, wish ->> 'user_id');
 end $$;
-comment on function private.impersonate_user(jsonb) is 'See do_impersonate(); logged.';
+comment on function private.impersonate_user(jsonb) is 'See do_impersonate_user(); logged.';
 
 create function private.end_impersonation(impersonation_id uuid) returns jsonb
 language plpgsql security definer set search_path = '' as $$

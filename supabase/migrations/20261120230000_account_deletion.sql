@@ -99,7 +99,7 @@ begin
 end $$;
 comment on function private.erase_user(uuid) is 'Deletes and clears the columns in personal_columns, and clears name and address.';
 
-create function private.do_delete_account(deletion jsonb) returns jsonb
+create function private.delete_account_of(deletion jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   who uuid := deletion ->> 'user_id';
@@ -134,10 +134,10 @@ begin
   end if;
   return jsonb_build_object('user_id', who, 'deleted_at', (select u.deleted_at from public.users u where u.id = who));
 end $$;
-comment on function private.do_delete_account(jsonb) is
+comment on function private.delete_account_of(jsonb) is
   'Deletes the account of {user_id}: at once here, in Auth and Storage afterwards. For a deleted one, returns when that was.';
 
-create function private.do_delete_other(deletion jsonb) returns jsonb
+create function private.do_delete_account(deletion jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 begin
   perform private.require_admin();
@@ -146,9 +146,9 @@ begin
   ) then
     perform private.user_to_administer((deletion ->> 'user_id')::uuid);
   end if;
-  return private.do_delete_account(deletion);
+  return private.delete_account_of(deletion);
 end $$;
-comment on function private.do_delete_other(jsonb) is 'An admin deletes the account of {user_id}.';
+comment on function private.do_delete_account(jsonb) is 'An admin deletes the account of {user_id}.';
 
 create function private.delete_own_account(deletion jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -170,7 +170,7 @@ begin
         errcode = 'PT409', hint = 'To confirm, send the e-mail address you sign in with.';
     end if;
   end if;
-  done := private.do_delete_account(jsonb_build_object('user_id', me.id));
+  done := private.delete_account_of(jsonb_build_object('user_id', me.id));
   if me.deleted_at is null then
     perform private.append_admin_action('USER_DELETE', 'Account deleted by its user', 'user', me.id::text, null, true, null, null);
   end if;
@@ -178,17 +178,20 @@ begin
 end $$;
 comment on function private.delete_own_account(jsonb) is 'The caller deletes their own account, {confirm: their address}.';
 
+insert into private.admin_operations (name, action, target_type, description) values
+  ('delete_account', 'USER_DELETE', 'user', 'Account deleted');
+
 create function private.delete_account(deletion jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   who uuid := coalesce(deletion ->> 'user_id', auth.uid()::text);
   answer jsonb := case
     when deletion ? 'user_id'
-    then private.attempt('do_delete_other', deletion, 'USER_DELETE', 'Account deleted', 'user', who::text)
+    then private.attempt('delete_account', deletion, who::text)
     else private.delete_own_account(deletion)
   end;
 begin
   return private.with_errands(answer, array[who]);
 end $$;
-comment on function private.delete_account(jsonb) is 'See delete_own_account() and, with user_id, do_delete_other(); logged.';
+comment on function private.delete_account(jsonb) is 'See delete_own_account() and, with user_id, do_delete_account(); logged.';
 grant execute on function private.delete_account(jsonb) to strive_functions;

@@ -433,13 +433,21 @@ begin
 end $$;
 comment on function private.do_cancel_subscription(jsonb) is 'Ends the plan that was granted to {organization_id}.';
 
+insert into private.admin_operations (name, action, target_type, description) values
+  ('create_user', 'USER_CREATE', 'user', 'User created'),
+  ('create_organization', 'ORG_CREATE', 'organization', 'Organization created'),
+  ('suspend_organization', 'ORG_SUSPEND', 'organization', 'Organization suspended'),
+  ('restore_organization', 'ORG_UPDATE', 'organization', 'Organization restored'),
+  ('close_organization', 'ORG_DELETE', 'organization', 'Organization closed'),
+  ('create_subscription', 'SUBSCRIPTION_CREATE', 'organization', 'Plan granted'),
+  ('cancel_subscription', 'SUBSCRIPTION_CANCEL', 'organization', 'Plan ended');
+
 create function private.admin_create_user(email text, name text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_create_user', jsonb_build_object('email', email, 'name', name), 'USER_CREATE', 'User created', 'user',
-    coalesce(email, '')
+    'create_user', jsonb_build_object('email', email, 'name', name), coalesce(email, '')
   ));
 end $$;
 comment on function private.admin_create_user(text, text) is 'See do_create_user(); logged.';
@@ -453,8 +461,7 @@ language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_create_organization', jsonb_build_object('name', name, 'owner_email', owner_email, 'website', website, 'description', description), 'ORG_CREATE', 'Organization created',
-    'organization', coalesce(owner_email, '')
+    'create_organization', jsonb_build_object('name', name, 'owner_email', owner_email, 'website', website, 'description', description), coalesce(owner_email, '')
   ));
 end $$;
 comment on function private.admin_create_organization(text, text, text, text) is 'See do_create_organization(); logged.';
@@ -467,8 +474,7 @@ language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_suspend_organization', jsonb_build_object('organization_id', organization_id, 'reason', reason), 'ORG_SUSPEND', 'Organization suspended',
-    'organization', coalesce(organization_id::text, '')
+    'suspend_organization', jsonb_build_object('organization_id', organization_id, 'reason', reason), coalesce(organization_id::text, '')
   ));
 end $$;
 comment on function private.admin_suspend_organization(uuid, text) is 'See do_suspend_organization(); logged.';
@@ -481,8 +487,7 @@ language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_restore_organization', jsonb_build_object('organization_id', organization_id), 'ORG_UPDATE', 'Organization restored',
-    'organization', coalesce(organization_id::text, '')
+    'restore_organization', jsonb_build_object('organization_id', organization_id), coalesce(organization_id::text, '')
   ));
 end $$;
 comment on function private.admin_restore_organization(uuid) is 'See do_restore_organization(); logged.';
@@ -495,8 +500,7 @@ language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_close_organization', jsonb_build_object('organization_id', organization_id), 'ORG_DELETE', 'Organization closed',
-    'organization', coalesce(organization_id::text, '')
+    'close_organization', jsonb_build_object('organization_id', organization_id), coalesce(organization_id::text, '')
   ));
 end $$;
 comment on function private.admin_close_organization(uuid) is 'See do_close_organization(); logged.';
@@ -509,8 +513,7 @@ language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_create_subscription', jsonb_build_object('organization_id', organization_id, 'tier', tier, 'until', until), 'SUBSCRIPTION_CREATE', 'Plan given',
-    'organization', coalesce(organization_id::text, '')
+    'create_subscription', jsonb_build_object('organization_id', organization_id, 'tier', tier, 'until', until), coalesce(organization_id::text, '')
   ));
 end $$;
 comment on function private.admin_create_subscription(uuid, "SubscriptionTier", timestamptz) is 'See do_create_subscription(); logged.';
@@ -524,8 +527,7 @@ language plpgsql security definer set search_path = '' as $$
 begin
   perform private.require_admin();
   return private.respond(private.attempt(
-    'do_cancel_subscription', jsonb_build_object('organization_id', organization_id), 'SUBSCRIPTION_CANCEL', 'Plan ended',
-    'organization', coalesce(organization_id::text, '')
+    'cancel_subscription', jsonb_build_object('organization_id', organization_id), coalesce(organization_id::text, '')
   ));
 end $$;
 comment on function private.admin_cancel_subscription(uuid) is 'See do_cancel_subscription(); logged.';

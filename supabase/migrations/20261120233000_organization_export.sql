@@ -201,12 +201,13 @@ end $$;
 comment on function private.do_begin_export(jsonb) is
   'Starts the export of {organization_id, format} and returns its tables.';
 
+insert into private.admin_operations (name, action, target_type, description) values
+  ('begin_export', 'DATA_EXPORT', 'organization', 'Export begun');
+
 create function private.begin_export(wish jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
-  return private.attempt(
-    'do_begin_export', wish, 'DATA_EXPORT', 'Export begun', 'organization', wish ->> 'organization_id'
-  );
+  return private.attempt('begin_export', wish, wish ->> 'organization_id');
 end $$;
 comment on function private.begin_export(jsonb) is 'See do_begin_export(); logged.';
 

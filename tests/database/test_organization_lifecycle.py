@@ -145,7 +145,7 @@ def test_a_closed_organization_is_erased_after_thirty_days_with_proof(database: 
 
 def test_last_owner_deletes_account_after_closing_organization(database: Database) -> None:
     with scene(database) as cursor:
-        delete = "select private.do_delete_account(jsonb_build_object('user_id', %s::uuid)) as done"
+        delete = "select private.delete_account_of(jsonb_build_object('user_id', %s::uuid)) as done"
         with refused(cursor, "PT409", "last owner"):
             cursor.execute(delete, [PEOPLE["owner"]])
         turn(cursor, "owner")

@@ -118,7 +118,7 @@ def test_attack_a_tenants_owner_administers_the_platform(platform: Platform, own
     )
     for rpc in ("admin_users", "admin_organizations", "admin_subscriptions", "admin_audit_log"):
         assert owner.rpc(rpc).status_code == 403
-    for private in ("suspend_user", "attempt", "do_suspend", "settle_auth_errands"):
+    for private in ("suspend_user", "attempt", "do_suspend_user", "settle_auth_errands"):
         assert owner.rpc(private, suspension={}).status_code == 404
 
 
@@ -314,7 +314,7 @@ def test_attack_no_more_than_ten_refusals_an_hour_are_logged(functions: Serving,
 def test_attack_call_what_only_the_functions_may(database: Database) -> None:
     for statement in (
         "select private.suspend_user('{}')",
-        "select private.attempt('do_suspend', '{}', 'USER_SUSPEND', '', '', '')",
+        "select private.attempt('suspend_user', '{}', '')",
         "select private.do_set_role('{}')",
         "select private.settle_auth_errands('{}')",
         "select private.log_interrupted('{}')",

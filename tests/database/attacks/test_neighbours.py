@@ -222,7 +222,7 @@ def test_what_an_impersonator_sends_is_logged(database: Database) -> None:
 
 
 def delete_account(cursor: Cursor, person: str) -> None:
-    cursor.execute("select private.do_delete_account(%s)", [json.dumps({"user_id": str(PEOPLE[person])})])
+    cursor.execute("select private.delete_account_of(%s)", [json.dumps({"user_id": str(PEOPLE[person])})])
 
 
 @pytest.mark.parametrize("confirmed", [True, False])
