@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from shared.auth.caller import UUID
+
 State = dict[str, Any]
 
 ID_CHARACTERS = 255
-UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 CURRENCY = re.compile(r"[a-z]{3}")
 DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,12})?")
 # The limits of bigint and integer columns, and the last second of the year 9999.

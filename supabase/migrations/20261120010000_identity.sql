@@ -239,6 +239,13 @@ begin
 end $$;
 comment on function private.current_user_id(boolean) is 'The caller, or null when unknown, inactive or suspended.';
 
+create function private.is_uuid(written text) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+  return written ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
+end $$;
+comment on function private.is_uuid(text) is 'Whether a text is an id as the database writes it, in lower case.';
+
 create function private.requested_org() returns uuid
 language plpgsql stable set search_path = '' as $$
 declare
@@ -247,7 +254,7 @@ begin
   if named is null then
     named := nullif(auth.jwt() #>> '{app_metadata,org_id}', '');
   end if;
-  if named !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then
+  if not private.is_uuid(lower(named)) then
     raise exception 'x-org-id is not an organization id' using
       errcode = 'PT400', detail = format('Found %L.', left(named, 100)),
       hint = 'Send the id of an organization you belong to, or leave the header out.';
@@ -377,7 +384,8 @@ comment on function private.client_network() is
   'The network that rate limits count by: the IPv4 address, or the /64 of an IPv6 address, all of which one client '
   'may use. Null if the address is unknown.';
 
-grant execute on function private.check_statement(), private.refuse_impersonation(), private.current_user_id(boolean),
+grant execute on function private.is_uuid(text), private.check_statement(), private.refuse_impersonation(),
+  private.current_user_id(boolean),
   private.requested_org(), private.current_user_org("OrgRole", boolean, boolean), private.is_admin(boolean),
   private.is_super_admin(), private.is_org_owner(), private.visible_users(boolean)
   to authenticated, service_role;

@@ -518,8 +518,7 @@ language sql stable set search_path = '' as $$
   select p.* from private.onboarding_payments p
   where p.stripe_subscription_id = facts.subscription or p.stripe_payment_intent_id = facts.payment_intent
     or (
-      p.session_id = case when facts.session_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-        then facts.session_id::uuid end
+      p.session_id = case when private.is_uuid(facts.session_id) then facts.session_id::uuid end
       and p.attempt = case when facts.attempt ~ '^[0-9]{1,6}$' then facts.attempt::integer end
     )
   order by p.stripe_subscription_id = facts.subscription desc nulls last,

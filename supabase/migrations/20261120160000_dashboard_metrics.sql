@@ -211,7 +211,7 @@ begin
       end if;
       bare := written;
     when 'id' then
-      if kind <> 'string' or written !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then
+      if kind <> 'string' or not private.is_uuid(lower(written)) then
         perform private.refuse_query(place, value, 'an id');
       end if;
       bare := written;

@@ -30,8 +30,7 @@ comment on function private.whole_number(jsonb, integer, integer, text, integer)
 create function private.setting_id(sent jsonb, place text) returns uuid
 language plpgsql immutable set search_path = '' as $$
 begin
-  if jsonb_typeof(sent) is distinct from 'string'
-    or (sent #>> '{}') !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then
+  if jsonb_typeof(sent) is distinct from 'string' or not private.is_uuid(lower(sent #>> '{}')) then
     perform private.refuse_setting(place, sent, 'an id');
   end if;
   return sent #>> '{}';

@@ -16,10 +16,10 @@ create function private.is_storage_path(bucket text, path text) returns boolean
 language plpgsql immutable set search_path = '' as $$
 begin
   return path !~ '(^|/)\.{0,2}(/|$)' and case bucket
-    when 'attachments' then path ~ (
-      '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[a-z_]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[^/\\]{1,255}$'
-    ) and split_part(path, '/', 2) = any (private.attachable_tables())
-    when 'avatars' then path ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[^/\\]{1,255}){1,3}$'
+    when 'attachments' then path ~ '^[^/]+/[a-z_]+/[^/]+/[^/\\]{1,255}$'
+      and private.is_uuid(split_part(path, '/', 1)) and private.is_uuid(split_part(path, '/', 3))
+      and split_part(path, '/', 2) = any (private.attachable_tables())
+    when 'avatars' then path ~ '^[^/]+(/[^/\\]{1,255}){1,3}$' and private.is_uuid(split_part(path, '/', 1))
     when 'public-assets' then path ~ '^[^/]{1,255}(/[^/]{1,255}){0,9}$'
     else false
   end;
