@@ -17,7 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from shared.app.responses import Response
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 
 
 class Telemetry:
@@ -55,7 +55,7 @@ class Telemetry:
         self._seconds.record(perf_counter() - started, attributes | {"http.response.status_code": response.status})
         return response
 
-    async def statement(self, operation: str, running: Awaitable[Result]) -> Result:
+    async def statement(self, operation: str, running: Awaitable[Returned]) -> Returned:
         attributes = {"db.system.name": "postgresql", "db.operation.name": operation}
         with self._tracer.start_as_current_span(operation, kind=SpanKind.CLIENT, attributes=attributes):
             return await running

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-Connection = psycopg.Connection[Any]
+SyncConnection = psycopg.Connection[Any]
 BATCH = 1000
 
 
@@ -43,7 +43,7 @@ values (gen_random_uuid(), 'email', %(id)s::text, %(id)s::uuid,
 """
 
 
-def restore(connection: Connection, folder: Path) -> dict[str, int]:
+def restore(connection: SyncConnection, folder: Path) -> dict[str, int]:
     """The rows of each table that were put back. `folder` has the manifest and its files."""
     manifest = _manifest(folder)
     organization = manifest["organization_id"]
@@ -61,7 +61,7 @@ def restore(connection: Connection, folder: Path) -> dict[str, int]:
     return rows
 
 
-def _put_back(connection: Connection, folder: Path, manifest: dict[str, Any]) -> dict[str, int]:
+def _put_back(connection: SyncConnection, folder: Path, manifest: dict[str, Any]) -> dict[str, int]:
     tables = {table["name"]: table for table in manifest["tables"]}
     organization = manifest["organization_id"]
     _check_tables(connection, tables)
@@ -93,7 +93,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_tables(connection: Connection, tables: dict[str, Any]) -> None:
+def _check_tables(connection: SyncConnection, tables: dict[str, Any]) -> None:
     """What the export has and the database has not would be lost without a word; so would what it does not have."""
     found = dict(
         connection.execute(
@@ -115,7 +115,7 @@ def _check_tables(connection: Connection, tables: dict[str, Any]) -> None:
         )
 
 
-def _make_room(connection: Connection, organization: str) -> None:
+def _make_room(connection: SyncConnection, organization: str) -> None:
     """An organization that is there may have members, and nothing else."""
     found = connection.execute("select from public.organizations where id = %s for update", [organization])
     if not found.rowcount:
@@ -132,14 +132,14 @@ def _make_room(connection: Connection, organization: str) -> None:
     connection.execute("delete from public.organizations where id = %s", [organization])
 
 
-def _make_account(connection: Connection, person: dict[str, Any]) -> None:
+def _make_account(connection: SyncConnection, person: dict[str, Any]) -> None:
     if connection.execute("select from public.users where id = %s", [person["id"]]).rowcount:
         return
     connection.execute(ACCOUNT, person)
     connection.execute(IDENTITY, person)
 
 
-def _insert(connection: Connection, folder: Path, table: dict[str, Any]) -> int:
+def _insert(connection: SyncConnection, folder: Path, table: dict[str, Any]) -> int:
     name = sql.Identifier(*table["name"].split("."))
     columns = sql.SQL(", ").join(map(sql.Identifier, table["columns"]))
     statement = sql.SQL(
@@ -167,7 +167,7 @@ def _lines(folder: Path, table: dict[str, Any]) -> Iterator[str]:
         yield from content.decode().split("\n")[:-1]
 
 
-def _check_keys(connection: Connection, organization: str) -> None:
+def _check_keys(connection: SyncConnection, organization: str) -> None:
     """Every foreign key of the rows that were put back, looked up as its trigger would have."""
     keys = connection.execute(
         "select k.conname, r.relation::text, r.condition, k.confrelid::regclass::text,"

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from psycopg.abc import PQGen
 from psycopg.waiting import Ready, Wait
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 # The role's statement_timeout ends a slow statement; this ends the wait for a server that hangs.
 ANSWER_SECONDS = 10.0
 
@@ -26,10 +26,10 @@ class PooledConnection(AsyncConnection[tuple[Any, ...]]):
 
     async def wait(
         self,
-        gen: PQGen[Result],
+        gen: PQGen[Returned],
         interval: float = 0.1,
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
-    ) -> Result:
+    ) -> Returned:
         loop = asyncio.get_running_loop()
         try:
             wanted = next(gen)
@@ -87,7 +87,7 @@ def _has_data(socket: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _resumed(gen: PQGen[Result], wanted: Wait) -> PQGen[Result]:
+def _resumed(gen: PQGen[Returned], wanted: Wait) -> PQGen[Returned]:
     """The rest of a generator whose first request for the socket is known."""
     while True:
         ready = yield wanted
