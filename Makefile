@@ -19,14 +19,14 @@ help:
 	@echo 'make test     pass all tests, on stacks of their own'
 	@echo 'make check    format, lint, types and tests: what CI runs'
 	@echo 'make coverage run all tests and print the branch coverage of functions/ and shared/'
-	@echo 'make mutate   weaken every policy in turn: does a test notice? (minutes)'
+	@echo 'make mutate   weaken every policy in turn and require that a test fails (minutes)'
 	@echo 'make bench    measure everything beside its reference, into docs/benchmarks (at most ten minutes)'
 	@echo 'make drill    kill, pause and mislead a running stack under traffic, then balance the books (minutes)'
-	@echo 'make install  install into .venv and node_modules; the others do it for you'
+	@echo 'make install  install into .venv and node_modules; the other targets do it when needed'
 	@echo 'make schema   write shared/schema.py and the diagrams again, after a change of the migrations'
 	@echo 'make docs     build the documentation as a website into .strive-docs'
 	@echo 'make lock     pin the newest allowed versions again'
-	@echo 'make clean    forget .venv, node_modules and local data'
+	@echo 'make clean    delete .venv, node_modules and local data'
 
 dev: install
 	@$(BIN)/strive dev $(ARGS)
