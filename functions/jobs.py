@@ -9,7 +9,7 @@ from typing import Any, cast
 from pydantic import Field, model_validator
 
 from shared.administration.attachments import sync
-from shared.administration.operations import Errands, Settled, settle_errands
+from shared.administration.operations import AuthSyncs, Settled, settle_syncs
 from shared.app.call import Call, Result, as_json
 from shared.app.function import Function, Handler, RequestModel, function
 from shared.database.pool import Connection, one
@@ -104,12 +104,12 @@ async def sync_attachments(call: Call[NoInput], name: str) -> Result[JobRun]:
 @job("Up to 100 users a run, those with the fewest failures first.")
 async def sync_auth(call: Call[NoInput], name: str) -> Result[JobRun]:
     async def work(connection: Connection) -> dict[str, int]:
-        async def settle(done: Errands | None) -> Errands:
+        async def settle(done: AuthSyncs | None) -> AuthSyncs:
             payload = as_json({} if done is None else {"done": done})
-            return Settled(**await one(connection, "select private.settle_auth_errands(%s)", [payload])).errands
+            return Settled(**await one(connection, "select private.settle_auth_syncs(%s)", [payload])).syncs
 
         due = await settle(None)
-        pending = await settle_errands(call.settings, due, settle)
+        pending = await settle_syncs(call.settings, due, settle)
         return {"synced": len(due) - pending, "pending": pending}
 
     return await run_here(call, name, work)

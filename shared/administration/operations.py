@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROUNDS = 3
 
 
-class Errand(BaseModel):
+class AuthSync(BaseModel):
     """A change of a user that Auth does not have yet: a ban for so many seconds (0: none), or the deletion."""
 
     user_id: str
@@ -36,7 +36,7 @@ class Errand(BaseModel):
     error: str | None = None
 
 
-Errands = list[Errand]
+AuthSyncs = list[AuthSync]
 
 
 class Refusal(BaseModel):
@@ -51,11 +51,11 @@ class Attempt(BaseModel):
 
     done: dict[str, Any] = {}
     refused: Refusal | None = None
-    errands: Errands = []
+    syncs: AuthSyncs = []
 
 
 class Settled(BaseModel):
-    errands: Errands
+    syncs: AuthSyncs
 
 
 class AdministeredUser(ResponseModel):
@@ -77,10 +77,10 @@ async def administer(call: Call[Any], operation: str, *, target: str) -> Result[
     """Run the operation with the body, sync Auth, and respond with both."""
     attempted = await attempt(call, operation, call.body.model_dump(mode="json"), target=target)
 
-    async def settle(done: Errands) -> Errands:
-        return (await call.load("private.settle_auth_errands", {"done": done}, Settled)).errands
+    async def settle(done: AuthSyncs) -> AuthSyncs:
+        return (await call.load("private.settle_auth_syncs", {"done": done}, Settled)).syncs
 
-    pending = await settle_errands(call.settings, attempted.errands, settle)
+    pending = await settle_syncs(call.settings, attempted.syncs, settle)
     return Result(json.dumps(attempted.done | {"auth": "pending" if pending else "synced"}))
 
 
@@ -105,28 +105,28 @@ async def attempt(call: Call[Any], operation: str, payload: Any, *, target: str)
     return attempted
 
 
-async def settle_errands(settings: Settings, due: Errands, settle: Callable[[Errands], Awaitable[Errands]]) -> int:
+async def settle_syncs(settings: Settings, due: AuthSyncs, settle: Callable[[AuthSyncs], Awaitable[AuthSyncs]]) -> int:
     """Sync users to Auth; the number of those still due. `settle` stores what was done and returns what is due now."""
     for _ in range(ROUNDS):
         if not due:
             break
         try:
             async with services(settings) as client:
-                done = await asyncio.gather(*(_sync(client, errand) for errand in due))
+                done = await asyncio.gather(*(_sync(client, sync) for sync in due))
         except ApiError as error:  # without a secret key
-            done = [errand.model_copy(update={"error": str(error)}) for errand in due]
+            done = [sync.model_copy(update={"error": str(error)}) for sync in due]
         due = await settle(done)
         if any(each.error for each in done):
             break
     return len(due)
 
 
-async def _sync(client: "AsyncClient", errand: Errand) -> Errand:
+async def _sync(client: "AsyncClient", sync: AuthSync) -> AuthSync:
     try:
-        if errand.deletion:
-            await delete_account(client, errand.user_id)
+        if sync.deletion:
+            await delete_account(client, sync.user_id)
         else:
-            await ban(client, errand.user_id, errand.seconds)
+            await ban(client, sync.user_id, sync.seconds)
     except Exception as error:  # noqa: BLE001 - of any library; it is stored, and the job retries
-        return errand.model_copy(update={"error": f"{type(error).__name__}: {error}"[:500]})
-    return errand
+        return sync.model_copy(update={"error": f"{type(error).__name__}: {error}"[:500]})
+    return sync

@@ -113,7 +113,7 @@ comment on function private.log_interrupted(jsonb) is
 -- A change takes effect in the database at once. Supabase Auth, which issues the tokens, is synced afterwards and retried
 -- until it succeeds: one row for each user has the state that Auth must have.
 
-create table private.auth_errands (
+create table private.auth_syncs (
   user_id uuid primary key references public.users (id) on delete cascade,
   banned_until timestamptz,
   is_deletion boolean not null default false,
@@ -123,13 +123,13 @@ create table private.auth_errands (
   attempts integer not null default 0,
   error text
 );
-comment on table private.auth_errands is 'The state that Supabase Auth must have for a user; settled_at is null until it has.';
-comment on column private.auth_errands.banned_until is 'Null: not banned.';
-comment on column private.auth_errands.is_deletion is 'The account goes, with its pictures.';
-comment on column private.auth_errands.version is 'Grows with every change; a sync of an older version does not settle the row.';
-create index auth_errands_due_idx on private.auth_errands (changed_at) where settled_at is null;
+comment on table private.auth_syncs is 'The state that Supabase Auth must have for a user; settled_at is null until it has.';
+comment on column private.auth_syncs.banned_until is 'Null: not banned.';
+comment on column private.auth_syncs.is_deletion is 'True: the account is deleted, with its pictures.';
+comment on column private.auth_syncs.version is 'Grows with every change; a sync of an older version does not settle the row.';
+create index auth_syncs_due_idx on private.auth_syncs (changed_at) where settled_at is null;
 
-create function private.note_auth_errand() returns trigger
+create function private.queue_auth_sync() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
   until timestamptz := private.blocked_until(new);
@@ -137,48 +137,48 @@ begin
   -- Supabase Auth ends an expired ban by itself.
   if until is distinct from private.blocked_until(old)
     and (until > now() or private.blocked_until(old) > now()) then
-    insert into private.auth_errands as e (user_id, banned_until) values (new.id, until)
+    insert into private.auth_syncs as e (user_id, banned_until) values (new.id, until)
     on conflict (user_id) do update set banned_until = excluded.banned_until, version = e.version + 1,
       changed_at = now(), settled_at = null, attempts = 0, error = null;
   end if;
   return null;
 end $$;
-comment on function private.note_auth_errand() is 'Queues a sync with Supabase Auth, however a user was suspended or reactivated.';
-create trigger note_auth_errand after update of is_active, suspended_at, suspended_until on public.users
-  for each row execute function private.note_auth_errand();
+comment on function private.queue_auth_sync() is 'Queues a sync with Supabase Auth, however a user was suspended or reactivated.';
+create trigger queue_auth_sync after update of is_active, suspended_at, suspended_until on public.users
+  for each row execute function private.queue_auth_sync();
 
-create function private.due_auth_errands(users uuid[] default null) returns jsonb
+create function private.due_auth_syncs(users uuid[] default null) returns jsonb
 language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(jsonb_build_object('user_id', d.user_id, 'version', d.version, 'deletion', d.is_deletion,
     'seconds', case when d.banned_until is null then 0 else
       -- A century if there is no end; at least a second, since 0 means no ban.
       greatest(1, ceil(extract(epoch from least(d.banned_until, now() + interval '100 years') - now()))) end)), '[]')
   from (
-    select e.* from private.auth_errands e
-    where e.settled_at is null and (due_auth_errands.users is null or e.user_id = any (due_auth_errands.users))
+    select e.* from private.auth_syncs e
+    where e.settled_at is null and (due_auth_syncs.users is null or e.user_id = any (due_auth_syncs.users))
     order by e.attempts, e.changed_at limit 100
   ) d
 $$;
-comment on function private.due_auth_errands(uuid[]) is
+comment on function private.due_auth_syncs(uuid[]) is
   'Up to 100 users to be synced with Supabase Auth; seconds is the length of the ban, 0 for none.';
 
-create function private.settle_auth_errands(settled jsonb) returns jsonb
+create function private.settle_auth_syncs(settled jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   item jsonb;
 begin
   for item in select i from jsonb_array_elements(settled -> 'done') i order by i ->> 'user_id' loop
-    -- With an older version the request may have reached Auth after a newer one: the errand stays due.
-    update private.auth_errands e set
+    -- With an older version the request may have reached Auth after a newer one: the sync stays due.
+    update private.auth_syncs e set
       settled_at = case when e.version = (item ->> 'version')::bigint and item ->> 'error' is null then now() end,
       attempts = e.attempts + 1, error = left(item ->> 'error', 500)
     where e.user_id = (item ->> 'user_id')::uuid;
   end loop;
-  return jsonb_build_object('errands', private.due_auth_errands(case when settled ? 'done' then array(
+  return jsonb_build_object('syncs', private.due_auth_syncs(case when settled ? 'done' then array(
     select (i ->> 'user_id')::uuid from jsonb_array_elements(settled -> 'done') i) end));
 end $$;
-comment on function private.settle_auth_errands(jsonb) is
-  'Stores which errands were done, {done: [{user_id, version, error?}]}, and returns those of these users that are due; without done all that are due.';
+comment on function private.settle_auth_syncs(jsonb) is
+  'Stores which syncs were done, {done: [{user_id, version, error?}]}, and returns those of these users that are due; without done all that are due.';
 
 -- Users ---------------------------------------------------------------------------------------------------------------
 
@@ -308,12 +308,12 @@ comment on function private.do_bulk_admin_action(jsonb) is
 
 -- Entry points of the functions ---------------------------------------------------------------------------------------------
 
-create function private.with_errands(answer jsonb, users uuid[]) returns jsonb
+create function private.with_syncs(answer jsonb, users uuid[]) returns jsonb
 language sql stable set search_path = '' as $$
   select case when answer ? 'done'
-    then answer || jsonb_build_object('errands', private.due_auth_errands(users)) else answer end
+    then answer || jsonb_build_object('syncs', private.due_auth_syncs(users)) else answer end
 $$;
-comment on function private.with_errands(jsonb, uuid[]) is 'The result, and the due syncs of these users with Supabase Auth.';
+comment on function private.with_syncs(jsonb, uuid[]) is 'The result, and the due syncs of these users with Supabase Auth.';
 
 -- attempt() is a statement of its own: a query in the same statement would not see its changes.
 create function private.suspend_user(suspension jsonb) returns jsonb
@@ -321,7 +321,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   answer jsonb := private.attempt('suspend_user', suspension, suspension ->> 'user_id');
 begin
-  return private.with_errands(answer, array[(suspension ->> 'user_id')::uuid]);
+  return private.with_syncs(answer, array[(suspension ->> 'user_id')::uuid]);
 end $$;
 comment on function private.suspend_user(jsonb) is 'See do_suspend_user(); logged.';
 
@@ -330,7 +330,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   answer jsonb := private.attempt('reactivate_user', reactivation, reactivation ->> 'user_id');
 begin
-  return private.with_errands(answer, array[(reactivation ->> 'user_id')::uuid]);
+  return private.with_syncs(answer, array[(reactivation ->> 'user_id')::uuid]);
 end $$;
 comment on function private.reactivate_user(jsonb) is 'See do_reactivate_user(); logged.';
 
@@ -341,7 +341,7 @@ declare
     'bulk_admin_action', bulk, format('%s users', jsonb_array_length(bulk -> 'user_ids'))
   );
 begin
-  return private.with_errands(answer, array(select i::uuid from jsonb_array_elements_text(bulk -> 'user_ids') i));
+  return private.with_syncs(answer, array(select i::uuid from jsonb_array_elements_text(bulk -> 'user_ids') i));
 end $$;
 comment on function private.bulk_admin_action(jsonb) is 'See do_bulk_admin_action(); logged, and for each user besides.';
 
@@ -594,7 +594,7 @@ grant execute on function public.end_impersonation(uuid), private.end_impersonat
   public.admin_audit_log("AdminAction", uuid, text, text, boolean, timestamptz, uuid, integer)
   to authenticated;
 grant execute on function private.suspend_user(jsonb), private.reactivate_user(jsonb), private.bulk_admin_action(jsonb),
-  private.impersonate_user(jsonb), private.settle_auth_errands(jsonb), private.log_interrupted(jsonb)
+  private.impersonate_user(jsonb), private.settle_auth_syncs(jsonb), private.log_interrupted(jsonb)
   to strive_functions;
 
 -- Jobs --------------------------------------------------------------------------------------------------------------------

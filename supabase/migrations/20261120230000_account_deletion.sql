@@ -49,7 +49,7 @@ from (values
   ('KEEP', null, 'the log of the admins answers for what was done (GDPR art. 17.3 b and e); it names people by id', $${
     admin_action_logs.admin_id, admin_action_logs.acting_as_id, admin_action_logs.ip_address,
     admin_action_logs.user_agent, private.impersonations.admin_id, private.impersonations.user_id}$$),
-  ('KEEP', null, 'due syncs with Supabase Auth', '{private.auth_errands.user_id}'),
+  ('KEEP', null, 'due syncs with Supabase Auth', '{private.auth_syncs.user_id}'),
   ('KEEP', null, 'an organization''s record of its own customers, for which it answers', $${
     leads.name, leads.email, leads.phone, contacts.name, contacts.email, contacts.phone, contacts.linkedin_url,
     contacts.twitter_url, customers.name, customers.email, customers.phone, companies.name,
@@ -129,7 +129,7 @@ begin
     -- The triggers of the statements below write the sync with Auth and the log entries.
     update public.users u set is_active = false, deleted_at = now() where u.id = who;
     perform private.erase_user(who);
-    insert into private.auth_errands as e (user_id, banned_until, is_deletion) values (who, 'infinity', true)
+    insert into private.auth_syncs as e (user_id, banned_until, is_deletion) values (who, 'infinity', true)
     on conflict (user_id) do update set is_deletion = true, version = e.version + 1, changed_at = now(), settled_at = null;
   end if;
   return jsonb_build_object('user_id', who, 'deleted_at', (select u.deleted_at from public.users u where u.id = who));
@@ -191,7 +191,7 @@ declare
     else private.delete_own_account(deletion)
   end;
 begin
-  return private.with_errands(answer, array[who]);
+  return private.with_syncs(answer, array[who]);
 end $$;
 comment on function private.delete_account(jsonb) is 'See delete_own_account() and, with user_id, do_delete_account(); logged.';
 grant execute on function private.delete_account(jsonb) to strive_functions;

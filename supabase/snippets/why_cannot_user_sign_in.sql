@@ -3,5 +3,5 @@ select u.email, u.is_active, u.suspended_at, u.suspended_until, u.suspended_reas
   e.error as auth_sync_error
 from public.users u
 left join auth.users a on a.id = u.id
-left join private.auth_errands e on e.user_id = u.id
+left join private.auth_syncs e on e.user_id = u.id
 where u.email = 'owner@acme.test';

@@ -152,7 +152,7 @@ def test_nothing_personal_is_left_and_all_business_stays(marked: Database) -> No
         assert any(MARKS["name"] in row for row in before["users"])
     result = delete_own(marked, "member", MARKS["email"].upper())
     assert result["done"]["user_id"] == str(PEOPLE["member"])
-    assert [(errand["deletion"], errand["user_id"]) for errand in result["errands"]] == [(True, str(PEOPLE["member"]))]
+    assert [(sync["deletion"], sync["user_id"]) for sync in result["syncs"]] == [(True, str(PEOPLE["member"]))]
     with marked.connect() as connection:
         after = everything(connection)
         left = [

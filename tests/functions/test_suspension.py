@@ -118,7 +118,7 @@ def test_attack_a_tenants_owner_administers_the_platform(platform: Platform, own
     )
     for rpc in ("admin_users", "admin_organizations", "admin_subscriptions", "admin_audit_log"):
         assert owner.rpc(rpc).status_code == 403
-    for private in ("suspend_user", "attempt", "do_suspend_user", "settle_auth_errands"):
+    for private in ("suspend_user", "attempt", "do_suspend_user", "settle_auth_syncs"):
         assert owner.rpc(private, suspension={}).status_code == 404
 
 
@@ -219,10 +219,10 @@ def lonely(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Itera
         yield running
 
 
-def errand(database: Database, person: str) -> tuple[Any, ...]:
+def sync(database: Database, person: str) -> tuple[Any, ...]:
     with database.connect() as connection:
         row = connection.execute(
-            "select banned_until::text, settled_at is not null, attempts, error from private.auth_errands"
+            "select banned_until::text, settled_at is not null, attempts, error from private.auth_syncs"
             " where user_id = %s",
             [PEOPLE[person]],
         ).fetchone()
@@ -237,8 +237,8 @@ def test_suspension_is_pending_while_auth_is_unavailable(lonely: Serving, databa
     assert answer["auth"] == "pending"
     with database.acting_as("viewer") as cursor:
         assert cursor.execute("select private.current_user_id() as me").fetchone() == {"me": None}
-    assert errand(database, "viewer")[:3] == ("infinity", False, 1)
-    assert "AuthRetryableError" in str(errand(database, "viewer")[3])
+    assert sync(database, "viewer")[:3] == ("infinity", False, 1)
+    assert "AuthRetryableError" in str(sync(database, "viewer")[3])
 
 
 def test_job_syncs_auth(platform: Platform, admin: Person) -> None:
@@ -260,16 +260,16 @@ def test_change_during_sync_is_synced_again(database: Database) -> None:
     who = PEOPLE["globex_member"]
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute("update public.users set suspended_at = now() where id = %s", [who])
-        due = connection.execute("select private.due_auth_errands(array[%s])", [who]).fetchone()
+        due = connection.execute("select private.due_auth_syncs(array[%s])", [who]).fetchone()
         connection.execute("update public.users set suspended_at = null where id = %s", [who])
-        newer = connection.execute("select private.due_auth_errands(array[%s])", [who]).fetchone()
+        newer = connection.execute("select private.due_auth_syncs(array[%s])", [who]).fetchone()
         assert due
         assert newer
         assert (due[0][0]["seconds"] > 3_000_000_000, newer[0][0]["seconds"]) == (True, 0)
 
         def settle(done: Any) -> Any:
             row = connection.execute(
-                "select private.settle_auth_errands(%s) -> 'errands'", [json.dumps({"done": done})]
+                "select private.settle_auth_syncs(%s) -> 'syncs'", [json.dumps({"done": done})]
             ).fetchone()
             return row and row[0]
 
@@ -316,10 +316,10 @@ def test_attack_call_what_only_the_functions_may(database: Database) -> None:
         "select private.suspend_user('{}')",
         "select private.attempt('suspend_user', '{}', '')",
         "select private.do_set_role('{}')",
-        "select private.settle_auth_errands('{}')",
+        "select private.settle_auth_syncs('{}')",
         "select private.log_interrupted('{}')",
         "select private.impersonate_user('{}')",
-        "select * from private.auth_errands",
+        "select * from private.auth_syncs",
         "select * from private.impersonations",
         "insert into private.impersonations (admin_id, user_id, reason) values (null, null, '')",
     ):

@@ -38,7 +38,7 @@ def test_due_jobs_run_once_and_log_only_work(
     due: Database, functions_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with due.connect() as connection:
-        connection.execute("delete from private.auth_errands")
+        connection.execute("delete from private.auth_syncs")
         # Far from the next time, so that the second look finds nothing due whatever the clock says.
         connection.execute(
             "update private.jobs set created_at = now() - interval '2 days',"
