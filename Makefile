@@ -102,4 +102,4 @@ docs: install
 
 clean:
 	-@test ! -x $(BIN)/strive || $(BIN)/strive stop
-	rm -rf .venv node_modules examples/web/node_modules .strive .strive-docs
+	rm -rf .venv node_modules .pytest_cache examples/web/node_modules .strive .strive-docs

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import psutil
 
-# Taken before anything is measured: what the machine was busy with besides.
+# Read before the first measurement: other load of the machine.
 LOAD_BEFORE = round(psutil.getloadavg()[0], 2)
 
 
 def machine() -> dict[str, object]:
-    """Where the figures are from, and what else it had to do."""
+    """The machine of the figures, and its other load."""
     return {
         "processor": _processor(),
         "cpus": psutil.cpu_count(),

@@ -1,7 +1,7 @@
 """Everything under bench/ in one go: `make bench` (at most ten minutes), into docs/benchmarks/.
 
-Every figure is set against a reference of the same run. A peer that cannot be had is skipped, a bench that fails says
-so, and neither stops the others. Choose some by name: `make bench ARGS="stack flags"`.
+Every figure is set against a reference of the same run. A peer that is not available is skipped, a failed bench is
+reported, and neither stops the others. Choose some by name: `make bench ARGS="stack flags"`.
 """
 
 import json
@@ -19,7 +19,7 @@ from local import ROOT
 
 BUDGET_SECONDS = 600
 FOLDER = ROOT / "docs/benchmarks"
-# With the seconds each takes on two cores; the longest last, so that on a slow machine the others come to their turn.
+# With the seconds each takes on two cores; the longest last, so that a slow machine runs all others.
 BENCHES = {
     "stack": Bench("bench.stack", 25),
     "flags": Bench("bench.flags", 75),
@@ -52,7 +52,7 @@ def main(names: list[str], benches: Mapping[str, Bench], folder: Path, budget: f
 
 
 def _kept(folder: Path) -> dict[str, Any]:
-    """What was measured before, of benches that are not run now."""
+    """Earlier results of benches that are not run now."""
     file = folder / "results.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return found if "benches" in found else {"benches": {}}

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def both(form: str, lead: dict[str, str]) -> tuple[Work, Work]:
-    """The same function as member and as `postgres`: what differs is the policies."""
+    """The same function as member and as `postgres`: the difference is the policies."""
     digits = "".join(filter(str.isdigit, lead["phone"]))
     query = form.format(**lead, last_rest=lead["last"][4:], digits=digits, local=lead["phone"][6:])
     work = statement("select * from public.search_crm(%(query)s)", query=query)

@@ -1,7 +1,7 @@
 """What the first screen and metrics cost: `python -m bench.dashboard`.
 
 The screen is set against the same reads as plain statements of the same caller, one after the other in one transaction;
-a metric against the statement somebody would write by hand, without policies, who knows the organization.
+a metric against handwritten SQL for one organisation, without policies.
 """
 
 import json
@@ -42,7 +42,7 @@ METRICS: dict[str, tuple[dict[str, Any], str]] = {
 }
 CLOSED = "actual_close_date > now() - interval '60 d' and actual_close_date <= now()"
 DAYS_30 = "created_at > now() - interval '60 d' and created_at <= now()"
-# What a client would read for the screen of a new organization.
+# Rows a client reads for the first screen of a new organisation.
 SCREEN = [
     "select * from public.user_dashboards where user_id = auth.uid()",
     "select * from public.organizations",
@@ -51,7 +51,7 @@ SCREEN = [
     f"select date_trunc('day', created_at, 'UTC'), count(*) from public.leads where {DAYS_30} group by 1",
     "select sum(value) from public.deals where status = 'ACTIVE'",
     f"select sum(value) from public.deals where status = 'WON' and {CLOSED}",
-    # A status of tasks, the first of these, not work left to do.
+    # The first status of tasks is a value, not a note.
     "select count(*) from public.tasks where due_date < now() and status in ('TODO', 'IN_PROGRESS', 'REVIEW')",
     "select * from public.agenda(now(), now() + interval '7 d')",
     "select * from public.feed_page(page_size => 10)",

@@ -122,7 +122,7 @@ class Fuzzer:
         if self.dice.random() < 0.3:
             parameters.append(("select", f"*,{other}(*)"))
         method = self.dice.choice(["GET", "GET", "POST", "PATCH", "DELETE", "HEAD", "PUT"])
-        if method in {"PATCH", "DELETE"}:  # of few rows, so that there is something left
+        if method in {"PATCH", "DELETE"}:  # of few rows, so that some remain
             parameters.append(("id", f"eq.{uuid4()}"))
         options: dict[str, Any] = {"params": parameters, "headers": {"prefer": self.dice.choice(PREFER)}}
         if method in {"POST", "PATCH", "PUT"}:

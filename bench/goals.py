@@ -13,14 +13,14 @@ Results = Mapping[str, Any]
 class Goal:
     what: str
     reference: str
-    # Where it stands among the figures of its bench.
+    # Its path among the figures of its bench.
     path: str
     unit: str = "×"
     at_most: float | None = None
     at_least: float | None = None
 
     def figure(self, outcome: Results) -> Spread | None:
-        """What was found; nothing if it was not measured."""
+        """The figure, or None if it was not measured."""
         found: Any = outcome.get("figures")
         for name in self.path.split("."):
             if not isinstance(found, Mapping) or name not in found:
@@ -31,7 +31,7 @@ class Goal:
         return {"median": float(found), "low": float(found), "high": float(found), "rounds": 1}
 
     def is_met(self, figure: Spread) -> bool | None:
-        """By the median; nothing where nothing in particular is wanted."""
+        """Whether the median meets the goal; None without a goal."""
         if self.at_most is not None:
             return figure["median"] <= self.at_most
         return None if self.at_least is None else figure["median"] >= self.at_least
@@ -53,7 +53,7 @@ def unit(name: str) -> str:
     return f" {name}" if name and name != "×" else name
 
 
-def told(goal: Goal, figure: Spread) -> str:
+def described(goal: Goal, figure: Spread) -> str:
     """The median, and in parentheses the lowest and highest of the rounds."""
     middle = f"{number(figure['median'])}{unit(goal.unit)}"
     if figure["rounds"] == 1:

@@ -27,16 +27,16 @@ def importing(own: Cluster) -> dict[str, Any]:
     ]
     file = io.StringIO()
     csv.writer(file).writerows([["name", "email", "phone", "company", "notes"], *([*line, TAG] for line in lines)])
-    taken: dict[str, list[float]] = {"over_http": [], "copy": []}
+    seconds: dict[str, list[float]] = {"over_http": [], "copy": []}
     with tempfile.TemporaryDirectory() as home, ours(Path(home), Database(own, "postgres")) as (port, _):
         for _ in rounds("an import of 50,000 leads", ROUNDS):
-            taken["over_http"].append(_over_http(port, file.getvalue()))
-            taken["copy"].append(_copy(own, lines))
+            seconds["over_http"].append(_over_http(port, file.getvalue()))
+            seconds["copy"].append(_copy(own, lines))
             _forget(own)
     return {
-        "over_http_s": spread(taken["over_http"]),
-        "copy_s": spread(taken["copy"]),
-        "ratio": ratios(taken["over_http"], taken["copy"]),
+        "over_http_s": spread(seconds["over_http"]),
+        "copy_s": spread(seconds["copy"]),
+        "ratio": ratios(seconds["over_http"], seconds["copy"]),
     }
 
 
@@ -52,7 +52,7 @@ def _over_http(port: int, content: str) -> float:
 
 
 def _copy(own: Cluster, lines: list[list[str]]) -> float:
-    """With triggers and indexes, as the import has them, but without policies and in one piece; then taken back."""
+    """With triggers and indexes, as for the import, but without policies and in one statement; then rolled back."""
     with own.connect() as connection, connection.transaction(force_rollback=True), connection.cursor() as cursor:
         began = time.perf_counter()
         with cursor.copy("copy public.leads (organization_id, name, email, phone, company, notes) from stdin") as copy:

@@ -14,7 +14,7 @@ UV = Path(sys.executable).with_name("uv")
 
 
 def npm(folder: Path, *packages: str) -> str | None:
-    """Nothing, or why they cannot be had."""
+    """None, or why the peers are not available."""
     wanted = [re.sub(r"(?<=.)@.*", "", package) for package in packages]
     if all((folder / "node_modules" / name / "package.json").exists() for name in wanted):
         return None
@@ -26,7 +26,7 @@ def npm(folder: Path, *packages: str) -> str | None:
 
 
 def pypi(folder: Path, package: str) -> str | None:
-    """Into an environment of its own; nothing, or why it cannot be had."""
+    """Install into a separate environment; return None, or why it failed."""
     if not python(folder).exists():
         venv.create(folder / "venv")
     return _reason([UV, "pip", "install", "--python", python(folder), package], dict(os.environ))
@@ -45,10 +45,10 @@ def _reason(words: list[str | Path], variables: dict[str, str]) -> str | None:
     if not done.returncode:
         return None
     print(done.stderr, file=sys.stderr)
-    # Addresses and paths stay out of what is published.
-    said = [
+    # Published results contain no addresses or paths.
+    lines = [
         line
         for line in done.stderr.splitlines()
         if re.match(r"\s*(npm error|error|cause)", line) and not re.search("://|: /", line)
     ]
-    return (said or [f"exit status {done.returncode}"])[-1].strip()
+    return (lines or [f"exit status {done.returncode}"])[-1].strip()

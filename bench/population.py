@@ -1,6 +1,6 @@
 """One database for all that is measured inside of one: 2,000 organizations of very different size, filled once.
 
-Each bench asks for the parts it needs; those that are there already are left. `python -m bench` lets its benches share
+Each bench requests the parts it needs; existing parts are kept. `python -m bench` lets its benches share
 one database, by the folder it names in the environment; a bench alone has its own.
 """
 
@@ -34,11 +34,11 @@ LEADS, ORDERS, MILESTONES_EACH, DEALS, TEMPLATES = 500_000, 200_000, 5, 100_000,
 FEEDS = (100_000, 1_000_000, 3_000_000)
 PUBLIC_PERCENT = 20
 
-# An organization by its number; numbers are drawn by zipf, so that the first has 9 % of all rows and most nearly none.
-# Ids of organizations are as if drawn: searches go by how they begin.
-ORG = "md5('organization ' || {})::uuid"
+# An organisation by its number; numbers are drawn by zipf, so that the first has 9 % of all rows and most nearly none.
+# Ids of organisations look random: searches use their prefix.
+ORG = "md5('organisation ' || {})::uuid"
 USER = "('00000000-0000-4000-9000-' || lpad(to_hex({}), 12, '0'))::uuid"
-# In the order they are made, which fills the index of a key much faster than by chance.
+# In ascending order, which fills the primary key index much faster.
 ROW = "('00000000-0000-4000-a000-' || lpad(to_hex({}), 12, '0'))::uuid"
 USER_ID, ROW_ID = "00000000-0000-4000-9000-{:012x}", "00000000-0000-4000-a000-{:012x}"
 DRAWN = f"least({ORGANIZATIONS}, floor(exp(random() * ln({ORGANIZATIONS + 1})))::int)"
@@ -50,7 +50,7 @@ def organization(number: int) -> str:
 
 TENANT, MEMBER = organization(1), USER_ID.format(1)
 
-# The first organization and its first people are made as any are, with what those begin with.
+# The first organisation and its first people are created as usual, with their default rows.
 WORLD = f"""
     set session_replication_role = origin;
     insert into public.organizations (id, name, slug, subscription_tier)
@@ -92,7 +92,7 @@ DEALS_OF_ALL = f"""
     ) d
     join private.deal_stages s on s.stage = (enum_range(null::public."DealStage"))[1 + d.n % 7];
 """
-# Words as in life: the n-th most frequent of 5,000 words stands in one of n texts.
+# Zipf's law: the n-th most frequent of 5,000 words occurs in one of n texts.
 TEMPLATES_OF_ALL = f"""
     create temp table texts as
     select n as id, 'w' || floor(exp(random() * ln(5000))) as name,
@@ -119,10 +119,16 @@ FEED = f"""
 
 @contextmanager
 def database() -> Iterator[Cluster]:
-    """The one that is shared if there is one, else one for as long as it is wanted."""
+    """The shared cluster if there is one, else a temporary one."""
     if shared := os.environ.get(FOLDER):
-        told = json.loads((Path(shared) / "database.json").read_text())
-        yield Cluster(Path(shared), told["port"], told["password"], Path(shared) / "postgres.log", durable=False)
+        shared_cluster = json.loads((Path(shared) / "database.json").read_text())
+        yield Cluster(
+            Path(shared),
+            shared_cluster["port"],
+            shared_cluster["password"],
+            Path(shared) / "postgres.log",
+            durable=False,
+        )
         return
     with tempfile.TemporaryDirectory() as home, migrated(Path(home)) as own:
         yield own
@@ -130,7 +136,7 @@ def database() -> Iterator[Cluster]:
 
 @contextmanager
 def shared() -> Iterator[dict[str, str]]:
-    """One database for several benches: what they find in the environment."""
+    """One database for several benches, passed in the environment."""
     with tempfile.TemporaryDirectory() as home, migrated(Path(home)) as own:
         (Path(home) / "database.json").write_text(json.dumps({"port": own.port, "password": own.password}))
         yield {FOLDER: home}
@@ -157,7 +163,7 @@ def fill(own: Cluster, *parts: str, feed: int = 0) -> None:
 
 
 def _load(own: Cluster, what: str, names: list[str], parts: list[Part]) -> None:
-    """With the indexes away, as large tables are loaded; they are made two at a time, the slowest first."""
+    """Drop the indexes while large tables are loaded; create them afterwards, two at a time, the slowest first."""
     print(f"filling {what} …", file=sys.stderr, flush=True)
     began, tables = time.monotonic(), sorted({table for tables, _ in parts for table in tables})
     with own.connect(SUPERUSER) as connection, ThreadPoolExecutor(2) as pool:
@@ -188,7 +194,7 @@ def _with_connection(own: Cluster, work: Load) -> None:
 
 
 def _without_indexes(connection: Connection, tables: list[str]) -> list[str]:
-    """Drops those that are not unique, and answers how to make them again."""
+    """Drop indexes that are not unique; return the statements that create them again."""
     indexes = connection.execute(
         "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index"
         " where indrelid = any (%s::regclass[]) and not indisunique",
@@ -208,7 +214,7 @@ Named = tuple[str, str, str, str, str]
 
 
 def people() -> Iterator[Named]:
-    """First and last name, email, phone and company; few are common and most are rare, as in life."""
+    """First and last name, email, phone and company; few are common and most are rare."""
     dice = random.Random(7)
     words = ["".join(dice.choice(SYLLABLES) for _ in range(dice.choice([2, 3]))) for _ in range(20_000)]
     firsts, lasts = ["james", "mary", *words[:2000]], ["smith", "johnson", *words]
@@ -224,15 +230,15 @@ def people() -> Iterator[Named]:
         yield first, last, email, f"({int(201 + roll() * 788)}) 555-{int(roll() * 10_000):04}", f"{drawn(words)} Homes"
 
 
-def _organizations() -> Iterator[int]:
-    """Organizations of leads: one in ten is the first's, the others' are drawn."""
+def _organisations() -> Iterator[int]:
+    """Organisations of leads: one in ten leads is of the first organisation, the others are random."""
     dice = random.Random(8)
     for number in range(LEADS):
         yield 1 if number % 10 == 0 else 1 + int((ORGANIZATIONS - 1) ** dice.random())
 
 
 def lead_of_the_tenant() -> dict[str, str]:
-    """One in the middle of all, by what people search for."""
+    """A lead in the middle, by name, email and phone."""
     for number, (first, last, email, phone, _) in enumerate(people()):
         if number == 1_000:
             return {"first": first, "last": last, "email": email, "phone": phone}

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.goals import GOALS, Goal, told
+from bench.goals import GOALS, Goal, described
 from bench.plots import PLOTS
 
 Outcomes = Mapping[str, Any]
-Line = tuple[Goal, str, str]  # the goal, what was found, and whether that is enough
+Line = tuple[Goal, str, str]  # the goal, the figure, and whether it meets the goal
 MET = {True: "met", False: "not met", None: ""}
 
 INTRODUCTION = """\
@@ -42,7 +42,7 @@ def summary(outcomes: Outcomes) -> str:
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """Written from the results alone, so that it says nothing else."""
+    """The page, written from the results alone."""
     outcomes = results["benches"]
     whole = results.get("whole")
     took = (
@@ -87,7 +87,7 @@ def _lines(name: str, outcome: Outcomes) -> Iterator[Line]:
         if figure is None:
             yield goal, "not measured", ""
         else:
-            yield goal, told(goal, figure), MET[goal.is_met(figure)]
+            yield goal, described(goal, figure), MET[goal.is_met(figure)]
 
 
 def _count(outcomes: Outcomes) -> str:
@@ -118,7 +118,7 @@ def _why(outcome: Outcomes) -> str | None:
 
 
 def absent(figures: Any) -> Iterator[tuple[str, str]]:
-    """Peers that could not be had, wherever a bench tells it."""
+    """Peers that were not available, from all benches."""
     if isinstance(figures, Mapping):
         for name, found in figures.items():
             if name == "absent":

@@ -18,7 +18,7 @@ from bench.side_by_side import enter, processor
 from local.postgres import Cluster
 
 REPEATS, ROUNDS = 40, 9
-# Those who ask: from the largest organization to one that has 50 feed entries among the first 100 k.
+# The callers: from the largest organisation to one that has 50 feed entries among the first 100 k.
 CALLERS = sorted({round(250 ** (n / 8)) for n in range(9)})
 Samples = dict[str, list[float]]
 
@@ -50,13 +50,13 @@ def newest(table: str, condition: str = "true", limit: int = 50) -> Statement:
 
 FEED = newest("activity_feeds")
 FEED_READ = as_the_api_asks(FEED)
-# Of a table that does not grow: by it, sizes that are measured minutes apart are compared on one machine.
+# A table that does not grow: the baseline for figures measured minutes apart.
 STILL = as_the_api_asks(newest("leads"))
 READS = [
     FEED_READ,
     as_the_api_asks(Statement("activity_feeds, newest 50, the client filters too", FEED.by_hand, FEED.by_hand)),
     *(as_the_api_asks(newest(table)) for table in ("leads", "custom_agent_orders", "order_milestones")),
-    # What follows is without JSON, where the policy weighs most.
+    # The following are without JSON, where the policy weighs most.
     Statement("activity_feeds, newest 50, rows alone", FEED.secured, FEED.by_hand),
     newest("activity_feeds", "is_pinned", 20),
     newest("leads", "status = 'QUALIFIED'", 20),
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def compare(own: Cluster, statement: Statement, what: str, *, beside: Statement | None = None) -> Samples:
-    """Microseconds of processor per statement in each round: the callers in turn, each on both sides."""
+    """CPU microseconds per statement in each round, for each caller on both sides."""
     with own.connect("authenticator") as member, own.connect() as bare:
         sides = {"secured": (member, statement), "by_hand": (bare, statement)}
         if beside:
@@ -133,7 +133,7 @@ def worst(statements: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def run(connection: Connection, statement: Statement, caller: int, *, secured: bool) -> float:
-    """Seconds of processor for all repeats; what they wrote is rolled back."""
+    """CPU seconds for all repeats; their writes are rolled back."""
     connection.autocommit = False
     values = {"user": USER_ID.format(caller), "org": organization(caller)}
     enter(connection, values["user"], values["org"], "authenticated" if secured else "postgres")

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-# When a bench should end, in seconds since 1970; set by `python -m bench`, which shares its time out.
+# When a bench should end, in seconds since 1970; set by `python -m bench`, which divides its time.
 UNTIL = "BENCH_UNTIL"
 FEWEST = 3
 
@@ -14,7 +14,7 @@ Spread = dict[str, float]
 
 
 def rounds(what: str, count: int) -> Iterator[int]:
-    """Numbers from 1, shown as they pass. On a slow machine fewer than `count`: a median needs three."""
+    """Round numbers from 1, shown as progress. At least three, fewer than `count` on a slow machine."""
     until = float(os.environ.get(UNTIL, "inf"))
     for number in range(1, count + 1):
         if number > FEWEST and time.time() > until:
@@ -34,7 +34,7 @@ def spread(samples: Sequence[float]) -> Spread:
 
 
 def ratios(ours: Sequence[float], reference: Sequence[float]) -> Spread:
-    """Of what was measured in the same round."""
+    """Ratios of figures of the same round."""
     return spread([mine / other for mine, other in zip(ours, reference, strict=True)])
 
 

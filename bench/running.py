@@ -16,9 +16,9 @@ from typing import Any
 
 from bench.rounds import UNTIL
 
-# To end what a bench has started, before it is killed.
+# Time to stop its processes before a bench is killed.
 GRACE_SECONDS = 20
-# Where nobody watches, a line now and then is enough.
+# Without a terminal, print a line only now and then.
 SELDOM_SECONDS = 10
 
 Outcome = dict[str, Any]
@@ -74,7 +74,7 @@ class _Progress:
         return self._budget - (time.monotonic() - self._began)
 
     def share(self) -> float:
-        """Of the time that is left, what this bench may take so that all others come to theirs."""
+        """The share of the remaining time for this bench."""
         later = self._names[self._names.index(self._name) :]
         wanted = sum(self._benches[name].seconds for name in later)
         return self.left() * self._benches[self._name].seconds / wanted
@@ -87,9 +87,9 @@ class _Progress:
         if not sys.stderr.isatty() and now - self._shown < SELDOM_SECONDS:
             return
         self._shown = now
-        gone = f"{_minutes(now - self._began)} gone, about {self._remaining()} left"
+        elapsed = f"{_minutes(now - self._began)} elapsed, about {self._remaining()} left"
         end = "" if sys.stderr.isatty() else "\n"
-        print(f"{_clear()}{self._place()} {self._name}: {what} · {gone}", end=end, file=sys.stderr, flush=True)
+        print(f"{_clear()}{self._place()} {self._name}: {what} · {elapsed}", end=end, file=sys.stderr, flush=True)
 
     def end(self, outcome: Outcome) -> None:
         self._expected += self._benches[self._name].seconds
@@ -102,7 +102,7 @@ class _Progress:
         return f"[{self._names.index(self._name) + 1}/{len(self._names)}]"
 
     def _remaining(self) -> str:
-        """As long as expected, at the pace so far."""
+        """The expected remaining time, at the pace so far."""
         now = time.monotonic()
         pace = (self._started - self._began) / self._expected if self._expected else 1.0
         later = self._names[self._names.index(self._name) + 1 :]
@@ -114,10 +114,10 @@ WORDS = {"failed": "FAILED", "left_out": "left out"}
 
 
 def _run(bench: Bench, environment: Environment, progress: _Progress) -> Outcome:
-    # Its rounds become fewer towards the end of its share; what does not end long after that is ended.
+    # A bench reduces its rounds towards the end of its share; one that runs far beyond it is ended.
     share, limit = progress.share(), min(2 * progress.share(), progress.left())
     variables = os.environ | environment | {UNTIL: str(time.time() + 0.9 * share)}
-    said: deque[str] = deque(maxlen=40)
+    last_lines: deque[str] = deque(maxlen=40)
     with (
         tempfile.TemporaryFile("w+") as output,
         subprocess.Popen(
@@ -129,32 +129,34 @@ def _run(bench: Bench, environment: Environment, progress: _Progress) -> Outcome
             start_new_session=True,  # so that all of it can be ended
         ) as process,
     ):
-        listener = threading.Thread(target=_listen, args=(process.stderr or [], said, progress))
+        listener = threading.Thread(target=_listen, args=(process.stderr or [], last_lines, progress))
         listener.start()
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
-            return {"failed": f"it was not ready within {limit:.0f} s; last said: {said[-1] if said else 'nothing'}"}
+            return {
+                "failed": f"it was not ready within {limit:.0f} s; last line: {last_lines[-1] if last_lines else '-'}"
+            }
         finally:
             _end(process)
             listener.join()
         if process.returncode:
-            print("\n".join(["", *said]), file=sys.stderr)
-            return {"failed": said[-1] if said else f"exit status {process.returncode}"}
+            print("\n".join(["", *last_lines]), file=sys.stderr)
+            return {"failed": last_lines[-1] if last_lines else f"exit status {process.returncode}"}
         output.seek(0)
-        told: Outcome = json.loads(output.read())
-        return told
+        reported: Outcome = json.loads(output.read())
+        return reported
 
 
-def _listen(lines: Iterable[str], said: deque[str], progress: _Progress) -> None:
+def _listen(lines: Iterable[str], last_lines: deque[str], progress: _Progress) -> None:
     for line in lines:
         if text := line.rstrip():
-            said.append(text)
+            last_lines.append(text)
             progress.show(text)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """As by Ctrl-C, so that it ends what it has started; then whatever is left of its session."""
+    """Interrupt it like Ctrl-C, so that it stops its processes; then kill the rest of its session."""
     with suppress(subprocess.TimeoutExpired):
         if process.poll() is None:
             process.send_signal(signal.SIGINT)

@@ -61,7 +61,7 @@ def enter(connection: Connection, user: str, organization: str, role: str) -> No
 
 
 def processor(pid: int) -> float:
-    """Seconds of processor this process has used; Linux counts them finer than in hundredths."""
+    """CPU seconds of this process, finer than hundredths on Linux."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
     except FileNotFoundError:

@@ -60,7 +60,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def _memory(process: psutil.Process) -> float:
-    """Megabytes of a process and its children; shared pages counted once where the system tells (Linux)."""
+    """Megabytes of a process and its children; shared pages counted once where the system reports it (Linux)."""
     total = 0
     for each in [process, *process.children(recursive=True)]:
         full = each.memory_full_info()

@@ -1,6 +1,6 @@
 """How long a search among 100,000 templates of 2,000 organizations takes: `python -m bench.templates`.
 
-The reference is the same search written by hand without row level security, by somebody who knows the organization.
+The reference is handwritten SQL for the same search in one organisation, without row level security.
 """
 
 import json
@@ -50,7 +50,7 @@ def measure(own: Cluster, name: str, search: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_hand(search: dict[str, Any]) -> str:
-    """Without any index for words."""
+    """Without word indexes."""
     conditions = ["(is_public or is_system or organization_id = %(org)s)"]
     text = "lower(concat_ws(' ', name, description, array_to_string(tags || features || use_cases, ' ')))"
     conditions += [f"{text} ~ '\\m{word}'" for word in search.get("query", "").split()]

@@ -41,29 +41,29 @@ def cluster(templates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def stack_at(templates: Path) -> Callable[..., Stack]:
     """A stopped stack in this workdir, with its database and demo data; the caller starts and stops it."""
 
-    def stack_at(workdir: Path, *, durable: bool = False, jobs: bool = False) -> Stack:
-        return Stack(copy_of("stack", prepare_stack, templates, workdir), durable=durable, jobs=jobs)
+    def stack_at(workdir: Path, *, durable: bool = False) -> Stack:
+        return Stack(copy_of("stack", prepare_stack, templates, workdir), durable=durable)
 
     return stack_at
 
 
 @pytest.fixture(scope="module")
 def database(cluster: Cluster) -> Iterator[Database]:
-    """A database for the tests of one module; leave it as you found it (acting_as rolls back)."""
+    """A database for the tests of one module; undo every change (acting_as rolls back)."""
     with Database(cluster, "world").copied() as copy:
         yield copy
 
 
 @pytest.fixture
 def fresh_database(cluster: Cluster) -> Iterator[Database]:
-    """A database for one test, to do anything with."""
+    """A database for one test, which may change anything."""
     with Database(cluster, "world").copied() as copy:
         yield copy
 
 
 @pytest.fixture
 def double() -> Iterator[Double]:
-    """A Stripe of this test's own, within reach: its clock, its mischief, its faults."""
+    """A Stripe double of this test's own, with its clock and faults."""
     double = Double().start()
     yield double
     double.stop()
@@ -71,7 +71,7 @@ def double() -> Iterator[Double]:
 
 @dataclass(frozen=True)
 class Strive:
-    """A running Strive, as a client needs to know it; named as `strive status -o env` and `supabase status` do."""
+    """Addresses and keys of a running Strive, named as `strive status -o env` and `supabase status` do."""
 
     api_url: str
     db_url: str
@@ -101,7 +101,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, stack_at: Callable[..., Stac
         own.stop()
 
 
-# They start processes and wait for them. Begun last, they would be all that still runs.
+# They wait for processes. Started last, they would prolong the run.
 SLOW = {
     "test_web.py",
     "test_stack.py",
@@ -113,7 +113,7 @@ SLOW = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses a Postgres or a stack of its own is about the embedded one; what uses `stack` runs against any."""
+    """Tests that use `stack` run against any Supabase; all others need the embedded one."""
     for item in items:
         if "stack" not in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.embedded)

@@ -44,7 +44,7 @@ def section(document: str, heading: str) -> str:
     return text.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
 
 
-def walk() -> list[str]:
+def five_minutes() -> list[str]:
     """The blocks of the README's five minutes; the first one defines the helpers."""
     found = re.findall(r"^```sh\n(.*?)^```$", section(README, "## Five minutes"), re.MULTILINE | re.DOTALL)
     return [text for text in found if "strive run" not in text]
@@ -65,12 +65,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             ["make", "dev"], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        until(lambda: b"Strive runs at" in shown.read_bytes() or process.poll() is not None, "make dev is ready", 60)
+        until(lambda: b"Strive runs at" in shown.read_bytes() or process.poll() is not None, "make dev is ready")
         assert process.poll() is None, shown.read_text()
         yield stack
     finally:
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal
-        process.wait(30)
+        process.wait(120)
     assert not any(stack.processes().values())
 
 
@@ -82,15 +82,15 @@ def run(words: Sequence[str | Path], stack: Stack, text: str | None = None) -> s
         env=os.environ | stack.values() | {"STRIVE_WORKDIR": str(stack.workdir)},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_every_block_is_known_to_these_tests() -> None:
-    others = [text for text in blocks("sh") if text not in MAKE and text + "\n" not in walk()]
+def test_every_readme_block_is_tested() -> None:
+    others = [text for text in blocks("sh") if text not in MAKE and text + "\n" not in five_minutes()]
     assert [text.split()[:2] for text in others] == [
         [".venv/bin/strive", "run"],
         [".venv/bin/strive", "start"],
@@ -100,11 +100,15 @@ def test_every_block_is_known_to_these_tests() -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_walk_works_pasted_into_a_shell(made: Stack, shell: str) -> None:
+def test_five_minutes_work_pasted_into_a_shell(made: Stack, shell: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    shown = run(SHELLS[shell], made, "\n".join([*walk(), "exit"]))
-    assert "paid: 200" in shown
+    steps = five_minutes()
+    if shell == "bash":  # everything twice in one terminal, with the recipe of onboarding
+        steps = [*steps, *blocks("sh", "docs/onboarding.md")] * 2
+    shown = run(SHELLS[shell], made, "\n".join([*steps, "exit"]))
+    assert shown.count('"is_completed": true') == (2 if shell == "bash" else 0)
+    assert shown.count("paid: 200") == (2 if shell == "bash" else 1)
     assert '"subscription_tier":"GROWTH","subscription_status":"ACTIVE"' in shown
     assert '"status": "SUBMITTED"' in shown
     assert '"title":"Took the walk"' in shown
@@ -113,13 +117,13 @@ def test_the_walk_works_pasted_into_a_shell(made: Stack, shell: str) -> None:
     assert "Acme" not in shown
 
 
-def test_the_walk_of_a_flag_ends_with_it_on(made: Stack) -> None:
-    shown = bash("\n".join([walk()[0], *blocks("sh", "docs/flags.md")]), made)
+def test_flag_recipe_ends_with_the_flag_on(made: Stack) -> None:
+    shown = bash("\n".join([five_minutes()[0], *blocks("sh", "docs/flags.md")]), made)
     assert '"key":"crm.offers","value":true' in shown
     assert re.search(r'"on": ?\d+', shown)
 
 
-def test_what_an_operator_types_works_and_finds_a_healthy_stack(made: Stack) -> None:
+def test_operator_commands_report_a_healthy_stack(made: Stack) -> None:
     printed = {text: bash(text, made) for text in blocks("sh", "docs/operations.md")}
     assert len(printed) == 5
     for text, answer in printed.items():
@@ -135,27 +139,20 @@ def test_what_an_operator_types_works_and_finds_a_healthy_stack(made: Stack) -> 
             assert (result["compared"], result["missed_events"], result["changes"]) == (True, 0, 0)
 
 
-def test_the_walks_work_twice_in_one_terminal(made: Stack) -> None:
-    both = "\n".join([*walk(), *blocks("sh", "docs/onboarding.md")])
-    shown = bash(f"{both}\n" * 2, made)
-    assert shown.count('"is_completed": true') == 2
-    assert shown.count('"title":"Took the walk"') == 2
-
-
 CARD = "card=4242424242424242"
 PAY_AND_ASK_THE_BANK = f"""{CARD.replace("4242424242424242", "4000000000003220")} -o /dev/null
 curl -s "$STRIPE_API_BASE/pay/$SECRET" -d bank=yes"""
 
 
-@pytest.mark.parametrize("paid", [CARD, PAY_AND_ASK_THE_BANK], ids=["as it stands", "3-D Secure"])
-def test_readme_onboarding_ends_with_a_paid_organization(made: Stack, paid: str) -> None:
+def test_onboarding_recipe_ends_with_a_paid_organization(made: Stack) -> None:
+    """With 3-D Secure; test_five_minutes_work_pasted_into_a_shell pays with the card of the recipe."""
     steps = "\n".join(blocks("sh", "docs/onboarding.md"))
     assert CARD in steps
-    shown = bash(steps.replace(CARD, paid), made)
+    shown = bash(steps.replace(CARD, PAY_AND_ASK_THE_BANK), made)
     named, planned, paying, paid_for, completed, organizations = shown.splitlines()
     assert [json.loads(answer)["current_step"] for answer in (named, planned)] == [2, 3]
     assert paying.startswith(made.values()["STRIPE_API_BASE"])
-    # The events of the payment may be on their way still; completing asks Stripe itself.
+    # The events of the payment may still be on their way; completion fetches the payment from Stripe.
     assert json.loads(paid_for)["payment_status"] in {"PENDING", "FAILED", "REQUIRES_ACTION", "SUCCEEDED"}
     done = json.loads(completed)
     assert (done["is_completed"], done["payment_status"]) == (True, "SUCCEEDED")
@@ -229,7 +226,7 @@ def test_ci_reaches_these_tests_through_make_test() -> None:
     assert "make check" in (ROOT / ".ci/run").read_text()
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(r"^check: .*\n\t@\$\(MAKE\) .*test$", makefile, re.MULTILINE)
-    assert re.search(r"^test: install\n\t@\$\(BIN\)/pytest", makefile, re.MULTILINE)
+    assert re.search(r"^test: install.*\n\t@\$\(BIN\)/pytest", makefile, re.MULTILINE)
 
 
 def test_the_docker_lane_of_the_readme_is_what_ci_runs() -> None:

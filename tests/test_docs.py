@@ -1,4 +1,4 @@
-"""What the documents say is so: names, links and tables are those of the project, their examples work as written."""
+"""The documents are correct: names, links and tables exist, examples work as written."""
 
 import re
 import tomllib
@@ -27,7 +27,7 @@ TESTS = {
 
 
 def anchors(document: Path) -> set[str]:
-    """What its headings are called in a link."""
+    """The anchors of its headings."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -38,7 +38,7 @@ def test_every_test_that_is_named_exists(document: Path) -> None:
     assert named <= TESTS
 
 
-def test_every_attack_that_is_played_stands_in_the_threat_model() -> None:
+def test_every_attack_test_is_in_the_threat_model() -> None:
     document = (DOCS / "security.md").read_text()
     files = {name: ROOT / name for name in re.findall(r"`(tests/[\w/]+\.py)`", document)}
     assert {name for name, path in files.items() if "test_attack_" not in path.read_text()} == set()
@@ -129,14 +129,14 @@ def test_the_readme_leads_to_every_document_and_every_picture() -> None:
     assert [path.name for path in (DOCS / "benchmarks").glob("*.svg") if f"]({path.name})" not in plots] == []
 
 
-def test_every_chapter_of_the_schema_stands_in_the_document() -> None:
-    said = re.findall(
+def test_every_schema_chapter_is_documented() -> None:
+    documented = re.findall(
         r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[a-z_`, ]+) \|", (DOCS / "schema.md").read_text(), re.MULTILINE))
     )
-    assert sorted(said) == sorted(name for _, name, _ in migrations())
+    assert sorted(documented) == sorted(name for _, name, _ in migrations())
 
 
-def test_every_setting_stands_in_the_document() -> None:
+def test_every_setting_is_documented() -> None:
     document = (DOCS / "deployment.md").read_text()
     read = re.findall(
         r'"((?:SUPABASE|STRIPE|DATABASE|OTEL_EXPORTER)_[A-Z_]+)"', (ROOT / "shared/settings.py").read_text()
@@ -147,23 +147,25 @@ def test_every_setting_stands_in_the_document() -> None:
         assert spoken_for, name
 
 
-def test_every_module_of_the_runtime_stands_in_the_document() -> None:
+def test_every_runtime_module_is_documented() -> None:
     document = (DOCS / "functions.md").read_text()
     for path in (ROOT / "shared").glob("*.py"):
         assert path.name in document or path.name in {"__init__.py", "settings.py"}, path.name
 
 
-def test_every_job_stands_in_the_document_with_its_time(database: Database) -> None:
+def test_every_job_is_documented_with_its_schedule(database: Database) -> None:
     _, _, document = (DOCS / "operations.md").read_text().partition("## Jobs")
-    said = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", document, re.MULTILINE))
+    documented = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", document, re.MULTILINE))
     with database.connect() as connection:
         jobs = dict(connection.execute("select name, schedule from private.jobs").fetchall())
-    assert {name: crontab(when) for name, when in said.items()} == jobs
+    assert {name: crontab(when) for name, when in documented.items()} == jobs
 
 
 def test_every_attention_kind_is_documented(database: Database) -> None:
     attention = (DOCS / "operations.md").read_text().partition("## Keys")[0]
-    said = {kind for row in re.findall(r"^\| (`[A-Z_]+`.*?) \|", attention, re.MULTILINE) for kind in row.split(", ")}
+    documented = {
+        kind for row in re.findall(r"^\| (`[A-Z_]+`.*?) \|", attention, re.MULTILINE) for kind in row.split(", ")
+    }
     with database.connect() as connection:
         labels = "select enumlabel from pg_enum where enumtypid = %s::regtype"
         events = {label for (label,) in connection.execute(labels, ['public."StripeEventStatus"'])}
@@ -172,7 +174,7 @@ def test_every_attention_kind_is_documented(database: Database) -> None:
     kinds = events - {"APPLIED", "IGNORED"} | {f"REFUND_{label}" for label in refunds - {"REFUNDED", "WITHDRAWN"}}
     others = set(re.findall(r"SELECT '([A-Z_]+)'::text", view))
     assert len(others) == 3
-    assert said == {f"`{kind}`" for kind in kinds | others}
+    assert documented == {f"`{kind}`" for kind in kinds | others}
 
 
 def test_every_warning_and_error_log_line_is_documented() -> None:

@@ -1,4 +1,4 @@
-"""What holds for the checkout as a whole: pinned, free of addresses and of this machine."""
+"""Rules for the whole checkout: pinned packages, no addresses, no traces of a machine."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_a_deployment_keeps_the_settings_it_does_not_name() -> None:
     assert "--set-" not in workflow
 
 
-def test_nothing_generated_or_secret_is_tracked() -> None:
+def test_generated_and_secret_files_are_not_tracked() -> None:
     names = {str(path.relative_to(ROOT)) for path in tracked()}
     assert not [
         name

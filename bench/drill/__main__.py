@@ -29,7 +29,7 @@ def main() -> None:
     recoveries: dict[str, float] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, running(Path(folder)) as stack:
         with stack.cluster.connect() as connection:
-            # Orders without limit, so that it is not the quota that stops them.
+            # A plan without a quota of orders.
             connection.execute("update public.plans set limits = limits || '{\"orders_per_month\": null}'")
         traffic = Traffic(stack)
         with traffic.flowing():
@@ -52,7 +52,7 @@ def main() -> None:
         "recovery_seconds": recoveries,
         "requests_sent": sum(book.sent.values()),
         "acknowledged": sum(book.acknowledged.values()),
-        "asked_again": sum(book.asked_again.values()),
+        "retries": sum(book.retries.values()),
         "by_kind": {kind: {"sent": sent, "acknowledged": book.acknowledged[kind]} for kind, sent in book.sent.items()},
         "lost": len(found["lost"]),
         "wrong": len(found["wrong"]),
@@ -63,7 +63,7 @@ def main() -> None:
 
 @contextmanager
 def running(home: Path) -> Iterator[Stack]:
-    """`strive dev`, which puts right what breaks."""
+    """`strive dev`, which restarts what fails."""
     stack, shown = Stack(home / "stack"), home / "shown"
     command = [sys.executable, "-c", "from local.cli import main; main()", "dev", "--api-port", "0", "--db-port", "0"]
     with shown.open("wb") as output:

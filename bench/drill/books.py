@@ -1,13 +1,16 @@
 """Compare the responses that clients received with the rows in the database."""
 
+import time
 from collections import Counter
+from typing import Any
 
 import httpx
+import psycopg
 
 from bench.drill.traffic import Book
 from local.stack import Stack
 
-# Each finds what must not be.
+# Each finds rows that must not exist.
 NEVER = {
     "a submitted order without its milestones, or a draft with some": """
         select o.id from public.custom_agent_orders o
@@ -39,13 +42,26 @@ NEVER = {
 }
 
 
+def _await_open_transactions(connection: psycopg.Connection[Any]) -> None:
+    """A process that was killed leaves its transactions to Postgres, which ends them a moment later."""
+    open_transactions = (
+        "select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and backend_type = 'client backend' and xact_start < %s"
+    )
+    (now,) = connection.execute("select clock_timestamp()").fetchone() or (None,)
+    deadline = time.monotonic() + 60
+    while connection.execute(open_transactions, [now]).rowcount and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def balance(stack: Stack, book: Book) -> dict[str, list[str]]:
-    """What was lost and what is wrong, in words."""
+    """Lost and wrong rows, as sentences."""
     lost: list[str] = []
     wrong = [*book.wrong, *_subscriptions(stack)]
     with stack.cluster.connect() as connection:
+        _await_open_transactions(connection)
         connection.execute("select private.roll_up_tallies()")
-        for what, asked, named in (
+        for what, expected, named in (
             ("feed entry", book.entries, "title from public.activity_feeds where entity_type = 'drill'"),
             ("lead", book.leads, "id::text from public.leads where name like 'Drill %'"),
             (
@@ -57,11 +73,11 @@ def balance(stack: Stack, book: Book) -> dict[str, list[str]]:
             present = Counter(name for (name,) in connection.execute(f"select {named}"))
             lost += [
                 f"{what} {name}: acknowledged, not there"
-                for name, known in asked.items()
+                for name, known in expected.items()
                 if known and name not in present
             ]
             wrong += [f"{what} {name}: {count} times" for name, count in present.items() if count > 1]
-            wrong += [f"{what} {name}: nobody asked for it" for name in present.keys() - asked.keys()]
+            wrong += [f"{what} {name}: it was not requested" for name in present.keys() - expected.keys()]
         present = Counter(name for (name,) in connection.execute("select id::text from public.organizations"))
         lost += [f"organization of {who}" for who, had in book.customers.items() if had and had not in present]
         for what, found in NEVER.items():
@@ -70,7 +86,7 @@ def balance(stack: Stack, book: Book) -> dict[str, list[str]]:
 
 
 def _subscriptions(stack: Stack) -> list[str]:
-    """What differs between Stripe and us once reconcile-stripe has run."""
+    """Differences between Stripe and Strive after reconcile-stripe has run."""
     values, key = stack.values(), stack.keys.stripe_secret_key
     job = httpx.post(
         f"{values['FUNCTIONS_URL']}/reconcile-stripe", json={"compare": True}, headers={"apikey": values["SECRET_KEY"]},
@@ -79,13 +95,13 @@ def _subscriptions(stack: Stack) -> list[str]:
     if job.is_error:
         return [f"reconcile-stripe: {job.text}"]
     at_stripe: dict[str, str] = {}
-    asked = {"status": "all", "limit": "100"}
+    expected = {"status": "all", "limit": "100"}
     while True:
-        page = httpx.get(f"{values['STRIPE_API_BASE']}/v1/subscriptions", params=asked, auth=(key, "")).json()
+        page = httpx.get(f"{values['STRIPE_API_BASE']}/v1/subscriptions", params=expected, auth=(key, "")).json()
         at_stripe |= {each["id"]: each["status"] for each in page["data"]}
         if not page["has_more"]:
             break
-        asked["starting_after"] = page["data"][-1]["id"]
+        expected["starting_after"] = page["data"][-1]["id"]
     with stack.cluster.connect() as connection:
         ours = dict(
             connection.execute("select stripe_subscription_id, status::text from public.subscriptions").fetchall()

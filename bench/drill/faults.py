@@ -61,14 +61,14 @@ def pause_postgres(stack: Stack, _book: Book) -> None:
 
 
 def fill_the_pool(stack: Stack, _book: Book) -> None:
-    """All that write to the feed wait for a lock, with every connection of the functions."""
+    """A lock blocks all writes to the feed, and thereby every connection of the functions."""
     with stack.cluster.connect(SUPERUSER) as connection, connection.transaction():
         connection.execute("lock table public.activity_feeds in access exclusive mode")
         time.sleep(LOCK_SECONDS)
 
 
 def take_all_connections(stack: Stack, book: Book) -> None:
-    """Postgres has no connection left for anybody new; who has one keeps it."""
+    """Postgres has no connection left; open connections stay."""
     with ExitStack() as held:
         with suppress(Exception):
             while True:
@@ -83,7 +83,7 @@ def control(stack: Stack, **given: object) -> None:
 
 
 def stripe_is_unwell(stack: Stack, _book: Book) -> None:
-    """Events are lost, late, twice and in any order; some answers of the API never come."""
+    """Events are lost, late, repeated and shuffled; some API responses are lost."""
     control(stack, mischief={"seed": 7, "drop": 0.3, "duplicate": 0.2, "delay": 3, "shuffle": 20})
     for kind in ("timeout", "500", "429"):
         control(stack, fail={"how": kind, "times": 3, "after": True})
@@ -92,7 +92,7 @@ def stripe_is_unwell(stack: Stack, _book: Book) -> None:
 
 
 def clocks_disagree(stack: Stack, _book: Book) -> None:
-    """Signatures of ten minutes ago and ten minutes ahead are refused, however right they are."""
+    """Valid signatures of ten minutes ago or ahead are refused."""
     values = stack.values()
     body = b'{"id": "evt_drill", "object": "event", "type": "ping", "created": 1, "livemode": false, "data": {}}'
     for ahead in (-600, 600):

@@ -38,7 +38,7 @@ APPOINTMENTS = 3000
 
 @dataclass
 class Seen:
-    """What the tenants saw in one phase."""
+    """Responses to the tenants in one phase."""
 
     seconds: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Account:
         self.http.headers["authorization"] = f"Bearer {answer['access_token']}"
 
     def found(self, stack: Stack, tier: str) -> None:
-        """An organization of one's own, and a little in it."""
+        """A new organisation with a few rows."""
         with stack.cluster.connect() as connection:
             row = connection.execute(
                 "with o as (insert into public.organizations (name, slug, subscription_tier) values (%s, %s, %s)"
@@ -177,7 +177,7 @@ def hostile(eve: Account, lead: str, over: threading.Event, answers: Counter[str
 
 
 def anonymous_mb(process: psutil.Process) -> float:
-    """What it alone holds: not the buffers that all backends share."""
+    """Its private memory, without the buffers shared by all backends."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 

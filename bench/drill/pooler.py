@@ -20,11 +20,11 @@ READY_SECONDS = 30
 
 
 class AbsentError(Exception):
-    """What a fault needs is not on this machine."""
+    """A program needed by a fault is missing."""
 
 
 def behind_a_pooler(stack: Stack, book: Book) -> None:
-    """What is acknowledged through it is looked for in the books like everything else."""
+    """Traffic through the pooler; its acknowledged rows are checked like all others."""
     if PGBOUNCER is None:
         raise AbsentError("there is no PgBouncer on this machine")
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from local.stack import Stack
 PASSWORD = "strive-demo-1"  # noqa: S105 - of the demo data
 ACME = ("member@acme.test", "admin@acme.test", "owner@acme.test")
 GLOBEX = ("member@globex.test", "owner@globex.test")
-# Said by a server that is away or busy; the client asks again.
+# Status codes of an unavailable or busy server; the client retries.
 AGAIN = {408, 429, 502, 503, 504}
 TOOK_TOO_LONG = "57014"  # PostgREST calls it a 500; nothing was done
 ANSWER_SECONDS = 15
@@ -36,22 +36,22 @@ ORDER = {
 
 @dataclass
 class Book:
-    """What all clients together saw."""
+    """The results of all clients."""
 
     sent: Counter[str] = field(default_factory=Counter)
     acknowledged: Counter[str] = field(default_factory=Counter)
-    asked_again: Counter[str] = field(default_factory=Counter)
+    retries: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    # Ids and titles of what was asked for, and whether that was acknowledged.
+    # Ids and titles of the requests, and whether they were acknowledged.
     entries: dict[str, bool] = field(default_factory=dict)
     leads: dict[str, bool] = field(default_factory=dict)
     orders: dict[str, bool] = field(default_factory=dict)
-    # Who paid at Stripe, and the id of the organization in the response.
+    # Customers that paid at Stripe, and the organisation of the response.
     customers: dict[str, str | None] = field(default_factory=dict)
 
 
 class Client:
-    """Somebody with a token, who repeats a request until it is answered."""
+    """A client with a token, which retries a request until it gets a final response."""
 
     def __init__(self, values: dict[str, str], email: str, book: Book, over: threading.Event) -> None:
         self.values, self.email, self.book, self.over = values, email, book, over
@@ -83,7 +83,7 @@ class Client:
         headers: Mapping[str, str] = {},
         may: tuple[int, ...] = (),
     ) -> httpx.Response | None:
-        """The final answer, or None when the drill ended first. `may` are statuses that are no mistake here."""
+        """The final response, or None when the drill ended first. `may` are accepted error statuses."""
         signed_in = {"authorization": f"Bearer {self._token}"} if self._token else {}
         while not self.over.is_set():
             self.book.sent[kind] += 1
@@ -96,12 +96,12 @@ class Client:
                     self.book.acknowledged[kind] += 1
                     return answer
                 self.wrong(kind, answer)
-            self.book.asked_again[kind] += 1
+            self.book.retries[kind] += 1
             self.over.wait(PAUSE_SECONDS)
         return None
 
     def pay(self, secret: str) -> bool:
-        """With a test card at the Stripe of the stack, which may be away as well."""
+        """With a test card at the Stripe of the stack, which may be unavailable as well."""
         while not self.over.is_set():
             try:
                 paid = self.http.post(f"{self.values['STRIPE_API_BASE']}/pay/{secret}", data={"card": CARD})
@@ -120,7 +120,7 @@ def sign_in(client: Client) -> None:
 
 
 def read(client: Client) -> None:
-    """Nobody ever sees another organization's rows."""
+    """Reads, which never return rows of another organisation."""
     answer = client.insist("read", "GET", "/rest/v1/leads?select=id,organization_id&order=created_at.desc&limit=20")
     if answer is not None:
         found = {row["organization_id"] for row in answer.json()}
@@ -130,7 +130,7 @@ def read(client: Client) -> None:
 
 
 def record(client: Client) -> None:
-    """A function that creates, with a key that makes it safe to repeat."""
+    """A function that creates rows, with an idempotency key."""
     title = str(uuid4())
     client.book.entries[title] = False
     entry = {"type": "USER_ACTION", "title": title, "entity_type": "drill", "entity_id": title, "action": "recorded"}
@@ -141,7 +141,7 @@ def record(client: Client) -> None:
 
 
 def add_lead(client: Client) -> None:
-    """A row through PostgREST, with an id of the client's choice: that it is there already is an answer, too."""
+    """A row through PostgREST, with an id of the client's choice: a conflict on a retry means success."""
     lead = str(uuid4())
     client.book.leads[lead] = False
     row = {"id": lead, "organization_id": client.organization, "name": f"Drill {lead}"}
@@ -150,7 +150,7 @@ def add_lead(client: Client) -> None:
 
 
 def order(client: Client) -> None:
-    """A draft, then its submission: several tables at once. A draft that was asked for twice may be there twice."""
+    """A draft, then its submission: several tables at once. A retried draft may exist twice."""
     title = f"Drill-{uuid4()}"
     draft = ORDER | {"organization_id": client.organization, "title": title}
     made = client.insist(
@@ -166,7 +166,7 @@ def order(client: Client) -> None:
 
 
 def like(client: Client) -> None:
-    """A counter: as many likes as people who like it."""
+    """A counter: likes must equal the number of people who like it."""
     answer = client.insist("like", "GET", "/rest/v1/project_showcases?select=id&is_public=is.true&limit=3")
     for showcase in answer.json() if answer is not None else []:
         for rpc in ("like_showcase", "unlike_showcase", "like_showcase"):
@@ -174,7 +174,7 @@ def like(client: Client) -> None:
 
 
 def onboard(client: Client) -> None:
-    """Somebody new, from a name to a paid organization; each step is repeated until it is answered."""
+    """A new customer, from a name to a paid organisation; each step is retried until it succeeds."""
     new = Client(client.values, f"{uuid4()}@drill.test", client.book, client.over)
     made = new.insist("onboarding", "POST", "/functions/v1/create-onboarding-session", json={})
     if made is None:
@@ -188,7 +188,7 @@ def onboard(client: Client) -> None:
     if started is None or not new.pay(started.json()["client_secret"]):
         return
     client.book.customers[new.email] = None
-    # Whom the answer to signing up never reached has an account all the same.
+    # The account exists even if the response to signing up was lost.
     new.insist("onboarding", "POST", "/auth/v1/signup", json={"email": new.email, "password": PASSWORD}, may=(422,))
     new.sign_in()
     completed = new.insist("onboarding", "POST", "/functions/v1/complete-onboarding-session", json=session)
@@ -208,7 +208,7 @@ KINDS: dict[str, Callable[[Client], None]] = {
 }
 
 
-# Globex's plan has no orders; likes are from as many as there are.
+# Globex's plan includes no orders; all people like.
 CLIENTS = {"like": (*ACME, *GLOBEX), "submit-order": ACME[:2]}
 
 

@@ -1,7 +1,7 @@
 """One engine, alone in a process of its own: `python contenders.py NAME`.
 
 Its flags are loaded beforehand, but the context of a user is made within the measured time, from attributes that are
-given. The first line of the input has flags and users; the output says the share of results that were on. Each further
+given. The first line of the input has flags and users; the output is the share of results that were on. Each further
 line is a turn: evaluations of one flag, and of all flags for one user, per second of the engine's own processor time.
 """
 

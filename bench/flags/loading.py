@@ -18,7 +18,7 @@ MANY, ROUNDS = 10_000, 5
 
 
 class Source:
-    """What the database tells, without the database: of its time nothing is spent here."""
+    """The rows of the database, without its time."""
 
     def __init__(self, definitions: list[tuple[str, str]]) -> None:
         self.definitions = definitions
@@ -51,7 +51,7 @@ def measure() -> dict[str, Any]:
     memory = process.memory_info().rss - before
     rebuilt = [(asyncio.run(_rebuild(loaded, source)), _parsed(source)) for _ in rounds("rebuild", ROUNDS)]
     seconds, parsing = [found[0] for found, _ in rebuilt], [parsed for _, parsed in rebuilt]
-    text = sum(len(name) + len(told) for name, told in source.definitions)
+    text = sum(len(name) + len(definition) for name, definition in source.definitions)
     return {
         "memory_mb": round(memory / 2**20, 1),
         "text_mb": round(text / 2**20, 1),
@@ -64,7 +64,7 @@ def measure() -> dict[str, Any]:
 
 
 def _parsed(source: Source) -> float:
-    """What nobody can go below who is given them as JSON."""
+    """The lower bound: parsing the JSON."""
     began = time.perf_counter()
     for _, text in source.definitions:
         json.loads(text)
@@ -73,12 +73,12 @@ def _parsed(source: Source) -> float:
 
 async def _load(flags: Flags) -> None:
     snapshot, _ = await flags.current()
-    nobody = Context({"targetingKey": "x", "tier": "FREE"})
-    assert len(snapshot.evaluate_all(nobody)) == MANY
+    context = Context({"targetingKey": "x", "tier": "FREE"})
+    assert len(snapshot.evaluate_all(context)) == MANY
 
 
 async def _rebuild(flags: Flags, source: Source) -> tuple[float, float]:
-    """Seconds, and the longest in milliseconds that a request would have waited for its turn."""
+    """Seconds, and the longest pause of the event loop in milliseconds."""
     source.version += 1
     serving.FRESH_SECONDS = 0.0
     gc.freeze()  # as the server does with what it has made at its start

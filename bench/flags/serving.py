@@ -28,7 +28,7 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as database:
         _store(database)
         with reference(database, "hello") as bare, ours(Path(folder), database) as (port, process):
-            # Of users who come back, and of many more than answers are remembered.
+            # Returning users, and many more users than cached responses.
             bodies = [
                 json.dumps({"context": {"targetingKey": f"{turn}-{user['id']}", **user}}).encode()
                 for turn in range(5)
@@ -86,7 +86,7 @@ def _compare(database: Database, requests: dict[str, tuple[int, Any, list[bytes]
 
 
 def _transactions(database: Database) -> int:
-    """Of everybody on this database, a moment after the last one: Postgres tells them late."""
+    """Transactions of this database, a second after the last one: Postgres reports them late."""
     time.sleep(1.5)
     with database.connect() as connection:
         row = connection.execute(

@@ -1,4 +1,4 @@
-"""The same flags and users for everybody: a percentage, tiers, a list of users and, in full, a tree of conditions."""
+"""The same flags and users for all: a percentage, tiers, a list of users and, in full, a tree of conditions."""
 
 import random
 from typing import Any
@@ -53,7 +53,7 @@ def identifier(chance: random.Random) -> str:
 
 
 def ours(flag: dict[str, Any]) -> dict[str, Any]:
-    """A flag as our database tells it."""
+    """A flag as our database stores it."""
     tree = flag["tree"]
     return {
         "is_enabled": True,

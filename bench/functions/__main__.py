@@ -13,7 +13,7 @@ from bench import machine
 from bench.functions import cold, memory, peer, throughput
 from bench.functions.world import world
 
-# The one that is cut short on a slow machine is the last.
+# The last one is cut short on a slow machine.
 MEASUREMENTS = {"throughput": throughput, "cold": cold, "peer": peer, "memory": memory}
 
 

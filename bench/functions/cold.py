@@ -18,7 +18,7 @@ from tests.support.serving import environment
 from tests.support.world import Database
 
 ROUNDS = 3
-# Each function in a child of its own, of a process that has what bare functions-framework has.
+# Each function in its own child of a process that has imported functions-framework only.
 IMPORTS = """
 import json, os, sys, time
 import functions_framework.aio, uvicorn
@@ -44,7 +44,7 @@ def measure(_home: Path, database: Database) -> dict[str, Any]:
     samples: dict[str, list[float]] = {}
     imports: dict[str, list[float]] = {name: [] for name in names()}
     modules: dict[str, int] = {}
-    # Whatever a function answers to a stranger, it takes all of it to answer; then once as somebody.
+    # Even an unauthenticated request needs the whole function; then one authenticated request.
     starts = [(name, name, request(f"/functions/v1/{name.replace('_', '-')}")) for name in [*names(), "strive"]]
     starts += [(f"{name}_signed_in", name, signed_in()) for name in ("record_activity", "strive")]
     for _ in rounds("cold starts", ROUNDS):
@@ -54,19 +54,19 @@ def measure(_home: Path, database: Database) -> dict[str, Any]:
                 bare.append(_bare(database))
             port = free_port()
             settings = variables | {"FUNCTION_TARGET": name, "PORT": str(port)}
-            taken = _start([sys.executable, "-m", "functions"], settings, port, first)
-            samples.setdefault(label, []).append(taken)
+            measured = _start([sys.executable, "-m", "functions"], settings, port, first)
+            samples.setdefault(label, []).append(measured)
         samples.setdefault("bare_hello", []).append(statistics.median(bare))
-        for name, told in _imports(python).items():
-            imports[name].append(told["cpu_ms"])
-            modules[name] = int(told["modules"])
-    ratio = {name: ratios(taken, samples["bare_hello"]) for name, taken in samples.items()}
+        for name, imported in _imports(python).items():
+            imports[name].append(imported["cpu_ms"])
+            modules[name] = int(imported["modules"])
+    ratio = {name: ratios(measured, samples["bare_hello"]) for name, measured in samples.items()}
     slowest = max(names(), key=lambda name: ratio[name]["median"])
     return {
         "slowest": {"function": slowest, **ratio[slowest]},
-        "seconds": {name: spread(taken) for name, taken in samples.items()},
+        "seconds": {name: spread(measured) for name, measured in samples.items()},
         "ratio": ratio,
-        "imports": {name: {"cpu_ms": spread(taken), "modules": modules[name]} for name, taken in imports.items()},
+        "imports": {name: {"cpu_ms": spread(measured), "modules": modules[name]} for name, measured in imports.items()},
     }
 
 

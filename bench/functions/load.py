@@ -33,7 +33,7 @@ class Samples:
 
 
 def run(port: int, *requests: bytes, connections: int, seconds: float) -> Samples:
-    """Keep every connection busy for so long."""
+    """Keep every connection busy for this time."""
     return uvloop.run(_run(port, cycle(requests), connections, seconds))
 
 

@@ -14,7 +14,7 @@ from bench.rounds import UNTIL, ratios, spread
 from tests.support.world import Database
 
 REQUESTS = 100_000
-# On a slow machine; of growth they say nothing.
+# On a slow machine; too few to show growth.
 FEWEST = 20_000
 
 
@@ -26,7 +26,7 @@ def measure(home: Path, database: Database) -> dict[str, Any]:
         done, sizes = 0, list[float]()
         until = float(os.environ.get(UNTIL, "inf"))
         while done < REQUESTS and (done < FEWEST or time.time() < until):
-            # Keys make the server remember nothing either; every turn brings tokens it has not seen.
+            # Keys are not cached; every turn uses new tokens.
             samples = load.run(port, signed_in(), connections=16, seconds=2.0)
             assert not samples.failures, samples.failures[0]
             done += len(samples.latencies)

@@ -23,7 +23,7 @@ INSERT_AS_OWNER = (
     " (organization_id, user_id, type, title, entity_type, entity_id, action, metadata)"
     " values (%s, %s, %s, %s, %s, %s, %s, %s) returning id"
 )
-# The least that a webhook can do: nothing is verified, nothing read, nothing follows.
+# The least that a webhook can do: no verification, no parsing, no effects.
 KEEP = (
     "insert into public.stripe_events (id, type, created, livemode, payload, status)"
     " select e ->> 'id', e ->> 'type', to_timestamp((e ->> 'created')::bigint), false, e, 'IGNORED'"

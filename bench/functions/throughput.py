@@ -38,14 +38,14 @@ class Contender:
         samples = load.run(self.port, self.request, connections=16, seconds=TURN_SECONDS)
         assert not samples.failures, samples.failures[0]
         count = len(samples.latencies)
-        told = {
+        columns = {
             "per_second": samples.rate,
             "p50_ms": samples.percentile_ms(0.5),
             "p99_ms": samples.percentile_ms(0.99),
             "cpu_us_per_request": (cpu_seconds(self.process) - cpu) / count * 1e6,
             "postgres_cpu_us_per_request": (postgres_cpu_seconds(self.database) - postgres) / count * 1e6,
         }
-        for name, value in told.items():
+        for name, value in columns.items():
             self.turns[name].append(value)
 
     def figures(self) -> dict[str, Spread]:
@@ -92,17 +92,17 @@ def _call(database: Database) -> bytes:
 
 
 def _one_connection(database: Database, bare: Contender, mine: Contender) -> dict[str, Spread]:
-    """Median latencies of the statement alone, and of the endpoints, with nobody else waiting."""
+    """Median latencies of the statement alone, and of the endpoints, without other load."""
     medians: dict[str, list[float]] = {"statement": [], "bare": [], "record_activity": []}
     entry = ENTRY | {"metadata": '{"from": "bench"}'}
     values = [ACME, PEOPLE["member"], *(entry[name] for name in _COLUMNS), CLAIMS]
     with psycopg.connect(database.url("strive_functions"), autocommit=True) as connection:
         for _ in rounds("one connection", ALONE_ROUNDS):
-            until, taken = time.perf_counter() + ALONE_SECONDS, list[float]()
+            until, milliseconds = time.perf_counter() + ALONE_SECONDS, list[float]()
             while (began := time.perf_counter()) < until:
                 connection.execute(INSERT, values).fetchone()
-                taken.append((time.perf_counter() - began) * 1000)
-            medians["statement"].append(statistics.median(taken))
+                milliseconds.append((time.perf_counter() - began) * 1000)
+            medians["statement"].append(statistics.median(milliseconds))
             for name, contender in (("bare", bare), ("record_activity", mine)):
                 answers = load.run(contender.port, contender.request, connections=1, seconds=ALONE_SECONDS)
                 medians[name].append(answers.percentile_ms(0.5))

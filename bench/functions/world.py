@@ -32,7 +32,7 @@ def world(home: Path, *, durable: bool = False) -> Iterator[Database]:
 
 
 def compiled() -> dict[str, str]:
-    """Python as it runs in a container image: from bytecode that is there already."""
+    """Python as in a container image: with compiled bytecode."""
     subprocess.run([sys.executable, "-m", "compileall", "-q", "functions", "shared"], cwd=ROOT, check=True)
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
@@ -55,7 +55,7 @@ def reference_environment(database: Database, port: int, login: str = "strive_fu
 
 @contextmanager
 def reference(database: Database, target: str) -> Iterator[tuple[int, psutil.Process]]:
-    """Bare functions-framework: its port, and the process that works."""
+    """Bare functions-framework: its port and its worker process."""
     port = free_port()
     login = "postgres" if target in ("insert_as_owner", "keep_event") else "strive_functions"
     variables = reference_environment(database, port, login)
@@ -80,7 +80,7 @@ def await_answer(port: int, timeout: float = 30) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            httpx.get(f"http://127.0.0.1:{port}/robots.txt", timeout=timeout)  # no work for anybody
+            httpx.get(f"http://127.0.0.1:{port}/robots.txt", timeout=timeout)  # no work for the functions
         except httpx.TransportError:
             if time.monotonic() > deadline:
                 raise

@@ -11,7 +11,7 @@ __all__ = ["PLOTS", "draw"]
 
 
 def draw(outcomes: Mapping[str, Any], folder: Path) -> Iterator[Path]:
-    """One file for every plot whose figures are there; one whose figures are not there any more goes."""
+    """Write one file for every plot with figures; delete plots without."""
     for plot in PLOTS:
         path = folder / f"{plot.name}.svg"
         if drawn := plot.made_from(outcomes.get(plot.bench, {})):

@@ -1,4 +1,4 @@
-"""Which plots there are, and what each says."""
+"""The plots and their titles."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Plot:
     draw: Callable[[Figures], Drawing]
 
     def made_from(self, outcome: Mapping[str, Any]) -> Drawing | None:
-        """Nothing where its figures were not measured."""
+        """None if its figures were not measured."""
         try:
             return self.draw(outcome["figures"])
         except KeyError:
@@ -51,7 +51,7 @@ def _statements(figures: Figures) -> Drawing:
         "What row-level security costs, statement by statement",
         "processor time as a ratio to the same statement without policies, its condition by hand (1×)",
         [
-            Group(rows(lists), "Lists, as the API asks", (1.3, "goal 1.3")),
+            Group(rows(lists), "Lists, as the API queries", (1.3, "goal 1.3")),
             Group(rows(writes), "Writes", (1.5, "goal 1.5")),
             Group(rows(bare), "Short or bare lists, where the policy weighs most"),
         ],

@@ -28,7 +28,7 @@ svg { fill: #e6eaf2 } .value { stroke: #10151f }
 
 @dataclass(frozen=True)
 class Row:
-    """A bar for what was measured, one for its reference, or both."""
+    """A bar for the figure, for its reference, or both."""
 
     label: str
     ours: Spread | None = None
@@ -48,7 +48,7 @@ class Row:
 class Group:
     rows: Sequence[Row]
     heading: str = ""
-    # A line across, and what it says.
+    # A horizontal line and its label.
     goal: tuple[float, str] | None = None
 
     @property
@@ -62,7 +62,7 @@ class Drawing:
     subtitle: str
     groups: Sequence[Group]
     unit: str
-    # What the two colors are, where both are there.
+    # The legend, where both colours are used.
     legend: tuple[str, str] | None = None
 
 
@@ -123,9 +123,9 @@ def _row(row: Row, top: float, scale: float, measure: str) -> list[str]:
                 f'<path class="spread" d="M{LABEL + low:.1f} {at:.1f}H{LABEL + high:.1f}'
                 f'M{LABEL + low:.1f} {at - 3:.1f}v6M{LABEL + high:.1f} {at - 3:.1f}v6"/>'
             )
-        said = f"{number(bar['median'])}{unit(measure)}" + (f"  {row.note}" if row.note and place == 0 else "")
+        caption = f"{number(bar['median'])}{unit(measure)}" + (f"  {row.note}" if row.note and place == 0 else "")
         marks.append(
-            _text(LABEL + max(middle, high) + 9, y + BAR - 4, said, "value" if kind == "ours" else "value faint")
+            _text(LABEL + max(middle, high) + 9, y + BAR - 4, caption, "value" if kind == "ours" else "value faint")
         )
     return marks
 

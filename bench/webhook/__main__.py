@@ -1,4 +1,4 @@
-"""How fast Stripe's events are taken, and how right: `python -m bench.webhook`.
+"""How fast Stripe's events are applied, and how correctly: `python -m bench.webhook`.
 
 `speed` delivers the same events 1, 8 and 32 at once, over HTTP and in one process, beside @supabase/stripe-sync-engine,
 which is installed into .strive/bench when it is first wanted, and beside the least that keeps an event: one INSERT of
@@ -35,22 +35,22 @@ SHUFFLED = 1000
 
 def _prepared(seed: int, count: int) -> tuple[list[History], list[Row]]:
     """Events of the size of real ones, about 4 kB."""
-    told = histories(seed, count)
+    customers = histories(seed, count)
     filler = {f"key_{number:02}": "a value of forty characters, more or less" for number in range(50)}
-    for each in (one for history in told for one in history.events):
+    for each in (one for history in customers for one in history.events):
         each["data"]["object"]["metadata"] = filler | each["data"]["object"]["metadata"]
-    return told, deliveries(seed, told)
+    return customers, deliveries(seed, customers)
 
 
 def speed(home: Path, database: Database) -> dict[str, Any]:
     absent = contenders.install()
     ways = {name: way for name, way in contenders.WAYS.items() if not (absent and name.startswith("peer"))}
-    told, sent = _prepared(8, SUBSCRIPTIONS)
+    customers, sent = _prepared(8, SUBSCRIPTIONS)
     sending = contenders.Deliveries.of(sent, len(sent) // WARMING)
     with database.connect() as connection:
         sell(connection)
-        open_accounts(connection, told)
-    figures: dict[str, Any] = {"subscriptions": len(told), "deliveries": len(sent)}
+        open_accounts(connection, customers)
+    figures: dict[str, Any] = {"subscriptions": len(customers), "deliveries": len(sent)}
     for at_once, count in ROUNDS.items():
         chosen = {name: way for name, way in ways.items() if at_once == GOAL_AT or not name.startswith("bare")}
         samples: dict[str, list[contenders.Sample]] = {name: [] for name in chosen}
@@ -60,7 +60,7 @@ def speed(home: Path, database: Database) -> dict[str, Any]:
                 with database.copied() as copy:
                     samples[name].append(way(home, copy, sending, at_once))
                     with copy.connect() as connection:
-                        mistakes[name] += len(_wrong(name, connection, told))
+                        mistakes[name] += len(_wrong(name, connection, customers))
         figures[f"{at_once}_at_once"] = {name: _summary(samples[name]) | _mistaken(name, mistakes) for name in chosen}
         if at_once == GOAL_AT:
             figures |= _ratios(samples)
@@ -78,7 +78,7 @@ def _summary(samples: Sequence[contenders.Sample]) -> dict[str, Any]:
 
 
 def _ratios(samples: Mapping[str, Sequence[contenders.Sample]]) -> dict[str, Any]:
-    """Those to `bare` say how far even that which applies nothing is from the goal."""
+    """The ratios to `bare`, which applies no events, show how close the goal is at best."""
     pairs = {
         "http_rate_ratio_at_8": ("http", "peer_http"),
         "in_process_rate_ratio_at_8": ("in_process", "peer"),
@@ -89,40 +89,40 @@ def _ratios(samples: Mapping[str, Sequence[contenders.Sample]]) -> dict[str, Any
     return {name: ratios(rates[ours], rates[theirs]) for name, (ours, theirs) in pairs.items() if theirs in rates}
 
 
-def _wrong(name: str, connection: Connection[Any], told: Sequence[History]) -> list[str]:
+def _wrong(name: str, connection: Connection[Any], customers: Sequence[History]) -> list[str]:
     if name.startswith("bare"):
         return []
-    return _peers_wrong(connection, told) if name.startswith("peer") else wrong(connection, told)
+    return _peers_wrong(connection, customers) if name.startswith("peer") else wrong(connection, customers)
 
 
 def _mistaken(name: str, mistakes: dict[str, int]) -> dict[str, int]:
     return {} if name.startswith("bare") else {"wrong": mistakes[name]}
 
 
-def _peers_wrong(connection: Connection[Any], told: Sequence[History]) -> list[str]:
-    """Its table has the status and whether it ends with its period; more it does not say in both shapes."""
+def _peers_wrong(connection: Connection[Any], customers: Sequence[History]) -> list[str]:
+    """Its table has only the status and cancel_at_period_end in both shapes."""
     found = {
         name: (STANDING.get(status, "INACTIVE"), ends)
         for name, status, ends in connection.execute(
             "select id, status::text, cancel_at_period_end from stripe.subscriptions"
         )
     }
-    return [one.name for one in told if found.get(one.name) != (one.outcome[0], one.outcome[3])]
+    return [one.name for one in customers if found.get(one.name) != (one.outcome[0], one.outcome[3])]
 
 
 def order(_home: Path, database: Database) -> dict[str, Any]:
-    told = histories(11, SHUFFLED)
-    sent = deliveries(11, told)
+    customers = histories(11, SHUFFLED)
+    sent = deliveries(11, customers)
     with database.connect() as connection:
         sell(connection)
-        open_accounts(connection, told)
+        open_accounts(connection, customers)
         with connection.transaction():
             for each in sent:
                 receive(connection, each)
         return {
             "subscriptions": SHUFFLED,
             "deliveries": len(sent),
-            "wrong": len(wrong(connection, told)),
+            "wrong": len(wrong(connection, customers)),
         }
 
 

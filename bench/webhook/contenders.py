@@ -44,7 +44,7 @@ Take = Callable[[bytes, dict[bytes, bytes]], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Sample:
-    """`cpu_seconds` is that of the process, Postgres apart."""
+    """`cpu_seconds` is that of the process, without Postgres."""
 
     events: int
     seconds: float
@@ -135,10 +135,10 @@ def peer_in_process(home: Path, database: Database, sent: Deliveries, at_once: i
         assert _line(process) == "warm"
         before = postgres_cpu_seconds(database)
         process.stdin.write("on\n")
-        told = json.loads(_line(process))
+        report = json.loads(_line(process))
         postgres = postgres_cpu_seconds(database) - before
-    assert not told["failed"], told
-    return Sample(len(sent.measured), told["seconds"], told["cpu_seconds"], postgres)
+    assert not report["failed"], report
+    return Sample(len(sent.measured), report["seconds"], report["cpu_seconds"], postgres)
 
 
 WAYS: dict[str, Contender] = {
@@ -163,7 +163,7 @@ def _served(database: Database, port: int, process: psutil.Process, sent: Delive
 
 
 async def _send(port: int, requests: Sequence[bytes], at_once: int) -> float:
-    """Each connection takes the next one as soon as its answer came."""
+    """Each connection sends the next event after its response."""
     waiting = iter(requests)
 
     async def connection() -> None:
@@ -202,7 +202,7 @@ async def _taken(database: Database, take: Take, sent: Deliveries, at_once: int)
 
 @contextmanager
 def _peer(database: Database, at_once: int, *files: Path) -> Iterator[subprocess.Popen[str]]:
-    """It serves HTTP if it is given no files; it ends when its input does."""
+    """Serves HTTP without files; ends at the end of its input."""
     process = subprocess.Popen(
         [NODE, PEER, HOME, database.url(), str(at_once), *files],
         env=os.environ | {"WEBHOOK_SECRET": SECRET, "NODE_NO_WARNINGS": "1"},
@@ -224,7 +224,7 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 def install() -> str | None:
-    """Nothing, or why the peer cannot be had."""
+    """None, or why the peer is not available."""
     return peers.npm(HOME, PACKAGE)
 
 

@@ -1,4 +1,4 @@
-"""The frame around the benches: what fails is said to have failed, and the others go on, within a time."""
+"""The bench runner: failures are reported, the other benches run, within a time limit."""
 
 import json
 import os
@@ -49,10 +49,10 @@ def test_failing_bench_reports_why_and_others_continue(run: Any, capsys: pytest.
     assert status == 1
     assert found["crm"]["failed"] == "ValueError: no such table"
     assert found["stack"]["figures"]["first_start_s"]["median"] == 2
-    told = capsys.readouterr()
-    assert "crm: FAILED: ValueError: no such table" in told.err
-    assert "crm: it failed: ValueError: no such table" in told.out
-    assert "first start" in told.out
+    printed = capsys.readouterr()
+    assert "crm: FAILED: ValueError: no such table" in printed.err
+    assert "crm: it failed: ValueError: no such table" in printed.out
+    assert "first start" in printed.out
 
 
 def test_all_is_well_when_none_fails(run: Any) -> None:
@@ -67,11 +67,11 @@ def test_hanging_bench_is_ended_and_the_rest_runs(run: Any, tmp_path: Path) -> N
     assert time.monotonic() - began < 10
     assert status == 1
     assert found["crm"]["failed"].startswith("it was not ready within ")
-    assert found["crm"]["failed"].endswith("last said: waiting")
+    assert found["crm"]["failed"].endswith("last line: waiting")
     assert (tmp_path / "cleaned").exists()
 
 
-def test_what_the_time_was_not_enough_for_is_named(run: Any) -> None:
+def test_benches_beyond_the_time_limit_are_named(run: Any) -> None:
     status, found = run(budget=0, stack=WORKS)
     assert status == 1
     assert found["stack"]["left_out"] == "the 0 minutes were over"
@@ -135,7 +135,7 @@ def test_a_goal_is_met_by_its_median() -> None:
     assert goal.figure({"failed": "why"}) is None
 
 
-def test_the_page_and_the_plots_are_those_of_the_results(tmp_path: Path) -> None:
+def test_page_and_plots_match_the_results(tmp_path: Path) -> None:
     results = json.loads((FOLDER / "results.json").read_text())
     assert (FOLDER / "README.md").read_text() == page(results)
     drawn = {path.name: path.read_text() for path in draw(results["benches"], tmp_path)}
@@ -145,7 +145,7 @@ def test_the_page_and_the_plots_are_those_of_the_results(tmp_path: Path) -> None
 def test_every_goal_has_a_measured_figure() -> None:
     outcomes = json.loads((FOLDER / "results.json").read_text())["benches"]
     assert set(GOALS) == set(BENCHES)
-    # Where a peer could not be had, what it is the reference of is missing.
+    # Without a peer, the ratios to it are missing.
     measured = {
         name: outcome
         for name, outcome in outcomes.items()
@@ -161,7 +161,7 @@ def test_every_goal_has_a_measured_figure() -> None:
     assert not [plot.name for plot in PLOTS if plot.bench in measured and not plot.made_from(measured[plot.bench])]
 
 
-def test_an_unknown_bench_is_named_with_those_there_are() -> None:
+def test_unknown_bench_error_lists_the_benches() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "speed"], cwd=FOLDER.parent.parent, capture_output=True, text=True, check=False
     )

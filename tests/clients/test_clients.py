@@ -27,7 +27,7 @@ def snippet(package: str, language: str) -> str:
 def run(words: list[str | Path], home: Path, stack: Strive | None = None, **environment: str) -> str:
     values = {"API_URL": stack.api_url, "PUBLISHABLE_KEY": stack.publishable_key} if stack else {}
     done = subprocess.run(
-        words, cwd=home, env=os.environ | values | environment, capture_output=True, text=True, check=False, timeout=120
+        words, cwd=home, env=os.environ | values | environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -41,7 +41,7 @@ def test_generated_clients_are_up_to_date(database: Database) -> None:
 
 @pytest.fixture(scope="module")
 def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project that has installed the built package."""
+    """A project with the built package installed."""
     home = tmp_path_factory.mktemp("typescript")
     package = home / "node_modules/@strive/client"
     shutil.copytree(CLIENTS / "typescript", package)
@@ -64,7 +64,7 @@ def test_typescript_readme_runs_and_is_typed(typescript: Path, stack: Strive) ->
     )
     done = subprocess.run(
         [NODE, MODULES / "typescript/bin/tsc", *strict[:-2], "wrong.ts"],
-        cwd=typescript, capture_output=True, text=True, check=False, timeout=120,
+        cwd=typescript, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert "flat" in done.stdout
     assert "lads" in done.stdout

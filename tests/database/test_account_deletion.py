@@ -1,4 +1,4 @@
-"""A deleted account leaves nothing personal behind, and what organizations have of its work stays."""
+"""A deleted account leaves no personal data, and its work stays with the organisations."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from tests.database.isolation.matrix import Matrix
 from tests.support.world import ACME, PEOPLE, Connection, Database
 
-# What a column is called that holds something about a person, or points to one.
+# Names of columns with personal data or references to people.
 PERSONAL = re.compile(
     r"(^|_)(e?mail|phone|mobile|avatar|address|ip|user_agent|birth\w*|linkedin|twitter|ssn|gender|iban|fingerprint"
     r"|user|users|admin|author|owner|reviewer|uploader|manager|assignee|acting_as|impersonated_by|created_by|invited_by"
@@ -55,7 +55,7 @@ def personal(connection: Connection) -> set[str]:
     } - NOT_PERSONAL.keys()
 
 
-def test_every_column_that_looks_personal_says_what_becomes_of_it(database: Database) -> None:
+def test_every_personal_column_has_a_redaction_rule(database: Database) -> None:
     with database.connect() as connection:
         assert sorted(personal(connection) - set(listed(connection))) == []
         assert sorted(set(listed(connection)) - set(columns(connection))) == []
@@ -141,7 +141,7 @@ def delete_own(database: Database, person: str, confirm: str) -> dict[str, Any]:
     return dict(row[0])
 
 
-def test_nothing_personal_is_left_and_all_business_stays(marked: Database) -> None:
+def test_deletion_removes_personal_data_and_keeps_business_data(marked: Database) -> None:
     with marked.connect() as connection:
         before = everything(connection)
         deleted = {
@@ -193,7 +193,7 @@ def test_activity_log_redacts_only_deleted_accounts(marked: Database) -> None:
                 connection.execute(f"update public.activity_logs set {change} where user_id = %s", [PEOPLE["member"]])
 
 
-def test_the_last_owner_stays_and_is_told_of_which_organization(fresh_database: Database) -> None:
+def test_last_owner_cannot_leave_and_the_error_names_the_organization(fresh_database: Database) -> None:
     with pytest.raises(psycopg.Error, match="last owner") as caught:
         delete_own(fresh_database, "owner", "owner@strive.test")
     assert (caught.value.sqlstate, "Acme" in str(caught.value.diag.message_detail)) == ("PT409", True)

@@ -43,7 +43,7 @@ def entries(cursor: Cursor) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("table", ADMIN_TABLES)
-def test_every_column_that_was_asked_for_is_there_under_policies(database: Database, table: str) -> None:
+def test_every_specified_column_exists_under_policies(database: Database, table: str) -> None:
     with database.connect() as connection:
         columns = {
             name
@@ -56,7 +56,7 @@ def test_every_column_that_was_asked_for_is_there_under_policies(database: Datab
     assert policies
 
 
-def test_every_enum_that_was_asked_for_is_there(database: Database) -> None:
+def test_every_specified_enum_exists(database: Database) -> None:
     names = ["AdminAction", "PaymentStatus", "BillingCycle", "Environment", "AlertLevel", "AlertCategory"]
     with database.connect() as connection:
         assert connection.execute("select from pg_type where typname = any (%s)", [names]).rowcount == len(names)
@@ -65,7 +65,7 @@ def test_every_enum_that_was_asked_for_is_there(database: Database) -> None:
 # The log
 
 
-def test_an_entry_says_who_did_what_to_whom_from_where(database: Database) -> None:
+def test_audit_entry_has_actor_action_target_and_origin(database: Database) -> None:
     with database.acting_as("platform_admin") as cursor:
         headers = '{"x-forwarded-for": "10.0.0.1, 203.0.113.7", "user-agent": "Mozilla/5.0"}'
         cursor.execute("select set_config('request.headers', %s, true)", [headers])

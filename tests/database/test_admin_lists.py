@@ -1,4 +1,4 @@
-"""Lists of the platform: for its admins alone, filtered, and paged without gap or repetition."""
+"""Lists for platform admins only: filtered, and paged without gap or repetition."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def test_attack_list_the_platform_as_a_tenant(database: Database, name: str, per
         rows(cursor, name)
 
 
-def test_users_are_found_by_words_role_state_and_organization(database: Database) -> None:
+def test_users_are_filtered_by_words_role_state_and_organization(database: Database) -> None:
     with server(database) as cursor:
         cursor.execute("update public.users set name = 'Ada 100%%_sure' where id = %s", [PEOPLE["viewer"]])
         now_as(cursor, "platform_admin")
@@ -88,7 +88,7 @@ def test_subscriptions_of_all_organizations_are_listed(database: Database) -> No
         assert rows(cursor, "admin_subscriptions", with_cycle="MONTHLY") == []
 
 
-def test_the_log_is_filtered_by_all_that_an_entry_says(database: Database) -> None:
+def test_audit_log_is_filtered_by_every_field(database: Database) -> None:
     with server(database) as cursor:
         for action, success in (("USER_SUSPEND", True), ("USER_SUSPEND", False), ("DATA_EXPORT", True)):
             cursor.execute(

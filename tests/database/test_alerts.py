@@ -62,12 +62,12 @@ def seeing(cursor: Cursor) -> set[str]:
         ({}, set()),
     ],
 )
-def test_an_alert_is_seen_by_whom_it_targets(cursor: Cursor, target: dict[str, Any], audience: set[str]) -> None:
+def test_alert_is_visible_to_its_audience(cursor: Cursor, target: dict[str, Any], audience: set[str]) -> None:
     announce(cursor, **target)
     assert seeing(cursor) == audience
 
 
-def test_attack_learn_from_an_alert_whom_else_it_is_for(cursor: Cursor) -> None:
+def test_attack_read_the_audience_of_an_alert(cursor: Cursor) -> None:
     alert = announce(
         cursor, target_orgs=[ACME, GLOBEX], target_users=[PEOPLE["globex_member"]], target_roles="{USER}", title="Both"
     )
@@ -141,7 +141,7 @@ def test_attack_name_another_organization_to_read_its_alerts(cursor: Cursor) -> 
     assert shown(cursor, "member", org=GLOBEX) == []
 
 
-def test_nobody_reads_alerts_without_signing_in(database: Database) -> None:
+def test_anonymous_callers_read_no_alerts(database: Database) -> None:
     for statement in ("select from public.system_alerts", "select from public.active_alerts()"):
         with database.acting_as(None) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
             cursor.execute(statement)
@@ -223,14 +223,14 @@ def test_newest_first(cursor: Cursor) -> None:
     assert shown(cursor, "member") == [new, old]
 
 
-def test_a_dismissed_alert_is_gone_for_whoever_dismissed_it(cursor: Cursor) -> None:
+def test_dismissed_alert_is_hidden_for_that_user(cursor: Cursor) -> None:
     alert = announce(cursor, is_global=True)
     assert [dismiss(now_as(cursor, "member"), alert) for _ in range(2)] == [True, False]
     assert (shown(cursor, "member"), shown(cursor, "viewer")) == ([], [alert])
     assert value(now_as(cursor, None), "select dismiss_count from public.system_alerts") == 1
 
 
-def test_what_is_not_dismissible_any_more_comes_back(cursor: Cursor) -> None:
+def test_alert_made_permanent_reappears(cursor: Cursor) -> None:
     alert = announce(cursor, is_global=True)
     dismiss(now_as(cursor, "member"), alert)
     now_as(cursor, "platform_admin").execute("update public.system_alerts set is_dismissible = false")
@@ -248,7 +248,7 @@ def test_an_alert_that_must_stay_cannot_be_dismissed(cursor: Cursor) -> None:
 
 
 @pytest.mark.parametrize("operation", ["dismiss_alert", "mark_alert_viewed"])
-def test_attack_ask_whether_an_alert_for_others_exists(cursor: Cursor, operation: str) -> None:
+def test_attack_probe_alerts_for_others(cursor: Cursor, operation: str) -> None:
     hidden = announce(cursor, target_orgs=[GLOBEX])
     now_as(cursor, "member")
     refusals = set()
@@ -270,7 +270,7 @@ def test_attack_dismiss_or_see_in_anothers_name(cursor: Cursor, table: str) -> N
         )
 
 
-def test_what_one_dismissed_and_saw_is_ones_own(cursor: Cursor) -> None:
+def test_dismissals_and_views_are_private(cursor: Cursor) -> None:
     alert = announce(cursor, is_global=True)
     dismiss(now_as(cursor, "member"), alert)
     view(cursor, alert)
@@ -336,7 +336,7 @@ def test_counters_are_exact_after_a_rush(fresh_database: Database) -> None:
     assert touched == 0, "counting is no change of the alert"
 
 
-def test_rolling_up_forgets_alerts_that_are_gone(fresh_database: Database) -> None:
+def test_rollup_skips_deleted_alerts(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute(
             "insert into private.system_alert_tallies (alert_id, views, dismissals) values (gen_random_uuid(), 1, 0)"

@@ -7,7 +7,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.support.acting import Cursor, now_as, server, value, wait_until_somebody_waits
+from tests.support.acting import Cursor, now_as, server, value, wait_until_blocked
 from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
 LIMITS = ("members", "orders_per_month", "templates", "blueprints")
@@ -64,7 +64,7 @@ def test_the_price_list(
         assert row["is_active"] == (tier != "ENTERPRISE"), "what is by agreement has no price to be sold at"
 
 
-def test_clients_see_what_is_on_sale_but_change_nothing(database: Database) -> None:
+def test_clients_read_plans_on_sale_only(database: Database) -> None:
     with database.acting_as("outsider") as cursor:
         tiers = {row["tier"] for row in cursor.execute("select tier from public.plans")}
         assert tiers == {"FREE", "STARTER", "GROWTH", "ELITE"}
@@ -122,7 +122,7 @@ def test_limit_follows_the_current_tier(database: Database) -> None:
         assert (limit(cursor, "members"), limit(cursor, "orders_per_month")) == (100, UNLIMITED)
 
 
-def test_without_organization_or_plan_nothing_is_allowed(database: Database) -> None:
+def test_no_organization_or_plan_means_no_quota(database: Database) -> None:
     with server(database) as cursor:
         assert limit(cursor, "members", None) == 0
         assert limit(cursor, "members", PEOPLE["owner"]) == 0
@@ -131,7 +131,7 @@ def test_without_organization_or_plan_nothing_is_allowed(database: Database) -> 
 
 
 @pytest.mark.parametrize("what", ["seats", None])
-def test_a_limit_nobody_knows_is_an_error_not_unlimited(database: Database, what: str | None) -> None:
+def test_unknown_limit_is_an_error_not_unlimited(database: Database, what: str | None) -> None:
     with server(database) as cursor, pytest.raises(psycopg.Error, match="no such limit") as caught:
         limit(cursor, what)
     assert "orders_per_month" in str(caught.value.diag.message_hint)
@@ -166,7 +166,7 @@ def test_a_live_subscription_gives_its_tier(database: Database, status: str) -> 
 
 
 @pytest.mark.parametrize("ended", ["CANCELLED", "INACTIVE"])
-def test_a_subscription_that_ends_leaves_free(database: Database, ended: str) -> None:
+def test_ended_subscription_leaves_the_free_tier(database: Database, ended: str) -> None:
     with server(database) as cursor:
         this = subscribe(cursor, "ACTIVE")
         cursor.execute("update public.subscriptions set status = %s, cancelled_at = now() where id = %s", [ended, this])
@@ -174,7 +174,7 @@ def test_a_subscription_that_ends_leaves_free(database: Database, ended: str) ->
         assert limit(cursor, "orders_per_month") == 0
 
 
-def test_a_subscription_deleted_outright_leaves_free(database: Database) -> None:
+def test_deleted_subscription_leaves_the_free_tier(database: Database) -> None:
     with server(database) as cursor:
         subscribe(cursor, "ACTIVE")
         cursor.execute("delete from public.subscriptions")
@@ -206,7 +206,7 @@ def test_attack_a_second_live_subscription(database: Database, status: str) -> N
             subscribe(cursor, status)
 
 
-def test_attack_two_subscriptions_go_live_at_once(fresh_database: Database) -> None:
+def test_attack_two_live_subscriptions(fresh_database: Database) -> None:
     def attempt(_: int) -> bool:
         with server(fresh_database) as cursor:
             try:
@@ -231,14 +231,14 @@ def test_the_later_of_two_simultaneous_changes_sees_both(fresh_database: Databas
         paying.autocommit = False
         paying.execute("update subscriptions set status = 'ACTIVE' where id = %s", [paid])
         forgotten = pool.submit(forgetting.execute, "delete from subscriptions where id = %s", [ended])
-        wait_until_somebody_waits(fresh_database)
+        wait_until_blocked(fresh_database)
         paying.commit()
         forgotten.result(10)
     with server(fresh_database) as cursor:
         assert standing(cursor) == ("ELITE", "ACTIVE")
 
 
-def test_members_read_their_subscription_and_nobody_elses(database: Database) -> None:
+def test_members_read_only_their_own_subscription(database: Database) -> None:
     seen = {}
     with server(database) as cursor:
         subscribe(cursor, "ACTIVE", "GROWTH")
@@ -248,7 +248,7 @@ def test_members_read_their_subscription_and_nobody_elses(database: Database) ->
 
 
 @pytest.mark.parametrize("table", ["subscriptions", "stripe_events"])
-def test_attack_an_owner_writes_what_only_stripe_may_say(database: Database, table: str) -> None:
+def test_attack_owner_writes_billing_columns(database: Database, table: str) -> None:
     for statement in (f"update public.{table} set status = status", f"delete from public.{table}"):
         with database.acting_as("owner") as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
             cursor.execute(statement)
@@ -272,7 +272,7 @@ def deliver(cursor: Cursor, event: str = "evt_1", **columns: Any) -> int:
     ).rowcount
 
 
-def test_an_event_is_stored_once_however_often_it_is_delivered(database: Database) -> None:
+def test_repeated_event_is_stored_once(database: Database) -> None:
     with server(database) as cursor:
         assert [deliver(cursor), deliver(cursor), deliver(cursor, "evt_2")] == [1, 0, 1]
         row = cursor.execute("select status, attempts from public.stripe_events where id = 'evt_1'").fetchone()

@@ -1,4 +1,4 @@
-"""Companies: found or added by name, merged. Notes: mentions, authors, and their record's fate."""
+"""Companies: found or added by name, merged. Notes: mentions, authors, deletion with their record."""
 
 from typing import Any
 
@@ -108,7 +108,7 @@ def test_note_is_changed_by_author_and_deleted_by_admins(database: Database) -> 
         assert remove(cursor, "notes", note)
 
 
-def test_a_note_goes_and_returns_with_its_record(database: Database) -> None:
+def test_note_is_deleted_and_restored_with_its_record(database: Database) -> None:
     with scene(database) as cursor:
         lead = add(cursor, "leads", organization_id=ACME, name="Ada")
         note = add(cursor, "notes", organization_id=ACME, body="Mine", lead_id=lead["id"])

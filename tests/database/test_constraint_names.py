@@ -1,4 +1,4 @@
-"""What a client reads when the database refuses a value."""
+"""Messages that clients get for refused values."""
 
 import psycopg
 import pytest

@@ -1,4 +1,4 @@
-"""CRM at work: search, duplicates, many rows at once, merging, reports, calendar, buyers, export."""
+"""CRM operations: search, duplicates, bulk calls, merging, reports, calendar, buyers, export."""
 
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -174,7 +174,7 @@ def test_duplicate_is_added_with_a_warning(database: Database, function: str, ar
         assert [(d["id"], d["same"]) for d in result["duplicates"]] == [(str(there["id"]), ["email"])]
 
 
-def test_attack_add_a_lead_with_what_clients_may_not_write(database: Database) -> None:
+def test_attack_add_a_lead_with_protected_columns(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         with refused(cursor, "PT400", "object of columns"):
@@ -232,7 +232,7 @@ def test_bulk_call_accepts_at_most_a_hundred_rows(database: Database) -> None:
 # Merging -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_merged_contact_keeps_everybodys_history_and_gaps_are_filled(database: Database) -> None:
+def test_merged_contact_keeps_all_history_and_fills_gaps(database: Database) -> None:
     with scene(database) as cursor:
         kept = contact(cursor, email="ada@a.test", tags=["vip"], custom_fields='{"a": 1}')
         merged = contact(
@@ -293,7 +293,7 @@ def test_merge_refuses_foreign_contacts_itself_and_members(database: Database) -
             call(cursor, "merge_contacts", into_id=ours, duplicate_ids=[uuid4()])
 
 
-def test_two_who_merge_each_others_contact_leave_one_of_them(fresh_database: Database) -> None:
+def test_concurrent_opposite_merges_leave_one_contact(fresh_database: Database) -> None:
     with fresh_database.acting_as("admin", commit=True) as cursor:
         ids = [contact(cursor)["id"] for _ in range(2)]
     barrier = Barrier(2)
@@ -360,7 +360,7 @@ def appointment(cursor: Cursor, start: str, end: str, **columns: Any) -> UUID:
     return made
 
 
-def test_an_agenda_shows_what_touches_the_window_and_what_clashes(database: Database) -> None:
+def test_agenda_shows_overlapping_appointments_and_clashes(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         early = appointment(cursor, "07:00", "09:30")
@@ -396,7 +396,7 @@ def test_follow_ups_are_due_by_score_date_and_appointment(database: Database) ->
 # Buyers --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_listing_finds_those_whose_every_wish_it_meets(database: Database) -> None:
+def test_listing_finds_buyers_with_matching_criteria(database: Database) -> None:
     with scene(database) as cursor:
         house = add(cursor, "listings", organization_id=ACME, **HOUSE | {"bedrooms": 3, "property_type": "CONDO"})["id"]
         wishes = {"budget": 100, "min_bedrooms": 3, "property_types": ["CONDO", "LAND"], "cities": ["austin", "Waco"]}
@@ -418,7 +418,7 @@ def test_a_listing_finds_those_whose_every_wish_it_meets(database: Database) -> 
             answers(cursor, "match_buyers", house)
 
 
-def test_a_converted_lead_takes_its_wishes_along(database: Database) -> None:
+def test_converted_lead_keeps_its_search_criteria(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         made = lead(cursor, budget=100, min_bedrooms=3, property_types=["CONDO"], cities=["Austin"])

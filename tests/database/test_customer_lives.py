@@ -1,4 +1,4 @@
-"""Lives of customers, delivered in order, and shuffled and repeated: the end is the same, and it is Stripe's."""
+"""Events of customers, in order, or shuffled and repeated: the final state is the same, and equals Stripe's."""
 
 import json
 import random
@@ -154,14 +154,14 @@ def test_every_tier_is_that_of_stripes_objects_or_explained(in_order: Connection
     assert unexplained(in_order, played) == []
 
 
-def test_no_event_is_left_without_a_reason(in_order: Connection) -> None:
+def test_every_unapplied_event_has_a_reason(in_order: Connection) -> None:
     left = in_order.execute(
         "select type, status::text, error from public.stripe_events where status = 'RECEIVED'"
     ).fetchall()
     assert left == []
 
 
-def test_the_books_are_those_of_stripe(in_order: Connection, played: Played) -> None:
+def test_stored_amounts_equal_stripes(in_order: Connection, played: Played) -> None:
     here = {
         row["stripe_invoice_id"]: row
         for (row,) in in_order.execute("select to_jsonb(i) from public.invoices i").fetchall()
@@ -185,7 +185,7 @@ def test_the_books_are_those_of_stripe(in_order: Connection, played: Played) -> 
         assert row["refunded_cents"] == refunded[each["id"]], each["id"]
 
 
-def test_the_monthly_amount_is_what_all_items_and_discounts_make(in_order: Connection, played: Played) -> None:
+def test_monthly_amount_includes_all_items_and_discounts(in_order: Connection, played: Played) -> None:
     rows = in_order.execute("select stripe_subscription_id, net_monthly_amount, currency from public.subscriptions")
     here = {name: (amount, currency) for name, amount, currency in rows}
     for customer in played.customers:
@@ -206,7 +206,7 @@ def test_the_monthly_amount_is_what_all_items_and_discounts_make(in_order: Conne
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_shuffled_and_repeated_everything_ends_as_in_order(
+def test_shuffled_and_repeated_events_end_as_in_order(
     fresh_database: Database, in_order: Connection, played: Played, seed: int
 ) -> None:
     chance = random.Random(seed)  # noqa: S311 - a seed repeats it
@@ -237,7 +237,7 @@ def test_owners_are_notified_once(in_order: Connection) -> None:
     assert twice <= {"toggles-the-cancellation", "pays-twice", "pays-twice-and-ends-one"}
 
 
-def test_dates_ahead_are_announced_once(fresh_database: Database) -> None:
+def test_upcoming_dates_are_announced_once(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute(
             "insert into public.subscriptions"

@@ -1,4 +1,4 @@
-"""Widgets, layouts, the activity feed, quick actions and metrics: who sees, who writes, what is counted."""
+"""Widgets, layouts, the activity feed, quick actions and metrics: permissions and counts."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -90,7 +90,7 @@ def test_attack_reach_another_tenants_dashboard(database: Database, table: str) 
 
 
 @pytest.mark.parametrize("table", MANAGED)
-def test_attack_move_a_row_into_another_of_ones_organizations(database: Database, table: str) -> None:
+def test_attack_move_a_row_into_another_own_organization(database: Database, table: str) -> None:
     with scene(database) as cursor:
         add(cursor, "organization_members", user_id=PEOPLE["admin"], organization_id=GLOBEX, role="ADMIN")
         row = make_for(cursor, ACME, table)
@@ -98,7 +98,7 @@ def test_attack_move_a_row_into_another_of_ones_organizations(database: Database
         turn(cursor, "admin", ACME)
         with refused(cursor, "42501", "row-level security"):
             change(cursor, table, row, organization_id=GLOBEX)
-        # Without a condition or an answer only the policy of the change itself looks at the new row.
+        # Without a condition or RETURNING, only the update policy checks the new row.
         with refused(cursor, "42501", "row-level security"):
             cursor.execute(f"update public.{table} set organization_id = %s", [GLOBEX])
 
@@ -146,7 +146,7 @@ def test_attack_owner_turns_a_row_into_a_system_row(database: Database, table: s
         ("activity_feeds", "created_at", "2020-01-01"),
     ],
 )
-def test_attack_forge_what_the_server_writes(database: Database, table: str, column: str, value: Any) -> None:
+def test_attack_forge_server_columns(database: Database, table: str, column: str, value: Any) -> None:
     with scene(database) as cursor:
         turn(cursor, "owner")
         row = make(cursor, table)
@@ -160,7 +160,7 @@ def test_attack_forge_what_the_server_writes(database: Database, table: str, col
 
 
 @pytest.mark.parametrize("table", ["dashboard_widgets", "dashboard_metrics"])
-def test_a_member_sees_only_what_all_of_their_permissions_cover(database: Database, table: str) -> None:
+def test_member_sees_only_rows_covered_by_all_permissions(database: Database, table: str) -> None:
     with scene(database) as cursor:
         row = make_for(cursor, ACME, table, permissions=["finance", "sales"])
         for held, visible in ([], False), (["sales"], False), (["hr", "sales", "finance"], True):
@@ -175,7 +175,7 @@ def test_a_member_sees_only_what_all_of_their_permissions_cover(database: Databa
 
 
 @pytest.mark.parametrize("table", ["dashboard_widgets", "dashboard_metrics"])
-def test_who_manages_the_dashboard_sees_all_of_it(database: Database, table: str) -> None:
+def test_dashboard_admins_see_all_of_it(database: Database, table: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
         row = make(cursor, table, permissions=["finance"])
@@ -184,7 +184,7 @@ def test_who_manages_the_dashboard_sees_all_of_it(database: Database, table: str
             assert seen(cursor, table, row)
 
 
-def test_permissions_held_in_one_organization_open_nothing_in_another(database: Database) -> None:
+def test_permissions_apply_to_one_organization_only(database: Database) -> None:
     with scene(database) as cursor:
         add(
             cursor, "organization_members", user_id=PEOPLE["member"], organization_id=GLOBEX, role="MEMBER",
@@ -269,11 +269,11 @@ def test_a_layout_belongs_to_one_person(database: Database) -> None:
         assert remove(cursor, "user_dashboards", mine)
 
 
-def test_attack_make_or_give_away_a_layout_in_anothers_name(database: Database) -> None:
+def test_attack_create_or_transfer_a_layout_for_another_user(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute("delete from public.user_dashboards")
         turn(cursor, "member")
-        # Without an answer only the policy of the insert itself looks at the row.
+        # Without RETURNING, only the insert policy checks the row.
         with refused(cursor, "42501", "row-level security"):
             cursor.execute("insert into public.user_dashboards (layout, user_id) values ('{}', %s)", [PEOPLE["owner"]])
         mine = add(cursor, "user_dashboards", layout="{}")
@@ -302,7 +302,7 @@ def test_a_layout_is_saved_by_upsert(database: Database) -> None:
 # The feed ------------------------------------------------------------------------------------------------------------
 
 
-def test_attack_write_into_the_feed_in_somebody_elses_name(database: Database) -> None:
+def test_attack_write_feed_entries_for_another_user(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         assert make(cursor, "activity_feeds")["user_id"] == PEOPLE["member"]
@@ -311,7 +311,7 @@ def test_attack_write_into_the_feed_in_somebody_elses_name(database: Database) -
                 make(cursor, "activity_feeds", user_id=user)
 
 
-def test_what_is_in_the_feed_is_not_rewritten(database: Database) -> None:
+def test_feed_entries_are_immutable(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "owner")
         row = make(cursor, "activity_feeds")
@@ -335,7 +335,7 @@ def test_only_admins_delete_feed_entries(database: Database) -> None:
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_feed_pages_hold_every_entry_once_newest_first(database: Database, size: int) -> None:
     with scene(database) as cursor:
-        # Ten entries share each moment: the moment alone would lose or repeat entries between pages.
+        # Ten entries share each timestamp: the timestamp alone would lose or repeat entries between pages.
         cursor.execute(
             "insert into public.activity_feeds"
             " (organization_id, title, type, entity_type, entity_id, action, created_at)"
@@ -363,7 +363,7 @@ def test_archived_entry_is_hidden_for_all_until_restored(database: Database) -> 
         assert [entry["id"] for entry in pages(cursor, 10)] == [row["id"]]
 
 
-def test_pinning_changes_nothing_else(database: Database) -> None:
+def test_pinning_changes_only_the_pin(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         row = make(cursor, "activity_feeds")

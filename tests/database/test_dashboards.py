@@ -124,7 +124,7 @@ def test_attack_set_a_widget_to_the_metric_of_another_tenant(database: Database)
             assert str(caught.value.diag.message_detail).replace(str(unknown), "…") == (
                 'config.metric_id: found "…", expected the id of a metric of the organization or the system.'
             )
-        # Not by the server either, whom no policy keeps from seeing it.
+        # The server is refused, too, although no policy applies to it.
         turn(cursor, None)
         with refused(cursor, "PT422", "is invalid"):
             planted(cursor, kind="KPI_CARD", config={"metric_id": str(theirs["id"])})
@@ -167,17 +167,23 @@ def test_a_table_shows_the_newest_of_the_tenants_own_rows(database: Database) ->
         turn(cursor, "admin")
         assert change(cursor, "dashboard_widgets", table, data_source="notifications", config='{"columns": ["title"]}')
         turn(cursor, None)
-        cursor.execute("select private.notify(%s, %s, 'INFO', 'Yours', 'x')", [ACME, [PEOPLE["owner"]]])
+        cursor.execute(
+            "select public.notify_members(%s, 'INFO', 'Yours', 'x', %s)",
+            [ACME, [PEOPLE["owner"]]],
+        )
         turn(cursor, "viewer")
         assert data(cursor, table) == []
         turn(cursor, "owner")
         assert data(cursor, table)[0]["title"] == "Yours"
 
 
-def test_panels_show_what_is_the_callers_own(database: Database) -> None:
+def test_panels_show_rows_of_the_caller(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute("delete from public.notifications")
-        cursor.execute("select private.notify(%s, %s, 'INFO', 'For you', 'x')", [ACME, [PEOPLE["member"]]])
+        cursor.execute(
+            "select public.notify_members(%s, 'INFO', 'For you', 'x', %s)",
+            [ACME, [PEOPLE["member"]]],
+        )
         mine = add(cursor, "quick_actions", organization_id=ACME, name="B", icon="x", action_type="MODAL_FORM")
         add(cursor, "quick_actions", organization_id=ACME, name="A", icon="x", action_type="MODAL_FORM")
         add(cursor, "quick_actions", organization_id=ACME, name="C", icon="x", action_type="MODAL_FORM",
@@ -195,7 +201,7 @@ def test_panels_show_what_is_the_callers_own(database: Database) -> None:
         assert data(cursor, rows["NOTIFICATION_PANEL"]) == {"unread": 0, "newest": []}
 
 
-def test_a_calendar_shows_what_is_to_come_and_no_further(database: Database) -> None:
+def test_calendar_shows_upcoming_days_only(database: Database) -> None:
     with scene(database) as cursor:
         for title, hours in (("Past", -30), ("Now", -1), ("Soon", 30), ("Late", 100)):
             cursor.execute(
@@ -223,7 +229,7 @@ def test_attack_read_another_tenant_through_a_widget(database: Database) -> None
         turn(cursor, "member", GLOBEX)
         with refused(cursor, "42501", "You may not do this"):
             data(cursor, theirs)
-        # Not by handing over the row itself, as one that was read somewhere else.
+        # The row itself as argument is refused, too.
         turn(cursor, "member")
         cursor.execute(
             "select private.widget_content(jsonb_populate_record(null::public.dashboard_widgets, %s), %s) as content",
@@ -248,7 +254,7 @@ def test_a_layout_places_widgets_beside_each_other(three: tuple[Cursor, list[Row
         assert arrange(cursor, layout=layout)["layout"] == layout
 
 
-def test_what_cannot_be_a_layout_is_refused(three: tuple[Cursor, list[Row]]) -> None:
+def test_invalid_layout_is_refused(three: tuple[Cursor, list[Row]]) -> None:
     cursor, (a, b, _) = three
     wrong: list[tuple[Any, str]] = [
         ([at(a, 0, 0, 2, 2), at(b, 1, 1, 2, 2)], "layout.widgets[0] and [1]"),
@@ -291,7 +297,7 @@ def test_hidden_and_foreign_widgets_do_not_occupy_the_grid(
 
 
 @pytest.mark.parametrize("column", ["layout", "widgets", "quick_actions"])
-def test_attack_ask_whether_an_id_exists_in_another_tenant(three: tuple[Cursor, list[Row]], column: str) -> None:
+def test_attack_probe_ids_of_another_tenant(three: tuple[Cursor, list[Row]], column: str) -> None:
     cursor, _ = three
     action = add(cursor, "quick_actions", organization_id=GLOBEX, name="x", icon="x", action_type="MODAL_FORM")
     foreign = action if column == "quick_actions" else planted(cursor, GLOBEX)
@@ -403,7 +409,10 @@ def test_deleted_default_widgets_are_not_created_again(
 def test_the_first_screen_holds_everything(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute("delete from public.notifications")
-        cursor.execute("select private.notify(%s, %s, 'INFO', 'Hello', 'x')", [ACME, [PEOPLE["member"]]])
+        cursor.execute(
+            "select public.notify_members(%s, 'INFO', 'Hello', 'x', %s)",
+            [ACME, [PEOPLE["member"]]],
+        )
         add(cursor, "system_alerts", title="Down", message="x", level="WARNING", category="SYSTEM", is_global=True,
             created_by=PEOPLE["super_admin"])  # fmt: skip
         action = add(cursor, "quick_actions", organization_id=None, name="New lead", icon="x", action_type="MODAL_FORM")
@@ -426,7 +435,7 @@ def test_the_first_screen_holds_everything(database: Database) -> None:
         assert len(seen["widgets"]) == 9
 
 
-def test_the_first_screen_is_arranged_as_its_owner_arranged_it(three: tuple[Cursor, list[Row]]) -> None:
+def test_first_screen_uses_the_layout_of_its_owner(three: tuple[Cursor, list[Row]]) -> None:
     cursor, (a, b, c) = three
     arrange(
         cursor, theme="DARK", widgets=[c["id"], a["id"], b["id"]],
@@ -446,7 +455,7 @@ def test_the_first_screen_is_arranged_as_its_owner_arranged_it(three: tuple[Curs
     assert [each["id"] for each in snapshot(cursor)["widgets"]] == [str(c["id"])]
 
 
-def test_a_widget_that_fails_says_so_in_its_place(database: Database) -> None:
+def test_failing_widget_shows_an_error_in_its_place(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
         deleted, secret = metric(cursor), metric(cursor, permissions=["finance"])
@@ -462,7 +471,7 @@ def test_a_widget_that_fails_says_so_in_its_place(database: Database) -> None:
         assert sum(each["error"] is None for each in shown.values()) == 9
 
 
-def test_an_unforeseen_failure_tells_its_code_and_nothing_else(database: Database) -> None:
+def test_unexpected_failure_shows_its_code_only(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute(
             "create or replace function public.agenda("

@@ -1,4 +1,4 @@
-"""Experiments: a unit counts once per seed, and one user or network records a bounded number of units."""
+"""Experiments: a unit counts once per seed, and each user or network records a limited number of units."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ def test_unit_counts_once_with_its_first_variant(fresh_database: Database) -> No
         assert rows == [{"variant": "a", "units": 1}, {"variant": "b", "units": 2}]
     with fresh_database.connect() as connection:
         connection.execute("update public.feature_flags set seed = gen_random_uuid()")
-        # Evaluated just before: it belongs to the experiment that was.
+        # Evaluated before the change: it belongs to the former experiment.
         late = json.dumps({"flag": "flag", "seed": row[0], "unit": "u4", "variant": "a"})
         assert connection.execute("select private.record_exposure(%s) ->> 'recorded'", [late]).fetchone() == ("true",)
         assert connection.execute(

@@ -1,4 +1,4 @@
-"""Everything that the database stores compiles in Python, and what cannot be compiled is refused on write."""
+"""Every stored flag compiles in Python; the database refuses flags that do not."""
 
 import json
 import random
@@ -121,7 +121,7 @@ def test_stored_flag_compiles_with_every_column(database: Database) -> None:
     assert flag.moments == (-31536000.0, 5680274400.5), "a flag with an error has no schedule"
 
 
-# Numbers that JSON can spell and that no double or no text of Python holds.
+# Numbers that JSON allows but no double or Python text can hold.
 NUMBERS = ["1e400", "-1e400", "5e-324", "1e131071", "9" * 5000, "0." + "1" * 400, "1e15", "-0", "1.5", "7", "1e-20"]
 
 

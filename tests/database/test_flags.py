@@ -1,4 +1,4 @@
-"""Flags are written by platform admins, refused when they could not be evaluated, versioned and logged."""
+"""Flags: written by platform admins, validated, versioned and logged."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.acting import Cursor, now_as, server, value, wait_until_somebody_waits
+from tests.support.acting import Cursor, now_as, server, value, wait_until_blocked
 from tests.support.world import PEOPLE, Database
 
 ADMIN = PEOPLE["platform_admin"]
@@ -336,7 +336,7 @@ def test_attack_two_admins_close_a_circle_concurrently(fresh_database: Database)
                 change(two, "b", prerequisites=["a"])
 
         closing = pool.submit(other)
-        wait_until_somebody_waits(fresh_database)
+        wait_until_blocked(fresh_database)
         one.connection.commit()
         with pytest.raises(psycopg.Error, match="own prerequisite"):
             closing.result(10)
@@ -408,14 +408,14 @@ def test_committed_change_is_notified(fresh_database: Database) -> None:
         listener.execute("listen feature_flags")
         with fresh_database.acting_as("platform_admin", commit=True) as cursor:
             make(cursor, environment="STAGING")
-        (notice,) = listener.notifies(timeout=10, stop_after=1)
+        (notice,) = listener.notifies(timeout=60, stop_after=1)
     assert json.loads(notice.payload) == {"environment": "STAGING", "version": 1}
 
 
 def test_concurrent_writers_get_versions_in_commit_order(fresh_database: Database) -> None:
     def write(n: int) -> None:
         with fresh_database.acting_as("platform_admin", commit=True) as cursor:
-            # In opposite orders, which deadlocks unless writers stand in line.
+            # In opposite orders, which deadlocks unless writers are serialized.
             names = ["a", "b"] if n % 2 else ["b", "a"]
             for name in names:
                 change(cursor, name, rollout_percent=n)

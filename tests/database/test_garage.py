@@ -208,7 +208,7 @@ def test_order_changes_of_platform_admins_are_audited(database: Database) -> Non
 
 
 @pytest.mark.parametrize("to", ["REJECTED", "CANCELLED"])
-def test_rejecting_and_cancelling_need_a_reason_which_is_kept(database: Database, to: str) -> None:
+def test_rejecting_and_cancelling_require_a_reason(database: Database, to: str) -> None:
     order = in_status(database, "IN_REVIEW")
     with database.acting_as("admin") as cursor:
         cursor.execute("savepoint before")
@@ -250,7 +250,7 @@ def test_attack_advance_another_tenants_order(database: Database, person: str) -
         "status_reason = 'x'",
     ],
 )  # fmt: skip
-def test_attack_write_what_the_database_decides(database: Database, column: str) -> None:
+def test_attack_write_derived_columns(database: Database, column: str) -> None:
     order = in_status(database, "DRAFT")
     with database.acting_as("owner") as cursor, refused("42501"):
         cursor.execute(f"update public.custom_agent_orders set {column} where id = %s", [order])
@@ -324,7 +324,7 @@ def test_attack_race_past_the_quota(fresh_database: Database) -> None:
     assert sorted(map(str, at_once(8, submit))) == ["PT402"] * 5 + ["ok"] * 3
 
 
-def test_the_same_order_is_submitted_once_however_many_try(fresh_database: Database) -> None:
+def test_concurrent_submissions_of_an_order_succeed_once(fresh_database: Database) -> None:
     order = in_status(fresh_database, "DRAFT")
 
     def submit(_: int) -> str | None:
@@ -368,7 +368,7 @@ def test_progress_follows_milestones_unless_set_by_hand(database: Database) -> N
         assert one(cursor, read, order)["progress"] == 50
 
 
-def test_milestones_completed_at_once_all_count(fresh_database: Database) -> None:
+def test_concurrently_completed_milestones_are_all_counted(fresh_database: Database) -> None:
     order = in_status(fresh_database, "DRAFT")
     with fresh_database.acting_as("member", commit=True) as cursor:
         cursor.execute("select public.submit_order(%s)", [order])

@@ -1,4 +1,4 @@
-"""AI Garage: whatever is drawn, a blueprint is a graph; its version only grows; a copy is the same drawing."""
+"""AI Garage blueprints: valid graphs, growing versions, exact copies."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def drawn(cursor: Cursor, components: Any, connections: Any) -> bool:
 
 
 @pytest.mark.parametrize("components", [COMPONENTS, GOOD_COMPONENTS], ids=["any", "good"])
-def test_a_blueprint_is_kept_exactly_if_it_is_a_graph(database: Database, components: st.SearchStrategy[Any]) -> None:
+def test_blueprint_is_accepted_only_as_a_valid_graph(database: Database, components: st.SearchStrategy[Any]) -> None:
     with database.acting_as("member") as cursor:
 
         @examples
@@ -93,7 +93,7 @@ def test_a_change_cannot_leave_a_connection_without_its_component(database: Data
 NUMBERS = st.tuples(*[st.integers(0, 999)] * 3)
 
 
-def test_a_bump_raises_one_number_and_clears_those_behind_it(database: Database) -> None:
+def test_version_bump_resets_the_lower_numbers(database: Database) -> None:
     with database.acting_as("member") as cursor:
         row = blueprint(cursor)["id"]
 
@@ -109,7 +109,7 @@ def test_a_bump_raises_one_number_and_clears_those_behind_it(database: Database)
         check()
 
 
-def test_two_bumps_at_once_are_two_versions(fresh_database: Database) -> None:
+def test_concurrent_bumps_give_two_versions(fresh_database: Database) -> None:
     with fresh_database.acting_as("member", commit=True) as cursor:
         row = blueprint(cursor)["id"]
 

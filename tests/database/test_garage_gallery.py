@@ -1,4 +1,4 @@
-"""AI Garage: templates, blueprints and showcases are seen by many, written by their owners, and counted exactly."""
+"""AI Garage: templates, blueprints and showcases: shared reading, own writing, exact counts."""
 
 from contextlib import ExitStack
 from decimal import Decimal
@@ -130,7 +130,7 @@ def test_rating_is_the_mean_of_one_review_per_reviewer(database: Database) -> No
         assert one(cursor, read, row)["rating"] is None
 
 
-def test_a_review_counts_that_another_committed_while_it_waited(fresh_database: Database) -> None:
+def test_concurrent_reviews_are_all_counted(fresh_database: Database) -> None:
     with fresh_database.acting_as("owner", commit=True) as cursor:
         row = template(cursor, is_public=True)["id"]
 
@@ -233,7 +233,7 @@ def test_a_version_is_bumped(database: Database, part: str, version: str) -> Non
 # Showcases -----------------------------------------------------------------------------------------------------------
 
 
-def test_likes_and_views_at_once_all_count(fresh_database: Database) -> None:
+def test_concurrent_likes_and_views_are_all_counted(fresh_database: Database) -> None:
     crowd = [uuid4() for _ in range(24)]
     with fresh_database.connect() as connection, connection.cursor() as cursor:
         cursor.executemany(
@@ -261,7 +261,7 @@ def test_likes_and_views_at_once_all_count(fresh_database: Database) -> None:
     assert likes == (len(crowd) - 1,), "the like of a deleted user is not counted"
 
 
-def test_a_burst_of_counts_leaves_no_remainder(fresh_database: Database) -> None:
+def test_burst_of_counts_is_rolled_up_completely(fresh_database: Database) -> None:
     """A view counted while a batch commits is neither lost nor left without a worker."""
     with fresh_database.acting_as("owner", commit=True) as cursor:
         row = showcase(cursor, is_public=True)["id"]
@@ -292,7 +292,7 @@ def test_a_count_that_fails_does_not_stay_the_folder(fresh_database: Database) -
     assert held == (0,)
 
 
-def test_who_takes_a_like_back_may_like_again(database: Database) -> None:
+def test_removed_like_can_be_added_again(database: Database) -> None:
     with database.acting_as("viewer") as cursor:
         cursor.execute("set local role service_role")
         row = showcase(cursor, created_by_id=PEOPLE["owner"])["id"]
@@ -301,7 +301,7 @@ def test_who_takes_a_like_back_may_like_again(database: Database) -> None:
             assert one(cursor, f"select public.{call}_showcase(%s) as likes", row) == {"likes": likes}
 
 
-def test_what_a_failed_folder_left_behind_is_rolled_up(database: Database) -> None:
+def test_counts_of_a_failed_rollup_are_rolled_up_later(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         row = connection.execute(
             "insert into public.project_showcases (organization_id, created_by_id, title, description, category)"

@@ -1,4 +1,4 @@
-"""AI Garage: a search finds by category, tag and words, only what the caller may see, page by page."""
+"""AI Garage: search by category, tag and words, in pages, only of visible rows."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -47,7 +47,7 @@ def search(database: Database, person: str | None = "member", **words: Any) -> l
         return [row["name"] for row in cursor.execute(f"select name from public.search_templates({arguments})", words)]
 
 
-def test_the_platform_brings_templates_that_everybody_finds(database: Database) -> None:
+def test_platform_templates_are_found_by_all(database: Database) -> None:
     with database.acting_as("outsider") as cursor:
         rows = cursor.execute("select * from public.agent_templates where is_system").fetchall()
     assert {row["name"] for row in rows} == SYSTEM
@@ -78,14 +78,12 @@ def test_the_platform_brings_templates_that_everybody_finds(database: Database) 
         ({"query": "nowhere"}, []),
     ],
 )
-def test_a_search_finds_what_has_all_that_is_asked_for(
-    database: Database, words: dict[str, Any], found: list[str]
-) -> None:
+def test_search_results_match_all_criteria(database: Database, words: dict[str, Any], found: list[str]) -> None:
     """Named so first, then the most used."""
     assert search(database, **words) == found
 
 
-def test_a_search_for_nothing_in_particular_lists_all_one_sees(database: Database) -> None:
+def test_empty_search_lists_all_visible_templates(database: Database) -> None:
     assert set(search(database, query="  ")) == set(search(database)) == SYSTEM | {
         "Ours alone", "Ours for all", "Theirs for all", "Zebra in the name"
     }  # fmt: skip
@@ -114,7 +112,7 @@ def test_attack_search_without_signing_in(database: Database) -> None:
 @pytest.mark.parametrize(
     "forged", [f"FOR {ACME}", f"'FOR {ACME}'", "FOR ALL", f"x' | 'FOR {ACME}", f"TAG x\\' | 'FOR {ACME}"]
 )
-def test_attack_forge_the_mark_of_who_sees_a_template(database: Database, forged: str) -> None:
+def test_attack_forge_the_visibility_of_a_template(database: Database, forged: str) -> None:
     """In the words of a private template, or in what is searched for."""
     assert "Ours alone" not in search(database, "globex_owner", query=forged)
     assert "Ours alone" not in search(database, "globex_owner", tags=[forged])

@@ -1,4 +1,4 @@
-"""History: who changed what, of every business table, without secrets, for every member."""
+"""History: changes of every business table with their author, without secrets, for every member."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def test_every_business_table_is_recorded(database: Database) -> None:
         assert one(cursor.execute("select private.history_tables() as names"))["names"] == TABLES
 
 
-def test_a_change_is_recorded_with_the_changed_columns_alone(database: Database) -> None:
+def test_history_records_only_changed_columns(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         lead = add(cursor, "leads", organization_id=ACME, name="Ada", email="ada@x.test")
@@ -104,7 +104,7 @@ def test_history_is_paged_without_gaps(database: Database) -> None:
 
 
 @pytest.mark.parametrize("role", ["service_role", "postgres"])
-def test_nobody_rewrites_history(database: Database, role: str) -> None:
+def test_history_is_immutable(database: Database, role: str) -> None:
     with scene(database) as cursor:
         add(cursor, "leads", organization_id=ACME, name="Ada")
         become(cursor.connection, role, {}, {})

@@ -1,4 +1,4 @@
-"""The checks of a hosted project pass after the migrations, and each finds what makes a project unsafe."""
+"""The checks of a hosted project pass after the migrations, and each finds its defect."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def failing(connection: Connection) -> list[str]:
 )
 def test_an_unsafe_project_is_reported(database: Database, statement: str, check: str) -> None:
     with database.connect(SUPERUSER) as connection, connection.transaction(force_rollback=True):
-        # The people of the tests were made without a message.
+        # The people of the tests were created without sign-up e-mails.
         connection.execute("update auth.users set created_at = now() - interval '1 year'")
         assert failing(connection) == []
         connection.execute(statement)

@@ -1,4 +1,4 @@
-"""Who calls, in which organization, and what that lets them do."""
+"""The caller, the current organisation, and the rights that follow."""
 
 import psycopg
 import pytest
@@ -13,17 +13,17 @@ def current_org(database: Database, person: str, minimum: str = "VIEWER", **requ
         return row["org"]
 
 
-def test_a_member_acts_in_the_only_organization_they_have(database: Database) -> None:
+def test_single_membership_is_the_current_organization(database: Database) -> None:
     token = claims_of("member", app_metadata={})
     assert current_org(database, "member", claims=token) == ACME
 
 
 @pytest.mark.parametrize("person", ["outsider", "removed", "suspended", "globex_owner"])
-def test_naming_an_organization_one_does_not_belong_to_gives_none(database: Database, person: str) -> None:
+def test_naming_a_foreign_organization_gives_none(database: Database, person: str) -> None:
     assert current_org(database, person, org=ACME) is None
 
 
-def test_a_role_too_weak_gives_no_organization(database: Database) -> None:
+def test_insufficient_role_gives_no_organization(database: Database) -> None:
     assert current_org(database, "viewer", "MEMBER") is None
     assert current_org(database, "member", "MEMBER") == ACME
 
@@ -42,7 +42,7 @@ def test_a_malformed_organization_id_is_a_clear_400(database: Database) -> None:
 
 
 @pytest.mark.parametrize("column", ["global_role = 'ADMIN'", "is_active = true", "email = 'x@y.z'"])
-def test_attack_change_ones_own_authority_columns(database: Database, column: str) -> None:
+def test_attack_change_own_authority_columns(database: Database, column: str) -> None:
     with database.acting_as("member") as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
         cursor.execute(f"update public.users set {column} where id = %s", [PEOPLE["member"]])
 
@@ -67,7 +67,7 @@ SUSPENSIONS = {
 
 
 @pytest.mark.parametrize("change", SUSPENSIONS)
-def test_a_suspension_holds_from_the_next_statement_until_it_ends(database: Database, change: str) -> None:
+def test_suspension_applies_from_the_next_statement(database: Database, change: str) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(f"update public.users set {change} where id = %s", [PEOPLE["member"]])
         become(connection, "authenticated", claims_of("member"), {})
@@ -75,7 +75,7 @@ def test_a_suspension_holds_from_the_next_statement_until_it_ends(database: Data
             assert connection.execute(f"select {call}").fetchone() == (SUSPENSIONS[change],)
 
 
-def test_a_suspended_user_stays_suspended_in_an_organization_they_join(database: Database) -> None:
+def test_suspended_user_stays_suspended_after_joining(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute(
             "insert into public.organization_members (user_id, organization_id) values (%s, %s)",
@@ -85,6 +85,6 @@ def test_a_suspended_user_stays_suspended_in_an_organization_they_join(database:
         assert connection.execute("select private.current_user_org()").fetchone() == (None,)
 
 
-def test_attack_lift_ones_own_suspension(database: Database) -> None:
+def test_attack_lift_the_own_suspension(database: Database) -> None:
     with database.acting_as("admin") as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
         cursor.execute("update public.organization_members set blocked_until = null")

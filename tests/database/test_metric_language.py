@@ -1,4 +1,4 @@
-"""The language of metrics against a slow reading of the same words in Python, and against whatever can be made up."""
+"""The metric language compared with a slow Python implementation, on generated queries and rows."""
 
 import json
 from collections.abc import Iterator
@@ -217,7 +217,7 @@ def queries(draw: st.DrawFn) -> Row:
 
 @PROPERTY
 @given(query=queries())
-def test_a_value_is_what_a_slow_reading_finds(
+def test_value_equals_the_slow_implementation(
     member: Cursor, world: tuple[list[Row], datetime], query: dict[str, Any]
 ) -> None:
     ours = call(member, "evaluate_metric", query=json.dumps(query))
@@ -298,7 +298,7 @@ nonsense = st.one_of(
 
 @settings(PROPERTY, max_examples=500)
 @given(query=nonsense)
-def test_attack_get_what_was_sent_into_a_statement(member: Cursor, query: Any) -> None:
+def test_attack_inject_sql_through_a_query(member: Cursor, query: Any) -> None:
     sent = json.dumps(query)
     try:
         with member.connection.transaction():

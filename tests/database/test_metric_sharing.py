@@ -1,4 +1,4 @@
-"""One value is kept for all members only where all of them see the same rows."""
+"""A value is cached for all members only where all of them see the same rows."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_only_sources_equal_for_all_members_are_cached(database: Database) -> No
         assert is_shared == (conditions == [SAME_FOR_ALL]), (source, conditions)
 
 
-def test_what_is_kept_is_what_every_member_would_be_told(matrix: Matrix, database: Database) -> None:
+def test_cached_value_equals_the_value_of_every_member(matrix: Matrix, database: Database) -> None:
     """Of every source, among rows of every kind; `matrix` has filled the tables."""
     assert matrix.specimens.rows
     with scene(database) as cursor:

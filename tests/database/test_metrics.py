@@ -42,7 +42,7 @@ def test_a_period_is_compared_with_the_one_before(database: Database) -> None:
     assert answer == {"value": 30, "previous": 30, "change": 0}
 
 
-def test_series_fill_in_the_days_on_which_nothing_was(database: Database) -> None:
+def test_series_include_days_without_rows(database: Database) -> None:
     with scene(database) as cursor:
         cursor.execute("set local timezone = 'Pacific/Auckland'")
         cursor.execute(
@@ -118,7 +118,7 @@ def test_moments_are_relative_to_now(database: Database) -> None:
         ({"budget": {"$exists": True}}, 2),
     ],
 )
-def test_what_is_missing_satisfies_no_comparison(database: Database, where: Any, value: int) -> None:
+def test_missing_value_matches_no_comparison(database: Database, where: Any, value: int) -> None:
     with scene(database) as cursor:
         leads(cursor, {"budget": None}, {"budget": 1}, {"budget": 9})
         turn(cursor, "viewer")
@@ -136,7 +136,7 @@ def test_what_is_missing_satisfies_no_comparison(database: Database, where: Any,
         (20, 20, 10, None, "warning"),
         (10, 20, 10, None, "critical"),
         (0, 20, 10, None, "critical"),
-        # A lone threshold: worse lies on the other side of it than the target.
+        # With one threshold, values on the side opposite to the target are worse.
         (5, None, 10, None, "normal"),
         (15, None, 10, None, "critical"),
         (5, None, 10, 100, "critical"),
@@ -307,7 +307,7 @@ def test_attack_read_another_tenant_through_a_metric(database: Database) -> None
             assert evaluate(cursor, **LEADS, where=clause) == {"value": 0}
         with refused(cursor, "PT404", "no such metric"):
             call(cursor, "metric_value", metric_id=row["id"])
-        # Whoever calls what lies beneath and names another organization is still themselves.
+        # Calling the inner function with another organisation keeps the rights of the caller.
         cursor.execute("select private.evaluate(%s, %s) as answer", [json.dumps(LEADS), GLOBEX])
         assert one(cursor)["answer"] == {"value": 0}
         for person in ("outsider", "removed", "globex_owner"):
@@ -318,7 +318,7 @@ def test_attack_read_another_tenant_through_a_metric(database: Database) -> None
         assert evaluate(cursor, **LEADS) == {"value": 1}
 
 
-def test_attack_see_a_metric_whose_permissions_one_lacks(database: Database) -> None:
+def test_attack_read_a_metric_without_its_permissions(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
         row = metric(cursor, permissions=["finance"])
@@ -328,7 +328,7 @@ def test_attack_see_a_metric_whose_permissions_one_lacks(database: Database) -> 
             call(cursor, "metric_value", metric_id=row["id"])
 
 
-def test_a_metric_of_the_system_is_counted_for_whoever_asks(database: Database) -> None:
+def test_system_metric_is_counted_for_each_caller(database: Database) -> None:
     with scene(database) as cursor:
         leads(cursor, {}, {})
         leads(cursor, {}, org=GLOBEX)
@@ -376,7 +376,7 @@ def test_metric_uses_the_same_index_as_handwritten_sql(database: Database) -> No
             statement = statement.replace(place, value)
         plan = str(one(cursor.execute(f"explain (format json) {statement}")))
         assert "leads_status_lost_idx" in plan
-        # The policy is one question beforehand, not one for each row.
+        # The policy is evaluated once, not for each row.
         assert "One-Time Filter" in plan
         assert "'Seq Scan'" not in plan
 
@@ -397,7 +397,7 @@ def test_every_allowed_column_exists_with_its_type(database: Database) -> None:
         assert times == (20,)
 
 
-def test_a_kept_value_is_answered_until_it_is_stale(database: Database) -> None:
+def test_cached_value_is_returned_until_stale(database: Database) -> None:
     with scene(database) as cursor:
         leads(cursor, {})
         row = metric(cursor, refresh_rate=60)
@@ -440,11 +440,14 @@ def test_changed_query_drops_the_cached_value(database: Database) -> None:
 
 
 @pytest.mark.parametrize("source", ["notifications", "ai_conversations", "activity_logs"])
-def test_attack_see_what_the_first_to_ask_saw(database: Database, source: str) -> None:
+def test_attack_read_the_cached_value_of_another_member(database: Database, source: str) -> None:
     """Members see different rows of these: no value is cached, each member gets their own."""
     with scene(database) as cursor:
         cursor.execute("delete from public.notifications")
-        cursor.execute("select private.notify(%s, %s, 'INFO', 'x', 'x')", [ACME, [PEOPLE["owner"]]])
+        cursor.execute(
+            "select public.notify_members(%s, 'INFO', 'x', 'x', %s)",
+            [ACME, [PEOPLE["owner"]]],
+        )
         turn(cursor, "owner")
         cursor.execute("insert into public.ai_conversations (organization_id, ai_model) values (%s, 'x')", [ACME])
         turn(cursor, None)

@@ -16,7 +16,7 @@ from tests.support.world import Connection, Database, populate
 
 FILES = [path.name for _, _, path in setup.migrations()]
 
-# All that the migrations make, one line each. Postgres 17 has a privilege more (m, maintain) than 15.
+# All objects of the migrations, one line each. Postgres 17 has one more privilege (m, maintain) than 15.
 FINGERPRINT = """
     with ours as (select oid from pg_namespace where nspname in ('public', 'private'))
     select format('column %s.%s %s %s %s %s', c.oid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
@@ -93,7 +93,7 @@ def test_migrations_apply_once_and_without_superuser(cluster: Cluster) -> None:
         assert foreign.fetchall() == []
 
 
-def test_they_make_the_same_schema_on_postgres_15(postgres_15: Cluster, database: Database) -> None:
+def test_schema_is_the_same_on_postgres_15(postgres_15: Cluster, database: Database) -> None:
     with empty(postgres_15, "fifteen").connect() as connection, database.connect() as seventeen:
         assert connection.info.server_version // 10_000 == 15
         assert apply(connection) == FILES

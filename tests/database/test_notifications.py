@@ -1,6 +1,5 @@
 """Notifications: pages without gaps, exact counts under concurrency, all-or-nothing updates."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -82,9 +81,7 @@ def test_each_organization_has_its_own_notifications(notified: tuple[Database, l
 
 
 @pytest.mark.parametrize("operation", ["mark_notifications_read", "delete_notifications"])
-def test_attack_touch_anothers_notification_among_ones_own(
-    notified: tuple[Database, list[UUID]], operation: str
-) -> None:
+def test_attack_change_a_foreign_notification_in_a_batch(notified: tuple[Database, list[UUID]], operation: str) -> None:
     database, ids = notified
     with database.acting_as("admin") as cursor:
         (alien, *_) = next(pages(cursor, 1, unread=False))
@@ -105,7 +102,7 @@ def test_one_to_a_hundred_notifications_are_deleted_at_a_time(database: Database
         value(cursor, "delete_notifications(%s::uuid[])", ids)
 
 
-def test_a_count_is_what_was_unread(notified: tuple[Database, list[UUID]]) -> None:
+def test_marking_returns_the_number_of_unread_rows(notified: tuple[Database, list[UUID]]) -> None:
     database, ids = notified
     with database.acting_as("member") as cursor:
         assert value(cursor, "mark_notifications_read(%s)", ids[:3]) == 3
@@ -155,7 +152,7 @@ def test_unread_counts_stay_exact_under_concurrency(notified: tuple[Database, li
                     value(cursor, "delete_notifications(%s)", names)
                     return -unread
                 return -int(value(cursor, "mark_notifications_read(%s)", names))
-        except psycopg.Error as error:  # some were deleted meanwhile: then nothing was done
+        except psycopg.Error as error:  # some were deleted meanwhile: then no row was changed
             if error.sqlstate != "PT404":
                 raise
             return 0
@@ -181,9 +178,6 @@ def test_notifying_all_members_waits_for_no_reader(fresh_database: Database) -> 
         value(reader, "mark_all_notifications_read()")
         with fresh_database.acting_as(None, claims={"role": "service_role"}, commit=True) as server:
             server.execute("set local lock_timeout = '1s'")
-            started = time.monotonic()
             assert value(server, "notify_members(%s, 'INFO', 'Hello', 'All')", ACME) == MANY + 5
-            took = time.monotonic() - started
-    assert took < 8, "longer than a function's statement may take"
     with fresh_database.acting_as("viewer") as cursor:
         assert value(cursor, "unread_notification_count()") == 1

@@ -95,7 +95,7 @@ def test_attack_list_sessions_without_signing_in(database: Database) -> None:
         cursor.execute("select from public.onboarding_sessions")
 
 
-def test_attack_a_user_says_their_own_session_is_paid(cursor: Cursor) -> None:
+def test_attack_mark_the_own_session_as_paid(cursor: Cursor) -> None:
     start(cursor, 3, user_id=PEOPLE["outsider"])
     now_as(cursor, "outsider")
     with refused("42501", "permission denied"):
@@ -113,7 +113,7 @@ def test_the_token_itself_is_never_stored(cursor: Cursor) -> None:
         start(cursor, token_hash="dGhlIHRva2VuIGl0c2VsZiwgYXMgaXQgd2FzIGhhbmRlZCBvdXQ")
 
 
-def test_attack_take_over_somebody_elses_session(cursor: Cursor) -> None:
+def test_attack_take_over_a_foreign_session(cursor: Cursor) -> None:
     start(cursor)
     change(cursor, user_id=PEOPLE["outsider"])
     with refused("42501", "belongs to somebody else"):
@@ -132,13 +132,13 @@ def test_the_identity_of_a_session_is_fixed(cursor: Cursor, column: str) -> None
 
 
 @pytest.mark.parametrize(("source", "target"), [(1, 2), (2, 3), (2, 1), (3, 2), (3, 1), (4, 1), (4, 2)])
-def test_steps_that_may_be_taken(cursor: Cursor, source: int, target: int) -> None:
+def test_allowed_steps(cursor: Cursor, source: int, target: int) -> None:
     start(cursor, source)
     change(cursor, current_step=target, **AT_STEP[max(source, target)])
 
 
 @pytest.mark.parametrize(("source", "target"), [(1, 3), (1, 4), (4, 3)])
-def test_steps_that_may_not_be_taken(cursor: Cursor, source: int, target: int) -> None:
+def test_forbidden_steps(cursor: Cursor, source: int, target: int) -> None:
     start(cursor, source)
     with refused("PT409", f"from step {source} to step {target}") as caught:
         change(cursor, current_step=target, **AT_STEP[target])
@@ -159,7 +159,7 @@ def test_steps_that_may_not_be_taken(cursor: Cursor, source: int, target: int) -
         (2, {"org_description": "x" * 501}, "500 characters"),
     ],
 )
-def test_a_step_needs_what_comes_before_it(cursor: Cursor, step: int, missing: dict[str, Any], sentence: str) -> None:
+def test_step_requires_the_previous_steps(cursor: Cursor, step: int, missing: dict[str, Any], sentence: str) -> None:
     with refused("23514", sentence):
         start(cursor, step, **missing)
 
@@ -196,7 +196,7 @@ def test_another_plan_replaces_the_started_payment(cursor: Cursor) -> None:
 
 
 @pytest.mark.parametrize("status", ["PROCESSING", "SUCCEEDED"])
-def test_there_is_no_way_back_while_money_is_moving(cursor: Cursor, status: str) -> None:
+def test_plan_is_fixed_while_a_payment_is_processing(cursor: Cursor, status: str) -> None:
     start(cursor, 3, payment_status=status)
     with refused("PT409", "cannot go back"):
         change(cursor, current_step=2)
@@ -252,7 +252,7 @@ def test_one_payment_belongs_to_one_session(cursor: Cursor) -> None:
         {"selected_tier": "ELITE"},
     ],
 )
-def test_nothing_is_decided_after_expiry(cursor: Cursor, columns: dict[str, Any]) -> None:
+def test_expired_session_cannot_change(cursor: Cursor, columns: dict[str, Any]) -> None:
     start(cursor, 3)
     expire(cursor)
     with refused("PT410", "has expired"):
@@ -313,7 +313,7 @@ def test_two_sessions_never_make_the_same_organization(cursor: Cursor) -> None:
         )
 
 
-def test_completion_is_won_once_by_one_of_many(fresh_database: Database) -> None:
+def test_concurrent_completion_succeeds_once(fresh_database: Database) -> None:
     with server(fresh_database) as cursor:
         start(cursor, 4)
         cursor.connection.commit()

@@ -1,4 +1,4 @@
-"""The pipeline over time: reasons, stage history, forecast, goals; one set of rules for every way to move a deal."""
+"""The pipeline over time: lost reasons, stage history, forecast, goals; the same rules for every way to move a deal."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ STAGES = ["LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING", "CLOSED_WON
 
 
 @pytest.mark.parametrize("origin", STAGES)
-def test_an_update_of_stage_obeys_what_move_deal_does(database: Database, origin: str) -> None:
+def test_stage_update_follows_the_rules_of_move_deal(database: Database, origin: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
         add(cursor, "lost_reasons", name="Price")
@@ -66,7 +66,7 @@ def test_a_lost_reason_is_chosen_by_id_or_by_name(database: Database) -> None:
         assert (reopened["lost_reason"], reopened["lost_reason_id"]) == (None, None)
 
 
-def test_the_stages_of_a_deal_are_kept_with_their_time(database: Database) -> None:
+def test_stage_history_has_times(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         moved = deal(cursor)

@@ -12,7 +12,7 @@ from tests.support.world import ACME, Connection, Database, Row, become, claims_
 
 ORDER = ("created_at", "joined_at", "viewed_at", "dismissed_at", "read_at", "liked_at", "changed_at", "deleted_at")
 SELECT = re.compile(r"\( SELECT ")
-# Whose request this is: the root and a leaf of an index, and the row of the membership.
+# The lookup of the caller: root and leaf of an index, and the row of the membership.
 LOOKUP = 3
 # Policies that look up the caller more than once.
 QUESTIONS = dict.fromkeys(
@@ -44,7 +44,7 @@ def _each(column: str, *values: str) -> list[str]:
     return [f"{column} = '{value}'" for value in values]
 
 
-# Lists of one status that people look at all day. Comparing an enum is not leakproof, so that under policies no index
+# Frequent lists of one status. Comparing an enum is not leakproof, so that under policies no index
 # can be searched for the value: the index itself must name it.
 HOT = {
     "activities": _each("type", "CALL", "EMAIL", "MEETING", "NOTE", "TASK", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"),
@@ -146,7 +146,7 @@ def lists(bare: Connection) -> dict[str, tuple[str, str | None]]:
 
 def compare(caller: Connection, bare: Connection, table: str, policy: str, order: str, condition: str = "true") -> Plan:
     """The plan under policies of the newest; it fails where it costs more than by hand."""
-    limit = 50 if condition == "true" else 10  # fewer than a tenant has on average, as in life
+    limit = 50 if condition == "true" else 10  # fewer than the average tenant has
     query = f"select * from public.{table} where {{}} order by {order} limit {limit}"
     secured = explain(caller, query.format(condition))
     plain = explain(bare, query.format(f"{by_hand(policy, caller)} and {condition}"))
@@ -241,7 +241,7 @@ def test_template_search_reads_only_its_results(caller: Connection, bare: Connec
     assert plan.buffers < pages, f"{plan.buffers} buffers of a table of {pages}"
 
 
-# Of four tables with some 150 pages each. A misspelt word is looked for in a dozen ways in each of their indexes.
+# Of four tables with some 150 pages each. A misspelt word needs a dozen lookups in each of their indexes.
 @pytest.mark.parametrize(
     ("name", "query_text", "most"), [("Katherine", "Katherine", 100), ("Bartholomew", "Barhtolomew", 300)]
 )

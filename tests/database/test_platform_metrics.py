@@ -1,4 +1,4 @@
-"""The platform's metrics, counted again in Python, slowly, row by row, from what the tables hold."""
+"""The platform metrics, compared with a slow count in Python."""
 
 import json
 from collections import Counter
@@ -166,12 +166,12 @@ class Platform:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_day_is_counted_as_another_hand_counts_it(connection: Connection, seed: int) -> None:
+def test_every_day_equals_the_count_in_python(connection: Connection, seed: int) -> None:
     platform = Platform(connection, seed)
     deleted = platform.random.sample(platform.organizations, 5)
     connection.execute("delete from public.organizations where id = any (%s::uuid[])", [deleted])
     connection.execute("delete from public.users where id = %s", [platform.users[0]])
-    for zone in ("UTC", "America/New_York"):  # what a session calls midnight does not matter
+    for zone in ("UTC", "America/New_York"):  # the time zone of the session does not matter
         connection.execute(f"set local timezone = '{zone}'")
         days = [FIRST + timedelta(n) for n in range((LAST - FIRST).days)]
         for day in platform.random.sample(days, 12):
@@ -216,7 +216,7 @@ def test_day_counted_late_is_an_estimate(connection: Connection) -> None:
     ]
 
 
-def test_days_on_which_nobody_counted_are_made_up_for(connection: Connection) -> None:
+def test_missed_days_are_counted_later(connection: Connection) -> None:
     connection.execute(
         "insert into public.platform_metrics (date, measured_at)"
         " values ((now() at time zone 'UTC')::date - 5, now() - interval '5 days')"

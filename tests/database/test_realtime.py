@@ -1,4 +1,4 @@
-"""Which changes are published and broadcast, and who may use which channel."""
+"""Published and broadcast changes, and permissions of channels."""
 
 import json
 from collections.abc import Iterator
@@ -114,7 +114,7 @@ def test_presence_is_for_members_on_the_presence_channel(channels: Database) -> 
     assert not sends(channels, "member", f"org:{ACME}:tasks", "presence")
 
 
-def test_user_channel_belongs_to_that_user_alone(channels: Database) -> None:
+def test_user_channel_is_private(channels: Database) -> None:
     topic = f"user:{PEOPLE['member']}:notifications"
     assert {person for person in EVERYONE if listens(channels, person, topic)} == {"member"}
     assert {person for person in EVERYONE if sends(channels, person, topic, "broadcast")} == {"member"}

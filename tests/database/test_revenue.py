@@ -1,4 +1,4 @@
-"""MRR, churn and what else changes, counted again in Python from the moves of each customer."""
+"""MRR, churn and other changes, compared with a count in Python from the moves of each customer."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -144,7 +144,7 @@ def slowly(ledger: Ledger, moment: datetime, currency: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_revenue_is_what_an_independent_program_counts(connection: Connection, seed: int) -> None:
+def test_revenue_equals_an_independent_count(connection: Connection, seed: int) -> None:
     ledger = Ledger(connection, seed)
     for org in [ledger.organization() for _ in range(60)]:
         ledger.play(org)

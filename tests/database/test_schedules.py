@@ -292,7 +292,7 @@ def test_job_overview_is_for_admins_and_servers(fresh_database: Database) -> Non
 
 
 @pytest.mark.parametrize("person", ["owner", "member", "outsider", "suspended"])
-def test_attack_see_the_jobs_as_somebody_else(database: Database, person: str) -> None:
+def test_attack_read_jobs_as_a_user(database: Database, person: str) -> None:
     for call in ("job_overview()", "job_runs()"):
         with database.acting_as(person) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege, match="admins"):
             cursor.execute(f"select * from public.{call}")
@@ -329,7 +329,7 @@ def test_old_runs_are_forgotten(database: Database) -> None:
         assert run(connection, "forget_job_runs")["result"] == 3
 
 
-def test_pg_cron_is_given_every_job_where_it_is_present(database: Database) -> None:
+def test_pg_cron_gets_every_job(database: Database) -> None:
     with database.connect() as connection, connection.transaction(force_rollback=True):
         assert connection.execute("select private.schedule_jobs()").fetchone() == (0,)
         connection.execute(CRON)

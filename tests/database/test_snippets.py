@@ -1,4 +1,4 @@
-"""The saved queries of the SQL editor run, each with its question on the first line."""
+"""The saved queries of the SQL editor run, and each starts with its question."""
 
 from pathlib import Path
 

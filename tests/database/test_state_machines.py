@@ -86,7 +86,7 @@ class Deals(Played):
             self.moves[made[0]["id"]] = 0
         assert refusal in {None, "42501", "PT422"}
 
-    # Most of all moves are refused; this one is not.
+    # Most moves are refused; this one is not.
     @rule(who=st.sampled_from(["member", "admin", "owner"]), n=which, forward=st.integers(-1, 4))
     def went_on(self, who: str, n: int, forward: int) -> None:
         at = STAGES.index(self.seen[n % len(self.seen)]["stage"])

@@ -1,4 +1,4 @@
-"""Whose files these are: the folders of the three buckets."""
+"""Permissions of files in the folders of the three buckets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +60,7 @@ def test_buckets_have_the_specified_privacy_and_limits(database: Database) -> No
         ]
 
 
-# What each sees without any filter: the listing of everything.
+# Files each person sees without any filter.
 SEES = {
     "owner": {attachment()},
     "admin": {attachment(), f"{PEOPLE['admin']}/face.png"},
@@ -178,7 +178,7 @@ def test_attack_move_a_file_into_another_organization(database: Database) -> Non
         cursor.execute("update storage.objects set name = %s where name = %s", [attachment(GLOBEX, "x"), attachment()])
 
 
-def test_attack_give_ones_file_to_another(database: Database) -> None:
+def test_attack_assign_a_file_to_another_user(database: Database) -> None:
     with database.acting_as("member") as cursor, pytest.raises(REFUSED):
         cursor.execute(
             "update storage.objects set owner_id = %s where name = %s", [str(PEOPLE["viewer"]), attachment()]
@@ -230,7 +230,7 @@ def limited(database: Database, storage_bytes: int | None) -> Iterator[None]:
             connection.execute(change, [Jsonb(usual)])
 
 
-def test_an_upload_makes_its_row_and_a_deletion_takes_it(database: Database) -> None:
+def test_upload_creates_and_deletion_removes_the_row(database: Database) -> None:
     path = attachment(file="one.txt")
     with database.acting_as("member") as cursor:
         store(cursor, path, 12, kind="Text/Plain; charset=utf-8")
@@ -260,7 +260,7 @@ def test_row_made_before_the_upload_reserves_its_storage(database: Database) -> 
         assert (row["file_size"], row["mime_type"], row["stored"]) == (9, "a/b", True)
 
 
-def test_a_file_that_moves_takes_its_row_along(database: Database) -> None:
+def test_moving_a_file_moves_its_row(database: Database) -> None:
     old, new = attachment(file="old.txt"), f"{ACME}/projects/{TASK}/new.txt"
     find = "select id, entity_type, file_name, file_size from public.attachments where file_path = %s"
     with database.acting_as("member") as cursor:
@@ -310,7 +310,7 @@ def test_attack_announce_little_and_upload_much(database: Database) -> None:
             store(cursor, attachment(file="a"), 101)
 
 
-def test_attack_fill_the_storage_by_two_at_once(fresh_database: Database) -> None:
+def test_attack_exceed_storage_with_concurrent_uploads(fresh_database: Database) -> None:
     with limited(fresh_database, 100):
 
         def uploading(person: str) -> tuple[str, Attempt]:
@@ -345,7 +345,7 @@ def test_attack_learn_by_uploading_how_full_another_organization_is(database: Da
         f"{str(ACME).upper()}/tasks/{TASK}/x",
     ],
 )
-def test_attack_upload_where_no_row_could_stand_for_it(database: Database, path: str) -> None:
+def test_attack_upload_to_a_path_without_a_valid_row(database: Database, path: str) -> None:
     with database.acting_as("member") as cursor, pytest.raises(REFUSED):
         store(cursor, path, 1)
 
@@ -406,7 +406,7 @@ def test_job_keeps_a_file_that_was_stored_again(server: psycopg.Cursor[Row]) -> 
     assert server.execute(ROW, [path]).rowcount == 1
 
 
-def test_what_came_apart_is_brought_together_again(server: psycopg.Cursor[Row]) -> None:
+def test_job_repairs_files_without_rows_and_rows_without_files(server: psycopg.Cursor[Row]) -> None:
     """As when the storage service had no trigger for a while."""
     found, lost, waiting, late = (attachment(file=name) for name in ("found", "lost", "waiting", "late"))
     server.execute("alter table storage.objects disable trigger user")
@@ -442,7 +442,7 @@ def test_files_are_deleted_with_their_organization_or_person(server: psycopg.Cur
     assert doomed(server) == {attachment(), f"{PEOPLE['member']}/a.png"}
 
 
-def test_a_viewers_and_a_strangers_deletion_dooms_nothing(database: Database) -> None:
+def test_viewers_and_strangers_cannot_delete_files(database: Database) -> None:
     with database.connect() as connection, connection.cursor(row_factory=dict_row) as cursor:
         store(cursor, attachment(file="theirs"), 1)
     for person in ("viewer", "globex_owner", "outsider", "removed"):

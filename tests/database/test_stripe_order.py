@@ -1,4 +1,4 @@
-"""Whatever order events come in, an object ends in the state it has at Stripe."""
+"""In any order of events, an object ends in its state at Stripe."""
 
 import json
 import random
@@ -76,7 +76,7 @@ def test_200_subscriptions_shuffled_and_repeated_end_as_in_order(fresh_database:
         assert doubts.fetchone() == (0,), "with all events there is nothing to doubt"
 
 
-def test_eight_deliver_at_once_and_everything_ends_as_in_order(fresh_database: Database) -> None:
+def test_eight_concurrent_deliveries_end_as_in_order(fresh_database: Database) -> None:
     customers = histories(3, 200)
     with fresh_database.connect() as connection:
         sell(connection)
@@ -95,7 +95,7 @@ def test_eight_deliver_at_once_and_everything_ends_as_in_order(fresh_database: D
 
 
 @pytest.mark.parametrize("seed", [4, 22, 26, 27])
-def test_customers_and_prices_that_become_known_midway_change_nothing(fresh_database: Database, seed: int) -> None:
+def test_customers_and_prices_known_late_give_the_same_result(fresh_database: Database, seed: int) -> None:
     customers = histories(seed, 60)
     sent, chance = deliveries(seed, customers), random.Random(seed)  # noqa: S311 - a seed makes it happen again
     with fresh_database.connect() as connection, connection.transaction():

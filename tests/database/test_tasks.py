@@ -1,4 +1,4 @@
-"""To-dos: without a project, about a record, recurring, and planned by follow-up plans."""
+"""Tasks: without a project, about a record, recurring, and created by follow-up plans."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

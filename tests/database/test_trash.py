@@ -1,4 +1,4 @@
-"""The trash: deleted records come back with their links, in whatever order they went."""
+"""The trash: deleted records can be restored with their links, in any order."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def test_links_return_in_any_order_of_deleting_and_restoring(database: Database)
                 assert (again["contact_id"], again["listing_id"]) == (contact["id"], house["id"]), (first, reverse)
 
 
-def test_a_project_takes_its_tasks_along_and_brings_them_back(database: Database) -> None:
+def test_project_is_deleted_and_restored_with_its_tasks(database: Database) -> None:
     with scene(database) as cursor:
         project = add(cursor, "projects", organization_id=ACME, name="Move")
         task = add(cursor, "tasks", organization_id=ACME, project_id=project["id"], title="Pack")
@@ -75,7 +75,7 @@ def test_a_project_takes_its_tasks_along_and_brings_them_back(database: Database
         assert cursor.execute("select from public.trash").rowcount == 0
 
 
-def test_purging_a_project_purges_what_was_deleted_with_it(database: Database) -> None:
+def test_purging_a_project_purges_its_tasks(database: Database) -> None:
     with scene(database) as cursor:
         project = add(cursor, "projects", organization_id=ACME, name="Move")
         add(cursor, "tasks", organization_id=ACME, project_id=project["id"], title="Pack")
@@ -142,14 +142,14 @@ def test_rows_in_the_trash_free_slug_and_quota(database: Database) -> None:
 
 
 @pytest.mark.parametrize(("person", "code"), [("viewer", "42501"), ("globex_owner", "PT404"), ("outsider", "42501")])
-def test_a_stranger_restores_nothing(database: Database, person: str, code: str) -> None:
+def test_strangers_cannot_restore_records(database: Database, person: str, code: str) -> None:
     with scene(database) as cursor:
         entry = delete(cursor, "leads", add(cursor, "leads", organization_id=ACME, name="Ada"))
         with refused(cursor, code, "."):
             restore(cursor, entry, person=person)
 
 
-def test_an_organization_goes_with_its_trash(fresh_database: Database) -> None:
+def test_organization_is_deleted_with_its_trash(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute("insert into public.leads (organization_id, name) values (%s, 'Ada')", [ACME])
         connection.execute("delete from public.leads")

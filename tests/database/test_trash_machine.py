@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HOUSE = {"title": "House", "address": "1 Elm", "city": "Austin", "state": "TX", "zip_code": "78701", "price": 100}
 some = st.integers(0, 9)
-# Child, its column, and the parent that the column names.
+# Child table, its column, and the referenced table.
 LINKS = [
     ("deals", "contact_id", "contacts"), ("deals", "listing_id", "listings"), ("deals", "lead_id", "leads"),
     ("contacts", "company_id", "companies"), ("tasks", "deal_id", "deals"), ("tasks", "contact_id", "contacts"),

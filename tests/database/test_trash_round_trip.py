@@ -13,7 +13,7 @@ WRITTEN = {"trash", "activity_logs", "activity_feeds", "billing_attention", "sup
 
 
 @pytest.mark.parametrize("table", BUSINESS)
-def test_a_restored_record_is_as_it_was(matrix: Matrix, table: str) -> None:
+def test_restored_record_is_unchanged(matrix: Matrix, table: str) -> None:
     """`matrix` has a row in every table, with rows of other tables that refer to it."""
     row = matrix.specimens.rows[table]["ours"]
     connection = matrix.connection

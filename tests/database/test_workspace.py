@@ -1,4 +1,4 @@
-"""The workspace: who may write what, what the server alone writes, and what is kept."""
+"""The workspace: permissions, rows that only the server writes, and retention."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -71,7 +71,7 @@ def test_attack_put_a_stranger_in_charge(database: Database, table: str, column:
         make(cursor, **{column: PEOPLE[stranger]})
 
 
-def test_whoever_leaves_is_taken_off_and_the_work_stays(database: Database) -> None:
+def test_leaving_member_is_unassigned_and_work_stays(database: Database) -> None:
     with database.acting_as("owner") as cursor:
         lead = PEOPLE["member"]
         one_project = project(cursor, project_manager_id=lead)["id"]
@@ -324,8 +324,8 @@ def test_attack_create_or_rewrite_a_notification(database: Database) -> None:
 
 
 def test_organization_notice_reaches_each_member_once(database: Database) -> None:
-    with database.acting_as("owner", role="service_role") as cursor:
-        send = "select private.notify(%s, %s, 'INFO', 'Hello', 'World') as sent"
+    with database.acting_as(None, claims={"role": "service_role"}) as cursor:
+        send = "select public.notify_members(%s, 'INFO', 'Hello', 'World', %s) as sent"
         assert one(cursor, send, ACME, None) == {"sent": 5}
         assert one(cursor, send, ACME, [PEOPLE["member"], PEOPLE["globex_member"], PEOPLE["removed"]]) == {"sent": 1}
 
@@ -343,7 +343,7 @@ def test_unread_counts_are_exact_when_many_mark_at_once(fresh_database: Database
         assert one(cursor, "select public.unread_notification_count() as n") == {"n": 4}
 
 
-def test_notifications_go_when_their_reader_leaves(database: Database) -> None:
+def test_notifications_are_deleted_with_the_membership(database: Database) -> None:
     notify(database, "admin")
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute("delete from public.organization_members where user_id = %s", [PEOPLE["admin"]])
@@ -354,7 +354,7 @@ def test_notifications_go_when_their_reader_leaves(database: Database) -> None:
 # The log, usage, AI --------------------------------------------------------------------------------------------------
 
 
-def test_every_change_is_in_the_activity_log_with_what_changed(database: Database) -> None:
+def test_activity_log_records_every_change(database: Database) -> None:
     headers = '{"x-forwarded-for": "10.0.0.1, 203.0.113.9", "user-agent": "browser"}'
     with database.acting_as("admin") as cursor:
         cursor.execute("select set_config('request.headers', %s, true)", [headers])

@@ -13,6 +13,7 @@ import pytest
 from local.stack import free_port
 from supabase import Client, ClientOptions, create_client
 from tests.conftest import Strive
+from tests.support import forking
 from tests.support.paying import SECRET, Shop, shop
 from tests.support.platform import PASSWORD, Platform, connect, platform_of
 from tests.support.serving import NO_TLS, Serving, environment, serving
@@ -20,6 +21,12 @@ from tests.support.stripe_events import WEBHOOK
 from tests.support.world import Database
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _preloaded() -> Iterator[None]:
+    with forking.preloaded():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +49,11 @@ def platform(stack: Strive) -> Iterator[Platform]:
 
 @pytest.fixture(scope="module")
 def clients(stack: Strive) -> Iterator[Callable[[str, str], Client]]:
-    """Sign somebody in who has an account."""
+    """Sign in a person who has an account."""
     with ExitStack() as closing:
 
         def client(email: str, password: str = PASSWORD) -> Client:
-            made = connect(stack, closing.enter_context(httpx.Client(timeout=30, verify=NO_TLS)))
+            made = connect(stack, closing.enter_context(httpx.Client(timeout=60, verify=NO_TLS)))
             made.auth.sign_in_with_password({"email": email, "password": password})
             return made
 
@@ -55,7 +62,7 @@ def clients(stack: Strive) -> Iterator[Callable[[str, str], Client]]:
 
 @pytest.fixture(scope="module")
 def server(stack: Strive) -> Iterator[Client]:
-    with httpx.Client(timeout=30, verify=NO_TLS) as http:
+    with httpx.Client(timeout=60, verify=NO_TLS) as http:
         options = ClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
         yield create_client(stack.api_url, stack.secret_key, options=options)
 
@@ -83,13 +90,13 @@ logfile = {tmp_path}/pgbouncer.log
 """  # as Postgres, it refuses to run as root
     )
     if os.geteuid() == 0:
-        for folder in (tmp_path, *list(tmp_path.parents)[:3]):  # up to pytest's own, which it closes to others
+        for folder in (tmp_path, *list(tmp_path.parents)[:3]):  # up to pytest's own, which is private
             folder.chmod(folder.stat().st_mode | 0o055)
     (tmp_path / "pgbouncer.log").touch(mode=0o666)
     (tmp_path / "pgbouncer.log").chmod(0o666)
     process = subprocess.Popen([PGBOUNCER, tmp_path / "pgbouncer.ini"], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -101,12 +108,12 @@ logfile = {tmp_path}/pgbouncer.log
         yield url, servers
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
 def open_shop(tmp_path_factory: pytest.TempPathFactory, database: Database, database_url: str) -> Iterator[Shop]:
-    """Functions with a Stripe that tells them of everything."""
+    """Functions with a Stripe double that sends them all events."""
     with shop(tmp_path_factory.mktemp("shop"), database, database_url) as running:
         running.double.send_events_to(f"{running.functions.url}{WEBHOOK}", SECRET)
         yield running

@@ -1,4 +1,4 @@
-"""Flags and alerts as admins write them and users meet them, through the API of the whole stack."""
+"""Flags and alerts, written by admins and read by users, through the API of the whole stack."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ def ok(answer: httpx.Response) -> Any:
     return answer.json() if answer.content else None
 
 
-def test_a_flag_goes_on_and_off_for_a_user(admin: httpx.Client, member: httpx.Client) -> None:
+def test_flag_can_be_turned_on_and_off(admin: httpx.Client, member: httpx.Client) -> None:
     name = f"flag-{uuid4()}"
 
     def value() -> Any:

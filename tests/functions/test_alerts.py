@@ -1,4 +1,4 @@
-"""System alerts as people meet them: the whole stack, through supabase-py, each in their own role."""
+"""System alerts on the whole stack through supabase-py, for each role."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -70,16 +70,18 @@ def organization(client: Client, email: str) -> str:
     return str(rows[0]["organization_members"][0]["organization_id"])
 
 
-def test_attack_read_whom_else_an_alert_is_for(admin: Client, member: Client, signed_in: SignIn) -> None:
+def test_attack_read_the_targets_of_an_alert(admin: Client, member: Client, signed_in: SignIn) -> None:
     acme, globex = (organization(signed_in(email), email) for email in ("member@acme.test", "member@globex.test"))
     both, theirs = (announce(admin, is_global=False, target_orgs=orgs) for orgs in ([acme, globex], [globex]))
     assert member.table("system_alerts").select("*").execute().data == []
     assert member.table("system_alerts").select("id,target_orgs,created_by", count="exact").execute().count == 0  # type: ignore[arg-type]
-    told: Any = member.rpc("active_alerts").execute().data
-    assert both in {row["id"] for row in told}
-    assert theirs not in {row["id"] for row in told}
-    assert globex not in str(told)
-    assert not {"target_orgs", "target_users", "target_roles", "target_tiers", "created_by", "view_count"} & {*told[0]}
+    alerts: Any = member.rpc("active_alerts").execute().data
+    assert both in {row["id"] for row in alerts}
+    assert theirs not in {row["id"] for row in alerts}
+    assert globex not in str(alerts)
+    assert not {"target_orgs", "target_users", "target_roles", "target_tiers", "created_by", "view_count"} & {
+        *alerts[0]
+    }
     for operation in ("dismiss_alert", "mark_alert_viewed"):
         assert refused(member, operation, theirs) == refused(member, operation, str(uuid4()))
     whole: Any = admin.table("system_alerts").select("*").eq("id", both).execute().data
@@ -160,6 +162,6 @@ def test_attack_a_member_makes_changes_or_deletes_alerts(admin: Client, member: 
     assert alert in shown(member)
 
 
-def test_nobody_is_told_alerts_without_signing_in(stack: Strive) -> None:
+def test_anonymous_callers_get_no_alerts(stack: Strive) -> None:
     with httpx.Client() as http, pytest.raises(APIError, match="permission denied"):
         connect(stack, http).rpc("active_alerts").execute()

@@ -1,4 +1,4 @@
-"""Who may call. Each test that names an attack sends what an attacker would."""
+"""Authentication. Each test that names an attack sends the request of an attacker."""
 
 import base64
 import hashlib
@@ -54,7 +54,7 @@ def test_capture_needs_no_credentials(functions: Serving) -> None:
 def test_api_key_is_not_a_user(functions: Serving) -> None:
     for key in (PUBLISHABLE_KEY, SECRET_KEY):
         refused(call(functions, apikey=key), 401, "missing_credentials")
-        # What the client libraries send while nobody is signed in.
+        # What the client libraries send without a session.
         refused(bearer(functions, key, apikey=key), 401, "missing_credentials")
 
 
@@ -116,7 +116,7 @@ def test_attack_own_key_under_a_known_id_or_embedded(functions: Serving) -> None
     refused(bearer(functions, brought), 401, "invalid_token")
 
 
-def test_attack_change_what_the_token_says(functions: Serving) -> None:
+def test_attack_change_the_claims_of_a_token(functions: Serving) -> None:
     head, body, signature = token("viewer").split(".")
     claims = json.loads(base64.urlsafe_b64decode(body + "=="))
     claims["sub"] = str(PEOPLE["owner"])
@@ -130,7 +130,7 @@ def test_attack_change_what_the_token_says(functions: Serving) -> None:
         {"exp": 1},
         {"exp": None},
         {"exp": "soon"},
-        {"nbf": 2**33},  # far in the future; fixed, so that every test worker names the case alike
+        {"nbf": 2**33},  # far in the future; fixed, so that test ids are equal in every worker
         {"iat": 2**33},
         {"iss": "https://somewhere.else/auth/v1"},
         {"iss": None},

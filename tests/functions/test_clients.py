@@ -1,4 +1,4 @@
-"""The client libraries people use, against the whole stack, as its documentation says."""
+"""The usual client libraries against the whole stack, as documented."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_supabase_py_gets_the_status_of_an_error(member: Client) -> None:
     assert caught.value.status == 422
 
 
-def test_supabase_py_without_a_session_is_told_to_sign_in(anonymous: Client) -> None:
+def test_supabase_py_without_session_gets_401(anonymous: Client) -> None:
     with pytest.raises(FunctionsHttpError) as caught:
         invoke(anonymous, ENTRY)
     assert caught.value.status == 401
@@ -120,12 +120,12 @@ def test_supabase_js_records_once_many_and_gets_errors(stack: Strive) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["anonymous"] == 401
-    assert told["first"] == told["again"]
-    assert told["first"]["feed_id"]
-    assert told["many"] == 2
-    assert told["wrong"]["code"] == "invalid_body"
+    printed = json.loads(done.stdout)
+    assert printed["anonymous"] == 401
+    assert printed["first"] == printed["again"]
+    assert printed["first"]["feed_id"]
+    assert printed["many"] == 2
+    assert printed["wrong"]["code"] == "invalid_body"
 
 
 def test_data_api_follows_the_same_rules_as_functions(member: Client, viewer: Client, anonymous: Client) -> None:

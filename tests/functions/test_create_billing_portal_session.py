@@ -1,4 +1,4 @@
-"""create-billing-portal-session: the owner, and nobody else, is let into Stripe's portal, and led back only to us."""
+"""create-billing-portal-session: only owners get a portal session, with a return URL on our origins."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +25,10 @@ def double() -> Iterator[Double]:
 
 @pytest.fixture(scope="module")
 def functions(tmp_path_factory: pytest.TempPathFactory, database_url: str, double: Double) -> Iterator[Serving]:
-    told = environment(database_url, RETURN_ORIGINS=f"{APP},http://127.0.0.1:3000", **double.environment("whsec_1"))
-    with serving(tmp_path_factory.mktemp("functions"), told) as running:
+    variables = environment(
+        database_url, RETURN_ORIGINS=f"{APP},http://127.0.0.1:3000", **double.environment("whsec_1")
+    )
+    with serving(tmp_path_factory.mktemp("functions"), variables) as running:
         yield running
 
 
@@ -59,7 +61,7 @@ def test_owner_gets_the_portal_of_their_organization(functions: Serving, double:
 
 
 @pytest.mark.parametrize("person", ["admin", "member", "viewer", "removed", "outsider", "globex_owner", "super_admin"])
-def test_attack_somebody_else_opens_the_portal(functions: Serving, person: str) -> None:
+def test_attack_open_a_foreign_portal(functions: Serving, person: str) -> None:
     refused(open_portal(functions, person, str(ACME)), 403, "42501")
 
 
@@ -67,7 +69,7 @@ def test_attack_a_suspended_owner_opens_the_portal(functions: Serving) -> None:
     refused(open_portal(functions, "suspended"), 403, "user_suspended")
 
 
-def test_an_organization_that_never_bought_anything_has_no_portal(functions: Serving) -> None:
+def test_organization_without_customer_has_no_portal(functions: Serving) -> None:
     answer = refused(open_portal(functions, "globex_owner"), 409, "PT409").json()
     assert str(GLOBEX) in answer["details"]
     assert "create-checkout-session" in answer["hint"]
@@ -101,16 +103,14 @@ def test_attack_the_portal_leads_back_to_a_stranger(functions: Serving, double: 
 @pytest.mark.parametrize(
     "address", ["javascript:alert(1)", "//evil.test", "https://app.test\\@evil.test", "https://a b"]
 )
-def test_what_is_no_web_address_is_refused(functions: Serving, address: str) -> None:
+def test_invalid_return_url_is_refused(functions: Serving, address: str) -> None:
     refused(open_portal(functions, return_url=address), 422, "invalid_body")
 
 
 @pytest.mark.parametrize(
     ("how", "code"), [("429", "stripe_busy"), ("500", "stripe_unavailable"), ("timeout", "stripe_unavailable")]
 )
-def test_without_stripe_it_says_so_and_when_to_try_again(
-    functions: Serving, double: Double, how: str, code: str
-) -> None:
+def test_unavailable_stripe_is_503_with_retry_after(functions: Serving, double: Double, how: str, code: str) -> None:
     double.fail(how, times=9, path="billing_portal")
     answer = refused(open_portal(functions), 503, code)
     assert answer.headers["retry-after"] == "5"
@@ -121,6 +121,6 @@ def test_a_short_trouble_at_stripe_is_not_the_owners(functions: Serving, double:
     assert open_portal(functions).status_code == 201
 
 
-def test_without_a_key_there_is_no_billing(tmp_path: Path, database_url: str) -> None:
+def test_missing_stripe_key_is_503(tmp_path: Path, database_url: str) -> None:
     with serving(tmp_path, environment(database_url, STRIPE_SECRET_KEY="")) as functions:
         refused(open_portal(functions), 503, "billing_off")

@@ -1,4 +1,4 @@
-"""A day of a small agency: two people work at once through the public API, and in the evening the books are right."""
+"""A day of a small agency: two people work at once through the public API, and all totals are correct."""
 
 import random
 from collections import Counter
@@ -26,7 +26,7 @@ CENT = Decimal("0.01")
 
 
 class Agent:
-    """Somebody at work, who writes down what they were told has happened."""
+    """A person at work, who counts the successful calls."""
 
     def __init__(self, name: str, client: Client, agency: str, shared: dict[str, list[str]]) -> None:
         self.dice = random.Random(name)  # noqa: S311 - the same day every time
@@ -79,7 +79,7 @@ class Agent:
         about = {"deal_id": self.one("deals"), "stage": stage, "lost_reason": "Too dear"}
         before: Any = self.client.table("deals").select("stage").eq("id", about["deal_id"]).execute().data
         refusal = code(lambda: call(self.client, "move_deal", **about))
-        # The other one may have moved it in between; alone, the table of moves decides.
+        # The other person may have moved it in between; otherwise the table of moves decides.
         assert refusal in {None, "PT409"}
         if stage == before[0]["stage"] or refusal:
             return
@@ -194,24 +194,24 @@ def test_two_people_working_at_once_leave_correct_totals(server: Client, clients
 
     check_desk(boss, ids["agency"], done)
 
-    # The reports say what the rows say.
+    # The reports agree with the rows.
     report = {row["stage"]: row for row in call(boss, "pipeline_report")}
     for stage in STAGES:
         here = [deal for deal in deals if deal["stage"] == stage]
         value = sum((Decimal(deal["value"]) for deal in here), Decimal())
         weighted = sum((Decimal(deal["value"]) * deal["probability"] / 100 for deal in here), Decimal())
-        told = report[stage]
-        assert told["deals"] == len(here)
-        assert Decimal(str(told["value"])) == value
-        assert Decimal(str(told["weighted_value"])) == weighted.quantize(CENT, ROUND_HALF_UP)
+        reported = report[stage]
+        assert reported["deals"] == len(here)
+        assert Decimal(str(reported["value"])) == value
+        assert Decimal(str(reported["weighted_value"])) == weighted.quantize(CENT, ROUND_HALF_UP)
         assert {deal["probability"] for deal in here} <= {PROBABILITY[stage]}
     won, lost = (sum(deal["status"] == status for deal in deals) for status in ("WON", "LOST"))
-    (told,) = call(boss, "conversion_report")
-    assert (told["leads"], told["converted_leads"]) == (done["lead"], done["convert"])
-    assert (told["won_deals"], told["lost_deals"]) == (won, lost)
-    assert told["conversion_rate"] == pytest.approx(done["convert"] / done["lead"], abs=1e-4)
-    assert told["win_rate"] == (None if won + lost == 0 else pytest.approx(won / (won + lost), abs=1e-4))
-    assert Decimal(str(told["won_value"])) == sum(
+    (reported,) = call(boss, "conversion_report")
+    assert (reported["leads"], reported["converted_leads"]) == (done["lead"], done["convert"])
+    assert (reported["won_deals"], reported["lost_deals"]) == (won, lost)
+    assert reported["conversion_rate"] == pytest.approx(done["convert"] / done["lead"], abs=1e-4)
+    assert reported["win_rate"] == (None if won + lost == 0 else pytest.approx(won / (won + lost), abs=1e-4))
+    assert Decimal(str(reported["won_value"])) == sum(
         (Decimal(deal["value"]) for deal in deals if deal["status"] == "WON"), Decimal()
     )
 

@@ -1,4 +1,4 @@
-"""dashboard-snapshot: the first screen in one answer and one round trip, and nothing beyond what its caller may see."""
+"""dashboard-snapshot: the first screen in one response and one round trip, with rows visible to the caller only."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def some_leads(database: Database) -> Iterator[None]:
         connection.execute("delete from public.dashboard_widgets where name = 'Broken'")
 
 
-def ask(
+def request_snapshot(
     functions: Serving, person: str = "member", headers: dict[str, str] | None = None, **body: Any
 ) -> httpx.Response:
     with functions.client(person) as client:
@@ -44,25 +44,25 @@ def values(answer: httpx.Response) -> dict[str, Any]:
 
 
 def test_snapshot_matches_its_schema(functions: Serving) -> None:
-    answer = ask(functions)
+    answer = request_snapshot(functions)
     assert answer.status_code == 200, answer.text
-    told = DashboardSnapshot.model_validate_json(answer.content)
-    assert (told.organization.id, told.organization.role) == (ACME, "MEMBER")
+    snapshot = DashboardSnapshot.model_validate_json(answer.content)
+    assert (snapshot.organization.id, snapshot.organization.role) == (ACME, "MEMBER")
     assert values(answer)["New leads"] == 2
-    assert [widget.error for widget in told.widgets] == [None] * 9
+    assert [widget.error for widget in snapshot.widgets] == [None] * 9
     assert answer.json().keys() == DashboardSnapshot.model_fields.keys()
 
 
 def test_each_tenant_has_its_own_numbers(functions: Serving) -> None:
-    assert values(ask(functions, "viewer"))["New leads"] == 2
-    assert values(ask(functions, "globex_member"))["New leads"] == 1
-    assert values(ask(functions, "platform_admin", {"x-org-id": str(GLOBEX)}))["New leads"] == 1
+    assert values(request_snapshot(functions, "viewer"))["New leads"] == 2
+    assert values(request_snapshot(functions, "globex_member"))["New leads"] == 1
+    assert values(request_snapshot(functions, "platform_admin", {"x-org-id": str(GLOBEX)}))["New leads"] == 1
 
 
 def test_attack_look_at_the_first_screen_of_another_tenant(functions: Serving) -> None:
     for person in ("globex_owner", "outsider", "removed"):
-        refused(ask(functions, person, {"x-org-id": str(ACME)}), 403, "42501")
-    refused(ask(functions, "suspended"), 403, "user_suspended")
+        refused(request_snapshot(functions, person, {"x-org-id": str(ACME)}), 403, "42501")
+    refused(request_snapshot(functions, "suspended"), 403, "user_suspended")
     with functions.client(None) as client:
         refused(client.post(SNAPSHOT, json={}), 401, "missing_credentials")
 
@@ -79,8 +79,8 @@ def test_failed_widget_leaves_the_others(functions: Serving, database: Database)
             ), config=json.dumps({"metric_id": str(metric["id"])}),
         )  # fmt: skip
         cursor.execute("delete from public.dashboard_metrics where id = %s", [metric["id"]])
-    told = DashboardSnapshot.model_validate_json(ask(functions).content)
-    errors = {widget.name: widget.error for widget in told.widgets if widget.error}
+    snapshot = DashboardSnapshot.model_validate_json(request_snapshot(functions).content)
+    errors = {widget.name: widget.error for widget in snapshot.widgets if widget.error}
     assert errors.keys() == {"Broken"}
     assert errors["Broken"]
     assert errors["Broken"].code == "PT404"
@@ -92,18 +92,18 @@ def test_unknown_field_is_rejected(functions: Serving, body: Any) -> None:
         refused(client.post(SNAPSHOT, json=body), 422, "invalid_body")
 
 
-def test_it_is_one_round_trip(functions: Serving, database: Database) -> None:
-    """What the function's session of the database is asked, by the log of the server."""
+def test_snapshot_is_one_round_trip(functions: Serving, database: Database) -> None:
+    """Statements of the function's database session, from the server log."""
     with database.connect("supabase_admin") as connection:
         connection.execute(f"alter database {database.name} set log_statement = 'all'")
         connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'strive_functions'")
-    ask(functions)
+    request_snapshot(functions)
     written = database.cluster.log.stat().st_size
     for _ in range(3):
-        assert ask(functions).status_code == 200
+        assert request_snapshot(functions).status_code == 200
     with database.cluster.log.open() as log:
         log.seek(written)
-        # Beside the requests the pool may open a session more, which asks who it is.
+        # The pool may open one more session, which runs its own first statement.
         statements = [
             line for line in log if (" execute " in line or "statement:" in line) and "pg_backend_pid" not in line
         ]
@@ -111,11 +111,14 @@ def test_it_is_one_round_trip(functions: Serving, database: Database) -> None:
     assert len(statements) == 3, statements
 
 
-def test_attack_see_in_the_snapshot_what_is_another_persons(functions: Serving, database: Database) -> None:
+def test_attack_read_foreign_rows_in_the_snapshot(functions: Serving, database: Database) -> None:
     with database.connect() as connection:
         connection.execute("delete from public.notifications")
-        connection.execute("select private.notify(%s, %s, 'INFO', 'For the owner', 'x')", [ACME, [PEOPLE["owner"]]])
-    assert ask(functions, "owner").json()["unread"] == 1
-    seen = ask(functions, "member")
+        connection.execute(
+            "select public.notify_members(%s, 'INFO', 'For the owner', 'x', %s)",
+            [ACME, [PEOPLE["owner"]]],
+        )
+    assert request_snapshot(functions, "owner").json()["unread"] == 1
+    seen = request_snapshot(functions, "member")
     assert seen.json()["unread"] == 0
     assert "For the owner" not in seen.text

@@ -1,4 +1,4 @@
-"""delete-account over HTTP: gone in the database, in Auth and in Storage, by oneself or by an admin."""
+"""delete-account over HTTP: deletes in the database, Auth and Storage, by the person or an admin."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def pictures(platform: Platform, person: Person) -> list[str]:
     return [name for (name,) in rows]
 
 
-def gone(platform: Platform, person: Person) -> bool:
+def is_deleted(platform: Platform, person: Person) -> bool:
     user = platform.server.get(f"/auth/v1/admin/users/{person.id}").json()
     return bool(user.get("deleted_at")) and person.email not in str(user)
 
@@ -44,7 +44,7 @@ def test_deleted_account_has_no_avatars_or_sign_in(platform: Platform) -> None:
     response = ok(person.call("delete-account", confirm=person.email))
     assert (response["user_id"], response["auth"]) == (person.id, "synced")
     assert pictures(platform, person) == []
-    assert gone(platform, person)
+    assert is_deleted(platform, person)
     assert platform.sign_in(person).json()["error_code"] == "invalid_credentials"
     assert platform.refresh(person).status_code == 400
     assert ok(person.rpc("my_organizations")) == []
@@ -67,7 +67,7 @@ def test_admin_deletes_an_account_with_a_reason(platform: Platform) -> None:
     admin, person = platform.person("ADMIN"), with_pictures(platform)
     response = ok(admin.call("delete-account", user_id=person.id, reason="Asked by letter"))
     assert response["auth"] == "synced"
-    assert gone(platform, person)
+    assert is_deleted(platform, person)
     assert ok(admin.call("delete-account", user_id=person.id, reason="Asked by letter")) == response
     assert {(line["success"], line["admin_id"]) for line in platform.log(person.id)} == {(True, admin.id)}
     refused(admin.call("reactivate-user", user_id=person.id), 409, "PT409")
@@ -75,7 +75,7 @@ def test_admin_deletes_an_account_with_a_reason(platform: Platform) -> None:
     assert platform.sql("select is_active from public.users where id = %s", person.id) == [(False,)]
 
 
-def test_attack_delete_somebody_else(platform: Platform) -> None:
+def test_attack_delete_a_foreign_account(platform: Platform) -> None:
     owner, person = platform.person(member_of=platform.organization(), org_role="OWNER"), platform.person()
     refused(owner.call("delete-account", user_id=person.id, reason="Mine"), 403, "42501")
     refused(owner.call("delete-account", confirm=person.email), 409, "PT409")

@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from tests.support.responses import refused
-from tests.support.served_flags import EVALUATE, FLAGS, ask, ask_all, change, is_on, make, make_broken, wait_for
+from tests.support.served_flags import (
+    EVALUATE,
+    FLAGS,
+    change,
+    evaluate,
+    evaluate_all,
+    is_on,
+    make,
+    make_broken,
+    wait_for,
+)
 from tests.support.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
 from tests.support.world import ACME, GLOBEX, PEOPLE, Database
 
@@ -30,7 +40,7 @@ def flags(database: Database) -> None:
 
 
 def test_one_flag_by_ofrep(functions: Serving) -> None:
-    answer = ask(functions, "on")
+    answer = evaluate(functions, "on")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     found = answer.json()
@@ -57,19 +67,19 @@ def test_one_flag_by_functions_invoke(functions: Serving) -> None:
     ],
 )
 def test_errors_have_the_form_of_ofrep(functions: Serving, flag: str, status: int, code: str) -> None:
-    answer = ask(functions, flag)
+    answer = evaluate(functions, flag)
     assert (answer.status_code, answer.json()["errorCode"], answer.json()["key"]) == (status, code, flag)
     assert answer.json()["errorDetails"]
 
 
 @pytest.mark.parametrize("context", [[], "x", 1, True])
 def test_context_that_is_no_object_is_refused(functions: Serving, context: Any) -> None:
-    for answer in (ask(functions, "on", context), ask_all(functions, context)):
+    for answer in (evaluate(functions, "on", context), evaluate_all(functions, context)):
         assert (answer.status_code, answer.json()["errorCode"]) == (400, "INVALID_CONTEXT")
 
 
 def test_bulk_response_contains_flags_that_are_off_or_broken(functions: Serving) -> None:
-    answer = ask_all(functions, {"targetingKey": "x"})
+    answer = evaluate_all(functions, {"targetingKey": "x"})
     found = {flag["key"]: flag for flag in answer.json()["flags"]}
     assert {"on", "off", "half", "broken", "colour"} <= found.keys()
     assert "staging" not in found
@@ -77,61 +87,61 @@ def test_bulk_response_contains_flags_that_are_off_or_broken(functions: Serving)
     assert found["broken"]["errorCode"] == "PARSE_ERROR"
     assert answer.json()["metadata"]["stale"] is False
     for name in ("on", "half", "colour", "growth-only"):
-        assert ask(functions, name, {"targetingKey": "x"}).json() == found[name]
+        assert evaluate(functions, name, {"targetingKey": "x"}).json() == found[name]
 
 
 # The tag
 
 
 def test_unchanged_flags_are_answered_with_304(functions: Serving) -> None:
-    answer = ask_all(functions, {"targetingKey": "x"})
+    answer = evaluate_all(functions, {"targetingKey": "x"})
     tag = answer.headers["etag"]
     assert "etag" in answer.headers["access-control-expose-headers"]
     for sent in (tag, f'"another", W/{tag}', "*"):
-        again = ask_all(functions, {"targetingKey": "x"}, **{"if-none-match": sent})
+        again = evaluate_all(functions, {"targetingKey": "x"}, **{"if-none-match": sent})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
-    assert ask_all(functions, {"targetingKey": "x"}, **{"if-none-match": '"another"'}).status_code == 200
+    assert evaluate_all(functions, {"targetingKey": "x"}, **{"if-none-match": '"another"'}).status_code == 200
 
 
 def test_etag_depends_on_context_caller_and_flags(functions: Serving, database: Database) -> None:
     def tag() -> str:
-        return str(ask_all(functions, {"targetingKey": "x"}).headers["etag"])
+        return str(evaluate_all(functions, {"targetingKey": "x"}).headers["etag"])
 
     before = tag()
     others = [
-        ask_all(functions, {"targetingKey": "y"}),
-        ask_all(functions, {"targetingKey": "x"}, key=PUBLISHABLE_KEY),
-        ask_all(functions, {"targetingKey": "x"}, person="member"),
-        ask_all(functions, {"targetingKey": "x"}, person="owner"),
+        evaluate_all(functions, {"targetingKey": "y"}),
+        evaluate_all(functions, {"targetingKey": "x"}, key=PUBLISHABLE_KEY),
+        evaluate_all(functions, {"targetingKey": "x"}, person="member"),
+        evaluate_all(functions, {"targetingKey": "x"}, person="owner"),
     ]
     tags = {before, *(answer.headers["etag"] for answer in others)}
     assert len(tags) == 5
     change(database, "on", rollout_percent=99)
     change(database, "on", rollout_percent=100)
     wait_for(lambda: tag() != before)
-    assert ask_all(functions, {"targetingKey": "x"}, **{"if-none-match": before}).status_code == 200
+    assert evaluate_all(functions, {"targetingKey": "x"}, **{"if-none-match": before}).status_code == 200
 
 
 def test_etag_changes_when_a_schedule_starts(functions: Serving, database: Database) -> None:
     make(database, "soon", starts_at=datetime.now(UTC) + timedelta(seconds=3))
-    wait_for(lambda: ask(functions, "soon").status_code == 200)
-    assert not is_on(ask(functions, "soon"))
-    tag = ask_all(functions).headers["etag"]
-    wait_for(lambda: is_on(ask(functions, "soon")))
-    assert ask_all(functions, **{"if-none-match": tag}).status_code == 200
+    wait_for(lambda: evaluate(functions, "soon").status_code == 200)
+    assert not is_on(evaluate(functions, "soon"))
+    tag = evaluate_all(functions).headers["etag"]
+    wait_for(lambda: is_on(evaluate(functions, "soon")))
+    assert evaluate_all(functions, **{"if-none-match": tag}).status_code == 200
 
 
-# Who asks
+# Callers
 
 
 def test_identity_of_a_user_comes_from_the_database(functions: Serving) -> None:
-    assert is_on(ask(functions, "for-member", person="member"))
-    assert not is_on(ask(functions, "for-member", person="owner"))
-    assert is_on(ask(functions, "growth-only", person="member"))
-    assert is_on(ask(functions, "owners", person="owner"))
-    assert not is_on(ask(functions, "owners", person="member"))
-    assert is_on(ask(functions, "for-globex", person="globex_member"))
-    assert is_on(ask(functions, "austrian", {"country": "AT"}, person="member"))
+    assert is_on(evaluate(functions, "for-member", person="member"))
+    assert not is_on(evaluate(functions, "for-member", person="owner"))
+    assert is_on(evaluate(functions, "growth-only", person="member"))
+    assert is_on(evaluate(functions, "owners", person="owner"))
+    assert not is_on(evaluate(functions, "owners", person="member"))
+    assert is_on(evaluate(functions, "for-globex", person="globex_member"))
+    assert is_on(evaluate(functions, "austrian", {"country": "AT"}, person="member"))
 
 
 def test_attack_user_claims_another_identity(functions: Serving) -> None:
@@ -143,48 +153,48 @@ def test_attack_user_claims_another_identity(functions: Serving) -> None:
         "org_role": "OWNER",
     }
     for flag in ("enterprise-only", "for-globex", "owners"):
-        assert not is_on(ask(functions, flag, lies, person="member")), flag
-    assert not is_on(ask(functions, "for-member", lies, person="owner"))
-    assert not is_on(ask(functions, "for-globex", person="member", **{"x-org-id": str(GLOBEX)}))
-    assert is_on(ask(functions, "growth-only", lies, person="member"))
+        assert not is_on(evaluate(functions, flag, lies, person="member")), flag
+    assert not is_on(evaluate(functions, "for-member", lies, person="owner"))
+    assert not is_on(evaluate(functions, "for-globex", person="member", **{"x-org-id": str(GLOBEX)}))
+    assert is_on(evaluate(functions, "growth-only", lies, person="member"))
 
 
 def test_attack_free_user_claims_enterprise(functions: Serving, database: Database) -> None:
     make(database, "free-only", target_tiers="{FREE}")
-    wait_for(lambda: ask(functions, "free-only").status_code == 200)
+    wait_for(lambda: evaluate(functions, "free-only").status_code == 200)
     with database.connect() as connection:
         connection.execute("update public.organizations set subscription_tier = 'FREE' where id = %s", [ACME])
     try:
-        wait_for(lambda: is_on(ask(functions, "free-only", {"tier": "ENTERPRISE"}, person="member")))
-        assert not is_on(ask(functions, "enterprise-only", {"tier": "ENTERPRISE"}, person="member"))
-        assert not is_on(ask(functions, "growth-only", {"tier": "GROWTH"}, person="member"))
+        wait_for(lambda: is_on(evaluate(functions, "free-only", {"tier": "ENTERPRISE"}, person="member")))
+        assert not is_on(evaluate(functions, "enterprise-only", {"tier": "ENTERPRISE"}, person="member"))
+        assert not is_on(evaluate(functions, "growth-only", {"tier": "GROWTH"}, person="member"))
     finally:
         with database.connect() as connection:
             connection.execute("update public.organizations set subscription_tier = 'GROWTH' where id = %s", [ACME])
-        wait_for(lambda: is_on(ask(functions, "growth-only", person="member")))
+        wait_for(lambda: is_on(evaluate(functions, "growth-only", person="member")))
 
 
 def test_attack_anonymous_caller_claims_to_be_a_user(functions: Serving) -> None:
     lies = {"targetingKey": MEMBER, "user_id": MEMBER, "tier": "ENTERPRISE", "organization_id": str(GLOBEX)}
     for flag in ("for-member", "enterprise-only", "growth-only", "for-globex"):
-        assert not is_on(ask(functions, flag, lies, key=PUBLISHABLE_KEY)), flag
-    assert is_on(ask(functions, "on", key=PUBLISHABLE_KEY))
-    assert is_on(ask(functions, "austrian", {"country": "AT"}, key=PUBLISHABLE_KEY))
+        assert not is_on(evaluate(functions, flag, lies, key=PUBLISHABLE_KEY)), flag
+    assert is_on(evaluate(functions, "on", key=PUBLISHABLE_KEY))
+    assert is_on(evaluate(functions, "austrian", {"country": "AT"}, key=PUBLISHABLE_KEY))
 
 
 def test_secret_key_is_trusted_with_any_context(functions: Serving) -> None:
-    assert is_on(ask(functions, "enterprise-only", {"tier": "ENTERPRISE"}))
-    assert is_on(ask(functions, "for-member", {"targetingKey": MEMBER}))
-    assert is_on(ask(functions, "for-globex", {"organization_id": str(GLOBEX)}))
+    assert is_on(evaluate(functions, "enterprise-only", {"tier": "ENTERPRISE"}))
+    assert is_on(evaluate(functions, "for-member", {"targetingKey": MEMBER}))
+    assert is_on(evaluate(functions, "for-globex", {"organization_id": str(GLOBEX)}))
 
 
 def test_user_and_server_get_the_same_draw(functions: Serving) -> None:
-    own = ask(functions, "half", person="member").json()
-    assert own == ask(functions, "half", {"targetingKey": MEMBER}).json()
+    own = evaluate(functions, "half", person="member").json()
+    assert own == evaluate(functions, "half", {"targetingKey": MEMBER}).json()
 
 
 def test_attack_suspended_user_evaluates(functions: Serving) -> None:
-    refused(ask(functions, "on", person="suspended"), 403, "user_suspended")
+    refused(evaluate(functions, "on", person="suspended"), 403, "user_suspended")
 
 
 def test_credentials_are_required(functions: Serving) -> None:

@@ -1,4 +1,4 @@
-"""export-organization and its restore: nothing of any table is lost, nothing is shown to whom it does not belong."""
+"""export-organization and its restore: complete for every table, and readable by authorised people only."""
 
 import csv
 import hashlib
@@ -25,7 +25,7 @@ from tests.support.serving import Serving, environment, serving
 from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, claims_of
 
 EXPORT = "/functions/v1/export-organization"
-# Tables that no organization has rows of: why. A new table is either exported or stands here.
+# Tables without rows of an organisation, with the reason. A new table is either exported or listed here.
 OF_THE_PLATFORM = {
     "public": "admin_action_logs ai_tools feature_flag_exposures feature_flag_group_members feature_flag_groups"
     " feature_flags plans platform_metrics refunds_due platform_revenue"
@@ -42,7 +42,7 @@ OF_THE_PLATFORM = {
     " subscription_statuses system_alert_tallies tallies",
 }
 
-# Their rows are written by Stripe's events, of which this database has none.
+# Their rows come from Stripe events, and this database has none.
 FROM_STRIPE = {"private.billing_customers", "private.checkouts", "private.closed_customers"}
 
 
@@ -57,18 +57,20 @@ class Exporting:
     def token(self, person: str, **claims: Any) -> str:
         return self.api.mint(**claims_of(person, iss=f"{self.api.url}/auth/v1", **claims))
 
-    def ask(self, person: str, organization: object = ACME, token: str | None = None, **body: Any) -> httpx.Response:
+    def request(
+        self, person: str, organization: object = ACME, token: str | None = None, **body: Any
+    ) -> httpx.Response:
         headers = {"authorization": f"Bearer {token or self.token(person)}"}
         with self.functions.client(None, **headers) as client:
             return client.post(EXPORT, json={"organization_id": str(organization), **body}, timeout=120)
 
-    def fetched(self, told: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def fetched(self, export: dict[str, Any], folder: Path) -> dict[str, Any]:
         """All files by their signed addresses, without any key; returns the manifest."""
         folder.mkdir()
-        manifest = httpx.get(told["manifest_url"]).content
-        assert hashlib.sha256(manifest).hexdigest() == told["manifest_sha256"]
+        manifest = httpx.get(export["manifest_url"]).content
+        assert hashlib.sha256(manifest).hexdigest() == export["manifest_sha256"]
         (folder / "manifest.json").write_bytes(manifest)
-        for file in told["files"]:
+        for file in export["files"]:
             content = httpx.get(file["url"]).content
             assert (len(content), hashlib.sha256(content).hexdigest()) == (file["bytes"], file["sha256"])
             (folder / file["name"]).write_bytes(content)
@@ -145,9 +147,9 @@ def rows_of(connection: Connection, organization: object) -> dict[str, list[str]
     }
 
 
-def test_restored_organization_has_every_row(exporting: Exporting, fresh_database: Database, tmp_path: Path) -> None:
-    told = ok(exporting.ask("super_admin"))
-    manifest = exporting.fetched(told, tmp_path / "export")
+def test_restored_organisation_has_every_row(exporting: Exporting, fresh_database: Database, tmp_path: Path) -> None:
+    export = ok(exporting.request("super_admin"))
+    manifest = exporting.fetched(export, tmp_path / "export")
     with exporting.database.connect() as connection:
         before = rows_of(connection, ACME)
         kept = {name: len(rows) for name, rows in before.items()}
@@ -155,7 +157,7 @@ def test_restored_organization_has_every_row(exporting: Exporting, fresh_databas
         name for name, rows in before.items() if not rows
     } == FROM_STRIPE  # a table without rows would prove nothing
     assert sum(kept.values()) + len(PEOPLE) >= sum(table["rows"] for table in manifest["tables"]) - 50
-    # Another database, which knows neither the organization nor its people.
+    # Another database, without the organisation and its people.
     with fresh_database.connect() as connection:
         connection.execute("delete from public.organizations where id = %s", [ACME])
         connection.execute("delete from auth.users where id = any (%s)", [[PEOPLE["member"], PEOPLE["viewer"]]])
@@ -232,8 +234,8 @@ def test_manifest_lists_attachments(exporting: Exporting, tmp_path: Path) -> Non
     name = f"{ACME}/tasks/{uuid4()}/plan.txt"
     stored = exporting.api.admin().post(f"/storage/v1/object/attachments/{name}", content=b"plan")
     assert stored.status_code == 200
-    told = ok(exporting.ask("platform_admin"))
-    exporting.fetched(told, tmp_path / "export")
+    export = ok(exporting.request("platform_admin"))
+    exporting.fetched(export, tmp_path / "export")
     lines = (tmp_path / "export" / "storage.objects.0001.ndjson").read_text().splitlines()
     (line,) = [json.loads(each) for each in lines if "plan.txt" in each]
     assert (line["name"], line["size"]) == (name, "4")
@@ -243,24 +245,24 @@ def test_csv_is_for_spreadsheets(exporting: Exporting, tmp_path: Path) -> None:
     with exporting.database.connect() as connection:
         connection.execute(
             "insert into public.customers (organization_id, name, company) values (%s, %s, '')",
-            [ACME, '=1+1 "so", he said'],
+            [ACME, '=1+1 "so", quoted'],
         )
-    told = ok(exporting.ask("owner", format="csv"))
-    manifest = exporting.fetched(told, tmp_path / "export")
+    export = ok(exporting.request("owner", format="csv"))
+    manifest = exporting.fetched(export, tmp_path / "export")
     for table in manifest["tables"]:
         for file in table["files"]:
             head, *rows = csv.reader(io.StringIO((tmp_path / "export" / file["name"]).read_text(), newline=""))
             assert (head, len(rows)) == (table["columns"], file["rows"])
     with (tmp_path / "export" / "public.customers.0001.csv").open(newline="") as file:
         names = [row["name"] for row in csv.DictReader(file)]
-    assert '\'=1+1 "so", he said' in names
+    assert '\'=1+1 "so", quoted' in names
 
 
 def test_owner_export_lacks_personal_data_of_members(exporting: Exporting, tmp_path: Path) -> None:
-    told = ok(exporting.ask("owner"))
-    manifest = exporting.fetched(told, tmp_path / "export")
+    export = ok(exporting.request("owner"))
+    manifest = exporting.fetched(export, tmp_path / "export")
     names = {table["name"].removeprefix("public.") for table in manifest["tables"]}
-    assert (told["complete"], manifest["complete"]) == (False, False)
+    assert (export["complete"], manifest["complete"]) == (False, False)
     assert {"leads", "tasks", "organization_members", "activity_logs"} <= names
     assert not names & {"ai_conversations", "notifications", "private.capture_tokens", "organization_invitations"}
     with exporting.database.connect() as connection, pytest.raises(RestoreError, match="complete export"):
@@ -277,8 +279,8 @@ def log(exporting: Exporting, person: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("person", ["admin", "member", "globex_owner", "outsider", "suspended", "removed"])
-def test_attack_export_an_organization_one_does_not_own(exporting: Exporting, person: str) -> None:
-    refused(exporting.ask(person), 403, "42501")
+def test_attack_export_an_organisation_one_does_not_own(exporting: Exporting, person: str) -> None:
+    refused(exporting.request(person), 403, "42501")
     assert log(exporting, person) == [("Refused or failed", False)]
 
 
@@ -290,18 +292,18 @@ def test_attack_export_an_organization_by_impersonation(exporting: Exporting) ->
         ).fetchone()
     assert begun
     token = exporting.token("owner", act={"sub": str(PEOPLE["super_admin"])}, session_id=begun[0])
-    refused(exporting.ask("owner", token=token), 403, "42501")
+    refused(exporting.request("owner", token=token), 403, "42501")
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", f"{ACME}/../{GLOBEX}", f"{ACME}%2f..", "", "*"])
-def test_attack_path_traversal_in_the_name_of_an_organization(exporting: Exporting, name: str) -> None:
-    refused(exporting.ask("super_admin", name), 422, "invalid_body")
-    refused(exporting.ask("super_admin", ACME, format=name), 422, "invalid_body")
+def test_attack_path_traversal_in_the_name_of_an_organisation(exporting: Exporting, name: str) -> None:
+    refused(exporting.request("super_admin", name), 422, "invalid_body")
+    refused(exporting.request("super_admin", ACME, format=name), 422, "invalid_body")
 
 
-def test_attack_read_the_exports_of_another_organization(exporting: Exporting) -> None:
-    complete = ok(exporting.ask("super_admin"))
-    own = ok(exporting.ask("owner"))
+def test_attack_read_the_exports_of_another_organisation(exporting: Exporting) -> None:
+    complete = ok(exporting.request("super_admin"))
+    own = ok(exporting.request("owner"))
     with exporting.database.connect() as connection:
         paths = {
             name
@@ -317,9 +319,9 @@ def test_attack_read_the_exports_of_another_organization(exporting: Exporting) -
         client = exporting.api.http(token=exporting.token(person))
         return client.get(f"/storage/v1/object/authenticated/exports/{path}").is_success
 
-    everybody = ("owner", "platform_admin", "admin", "member", "globex_owner", "outsider")
-    assert [person for person in everybody if reads(person, theirs)] == ["owner", "platform_admin"]
-    assert [person for person in everybody if reads(person, everything)] == ["platform_admin"]
+    people = ("owner", "platform_admin", "admin", "member", "globex_owner", "outsider")
+    assert [person for person in people if reads(person, theirs)] == ["owner", "platform_admin"]
+    assert [person for person in people if reads(person, everything)] == ["platform_admin"]
     for person in ("owner", "platform_admin"):
         client = exporting.api.http(token=exporting.token(person))
         planted = client.post(f"/storage/v1/object/exports/{ACME}/x/manifest.json", json={})
@@ -327,7 +329,7 @@ def test_attack_read_the_exports_of_another_organization(exporting: Exporting) -
         assert client.delete(f"/storage/v1/object/exports/{theirs}").is_error
 
 
-def test_attack_go_on_with_the_export_of_somebody_else(exporting: Exporting) -> None:
+def test_attack_continue_a_foreign_export(exporting: Exporting) -> None:
     """Its steps are for the functions alone, and each looks whose export it is."""
     for statement in ("select private.open_export('{}')", "select private.begin_export('{}')"):
         with (
@@ -342,10 +344,10 @@ def test_failed_export_is_logged_and_leaves_no_files(exporting: Exporting, tmp_p
     wrong = environment(database_url, **own, SUPABASE_SECRET_KEY="sb_secret_that_nobody_knows_0")
     with serving(tmp_path, wrong) as functions:
         broken = Exporting(exporting.database, exporting.api, functions)
-        refused(broken.ask("platform_admin", GLOBEX), 503, "storage_unavailable")
+        refused(broken.request("platform_admin", GLOBEX), 503, "storage_unavailable")
     assert log(exporting, "platform_admin")[-2:] == [("Export begun", True), ("Export failed", False)]
     # It is over, so another may begin at once.
-    ok(exporting.ask("platform_admin", GLOBEX))
+    ok(exporting.request("platform_admin", GLOBEX))
 
 
 def test_all_tables_are_as_of_one_moment(exporting: Exporting, tmp_path: Path) -> None:
@@ -374,11 +376,11 @@ def test_all_tables_are_as_of_one_moment(exporting: Exporting, tmp_path: Path) -
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write)
         try:
-            told = ok(exporting.ask("platform_admin", GLOBEX))
+            export = ok(exporting.request("platform_admin", GLOBEX))
         finally:
             done.set()
         writing.result()
-    exporting.fetched(told, tmp_path / "export")
+    exporting.fetched(export, tmp_path / "export")
     with exporting.database.connect() as connection:
         later = connection.execute("select from public.activities where title = 'Moment'").rowcount
     assert later > moments("activities") == moments("usage_tracking")
@@ -393,16 +395,16 @@ def test_large_export_uses_little_memory(exporting: Exporting, tmp_path: Path) -
             [GLOBEX],
         )
     process = psutil.Process(exporting.functions.process.pid)
-    ok(exporting.ask("platform_admin", ACME))  # the first one brings libraries along
+    ok(exporting.request("platform_admin", ACME))  # the first one imports libraries
     before = process.memory_info().rss
-    told = ok(exporting.ask("platform_admin", GLOBEX))
+    export = ok(exporting.request("platform_admin", GLOBEX))
     grown = process.memory_info().rss - before
-    pieces = [file for file in told["files"] if file["table"] == "public.usage_tracking"]
+    pieces = [file for file in export["files"] if file["table"] == "public.usage_tracking"]
     assert len(pieces) > 3
     assert max(file["bytes"] for file in pieces) <= 4 * 1024 * 1024
     assert sum(file["rows"] for file in pieces) >= 20000
     assert grown < 32 * 1024 * 1024
-    manifest = exporting.fetched(told, tmp_path / "export")
+    manifest = exporting.fetched(export, tmp_path / "export")
     with exporting.database.connect() as connection:
         count = connection.execute(
             "select count(*) from public.usage_tracking where organization_id = %s", [GLOBEX]
@@ -416,7 +418,7 @@ def test_large_export_uses_little_memory(exporting: Exporting, tmp_path: Path) -
 @pytest.fixture(scope="module")
 def exported(exporting: Exporting, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "export"
-    exporting.fetched(ok(exporting.ask("super_admin")), folder)
+    exporting.fetched(ok(exporting.request("super_admin")), folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Files as an app keeps them: the whole stack, through supabase-py and, for what it would not send, bare HTTP."""
+"""Files on the whole stack, through supabase-py and, for requests it would not send, bare HTTP."""
 
 import json
 from base64 import urlsafe_b64decode
@@ -73,7 +73,7 @@ def sync(stack: Strive) -> dict[str, int]:
     return result
 
 
-def test_a_row_comes_with_the_file_and_goes_with_it(people: tuple[Person, Person]) -> None:
+def test_file_and_row_are_created_and_deleted_together(people: tuple[Person, Person]) -> None:
     me, _ = people
     path = me.path("plan.txt")
     files = me.client.storage.from_("attachments")
@@ -92,14 +92,14 @@ def test_a_row_comes_with_the_file_and_goes_with_it(people: tuple[Person, Person
 
 def test_next_job_run_deletes_the_file_of_a_deleted_row(people: tuple[Person, Person], stack: Strive) -> None:
     me, _ = people
-    kept, gone = me.path("kept.txt"), me.path("gone.txt")
+    kept, deleted = me.path("kept.txt"), me.path("gone.txt")
     files = me.client.storage.from_("attachments")
-    for path in (kept, gone):
+    for path in (kept, deleted):
         files.upload(path, b"hello", {"content-type": "text/plain"})
-    me.client.table("attachments").delete().eq("file_path", gone).execute()
+    me.client.table("attachments").delete().eq("file_path", deleted).execute()
     assert sync(stack)["deleted"] >= 1
     with pytest.raises(StorageApiError, match="not found"):
-        files.download(gone)
+        files.download(deleted)
     assert files.download(kept) == b"hello"
     assert me.row(kept)
     assert sync(stack)["deleted"] == 0
@@ -134,8 +134,8 @@ def test_a_signed_address_is_good_for_an_hour(people: tuple[Person, Person], sta
     signed = str(me.client.storage.from_("attachments").create_signed_url(path, 3600)["signedURL"])
     assert httpx.get(signed).content == b"secret"
     claims = signed.partition("token=")[2].split(".")[1]
-    told = json.loads(urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
-    assert told["exp"] - told["iat"] == 3600
+    payload = json.loads(urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+    assert payload["exp"] - payload["iat"] == 3600
     assert httpx.get(signed.replace("secret.txt", "other.txt")).status_code == 400
     with pytest.raises(StorageApiError, match="not found"):
         other.client.storage.from_("attachments").create_signed_url(path, 3600)
@@ -196,7 +196,7 @@ def test_attack_a_path_that_leads_elsewhere(people: tuple[Person, Person], stack
     connection.close()
 
 
-def test_types_and_sizes_are_those_of_the_bucket(people: tuple[Person, Person]) -> None:
+def test_bucket_limits_types_and_sizes(people: tuple[Person, Person]) -> None:
     me, other = people
     avatars = me.client.storage.from_("avatars")
     avatars.upload(f"{me.id}/face.png", b"png", {"content-type": "image/png"})

@@ -1,4 +1,4 @@
-"""One key, one effect, one answer."""
+"""Idempotency: one key, one effect, one response."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -42,7 +42,7 @@ def test_without_a_key_every_request_counts(functions: Serving, database: Databa
     assert recorded(database, "every time") == 2
 
 
-def test_many_at_once_with_one_key_have_one_effect(functions: Serving, database: Database) -> None:
+def test_concurrent_requests_with_one_key_have_one_effect(functions: Serving, database: Database) -> None:
     def attempt(_: int) -> bytes:
         answer = functions.record(ENTRY | {"title": "at once"}, **{"idempotency-key": "at-once"})
         assert answer.status_code == 201, answer.text
@@ -55,14 +55,14 @@ def test_many_at_once_with_one_key_have_one_effect(functions: Serving, database:
 
 
 def test_refused_request_does_not_use_its_key(functions: Serving, database: Database) -> None:
-    gone = {"type": "CALL", "title": "nobody", "lead_id": "00000000-0000-4000-8000-000000000000"}
-    refused(functions.record(gone, **{"idempotency-key": "refused"}), 404, "PT404")
-    refused(functions.record(gone, **{"idempotency-key": "refused"}), 404, "PT404")
+    missing = {"type": "CALL", "title": "nobody", "lead_id": "00000000-0000-4000-8000-000000000000"}
+    refused(functions.record(missing, **{"idempotency-key": "refused"}), 404, "PT404")
+    refused(functions.record(missing, **{"idempotency-key": "refused"}), 404, "PT404")
     assert functions.record(ENTRY | {"title": "after"}, **{"idempotency-key": "refused"}).status_code == 201
     assert recorded(database, "after") == 1
 
 
-def test_attack_use_somebody_elses_key_to_read_their_answer(functions: Serving) -> None:
+def test_attack_read_a_response_with_a_foreign_key(functions: Serving) -> None:
     theirs = functions.record(person="member", **{"idempotency-key": "shared"})
     mine = functions.record(person="owner", **{"idempotency-key": "shared"})
     assert mine.status_code == 201
@@ -93,8 +93,8 @@ def test_suspended_user_gets_no_stored_result(functions: Serving, database: Data
 
 
 @pytest.mark.parametrize("role", ["authenticated", "anon", "service_role", "authenticator"])
-def test_attack_call_what_believes_any_claims(database: Database, role: str) -> None:
-    """Only the login of the functions may name the caller; through the API nobody may."""
+def test_attack_call_the_claims_function(database: Database, role: str) -> None:
+    """Only the login of the functions may name the caller; API callers may not."""
     for call in (
         "private.enter_once('{}', '{}', 'a', 'b', '')",
         "private.remember('a', 'b', '', '{}')",
@@ -106,7 +106,7 @@ def test_attack_call_what_believes_any_claims(database: Database, role: str) -> 
                 connection.execute(f"select {call}")
 
 
-def test_the_login_of_the_functions_bypasses_nothing(database: Database) -> None:
+def test_login_of_the_functions_does_not_bypass_rls(database: Database) -> None:
     with database.connect() as connection:
         row = connection.execute(
             "select rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication,"

@@ -1,4 +1,4 @@
-"""impersonate-user: a super admin acts as a user, for a while, visibly, and with no more than the user's power."""
+"""impersonate-user: a super admin acts as a user, for a limited time, audited, with the user's rights only."""
 
 import time
 from collections.abc import Iterator
@@ -36,9 +36,9 @@ def member(platform: Platform, organization: UUID) -> Person:
 
 def begin(platform: Platform, admin: Person, user: Person) -> Person:
     """The user, as the admin plays them."""
-    told = ok(admin.call("impersonate-user", user_id=user.id, **REASON))
-    assert told["expires_in"] == 900
-    return Person(user.id, user.email, told, platform.client(token=told["access_token"]))
+    started = ok(admin.call("impersonate-user", user_id=user.id, **REASON))
+    assert started["expires_in"] == 900
+    return Person(user.id, user.email, started, platform.client(token=started["access_token"]))
 
 
 def claims_of(person: Person) -> dict[str, object]:
@@ -149,7 +149,7 @@ def test_ended_impersonation_is_rejected(
     assert not may_act(second)
 
 
-def test_attack_end_somebody_elses_impersonation(platform: Platform, member: Person, played: Person) -> None:
+def test_attack_end_a_foreign_impersonation(platform: Platform, member: Person, played: Person) -> None:
     named = {"impersonation_id": played.session["impersonation_id"]}
     for person in (member, platform.person(), platform.person("ADMIN")):
         assert person.rpc("end_impersonation", **named).status_code == 404
@@ -165,7 +165,7 @@ def test_expired_impersonation_is_rejected(platform: Platform, played: Person) -
     assert not may_act(played)
 
 
-def test_suspending_either_side_ends_it_for_good(platform: Platform, super_admin: Person) -> None:
+def test_suspending_admin_or_user_ends_the_impersonation(platform: Platform, super_admin: Person) -> None:
     for role in ("SUPER_ADMIN", None):
         admin, user = platform.person("SUPER_ADMIN"), platform.person(member_of=platform.organization())
         played = begin(platform, admin, user)
@@ -177,7 +177,7 @@ def test_suspending_either_side_ends_it_for_good(platform: Platform, super_admin
         assert not may_act(played)
 
 
-def test_attack_play_a_user_who_becomes_an_admin(platform: Platform, super_admin: Person) -> None:
+def test_attack_impersonate_a_user_promoted_to_admin(platform: Platform, super_admin: Person) -> None:
     user = platform.person(member_of=platform.organization())
     played = begin(platform, super_admin, user)
     ok(super_admin.call("bulk-admin-action", action="set_role", user_ids=[user.id], role="ADMIN"))
@@ -193,7 +193,7 @@ def test_demoted_admin_cannot_impersonate(platform: Platform, super_admin: Perso
     assert not may_act(played)
 
 
-# Tokens of the tests' own key, as nobody else could sign them.
+# Tokens signed with the tests' own key.
 
 
 @pytest.fixture(scope="module")
@@ -213,9 +213,9 @@ def signing(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Iter
         {"act": {}},
         {"act": None, "user_metadata": {"act": {"sub": str(PEOPLE["super_admin"])}}},
     ],
-    ids=["without a session", "of no session", "of nobody", "in what the user says of themselves"],
+    ids=["without a session", "of no session", "of an unknown user", "in user_metadata"],
 )
-def test_attack_forge_who_acts(signing: httpx.Client, database: Database, forged: dict[str, Any]) -> None:
+def test_attack_forge_the_act_claim(signing: httpx.Client, database: Database, forged: dict[str, Any]) -> None:
     """A token with `act` is worth what the database knows of it; what users write of themselves is no claim."""
     body = {"type": "CALL", "title": "Call", "lead_id": str(uuid4())}
     forged = {"session_id": str(uuid4())} | forged

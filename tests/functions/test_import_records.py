@@ -1,4 +1,4 @@
-"""import-records: what is read from a file, what is refused, and all or nothing."""
+"""import-records: parsing, refusals, and all-or-nothing imports."""
 
 import csv as tables
 import io
@@ -24,7 +24,8 @@ from tests.support.world import ACME, Database, Row
 @pytest.fixture(autouse=True)
 def empty(database: Database) -> Iterator[None]:
     yield
-    with database.connect() as connection:
+    with database.connect("supabase_admin") as connection:
+        connection.execute("set session_replication_role = replica")  # thousands of rows, and a trigger for each
         for table in ("leads", "contacts", "activity_feeds"):
             connection.execute(f"delete from public.{table}")
 
@@ -35,11 +36,13 @@ def send(
     kind: str = "leads",
     person: str = "member",
     key: str | None = None,
-    **asked: Any,
+    **parameters: Any,
 ) -> httpx.Response:
     headers = {"content-type": "text/csv"} | ({"idempotency-key": key} if key else {})
     with functions.client(person) as client:
-        return client.post("/functions/v1/import-records", params={"kind": kind, **asked}, content=csv, headers=headers)
+        return client.post(
+            "/functions/v1/import-records", params={"kind": kind, **parameters}, content=csv, headers=headers
+        )
 
 
 def report(answer: httpx.Response) -> list[Row]:
@@ -239,7 +242,9 @@ def test_an_organization_runs_one_import_at_a_time(functions: Serving, database:
     with ThreadPoolExecutor(1) as pool, blocked(database):
         first = pool.submit(send, functions, "name\nAda\n")
         until(lambda: imports(database) == 1)
-        refused(send(functions, "name\nEve\n", person="owner"), 409, "PT409")
+        while (second := send(functions, "name\nEve\n", person="owner")).status_code == 503:
+            pass  # a busy machine
+        refused(second, 409, "PT409")
     assert report(first.result())[-1]["committed"]
 
 

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: for the server alone, one run at a time, and a row that says how it went."""
+"""Jobs over HTTP: only for servers, one run at a time, and a row with the outcome."""
 
 import signal
 import time
@@ -17,7 +17,7 @@ from tests.support.serving import BESIDE, CRON_KEY, PUBLISHABLE_KEY, SECRET_KEY,
 from tests.support.world import Database
 
 
-def ask(functions: Serving, job: str, key: str = CRON_KEY) -> httpx.Response:
+def run_job(functions: Serving, job: str, key: str = CRON_KEY) -> httpx.Response:
     with functions.client(None, apikey=key) as client:
         return client.post(f"/functions/v1/{job}", json={})
 
@@ -33,7 +33,7 @@ def test_every_job_has_a_function(database: Database) -> None:
 
 @pytest.mark.parametrize("job", ["end-suspensions", "forget-job-runs"])
 def test_job_runs_with_the_secret_key(functions: Serving, database: Database, job: str) -> None:
-    answer = ask(functions, job)
+    answer = run_job(functions, job)
     assert answer.status_code == 200, answer.text
     run = answer.json()
     assert (run["job"], run["outcome"], run["result"], run["error"]) == (job.replace("-", "_"), "DONE", 0, None)
@@ -43,8 +43,8 @@ def test_job_runs_with_the_secret_key(functions: Serving, database: Database, jo
 
 
 def test_attack_run_a_job_as_a_user_or_an_app(functions: Serving) -> None:
-    refused(ask(functions, "end-suspensions", PUBLISHABLE_KEY), 401, "missing_credentials")
-    refused(ask(functions, "end-suspensions", SECRET_KEY[:-1]), 401, "invalid_api_key")
+    refused(run_job(functions, "end-suspensions", PUBLISHABLE_KEY), 401, "missing_credentials")
+    refused(run_job(functions, "end-suspensions", SECRET_KEY[:-1]), 401, "invalid_api_key")
     with functions.client("super_admin") as client:
         refused(client.post("/functions/v1/end-suspensions", json={}), 401, "missing_credentials")
 
@@ -52,13 +52,13 @@ def test_attack_run_a_job_as_a_user_or_an_app(functions: Serving) -> None:
 def test_a_job_that_runs_already_is_skipped(functions: Serving, database: Database) -> None:
     with database.connect() as connection, connection.transaction():
         connection.execute("select private.try_job_lock('end_suspensions')")
-        assert ask(functions, "end-suspensions").json()["outcome"] == "SKIPPED"
-    assert ask(functions, "end-suspensions").json()["outcome"] == "DONE"
+        assert run_job(functions, "end-suspensions").json()["outcome"] == "SKIPPED"
+    assert run_job(functions, "end-suspensions").json()["outcome"] == "DONE"
 
 
 def test_concurrent_runs_of_a_job_never_fail(functions: Serving) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(functions, "end-suspensions"), range(16)))
+        answers = list(pool.map(lambda _: run_job(functions, "end-suspensions"), range(16)))
     assert {answer.status_code for answer in answers} == {200}
     assert "DONE" in {answer.json()["outcome"] for answer in answers}
 
@@ -92,8 +92,8 @@ def test_every_job_runs_on_the_stack(stack: Strive) -> None:
         for job in jobs:
             answer = client.post(f"/functions/v1/{job['name'].replace('_', '-')}", json={}, headers=server)
             assert answer.status_code == 200, answer.text
-        told = client.get(address, headers=server).json()
-        assert {(job["last_outcome"], job["is_overdue"]) for job in told} == {("DONE", False)}
+        listed = client.get(address, headers=server).json()
+        assert {(job["last_outcome"], job["is_overdue"]) for job in listed} == {("DONE", False)}
         runs = client.post("/rest/v1/rpc/job_runs", json={"page_size": 100}, headers=server).json()
         assert {run["job_name"] for run in runs} == {job["name"] for job in jobs}
         assert client.get(f"{address}&is_overdue=is.true", headers=server).json() == []
@@ -126,7 +126,7 @@ async def work(connection: Connection):
         if todo == "end":
             return {"worked": True}
         if todo == "fail":
-            raise ValueError("the other server said no")
+            raise ValueError("the other server refused")
         await asyncio.sleep(0.05)
 
 @function("secret")
@@ -153,7 +153,7 @@ def elsewhere(tmp_path: Path, fresh_database: Database) -> Iterator[tuple[Servin
         yield functions, fresh_database
 
 
-def tell(database: Database, what: str) -> None:
+def signal_job(database: Database, what: str) -> None:
     with database.connect() as connection:
         connection.execute("update private.todo set what = %s", [what])
 
@@ -176,10 +176,10 @@ def test_running_job_is_visible_and_others_are_skipped(
 ) -> None:
     functions, database = elsewhere
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(ask, functions, "elsewhere")
+        first = pool.submit(run_job, functions, "elsewhere")
         wait_until_it_runs(database)
-        assert ask(functions, "elsewhere").json()["outcome"] == "SKIPPED"
-        tell(database, "end")
+        assert run_job(functions, "elsewhere").json()["outcome"] == "SKIPPED"
+        signal_job(database, "end")
         done = first.result().json()
     assert (done["outcome"], done["result"]) == ("DONE", {"worked": True})
     assert runs(database) == [("DONE", None), ("SKIPPED", None)]
@@ -187,16 +187,16 @@ def test_running_job_is_visible_and_others_are_skipped(
 
 def test_failed_job_stores_its_error(elsewhere: tuple[Serving, Database]) -> None:
     functions, database = elsewhere
-    tell(database, "fail")
-    failed = refused(ask(functions, "elsewhere"), 500, "job_failed")
-    assert failed.json()["details"] == "ValueError: the other server said no"
-    assert runs(database) == [("FAILED", "ValueError: the other server said no")]
+    signal_job(database, "fail")
+    failed = refused(run_job(functions, "elsewhere"), 500, "job_failed")
+    assert failed.json()["details"] == "ValueError: the other server refused"
+    assert runs(database) == [("FAILED", "ValueError: the other server refused")]
 
 
 def test_killed_process_leaves_a_failed_run(elsewhere: tuple[Serving, Database]) -> None:
     functions, database = elsewhere
     with ThreadPoolExecutor(1) as pool:
-        lost = pool.submit(ask, functions, "elsewhere")
+        lost = pool.submit(run_job, functions, "elsewhere")
         wait_until_it_runs(database)
         functions.process.send_signal(signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
@@ -213,7 +213,7 @@ def test_killed_process_leaves_a_failed_run(elsewhere: tuple[Serving, Database])
 def test_job_stops_when_its_lock_is_lost(elsewhere: tuple[Serving, Database]) -> None:
     functions, database = elsewhere
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(ask, functions, "elsewhere")
+        first = pool.submit(run_job, functions, "elsewhere")
         wait_until_it_runs(database)
         with database.connect("supabase_admin") as connection:
             connection.execute(

@@ -1,4 +1,4 @@
-"""Notifications as an app and a server use them: the whole stack, through supabase-py."""
+"""Notifications of an app and a server on the whole stack, through supabase-py."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,14 +36,14 @@ def reader(stack: Strive, server: Client) -> Iterator[Client]:
         yield client
 
 
-def tell(server: Client, reader: Client, count: int) -> None:
+def notify(server: Client, reader: Client, count: int) -> None:
     (org,) = _rows(reader.rpc("my_organizations").execute())
     for n in range(count):
-        told = server.rpc(
+        sent = server.rpc(
             "notify_members",
             {"organization_id": org["id"], "type": "INFO", "title": f"No. {n}", "message": "Hello", "action_url": "/x"},
         ).execute()
-        assert told.data == 1
+        assert sent.data == 1
 
 
 def unread(reader: Client) -> int:
@@ -52,7 +52,7 @@ def unread(reader: Client) -> int:
 
 
 def test_a_reader_pages_counts_marks_and_deletes(server: Client, reader: Client) -> None:
-    tell(server, reader, 5)
+    notify(server, reader, 5)
     assert unread(reader) == 5
     first: Any = reader.rpc("notifications_page", {"page_size": 2}).execute().data
     assert [row["title"] for row in first] == ["No. 4", "No. 3"]
@@ -76,26 +76,26 @@ def test_a_reader_pages_counts_marks_and_deletes(server: Client, reader: Client)
     assert [row["title"] for row in left] == ["No. 0", "No. 1", "No. 3", "No. 4"]
 
 
-def test_attack_read_mark_and_delete_what_another_was_told(server: Client, reader: Client, stack: Strive) -> None:
-    tell(server, reader, 1)
-    (told,) = _rows(reader.table("notifications").select("*").execute())
+def test_attack_change_notifications_of_another_user(server: Client, reader: Client, stack: Strive) -> None:
+    notify(server, reader, 1)
+    (sent,) = _rows(reader.table("notifications").select("*").execute())
     with httpx.Client(timeout=30) as http:
         stranger = connect(stack, http)
         stranger.auth.sign_in_with_password({"email": "member@acme.test", "password": PASSWORD})
-        assert _rows(stranger.table("notifications").select("*").eq("id", told["id"]).execute()) == []
-        assert _rows(stranger.table("notifications").delete().eq("id", told["id"]).execute()) == []
+        assert _rows(stranger.table("notifications").select("*").eq("id", sent["id"]).execute()) == []
+        assert _rows(stranger.table("notifications").delete().eq("id", sent["id"]).execute()) == []
         for operation in ("mark_notifications_read", "delete_notifications"):
             with pytest.raises(APIError) as caught:
-                stranger.rpc(operation, {"ids": [told["id"]]}).execute()
+                stranger.rpc(operation, {"ids": [sent["id"]]}).execute()
             assert caught.value.code == "PT404"
         with pytest.raises(APIError) as caught:
             stranger.rpc(
                 "notify_members",
-                {"organization_id": told["organization_id"], "type": "INFO", "title": "Pay", "message": "now"},
+                {"organization_id": sent["organization_id"], "type": "INFO", "title": "Pay", "message": "now"},
             ).execute()
         assert caught.value.code == "42501"
     with pytest.raises(APIError) as caught:
-        reader.table("notifications").insert({"title": "x", "message": "x", "user_id": told["user_id"]}).execute()
+        reader.table("notifications").insert({"title": "x", "message": "x", "user_id": sent["user_id"]}).execute()
     assert caught.value.code == "42501"
     assert unread(reader) == 1
 

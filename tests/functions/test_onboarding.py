@@ -1,4 +1,4 @@
-"""Onboarding without money: the steps, whose session it is, how it ends; and everything that never reaches Stripe."""
+"""Onboarding without payment: steps, owner, expiry, and refusals before any request to Stripe."""
 
 import hashlib
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def expire(database: Database) -> None:
 # The four steps
 
 
-def test_a_free_organization_from_nothing_to_its_owner(functions: Serving, database: Database) -> None:
+def test_free_onboarding_creates_organization_and_owner(functions: Serving, database: Database) -> None:
     customer = Customer(functions, "outsider").start()
     named = customer.done("update", step=1, **ORGANIZATION | {"name": "  Initech Güter & Co. "})
     assert (named["current_step"], named["name"]) == (2, "Initech Güter & Co.")
@@ -61,7 +61,7 @@ def test_a_free_organization_from_nothing_to_its_owner(functions: Serving, datab
 
 def test_started_without_signing_in_and_completed_after_signing_up(functions: Serving, database: Database) -> None:
     anonymous = Customer(functions).start("FREE")
-    refusal = refused(anonymous.ask("complete"), 401, "PT401")
+    refusal = refused(anonymous.call("complete"), 401, "PT401")
     assert "send the token of the session again" in refusal.json()["hint"]
     completed = anonymous.signed_in("outsider").done("complete")
     (session,) = kept(database, "select user_id from public.onboarding_sessions")
@@ -89,13 +89,13 @@ def test_steps_are_done_again_and_the_price_follows_the_plan(functions: Serving)
     assert customer.done("update", step=2, tier="ELITE", billing_cycle="MONTHLY")["amount_cents"] == 199900
 
 
-def test_its_user_goes_on_without_the_token_on_another_device(functions: Serving) -> None:
+def test_signed_in_user_continues_without_token(functions: Serving) -> None:
     started = Customer(functions, "outsider").start("FREE").done("get")
     elsewhere = Customer(functions, "outsider")
     assert elsewhere.done("get") == started
     assert elsewhere.done("get", session_id=started["session_id"]) == started
     assert elsewhere.done("complete", session_id=started["session_id"])["is_completed"]
-    refused(elsewhere.ask("get"), 404, "PT404")
+    refused(elsewhere.call("get"), 404, "PT404")
 
 
 @pytest.mark.parametrize(
@@ -114,26 +114,26 @@ def test_its_user_goes_on_without_the_token_on_another_device(functions: Serving
 )  # fmt: skip
 def test_invalid_step_is_422_with_each_field(functions: Serving, words: Row, fields: set[str]) -> None:
     customer = Customer(functions).start()
-    refusal = refused(customer.ask("update", **words), 422, "invalid_body")
+    refusal = refused(customer.call("update", **words), 422, "invalid_body")
     assert {each["field"] for each in refusal.json()["details"]} == fields
 
 
-def test_enterprise_is_422_with_whom_to_ask(functions: Serving) -> None:
+def test_enterprise_is_422_with_a_contact_hint(functions: Serving) -> None:
     customer = Customer(functions).start()
     customer.done("update", step=1, **ORGANIZATION)
-    refusal = refused(customer.ask("update", step=2, tier="ENTERPRISE", billing_cycle="YEARLY"), 422, "PT422")
+    refusal = refused(customer.call("update", step=2, tier="ENTERPRISE", billing_cycle="YEARLY"), 422, "PT422")
     assert "contact our sales team" in refusal.json()["hint"]
 
 
 def test_a_step_out_of_turn_is_409(functions: Serving) -> None:
     customer = Customer(functions, "outsider").start()
-    refused(customer.ask("update", step=2, tier="FREE", billing_cycle="MONTHLY"), 409, "PT409")
-    refused(customer.ask("pay"), 409, "PT409")
-    refused(customer.ask("complete"), 409, "PT409")
+    refused(customer.call("update", step=2, tier="FREE", billing_cycle="MONTHLY"), 409, "PT409")
+    refused(customer.call("pay"), 409, "PT409")
+    refused(customer.call("complete"), 409, "PT409")
     customer.start("FREE")
-    refused(customer.ask("pay"), 409, "PT409")
+    refused(customer.call("pay"), 409, "PT409")
     customer.done("complete")
-    for refusal in (customer.ask("update", step=1, name="Late"), customer.ask("pay")):
+    for refusal in (customer.call("update", step=1, name="Late"), customer.call("pay")):
         refused(refusal, 409, "PT409")
 
 
@@ -147,13 +147,13 @@ def test_expired_session_is_410_unless_completed(functions: Serving, database: D
     assert session["lasts"].total_seconds() == 24 * 3600
     expire(database)
     for verb, words in (("get", {}), ("update", {"step": 1, "name": "Late"}), ("pay", {}), ("complete", {})):
-        refused(customer.ask(verb, **words), 410, "PT410")
+        refused(customer.call(verb, **words), 410, "PT410")
     assert completed.done("get")["is_completed"]
 
 
 def test_plan_without_stripe_price_is_503(functions: Serving, database: Database) -> None:
     customer = Customer(functions).start("STARTER")
-    refusal = refused(customer.ask("pay"), 503, "PT503")
+    refusal = refused(customer.call("pay"), 503, "PT503")
     assert refusal.headers["retry-after"]
     assert kept(database, "select from private.onboarding_payments") == []
 
@@ -164,7 +164,7 @@ def test_plan_without_stripe_price_is_503(functions: Serving, database: Database
 ACTIVE = [person for person in PEOPLE if person != "suspended"]
 
 
-def test_slugs_count_on_where_a_name_is_taken(functions: Serving) -> None:
+def test_existing_slug_gets_a_number(functions: Serving) -> None:
     people = iter(ACTIVE)
 
     def slug(name: str) -> str:
@@ -177,7 +177,7 @@ def test_slugs_count_on_where_a_name_is_taken(functions: Serving) -> None:
     assert len(slug("x" * 100)) == 60
 
 
-def test_ten_of_one_name_at_once_get_ten_slugs(functions: Serving) -> None:
+def test_concurrent_equal_names_get_different_slugs(functions: Serving) -> None:
     sessions = [Customer(functions, person).start("FREE", name="Twins") for person in ACTIVE]
     with ThreadPoolExecutor(10) as pool:
         slugs = {one["organization"]["slug"] for one in pool.map(lambda each: each.done("complete"), sessions)}
@@ -190,7 +190,7 @@ def test_ten_of_one_name_at_once_get_ten_slugs(functions: Serving) -> None:
 def test_twenty_concurrent_completions_create_one_organization(functions: Serving, database: Database) -> None:
     customer = Customer(functions, "outsider").start("FREE", name="Once")
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: customer.ask("complete"), range(20)))
+        answers = list(pool.map(lambda _: customer.call("complete"), range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.text for answer in answers}) == 1
     (counted,) = kept(
@@ -218,16 +218,16 @@ def test_token_is_returned_once_and_stored_as_hash(functions: Serving, database:
 
 
 @pytest.mark.parametrize("verb", ["get", "update", "pay", "complete"])
-def test_attack_a_token_that_is_unknown_malformed_or_somebody_elses(functions: Serving, verb: str) -> None:
+def test_attack_unknown_malformed_or_foreign_token(functions: Serving, verb: str) -> None:
     theirs = Customer(functions, "globex_owner").start("FREE")
     words: Row = {"step": 1, "name": "Mine"} if verb == "update" else {}
     answers = [
-        Customer(functions, "outsider", token).ask(verb, **words)
+        Customer(functions, "outsider", token).call(verb, **words)
         for token in (theirs.token, "x" * 43, "", "'; drop table", "\U0001f600" * 99, f"{theirs.token} ")
     ]
-    answers.append(Customer(functions, "outsider").ask(verb, session_id=theirs.done("get")["session_id"], **words))
+    answers.append(Customer(functions, "outsider").call(verb, session_id=theirs.done("get")["session_id"], **words))
     if verb != "complete":
-        answers.append(Customer(functions, None, theirs.token).ask(verb, **words))
+        answers.append(Customer(functions, None, theirs.token).call(verb, **words))
     assert {refused(answer, 404, "PT404").text for answer in answers} == {answers[0].text}
     assert theirs.done("get")["name"] == "Initech"
 
@@ -235,8 +235,8 @@ def test_attack_a_token_that_is_unknown_malformed_or_somebody_elses(functions: S
 def test_attack_take_over_a_session_bound_to_a_user(functions: Serving) -> None:
     anonymous = Customer(functions).start("FREE")
     anonymous.signed_in("outsider").done("update", step=1, name="Mine")
-    refused(anonymous.ask("get"), 404, "PT404")
-    refused(anonymous.signed_in("globex_owner").ask("complete"), 404, "PT404")
+    refused(anonymous.call("get"), 404, "PT404")
+    refused(anonymous.signed_in("globex_owner").call("complete"), 404, "PT404")
     assert anonymous.signed_in("outsider").done("complete")["organization"]["name"] == "Mine"
 
 
@@ -245,7 +245,7 @@ def test_attack_onboard_while_suspended(functions: Serving) -> None:
     refused(suspended.post("create-onboarding-session", {}), 403, "user_suspended")
     token = Customer(functions).start("FREE").token
     for verb in ("get", "pay", "complete"):
-        refused(Customer(functions, "suspended", token).ask(verb), 403, "user_suspended")
+        refused(Customer(functions, "suspended", token).call(verb), 403, "user_suspended")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_attack_onboard_while_suspended(functions: Serving) -> None:
         {"user_id": "00000000-0000-4000-8000-000000000000"},
     ],
 )
-def test_attack_a_client_says_what_only_we_or_stripe_say(functions: Serving, claim: Row) -> None:
+def test_attack_client_sends_server_fields(functions: Serving, claim: Row) -> None:
     customer = Customer(functions, "outsider").start("GROWTH")
     for verb, words in (
         ("update", {"step": 2, "tier": "ELITE", "billing_cycle": "MONTHLY"}),
@@ -269,7 +269,7 @@ def test_attack_a_client_says_what_only_we_or_stripe_say(functions: Serving, cla
         ("complete", {}),
         ("get", {}),
     ):
-        refused(customer.ask(verb, **words | claim), 422, "invalid_body")
+        refused(customer.call(verb, **words | claim), 422, "invalid_body")
     refused(customer.post("create-onboarding-session", claim), 422, "invalid_body")
 
 
@@ -287,13 +287,13 @@ def test_attack_flood_of_sessions_from_one_address(functions: Serving, database:
             "insert into private.onboarding_counts select '203.0.113.7', h, 59"
             " from unnest(array[date_trunc('hour', now()), date_trunc('hour', now()) + interval '1 hour']) h"
         )
-    anybody = Customer(functions, headers=address)
-    assert anybody.post("create-onboarding-session", {}).status_code == 201
-    assert refused(anybody.post("create-onboarding-session", {}), 429, "PT429").headers["retry-after"]
-    # Somebody signed in, another address, and the machine itself are not kept out by it.
+    visitor = Customer(functions, headers=address)
+    assert visitor.post("create-onboarding-session", {}).status_code == 201
+    assert refused(visitor.post("create-onboarding-session", {}), 429, "PT429").headers["retry-after"]
+    # Signed-in users, other addresses and localhost are not limited by it.
     assert Customer(functions, "outsider", headers=address).post("create-onboarding-session", {}).status_code == 201
     for other in ("203.0.113.8", "127.0.0.1", "::ffff:127.0.0.1"):
-        answer = anybody.post("create-onboarding-session", {}, **{"x-forwarded-for": other})
+        answer = visitor.post("create-onboarding-session", {}, **{"x-forwarded-for": other})
         assert answer.status_code == 201
 
 

@@ -1,4 +1,4 @@
-"""Onboarding as it is in the field: Stripe tells of everything in its own time, and the browser may be gone."""
+"""Onboarding with webhooks: events arrive at any time, and the browser may be closed."""
 
 import time
 from collections.abc import Iterator
@@ -28,8 +28,8 @@ def stripe(open_shop: Shop) -> Iterator[Shop]:
     open_shop.forget()
 
 
-def heard(stripe: Shop) -> None:
-    """Until everything that Stripe has to say was taken."""
+def all_delivered(stripe: Shop) -> None:
+    """Wait until all events are delivered."""
     stripe.double.deliveries.settle()
 
 
@@ -39,28 +39,28 @@ def waiting(stripe: Shop) -> list[Row]:
     )
 
 
-def test_all_events_come_only_after_the_completion(stripe: Shop) -> None:
+def test_events_after_the_completion_change_nothing(stripe: Shop) -> None:
     stripe.double.deliveries.paused = True
     customer = stripe.customer("outsider", "ELITE", "YEARLY")
     stripe.paid(customer)
     completed = customer.done("complete")
     stripe.double.deliveries.paused = False
-    heard(stripe)
+    all_delivered(stripe)
     assert stripe.made() == ONE
     assert customer.done("complete") == completed
     assert waiting(stripe) == []
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_events_come_shuffled_and_twice_while_the_customer_completes(stripe: Shop, seed: int) -> None:
+def test_shuffled_events_race_the_completion(stripe: Shop, seed: int) -> None:
     stripe.double.mischief(seed=seed, shuffle=30, duplicate=0.5, delay=0.05)
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer, ANOTHER_CARD)
     stripe.double.pay(customer.done("pay")["client_secret"])
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: customer.ask("complete"), range(6)))
+        answers = list(pool.map(lambda _: customer.call("complete"), range(6)))
     assert {answer.status_code for answer in answers} == {200}
-    heard(stripe)
+    all_delivered(stripe)
     assert stripe.made() == ONE
     assert waiting(stripe) == []
     (org,) = stripe.look(
@@ -69,14 +69,14 @@ def test_the_events_come_shuffled_and_twice_while_the_customer_completes(stripe:
     assert org == {"subscription_tier": "GROWTH", "subscription_status": "ACTIVE"}
 
 
-def test_paid_without_signing_in_it_waits_and_then_completes(stripe: Shop) -> None:
+def test_anonymous_payment_completes_after_sign_in(stripe: Shop) -> None:
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
-    heard(stripe)
+    all_delivered(stripe)
     assert stripe.made() == NONE
     assert anonymous.done("get")["payment_status"] == "SUCCEEDED"
     assert anonymous.signed_in("outsider").done("complete")["is_completed"]
-    heard(stripe)
+    all_delivered(stripe)
     assert stripe.made() == ONE
     assert waiting(stripe) == []
 
@@ -86,7 +86,7 @@ def test_payment_after_expiry_completes_by_webhook(stripe: Shop) -> None:
     started = customer.done("pay")
     stripe.expire()
     stripe.double.pay(started["client_secret"])
-    heard(stripe)
+    all_delivered(stripe)
     assert stripe.made() == ONE
     assert stripe.refunds() == []
 
@@ -98,36 +98,36 @@ def test_webhook_queues_a_replaced_payment_for_refund(stripe: Shop) -> None:
     customer.done("update", step=2, tier="ELITE", billing_cycle="MONTHLY")
     stripe.double.faults.clear()
     stripe.double.pay(first["client_secret"])
-    heard(stripe)
+    all_delivered(stripe)
     (due,) = stripe.refunds()
     assert (due["reason"], due["status"], due["amount_cents"]) == ("REPLACED", "DUE", 69900)
     assert stripe.job()["refunded"] == 1
-    heard(stripe)
+    all_delivered(stripe)
     (given,) = stripe.refunds()
     assert given["status"] == "REFUNDED"
     stripe.paid(customer)
-    heard(stripe)
+    all_delivered(stripe)
     assert customer.done("get")["tier"] == "ELITE"
     assert stripe.made() == ONE
     (bought,) = stripe.look("select tier from public.subscriptions where status = 'ACTIVE'")
     assert bought["tier"] == "ELITE"
 
 
-def test_another_plan_cancels_the_first_and_its_events_change_nothing(stripe: Shop) -> None:
+def test_events_of_a_replaced_plan_change_nothing(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "ELITE")
     customer.done("pay")
     customer.done("update", step=2, tier="STARTER", billing_cycle="YEARLY")
-    heard(stripe)
+    all_delivered(stripe)
     session = customer.done("get")
     assert (session["payment_status"], session["tier"]) == ("PENDING", "STARTER")
     stripe.paid(customer)
-    heard(stripe)
+    all_delivered(stripe)
     assert customer.done("get")["is_completed"]
     assert stripe.made() == ONE
     assert waiting(stripe) == []
 
 
-def test_twenty_customers_at_once_each_get_their_own(stripe: Shop) -> None:
+def test_twenty_concurrent_customers_get_separate_organizations(stripe: Shop) -> None:
     stripe.double.mischief(seed=11, shuffle=50, duplicate=0.2)
 
     def buy(number: int) -> None:
@@ -138,13 +138,13 @@ def test_twenty_customers_at_once_each_get_their_own(stripe: Shop) -> None:
 
     with ThreadPoolExecutor(5) as pool:
         list(pool.map(buy, range(10)))
-    heard(stripe)
+    all_delivered(stripe)
     assert stripe.made() == {"organizations": 10, "owners": 10, "subscriptions": 10}
     assert waiting(stripe) == []
     assert stripe.refunds() == []
 
 
-def test_an_organization_that_began_free_gets_what_it_buys_later(stripe: Shop) -> None:
+def test_free_organization_buys_a_plan_later(stripe: Shop) -> None:
     organization = stripe.customer("outsider", "FREE").done("complete")["organization"]["id"]
     (plan,) = stripe.look("select stripe_price_id as price from public.plans where amount_cents = 69900")
     client = StripeClient(stripe.double.key, base_addresses={"api": stripe.double.url})
@@ -153,12 +153,12 @@ def test_an_organization_that_began_free_gets_what_it_buys_later(stripe: Shop) -
     bought = client.v1.subscriptions.create(
         {"customer": buyer.id, "items": [{"price": plan["price"]}], "payment_behavior": "default_incomplete"}
     )
-    heard(stripe)
+    all_delivered(stripe)
     before = stripe.look("select subscription_tier::text from public.organizations where id = %s", organization)
     assert before == [{"subscription_tier": "FREE"}]
     (intent,) = stripe.at_stripe("payment_intent")
     stripe.double.pay(intent["id"])
-    heard(stripe)
+    all_delivered(stripe)
     found = stripe.look(
         "select tier::text, status::text, stripe_subscription_id as id from public.subscriptions order by tier"
     )
@@ -166,10 +166,10 @@ def test_an_organization_that_began_free_gets_what_it_buys_later(stripe: Shop) -
         {"tier": "FREE", "status": "CANCELLED", "id": None},
         {"tier": "GROWTH", "status": "ACTIVE", "id": bought.id},
     ]
-    told = stripe.look(
+    notices = stripe.look(
         "select title from public.notifications where organization_id = %s order by created_at", organization
     )
-    assert [row["title"] for row in told] == ["Your plan is Free", "Your plan is Growth"]
+    assert [row["title"] for row in notices] == ["Your plan is Free", "Your plan is Growth"]
 
 
 def test_late_old_event_does_not_undo_a_completion(stripe: Shop) -> None:
@@ -186,7 +186,7 @@ def test_late_old_event_does_not_undo_a_completion(stripe: Shop) -> None:
 
 @pytest.mark.parametrize("version", ["2022-11-15", "2024-06-20", "2025-03-31.basil"])
 @pytest.mark.parametrize("is_saved", [True, False], ids=["", "ids not saved"])
-def test_events_of_every_shape_complete_it(stripe: Shop, version: str, *, is_saved: bool) -> None:
+def test_events_of_every_shape_complete_the_session(stripe: Shop, version: str, *, is_saved: bool) -> None:
     endpoint = f"{stripe.functions.url}/functions/v1/stripe-webhook"
     stripe.double.send_events_to(endpoint, SECRET, version)
     try:
@@ -199,22 +199,22 @@ def test_events_of_every_shape_complete_it(stripe: Shop, version: str, *, is_sav
             )
         stripe.double.pay(started["client_secret"])
         stripe.double.deliveries.paused = False
-        heard(stripe)
+        all_delivered(stripe)
         assert stripe.made() == ONE
         assert waiting(stripe) == []
     finally:
         stripe.double.send_events_to(endpoint, SECRET)
 
 
-def test_attack_two_with_one_token_race_for_what_was_paid(stripe: Shop) -> None:
+def test_attack_race_for_a_paid_session(stripe: Shop) -> None:
     for _ in range(3):
         anonymous = stripe.customer(None, "GROWTH")
         stripe.paid(anonymous)
-        heard(stripe)
+        all_delivered(stripe)
         people = ["outsider", "globex_owner"] * 5
         racing = [anonymous.signed_in(who) for who in people]
         with ThreadPoolExecutor(10) as pool:
-            codes = list(pool.map(lambda customer: customer.ask("complete").status_code, racing))
+            codes = list(pool.map(lambda customer: customer.call("complete").status_code, racing))
         (owner,) = stripe.look("select user_id from public.onboarding_sessions")
         won = next(who for who in people if PEOPLE[who] == owner["user_id"])
         assert codes == [200 if who == won else 404 for who in people]
@@ -228,16 +228,16 @@ def test_payment_racing_a_plan_change_is_used_or_refunded(stripe: Shop) -> None:
         first = customer.done("pay")
         with ThreadPoolExecutor(8) as pool:
             changes = [
-                pool.submit(customer.ask, "update", step=2, tier="ELITE", billing_cycle="MONTHLY") for _ in range(3)
+                pool.submit(customer.call, "update", step=2, tier="ELITE", billing_cycle="MONTHLY") for _ in range(3)
             ]
-            others = [pool.submit(customer.ask, verb) for verb in ("pay", "complete", "pay", "complete")]
+            others = [pool.submit(customer.call, verb) for verb in ("pay", "complete", "pay", "complete")]
             time.sleep(delay)
             with suppress(ApiError):
                 stripe.double.pay(first["client_secret"])
         assert {each.result().status_code for each in changes + others} <= {200, 409, 410, 503}
-        heard(stripe)
+        all_delivered(stripe)
         stripe.job()
-        heard(stripe)
+        all_delivered(stripe)
         paid = [each for each in stripe.at_stripe("payment_intent") if each["status"] == "succeeded"]
         running = [each for each in stripe.at_stripe("subscription") if each["status"] == "active"]
         made = stripe.made()["organizations"]
@@ -250,17 +250,17 @@ def test_payment_racing_a_plan_change_is_used_or_refunded(stripe: Shop) -> None:
 @pytest.mark.parametrize(
     "changes", [{"amount_received": 100, "amount_paid": 100}, {"currency": "jpy"}], ids=["amount", "currency"]
 )
-def test_attack_an_event_of_another_amount_or_currency_completes_nothing(stripe: Shop, changes: Row) -> None:
+def test_attack_event_of_another_amount_or_currency(stripe: Shop, changes: Row) -> None:
     started = stripe.customer("outsider", "GROWTH").done("pay")
-    heard(stripe)
+    all_delivered(stripe)
     stripe.double.deliveries.paused = True
     stripe.double.pay(started["client_secret"])
     with stripe.double.store.change():
-        for told in stripe.at_stripe("event"):
-            if told["type"].startswith(("payment_intent.", "invoice.")):
-                stripe.double.account.put({**told, "data": {"object": {**told["data"]["object"], **changes}}})
+        for notices in stripe.at_stripe("event"):
+            if notices["type"].startswith(("payment_intent.", "invoice.")):
+                stripe.double.account.put({**notices, "data": {"object": {**notices["data"]["object"], **changes}}})
     stripe.double.deliveries.paused = False
-    heard(stripe)
+    all_delivered(stripe)
     assert stripe.made() == NONE
     (due,) = stripe.refunds()
     assert (due["status"], due["reason"]) == ("TO_DECIDE", "MISMATCH")
@@ -281,20 +281,20 @@ def test_attack_foreign_subscription_claims_a_session(stripe: Shop) -> None:
     )
     (intent,) = [each for each in stripe.at_stripe("payment_intent") if each["customer"] == foreign.customer]
     stripe.double.pay(intent["id"])
-    heard(stripe)
+    all_delivered(stripe)
     assert stripe.made() == NONE
     assert [(due["object_id"], due["status"]) for due in stripe.refunds()] == [(foreign.id, "TO_DECIDE")]
     stripe.paid(customer)
-    heard(stripe)
+    all_delivered(stripe)
     assert stripe.made() == ONE
 
 
-def test_the_day_ends_while_the_bank_asks(stripe: Shop) -> None:
-    """Result before the job has run, it completes; afterwards there is nothing left to be answered."""
+def test_session_expires_during_authentication(stripe: Shop) -> None:
+    """Before the job has run, the session completes; afterwards it is expired."""
     for is_settled in (False, True):
         customer = stripe.customer("outsider", "GROWTH")
         started = stripe.paid(customer, AUTHENTICATED)
-        heard(stripe)
+        all_delivered(stripe)
         stripe.expire()
         if is_settled:
             stripe.job()
@@ -302,7 +302,7 @@ def test_the_day_ends_while_the_bank_asks(stripe: Shop) -> None:
                 stripe.double.authenticate(started["client_secret"])
         else:
             stripe.double.authenticate(started["client_secret"])
-        heard(stripe)
+        all_delivered(stripe)
         assert stripe.made() == (NONE if is_settled else ONE)
         assert stripe.refunds() == []
         sweep(stripe.database)

@@ -1,4 +1,4 @@
-"""Onboarding that is paid for: what Stripe is asked, what is believed, and what becomes of the money."""
+"""Paid onboarding: requests to Stripe, verification of the payment, completion and refunds."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,25 +64,25 @@ def test_a_paid_plan_from_the_first_step_to_the_owner(stripe: Shop, tier: str, c
 def test_paid_before_signing_up_and_completed_after(stripe: Shop) -> None:
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
-    refused(anonymous.ask("complete"), 401, "PT401")
+    refused(anonymous.call("complete"), 401, "PT401")
     assert anonymous.signed_in("outsider").done("complete")["is_completed"]
     assert stripe.made() == ONE
 
 
-def test_started_again_and_again_it_is_the_same_payment(stripe: Shop) -> None:
+def test_repeated_start_returns_the_same_payment(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     secrets = {customer.done("pay")["client_secret"] for _ in range(3)}
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: customer.ask("pay"), range(6)))
+        answers = list(pool.map(lambda _: customer.call("pay"), range(6)))
     assert secrets == {answer.json()["client_secret"] for answer in answers}
     assert len(stripe.at_stripe("subscription")) == 1
 
 
-def test_started_by_many_at_once_it_is_one_subscription(stripe: Shop) -> None:
+def test_concurrent_starts_create_one_subscription(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda _: customer.ask("pay"), range(10)))
-    # Stripe refuses to work on one key twice at a time: who meets that is asked to try again.
+        answers = list(pool.map(lambda _: customer.call("pay"), range(10)))
+    # Stripe rejects concurrent requests with one idempotency key: such a caller gets a 409 and retries.
     assert {answer.status_code for answer in answers} <= {200, 503}
     customer.done("pay")
     assert (len(stripe.at_stripe("customer")), len(stripe.at_stripe("subscription"))) == (1, 1)
@@ -93,7 +93,7 @@ def test_started_by_many_at_once_it_is_one_subscription(stripe: Shop) -> None:
 def test_declined_card_is_retried_with_the_same_client_secret(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "STARTER")
     started = stripe.paid(customer, ANOTHER_CARD)
-    refusal = refused(customer.ask("complete"), 409, "payment_not_done")
+    refusal = refused(customer.call("complete"), 409, "payment_not_done")
     assert refusal.json()["details"] == {"payment_status": "FAILED"}
     again = customer.done("pay")
     assert (again["payment_status"], again["client_secret"]) == ("FAILED", started["client_secret"])
@@ -102,10 +102,10 @@ def test_declined_card_is_retried_with_the_same_client_secret(stripe: Shop) -> N
     assert stripe.made() == ONE
 
 
-def test_a_payment_the_bank_wants_confirmed_waits_for_it(stripe: Shop) -> None:
+def test_payment_waits_for_authentication(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "STARTER")
     started = stripe.paid(customer, AUTHENTICATED)
-    refusal = refused(customer.ask("complete"), 409, "payment_not_done")
+    refusal = refused(customer.call("complete"), 409, "payment_not_done")
     assert refusal.json()["details"] == {"payment_status": "REQUIRES_ACTION"}
     assert customer.done("get")["payment_status"] == "REQUIRES_ACTION"
     stripe.double.authenticate(started["client_secret"])
@@ -116,17 +116,17 @@ def test_twenty_concurrent_paid_completions_create_one_organization(stripe: Shop
     customer = stripe.customer("outsider", "ELITE", "YEARLY")
     stripe.paid(customer)
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: customer.ask("complete"), range(20)))
+        answers = list(pool.map(lambda _: customer.call("complete"), range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.text for answer in answers}) == 1
     assert stripe.made() == ONE
 
 
-def test_after_completion_there_is_nothing_to_pay(stripe: Shop) -> None:
+def test_completed_session_cannot_be_paid(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "STARTER")
     stripe.paid(customer)
     completed = customer.done("complete")
-    refused(customer.ask("pay"), 409, "PT409")
+    refused(customer.call("pay"), 409, "PT409")
     assert customer.done("complete") == completed
 
 
@@ -159,11 +159,11 @@ def test_the_same_plan_again_keeps_the_payment(stripe: Shop) -> None:
     assert len(stripe.at_stripe("subscription")) == 1
 
 
-def test_a_plan_cannot_change_once_stripe_says_it_is_paid(stripe: Shop) -> None:
+def test_paid_plan_cannot_change(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
-    # Nobody told us yet; the change itself asks, and what is paid completes.
-    refused(customer.ask("update", step=2, tier="ELITE", billing_cycle="MONTHLY"), 409, "PT409")
+    # No webhook has arrived; the change fetches the payment, and a paid session completes.
+    refused(customer.call("update", step=2, tier="ELITE", billing_cycle="MONTHLY"), 409, "PT409")
     assert customer.done("get")["is_completed"]
     assert stripe.made() == ONE
     assert stripe.refunds() == []
@@ -204,7 +204,7 @@ def test_replaced_payment_that_succeeds_is_refunded(stripe: Shop) -> None:
 
 
 def tampered(stripe: Shop, kind: str, **changes: object) -> None:
-    """Something at Stripe is not as we made it."""
+    """An object at Stripe differs from the offer."""
     with stripe.double.store.change():
         (thing,) = stripe.at_stripe(kind)
         stripe.double.account.change(thing, None, **changes)
@@ -243,12 +243,12 @@ def test_attack_complete_with_a_different_subscription(stripe: Shop, what: str) 
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     meddle(stripe.double.account, stripe, what)
-    refused(customer.ask("complete"), 409, "payment_differs")
+    refused(customer.call("complete"), 409, "payment_differs")
     assert stripe.made() == NONE
     (due,) = stripe.refunds()
     assert (due["status"], due["reason"]) == ("TO_DECIDE", "MISMATCH")
     assert due["error"]
-    refused(customer.ask("complete"), 409, "payment_differs")
+    refused(customer.call("complete"), 409, "payment_differs")
     assert len(stripe.refunds()) == 1
 
 
@@ -257,7 +257,7 @@ def test_attack_complete_with_a_lower_amount_or_another_currency(stripe: Shop, c
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     tampered(stripe, "payment_intent", **changes)
-    refused(customer.ask("complete"), 409, "payment_differs")
+    refused(customer.call("complete"), 409, "payment_differs")
     assert stripe.made() == NONE
     (due,) = stripe.refunds()
     assert due["status"] == "TO_DECIDE"
@@ -269,23 +269,23 @@ def test_attack_complete_with_another_sessions_payment(stripe: Shop) -> None:
     unpaid = stripe.customer("outsider", "GROWTH")
     unpaid.done("pay")
     ids = stripe.look("select stripe_subscription_id as id from public.onboarding_sessions order by created_at")
-    # As if it had got hold of the other's ids: they stand in no request, and belong to one session.
+    # As if an attacker had the ids of another session.
     with pytest.raises(Exception, match="stripe_subscription_id"):
         stripe.write(
             "update public.onboarding_sessions set stripe_subscription_id = %s where user_id = %s",
             ids[0]["id"],
             PEOPLE["outsider"],
         )
-    refused(unpaid.ask("complete"), 409, "payment_not_done")
+    refused(unpaid.call("complete"), 409, "payment_not_done")
     assert stripe.made() == NONE
     assert paid.done("complete")["is_completed"]
 
 
 def test_attack_complete_before_paying(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "ELITE")
-    refused(customer.ask("complete"), 409, "PT409")
+    refused(customer.call("complete"), 409, "PT409")
     customer.done("pay")
-    refused(customer.ask("complete"), 409, "payment_not_done")
+    refused(customer.call("complete"), 409, "payment_not_done")
     assert stripe.made() == NONE
 
 
@@ -293,7 +293,7 @@ def test_wrong_stripe_price_is_detected_before_payment(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.write("update public.plans set amount_cents = 59900 where tier = 'GROWTH' and billing_cycle = 'MONTHLY'")
     try:
-        refusal = refused(customer.ask("pay"), 503, "price_differs")
+        refusal = refused(customer.call("pay"), 503, "price_differs")
         assert "the amount is 69900, not 59900" in refusal.json()["details"]
     finally:
         stripe.write("update public.plans set amount_cents = 69900 where tier = 'GROWTH' and billing_cycle = 'MONTHLY'")
@@ -303,11 +303,11 @@ def test_wrong_stripe_price_is_detected_before_payment(stripe: Shop) -> None:
     assert customer.done("complete")["amount_cents"] == 69900
 
 
-# The browser is gone, the day is over
+# The browser is closed, the session has expired
 
 
 def record(stripe: Shop) -> None:
-    """Record every payment that is over, as the webhook does."""
+    """Record every finished payment, as the webhook does."""
     for intent in stripe.at_stripe("payment_intent"):
         if intent["status"] in {"succeeded", "canceled"}:
             parsed = parse_object(intent)
@@ -316,7 +316,7 @@ def record(stripe: Shop) -> None:
             stripe.write("select private.record_onboarding_payment(%s)", Jsonb(fetched))
 
 
-def test_paid_and_gone_it_completes_by_stripes_word(stripe: Shop) -> None:
+def test_closed_browser_after_payment_completes_the_session(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     record(stripe)
@@ -330,7 +330,7 @@ def test_payment_after_expiry_completes_the_session(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     started = customer.done("pay")
     stripe.expire()
-    refused(customer.ask("complete"), 410, "session_expired")
+    refused(customer.call("complete"), 410, "session_expired")
     stripe.double.pay(started["client_secret"])
     assert customer.done("complete")["is_completed"]
     assert stripe.made() == ONE
@@ -354,7 +354,7 @@ def test_anonymous_payment_waits_for_the_session_token(stripe: Shop) -> None:
     assert stripe.at_stripe("refund") == []
 
 
-def test_what_nobody_comes_back_for_is_given_back(stripe: Shop) -> None:
+def test_unclaimed_payment_is_refunded(stripe: Shop) -> None:
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     record(stripe)
@@ -365,12 +365,12 @@ def test_what_nobody_comes_back_for_is_given_back(stripe: Shop) -> None:
     (refund,) = stripe.at_stripe("refund")
     assert refund["amount"] == 69900
     assert [each["status"] for each in stripe.at_stripe("subscription")] == ["canceled"]
-    refused(anonymous.signed_in("outsider").ask("complete"), 410, "payment_refunded")
+    refused(anonymous.signed_in("outsider").call("complete"), 410, "payment_refunded")
     assert anonymous.signed_in("outsider").done("get")["refund"] == "REFUNDED"
     assert stripe.made() == NONE
 
 
-def test_a_session_that_expires_takes_its_payment_with_it(stripe: Shop) -> None:
+def test_expired_session_cancels_its_payment(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     started = customer.done("pay")
     stripe.expire()
@@ -379,10 +379,10 @@ def test_a_session_that_expires_takes_its_payment_with_it(stripe: Shop) -> None:
     with pytest.raises(Exception, match="status of canceled"):
         stripe.double.pay(started["client_secret"])
     assert stripe.job()["cancelled"] == 0
-    refused(customer.ask("pay"), 410, "PT410")
+    refused(customer.call("pay"), 410, "PT410")
 
 
-def test_the_job_finds_out_that_it_was_paid_and_completes(stripe: Shop) -> None:
+def test_job_completes_a_paid_session(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     stripe.expire()
@@ -396,7 +396,7 @@ def test_subscription_cancelled_before_completion_is_refunded(stripe: Shop) -> N
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     tampered(stripe, "subscription", status="canceled")
-    refused(customer.ask("complete"), 410, "payment_refunded")
+    refused(customer.call("complete"), 410, "payment_refunded")
     (due,) = stripe.refunds()
     assert due["reason"] == "ENDED"
 
@@ -405,7 +405,7 @@ def test_payment_refunded_at_stripe_creates_no_organization(stripe: Shop) -> Non
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     tampered(stripe, "charge", amount_refunded=69900, refunded=True)
-    refused(anonymous.signed_in("outsider").ask("complete"), 410, "payment_refunded")
+    refused(anonymous.signed_in("outsider").call("complete"), 410, "payment_refunded")
     assert stripe.made() == NONE
     assert stripe.job()["refunded"] == 1
     assert [(due["status"], due["reason"]) for due in stripe.refunds()] == [("REFUNDED", "ENDED")]
@@ -413,23 +413,23 @@ def test_payment_refunded_at_stripe_creates_no_organization(stripe: Shop) -> Non
     assert [each["status"] for each in stripe.at_stripe("subscription")] == ["canceled"]
 
 
-def test_what_stripe_forgot_within_a_day_is_cancelled_for_good(stripe: Shop) -> None:
+def test_expired_incomplete_subscription_is_cancelled(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     customer.done("pay")
     tampered(stripe, "payment_intent", status="canceled")
-    refusal = refused(customer.ask("complete"), 409, "payment_not_done")
+    refusal = refused(customer.call("complete"), 409, "payment_not_done")
     assert refusal.json()["details"] == {"payment_status": "CANCELLED"}
-    refused(customer.ask("pay"), 409, "PT409")
+    refused(customer.call("pay"), 409, "PT409")
 
 
 # Refunds and people
 
 
-def test_a_platform_admin_decides_about_what_differs(stripe: Shop) -> None:
+def test_platform_admin_resolves_a_differing_payment(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     tampered(stripe, "payment_intent", currency="eur")
-    refused(customer.ask("complete"), 409, "payment_differs")
+    refused(customer.call("complete"), 409, "payment_differs")
     assert stripe.job()["refunded"] == 0
     (due,) = stripe.refunds()
     with stripe.database.acting_as("owner") as cursor:
@@ -445,7 +445,7 @@ def test_a_platform_admin_decides_about_what_differs(stripe: Shop) -> None:
     assert logged["admin_id"] == PEOPLE["platform_admin"]
 
 
-def test_refunds_by_several_runs_at_once_are_one_refund(stripe: Shop) -> None:
+def test_concurrent_refund_runs_refund_once(stripe: Shop) -> None:
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     record(stripe)
@@ -458,7 +458,7 @@ def test_refunds_by_several_runs_at_once_are_one_refund(stripe: Shop) -> None:
     assert len(stripe.at_stripe("refund")) == 1
 
 
-def test_a_refund_somebody_made_by_hand_is_not_made_again(stripe: Shop) -> None:
+def test_manual_refund_is_not_repeated(stripe: Shop) -> None:
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     record(stripe)
@@ -489,8 +489,8 @@ def test_promotion_code_and_tax_keep_the_offer_valid(generous: Shop) -> None:
     coupon = client.coupons.create({"percent_off": 50, "duration": "once"})
     client.promotion_codes.create({"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "HALF"})
     customer = generous.customer("outsider", "GROWTH")
-    refused(customer.ask("pay"), 422, "country_required")
-    refused(customer.ask("pay", country="DE", promotion_code="NONE"), 422, "unknown_promotion_code")
+    refused(customer.call("pay"), 422, "country_required")
+    refused(customer.call("pay", country="DE", promotion_code="NONE"), 422, "unknown_promotion_code")
     first = customer.done("pay", country="DE")
     started = customer.done("pay", country="DE", promotion_code="HALF")
     assert started["client_secret"] != first["client_secret"]

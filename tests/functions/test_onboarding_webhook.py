@@ -1,4 +1,4 @@
-"""Onboarding whose browser is gone: what Stripe's events alone bring about, in whatever order they come."""
+"""Onboarding after the browser was closed: Stripe's events complete it, in any order."""
 
 from collections.abc import Iterator
 
@@ -31,7 +31,7 @@ def settled(stripe: Shop) -> None:
     assert stripe.look("select id, type, status, error from public.stripe_events where status = 'RECEIVED'") == []
 
 
-def test_paid_and_gone_the_events_make_the_organization(stripe: Shop) -> None:
+def test_events_complete_a_paid_session(stripe: Shop) -> None:
     stripe.paid(stripe.customer("outsider", "GROWTH"))
     settled(stripe)
     assert session(stripe) == {"payment_status": "SUCCEEDED", "is_completed": True}
@@ -50,8 +50,8 @@ def test_events_shuffled_doubled_and_late_make_one_organization(stripe: Shop, se
     assert stripe.look("select id, type, error from public.stripe_events where status = 'PARKED'") == []
 
 
-def test_the_events_come_before_the_ids_are_saved(stripe: Shop) -> None:
-    """As though the process had died between creating at Stripe and saving what it got."""
+def test_events_before_the_saved_ids_are_applied_later(stripe: Shop) -> None:
+    """As if the process had crashed between creating at Stripe and saving the ids."""
     stripe.double.deliveries.paused = True
     started = stripe.customer("outsider", "GROWTH").done("pay")
     for table in ("public.onboarding_sessions", "private.onboarding_payments"):
@@ -64,7 +64,7 @@ def test_the_events_come_before_the_ids_are_saved(stripe: Shop) -> None:
     assert stripe.made() == ONE
 
 
-def test_webhook_and_completion_at_once_make_one_organization(stripe: Shop) -> None:
+def test_concurrent_webhook_and_completion_create_one_organization(stripe: Shop) -> None:
     customer = stripe.customer("outsider", "GROWTH")
     stripe.paid(customer)
     assert customer.done("complete")["is_completed"]
@@ -72,8 +72,8 @@ def test_webhook_and_completion_at_once_make_one_organization(stripe: Shop) -> N
     assert stripe.made() == ONE
 
 
-def test_what_happened_between_payment_and_completion_counts(stripe: Shop) -> None:
-    """Nobody is signed in, so the organization waits; its subscription is cancelled meanwhile."""
+def test_changes_between_payment_and_completion_are_applied(stripe: Shop) -> None:
+    """The anonymous session waits for sign-in; its subscription is cancelled meanwhile."""
     anonymous = stripe.customer(None, "GROWTH")
     stripe.paid(anonymous)
     settled(stripe)
@@ -88,7 +88,7 @@ def test_declined_and_authenticated_cards_update_the_payment_status(stripe: Shop
     started = stripe.paid(customer, ANOTHER_CARD)
     settled(stripe)
     assert session(stripe)["payment_status"] == "FAILED"
-    stripe.double.advance(seconds=2)  # nobody has another card at hand within a second
+    stripe.double.advance(seconds=2)  # the second card is tried later than the same second
     stripe.double.pay(started["client_secret"], AUTHENTICATED)
     settled(stripe)
     assert session(stripe)["payment_status"] == "REQUIRES_ACTION"

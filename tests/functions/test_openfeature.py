@@ -1,4 +1,4 @@
-"""OpenFeature's own providers, as they are published, against evaluate-flag: Python, JavaScript servers, browsers."""
+"""The published OpenFeature providers for Python, JavaScript servers and browsers, against evaluate-flag."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.support.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving, token
 from tests.support.world import PEOPLE, Database
 
 SCRIPTS = Path(__file__).parent / "openfeature"
-GROWTH = {"targetingKey": "somebody", "tier": "GROWTH"}
+GROWTH = {"targetingKey": "user-1", "tier": "GROWTH"}
 VALUES: dict[str, list[Any]] = {"text": ["red"], "whole": [3], "fraction": [2.5, 2], "object": [{"a": [1]}]}
 
 
@@ -33,7 +33,7 @@ def flags(database: Database) -> None:
     make(database, "for-member", rollout_percent=0, target_users=[PEOPLE["member"]])
     for name, values in VALUES.items():
         first, last = {"value": values[0]}, {"value": values[-1]}
-        # The last one is what everybody gets.
+        # The last one is the value for all others.
         variants = [{"name": "first", "weight": 0, **first}, {"name": "last", "weight": 1, **last}]
         make(database, name, variants=variants)
     make_broken(database, "broken")
@@ -52,9 +52,9 @@ def python(functions: Serving) -> Iterator[OpenFeatureClient]:
 
 
 def test_python_gets_every_type(python: OpenFeatureClient) -> None:
-    context = EvaluationContext("somebody", {"tier": "GROWTH"})
+    context = EvaluationContext("user-1", {"tier": "GROWTH"})
     assert python.get_boolean_value("growth", False, context) is True
-    assert python.get_boolean_value("growth", True, EvaluationContext("somebody")) is False
+    assert python.get_boolean_value("growth", True, EvaluationContext("user-1")) is False
     assert python.get_string_value("text", "", context) == "red"
     assert python.get_integer_value("whole", 0, context) == 3
     assert python.get_float_value("fraction", 0.5, context) == 2.0
@@ -62,7 +62,7 @@ def test_python_gets_every_type(python: OpenFeatureClient) -> None:
 
 
 def test_python_gets_reasons_variants_and_metadata(python: OpenFeatureClient) -> None:
-    details = python.get_boolean_details("growth", False, EvaluationContext("somebody", {"tier": "GROWTH"}))
+    details = python.get_boolean_details("growth", False, EvaluationContext("user-1", {"tier": "GROWTH"}))
     assert (details.reason, details.variant, details.error_code) == (Reason.TARGETING_MATCH, "on", None)
     assert details.flag_metadata["rule"] == "everyone"
     assert python.get_boolean_details("disabled", True).reason == Reason.DISABLED
@@ -88,9 +88,9 @@ def test_python_gets_the_default_and_why(python: OpenFeatureClient, flag: str, c
 
 
 def node(script: str, functions: Serving, headers: dict[str, str], **more: Any) -> Any:
-    told = {"url": f"{functions.url}{EVALUATE}", "headers": list(headers.items()), **more}
+    result = {"url": f"{functions.url}{EVALUATE}", "headers": list(headers.items()), **more}
     done = subprocess.run(
-        [NODE, SCRIPTS / script, json.dumps(told)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [NODE, SCRIPTS / script, json.dumps(result)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -135,17 +135,19 @@ def test_javascript_servers_get_every_type_and_error(functions: Serving) -> None
 
 
 def test_bulk_evaluation_is_304_while_flags_are_unchanged(functions: Serving) -> None:
-    told = node("web.mjs", functions, {"apikey": SECRET_KEY}, questions=QUESTIONS, context=GROWTH)
-    check(told["answers"])
-    assert told["statuses"] == [200, 304, 304]
+    result = node("web.mjs", functions, {"apikey": SECRET_KEY}, questions=QUESTIONS, context=GROWTH)
+    check(result["answers"])
+    assert result["statuses"] == [200, 304, 304]
 
 
 @pytest.mark.parametrize(("person", "value"), [("member", True), ("owner", False)])
-def test_a_browser_of_somebody_signed_in_gets_their_flags(functions: Serving, person: str, value: bool) -> None:
+def test_signed_in_browser_gets_flags_of_the_user(functions: Serving, person: str, value: bool) -> None:
     headers = {"apikey": PUBLISHABLE_KEY, "authorization": f"Bearer {token(person)}"}
-    asked = [question("Boolean", "for-member", not value)]
-    told = node("web.mjs", functions, headers, questions=asked, context={"targetingKey": str(PEOPLE["member"])})
-    assert told["answers"][0]["value"] is value
+    questions_of_member = [question("Boolean", "for-member", not value)]
+    result = node(
+        "web.mjs", functions, headers, questions=questions_of_member, context={"targetingKey": str(PEOPLE["member"])}
+    )
+    assert result["answers"][0]["value"] is value
 
 
 def test_documented_web_client_sees_a_kill_switch(functions: Serving, database: Database) -> None:
@@ -155,7 +157,10 @@ def test_documented_web_client_sees_a_kill_switch(functions: Serving, database: 
     session = {"access_token": token("member"), "user": {"id": str(PEOPLE["member"])}}
     program = (
         f"const url = {json.dumps(functions.url)}, publishableKey = {json.dumps(PUBLISHABLE_KEY)};\n"
-        f"const session = {json.dumps(session)};\n{snippet}\n"
+        f"const session = {json.dumps(session)};\n"
+        "const supabase = { auth: { getSession: async () => ({ data: { session } }),"
+        " getUser: async () => ({ data: { user: session.user } }) } };\n"
+        f"{snippet}\n"
         "const show = () => console.log(client.getBooleanValue('new-ui', false));\n"
         "show();\nclient.addHandler('PROVIDER_CONFIGURATION_CHANGED', show);\n"
     )

@@ -1,4 +1,4 @@
-"""record-activity: what it writes, for whom, and all or nothing."""
+"""record-activity: rows, permissions, and all-or-nothing writes."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -52,12 +52,12 @@ def test_feed_entry_has_the_caller_as_author(functions: Serving, database: Datab
     assert written["organization_id"] == ACME
     assert written["user_id"] == PEOPLE["member"]
     assert written["metadata"] == {"to": ["a", 1.5, None]}
-    said = {name: written[name] for name in ("type", "title", "entity_type", "entity_id", "action")}
-    assert said == ENTRY
+    stored = {name: written[name] for name in ("type", "title", "entity_type", "entity_id", "action")}
+    assert stored == ENTRY
     assert (written["severity"], written["description"]) == ("WARNING", "d")
-    told = answer.json()
-    assert datetime.fromisoformat(told.pop("created_at")) == written["created_at"]
-    assert told == {"activity_id": None, "feed_id": str(written["id"]), "organization_id": str(ACME)}
+    result = answer.json()
+    assert datetime.fromisoformat(result.pop("created_at")) == written["created_at"]
+    assert result == {"activity_id": None, "feed_id": str(written["id"]), "organization_id": str(ACME)}
 
 
 @pytest.mark.parametrize("about", ABOUT)
@@ -116,18 +116,18 @@ def test_activity_needs_a_subject(functions: Serving) -> None:
 def test_attack_record_on_another_organizations_lead(
     functions: Serving, database: Database, things: dict[str, UUID]
 ) -> None:
-    """The same answer as for a lead that exists nowhere."""
+    """The same response as for a lead that does not exist."""
     before = total(database)
     foreign = functions.record({"type": "CALL", "title": "t", "lead_id": str(things["foreign"])})
     nowhere = functions.record({"type": "CALL", "title": "t", "lead_id": str(PEOPLE["member"])})
     for answer in (foreign, nowhere):
         refused(answer, 404, "PT404")
-    told = foreign.json()["details"].replace(str(things["foreign"]), "?")
-    assert told == nowhere.json()["details"].replace(str(PEOPLE["member"]), "?")
+    result = foreign.json()["details"].replace(str(things["foreign"]), "?")
+    assert result == nowhere.json()["details"].replace(str(PEOPLE["member"]), "?")
     assert total(database) == before
 
 
-def test_attack_write_in_somebody_elses_name(functions: Serving) -> None:
+def test_attack_write_as_another_user(functions: Serving) -> None:
     for field in ("user_id", "created_by_id", "organization_id", "id", "created_at", "is_read"):
         refused(functions.record(ENTRY | {field: str(PEOPLE["owner"])}), 422, "invalid_body")
 
@@ -179,7 +179,7 @@ def test_what_is_recorded_is_announced_to_realtime(database: Database) -> None:
     ],
 )
 def test_database_validates_without_the_function(database: Database, activity: str, state: str) -> None:
-    """record_activity() can be called at /rest/v1/rpc too, where no model stands before it."""
+    """record_activity() can be called at /rest/v1/rpc too, without the model of the function."""
     with database.acting_as("member") as cursor, pytest.raises(psycopg.Error) as caught:
         cursor.execute("select public.record_activity(%s::jsonb)", [activity])
     assert caught.value.sqlstate == state

@@ -1,4 +1,4 @@
-"""record-exposure: each unit once, with the variant of its evaluation, for signed-in users and secret keys only."""
+"""record-exposure: each unit once, with its evaluated variant, for signed-in users and secret keys only."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.support.responses import refused
-from tests.support.served_flags import RECORD, ask, ask_all, make, wait_for
+from tests.support.served_flags import RECORD, evaluate, evaluate_all, make, wait_for
 from tests.support.serving import PUBLISHABLE_KEY, SECRET_KEY, Serving
 from tests.support.world import ACME, PEOPLE, Database
 
@@ -40,7 +40,7 @@ def exposures(database: Database, flag: str) -> dict[str, str]:
 
 
 def test_user_is_recorded_once_with_the_evaluated_variant(functions: Serving, database: Database) -> None:
-    evaluated = ask(functions, "colour", person="member").json()["variant"]
+    evaluated = evaluate(functions, "colour", person="member").json()["variant"]
     assert exposures(database, "colour") == {}, "evaluating records nothing"
     first = expose(functions, "colour", person="member")
     assert (first.status_code, first.json()) == (
@@ -60,21 +60,21 @@ def test_concurrent_exposures_of_one_user_count_once(functions: Serving) -> None
 
 def test_new_seed_starts_another_experiment(functions: Serving, database: Database) -> None:
     make(database, "again", variants=VARIANTS)
-    context = {"targetingKey": "somebody"}
-    wait_for(lambda: ask(functions, "again", context).status_code == 200)
+    context = {"targetingKey": "user-1"}
+    wait_for(lambda: evaluate(functions, "again", context).status_code == 200)
     assert [expose(functions, "again", context).json()["recorded"] for _ in range(2)] == [True, False]
     with database.connect() as connection:
         row = connection.execute(
             "update public.feature_flags set seed = gen_random_uuid() where name = 'again' returning version"
         ).fetchone()
     assert row
-    wait_for(lambda: ask_all(functions, context).json()["metadata"]["version"] == row[0])
+    wait_for(lambda: evaluate_all(functions, context).json()["metadata"]["version"] == row[0])
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: expose(functions, "again", context).json()["recorded"], range(16)))
     assert sum(answers) == 1
-    assert exposures(database, "again") == {"somebody": ask(functions, "again", context).json()["variant"]}
+    assert exposures(database, "again") == {"user-1": evaluate(functions, "again", context).json()["variant"]}
     with database.connect() as connection:
-        assert connection.execute("select from public.feature_flag_exposures where unit = 'somebody'").rowcount == 2
+        assert connection.execute("select from public.feature_flag_exposures where unit = 'user-1'").rowcount == 2
 
 
 def test_organization_counts_once_for_all_its_members(functions: Serving, database: Database) -> None:
@@ -88,7 +88,7 @@ def test_attack_user_records_another_user_or_variant(functions: Serving, databas
     expose(functions, "colour", lies, person="admin")
     found = exposures(database, "colour")
     assert str(PEOPLE["viewer"]) not in found
-    assert found[str(PEOPLE["admin"])] == ask(functions, "colour", person="admin").json()["variant"]
+    assert found[str(PEOPLE["admin"])] == evaluate(functions, "colour", person="admin").json()["variant"]
 
 
 def test_attack_publishable_key_adds_invented_units(functions: Serving, database: Database) -> None:

@@ -1,4 +1,4 @@
-"""How a process of functions starts, says that it serves, and ends."""
+"""How a process of functions starts, reports that it is ready, and ends."""
 
 import http.server
 import signal
@@ -18,7 +18,7 @@ from local import ROOT
 from local.stack import free_port
 from shared.schema import JOBS
 from tests.support.responses import refused
-from tests.support.serving import ENTRY, RECORD, Serving, environment, serving, token
+from tests.support.serving import COMMAND, ENTRY, NO_TLS, RECORD, Serving, environment, serving, token
 from tests.support.world import Database
 
 FRAMEWORK = Path(sys.executable).parent / "functions-framework"
@@ -26,20 +26,19 @@ FRAMEWORK = Path(sys.executable).parent / "functions-framework"
 
 def run(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     command = words or (sys.executable, "-m", "functions")
-    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "found"),
     [
-        ("SUPABASE_URL", "", "nothing"),
         ("SUPABASE_DB_URL", "mysql://user:hidden-word@host/db", "'mysql'"),
-        ("SUPABASE_SECRET_KEYS", '{"default": "sb_hidden_word"}', "begins otherwise"),
         ("PORT", "http", "'http'"),
         ("FUNCTION_TARGET", "record_nothing", "record_nothing"),
     ],
 )
 def test_invalid_setting_stops_the_process(database_url: str, variable: str, value: str, found: str) -> None:
+    """tests/shared/test_settings.py has every invalid value."""
     stopped = run(environment(database_url, **{variable: value}))
     assert stopped.returncode == 1
     (line,) = stopped.stderr.strip().splitlines()
@@ -58,7 +57,7 @@ def test_functions_framework_stops_on_an_invalid_setting(database_url: str) -> N
 
 def test_function_deployed_alone_serves_its_own_path(tmp_path: Path, database_url: str) -> None:
     variables = environment(database_url, FUNCTION_TARGET="record_activity")
-    with serving(tmp_path, variables) as functions, functions.client() as client:
+    with serving(tmp_path, variables, COMMAND) as functions, functions.client() as client:
         for path in ("/", RECORD):
             assert client.post(path, json=ENTRY).status_code == 201
         refused(client.post("/functions/v1/another", json={}), 404, "unknown_function")
@@ -66,7 +65,7 @@ def test_function_deployed_alone_serves_its_own_path(tmp_path: Path, database_ur
 
 
 def test_functions_framework_serves_a_target_by_its_name(tmp_path: Path, database_url: str) -> None:
-    """As Cloud Run and Cloud Functions do: their own command, a forking server, no word about a start."""
+    """As on Cloud Run and Cloud Functions: their own command, a forking server, no log line at the start."""
     port = free_port()
     words = [str(FRAMEWORK), "--target", "record_activity", "--source", str(ROOT / "functions/main.py")]
     log = tmp_path / "framework.log"
@@ -74,11 +73,14 @@ def test_functions_framework_serves_a_target_by_its_name(tmp_path: Path, databas
     with log.open("wb") as output:
         process = subprocess.Popen(words, cwd=tmp_path, env=variables, stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 answer = httpx.post(
-                    f"http://127.0.0.1:{port}/", json=ENTRY, headers={"authorization": f"Bearer {token()}"}
+                    f"http://127.0.0.1:{port}/",
+                    json=ENTRY,
+                    headers={"authorization": f"Bearer {token()}"},
+                    verify=NO_TLS,
                 )
                 break
             except httpx.TransportError:
@@ -89,11 +91,11 @@ def test_functions_framework_serves_a_target_by_its_name(tmp_path: Path, databas
         assert answer.headers["x-request-id"]
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
-def test_nothing_is_imported_that_a_function_does_not_need() -> None:
-    """Cold starts: each of these costs more than all of ours together."""
+def test_functions_import_no_unneeded_libraries() -> None:
+    """Each of these libraries would cost more at a cold start than all functions together."""
     heavy = ("supabase", "postgrest", "stripe", "httpx", "jwt", "cryptography", "opentelemetry", "schemathesis")
     script = (
         f"import functions.record_activity, shared.app.server, sys; print([m for m in {heavy} if m in sys.modules])"
@@ -118,7 +120,7 @@ def test_missing_migration_is_not_ready(functions: Serving, database: Database) 
 
 
 def test_sigterm_finishes_running_requests(tmp_path: Path, database: Database, database_url: str) -> None:
-    with serving(tmp_path, environment(database_url)) as functions, database.connect() as blocker:
+    with serving(tmp_path, environment(database_url), COMMAND) as functions, database.connect() as blocker:
         blocker.autocommit = False
         blocker.execute("lock table public.activity_feeds in access exclusive mode")
         answers: list[httpx.Response] = []
@@ -133,7 +135,7 @@ def test_sigterm_finishes_running_requests(tmp_path: Path, database: Database, d
             functions.record()
         blocker.rollback()
         waiting.join(20)
-        assert functions.process.wait(10) in {0, -signal.SIGTERM}
+        assert functions.process.wait(60) in {0, -signal.SIGTERM}
     assert [answer.status_code for answer in answers] == [201]
 
 
@@ -148,7 +150,7 @@ def database_waits(database: Database) -> bool:
 
 @contextmanager
 def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """Something that takes what OpenTelemetry sends."""
+    """A collector for OpenTelemetry."""
     received: list[tuple[str, bytes]] = []
 
     class Take(http.server.BaseHTTPRequestHandler):
@@ -175,7 +177,7 @@ def test_traces_and_metrics_go_where_otel_variables_say(tmp_path: Path, database
     trace = "0af7651916cd43dd8448eb211c80319c"
     with collector() as (address, received):
         variables = environment(database_url, OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_METRIC_EXPORT_INTERVAL="60000")
-        with serving(tmp_path, variables) as functions:
+        with serving(tmp_path, variables, COMMAND) as functions:
             assert functions.record(traceparent=f"00-{trace}-b7ad6b7169203331-01").status_code == 201
             assert functions.record(person="viewer").status_code == 403
     sent = {path: b"".join(body for other, body in received if other == path) for path, _ in received}

@@ -1,4 +1,4 @@
-"""What follows from what Stripe says beside subscriptions: of customers, checkouts, cards, refunds and payments."""
+"""Stripe events beside subscriptions: customers, checkouts, cards, refunds and payments."""
 
 import itertools
 import time
@@ -39,15 +39,15 @@ def customer_of(connection: Connection, org: object = ACME) -> Any:
     return row[0]
 
 
-def heard(connection: Connection) -> list[tuple[Any, ...]]:
-    """What people were told."""
+def notices(connection: Connection) -> list[tuple[Any, ...]]:
+    """All notifications."""
     return connection.execute(
         "select user_id, type::text, title from public.notifications order by created_at, title"
     ).fetchall()
 
 
 def everything(connection: Connection) -> list[tuple[Any, ...]]:
-    """All that Stripe's word may change here."""
+    """Everything that an event of Stripe may change."""
     found: list[tuple[Any, ...]] = []
     for table in ("organizations", "subscriptions", "plans", "notifications", "onboarding_sessions", "refunds_due"):
         found += connection.execute(
@@ -66,7 +66,7 @@ def test_customer_deleted_at_stripe_ends_the_plan(stripe: Serving, stored: Conne
     assert deliver(stripe, event("customer.deleted", GONE, created=NOW + 9)) == ["APPLIED"]
     assert plan_of(stored) == ("FREE", "CANCELLED")
     assert customer_of(stored) is None
-    assert heard(stored)[-1] == (PEOPLE["owner"], "WARNING", "Your Growth plan has ended")
+    assert notices(stored)[-1] == (PEOPLE["owner"], "WARNING", "Your Growth plan has ended")
     with stripe.client("owner") as client:
         refusal = refused(client.post("/functions/v1/create-billing-portal-session", json={}), 409, "PT409")
     assert refusal.json()["message"] == "This organization was deleted at Stripe"
@@ -101,7 +101,7 @@ def test_later_subscription_event_outranks_the_customer_deletion(stripe: Serving
     assert plan_of(stored) == ("GROWTH", "ACTIVE")
 
 
-def test_after_one_customer_was_deleted_an_organization_may_become_another(stripe: Serving, stored: Connection) -> None:
+def test_organization_can_link_a_new_customer_after_deletion(stripe: Serving, stored: Connection) -> None:
     deliver(stripe, created(acme()), event("customer.deleted", GONE, created=NOW + 9))
     deliver(stripe, created(subscription("sub_again", "cus_again", price="price_elite")))
     stored.execute("update public.organizations set stripe_customer_id = 'cus_again' where id = %s", [ACME])
@@ -109,7 +109,7 @@ def test_after_one_customer_was_deleted_an_organization_may_become_another(strip
     assert stored.execute("select kind from public.billing_attention where kind = 'PAID_TWICE'").fetchall() == []
 
 
-def test_a_customer_who_was_deleted_is_not_taken_for_one(stripe: Serving, stored: Connection) -> None:
+def test_deleted_customer_is_not_linked(stripe: Serving, stored: Connection) -> None:
     sent = event("customer.deleted", {"id": "cus_new", "object": "customer"})
     assert deliver(stripe, sent) == ["PARKED"]
     stored.execute("update public.organizations set stripe_customer_id = 'cus_new' where id = %s", [GLOBEX])
@@ -142,7 +142,7 @@ def checkout(**fields: Any) -> Row:
 
 @pytest.fixture
 def unsold(stored: Connection) -> Connection:
-    """Globex has bought nothing, and is nobody's customer."""
+    """Globex has no plan and no customer."""
     stored.execute("update public.organizations set stripe_customer_id = null where id = %s", [GLOBEX])
     return stored
 
@@ -194,10 +194,8 @@ def test_delayed_checkout_payment_links_the_customer_when_paid(stripe: Serving, 
     ],
     ids=lambda fields: "-".join(map(str, fields.values()))[:30],
 )
-def test_attack_a_checkout_makes_somebody_a_customer_who_is_not(
-    stripe: Serving, unsold: Connection, fields: Row
-) -> None:
-    """By the address of a payment link, for an organization that has one, or without having bought."""
+def test_attack_checkout_links_a_foreign_customer(stripe: Serving, unsold: Connection, fields: Row) -> None:
+    """Through a payment link, for an organisation with a customer, or without a purchase."""
     sent = event("checkout.session.completed", checkout(**fields))
     assert deliver(stripe, sent) == ["PARKED"]
     assert (customer_of(unsold), customer_of(unsold, GLOBEX)) == ("cus_acme", None)
@@ -219,9 +217,7 @@ def test_any_other_checkout_of_a_customer_changes_nothing(stripe: Serving, store
 
 
 @pytest.mark.parametrize("state", ["open", "expired", "complete"])
-def test_only_a_checkout_that_somebody_finished_waits_to_be_known(
-    stripe: Serving, unsold: Connection, state: str
-) -> None:
+def test_only_finished_checkouts_are_parked(stripe: Serving, unsold: Connection, state: str) -> None:
     assert unsold
     sent = checkout(customer=None, client_reference_id=None, status=state, payment_status="unpaid")
     expected = "PARKED" if state == "complete" else "APPLIED"
@@ -242,7 +238,7 @@ def test_owners_are_notified_once_of_a_failed_card(stripe: Serving, stored: Conn
     failed = event("setup_intent.setup_failed", REFUSED, created=NOW + 1)
     sent = [event("setup_intent.created", card("requires_payment_method")), failed, failed]
     assert deliver(stripe, *sent) == ["APPLIED"] * 3
-    assert heard(stored) == [(PEOPLE["owner"], "ERROR", "A card could not be saved")]
+    assert notices(stored) == [(PEOPLE["owner"], "ERROR", "A card could not be saved")]
 
 
 def test_card_saved_after_a_failure_sends_no_notice(stripe: Serving, stored: Connection) -> None:
@@ -250,17 +246,17 @@ def test_card_saved_after_a_failure_sends_no_notice(stripe: Serving, stored: Con
     deliver(stripe, *reversed(sent))
     deliver(stripe, event("setup_intent.requires_action", card("requires_action") | {"id": "seti_2"}))
     deliver(stripe, event("setup_intent.canceled", card("canceled") | {"id": "seti_3"}))
-    assert heard(stored) == []
+    assert notices(stored) == []
 
 
-def test_a_card_without_a_customer_waits_for_nobody(stripe: Serving, stored: Connection) -> None:
+def test_card_without_customer_is_not_parked(stripe: Serving, stored: Connection) -> None:
     assert deliver(stripe, event("setup_intent.setup_failed", REFUSED | {"customer": None})) == ["APPLIED"]
-    assert heard(stored) == []
+    assert notices(stored) == []
 
 
-def test_a_card_of_nobody_we_know_is_told_to_nobody(stripe: Serving, stored: Connection) -> None:
+def test_card_of_an_unknown_customer_sends_no_notice(stripe: Serving, stored: Connection) -> None:
     assert deliver(stripe, event("setup_intent.setup_failed", REFUSED | {"customer": "cus_new"})) == ["PARKED"]
-    assert heard(stored) == []
+    assert notices(stored) == []
 
 
 # Refunds
@@ -278,7 +274,7 @@ def refund(status: str, **fields: Any) -> Row:
 
 @pytest.fixture
 def given_back(stored: Connection) -> Connection:
-    """A refund that the job has issued."""
+    """A refund issued by the job."""
     stored.execute(
         "insert into public.refunds_due (object_id, stripe_payment_intent_id, stripe_refund_id, amount_cents, currency,"
         " reason, status, refunded_at) values ('sub_old', 'pi_1', 're_1', 69900, 'usd', 'REPLACED', 'REFUNDED', now())"
@@ -320,22 +316,22 @@ def test_manual_refund_settles_a_failed_refund(stripe: Serving, given_back: Conn
     assert entry(given_back) == ("REFUNDED", None, False)
 
 
-def test_a_refund_on_its_way_changes_nothing(stripe: Serving, given_back: Connection) -> None:
+def test_pending_refund_changes_nothing(stripe: Serving, given_back: Connection) -> None:
     deliver(stripe, event("payment_intent.succeeded", PAID))
     before = everything(given_back)
     sent = [event("refund.created", refund("pending")), event("refund.updated", refund("succeeded"), created=NOW + 1)]
     assert deliver(stripe, *sent) == ["APPLIED", "APPLIED"]
     assert [row for row in everything(given_back) if row[0] != "notifications"] == before
-    assert [title for *_, title in heard(given_back)] == ["You are refunded 699.00 USD"]
+    assert [title for *_, title in notices(given_back)] == ["You are refunded 699.00 USD"]
 
 
-def test_a_refund_in_a_currency_of_large_numbers_is_taken(stripe: Serving) -> None:
+def test_refund_of_a_large_amount_is_applied(stripe: Serving) -> None:
     dear = charge(amount=10**12, amount_refunded=10**12, currency="idr")
     assert deliver(stripe, event("charge.refunded", dear)) == ["APPLIED"]
 
 
-def test_a_thin_event_is_kept_and_nothing_more(stripe: Serving, stored: Connection) -> None:
-    """It names what changed and does not show it; the list of events has the whole one."""
+def test_thin_event_is_stored_only(stripe: Serving, stored: Connection) -> None:
+    """A thin event names the changed object without its content; the list of events has the full event."""
     thin = event("v1.customer.subscription.updated", None) | {
         "object": "v2.core.event",
         "created": "2026-11-20T10:00:00.123Z",
@@ -348,7 +344,7 @@ def test_a_thin_event_is_kept_and_nothing_more(stripe: Serving, stored: Connecti
     assert stored.execute("select count(*) from public.stripe_events").fetchone() == (1,)
 
 
-# Payments of one second, payments nobody heard of
+# Payments of one second, late payments
 
 
 def intent(status: str, *, failed: bool = False, kind: str = "payment_intent") -> Row:
@@ -396,7 +392,7 @@ def test_same_second_invoice_events_keep_the_furthest_status(
 
 
 def test_grace_period_starts_when_the_late_payment_is_known(stripe: Serving, stored: Connection) -> None:
-    """Stripe delivers for three days: what comes later was lost here, and is not the customer's fault."""
+    """Stripe delivers for three days: a later event was lost by Strive, not by the customer."""
     long_ago = int(time.time()) - 40 * 86_400
     on_time = acme(created=long_ago)
     deliver(stripe, created(on_time, created=long_ago))

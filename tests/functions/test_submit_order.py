@@ -1,4 +1,4 @@
-"""submit-order: a draft is handed in once, with all that follows or nothing, never beyond the quota of the month."""
+"""submit-order: a draft is submitted once, all or nothing, within the monthly quota."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ TRACES = {
 
 @pytest.fixture(autouse=True)
 def no_orders_left(database: Database) -> Iterator[None]:
-    """Each test has the whole quota of the month."""
+    """Each test starts with the full monthly quota."""
     yield
     with database.connect() as connection:
         connection.execute("delete from public.custom_agent_orders")
@@ -48,7 +48,7 @@ def stored(database: Database, order: UUID) -> Row:
 
 
 def traces(database: Database, order: UUID) -> dict[str, int]:
-    """How much each table tells of this order."""
+    """The number of rows of this order in each table."""
     with database.connect() as connection:
         counted = {
             table: connection.execute(f"select count(*) from public.{table} where {about}", [order]).fetchone()
@@ -61,15 +61,15 @@ def test_submitted_order_has_estimate_milestones_and_quota(functions: Serving, d
     order = in_status(database, "DRAFT", complexity="MODERATE", requirements=Jsonb({"custom_ui": True}))
     answer = submit(functions, order)
     assert answer.status_code == 200, answer.text
-    told = SubmittedOrder.model_validate_json(answer.content)
-    assert (told.order_id, told.status) == (order, "SUBMITTED")
-    assert (told.estimated_hours, told.estimated_cost) == (21, 3150)
-    assert [milestone.stage for milestone in told.milestones] == ["design", "development", "testing", "deployment"]
-    assert (told.quota.tier, told.quota.allowed, told.quota.used) == ("GROWTH", 3, 1)
-    renews = told.quota.renews_at.astimezone(UTC)
+    receipt = SubmittedOrder.model_validate_json(answer.content)
+    assert (receipt.order_id, receipt.status) == (order, "SUBMITTED")
+    assert (receipt.estimated_hours, receipt.estimated_cost) == (21, 3150)
+    assert [milestone.stage for milestone in receipt.milestones] == ["design", "development", "testing", "deployment"]
+    assert (receipt.quota.tier, receipt.quota.allowed, receipt.quota.used) == ("GROWTH", 3, 1)
+    renews = receipt.quota.renews_at.astimezone(UTC)
     assert renews > datetime.now(UTC)
     assert (renews.day, renews.hour, renews.minute) == (1, 0, 0)
-    assert stored(database, order)["submitted_at"] == told.submitted_at
+    assert stored(database, order)["submitted_at"] == receipt.submitted_at
     assert traces(database, order) == {"order_milestones": 4, "build_logs": 1, "activity_feeds": 1}
 
 
@@ -81,11 +81,11 @@ def test_changed_requirements_are_submitted_and_estimated(functions: Serving, da
     with database.acting_as("viewer") as cursor:
         shown = cursor.execute("select public.estimate_order('COMPLEX', %s) as shown", [Jsonb(wanted)]).fetchone()
     assert shown
-    told = answer.json()
-    assert {name: told[name] for name in shown["shown"]} == shown["shown"]
+    receipt = answer.json()
+    assert {name: receipt[name] for name in shown["shown"]} == shown["shown"]
     row = stored(database, order)
     assert (row["requirements"], row["complexity"]) == (wanted, "COMPLEX")
-    assert (row["estimated_hours"], told["requirements"]) == (told["estimated_hours"], wanted)
+    assert (row["estimated_hours"], receipt["requirements"]) == (receipt["estimated_hours"], wanted)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_invalid_requirements_are_named(functions: Serving, database: Database, 
     assert stored(database, order)["status"] == "DRAFT"
 
 
-def test_attack_decide_what_the_database_decides(functions: Serving, database: Database) -> None:
+def test_attack_set_derived_columns(functions: Serving, database: Database) -> None:
     order = in_status(database, "DRAFT")
     for name in ("status", "estimated_cost", "estimated_hours", "organization_id", "created_by_id", "submitted_at"):
         refused(submit(functions, order, **{name: "1"}), 422, "invalid_body")
@@ -120,7 +120,7 @@ def test_attack_submit_without_being_a_member(functions: Serving, database: Data
 
 
 def test_attack_submit_or_change_another_tenants_order(functions: Serving, database: Database) -> None:
-    """The same answer as for an order that exists nowhere."""
+    """The same response as for an order that does not exist."""
     order = in_status(database, "DRAFT")
     words = set()
     for target in (order, uuid4()):
@@ -229,7 +229,7 @@ def test_revised_order_counts_once(functions: Serving, database: Database) -> No
 
 
 def test_attack_carry_last_months_place_into_this_month(functions: Serving, database: Database) -> None:
-    """An order of an earlier month that is revised now takes a place of this one."""
+    """An order of an earlier month that is revised now counts for this month."""
     old = in_status(database, "DRAFT", submitted_at="2026-01-01")
     for _ in range(3):
         assert submit(functions, in_status(database, "DRAFT")).status_code == 200

@@ -1,4 +1,4 @@
-"""suspend-user, reactivate-user, bulk-admin-action: at once in the database, soon in Auth, always in the log."""
+"""suspend-user, reactivate-user, bulk-admin-action: immediate in the database, synced to Auth, always audited."""
 
 import json
 from collections.abc import Iterator
@@ -94,9 +94,9 @@ def test_invalid_suspension_is_rejected(
 
 
 def test_failed_operation_is_rolled_back_and_logged(platform: Platform, admin: Person) -> None:
-    nobody = str(uuid4())
-    refused(admin.call("suspend-user", user_id=nobody, **SPAM), 404, "PT404")
-    (entry,) = platform.log(nobody)
+    unknown_user = str(uuid4())
+    refused(admin.call("suspend-user", user_id=unknown_user, **SPAM), 404, "PT404")
+    (entry,) = platform.log(unknown_user)
     assert (entry["success"], entry["admin_id"]) == (False, admin.id)
     assert entry["error"] == "There is no such user (PT404)"
 
@@ -141,7 +141,7 @@ def test_attack_an_admin_rises_or_strikes_upwards(platform: Platform, admin: Per
     assert platform.sql("select global_role from public.users where id = %s", admin.id) == [("ADMIN",)]
 
 
-def test_nobody_suspends_themselves(admin: Person, super_admin: Person) -> None:
+def test_self_suspension_is_refused(admin: Person, super_admin: Person) -> None:
     for who in (admin, super_admin):
         refused(who.call("suspend-user", user_id=who.id, **SPAM), 422, "PT422")
 
@@ -210,7 +210,7 @@ def test_bulk_action_accepts_at_most_100_users(admin: Person) -> None:
         refused(admin.call("bulk-admin-action", user_ids=ids[:1], **body), 422, "invalid_body")
 
 
-# Auth is away: the functions of this database have no Auth behind them.
+# Auth is unavailable: SUPABASE_URL of these functions has no server.
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def test_suspension_is_pending_while_auth_is_unavailable(lonely: Serving, databa
 
 def test_job_syncs_auth(platform: Platform, admin: Person) -> None:
     member = platform.person()
-    # As a person in the dashboard would, past every function.
+    # As through the dashboard of Supabase, without a function.
     platform.sql("update public.users set suspended_at = now(), suspended_reason = 'by hand' where id = %s", member.id)
     assert platform.sign_in(member).status_code == 403  # the hook of the token refuses already
     run = ok(platform.server.post("/functions/v1/sync-auth", json={}))
@@ -256,7 +256,7 @@ def test_job_syncs_auth(platform: Platform, admin: Person) -> None:
 
 
 def test_change_during_sync_is_synced_again(database: Database) -> None:
-    """Of two messages on their way at once, the older may arrive last."""
+    """The older of two concurrent messages may arrive last."""
     who = PEOPLE["globex_member"]
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute("update public.users set suspended_at = now() where id = %s", [who])
@@ -311,7 +311,7 @@ def test_attack_no_more_than_ten_refusals_an_hour_are_logged(functions: Serving,
         assert connection.execute(logged, [PEOPLE["outsider"]]).rowcount == 10
 
 
-def test_attack_call_what_only_the_functions_may(database: Database) -> None:
+def test_attack_call_functions_of_the_server(database: Database) -> None:
     for statement in (
         "select private.suspend_user('{}')",
         "select private.attempt('suspend_user', '{}', '')",

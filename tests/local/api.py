@@ -1,4 +1,4 @@
-"""The API alone, in front of one database of the worker's cluster: what its tests talk to."""
+"""The API alone, in front of one database of the worker's cluster."""
 
 import os
 import subprocess
@@ -42,16 +42,16 @@ class Api:
         return (self.home / "api.log").read_text()
 
     def http(self, key: str | None = None, token: str | None = None, **headers: str) -> httpx.Client:
-        """A bare HTTP client with this API key (the publishable one unless said otherwise) and token."""
+        """A bare HTTP client with this API key (default: the publishable one) and token."""
         sent = {"apikey": key or self.keys.publishable_key} | ({"authorization": f"Bearer {token}"} if token else {})
-        client = httpx.Client(base_url=self.url, headers=sent | headers, timeout=30, verify=NO_TLS)
+        client = httpx.Client(base_url=self.url, headers=sent | headers, timeout=60, verify=NO_TLS)
         self.clients.append(client)
         return client
 
     @cached_property
     def plain(self) -> httpx.Client:
         """Without any key, and without the cost of a client for each request."""
-        client = httpx.Client(timeout=30, verify=NO_TLS)
+        client = httpx.Client(timeout=60, verify=NO_TLS)
         self.clients.append(client)
         return client
 
@@ -59,7 +59,7 @@ class Api:
         return self.http(self.keys.secret_key, **headers)
 
     def supabase(self, key: str | None = None) -> Client:
-        http = httpx.Client(timeout=30, verify=NO_TLS)
+        http = httpx.Client(timeout=60, verify=NO_TLS)
         self.clients.append(http)
         options = ClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
         return create_client(self.url, key or self.keys.publishable_key, options=options)
@@ -79,7 +79,7 @@ class Api:
         return session
 
     def mint(self, **claims: Any) -> str:
-        """An access token signed with the project's key, saying whatever the test wants."""
+        """An access token signed with the project's key, with any claims."""
         now = int(time.time())
         payload = {"iat": now, "exp": now + 3600, "role": "authenticated", "aud": "authenticated"} | claims
         key = jwt.PyJWK(self.keys.jwk)
@@ -89,7 +89,7 @@ class Api:
         for client in self.clients:
             client.close()
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def running(database: Database, home: Path, **environment: str) -> Iterator[Api]
 
 
 def await_answer(api: Api) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and api.process.poll() is None:
         try:
             if httpx.get(f"{api.url}/health", verify=NO_TLS).status_code == 200:

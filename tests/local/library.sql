@@ -87,7 +87,7 @@ create function public.joined(variadic words text[]) returns text language sql i
 create function public.fail(state text, what text default 'it went wrong') returns void language plpgsql as
   $$ begin raise exception using errcode = state, message = what, detail = 'the detail', hint = 'the hint'; end $$;
 create function public.slow(seconds float) returns void language sql volatile as 'select pg_sleep(seconds)';
-create function public.told(name text) returns text language sql stable return current_setting(name, true);
+create function public.setting(name text) returns text language sql stable return current_setting(name, true);
 create function public.whoami() returns jsonb language sql stable return jsonb_build_object(
   'uid', auth.uid(), 'role', auth.role(), 'email', auth.email(), 'jwt', auth.jwt(), 'current', current_user, 'session', session_user);
 create function public.answer_teapot() returns void language sql volatile as $$

@@ -74,7 +74,7 @@ own.on('broadcast', { event: '*' }, ({ event, payload }) => seen.private.push([e
 await joined(own);
 need(await bob.from(TABLE).insert({ title: 'announced', size: 0 }));
 await until(() => seen.private.length === 1);
-seen.refused = await joined(bob.channel('nobody:may', { config: { private: true } })).catch(({ message }) => message);
+seen.refused = await joined(bob.channel('unknown:topic', { config: { private: true } })).catch(({ message }) => message);
 
 await bob.removeAllChannels();
 await until(() => seen.leaves.length === 1);

@@ -1,4 +1,4 @@
-"""Accounts and sessions: what GoTrue promises, through supabase-py where it matters to it, over HTTP elsewhere."""
+"""Accounts and sessions as in GoTrue, through supabase-py or over HTTP."""
 
 import re
 import time
@@ -87,7 +87,7 @@ def test_times_are_written_as_clients_read_them(api: Api) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", user[name])
 
 
-def test_the_access_token_says_who_how_and_for_how_long(api: Api) -> None:
+def test_access_token_has_subject_method_and_expiry(api: Api) -> None:
     session = api.sign_up(name="Ada")
     header = jwt.get_unverified_header(session["access_token"])
     assert (header["alg"], header["kid"]) == ("ES256", api.keys.jwk["kid"])
@@ -116,7 +116,7 @@ def test_anyone_can_check_a_token_with_the_published_keys(api: Api) -> None:
     assert jwt.decode(refreshed["access_token"], key.key, ["ES256"], audience="authenticated")
 
 
-def test_the_database_knows_who_calls(api: Api) -> None:
+def test_database_sees_the_claims(api: Api) -> None:
     session = api.sign_up()
     known = api.http(token=session["access_token"]).post("/rest/v1/rpc/whoami", json={}).json()
     assert (known["uid"], known["role"], known["email"]) == (
@@ -210,7 +210,7 @@ def test_a_sign_up_that_cannot_be_is_explained(api: Api, body: dict[str, Any], c
     assert refused(answer)[1] == code
 
 
-def test_an_address_signs_up_once_however_many_try_at_once(api: Api) -> None:
+def test_concurrent_sign_ups_of_one_address_succeed_once(api: Api) -> None:
     body = {"email": f"{uuid4()}@api.test", "password": PASSWORD}
     with ThreadPoolExecutor(6) as pool:
         answers = list(
@@ -245,7 +245,7 @@ def test_anonymous_account_can_be_made_permanent(api: Api) -> None:
 # Sessions ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_refresh_token_is_good_once(api: Api) -> None:
+def test_refresh_token_works_once(api: Api) -> None:
     session = api.sign_up()
     renewed = token(api, "refresh_token", refresh_token=session["refresh_token"]).json()
     assert renewed["refresh_token"] != session["refresh_token"]
@@ -317,19 +317,19 @@ def test_user_changes_metadata_and_password_but_not_role(api: Api) -> None:
     assert client.put("/auth/v1/user", json={"password": "another-horse-2"}).status_code == 200
     assert token(api, "password", email=session["user"]["email"], password=PASSWORD).status_code == 400
     assert token(api, "password", email=session["user"]["email"], password="another-horse-2").status_code == 200
-    # Whoever knew the old password is out; the one who changed it is not.
+    # Other sessions end; the session that changed the password stays.
     assert token(api, "refresh_token", refresh_token=second["refresh_token"]).status_code == 400
     assert token(api, "refresh_token", refresh_token=session["refresh_token"]).status_code == 200
 
 
-def test_an_address_in_use_cannot_be_taken(api: Api) -> None:
-    taken = api.sign_up()["user"]["email"]
+def test_address_in_use_is_refused(api: Api) -> None:
+    existing = api.sign_up()["user"]["email"]
     client = api.http(token=api.sign_up()["access_token"])
-    assert refused(client.put("/auth/v1/user", json={"email": taken})) == (422, "email_exists")
+    assert refused(client.put("/auth/v1/user", json={"email": existing})) == (422, "email_exists")
 
 
 @pytest.mark.parametrize("made", ["none", "key", "foreign", "expired", "no_subject", "stranger", "ended"])
-def test_the_user_is_shown_to_nobody_else(api: Api, made: str) -> None:
+def test_user_is_visible_to_itself_only(api: Api, made: str) -> None:
     session = api.sign_up()
     subject = session["user"]["id"]
     tokens: dict[str, tuple[str | None, int]] = {
@@ -362,7 +362,7 @@ def test_a_forgotten_password_is_reset_by_the_mailed_code(api: Api) -> None:
     assert client.put("/auth/v1/user", json={"password": "brand-new-horse"}).status_code == 200
 
 
-def test_recovering_does_not_tell_who_has_an_account(api: Api) -> None:
+def test_recovery_does_not_reveal_accounts(api: Api) -> None:
     answer = api.http().post("/auth/v1/recover", json={"email": "nobody-here@api.test"})
     assert (answer.status_code, answer.json()) == (200, {})
 
@@ -416,8 +416,10 @@ def test_new_address_is_confirmed_at_both_addresses(api: Api) -> None:
     assert client.get("/auth/v1/user").json()["email"] == old
     second = {"type": "email_change", "email": new, "token": mailed(api, new)[0]}
     assert client.post("/auth/v1/verify", json=second).json()["user"]["email"] == new
-    taken = api.sign_up()
-    assert refused(api.http(token=taken["access_token"]).put("/auth/v1/user", json={"email": new}))[1] == "email_exists"
+    existing = api.sign_up()
+    assert (
+        refused(api.http(token=existing["access_token"]).put("/auth/v1/user", json={"email": new}))[1] == "email_exists"
+    )
 
 
 def test_last_identity_is_never_removed(api: Api) -> None:

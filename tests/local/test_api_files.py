@@ -1,4 +1,4 @@
-"""Files: what the storage API promises, through supabase-py where it matters to it, over HTTP elsewhere."""
+"""Files as in the Storage API, through supabase-py or over HTTP."""
 
 import hashlib
 import json
@@ -106,7 +106,7 @@ def test_supabase_py_keeps_files(api: Api, bucket: str) -> None:
     store.move(path, f"{user.id}/moved.txt")
     store.copy(f"{user.id}/moved.txt", f"{user.id}/copied.txt")
     assert store.download(f"{user.id}/copied.txt") == b"three"
-    assert {gone["name"] for gone in store.remove([f"{user.id}/moved.txt", f"{user.id}/never.txt"])} == {
+    assert {deleted["name"] for deleted in store.remove([f"{user.id}/moved.txt", f"{user.id}/never.txt"])} == {
         f"{user.id}/moved.txt"
     }
     with pytest.raises(StorageApiError, match="not found"):
@@ -133,7 +133,7 @@ def test_file_is_returned_unchanged_with_its_metadata(files: httpx.Client, bucke
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "content"),
+    ("requested", "status", "content"),
     [
         ("bytes=0-1", 206, b"01"),
         ("bytes=8-", 206, b"89"),
@@ -145,10 +145,10 @@ def test_file_is_returned_unchanged_with_its_metadata(files: httpx.Client, bucke
     ],
 )
 def test_a_part_of_a_file(
-    files: httpx.Client, bucket: str, folder: str, asked: str, status: int, content: bytes
+    files: httpx.Client, bucket: str, folder: str, requested: str, status: int, content: bytes
 ) -> None:
     put(files, f"{bucket}/{folder}/digits", b"0123456789")
-    answer = files.get(f"/storage/v1/object/{bucket}/{folder}/digits", headers={"range": asked})
+    answer = files.get(f"/storage/v1/object/{bucket}/{folder}/digits", headers={"range": requested})
     assert (answer.status_code, answer.content) == (status, content)
 
 
@@ -174,7 +174,7 @@ def test_form_upload_keeps_bytes_that_look_like_boundaries(
     assert (fetched.headers["content-type"], fetched.headers["cache-control"]) == ("text/x-odd", "max-age=77")
 
 
-def test_a_name_is_taken_once_unless_replacing_is_asked_for(files: httpx.Client, bucket: str, folder: str) -> None:
+def test_existing_name_is_refused_without_upsert(files: httpx.Client, bucket: str, folder: str) -> None:
     path = f"{bucket}/{folder}/once.txt"
     assert put(files, path, b"first").status_code == 200
     assert refused(put(files, path, b"second")) == ("409", "Duplicate")
@@ -197,9 +197,7 @@ def test_uploads_of_one_name_at_once_leave_one_whole_file(api: Api, person: Pers
     assert api.plain.get(address, headers=headers).content in contents
 
 
-def test_what_is_replaced_or_removed_leaves_no_bytes_behind(
-    api: Api, files: httpx.Client, bucket: str, folder: str
-) -> None:
+def test_replaced_and_removed_files_leave_no_bytes(api: Api, files: httpx.Client, bucket: str, folder: str) -> None:
     before = blobs(api)
     put(files, f"{bucket}/{folder}/a", b"1")
     put(files, f"{bucket}/{folder}/a", b"2", **{"x-upsert": "true"})
@@ -236,8 +234,8 @@ def test_a_folder_is_listed_one_level_deep_in_pages(files: httpx.Client, bucket:
     for name in ("b.txt", "a.txt", "sub/c.txt", "sub/d/e.txt", "also_50%/f.txt", "Zed.txt"):
         put(files, f"{bucket}/{folder}/{name.replace('%', '')}", name.encode())
 
-    def listed(**asked: Any) -> list[str]:
-        answer = files.post(f"/storage/v1/object/list/{bucket}", json=asked)
+    def listed(**requested: Any) -> list[str]:
+        answer = files.post(f"/storage/v1/object/list/{bucket}", json=requested)
         assert answer.status_code == 200, answer.text
         return [entry["name"] for entry in answer.json()]
 
@@ -265,9 +263,7 @@ def test_a_folder_is_listed_one_level_deep_in_pages(files: httpx.Client, bucket:
 # Who may -------------------------------------------------------------------------------------------------------------
 
 
-def test_policies_decide_what_a_stranger_and_another_user_may_do(
-    api: Api, files: httpx.Client, bucket: str, folder: str
-) -> None:
+def test_policies_apply_to_other_users_and_strangers(api: Api, files: httpx.Client, bucket: str, folder: str) -> None:
     path = f"{bucket}/{folder}/mine.txt"
     put(files, path, b"mine")
     for other in (api.http(), api.http(token=api.sign_up("nosy")["access_token"])):
@@ -281,7 +277,7 @@ def test_policies_decide_what_a_stranger_and_another_user_may_do(
             "403",
             "Unauthorized",
         )
-        keys = {"bucketId": bucket, "sourceKey": f"{folder}/mine.txt", "destinationKey": f"{folder}/taken.txt"}
+        keys = {"bucketId": bucket, "sourceKey": f"{folder}/mine.txt", "destinationKey": f"{folder}/existing.txt"}
         assert refused(other.post("/storage/v1/object/move", json=keys)) == ("404", "not_found")
         assert refused(other.post("/storage/v1/object/copy", json=keys)) == ("404", "not_found")
         removed = other.request("DELETE", f"/storage/v1/object/{bucket}", json={"prefixes": [f"{folder}/mine.txt"]})
@@ -294,7 +290,7 @@ def test_policies_decide_what_a_stranger_and_another_user_may_do(
 
 def test_forbidden_upload_is_refused_before_its_body(api: Api, bucket: str, folder: str) -> None:
     address = httpx.URL(api.url)
-    with socket.create_connection((address.host, address.port), timeout=10) as connection:
+    with socket.create_connection((address.host, address.port), timeout=60) as connection:
         head = (
             f"POST /storage/v1/object/{bucket}/{folder}/x HTTP/1.1\r\nhost: x\r\napikey: {api.keys.publishable_key}\r\n"
         )
@@ -452,7 +448,7 @@ def test_a_way_into_storage_through_another_service_is_no_way(api: Api, bucket: 
 
 
 def bare(api: Api, method: str, target: bytes, key: str) -> tuple[int, bytes]:
-    """Sent as it is: an HTTP client would tidy the address up first."""
+    """Sent raw: an HTTP client would normalise the path first."""
     address = httpx.URL(api.url)
     with socket.create_connection((address.host, address.port)) as connection:
         head = b"%s %s HTTP/1.1\r\nhost: x\r\napikey: %s\r\n" % (method.encode(), target, key.encode())
@@ -461,9 +457,7 @@ def bare(api: Api, method: str, target: bytes, key: str) -> tuple[int, bytes]:
     return int(answer.split(b" ", 2)[1]), answer
 
 
-def test_moving_between_buckets_asks_both_buckets_policies(
-    api: Api, files: httpx.Client, bucket: str, folder: str
-) -> None:
+def test_move_between_buckets_checks_both_policies(api: Api, files: httpx.Client, bucket: str, folder: str) -> None:
     put(files, f"{bucket}/{folder}/a", b"a")
     closed = f"closed-{uuid4()}"
     api.admin().post("/storage/v1/bucket", json={"name": closed})
@@ -548,6 +542,6 @@ def test_invalid_token_is_rejected_not_anonymous(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["upload/resumable", "render/image/public/b/x", "s3/b/x", "object/list-v2/b"])
-def test_what_is_left_out_says_so(api: Api, path: str) -> None:
+def test_unsupported_feature_is_reported(api: Api, path: str) -> None:
     answer = api.admin().post(f"/storage/v1/{path}", json={})
     assert (answer.status_code, json.loads(answer.content)["error"]) == (501, "not_served")

@@ -1,4 +1,4 @@
-"""The one URL: keys and tokens, functions behind it, the page in front, and what happens when parts go away."""
+"""The one URL: keys and tokens, functions behind it, the start page, and unavailable parts."""
 
 import hmac
 import json
@@ -34,7 +34,7 @@ DOORS = ("/rest/v1/books", "/auth/v1/settings", "/storage/v1/bucket")
 
 
 @pytest.mark.parametrize("path", DOORS)
-def test_nobody_enters_without_a_key_or_with_a_wrong_one(api: Api, path: str) -> None:
+def test_missing_or_wrong_key_is_rejected(api: Api, path: str) -> None:
     answer = api.plain.get(api.url + path)
     assert (answer.status_code, answer.json()["message"]) == (401, "No API key found in request")
     answer = api.http("sb_publishable_" + "x" * 32).get(path)
@@ -43,7 +43,7 @@ def test_nobody_enters_without_a_key_or_with_a_wrong_one(api: Api, path: str) ->
     assert token_alone.status_code == 401
 
 
-def test_the_key_may_come_in_the_address(api: Api) -> None:
+def test_key_is_accepted_as_query_parameter(api: Api) -> None:
     assert api.plain.get(f"{api.url}/rest/v1/books?select=id&id=eq.1&apikey={api.keys.publishable_key}").json() == [
         {"id": 1}
     ]
@@ -98,7 +98,7 @@ def forged(api: Api) -> dict[str, tuple[str, str]]:
 
 
 def signed_with(secret: str, claims: dict[str, Any]) -> str:
-    """By hand: the library sees that this secret is a key and refuses."""
+    """By hand: the library refuses a public key as secret."""
     encode = jwt.utils.base64url_encode
     text = encode(b'{"alg":"HS256","typ":"JWT"}') + b"." + encode(json.dumps(claims).encode())
     return (text + b"." + encode(hmac.digest(secret.encode(), text, "sha256"))).decode()
@@ -130,11 +130,11 @@ def test_a_token_that_is_wrong_never_makes_its_sender_anonymous(api: Api, kind: 
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_token_expires_while_it_is_remembered(api: Api) -> None:
-    token = api.mint(exp=int(time.time()) - 27)  # within the tolerated skew, for some seconds more
+def test_cached_token_expires(api: Api) -> None:
+    token = api.mint(exp=int(time.time()) - 27)  # still within the tolerated clock skew for some seconds
     client = api.http(token=token)
     assert client.get("/rest/v1/books?limit=1").status_code == 200
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (status := client.get("/rest/v1/books?limit=1").status_code) == 200 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert status == 401
@@ -155,10 +155,10 @@ def test_the_secret_key_does_not_work_in_browsers(api: Api) -> None:
 
 
 def test_browsers_of_other_origins_may_call(api: Api) -> None:
-    asked = {"origin": "https://app.example", "access-control-request-method": "POST"}
-    asked["access-control-request-headers"] = "authorization,x-org-id,x-anything"
+    request_headers = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    request_headers["access-control-request-headers"] = "authorization,x-org-id,x-anything"
     for path in DOORS:
-        preflight = api.plain.options(api.url + path, headers=asked)
+        preflight = api.plain.options(api.url + path, headers=request_headers)
         assert preflight.status_code == 204
         assert preflight.headers["access-control-allow-origin"] == "*"
         assert "x-anything" in preflight.headers["access-control-allow-headers"]
@@ -187,7 +187,7 @@ def test_browsers_of_other_origins_may_call(api: Api) -> None:
 )
 def test_a_malformed_request_gets_a_clear_answer(api: Api, raw: bytes, status: int) -> None:
     address = httpx.URL(api.url)
-    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+    with socket.create_connection((address.host, address.port or 80), timeout=60) as connection:
         connection.sendall(raw)
         answer = connection.recv(65_536)
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -201,8 +201,8 @@ def test_a_body_beyond_the_limit_is_refused_with_an_answer(api: Api) -> None:
     assert api.admin().get("/rest/v1/books?limit=1").status_code == 200
 
 
-def test_every_failure_left_a_clean_log(api: Api) -> None:
-    """A request may be wrong in any way; only our own failures write a stack trace."""
+def test_log_contains_no_tracebacks(api: Api) -> None:
+    """Invalid requests never write a stack trace."""
     api.http().get("/rest/v1/books?id=eq.x")
     api.http().post("/auth/v1/signup", content="{")
     api.http().get("/storage/v1/object/none/none")
@@ -213,10 +213,10 @@ def test_every_failure_left_a_clean_log(api: Api) -> None:
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """A function server that tells what it was sent."""
+    """A function server that returns the request it received."""
 
     protocol_version = "HTTP/1.1"
-    gone = threading.Event()
+    disconnected = threading.Event()
     stuck = threading.Event()
 
     def answer(self) -> None:
@@ -228,20 +228,20 @@ class Upstream(BaseHTTPRequestHandler):
         elif self.path.endswith("/stream"):
             self.stream()
         else:
-            self.tell()
+            self.describe()
 
-    def tell(self) -> None:
+    def describe(self) -> None:
         length = self.headers.get("content-length")
         body = (
             self.chunked() if self.headers.get("transfer-encoding") == "chunked" else self.rfile.read(int(length or 0))
         )
-        told = {
+        received = {
             "method": self.command,
             "path": self.path,
             "headers": {name.lower(): value for name, value in self.headers.items()},
             "body": body.decode("latin-1"),
         }
-        self.write(json.dumps(told).encode(), status=207)
+        self.write(json.dumps(received).encode(), status=207)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815
 
@@ -273,14 +273,14 @@ class Upstream(BaseHTTPRequestHandler):
             self.wfile.write(b"3\r\n" + word + b"\r\n")
             self.wfile.flush()
             if word == b"one":
-                assert self.stuck.wait(10)
+                assert self.stuck.wait(60)
         self.wfile.write(b"0\r\n\r\n")
 
     def stay(self) -> None:
-        self.gone.clear()
-        self.connection.settimeout(10)
+        self.disconnected.clear()
+        self.connection.settimeout(60)
         if self.connection.recv(1) == b"":
-            self.gone.set()
+            self.disconnected.set()
         self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
@@ -306,7 +306,7 @@ def gateway(api: Api, upstream: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-def test_a_function_gets_the_request_as_it_was_sent(gateway: Api, method: str) -> None:
+def test_function_receives_the_request_unchanged(gateway: Api, method: str) -> None:
     body = b"\x00\xffbody" if method not in {"GET", "OPTIONS"} else b""
     answer = gateway.plain.request(
         method,
@@ -319,14 +319,14 @@ def test_a_function_gets_the_request_as_it_was_sent(gateway: Api, method: str) -
             "x-private": "1",
         },
     )
-    told = answer.json()
-    assert (answer.status_code, told["method"], told["path"]) == (
+    received = answer.json()
+    assert (answer.status_code, received["method"], received["path"]) == (
         207,
         method,
         "/functions/v1/some-name/deeper?a=1&a=%20x",
     )
-    assert told["body"].encode("latin-1") == body
-    headers = told["headers"]
+    assert received["body"].encode("latin-1") == body
+    headers = received["headers"]
     assert headers["authorization"] == "Bearer x"
     assert headers["host"] == headers["x-forwarded-host"] == gateway.url.removeprefix("http://")
     assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) == ("10.0.0.9, 127.0.0.1", "http")
@@ -339,8 +339,8 @@ def test_bodies_stream_both_ways(gateway: Api) -> None:
         yield b"a" * 70_000
         yield b"b" * 70_000
 
-    told = gateway.plain.post(f"{gateway.url}/functions/v1/take", content=pieces()).json()
-    assert told["body"] == "a" * 70_000 + "b" * 70_000
+    received = gateway.plain.post(f"{gateway.url}/functions/v1/take", content=pieces()).json()
+    assert received["body"] == "a" * 70_000 + "b" * 70_000
     Upstream.stuck.clear()
     with gateway.plain.stream("GET", f"{gateway.url}/functions/v1/stream") as answer:
         words = answer.iter_raw()
@@ -352,7 +352,7 @@ def test_bodies_stream_both_ways(gateway: Api) -> None:
 def test_client_disconnect_cancels_its_query(gateway: Api) -> None:
     with pytest.raises(httpx.ReadTimeout):
         gateway.plain.get(f"{gateway.url}/functions/v1/slow", timeout=0.3)
-    assert Upstream.gone.wait(10)
+    assert Upstream.disconnected.wait(60)
 
 
 def test_a_head_request_has_no_body(gateway: Api) -> None:
@@ -372,7 +372,7 @@ def test_no_function_server_means_try_again_later(api: Api, tmp_path: Path) -> N
 # The page ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_what_runs_and_needs_no_network(gateway: Api, api: Api) -> None:
+def test_start_page_lists_services_without_network(gateway: Api, api: Api) -> None:
     page = api.plain.get(f"{gateway.url}/")
     assert page.headers["content-type"].startswith("text/html")
     assert "/functions/v1/greet" in page.text
@@ -389,7 +389,7 @@ def test_the_page_says_what_runs_and_needs_no_network(gateway: Api, api: Api) ->
 # Coming and going ----------------------------------------------------------------------------------------------------
 
 
-def test_a_database_that_goes_away_and_returns_is_found_again(database: Database, api: Api) -> None:
+def test_api_reconnects_after_lost_connections(database: Database, api: Api) -> None:
     with api.database.connect("supabase_admin") as superuser:
         superuser.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'api%'")
     assert api.http().get("/rest/v1/books?select=id&id=eq.1").json() == [{"id": 1}]
@@ -401,8 +401,8 @@ def test_a_database_that_goes_away_and_returns_is_found_again(database: Database
 
 
 def await_table(api: Api, name: str, client: httpx.Client) -> None:
-    """The API reads the schema again when it has reconnected and heard of the change."""
-    deadline = time.monotonic() + 10
+    """The API reads the schema again after it has reconnected."""
+    deadline = time.monotonic() + 60
     while (answer := client.get(f"/rest/v1/{name}")).status_code == 404 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert answer.json() == [], api.log
@@ -421,12 +421,12 @@ def test_a_connection_that_breaks_while_in_use_costs_one_request(api: Api) -> No
 
 def await_sleeper(api: Api) -> None:
     probe = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while api.sql(probe) == [(0,)] and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def test_a_killed_database_is_missed_and_found_again(api: Api) -> None:
+def test_api_reconnects_after_a_database_crash(api: Api) -> None:
     cluster = api.database.cluster
     session = api.sign_up()
     with cluster.connect("supabase_admin", "template1") as superuser:
@@ -463,16 +463,16 @@ def start_alone(tmp_path: Path, **environment: str) -> subprocess.CompletedProce
         env=os.environ | settings | environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         check=False,
     )
 
 
-def test_a_start_that_cannot_succeed_says_why(tmp_path: Path, api: Api) -> None:
-    gone = start_alone(tmp_path)
-    assert gone.returncode == 1
-    assert "Connection refused" in gone.stderr
-    assert "x@" not in gone.stderr  # the password
+def test_failed_start_explains_why(tmp_path: Path, api: Api) -> None:
+    disconnected = start_alone(tmp_path)
+    assert disconnected.returncode == 1
+    assert "Connection refused" in disconnected.stderr
+    assert "x@" not in disconnected.stderr  # the password
     for name, value in (
         ("PORT", "many"),
         ("API_URL", "nowhere"),
@@ -482,23 +482,23 @@ def test_a_start_that_cannot_succeed_says_why(tmp_path: Path, api: Api) -> None:
     ):
         wrong = start_alone(tmp_path, **{name: value})
         assert (wrong.returncode, name in wrong.stderr) == (1, True), wrong.stderr
-    taken = start_alone(tmp_path, DB_URL=api.database.url("authenticator"), PORT=str(httpx.URL(api.url).port))
-    assert "address already in use" in taken.stderr
+    second = start_alone(tmp_path, DB_URL=api.database.url("authenticator"), PORT=str(httpx.URL(api.url).port))
+    assert "address already in use" in second.stderr
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_finishes_what_is_under_way(api: Api, tmp_path: Path, ending: signal.Signals) -> None:
+def test_stop_finishes_running_requests(api: Api, tmp_path: Path, ending: signal.Signals) -> None:
     with running(api.database, tmp_path / "api") as other, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(other.admin().post, "/rest/v1/rpc/slow", json={"seconds": 1})
         await_sleeper(api)
         other.process.send_signal(ending)
         assert slow.result(10).status_code == 204
-        assert other.process.wait(10) == 0
+        assert other.process.wait(60) == 0
         with pytest.raises(httpx.TransportError):
             other.plain.get(f"{other.url}/health")
 
 
-def test_it_speaks_to_nobody_but_the_database(api: Api, gateway: Api, upstream: str) -> None:
+def test_api_connects_only_to_the_database(api: Api, gateway: Api, upstream: str) -> None:
     for each in (api, gateway):
         each.http().get("/rest/v1/books?limit=1")
         each.sign_up()
@@ -510,11 +510,11 @@ def test_it_speaks_to_nobody_but_the_database(api: Api, gateway: Api, upstream: 
                 assert connection.raddr[1] in allowed or connection.laddr[1] in allowed
 
 
-def test_it_is_light(api: Api) -> None:
+def test_api_imports_little(api: Api) -> None:
     assert psutil.Process(api.process.pid).memory_info().rss < 80 * 1024 * 1024
 
 
-def test_many_callers_at_once_stay_themselves(api: Api) -> None:
+def test_concurrent_callers_keep_their_identity(api: Api) -> None:
     clients = [(who, api.http(token=api.mint(sub=who))) for who in (str(uuid4()) for _ in range(8))]
 
     def is_themselves(n: int) -> bool:
@@ -525,7 +525,7 @@ def test_many_callers_at_once_stay_themselves(api: Api) -> None:
         assert all(pool.map(is_themselves, range(200)))
 
 
-# A client nobody here wrote ------------------------------------------------------------------------------------------
+# supabase-js --------------------------------------------------------------------------------------------------------
 
 
 def test_supabase_js_signs_in_reads_stores_and_invokes(gateway: Api) -> None:
@@ -548,7 +548,7 @@ def test_supabase_js_signs_in_reads_stores_and_invokes(gateway: Api) -> None:
         env=os.environ | settings,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""Realtime: channels, presence and changes as supabase-js and supabase-py see them, and what nobody may see."""
+"""Realtime: channels, presence and changes as supabase-js and supabase-py see them, and what stays hidden."""
 
 import asyncio
 import json
@@ -122,7 +122,7 @@ def note(api: Api, owner: Person, title: str, size: int = 0) -> str:
     return str(api.sql(sql, owner["user"]["id"], title, size)[0][0])
 
 
-# Clients nobody here wrote -------------------------------------------------------------------------------------------
+# supabase-js and supabase-py ----------------------------------------------------------------------------------------
 
 
 def test_supabase_js_uses_all_four_kinds(api: Api) -> None:
@@ -140,7 +140,7 @@ def test_supabase_js_uses_all_four_kinds(api: Api) -> None:
         env=os.environ | settings,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr + api.log[-2000:]
@@ -209,16 +209,16 @@ def test_supabase_py_uses_all_four_kinds(api: Api) -> None:
 # Changes of tables ---------------------------------------------------------------------------------------------------
 
 
-def test_change_reaches_whom_a_select_would_show_it(api: Api, person: Person) -> None:
+def test_change_reaches_callers_that_can_select_it(api: Api, person: Person) -> None:
     stranger = api.sign_up("stranger")
     server = {"apikey": api.keys.secret_key}
     with (
         Client(api, person["access_token"]) as mine,
         Client(api, stranger["access_token"]) as theirs,
-        Client(api) as nobody,
+        Client(api) as unsubscribed,
         Client(api, **server) as all_of_it,
     ):
-        for each in (mine, theirs, nobody, all_of_it):
+        for each in (mine, theirs, unsubscribed, all_of_it):
             each.subscribe()
         first, second = note(api, person, "mine"), note(api, stranger, "theirs")
         change = mine.next("postgres_changes")["data"]
@@ -228,11 +228,11 @@ def test_change_reaches_whom_a_select_would_show_it(api: Api, person: Person) ->
         assert theirs.next("postgres_changes")["data"]["record"]["id"] == second
         assert all_of_it.next("postgres_changes")["data"]["record"]["secret"] == "secret"
         api.sql("delete from public.remarks where id = %s", first)
-        # A deleted row can't be checked: the event has its key alone, for everyone who may read the key.
+        # A deleted row can't be checked: the event contains only its key, for all who may read the key.
         assert mine.next("postgres_changes")["data"]["old_record"] == {"id": first}
         assert theirs.next("postgres_changes")["data"]["old_record"] == {"id": first}
         # `anon` may read no column of the table, not even its key.
-        for message in nobody.held:
+        for message in unsubscribed.held:
             assert message["event"] != "postgres_changes" or "record" not in message["payload"]["data"]
 
 
@@ -344,7 +344,7 @@ def test_changes_arrive_again_after_the_database_was_killed(api: Api, person: Pe
     postmaster = cluster.process()
     assert postmaster
     postmaster.kill()
-    postmaster.wait(10)
+    postmaster.wait(60)
     cluster.start()
     assert client.next("system", timeout=30)["message"] == "Subscribed to PostgreSQL"
     made = note(api, person, "after the crash")
@@ -362,7 +362,7 @@ def test_client_that_does_not_read_is_dropped_alone(api: Api, person: Person, cl
     )
     sizes = [client.next("postgres_changes", timeout=60)["data"]["record"]["size"] for _ in range(250)]
     assert sizes == list(range(250))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while "was dropped" not in api.log and time.monotonic() < deadline:
         time.sleep(0.05)
     assert "a client that does not read was dropped" in api.log
@@ -392,7 +392,7 @@ def test_private_channel_follows_its_policies(api: Api) -> None:
         api.sql("select realtime.send('{\"from\": \"database\"}', 'news', %s, true)", topic)
         news = mine.next("broadcast")
         assert (news["event"], news["payload"]["from"], bool(news["meta"]["id"])) == ("news", "database", True)
-        # What was sent may be asked for again.
+        # Sent messages can be replayed.
         since = int(time.time() * 1000) - 60_000
         mine.request(f"realtime:{topic}", "phx_leave")
         assert mine.join(topic, private=True, broadcast={"replay": {"since": since, "limit": 5}})["status"] == "ok"
@@ -416,7 +416,7 @@ def customer(api: Api, organization: object, name: str) -> None:
     api.sql("insert into public.customers (organization_id, name) values (%s, %s)", organization, name)
 
 
-def test_member_of_two_organizations_hears_both_until_removed_or_suspended(api: Api) -> None:
+def test_member_of_two_organizations_gets_both_until_removed(api: Api) -> None:
     person = api.sign_up("both")
     me = person["user"]["id"]
     for organization in (ACME, GLOBEX):
@@ -477,7 +477,7 @@ def test_broadcasts_over_http_need_rights_and_a_payload(api: Api, person: Person
         assert api.http().post("/realtime/v1/api/broadcast", json=wrong).status_code == 422
 
 
-def test_presence_tells_who_joins_changes_and_leaves(api: Api) -> None:
+def test_presence_reports_joins_changes_and_leaves(api: Api) -> None:
     presence = {"presence": {"key": "b", "enabled": True}}
     with Client(api) as first, Client(api) as second:
         first.join("lobby", presence={"key": "a", "enabled": True})

@@ -1,4 +1,4 @@
-"""The demo year: whole, the same for the same seed, and different for each agency."""
+"""The demo year: complete, reproducible, and different for each agency."""
 
 from datetime import UTC, datetime
 
@@ -31,7 +31,7 @@ ORPHANS = """
 """
 
 
-def told(connection: Connection) -> list[tuple[object, ...]]:
+def contents(connection: Connection) -> list[tuple[object, ...]]:
     return connection.execute("select id, stage, value from public.deals order by id").fetchall()
 
 
@@ -47,7 +47,7 @@ def test_the_demo_year_is_whole_and_repeatable(database: Database) -> None:
                 connection.execute("delete from public.deals")
                 counts = demo.generate(connection, at=AT)
                 connection.execute(ORPHANS)
-                years.append(told(connection))
+                years.append(contents(connection))
                 shares = connection.execute(
                     "select o.slug, count(*), min(l.created_at) < %s - interval '300 days',"
                     " array_agg(distinct l.status::text) from public.leads l"

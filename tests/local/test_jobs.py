@@ -1,6 +1,6 @@
-"""The jobs of a stack are run when they are due, once, and what went wrong is said."""
+"""The jobs of a stack run once when they are due, and failures are reported."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def test_due_jobs_run_once_and_log_only_work(
 ) -> None:
     with due.connect() as connection:
         connection.execute("delete from private.auth_syncs")
-        # Far from the next time, so that the second look finds nothing due whatever the clock says.
+        # Far from the next time, so that the second look finds no due job at any time of day.
         connection.execute(
             "update private.jobs set created_at = now() - interval '2 days',"
             " schedule = to_char(now() at time zone 'UTC' - interval '12 hours', 'FMMI FMHH24 * * *')"
@@ -74,7 +74,7 @@ def test_log_names_results_and_failures_of_jobs(
     ]
 
 
-def test_functions_that_are_away_stop_no_other_job(due: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unavailable_functions_do_not_stop_other_jobs(due: Database, capsys: pytest.CaptureFixture[str]) -> None:
     with due.connect() as connection:
         connection.execute("update private.jobs set name = 'a_job_before_it', runs = null where name = 'sync_auth'")
     run_due(due.url("postgres"), f"http://127.0.0.1:{free_port()}", SECRET_KEY)
@@ -82,8 +82,8 @@ def test_functions_that_are_away_stop_no_other_job(due: Database, capsys: pytest
     assert runs(due) == [(IN_THE_DATABASE, "DONE")]
 
 
-def test_stack_runs_jobs_and_status_names_failed_ones(tmp_path: Path, stack_at: Callable[..., Stack]) -> None:
-    stack = stack_at(tmp_path / "stack", jobs=True)
+def test_stack_runs_jobs_and_status_names_failed_ones(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "stack", durable=False, jobs=True)
     stack.start(0, 0)
     try:
         assert "none failed or overdue" in strive("status", workdir=stack.workdir).stdout

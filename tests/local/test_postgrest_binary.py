@@ -45,7 +45,7 @@ def passing_on(
             yield api
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _await(port: int) -> None:
@@ -69,7 +69,7 @@ def test_requests_reach_the_binary_with_the_right_role(passing_on: Api) -> None:
 
 
 @pytest.mark.embedded
-def test_the_gateway_still_asks_for_an_api_key(passing_on: Api) -> None:
+def test_gateway_requires_an_api_key(passing_on: Api) -> None:
     assert passing_on.plain.get(f"{passing_on.url}/rest/v1/authors").status_code == 401
 
 

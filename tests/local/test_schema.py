@@ -1,4 +1,4 @@
-"""What is generated from the schema says what the schema says, and a diagram can be read."""
+"""Generated files match the schema, and the diagrams are readable."""
 
 from itertools import combinations, pairwise
 
@@ -11,7 +11,7 @@ from local.schema.layout import Edge, arrange
 from tests.support.world import Database
 
 
-def test_the_generated_files_are_those_of_the_schema(database: Database) -> None:
+def test_generated_files_are_current(database: Database) -> None:
     with database.connect() as connection:
         made = files(connection)
     drifted = [

@@ -1,4 +1,4 @@
-"""Every exception becomes one answer."""
+"""Every exception becomes one error response."""
 
 import json
 from typing import Annotated, Any

@@ -17,7 +17,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: set[str]) -> set[str]:
-    """All of them: also those inside of functions and under TYPE_CHECKING."""
+    """All imports, also those inside functions and under TYPE_CHECKING."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -46,7 +46,7 @@ def test_errors_module_imports_no_library() -> None:
     assert found == {"collections.abc", "dataclasses", "typing"}
 
 
-def test_dependencies_are_those_that_the_product_imports() -> None:
+def test_dependencies_match_the_imports_of_the_product() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = declared["dependencies"] + declared["optional-dependencies"]["otel"]
     assert [name for name in names if not re.search(r">=[\d.]+,<\d", name)] == []

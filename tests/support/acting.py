@@ -1,4 +1,4 @@
-"""Several callers in one transaction that is rolled back, so that one arranges what another then meets."""
+"""Several callers in one transaction that is rolled back: one prepares rows, another acts on them."""
 
 import time
 from contextlib import AbstractContextManager
@@ -11,12 +11,12 @@ Cursor = psycopg.Cursor[Row]
 
 
 def server(database: Database) -> AbstractContextManager[Cursor]:
-    """A cursor as our own servers have it."""
+    """A cursor with the rights of a server."""
     return database.acting_as(None, role="service_role", claims={"role": "service_role"})
 
 
 def now_as(cursor: Cursor, person: str | None, *, org: object = None, **claims: object) -> Cursor:
-    """The same transaction, from here on as this person (None: the server)."""
+    """Continue the transaction as this person (None: the server)."""
     headers = {"x-org-id": str(org)} if org else {}
     if person:
         become(cursor.connection, "authenticated", claims_of(person, **claims), headers)
@@ -32,12 +32,12 @@ def value(cursor: Cursor, query: str, parameters: list[object] | None = None) ->
     return answer
 
 
-def wait_until_somebody_waits(database: Database) -> None:
-    """Until one of the database's transactions stands behind a lock of another."""
-    deadline = time.monotonic() + 10
+def wait_until_blocked(database: Database) -> None:
+    """Wait until a transaction of this database waits for a lock."""
+    deadline = time.monotonic() + 60
     with database.connect() as connection:
         while not connection.execute(
             "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
         ).rowcount:
-            assert time.monotonic() < deadline, "nobody waits"
+            assert time.monotonic() < deadline, "no transaction waits for a lock"
             time.sleep(0.005)

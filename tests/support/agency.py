@@ -1,4 +1,4 @@
-"""An agency and its rival, new and of the plan GROWTH, in a running Strive; and what their people do there."""
+"""Two new GROWTH agencies in a running Strive, and calls of their members."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

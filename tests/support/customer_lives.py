@@ -1,4 +1,4 @@
-"""The lives of customers as data: what each does at Stripe, played on the double with a test clock of its own."""
+"""Histories of customers as data: actions at Stripe, played on the double with a test clock each."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +13,7 @@ from tests.support.world import Row
 DAY = 86_400
 Step = tuple[Any, ...]
 
-# Each step is a method of Customer with its arguments; the expected end is computed from Stripe's objects.
+# Each step is a method of Customer with its arguments; the expected state is computed from Stripe's objects.
 HALF_ONCE = {"coupon": {"percent_off": 50, "duration": "once"}}
 FIFTH = {"coupon": {"percent_off": 20, "duration": "forever"}}
 ALL = {"coupon": {"percent_off": 100, "duration": "forever"}}

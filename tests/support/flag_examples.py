@@ -1,4 +1,4 @@
-"""Flags as the database tells them, with what a test does not care about filled in."""
+"""Flags as the database stores them, with defaults for columns that a test does not set."""
 
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -28,9 +28,9 @@ def snapshot(**flags: dict[str, Any]) -> Snapshot:
 
 
 def evaluate(context: Context | None = None, **columns: Any) -> Evaluation:
-    """One flag for somebody."""
+    """Evaluate one flag for a user."""
     return snapshot(flag=columns).evaluate("flag", context or a_user())
 
 
-def a_user(key: str = "somebody", **attributes: Any) -> Context:
+def a_user(key: str = "user", **attributes: Any) -> Context:
     return Context({"targetingKey": key, **attributes})

@@ -1,4 +1,4 @@
-"""What Schemathesis is told beside the document: a key is for one request, and it would use one for many."""
+"""Settings of Schemathesis: an Idempotency-Key is for one request, but it would reuse one for many."""
 
 import re
 from typing import Any

@@ -11,7 +11,7 @@ ROWS = 3_000
 ORGANIZATIONS = [ACME, *(fixed_id(f"organization {n}") for n in range(29))]
 ME = PEOPLE["owner"]
 
-# Rows are written in the order of time, tenants as in life: the first has 20 % of all, most have next to nothing.
+# Rows are in the order of time; the first tenant has 20 % of them, most have few.
 _PICKED = """
     create temp table picked as
     select n, (array[{organizations}]::uuid[])[
@@ -31,7 +31,7 @@ _COLUMNS = """
 
 
 def tables(connection: Connection) -> list[str]:
-    """All but those which the others stand on."""
+    """All tables except those the others reference."""
     rows = connection.execute(
         "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')"
         " and relname not in ('users', 'organizations', 'plans') order by 1"
@@ -64,7 +64,7 @@ def _value(name: str, kind: str, typtype: str, is_user: bool) -> sql.Composable:
 
 
 def fill(connection: Connection) -> None:
-    """`connection` is the superuser's, of a database to be thrown away."""
+    """`connection` is the superuser's, of a temporary database."""
     connection.execute("set session_replication_role = replica")
     connection.execute(
         sql.SQL(_PICKED).format(
@@ -98,7 +98,7 @@ def _fill(connection: Connection, table: str) -> None:
     oid = connection.execute("select %s::regclass::oid::int8", [f"public.{table}"]).fetchone()
     assert oid
     columns = connection.execute(_COLUMNS, oid).fetchall()
-    # Building an index once is faster than keeping it for every row; a unique one turns away what clashes.
+    # Building an index once is faster than keeping it for every row; a unique one skips conflicting rows.
     indexes = connection.execute(
         "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index where indrelid = %s"
         " and not indisunique",

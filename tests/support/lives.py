@@ -27,7 +27,7 @@ class Life:
     customer: str
     clock: str | None = None
     subscription: str = ""  # the newest one
-    notes: list[str] = field(default_factory=list)  # the verbs so far, for the message of a failing test
+    notes: list[str] = field(default_factory=list)  # the steps so far, for the message of a failing test
 
     @classmethod
     def begin(

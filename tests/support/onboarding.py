@@ -1,4 +1,4 @@
-"""Somebody on the way to an organization, as their browser calls the functions."""
+"""A visitor in onboarding, who calls the functions as a browser does."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ ORGANIZATION = {"name": "Initech", "website": "https://initech.test", "descripti
 
 @dataclass
 class Customer:
-    """`person` is who is signed in; None: nobody yet."""
+    """`person` is the signed-in user; None: anonymous."""
 
     functions: Serving
     person: str | None = None
@@ -23,14 +23,14 @@ class Customer:
         with self.functions.client(self.person, apikey=PUBLISHABLE_KEY) as client:
             return client.post(f"/functions/v1/{function}", json=body, headers=self.headers | headers)
 
-    def ask(self, verb: str, **words: Any) -> httpx.Response:
+    def call(self, verb: str, **words: Any) -> httpx.Response:
         """Call <verb>-onboarding-session with the token, if there is one."""
         named = {} if self.token is None else {"token": self.token}
         function = "start-onboarding-payment" if verb == "pay" else f"{verb}-onboarding-session"
         return self.post(function, named | words)
 
     def done(self, verb: str, **words: Any) -> Any:
-        answer = self.ask(verb, **words)
+        answer = self.call(verb, **words)
         assert answer.is_success, answer.text
         return answer.json()
 

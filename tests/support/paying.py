@@ -1,4 +1,4 @@
-"""Functions that talk to a Stripe of the test's own, with prices for all plans; and what that Stripe has in the end."""
+"""Functions with a Stripe double of their own, with prices for all plans."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from tests.support.world import Database, Row
 
 SECRET = "whsec_of_the_tests"
 ANOTHER_CARD = "4000000000000002"  # declined
-AUTHENTICATED = "4000002760003184"  # asks the bank
+AUTHENTICATED = "4000002760003184"  # requires authentication by the bank
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Shop:
         return Customer(self.functions, person).start(tier, cycle)
 
     def paid(self, customer: Customer, card: str = "4242424242424242") -> Any:
-        """Start the payment and pay it as the browser would; what start-onboarding-payment answered."""
+        """Start the payment and pay it as the browser would; return the response of start-onboarding-payment."""
         started = customer.done("pay")
         self.double.pay(started["client_secret"], card)
         return started
@@ -64,7 +64,7 @@ class Shop:
         return list(self.double.store.all(kind))
 
     def made(self) -> Row:
-        """How much of everything there is, for all sessions together."""
+        """Counts of organizations, owners and subscriptions, for all sessions together."""
         (row,) = self.look(
             "select (select count(*) from public.organizations where slug not in ('acme', 'globex')) as organizations,"
             " (select count(*) from public.organization_members m join public.organizations o"
@@ -74,7 +74,7 @@ class Shop:
         return row
 
     def forget(self) -> None:
-        """Stripe has nothing any more but what is sold."""
+        """Delete everything at Stripe except products and prices."""
         with self.double.store.change():
             self.double.store._db.execute(
                 "delete from objects where kind not in ('product', 'price', 'webhook_endpoint')"
@@ -99,7 +99,7 @@ def shop(folder: Path, database: Database, database_url: str, **more: str) -> It
 
 
 def sweep(database: Database) -> None:
-    """Take everything away that onboarding made."""
+    """Delete everything that onboarding created."""
     with database.connect() as connection:
         for statement in (
             "delete from public.refunds_due",

@@ -1,4 +1,4 @@
-"""People of the whole stack, made for one test: signed up over HTTP, with a place somewhere."""
+"""People of the whole stack, created for one test, with a session and a membership."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -110,7 +110,7 @@ class Platform:
         return self.anonymous.post("/auth/v1/token?grant_type=refresh_token", json=token)
 
     def log(self, target: object) -> list[dict[str, Any]]:
-        """What the audit log says of a target, oldest first."""
+        """The audit log of a target, oldest first."""
         columns = "action, success, admin_id::text, acting_as_id::text, description, error, metadata"
         rows = self.sql(
             f"select {columns} from public.admin_action_logs where target_id = %s order by created_at, id", str(target)

@@ -1,4 +1,4 @@
-"""What every refused request must look like."""
+"""Checks of error responses."""
 
 import httpx
 
@@ -6,7 +6,7 @@ WORDS = {"code", "message", "details", "hint"}
 
 
 def refused(answer: httpx.Response, status: int, code: str) -> httpx.Response:
-    """An error as all errors are: its four words, and what every answer carries."""
+    """Check status, code, the four fields of an error, and the common headers."""
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert answer.json().keys() == WORDS
     assert answer.headers["content-type"] == "application/json"

@@ -1,4 +1,4 @@
-"""One transaction in which people take turns; writing rows, calling functions and being refused in it."""
+"""One transaction in which people take turns: writing rows, calling functions, expecting refusals."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ Cursor = psycopg.Cursor[Row]
 
 @contextmanager
 def scene(database: Database) -> Iterator[Cursor]:
-    """A transaction of `postgres`, whom no policy binds; rolled back at the end."""
+    """A transaction of `postgres`, without policies; rolled back at the end."""
     with database.connect() as connection:
         connection.autocommit = False
         with connection.cursor(row_factory=dict_row) as cursor:
@@ -26,14 +26,14 @@ def scene(database: Database) -> Iterator[Cursor]:
 
 
 def turn(cursor: Cursor, person: str | None, org: UUID | None = None) -> None:
-    """From here on this person acts, as through the API; None: `postgres` again."""
+    """Continue as this person, as through the API; None: as `postgres`."""
     cursor.execute("reset role")
     token = claims_of(person) if person else {}
     become(cursor.connection, "authenticated" if person else "postgres", token, {"x-org-id": str(org)} if org else {})
 
 
 def add(cursor: Cursor, table: str, **columns: Any) -> Row:
-    """Insert one row and return it as it stands in the table."""
+    """Insert one row and return it as stored."""
     statement = sql.SQL("insert into public.{} ({}) values ({}) returning *").format(
         sql.Identifier(table),
         sql.SQL(", ").join(map(sql.Identifier, columns)),
@@ -43,7 +43,7 @@ def add(cursor: Cursor, table: str, **columns: Any) -> Row:
 
 
 def change(cursor: Cursor, table: str, row: Row, **columns: Any) -> Row | None:
-    """Update the row; what became of it, or None if the caller does not reach it."""
+    """Update the row and return it, or None if the caller cannot reach it."""
     statement = sql.SQL("update public.{} set {} where id = {} returning *").format(
         sql.Identifier(table),
         sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(c), sql.Placeholder(c)) for c in columns),
@@ -53,13 +53,13 @@ def change(cursor: Cursor, table: str, row: Row, **columns: Any) -> Row | None:
 
 
 def remove(cursor: Cursor, table: str, row: Row) -> bool:
-    """Delete the row; whether it was there for the caller to delete."""
+    """Delete the row; return whether the caller could delete it."""
     statement = sql.SQL("delete from public.{} where id = {}")
     return cursor.execute(statement.format(sql.Identifier(table), sql.Literal(row["id"]))).rowcount == 1
 
 
 def call(cursor: Cursor, function: str, **arguments: Any) -> Any:
-    """What PostgREST's rpc would answer."""
+    """The result of the function as PostgREST's rpc returns it."""
     statement = sql.SQL("select to_jsonb(f) as answer from public.{}({}) f").format(
         sql.Identifier(function),
         sql.SQL(", ").join(sql.SQL("{} => {}").format(sql.Identifier(a), sql.Placeholder(a)) for a in arguments),
@@ -74,8 +74,8 @@ def one(cursor: Cursor) -> Row:
 
 
 @contextmanager
-def refused(cursor: Cursor, sqlstate: str, saying: str) -> Iterator[pytest.ExceptionInfo[psycopg.Error]]:
+def refused(cursor: Cursor, sqlstate: str, message: str) -> Iterator[pytest.ExceptionInfo[psycopg.Error]]:
     """The statement inside fails with this SQLSTATE and message; the transaction goes on."""
-    with pytest.raises(psycopg.Error, match=saying) as caught, cursor.connection.transaction():
+    with pytest.raises(psycopg.Error, match=message) as caught, cursor.connection.transaction():
         yield caught
     assert caught.value.sqlstate == sqlstate, caught.value

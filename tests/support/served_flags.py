@@ -1,4 +1,4 @@
-"""Flags in a test's database, and how to ask for them."""
+"""Create flags in a test's database and evaluate them over HTTP."""
 
 import json
 import time
@@ -17,7 +17,7 @@ JSONB = {"conditions", "variants"}
 
 
 def make(database: Database, name: str, **columns: Any) -> None:
-    """A flag that is on for everybody, but for these columns; in place of one of that name."""
+    """Create or replace a flag; it is on for all users unless these columns say otherwise."""
     columns = {
         "name": name,
         "is_enabled": True,
@@ -34,7 +34,7 @@ def make(database: Database, name: str, **columns: Any) -> None:
 
 
 def make_broken(database: Database, name: str) -> None:
-    """A flag as nobody can store one, unless the rules were others once."""
+    """A stored flag that today's validation would reject."""
     make(database, name)
     with database.connect("supabase_admin") as connection:
         connection.execute("set session_replication_role = replica")  # no trigger looks
@@ -49,7 +49,7 @@ def change(database: Database, name: str, **columns: Any) -> None:
         connection.execute(f"update public.feature_flags set {assignments} where name = %s", [*columns.values(), name])
 
 
-def ask(
+def evaluate(
     functions: Serving,
     flag: str,
     context: Any = None,
@@ -63,7 +63,7 @@ def ask(
         return client.post(f"{FLAGS}/{flag}", json={"context": {} if context is None else context}, headers=headers)
 
 
-def ask_all(
+def evaluate_all(
     functions: Serving, context: Any = None, *, person: str | None = None, key: str = SECRET_KEY, **headers: str
 ) -> httpx.Response:
     with functions.client(person, **({} if person else {"apikey": key})) as client:
@@ -75,8 +75,8 @@ def is_on(answer: httpx.Response) -> bool:
     return bool(answer.json()["metadata"]["on"])
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> float:
-    """How long it took."""
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> float:
+    """Wait; return the seconds it took."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() < began + seconds

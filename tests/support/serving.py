@@ -17,6 +17,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from local import ROOT
+from tests.support import forking
 from tests.support.world import claims_of
 
 PROJECT = "http://127.0.0.1:1"
@@ -29,7 +30,8 @@ KID = "of-the-tests"
 ENTRY = {"type": "USER_ACTION", "title": "Hello", "entity_type": "project", "entity_id": "1", "action": "created"}
 
 
-# Serves what stands in a further folder, too: a function is added by putting its file there.
+COMMAND = [sys.executable, "-m", "functions"]
+# Also serves the functions of another folder: one file adds one function.
 _ADD = "import functions, runpy, sys; functions.__path__.append(sys.argv.pop())"
 BESIDE = [sys.executable, "-c", f"{_ADD}; runpy.run_module('functions', run_name='__main__')"]
 
@@ -44,8 +46,8 @@ def token(
     """An access token of this person, as the auth service would sign it; claims given as None are left out."""
     now = int(time.time())
     usual = claims_of(person, iss=f"{PROJECT}/auth/v1", iat=now, exp=now + 3600)
-    said = {name: claim for name, claim in (usual | claims).items() if claim is not None}
-    return jwt.encode(said, key, algorithm, {"kid": kid})
+    payload = {name: claim for name, claim in (usual | claims).items() if claim is not None}
+    return jwt.encode(payload, key, algorithm, {"kid": kid})
 
 
 def environment(database_url: str, **more: str) -> dict[str, str]:
@@ -64,7 +66,7 @@ def environment(database_url: str, **more: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Serving:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | forking.Forked
     url: str
     log: Path
 
@@ -78,7 +80,7 @@ class Serving:
 
     def client(self, person: str | None = "member", **headers: str) -> httpx.Client:
         signed_in = {"authorization": f"Bearer {token(person)}"} if person else {}
-        return httpx.Client(base_url=self.url, headers=signed_in | headers, timeout=30, verify=NO_TLS)
+        return httpx.Client(base_url=self.url, headers=signed_in | headers, timeout=60, verify=NO_TLS)
 
     def record(self, body: Any = ENTRY, person: str = "member", **headers: str) -> httpx.Response:
         with self.client(person) as client:
@@ -90,21 +92,23 @@ RECORD = "/functions/v1/record-activity"
 
 @contextmanager
 def serving(folder: Path, variables: Mapping[str, str], words: list[str] | None = None) -> Iterator[Serving]:
-    """A running server, from the moment it says that it is ready."""
+    """A running server, once it has logged that it is ready."""
     log = folder / f"functions-{time.monotonic_ns()}.log"
+    process: subprocess.Popen[bytes] | forking.Forked
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            words or [sys.executable, "-m", "functions"], cwd=ROOT, env=dict(variables), stderr=output, stdout=output
-        )
+        if words is None and forking.parent:
+            process = forking.parent.start(variables, log)
+        else:
+            process = subprocess.Popen(words or COMMAND, cwd=ROOT, env=dict(variables), stderr=output, stdout=output)
     try:
         yield Serving(process, _address(process, log), log)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 30
+def _address(process: subprocess.Popen[bytes] | forking.Forked, log: Path) -> str:
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         for line in log.read_text().splitlines():
             if '"ready"' in line:

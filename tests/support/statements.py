@@ -1,4 +1,4 @@
-"""Rows in and out, and refusals, as the tests of the database say them."""
+"""Statements and refusals of the database tests."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,14 +28,14 @@ def insert(cursor: Cursor, table: str, **values: Any) -> Row:
 
 @contextmanager
 def refused(sqlstate: str, match: str | None = None) -> Iterator[pytest.ExceptionInfo[psycopg.Error]]:
-    """What is done inside fails with this SQLSTATE; the transaction is aborted by it."""
+    """The block fails with this SQLSTATE, which aborts the transaction."""
     with pytest.raises(psycopg.Error, match=match) as caught:
         yield caught
     assert caught.value.sqlstate == sqlstate, caught.value
 
 
 def meanwhile(database: Database, first: Cursor, work: Callable[[], None]) -> None:
-    """Commit the transaction of `first` at the moment at which `work`, begun after it, waits for one of its locks."""
+    """Commit the transaction of `first` once `work`, started after it, waits for one of its locks."""
     with ThreadPoolExecutor(1) as pool, database.connect() as watch:
         waiter = pool.submit(work)
         waits = "select exists (select from pg_locks where not granted and pid <> pg_backend_pid())"

@@ -81,7 +81,7 @@ def subscription(
 
 
 def differences(before: Row, after: Row) -> Row:
-    """previous_attributes: what was otherwise, objects only where they differ, lists whole, null where nothing was."""
+    """previous_attributes: changed fields only, lists whole, null for missing fields."""
     found: Row = {}
     for name in before.keys() | after.keys():
         was, now = before.get(name), after.get(name)
@@ -105,7 +105,7 @@ def send(functions: Serving, sent_event: Any, client: httpx.Client | None = None
 
 
 def sell(connection: Connection) -> None:
-    """Give the plans their prices at Stripe."""
+    """Set the Stripe prices of the plans."""
     for (tier, cycle), price in PRICES.items():
         connection.execute(
             "update public.plans set stripe_price_id = %s where tier = %s and billing_cycle = %s", [price, tier, cycle]

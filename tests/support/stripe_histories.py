@@ -1,4 +1,4 @@
-"""What happens to subscriptions at Stripe, made up from a seed: the events, and how each ends, known without them."""
+"""Generated histories of subscriptions at Stripe: their events and expected final states."""
 
 import random
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ STANDING = {"trialing": "TRIAL", "active": "ACTIVE", "past_due": "PAST_DUE", "ca
 
 @dataclass
 class History:
-    """One subscription from its beginning; `state` is the truth at its end."""
+    """One subscription; `state` is its final state."""
 
     name: str
     customer: str
@@ -49,7 +49,7 @@ class History:
         return self
 
     def _step(self, course: str, shape: str) -> None:
-        # Often within the second: that is where the order is lost.
+        # Often within one second, where the order is lost.
         self.clock += self.chance.choice((0, 0, 0, 1, 60, 86_400))
         before = self.state
         after = self._changed(course)
@@ -87,7 +87,7 @@ class History:
 
     @property
     def outcome(self) -> tuple[Any, ...]:
-        """status, tier, amount, ends with its period, end of the period: what has to be in the database."""
+        """The expected row: status, tier, amount, cancel_at_period_end, end of the period."""
         (item,) = self.state["items"]["data"]
         status = STANDING.get(self.state["status"], "INACTIVE")
         end = item.get("current_period_end") or self.state["current_period_end"]

@@ -1,4 +1,4 @@
-"""Functions that listen to Stripe, for two organizations that are its customers and have bought nothing yet."""
+"""Functions with the Stripe webhook, for two organisations that are customers without a plan."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def admit(database: Database) -> None:
 
 
 def forget(database: Database) -> None:
-    """Take everything away that Stripe said."""
+    """Delete everything that came from Stripe."""
     with database.connect() as connection:
         connection.execute(
             "delete from public.stripe_events; delete from public.stripe_objects; delete from public.notifications;"

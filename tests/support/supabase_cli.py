@@ -9,7 +9,7 @@ from tests.support.world import Database
 
 
 def supabase(*words: str, database: Database, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run in a project directory `home`, where it may leave its own files; it talks to nobody but the database."""
+    """Run in a project directory `home`, where it may create files; it connects only to the database."""
     cli = ROOT / "node_modules/.bin/supabase"
     to = ["--db-url", f"{database.url()}?sslmode=disable", "--workdir", str(home)]
     env = {
@@ -23,7 +23,7 @@ def supabase(*words: str, database: Database, home: Path) -> subprocess.Complete
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env=env,
         cwd=home,
     )

@@ -1,4 +1,4 @@
-"""The people and organizations every database test finds: one world, the same ids everywhere."""
+"""The people and organisations of every database test, with fixed ids."""
 
 import json
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ PEOPLE = {name: fixed_id(name) for name in MEMBERS}
 
 
 def populate(connection: Connection) -> None:
-    """Fill a database that has only been migrated; `connection` is that of `postgres`."""
+    """Add the people to a migrated database; `connection` is that of `postgres`."""
     with connection.transaction(), connection.cursor() as cursor:
         cursor.executemany(
             "insert into auth.users (id, email, email_confirmed_at) values (%s, %s, now())",
@@ -87,7 +87,7 @@ class Database:
 
     cluster: Cluster
     name: str
-    # Connections of `acting_as` to use again: a new one costs ten times a transaction, because it loads the catalog.
+    # Connections of `acting_as` for reuse: a new one costs ten transactions, because it loads the catalog.
     _idle: list[Connection] = field(default_factory=list, compare=False, repr=False)
 
     def url(self, user: str = "postgres") -> str:
@@ -136,7 +136,7 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        """An idle connection of the authenticator, or a new one; what is not committed is rolled back."""
+        """A transaction of the authenticator on a reused connection; rolled back unless committed."""
         connection = self._idle.pop() if self._idle else None
         if connection is None or select([connection], [], [], 0)[0]:  # readable: the server has ended it
             if connection:
@@ -158,7 +158,7 @@ class Database:
 
 
 def become(connection: Connection, role: str, token: dict[str, Any], headers: dict[str, str]) -> None:
-    """What PostgREST does at the start of each transaction."""
+    """Set role, claims and headers, as PostgREST does at the start of each transaction."""
     connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
     connection.execute(
         "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)",

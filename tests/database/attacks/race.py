@@ -26,7 +26,7 @@ def both(database: Database, first: tuple[str, Attempt], second: tuple[str, Atte
         with ThreadPoolExecutor(1) as thread:
             outcome = _tried(lambda: first[1](one))
             later = thread.submit(_tried, lambda: second[1](two))
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             waiting = "select cardinality(pg_blocking_pids(%s)) > 0"
             while not later.done() and watch.execute(waiting, [two.info.backend_pid]).fetchone() == (False,):
                 assert time.monotonic() < deadline, "the second attempt neither ended nor waited"

@@ -13,7 +13,7 @@ from tests.database.isolation.matrix import Matrix
 from tests.support.rows import Cursor, add, call, refused, scene, turn
 from tests.support.world import ACME, PEOPLE, Connection, Database
 
-# The planner's own constant folding must not evaluate what a client sent.
+# The planner's constant folding must not evaluate client values.
 BOMBS = {
     "a number of 131,072 digits": '{"a": 1e131071}',
     "a number beyond 10^15": '{"a": [-1e16]}',
@@ -36,7 +36,7 @@ CLIENTS_WRITE = """
 
 
 def attempts(type_: str, is_list: bool) -> Iterator[Any]:
-    """Values that no column of this type takes."""
+    """Values that every column of this type refuses."""
     if is_list:
         if type_ == "text":
             yield ["x"] * 501
@@ -60,7 +60,7 @@ def rows(matrix: Matrix) -> Connection:
 
 
 def test_attack_write_a_value_without_bounds_into_any_column(rows: Connection) -> None:
-    """Each value is written over a row that is there, by the owner of the database, whom only checks bind."""
+    """Each value is written to an existing row by the database owner, who is bound by checks only."""
     accepted = []
     for table, column, type_, is_list in rows.execute(CLIENTS_WRITE).fetchall():
         for value in attempts(type_, is_list):
@@ -71,7 +71,7 @@ def test_attack_write_a_value_without_bounds_into_any_column(rows: Connection) -
                     if done.rowcount:
                         accepted.append(f"{table}.{column} takes {str(value)[:40]}")
             except psycopg.Error as error:
-                # 54: Postgres itself refuses the size. Everything else is a check, or a type that cannot hold it.
+                # 54: Postgres refuses the size. All others are checks or type errors.
                 if str(error.sqlstate)[:2] not in {"22", "23", "PT", "54", "42"}:
                     accepted.append(f"{table}.{column}: {error}")
     assert accepted == []
@@ -102,7 +102,7 @@ def test_attack_have_an_error_write_out_a_large_query(database: Database, query:
         assert len(str(caught.value.diag.message_detail)) < 1000
 
 
-def test_attack_close_a_circle_of_tasks_by_two_at_once(fresh_database: Database) -> None:
+def test_attack_create_a_task_cycle_concurrently(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         ids = [
             row[0]

@@ -88,7 +88,7 @@ def test_attack_end_the_connections_of_others(database: Database) -> None:
         "grant authenticated to authenticated",
     ],
 )
-def test_attack_do_what_only_the_owner_may(database: Database, statement: str) -> None:
+def test_attack_perform_actions_of_the_owner(database: Database, statement: str) -> None:
     with database.acting_as("owner") as cursor, pytest.raises(psycopg.Error) as caught:
         cursor.execute(statement)
     assert caught.value.sqlstate in {"42501", "0LP01"}
@@ -112,7 +112,7 @@ create function pg_temp.now() returns timestamptz language sql as $$ select '197
 """
 
 
-def test_attack_shadow_what_the_policies_look_at(database: Database) -> None:
+def test_attack_shadow_objects_of_the_policies(database: Database) -> None:
     with database.acting_as("outsider", org=ACME) as cursor:
         script = SHADOWS.replace("%(acme)s", f"'{ACME}'").replace("%(owner)s", f"'{claims_of('owner')['sub']}'")
         cursor.execute(script)
@@ -149,7 +149,7 @@ def test_attack_read_the_statements_of_others(database: Database) -> None:
         assert seen == []
 
 
-def test_attack_attach_a_definer_trigger_to_ones_own_table(database: Database) -> None:
+def test_attack_attach_a_definer_trigger_to_an_own_table(database: Database) -> None:
     with database.connect() as connection:
         found = connection.execute(
             "select p.oid::regprocedure::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace,"

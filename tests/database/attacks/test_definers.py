@@ -1,4 +1,4 @@
-"""Attacks on what runs with its owner's rights: called directly, with others' ids, twice at once."""
+"""Attacks on SECURITY DEFINER functions: direct calls, foreign ids, concurrent calls."""
 
 import psycopg
 import pytest
@@ -33,7 +33,7 @@ LOG = "select private.log_admin_action('USER_DELETE', 'forged', 'user', 'x', adm
         "custom_access_token_hook('{}')",
     ],
 )
-def test_attack_call_what_is_the_servers_alone(database: Database, call: str) -> None:
+def test_attack_call_server_functions(database: Database, call: str) -> None:
     with database.acting_as("owner") as cursor, pytest.raises(InsufficientPrivilege, match="permission denied"):
         cursor.execute(f"select private.{call}")
 

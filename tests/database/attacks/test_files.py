@@ -1,4 +1,4 @@
-"""Attacks on files: into a bucket that would refuse them, after the right to write is lost, without end."""
+"""Attacks on files: forbidden buckets, lost permissions, endless uploads."""
 
 from typing import Any
 from uuid import uuid4

@@ -44,7 +44,7 @@ def test_attack_move_a_membership(database: Database, column: str) -> None:
         cursor.execute(f"update public.organization_members set {column} = {column}")
 
 
-def test_attack_join_another_organization_without_being_asked(database: Database) -> None:
+def test_attack_join_an_organization_without_an_invitation(database: Database) -> None:
     with database.acting_as("owner") as cursor, pytest.raises(InsufficientPrivilege):
         cursor.execute(
             "insert into public.organization_members (user_id, organization_id, role) values (%s, %s, 'OWNER')",
@@ -139,13 +139,13 @@ def test_attack_accept_an_invitation_of_a_demoted_inviter(fresh_database: Databa
 
 
 @pytest.mark.parametrize("isolation", ["READ_COMMITTED", "SERIALIZABLE"])
-def test_attack_use_one_invitation_twice_at_once(fresh_database: Database, isolation: str) -> None:
+def test_attack_use_one_invitation_concurrently(fresh_database: Database, isolation: str) -> None:
     accept = invite(fresh_database, "outsider")
     outcome = both(fresh_database, ("outsider", accept), ("outsider", accept), isolation)
     assert outcome in (["done", "PT409"], ["done", "40001"])
 
 
-def test_attack_take_the_last_seat_twice_at_once(fresh_database: Database) -> None:
+def test_attack_use_the_last_seat_concurrently(fresh_database: Database) -> None:
     attempts = [invite(fresh_database, person) for person in ("outsider", "removed")]
     with fresh_database.connect() as connection:
         connection.execute(

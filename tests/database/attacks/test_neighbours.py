@@ -1,4 +1,4 @@
-"""Attacks by one account on what others may notice: their statistics, their people, their room, their counters."""
+"""Attacks between tenants: statistics, people, storage and counters of others."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from tests.support.world import ACME, GLOBEX, PEOPLE, Database, become, claims_o
 
 
 def request(cursor: Cursor, person: str, method: str = "GET", **headers: str) -> None:
-    """What PostgREST does before the statement of a request."""
+    """The statements of PostgREST before a request."""
     become(cursor.connection, "authenticated", claims_of(person), headers)
     cursor.execute(
         "select set_config('request.method', %s, true), set_config('request.path', '/leads', true)", [method]
@@ -40,7 +40,7 @@ def test_attack_count_other_tenants_rows_by_an_estimate(database: Database, head
         request(cursor, "owner", **headers)
 
 
-def test_attack_ask_for_a_query_plan(database: Database) -> None:
+def test_attack_request_a_query_plan(database: Database) -> None:
     with scene(database) as cursor, refused(cursor, "PT406", "Query plans are not available"):
         request(cursor, "owner", accept="application/vnd.pgrst.plan+json; options=analyze")
 
@@ -140,7 +140,7 @@ def test_people_read_all_of_their_own_account(database: Database) -> None:
         assert call(cursor, "my_account")["global_role"] == "USER"
 
 
-def test_attack_rewrite_what_a_colleague_or_the_database_noted(database: Database) -> None:
+def test_attack_rewrite_foreign_or_system_notes(database: Database) -> None:
     with scene(database) as cursor:
         deal = add(cursor, "deals", organization_id=ACME, title="D", value=1, stage="LEAD")
         turn(cursor, "admin")
@@ -202,7 +202,7 @@ def test_attack_reach_the_owners_money_by_impersonation(database: Database) -> N
             cursor.execute("update public.organizations set billing_email = 'eve@strive.test'")
 
 
-def test_what_an_impersonator_sends_is_logged(database: Database) -> None:
+def test_requests_of_an_impersonator_are_logged(database: Database) -> None:
     with scene(database) as cursor:
         impersonate(cursor, "owner")
         cursor.execute("select set_config('request.method', 'PATCH', true), set_config('request.path', '/leads', true)")
@@ -281,12 +281,12 @@ def test_attack_list_strangers_by_an_export(database: Database) -> None:
 
 
 @pytest.mark.parametrize("table", ["dashboard_metrics", "dashboard_widgets", "quick_actions", "user_dashboards"])
-def test_attack_ask_whether_an_id_is_taken(database: Database, table: str) -> None:
+def test_attack_probe_ids_in_use(database: Database, table: str) -> None:
     with database.acting_as("owner") as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
         cursor.execute(f"insert into public.{table} (id) values (%s)", [uuid4()])
 
 
-def test_attack_ask_by_anothers_dashboard_what_they_may_see(database: Database) -> None:
+def test_attack_probe_permissions_through_a_foreign_dashboard(database: Database) -> None:
     with scene(database) as cursor:
         widget = add(
             cursor,
@@ -334,7 +334,7 @@ def test_attack_store_rows_without_end(database: Database) -> None:
         cursor.execute(many, [ACME, 5])
 
 
-def test_attack_take_the_last_row_twice_at_once(fresh_database: Database) -> None:
+def test_attack_use_the_last_row_concurrently(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute("update public.plans set limits = limits || '{\"rows_per_table\": 2}'")
     insert = "insert into public.leads (organization_id, name) values (%s, 'Ada')"

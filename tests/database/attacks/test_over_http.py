@@ -1,4 +1,4 @@
-"""The same attacks as they are sent: one request each through the data API and the storage of the stack."""
+"""The same attacks over HTTP: one request each through the data API and Storage."""
 
 from collections.abc import Iterator
 from uuid import uuid4
@@ -30,7 +30,7 @@ def signed_in(api: Api, person: str) -> httpx.Client:
     ],
     ids=["planned", "estimated", "first of two", "last of two"],
 )
-def test_attack_ask_postgrest_for_an_estimate(api: Api, headers: list[tuple[str, str]]) -> None:
+def test_attack_request_an_estimated_count(api: Api, headers: list[tuple[str, str]]) -> None:
     client = signed_in(api, "owner")
     for table in ("leads", "users"):
         answer = client.get(f"/rest/v1/{table}", params={"select": "id"}, headers=headers)

@@ -1,4 +1,4 @@
-"""Attacks on other tenants: plant, move, point at, write and learn of rows that are not one's own."""
+"""Attacks on other tenants: insert, move, reference, write and detect their rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,12 +131,12 @@ def test_attack_probe_rows_of_another_tenant_by_reference(matrix: Matrix, owner:
             assert error_text == refusal(owner, imagined, [theirs, nothing])
 
 
-# Rows that a tenant does not read, but gets from an operation.
+# Rows that a tenant cannot read directly, but gets from an operation.
 SHOWN_OTHERWISE = {"system_alerts": {"system", "system for Acme", "system for GROWTH", "system lasting"}}
 
 
 def hidden_target(matrix: Matrix, key: ForeignKey, parent: str) -> UUID:
-    """What the key would point to: of a row, or of a person, that Acme's owner does not see."""
+    """A row or person to reference that Acme's owner cannot see."""
     if parent in {"users", "organization_members"}:
         return OWNERS["theirs"][1]
     column = next(name for name in key.parent_columns if name != "organization_id")
@@ -153,9 +153,7 @@ def hidden_target(matrix: Matrix, key: ForeignKey, parent: str) -> UUID:
 
 @pytest.mark.parametrize("person", ["outsider", "globex_owner"])
 @pytest.mark.parametrize("name", [name for name in EXPECTED.lines if "." not in name])
-def test_attack_have_an_error_tell_what_a_hidden_row_holds(
-    matrix: Matrix, database: Database, name: str, person: str
-) -> None:
+def test_attack_read_hidden_rows_through_errors(matrix: Matrix, database: Database, name: str, person: str) -> None:
     """A failing cast reveals the text; it must never be evaluated on a row that the policies hide."""
     table = matrix.catalog[name]
     column = {"outsider": "outs", "globex_owner": "othr"}[person]
@@ -167,7 +165,7 @@ def test_attack_have_an_error_tell_what_a_hidden_row_holds(
             assert not any(key in error_text for key in keys)
 
 
-def test_attack_learn_of_a_row_by_a_unique_key(matrix: Matrix) -> None:
+def test_attack_detect_a_row_by_a_unique_key(matrix: Matrix) -> None:
     """Only these client-writable keys span tenants: a conflict reveals that another tenant has the value."""
     assert keys_across_tenants(matrix.connection) == EXPECTED.keys_across_tenants
 
@@ -192,7 +190,7 @@ def test_attack_copy_rows_in(owner: Connection) -> None:
 
 
 @pytest.mark.parametrize("table", ["agent_templates", "tool_blueprints", "project_showcases", "content"])
-def test_attack_write_what_another_tenant_has_made_public(matrix: Matrix, owner: Connection, table: str) -> None:
+def test_attack_write_public_rows_of_another_tenant(matrix: Matrix, owner: Connection, table: str) -> None:
     key = matrix.specimens.keys[table]["theirs public"]
     before = f"select to_jsonb(t) from public.{table} t where id = %s"
     seen = owner.execute(before, [key]).fetchone()
@@ -253,7 +251,7 @@ def test_attack_write_what_another_tenant_has_made_public(matrix: Matrix, owner:
         ("organization_members", "joined_at = 'epoch'"),
     ],
 )
-def test_attack_forge_what_only_the_server_may_say(owner: Connection, table: str, change: str) -> None:
+def test_attack_forge_claims_of_the_server(owner: Connection, table: str, change: str) -> None:
     with pytest.raises(InsufficientPrivilege, match="permission denied"):
         owner.execute(f"update public.{table} set {change}")
 

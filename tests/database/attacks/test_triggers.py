@@ -13,12 +13,12 @@ from tests.database.isolation.expected import Expected
 from tests.database.isolation.matrix import Matrix
 from tests.support.world import ACME, Connection, Database, become, claims_of
 
-# Work that grows with what the caller sends or with the rows there are.
+# Work that grows with the input or the number of rows.
 EXPENSIVE = re.compile(
     r"\bloop\b|\brecursive\b|regexp_matches|jsonb_path_query|jsonb_each|jsonb_array_elements", re.IGNORECASE
 )
 
-# It reads the text of the statement once, whose length the API bounds, and nothing that the caller stored.
+# It reads the statement text once, whose length the API bounds, and no stored rows.
 BOUNDED = {"private.check_statement"}
 AUTHORIZES = re.compile(r"row_security_active\(|is_admin\(\)|current_user_org\(|auth\.uid\(\)")
 

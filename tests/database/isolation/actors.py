@@ -1,4 +1,4 @@
-"""Who tries: everybody the table of expectations has a column for, and their twins, who must fare exactly alike."""
+"""The actors: one for each column of the table of expectations, and twins that must get the same outcomes."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.support.world import ACME, GLOBEX, MEMBERS, PEOPLE, Connection, claims_of, fixed_id
 
-# People only this proof needs, beside those of the world: name → roles in Acme and in Globex.
+# Additional people for these tests: name → roles in Acme and in Globex.
 CROSSING: dict[str, tuple[str | None, str | None]] = {
     "owner_of_both": ("OWNER", "OWNER"),
     "viewer_here_owner_there": ("VIEWER", "OWNER"),
@@ -34,7 +34,7 @@ class Actor:
 
 
 def person(name: str, column: str, *, actor: str = "", org: object = None, **claims: Any) -> Actor:
-    """Somebody with the token the auth service would sign, `claims` forged into it, naming `org` in x-org-id."""
+    """A person with a token of the auth service and forged `claims`, naming `org` in x-org-id."""
     if name in MEMBERS:
         token = claims_of(name)
     else:
@@ -102,7 +102,7 @@ TWINS = [
     invalid("unknown subject", json.dumps({"sub": str(fixed_id("unknown")), "app_metadata": OWNERSHIP})),
 ]
 
-# Tokens no auth service signs. Most statements end in an error; none may do more than an anonymous caller.
+# Tokens that no auth service signs. Most statements end in an error; none may do more than an anonymous caller.
 MALFORMED = [
     invalid("claims that are no JSON", "{sub:"),
     invalid("claims that are a string", json.dumps(str(PEOPLE["owner"]))),

@@ -6,7 +6,7 @@ from psycopg.rows import class_row, dict_row
 
 from tests.support.world import Connection, Row
 
-# Schemas whose tables clients reach by themselves; of storage and realtime only what has policies or grants of ours.
+# Schemas whose tables clients reach; of storage and realtime only tables with our policies or grants.
 RELATIONS = """
 select n.nspname as schema, c.relname as relation, c.relkind = 'v' as is_view, c.relrowsecurity as secured,
   coalesce(c.reloptions @> '{security_invoker=true}', false) as as_invoker

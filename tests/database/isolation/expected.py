@@ -1,4 +1,4 @@
-"""The table of expectations, read."""
+"""Reads the table of expectations."""
 
 import tomllib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Does the matrix notice? Every policy is dropped or weakened in turn, and some cell must fail for each.
+"""Mutation tests of the matrix: every policy is dropped or weakened in turn, and a cell must fail for each.
 
 Not part of the test suite, since it runs the matrix a thousand times: `make mutate`, nightly and after a change of
 policies. Each mutation is made in a transaction which is rolled back.
@@ -51,7 +51,7 @@ def mutations(connection: Connection, table: Table) -> Iterator[Mutation]:
         on = f'policy "{policy}" on {table.sql}'
         yield Mutation(f"{policy}: dropped", f"drop {on}")
         yield Mutation(f"{policy}: for all roles", f"alter {on} to public")
-        if using and check == using:  # what passes the one passes the other, so only both together matter
+        if using and check == using:  # equal conditions matter only together
             if not ABOUT_THE_CALLER.fullmatch(using):
                 yield Mutation(f"{policy}: with check always", f"alter {on} with check (true)")
             for how, weaker in weakened(using):
@@ -63,7 +63,7 @@ def mutations(connection: Connection, table: Table) -> Iterator[Mutation]:
 
 
 def weakened(condition: str) -> Iterator[tuple[str, str]]:
-    """Conditions that let more through."""
+    """Weaker conditions."""
     yield "always", "true"
     if CURRENT_ORG.search(condition):
         yield "any organization of the caller", CURRENT_ORG.sub(any_org, condition)
@@ -81,7 +81,7 @@ def any_org(found: re.Match[str]) -> str:
 
 
 def conjuncts(condition: str) -> list[tuple[int, int]]:
-    """Where in the text the operands of its ANDs stand, however deep."""
+    """Positions of the operands of its ANDs, at any depth."""
     found = []
     opened = [0]
     operands: list[list[int]] = [[]]
@@ -103,7 +103,7 @@ def spans(start: int, cuts: list[int], end: int) -> list[tuple[int, int]]:
 
 
 def survives(matrix: Matrix, table: str, mutation: Mutation) -> bool:
-    """Whether all tests of the matrix pass with the policy weakened; those of its own table are asked first."""
+    """Whether all tests of the matrix pass with the policy weakened; those of its own table run first."""
     with matrix.connection.transaction(force_rollback=True):
         matrix.connection.execute(mutation.statements)
         kept = matrix.catalog
@@ -120,7 +120,7 @@ def survives(matrix: Matrix, table: str, mutation: Mutation) -> bool:
 
 
 @pytest.mark.parametrize("table", EXPECTED.lines)
-def test_no_weakened_policy_goes_unnoticed(matrix: Matrix, table: str) -> None:
+def test_every_weakened_policy_fails_a_cell(matrix: Matrix, table: str) -> None:
     tried = list(mutations(matrix.connection, matrix.catalog[table]))
     harmless = HARMLESS.get(table)
     tried = [mutation for mutation in tried if not (harmless and harmless in mutation.what)]

@@ -1,4 +1,4 @@
-"""The statements that find out what a cell of the matrix is: what each actor tries on a table, and how."""
+"""The statements behind the cells of the matrix: what each actor tries on a table."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from tests.database.isolation.specimens import CHANGED, OWNERS, SIGNATURES, Spec
 from tests.support.world import Connection, Row, fixed_id
 
 PROBE = Path(__file__).with_name("probe.sql").read_text()
-# Their user_id is not who wrote the row: an admin chooses it.
+# Their user_id is not the author: an admin chooses it.
 ABOUT_OTHERS = {"sales_goals"}
 CHANNELS = "realtime.messages"
 EVERYBODY = (*ACTORS, *TWINS, *MALFORMED)
@@ -42,7 +42,7 @@ class Probe:
 
 
 def run(connection: Connection, probes: Iterable[Probe], state: str = "") -> Iterator[tuple[Probe, dict[str, Any]]]:
-    """Try all, those which need the same to be so before in one go."""
+    """Run all probes; those with the same preparation in one batch."""
     stages: dict[tuple[str, bool], list[Probe]] = {}
     for probe in probes:
         stages.setdefault((probe.before, probe.blind), []).append(probe)
@@ -103,7 +103,7 @@ class TableProbes:
             yield Probe(actor, f"delete from {name} {come_back}", "delete", [kind], gives=True)
             yield Probe(actor, insert, "insert", [kind], gone, topic=topic, planted=planted)
             yield Probe(actor, upsert, "upsert", [kind], topic=topic)
-            # From here on columns are granted for the occasion: policies alone must stand.
+            # The following grants all columns, so that only policies protect.
             grants = f"grant insert, update on {name} to authenticated"
             for column, other in self._others(kind):
                 move = f"update {name} set {column} = {literal(other)}"
@@ -116,7 +116,7 @@ class TableProbes:
                 yield Probe(actor, self._inserting(forged), "forge", [kind], before, blind=True, planted=forged)
 
     def _in_the_way(self, here: str) -> str:
-        """The other rows, with whose keys a row moved would clash; but for those by which people are known."""
+        """Other rows whose keys a moved row would conflict with, except those that identify people."""
         match self.table.name:
             case "users" | "organizations":
                 return "false"
@@ -126,7 +126,7 @@ class TableProbes:
                 return f"not ({here})"
 
     def _others(self, kind: str) -> Iterator[tuple[str, str]]:
-        """To whom the row could be given: column and value."""
+        """New owners for the row: column and value."""
         organization, person = OWNERS["theirs" if kind.startswith("ours") else "ours"]
         columns = self.table.columns.keys()
         if "organization_id" in columns:
@@ -141,7 +141,7 @@ class TableProbes:
             yield "name", row["name"].replace(str(OWNERS[kind.partition(" ")[0]][0]), str(organization))
 
     def _changing(self) -> str:
-        """The column an update writes: one clients may write, so that a refusal is that of the row."""
+        """The column an update writes: one clients may write, so that a refusal concerns the row."""
         if self.table.name in CHANGED:
             return CHANGED[self.table.name]
         keys = {column for foreign in self.table.foreign_keys for column in foreign.columns} | set(self.table.key)
@@ -150,7 +150,7 @@ class TableProbes:
         return f'"{best[0].name}"'
 
     def _planted(self, kind: str, actor: Actor) -> Row:
-        """The row again, in the columns this one may write; so that a refusal is that of the row."""
+        """The row in the columns this actor may write, so that a refusal concerns the row."""
         planned = self.specimens.planned[self.table.name][kind]
         granted = [name for name in planned if self.table.columns[name].insertable]
         if actor.role == "service_role" or not granted:
@@ -171,7 +171,7 @@ class TableProbes:
         return f"insert into {self.table.sql} ({columns}) select {columns} from {record}"
 
     def _over(self, row: Row) -> str:
-        """As PostgREST upserts: every column that was sent is written over."""
+        """As PostgREST upserts: every sent column is overwritten."""
         keys = ", ".join(f'"{column}"' for column in self.table.key)
         written = ", ".join(f'"{column}" = excluded."{column}"' for column in row)
         return f" on conflict ({keys}) do update set {written}"

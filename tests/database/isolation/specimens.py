@@ -37,9 +37,9 @@ FOUND: dict[str, dict[str, Row]] = {
         "system retired": {"tier": "ENTERPRISE", "billing_cycle": "MONTHLY"},
     },
 }
-# Columns in which a writer names itself, unless the row is `signed` by another.
+# Columns with the author, unless the row is `signed` by another.
 SIGNATURES = {"activities": "created_by_id", "activity_feeds": "user_id", "storage.objects": "owner_id"}
-# The column an update writes, where the first harmless one is none.
+# The column an update writes, where the default choice is unsuitable.
 CHANGED = {"storage.objects": "metadata"}
 LIMITS = Jsonb(
     dict.fromkeys(("members", "storage_bytes", "api_calls", "orders_per_month", "templates", "blueprints"), 9)
@@ -228,7 +228,7 @@ class Specimens:
         return {name: value for name, value in row.items() if value is not None or name in explicit}
 
     def _references(self, table: Table, key: ForeignKey, kind: str, person: UUID) -> Row:
-        """The columns of a foreign key, pointing to what belongs with the row."""
+        """The columns of a foreign key, referencing a fitting row."""
         parent = key.parent.removeprefix("public.")
         if parent in {"organizations", table.name}:
             return {}
@@ -246,7 +246,7 @@ class Specimens:
         return re.sub(r"\{([^}]+)\}", value, text)
 
     def _parent(self, parent: str, kind: str) -> Row | None:
-        """The row of `parent` for `kind`: of the same kind, else of the same owner, else one of the system."""
+        """The row of `parent` for `kind`: of the same kind, else of the same owner, else a system row."""
         kinds = self.rows.get(parent, {})
         owner = kind.split(maxsplit=1)[0]
         return next((kinds[wanted] for wanted in (kind, owner, "system") if wanted in kinds), None)

@@ -1,4 +1,4 @@
-"""The table of expectations holds, cell by cell, and leaves nothing of the catalog out."""
+"""The table of expectations holds in every cell and covers the whole catalog."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_every_row_is_reachable_exactly_as_expected(matrix: Matrix, table: str) 
 
 
 @pytest.mark.parametrize("call", EXPECTED.functions)
-def test_every_function_answers_those_who_may_and_refuses_the_others(matrix: Matrix, call: str) -> None:
+def test_every_function_is_callable_exactly_as_expected(matrix: Matrix, call: str) -> None:
     cells = matrix.check_function(call)
     assert cells
     if wrong := [str(cell) for cell in cells if not cell.holds]:
@@ -53,7 +53,7 @@ def test_no_bucket_escapes(matrix: Matrix) -> None:
 
 
 @pytest.mark.parametrize("table", EXPECTED.lines)
-def test_policies_and_grants_are_for_whom_they_are_meant(matrix: Matrix, table: str) -> None:
+def test_policies_and_grants_match_the_expected_roles(matrix: Matrix, table: str) -> None:
     assert matrix.check_grants(table) == []
 
 

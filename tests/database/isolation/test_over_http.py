@@ -1,4 +1,4 @@
-"""The same table of expectations through the API: what a client with this token gets over HTTP."""
+"""The same table of expectations over HTTP."""
 
 import json
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def key(table: Table, row: dict[str, Any]) -> str:
 
 
 def visible(matrix: Matrix, name: str, actor: Actor) -> tuple[set[str], set[str]]:
-    """Keys of the rows this one must see, and must not."""
+    """Keys of the rows this actor must see, and must not see."""
     seen: set[str] = set()
     hidden: set[str] = set()
     for kind, one in matrix.specimens.keys[name].items():
@@ -62,7 +62,7 @@ def visible(matrix: Matrix, name: str, actor: Actor) -> tuple[set[str], set[str]
 
 
 def embeds(matrix: Matrix, table: Table) -> Iterator[tuple[str, str, ForeignKey]]:
-    """What a row can bring along, to one and to many: alias, table, foreign key."""
+    """Relations to embed, to one and to many: alias, table, foreign key."""
     for n, foreign in enumerate(table.foreign_keys):
         if (parent := foreign.parent.removeprefix("public.")) in TABLES and parent != table.name:
             yield f"one_{n}", parent, foreign
@@ -106,7 +106,7 @@ def test_clients_see_and_embed_the_rows_they_may_see(
 
 
 def outcome(answer: httpx.Response) -> str:
-    """The answer in the words of the table of expectations."""
+    """The response as an outcome of the table of expectations."""
     if answer.is_success:
         return "ok" if answer.status_code == 204 or answer.json() not in ([], None) else "."
     code = str(answer.json()["code"])
@@ -167,7 +167,7 @@ def remove(matrix: Matrix, table: Table, one: str) -> None:
 
 
 def restore(matrix: Matrix, table: Table, row: dict[str, Any]) -> None:
-    """The row as it was, and no other that somebody planted in its place."""
+    """The original row is there, unchanged, and no forged one."""
     known = list(matrix.specimens.keys[table.name].values())
     columns = ", ".join(f'"{column.name}"' for column in table.columns.values() if not column.generated)
     with matrix.connection.transaction():

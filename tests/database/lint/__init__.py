@@ -1,4 +1,4 @@
-"""What must not be found in the catalog: rules as data, each with a defect that it finds."""
+"""Rules for the catalog, each with a planted defect that it finds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Find = str | Callable[[Connection], list[str]]
 
 @dataclass(frozen=True)
 class Rule:
-    """`finds` answers one text per offence, `finds` nothing in a sound schema and something after `defect`."""
+    """`finds` returns one text per offence: none in a valid schema, at least one after `defect`."""
 
     name: str
     finds: Find

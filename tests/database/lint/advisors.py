@@ -1,4 +1,4 @@
-"""What Supabase's advisors look for, under their names, and stricter where that costs nothing.
+"""The rules of Supabase's advisors under their names, stricter where that is free.
 
 Not here: unused_index and table_bloat speak of traffic, not of the schema; pg_graphql is not used.
 """

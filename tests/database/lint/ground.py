@@ -1,4 +1,4 @@
-"""How everything here is made: grants, functions, types, names, comments."""
+"""Rules for all objects: grants, functions, types, names, comments."""
 
 from tests.database.lint import Rule
 

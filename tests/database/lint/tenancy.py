@@ -1,4 +1,4 @@
-"""What keeps tenants apart, as the advisors do not see it."""
+"""Rules of tenant isolation that the advisors do not check."""
 
 from tests.database.lint import Rule
 from tests.database.lint.expression import SCALAR, Node, parse
@@ -67,7 +67,7 @@ def sub_select_over_rows(connection: Connection) -> list[str]:
 
 
 def open_to_everyone_signed_in(connection: Connection) -> list[str]:
-    """No question who calls; or who calls is compared with nothing of the row, and it is no platform admin."""
+    """The caller is not looked up, or not compared with the row and not checked to be a platform admin."""
     functions = _functions(connection)
     found = []
     for label, clause, _, tree in _expressions(connection):
@@ -81,7 +81,7 @@ def open_to_everyone_signed_in(connection: Connection) -> list[str]:
 
 
 def column_without_index(connection: Connection) -> list[str]:
-    """Columns that a using clause wants equal to something of the caller, and no index begins with."""
+    """Columns that a using clause compares with the caller, without an index that begins with them."""
     equality = {
         operator
         for (operator,) in connection.execute(

@@ -10,7 +10,7 @@ class Failure(RequestModel):
 
 @function("publishable", errors={418: "When it is a teapot."})
 async def that_fails(call: Call[Failure]) -> Result[dict[str, Any]]:
-    """Fail in the way that is asked for."""
+    """Fail in the requested way."""
     match call.body.kind:
         case "value":
             raise ValueError("somebody@strive.test")

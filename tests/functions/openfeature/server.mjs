@@ -1,4 +1,4 @@
-// The OpenFeature provider for JavaScript servers, as published: asks for what it is given, prints what it got.
+// The OpenFeature provider for JavaScript servers, as published: evaluates the given flags and prints the results.
 import { OpenFeature } from '@openfeature/server-sdk';
 import { OFREPProvider } from '@openfeature/ofrep-provider';
 

@@ -47,7 +47,7 @@ SUBJECTS = {
     "paths": "paths",
     "root": "the description of the API",
 }
-# Classes in which the stack follows hosted projects; local/api/README.md says how.
+# Classes in which the stack follows hosted projects; see local/api/README.md.
 ON_PURPOSE = {"unfiltered", "tx", "methods", "root"}
 
 

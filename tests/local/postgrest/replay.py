@@ -1,4 +1,4 @@
-"""What a real PostgREST 14.17 answered, and how another server's answers differ from it.
+"""Recorded responses of PostgREST 14.17, and the comparison with another server.
 
 - fixture.sql: the schemas that the requests are about. Exposed: shop, shop_b. `select shop_saved.restore()` puts every
   row and sequence back.
@@ -41,7 +41,7 @@ Case = dict[str, Any]
 
 
 def read(text: str) -> Any:
-    """JSON that tells 1.50 from 1.5."""
+    """JSON that distinguishes 1.50 from 1.5."""
     return json.loads(text, parse_float=lambda digits: ("number", digits))
 
 

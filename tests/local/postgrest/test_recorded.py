@@ -21,7 +21,7 @@ from tests.local.postgrest.closeness import DOCUMENT, with_counts
 from tests.local.postgrest.replay import FIXTURE, Case, Signer, differences, recorded, send
 
 CLASSES = recorded()
-# These see what earlier requests committed; all others are rolled back, which is faster than putting rows back.
+# These see earlier commits; all others are rolled back, which is faster than restoring rows.
 COMMITTED = {"group", "tx"}
 
 

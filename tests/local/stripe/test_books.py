@@ -1,4 +1,4 @@
-"""Random lives: whatever a customer does, sums add up, money paid is money charged, and previews come true."""
+"""Random customers: sums add up, paid amounts equal charges, and previews equal invoices."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +17,7 @@ LIVES, STEPS = 8, 9
 
 
 def steps(life: Life, chance: Random, prices: list[str], discount: str) -> list[Callable[[], Any]]:
-    """What may happen next; Stripe refuses some of it, and that must change nothing."""
+    """Possible next steps; Stripe refuses some, which must change nothing."""
     v1, now = life.client.v1, life.now()
     return [
         lambda: life.days(chance.choice([0.3, 3, 17.123, 31])),
@@ -44,7 +44,7 @@ def steps(life: Life, chance: Random, prices: list[str], discount: str) -> list[
 
 
 def wrong(life: Life) -> list[Any]:
-    """What does not add up in the customer's objects."""
+    """Inconsistencies in the customer's objects."""
     store, account = life.double.store, life.double.account
     invoices = store.of("invoice", life.customer)
     found: list[Any] = []

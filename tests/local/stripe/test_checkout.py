@@ -1,4 +1,4 @@
-"""Checkout sessions: what the page makes, and what it leaves behind when it fails."""
+"""Checkout sessions: objects the page creates, and its failures."""
 
 from typing import Any
 
@@ -105,11 +105,11 @@ def test_expired_session_cannot_be_paid(shop: Shop) -> None:
         shop.double.check_out(made.id)
 
 
-def test_page_asks_the_bank_where_the_card_wants_it(shop: Shop) -> None:
+def test_page_requires_authentication_for_such_cards(shop: Shop) -> None:
     made = session(shop)
     path = f"{shop.double.url}/checkout/{made.id}"
-    asks = httpx.post(path, data={"card": "4000000000003220", "email": "a@b.test"}, verify=NO_TLS).text
-    assert "Complete authentication" in asks
+    page = httpx.post(path, data={"card": "4000000000003220", "email": "a@b.test"}, verify=NO_TLS).text
+    assert "Complete authentication" in page
     assert "The authentication failed" in httpx.post(path, data={"bank": "no"}, verify=NO_TLS).text
     httpx.post(path, data={"card": "4000000000003220", "email": "a@b.test"}, verify=NO_TLS)
     assert "Back to the shop" in httpx.post(path, data={"bank": "yes"}, verify=NO_TLS).text

@@ -1,4 +1,4 @@
-"""Test clocks, and the things that time does."""
+"""Test clocks, and changes over time."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_clock_moves_forward_by_two_periods_at_most(shop: Shop, moment: int) -> 
     assert caught.value.param == "frozen_time"
 
 
-def test_deleted_clock_takes_its_customers_along(shop: Shop) -> None:
+def test_deleted_clock_deletes_its_customers(shop: Shop) -> None:
     life = Life.begin(shop.double, shop.client).subscribe(shop.price)
     shop.client.v1.test_helpers.test_clocks.delete(life.clock)
     getters: list[Any] = [

@@ -1,4 +1,4 @@
-"""Coupons and promotion codes: what they take off, for how long, and who may redeem them."""
+"""Coupons and promotion codes: amount, duration, and restrictions."""
 
 from typing import Any
 
@@ -80,7 +80,7 @@ def test_coupon_of_another_currency_or_used_up_is_refused(shop: Shop) -> None:
     assert not shop.client.v1.coupons.retrieve(used).valid
 
 
-def test_deleted_coupon_is_gone_and_its_discounts_stay(shop: Shop) -> None:
+def test_deleted_coupon_keeps_existing_discounts(shop: Shop) -> None:
     name = coupon(shop, percent_off=50, duration="forever")
     life = Life.begin(shop.double, shop.client).subscribe(shop.price, discounts=[{"coupon": name}])
     shop.client.v1.coupons.delete(name)
@@ -90,7 +90,7 @@ def test_deleted_coupon_is_gone_and_its_discounts_stay(shop: Shop) -> None:
 
 
 def test_promotion_code_limits_are_kept(shop: Shop) -> None:
-    """Each code has one limit, which only one of two customers meets."""
+    """Each code has one restriction, which only one of two customers satisfies."""
     v1, off = shop.client.v1, coupon(shop, percent_off=50)
     life = Life.begin(shop.double, shop.client).subscribe(shop.price)  # has paid before
     newcomer = Life.begin(shop.double, shop.client)
@@ -117,7 +117,7 @@ def test_promotion_code_limits_are_kept(shop: Shop) -> None:
         assert made.total == MONTH // 2
 
 
-def test_promotion_code_is_redeemed_as_often_as_it_may(shop: Shop) -> None:
+def test_promotion_code_has_a_redemption_limit(shop: Shop) -> None:
     made = code(shop, coupon(shop, percent_off=50), code="Spring", max_redemptions=1)
     Life.begin(shop.double, shop.client).subscribe(shop.price, discounts=[{"promotion_code": made.id}])
     now = shop.client.v1.promotion_codes.retrieve(made.id)

@@ -63,7 +63,7 @@ def test_credit_note_lowers_an_open_invoice(life: Life) -> None:
         v1.credit_notes.void_credit_note(note.id)
 
 
-def test_credit_note_gives_money_back(life: Life, shop: Shop) -> None:
+def test_credit_note_refunds_the_payment(life: Life, shop: Shop) -> None:
     v1 = shop.client.v1
     life.subscribe(shop.price)
     wanted: Any = {"invoice": life.latest().id, "amount": 1_000, "refund_amount": 600, "credit_amount": 400}

@@ -1,4 +1,4 @@
-"""Pages, used as a browser does."""
+"""The pages of the double over HTTP."""
 
 import re
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from tests.support.stripe_shop import Shop, intent_of, stripe_error
 
 
 def page(double: Double, address: str, /, **form: str) -> str:
-    """A page as text; with a form, what answers to it."""
+    """A page as text; with a form, the response to it."""
     path = address.removeprefix(double.url)
     with httpx.Client(base_url=double.url, verify=NO_TLS) as browser:
         answer = browser.post(path, data=form) if form else browser.get(path)

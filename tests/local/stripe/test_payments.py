@@ -109,7 +109,7 @@ def test_detached_card_is_nowhere_the_default_and_cannot_return(shop: Shop) -> N
     assert "payment_method.detached" in shop.events()
 
 
-def test_every_declining_card_says_why(shop: Shop) -> None:
+def test_every_declined_card_has_its_code(shop: Shop) -> None:
     declined = {number: card for number, card in CARDS.items() if card.code and card.early}
     for number, card in declined.items():
         intent = shop.client.v1.payment_intents.create({"amount": 1_000, "currency": "usd"}).id
@@ -121,7 +121,7 @@ def test_every_declining_card_says_why(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(("card", "status"), [("4000002500003155", "active"), ("4000002760003184", "past_due")])
-def test_authenticated_card_renews_or_asks_again(shop: Shop, card: str, status: str) -> None:
+def test_authenticated_card_renews_or_requires_action(shop: Shop, card: str, status: str) -> None:
     made = shop.subscribe()
     shop.double.pay(intent_of(made), card)
     shop.double.authenticate(intent_of(made))

@@ -1,4 +1,4 @@
-"""Schedules: a change at the end of the period, a change of mind, and what a schedule forbids."""
+"""Schedules: changes at period end, their release, and what a schedule forbids."""
 
 from typing import Any
 

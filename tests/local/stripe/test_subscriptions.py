@@ -120,7 +120,7 @@ def test_failed_renewal_is_retried_and_then_canceled(shop: Shop) -> None:
 
 
 def test_paying_past_due_invoice_activates_the_subscription(shop: Shop) -> None:
-    made = shop.active("4000000000003220")  # wants the customer, who is not there at the renewal
+    made = shop.active("4000000000003220")  # requires authentication, which a renewal cannot do
     shop.double.authenticate(
         intent_of(shop.client.v1.subscriptions.retrieve(made.id, {"expand": ["latest_invoice.payments"]}))
     )
@@ -171,15 +171,15 @@ def test_open_invoice_of_canceled_subscription_stays_payable(shop: Shop) -> None
 
 
 def test_list_leaves_out_canceled_subscriptions(shop: Shop) -> None:
-    live, gone = shop.active(), shop.active()
-    shop.client.v1.subscriptions.cancel(gone.id)
+    live, cancelled = shop.active(), shop.active()
+    shop.client.v1.subscriptions.cancel(cancelled.id)
 
     def listed(**wanted: Any) -> list[str]:
         return [each.id for each in shop.client.v1.subscriptions.list({"customer": shop.customer, **wanted}).data]
 
     assert listed() == listed(status="active") == [live.id]
-    assert listed(status="all") == [gone.id, live.id]
-    assert listed(status="canceled") == listed(status="ended") == [gone.id]
+    assert listed(status="all") == [cancelled.id, live.id]
+    assert listed(status="canceled") == listed(status="ended") == [cancelled.id]
     assert listed(status="all", created={"gt": live.created + 10}) == []
 
 
@@ -197,4 +197,4 @@ def test_trial_is_free_until_it_ends(shop: Shop) -> None:
     assert (made.status, made.latest_invoice.total) == ("trialing", 0)
     assert made.pending_setup_intent.startswith("seti_")
     shop.double.advance(days=15)
-    assert shop.subscription(made.id).status == "past_due"  # nobody gave a card
+    assert shop.subscription(made.id).status == "past_due"  # there is no card

@@ -75,7 +75,7 @@ def test_every_object_has_the_fields_of_its_typed_class(shop: Shop) -> None:
 def test_expanded_and_previewed_objects_have_their_typed_fields(shop: Shop) -> None:
     everything(shop)
     subscription = shop.client.v1.subscriptions.list({"customer": shop.customer}).data[0]
-    asked = [
+    queries = [
         (f"/v1/subscriptions/{subscription.id}", ["latest_invoice.payments", "customer.tax", "discounts.source.coupon",
                                                   "default_payment_method", "schedule"]),
         ("/v1/invoices", ["data.confirmation_secret", "data.discounts", "data.payments"]),
@@ -84,7 +84,7 @@ def test_expanded_and_previewed_objects_have_their_typed_fields(shop: Shop) -> N
         ("/v1/customers", ["data.subscriptions", "data.tax_ids", "data.invoice_settings.default_payment_method"]),
     ]  # fmt: skip
     found: list[str] = []
-    for address, paths in asked:
+    for address, paths in queries:
         thing = shop.client.raw_request("get", address, expand=paths).data
         for each in thing["data"] if thing["object"] == "list" else [thing]:
             found += problems(each)

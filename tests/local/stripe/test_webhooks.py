@@ -42,8 +42,8 @@ def test_older_version_has_the_payment_on_the_invoice(shop: Shop) -> None:
 
 def test_invoice_payment_is_found_by_payment_intent(shop: Shop) -> None:
     made = shop.subscribe()
-    asked: Any = {"payment": {"type": "payment_intent", "payment_intent": intent_of(made)}}
-    (found,) = shop.client.v1.invoice_payments.list(asked).data
+    filters: Any = {"payment": {"type": "payment_intent", "payment_intent": intent_of(made)}}
+    (found,) = shop.client.v1.invoice_payments.list(filters).data
     assert found.invoice == made.latest_invoice.id
 
 

@@ -39,7 +39,7 @@ def test_client_address(forwarded: str, peer: str | None, trusted: TrustedProxie
 
 
 @given(st.text(st.characters(max_codepoint=255)), st.sampled_from([0, 1, 2, 9, GOOGLE]))
-def test_any_header_gives_an_address_or_none(forwarded: str, trusted: TrustedProxies) -> None:
+def test_any_header_gives_an_address_or_nothing(forwarded: str, trusted: TrustedProxies) -> None:
     client_address(forwarded.encode("latin-1"), "198.51.100.4", trusted)
 
 

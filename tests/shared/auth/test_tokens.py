@@ -45,7 +45,7 @@ def project() -> Iterator[respx.MockRouter]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets time pass for the verifier."""
+    """Advances the clock of the verifier."""
     now = {"monotonic": time.monotonic(), "time": time.time()}
 
     class Clock:
@@ -76,7 +76,7 @@ def test_keys_are_fetched_once_and_kept(project: respx.MockRouter) -> None:
     assert route.call_count == 1
 
 
-def test_many_at_once_share_one_fetch(project: respx.MockRouter) -> None:
+def test_concurrent_requests_share_one_fetch(project: respx.MockRouter) -> None:
     async def slowly(_: httpx.Request) -> httpx.Response:
         await asyncio.sleep(0.05)
         return keys(public_jwk())
@@ -101,7 +101,7 @@ def test_a_new_key_is_found_when_a_token_names_it(project: respx.MockRouter, clo
     assert route.call_count == 2
 
 
-def test_attack_make_us_ask_for_keys_again_and_again(project: respx.MockRouter, clock: Callable[[float], None]) -> None:
+def test_attack_force_repeated_fetches_of_keys(project: respx.MockRouter, clock: Callable[[float], None]) -> None:
     route = project.get(URL).mock(return_value=keys(public_jwk()))
     verifier = Tokens(settings())
     for number in range(50):

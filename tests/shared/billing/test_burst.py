@@ -1,4 +1,4 @@
-"""Deliveries that come together go together; what fails one of them keeps none of the others."""
+"""Concurrent deliveries share a batch; one failure does not affect the others."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from shared.billing.burst import MOST, Burst
 from shared.billing.events import delivery
 from shared.database.pool import Database as Pool
 from shared.settings import Settings
-from tests.support.acting import wait_until_somebody_waits
+from tests.support.acting import wait_until_blocked
 from tests.support.serving import environment
 from tests.support.stripe_events import event, sell, subscription
 from tests.support.world import Database, Row
@@ -28,7 +28,7 @@ def stored_event(number: int, **fields: Any) -> str:
 
 
 def at_once(url: str, deliveries: list[str], *meanwhile: Callable[[], None]) -> list[Any]:
-    """The first is under way, and held up, when the others come; then it goes on."""
+    """The first delivery is blocked until the others have arrived."""
     held_up, release = meanwhile or (lambda: None, lambda: None)
 
     async def work() -> list[Any]:
@@ -58,7 +58,7 @@ def held_up(database: Database, deliveries: list[str]) -> list[Any]:
         holder.autocommit = False
         holder.execute("select private.lock_stripe('cus_1')")
         url = database.url("strive_functions")
-        return at_once(url, deliveries, lambda: wait_until_somebody_waits(database), holder.commit)
+        return at_once(url, deliveries, lambda: wait_until_blocked(database), holder.commit)
 
 
 def kept(database: Database) -> list[Row]:
@@ -68,7 +68,7 @@ def kept(database: Database) -> list[Row]:
     return [{"id": name, "transaction": transaction} for name, transaction in rows]
 
 
-def test_what_comes_while_one_is_taken_is_one_transaction(fresh_database: Database) -> None:
+def test_deliveries_during_a_transaction_share_the_next_one(fresh_database: Database) -> None:
     results = held_up(fresh_database, [stored_event(number, id=f"evt_{number:02}") for number in range(1, MOST + 4)])
     assert [each["id"] for each in results] == [f"evt_{number:02}" for number in range(1, MOST + 4)]
     assert {each["status"] for each in results} == {"PARKED"}
@@ -77,7 +77,7 @@ def test_what_comes_while_one_is_taken_is_one_transaction(fresh_database: Databa
     assert len(set(transactions)) == 3, "the first, as many as go together, and the rest"
 
 
-def test_one_that_comes_twice_at_once_is_kept_once(fresh_database: Database) -> None:
+def test_concurrent_repeated_delivery_is_stored_once(fresh_database: Database) -> None:
     first, twice = stored_event(1, id="evt_1"), stored_event(2, id="evt_2")
     results = held_up(fresh_database, [first, twice, twice])
     assert [(each["id"], each["duplicate"]) for each in results] == [
@@ -96,20 +96,20 @@ def test_one_failure_in_a_batch_leaves_the_others_intact(fresh_database: Databas
     assert [each["id"] for each in kept(fresh_database)] == ["evt_1"]
 
 
-def test_large_ones_do_not_go_together(fresh_database: Database) -> None:
+def test_large_deliveries_are_not_batched(fresh_database: Database) -> None:
     large = [stored_event(number, id=f"evt_{number}", filler="x" * 600_000) for number in (2, 3)]
     held_up(fresh_database, [stored_event(1, id="evt_1"), *large])
     assert len({each["transaction"] for each in kept(fresh_database)}) == 3
 
 
-def test_everybody_hears_that_the_database_is_away() -> None:
+def test_all_deliveries_fail_when_the_database_is_unavailable() -> None:
     url = "postgresql://strive_functions:x@127.0.0.1:1/postgres"
     results = at_once(url, [stored_event(1), stored_event(2), stored_event(3)])
     assert [isinstance(each, psycopg.OperationalError) for each in results] == [True] * 3
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
-def test_a_client_that_is_gone_holds_up_nobody(fresh_database: Database, cancelled: int) -> None:
+def test_disconnected_client_does_not_block_others(fresh_database: Database, cancelled: int) -> None:
     async def work() -> Any:
         pool, burst = Pool(Settings.read(environment(fresh_database.url("strive_functions")))), Burst()
 

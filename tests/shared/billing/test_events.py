@@ -1,4 +1,4 @@
-"""Events of every shape, read without a database."""
+"""Parsing of events of every shape."""
 
 import contextlib
 import json
@@ -34,13 +34,13 @@ def test_any_json_is_an_event_or_refused(found: Any) -> None:
 @given(
     st.sampled_from([*PREFIXES, "customer.subscription.updated"]), st.dictionaries(st.sampled_from(FIELDS), ANY), ANY
 )
-def test_an_event_of_ours_is_read_whatever_it_holds(kind: str, of: dict[str, Any], before: Any) -> None:
+def test_handled_event_is_parsed_with_any_content(kind: str, of: dict[str, Any], before: Any) -> None:
     parsed = parse_event(event(f"{kind}x" if kind.endswith(".") else kind, {**of, "id": "x_1"}, before=before))
     assert parsed["object_type"] in KINDS
     json.dumps(parsed)
 
 
-def test_both_shapes_of_a_subscription_say_the_same() -> None:
+def test_both_shapes_of_a_subscription_parse_alike() -> None:
     old, new = (
         parse_event(event("customer.subscription.created", subscription(shape=shape)))["state"] for shape in SHAPES
     )
@@ -64,7 +64,7 @@ def test_every_shape_of_an_invoice_names_its_subscription_and_payment(invoice: A
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_was_before_is_what_the_event_before_showed(shape: str) -> None:
+def test_previous_attributes_restore_the_previous_state(shape: str) -> None:
     first = subscription(shape=shape, metadata={"a": "1"}, status="incomplete")
     second = subscription(shape=shape, price="price_elite", amount=199_900, end=NOW + 9, metadata={"b": "2"})
     parsed = parse_event(event("customer.subscription.updated", second, before=differences(first, second)))
@@ -73,13 +73,13 @@ def test_what_was_before_is_what_the_event_before_showed(shape: str) -> None:
     assert parsed["before"].keys() == {"status", "items", "period_end"}
 
 
-def test_nothing_personal_is_kept_beside_the_event() -> None:
+def test_parsed_event_contains_no_personal_data() -> None:
     of = {"id": "cus_1", "object": "customer", "email": "jo@private.test", "name": "Jo", "address": {"city": "Private"}}
     assert "rivate" not in json.dumps(parse_event(event("customer.updated", of, before={"name": "Jo Private"})))
     assert "Jo" not in json.dumps(parse_object(of))
 
 
-def test_the_event_is_passed_on_as_it_came() -> None:
+def test_event_is_stored_byte_for_byte() -> None:
     parsed = event("balance.available", {"object": "balance"})
     sent = json.dumps(parsed, indent=3)
     assert sent in delivery(parsed, sent, livemode=False)

@@ -18,7 +18,7 @@ OTHER_SEED = str(UUID(int=7))
 
 
 def places(seed: str, salt: str, units: list[bytes] = UNITS) -> list[int]:
-    """place() of them all, without a call for each."""
+    """place() for many keys, without a call for each."""
     begin, cut, hashed = prefix(seed, salt), int.from_bytes, sha256
     return [cut(hashed(begin + unit).digest()[:7], "big") >> 4 for unit in units]
 
@@ -46,7 +46,7 @@ def test_comparing_bytes_is_comparing_numbers(percent: float, digest: bytes) -> 
 
 
 @given(digest=st.binary(min_size=32, max_size=32))
-def test_nobody_is_within_0_percent_and_everybody_within_100(digest: bytes) -> None:
+def test_0_percent_includes_no_unit_and_100_all(digest: bytes) -> None:
     for extreme in (digest, bytes(32), b"\xff" * 32):
         assert not within(0, extreme)
         assert within(100, extreme)
@@ -60,7 +60,7 @@ def test_0_percent_matches_none_and_100_percent_all() -> None:
         assert flags.is_on("all", context)
 
 
-def test_0_percent_is_nobody_at_every_place(rolled_out: list[int]) -> None:
+def test_0_percent_matches_no_bucket(rolled_out: list[int]) -> None:
     assert min(rolled_out) >= 0
     assert max(rolled_out) < PLACES
 
@@ -75,7 +75,7 @@ def test_shares_are_fair_within_four_sigma(rolled_out: list[int]) -> None:
 def test_raising_the_percentage_never_removes_a_unit(rolled_out: list[int]) -> None:
     limits = [int.from_bytes(threshold(step / 100), "big") >> 4 for step in range(10_000)]
     assert limits == sorted(limits)
-    # Everybody has one place, so growing limits only add; each step adds its hundredth of a percent.
+    # Every unit has one place, so growing limits only add units; each step adds a hundredth of a percent.
     added = Counter(math.floor(each * 10_000 / PLACES) for each in rolled_out)
     share = 1 / 10_000
     assert len(added) > 9_990
@@ -89,13 +89,13 @@ def test_two_flags_are_independent(rolled_out: list[int]) -> None:
     assert abs(both - 0.25) < four_sigma(0.25)
 
 
-def test_the_rollout_says_nothing_about_the_variant(rolled_out: list[int]) -> None:
+def test_rollout_and_variant_are_independent(rolled_out: list[int]) -> None:
     weighted = ((prefix(SEED, "variant:a"), 1.0), (prefix(SEED, "variant:b"), 1.0))
     chosen = [drawn(weighted, unit) for unit, at in zip(UNITS[:200_000], rolled_out, strict=False) if at < PLACES // 10]
     assert abs(sum(chosen) / len(chosen) - 0.5) < four_sigma(0.5, len(chosen))
 
 
-def test_a_rename_moves_nobody() -> None:
+def test_rename_keeps_every_bucket() -> None:
     one, two = snapshot(old={"rollout_percent": 30}), snapshot(new={"rollout_percent": 30})
     for number in range(2000):
         assert one.is_on("old", a_user(f"u{number}")) == two.is_on("new", a_user(f"u{number}"))
@@ -127,14 +127,14 @@ def test_a_growing_rollout_moves_no_variant() -> None:
     assert {a for a, _ in moved} == {"off"}
 
 
-def test_more_weight_for_one_moves_users_only_to_it() -> None:
+def test_growing_weight_moves_users_only_to_that_variant() -> None:
     before, after = shown(variants=variants(a=1, b=1, c=1)), shown(variants=variants(a=1, b=2, c=1))
     assert {b for a, b in zip(before, after, strict=True) if a != b} == {"b"}
     reordered = shown(variants=variants(c=10, a=10, b=10))
     assert reordered == before
 
 
-def test_who_is_listed_gets_the_variant_they_would_be_drawn() -> None:
+def test_listed_user_gets_the_usual_variant() -> None:
     chosen = variants(a=1, b=1)
     for number in range(200):
         context = a_user(f"u{number}")
@@ -144,7 +144,7 @@ def test_who_is_listed_gets_the_variant_they_would_be_drawn() -> None:
 
 @settings(max_examples=50)
 @given(key=st.text(min_size=1, max_size=20))
-def test_all_at_once_is_one_by_one(key: str) -> None:
+def test_bulk_evaluation_equals_single_evaluations(key: str) -> None:
     flags = snapshot(
         half={"rollout_percent": 50},
         tiers={"target_tiers": ["FREE"], "rollout_percent": 50, "seed": OTHER_SEED},

@@ -1,4 +1,4 @@
-"""GrowthBook's condition syntax: what each operator means, what coerces, and what is an error rather than an answer."""
+"""GrowthBook's condition syntax: operators, coercion and errors."""
 
 import gc
 import sys
@@ -91,15 +91,15 @@ HOLDS: list[dict[str, Any]] = [
     # Dates are texts, and sort as such.
     {"since": {"$gt": "2026-01-31T00:00:00.000Z", "$lt": "2026-02-10T00:00:00.000Z"}},
     {"since": {"$gte": "2026-02-03T04:05:06.000Z", "$lte": "2026-02-03T04:05:06.000Z"}},
-    # Of versions every part that is a number counts as one; a pre-release comes before its release.
+    # Numeric parts of versions compare as numbers; a pre-release is lower than its release.
     {"version": {"$vgt": "2.9", "$vlt": "2.10.21"}},
     {"rc": {"$vlt": "1.4.0", "$vgt": "1.3.99", "$veq": "1.4.0-rc.2"}},
     {"rc": {"$vgt": "1.4.0-rc.1", "$vlt": "1.4.0-rc.10"}},
     {"rc": {"$vgt": "1.4.0-beta.9", "$vne": "1.4.0-rc.2.1"}},
     {"build": {"$veq": "3.0.0", "$vgte": "v3.0.0+other", "$vlte": "3.0.0"}},
     {"age": {"$vgt": "9"}},
-    {"version": {"$vgt": "2.10.3.1"}},  # whatever follows three numbers is a pre-release
-    # A list matches $in and $nin by what it has in common.
+    {"version": {"$vgt": "2.10.3.1"}},  # any suffix of three numbers is a pre-release
+    # A list matches $in and $nin by its intersection.
     {"numbers": {"$in": [7, 20]}, "tags": {"$nin": ["us", "jp"]}},
     {"numbers": {"$nin": []}, "none": {"$nin": ["eu"]}},
     {"tags": {"$ini": ["US", "EU"]}, "numbers": {"$ini": [5, "X"]}},
@@ -304,14 +304,14 @@ def test_group_is_dropped_with_its_last_flag() -> None:
 
 
 @pytest.mark.parametrize("condition", HOLDS, ids=str)
-def test_it_holds(condition: dict[str, Any]) -> None:
+def test_condition_matches(condition: dict[str, Any]) -> None:
     assert compile_condition(condition)(ANNA) is True
     assert compile_condition({"$not": condition})(ANNA) is False
     assert holds_by_checks(condition, ANNA) is True
 
 
 @pytest.mark.parametrize("condition", FAILS, ids=str)
-def test_it_does_not_hold(condition: dict[str, Any]) -> None:
+def test_condition_does_not_match(condition: dict[str, Any]) -> None:
     assert compile_condition(condition)(ANNA) is False
     assert compile_condition({"$not": condition})(ANNA) is True
     assert holds_by_checks(condition, ANNA) is False
@@ -334,7 +334,7 @@ def holds_by_checks(condition: Any, attributes: dict[str, Any]) -> bool:
     operand=st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "1", "-1.0"]),
     wrapped=st.booleans(),
 )
-def test_a_check_is_the_condition_it_stands_for(value: Any, operand: Any, wrapped: bool) -> None:
+def test_compiled_check_equals_its_condition(value: Any, operand: Any, wrapped: bool) -> None:
     sent = {"a": [value] if wrapped else value}
     conditions = [{"a": operand}, {"a": {"$in": [operand, 2]}}, {"a": operand, "b": None, "a.0": {"$ne": 5}}]
     conditions += [{"a": {name: operand}} for name in ("$gt", "$gte", "$lt", "$lte")]
@@ -371,7 +371,7 @@ JSON = st.recursive(
 
 
 @given(value=JSON, operand=st.integers() | st.floats(allow_nan=False) | st.text())
-def test_any_value_meets_any_comparison_without_an_exception(value: Any, operand: Any) -> None:
+def test_any_value_compares_without_an_exception(value: Any, operand: Any) -> None:
     for operator in ("$gt", "$gte", "$lt", "$lte", "$veq", "$vne", "$vgt", "$vgte", "$vlt", "$vlte", "$eq", "$ne"):
         assert compile_condition({"a": {operator: operand}})({"a": value}) in {True, False}
 

@@ -1,4 +1,4 @@
-"""In which order a flag decides, with which reason, and that one flag never disturbs another."""
+"""Evaluation order and reasons; a failing flag affects itself only."""
 
 import gc
 import json
@@ -38,7 +38,7 @@ def test_the_first_decisive_step_wins(first: int) -> None:
     assert (found.on, found.value, found.variant, found.rule, found.reason) == (False, False, "off", rule, reason)
 
 
-def test_when_every_step_agrees_it_is_on() -> None:
+def test_flag_is_on_when_every_step_agrees() -> None:
     columns = {name: value for _, _, yes, _ in STEPS for name, value in yes.items()}
     found = snapshot(flag=columns, **OTHERS).evaluate("flag", a_user(a=1, tier="FREE"))
     assert (found.on, found.value, found.variant, found.reason) == (True, True, "on", "TARGETING_MATCH")
@@ -76,7 +76,7 @@ def test_an_unknown_flag_is_not_found() -> None:
     assert (found.on, found.error_code, found.key) == (False, "FLAG_NOT_FOUND", "nowhere")
 
 
-def test_a_tier_nobody_knows_is_in_no_list() -> None:
+def test_unknown_tier_is_in_no_list() -> None:
     assert not evaluate(a_user(), target_tiers=["FREE"]).on
     assert evaluate(a_user()).on
 
@@ -240,7 +240,7 @@ def test_numbers_of_an_experiment_are_all_floats_if_one_is() -> None:
     assert b'"value":2,' in evaluate(variants=whole).json
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_identities_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.flags.snapshot.REMEMBERED_BYTES", 1000)
     flags = snapshot(a={})
     made = []
@@ -260,7 +260,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 # Who
 
 
-def test_attack_a_client_says_who_it_is() -> None:
+def test_attack_client_claims_an_identity() -> None:
     lies = {
         "targetingKey": USER,
         "user_id": USER,
@@ -283,8 +283,8 @@ def test_attack_a_client_says_who_it_is() -> None:
     assert evaluate(Context(lies), target_tiers=["ENTERPRISE"], conditions={"email": "boss@strive.test"}).on
 
 
-def test_a_snapshot_nobody_holds_is_gone_without_a_collector() -> None:
-    """Loading keeps snapshots from the collector: one that referred to itself would stay for ever."""
+def test_unused_snapshot_is_freed_without_garbage_collection() -> None:
+    """Snapshots are frozen for the garbage collector: a cyclic one would never be freed."""
     names = ["$in", "$nin", "$ini", "$all", "$alli"]
     conditions = [
         *({"a": {name: ["x"]}} for name in names),

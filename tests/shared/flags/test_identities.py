@@ -24,7 +24,7 @@ ANNA = ("claims of anna", b"")
 
 
 class Users:
-    """The database, as far as identities need it."""
+    """A fake source of identities."""
 
     def __init__(self) -> None:
         self.tier = "FREE"
@@ -67,7 +67,7 @@ def run(test: Callable[[Users, Identities], Awaitable[None]]) -> None:
 
 
 def at_once(get: Coroutine[Any, Any, Identity]) -> Identity:
-    """The result of a coroutine that waits for nothing."""
+    """The result of a coroutine that does not wait."""
     with pytest.raises(StopIteration) as ended:
         get.send(None)
     identity: Identity = ended.value.value

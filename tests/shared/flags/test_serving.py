@@ -102,7 +102,7 @@ def run(test: Callable[[Source, Flags], Awaitable[None]]) -> None:
 
 
 def at_once(current: Coroutine[Any, Any, tuple[Snapshot, bool]]) -> tuple[Snapshot, bool]:
-    """The result of a coroutine that waits for nothing."""
+    """The result of a coroutine that does not wait."""
     with pytest.raises(StopIteration) as ended:
         current.send(None)
     result: tuple[Snapshot, bool] = ended.value.value
@@ -202,7 +202,7 @@ def test_hung_database_lets_no_request_wait(clock: Clock) -> None:
         await flags.current()
         source.hang()
         clock.now += FRESH_SECONDS
-        await flags.current()  # the first request after a pause cannot know yet, and waits a moment
+        await flags.current()  # the first request after a pause waits for the version check
         for _ in range(20):
             clock.now += 0.5
             snapshot, stale = at_once(flags.current())
@@ -400,7 +400,7 @@ def test_interrupted_load_changes_nothing(clock: Clock) -> None:
 
 
 def test_ten_thousand_flags_load_in_short_turns(clock: Clock) -> None:
-    """In processor time, so that other work on the machine does not count."""
+    """Measured in CPU time, so that other load does not count."""
 
     async def test(source: Source, flags: Flags) -> None:
         source.flags = {f"flag-{number:05}": (1, USUAL) for number in range(10_000)}

@@ -9,6 +9,6 @@ class NoInput(RequestModel):
 
 
 @function("user", "publishable")
-async def for_anybody(call: Call[NoInput]) -> Result[dict[str, Any]]:
+async def for_anyone(call: Call[NoInput]) -> Result[dict[str, Any]]:
     """Say who calls, signed in or not."""
     return await call.run("public.who_calls", call.body)
