@@ -1,7 +1,7 @@
 """What the first screen and metrics cost: `python -m bench.dashboard`.
 
 The screen is set against the same reads as plain statements of the same caller, one after the other in one transaction;
-a metric against handwritten SQL for one organisation, without policies.
+a metric against handwritten SQL for one organization, without policies.
 """
 
 import json
@@ -42,7 +42,7 @@ METRICS: dict[str, tuple[dict[str, Any], str]] = {
 }
 CLOSED = "actual_close_date > now() - interval '60 d' and actual_close_date <= now()"
 DAYS_30 = "created_at > now() - interval '60 d' and created_at <= now()"
-# Rows a client reads for the first screen of a new organisation.
+# Rows a client reads for the first screen of a new organization.
 SCREEN = [
     "select * from public.user_dashboards where user_id = auth.uid()",
     "select * from public.organizations",

@@ -34,8 +34,8 @@ LEADS, ORDERS, MILESTONES_EACH, DEALS, TEMPLATES = 500_000, 200_000, 5, 100_000,
 FEEDS = (100_000, 1_000_000, 3_000_000)
 PUBLIC_PERCENT = 20
 
-# An organisation by its number; numbers are drawn by zipf, so that the first has 9 % of all rows and most nearly none.
-# Ids of organisations look random: searches use their prefix.
+# An organization by its number; numbers are drawn by zipf, so that the first has 9 % of all rows and most nearly none.
+# Ids of organizations look random: searches use their prefix.
 ORG = "md5('organisation ' || {})::uuid"
 USER = "('00000000-0000-4000-9000-' || lpad(to_hex({}), 12, '0'))::uuid"
 # In ascending order, which fills the primary key index much faster.
@@ -50,7 +50,7 @@ def organization(number: int) -> str:
 
 TENANT, MEMBER = organization(1), USER_ID.format(1)
 
-# The first organisation and its first people are created as usual, with their default rows.
+# The first organization and its first people are created as usual, with their default rows.
 WORLD = f"""
     set session_replication_role = origin;
     insert into public.organizations (id, name, slug, subscription_tier)
@@ -230,8 +230,8 @@ def people() -> Iterator[Named]:
         yield first, last, email, f"({int(201 + roll() * 788)}) 555-{int(roll() * 10_000):04}", f"{drawn(words)} Homes"
 
 
-def _organisations() -> Iterator[int]:
-    """Organisations of leads: one in ten leads is of the first organisation, the others are random."""
+def _organizations() -> Iterator[int]:
+    """Organizations of leads: one in ten leads is of the first organization, the others are random."""
     dice = random.Random(8)
     for number in range(LEADS):
         yield 1 if number % 10 == 0 else 1 + int((ORGANIZATIONS - 1) ** dice.random())

@@ -18,7 +18,7 @@ from bench.side_by_side import enter, processor
 from local.postgres import Cluster
 
 REPEATS, ROUNDS = 40, 9
-# The callers: from the largest organisation to one that has 50 feed entries among the first 100 k.
+# The callers: from the largest organization to one that has 50 feed entries among the first 100 k.
 CALLERS = sorted({round(250 ** (n / 8)) for n in range(9)})
 Samples = dict[str, list[float]]
 

@@ -1,6 +1,6 @@
 """How long a search among 100,000 templates of 2,000 organizations takes: `python -m bench.templates`.
 
-The reference is handwritten SQL for the same search in one organisation, without row level security.
+The reference is handwritten SQL for the same search in one organization, without row level security.
 """
 
 import json

@@ -65,7 +65,7 @@ class Account:
         self.http.headers["authorization"] = f"Bearer {answer['access_token']}"
 
     def found(self, stack: Stack, tier: str) -> None:
-        """A new organisation with a few rows."""
+        """A new organization with a few rows."""
         with stack.cluster.connect() as connection:
             row = connection.execute(
                 "with o as (insert into public.organizations (name, slug, subscription_tier) values (%s, %s, %s)"

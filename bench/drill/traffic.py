@@ -46,7 +46,7 @@ class Book:
     entries: dict[str, bool] = field(default_factory=dict)
     leads: dict[str, bool] = field(default_factory=dict)
     orders: dict[str, bool] = field(default_factory=dict)
-    # Customers that paid at Stripe, and the organisation of the response.
+    # Customers that paid at Stripe, and the organization of the response.
     customers: dict[str, str | None] = field(default_factory=dict)
 
 
@@ -120,7 +120,7 @@ def sign_in(client: Client) -> None:
 
 
 def read(client: Client) -> None:
-    """Reads, which never return rows of another organisation."""
+    """Reads, which never return rows of another organization."""
     answer = client.insist("read", "GET", "/rest/v1/leads?select=id,organization_id&order=created_at.desc&limit=20")
     if answer is not None:
         found = {row["organization_id"] for row in answer.json()}
@@ -174,7 +174,7 @@ def like(client: Client) -> None:
 
 
 def onboard(client: Client) -> None:
-    """A new customer, from a name to a paid organisation; each step is retried until it succeeds."""
+    """A new customer, from a name to a paid organization; each step is retried until it succeeds."""
     new = Client(client.values, f"{uuid4()}@drill.test", client.book, client.over)
     made = new.insist("onboarding", "POST", "/functions/v1/create-onboarding-session", json={})
     if made is None:

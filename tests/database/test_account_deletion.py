@@ -1,4 +1,4 @@
-"""A deleted account leaves no personal data, and its work stays with the organisations."""
+"""A deleted account leaves no personal data, and its work stays with the organizations."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The caller, the current organisation, and the rights that follow."""
+"""The caller, the current organization, and the rights that follow."""
 
 import psycopg
 import pytest

@@ -307,7 +307,7 @@ def test_attack_read_another_tenant_through_a_metric(database: Database) -> None
             assert evaluate(cursor, **LEADS, where=clause) == {"value": 0}
         with refused(cursor, "PT404", "no such metric"):
             call(cursor, "metric_value", metric_id=row["id"])
-        # Calling the inner function with another organisation keeps the rights of the caller.
+        # Calling the inner function with another organization keeps the rights of the caller.
         cursor.execute("select private.evaluate(%s, %s) as answer", [json.dumps(LEADS), GLOBEX])
         assert one(cursor)["answer"] == {"value": 0}
         for person in ("outsider", "removed", "globex_owner"):

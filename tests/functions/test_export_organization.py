@@ -1,4 +1,4 @@
-"""export-organization and its restore: complete for every table, and readable by authorised people only."""
+"""export-organization and its restore: complete for every table, and readable by authorized people only."""
 
 import csv
 import hashlib
@@ -25,7 +25,7 @@ from tests.support.serving import Serving, environment, serving
 from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, claims_of
 
 EXPORT = "/functions/v1/export-organization"
-# Tables without rows of an organisation, with the reason. A new table is either exported or listed here.
+# Tables without rows of an organization, with the reason. A new table is either exported or listed here.
 OF_THE_PLATFORM = {
     "public": "admin_action_logs ai_tools feature_flag_exposures feature_flag_group_members feature_flag_groups"
     " feature_flags plans platform_metrics refunds_due platform_revenue"
@@ -147,7 +147,7 @@ def rows_of(connection: Connection, organization: object) -> dict[str, list[str]
     }
 
 
-def test_restored_organisation_has_every_row(exporting: Exporting, fresh_database: Database, tmp_path: Path) -> None:
+def test_restored_organization_has_every_row(exporting: Exporting, fresh_database: Database, tmp_path: Path) -> None:
     export = ok(exporting.request("super_admin"))
     manifest = exporting.fetched(export, tmp_path / "export")
     with exporting.database.connect() as connection:
@@ -157,7 +157,7 @@ def test_restored_organisation_has_every_row(exporting: Exporting, fresh_databas
         name for name, rows in before.items() if not rows
     } == FROM_STRIPE  # a table without rows would prove nothing
     assert sum(kept.values()) + len(PEOPLE) >= sum(table["rows"] for table in manifest["tables"]) - 50
-    # Another database, without the organisation and its people.
+    # Another database, without the organization and its people.
     with fresh_database.connect() as connection:
         connection.execute("delete from public.organizations where id = %s", [ACME])
         connection.execute("delete from auth.users where id = any (%s)", [[PEOPLE["member"], PEOPLE["viewer"]]])
@@ -279,7 +279,7 @@ def log(exporting: Exporting, person: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("person", ["admin", "member", "globex_owner", "outsider", "suspended", "removed"])
-def test_attack_export_an_organisation_one_does_not_own(exporting: Exporting, person: str) -> None:
+def test_attack_export_an_organization_one_does_not_own(exporting: Exporting, person: str) -> None:
     refused(exporting.request(person), 403, "42501")
     assert log(exporting, person) == [("Refused or failed", False)]
 
@@ -296,12 +296,12 @@ def test_attack_export_an_organization_by_impersonation(exporting: Exporting) ->
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", f"{ACME}/../{GLOBEX}", f"{ACME}%2f..", "", "*"])
-def test_attack_path_traversal_in_the_name_of_an_organisation(exporting: Exporting, name: str) -> None:
+def test_attack_path_traversal_in_the_name_of_an_organization(exporting: Exporting, name: str) -> None:
     refused(exporting.request("super_admin", name), 422, "invalid_body")
     refused(exporting.request("super_admin", ACME, format=name), 422, "invalid_body")
 
 
-def test_attack_read_the_exports_of_another_organisation(exporting: Exporting) -> None:
+def test_attack_read_the_exports_of_another_organization(exporting: Exporting) -> None:
     complete = ok(exporting.request("super_admin"))
     own = ok(exporting.request("owner"))
     with exporting.database.connect() as connection:

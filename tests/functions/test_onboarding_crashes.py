@@ -81,7 +81,7 @@ def end_backends(stripe: Shop) -> None:
 
 
 def completes(stripe: Shop, customer: Customer) -> None:
-    """After a retry there is one subscription, one payment and one organisation."""
+    """After a retry there is one subscription, one payment and one organization."""
     stripe.paid(customer)
     assert customer.done("complete")["is_completed"]
     assert stripe.made() == ONE

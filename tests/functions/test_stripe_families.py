@@ -195,7 +195,7 @@ def test_delayed_checkout_payment_links_the_customer_when_paid(stripe: Serving, 
     ids=lambda fields: "-".join(map(str, fields.values()))[:30],
 )
 def test_attack_checkout_links_a_foreign_customer(stripe: Serving, unsold: Connection, fields: Row) -> None:
-    """Through a payment link, for an organisation with a customer, or without a purchase."""
+    """Through a payment link, for an organization with a customer, or without a purchase."""
     sent = event("checkout.session.completed", checkout(**fields))
     assert deliver(stripe, sent) == ["PARKED"]
     assert (customer_of(unsold), customer_of(unsold, GLOBEX)) == ("cus_acme", None)

@@ -50,7 +50,7 @@ def stripe(tmp_path_factory: pytest.TempPathFactory, database: Database, databas
 
 @pytest.fixture(autouse=True)
 def forgotten(database: Database) -> Iterator[None]:
-    """Each test begins with organisations without a plan."""
+    """Each test begins with organizations without a plan."""
     yield
     forget(database)
 

@@ -1,4 +1,4 @@
-"""A subscription over time at Stripe: the plan of the organisation and the notices to its owners."""
+"""A subscription over time at Stripe: the plan of the organization and the notices to its owners."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -448,7 +448,7 @@ def test_a_way_into_storage_through_another_service_is_no_way(api: Api, bucket: 
 
 
 def bare(api: Api, method: str, target: bytes, key: str) -> tuple[int, bytes]:
-    """Sent raw: an HTTP client would normalise the path first."""
+    """Sent raw: an HTTP client would normalize the path first."""
     address = httpx.URL(api.url)
     with socket.create_connection((address.host, address.port)) as connection:
         head = b"%s %s HTTP/1.1\r\nhost: x\r\napikey: %s\r\n" % (method.encode(), target, key.encode())

@@ -1,4 +1,4 @@
-"""Functions with the Stripe webhook, for two organisations that are customers without a plan."""
+"""Functions with the Stripe webhook, for two organizations that are customers without a plan."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The people and organisations of every database test, with fixed ids."""
+"""The people and organizations of every database test, with fixed ids."""
 
 import json
 from collections.abc import Iterator
