@@ -132,6 +132,24 @@ async def refresh_platform_metrics(call: Call[MetricDays], name: str) -> Result[
     return await run_here(call, name, work)
 
 
+@job(
+    "Several at once, for up to 45 seconds. An e-mail that the server refuses for now is tried again after 30 seconds, "
+    "then less and less often, for a day. Without `SMTP_URL` the e-mails stay in the outbox.",
+)
+async def send_emails(call: Call[NoInput], name: str) -> Result[JobRun]:
+    async def work(connection: Connection) -> dict[str, int] | None:
+        settings = call.settings
+        if settings.smtp is None or settings.mail_from is None:
+            return None
+        from shared.mail.message import Sender  # noqa: PLC0415 - no other function needs the templates
+        from shared.mail.outbox import Outbox  # noqa: PLC0415 - as above
+
+        sender = Sender(*settings.mail_from, settings.app_url, settings.functions_url)
+        return await Outbox(connection, settings.smtp, sender).send()
+
+    return await run_here(call, name, work)
+
+
 def load(name: str) -> Function:
     found = globals().get(name)
     return found if isinstance(found, Function) else database_job(name)

@@ -32,6 +32,7 @@ SERVICES = ("stripe", "postgrest", "api", "functions", "jobs")
 HEALTH = {"stripe": "/", "postgrest": "/", "api": "/health", "functions": "/healthz"}
 # Used with STRIPE_SECRET_KEY of a real account, instead of the double.
 STRIPE_API = "https://api.stripe.com"
+MAIL_FROM = "Strive <no-reply@strive.test>"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Ports:
     database: int
     functions: int
     stripe: int = 0  # 0: a real account is used, so no double runs
+    smtp: int = 0  # the API takes the product's e-mails there and shows them at /mail
     postgrest: int = 0  # 0: the API answers /rest/v1 itself, without POSTGREST_BIN
 
 
@@ -285,7 +287,7 @@ class Stack:
 
     def _start_service(self, service: str) -> None:
         words, environment = self.command(service)
-        withheld = ("SUPABASE_", "STRIPE_") if "stripe" in self.services else ("SUPABASE_",)
+        withheld = ("SUPABASE_", "SMTP_", "MAIL_", *(["STRIPE_"] if "stripe" in self.services else []))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(withheld)}
         process = launch(words, log=self.log(service), cwd=ROOT, env=inherited | environment)
         state = self._state()
@@ -323,6 +325,7 @@ class Stack:
                 "STORAGE_DIR": str(self.workdir / "storage"),
                 **({"STRIPE_URL": stripe["STRIPE_API_BASE"]} if stripe else {}),
                 **({"POSTGREST_URL": f"http://127.0.0.1:{ports.postgrest}"} if ports.postgrest else {}),
+                **({"SMTP_PORT": str(ports.smtp)} if ports.smtp else {}),
                 **api_environment(),
             }
         return [sys.executable, "-m", "functions"], {
@@ -335,6 +338,7 @@ class Stack:
             "SUPABASE_SIGNING_KEY": json.dumps(keys.jwk),
             "SUPABASE_DB_URL": self.database_url("strive_functions"),
             "RETURN_ORIGINS": return_origins(),
+            **({"SMTP_URL": f"smtp://127.0.0.1:{ports.smtp}", "MAIL_FROM": MAIL_FROM} if ports.smtp else {}),
             **stripe,
         }
 
@@ -371,7 +375,7 @@ class Stack:
         flags = {"api": "--api-port", "database": "--db-port"}
         chosen = {name: free_port() if port == 0 else _own_port(port, flags[name]) for name, port in wanted.items()}
         # A restart keeps these ports while they are free: open pages and links stay valid.
-        inner = ["functions"]
+        inner = ["functions", "smtp"]
         inner += [] if os.environ.get("STRIPE_SECRET_KEY") else ["stripe"]
         inner += ["postgrest"] if os.environ.get("POSTGREST_BIN") else []
         for name in inner:

@@ -4,10 +4,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import parseaddr
 from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from shared.schema import Environment
 
@@ -25,6 +26,15 @@ KEY_CHARACTERS = 24
 class SettingsError(Exception):
     def __init__(self, variable: str, found: str, expected: str) -> None:
         super().__init__(f"{variable}: found {found}; expected {expected}.")
+
+
+@dataclass(frozen=True)
+class SmtpServer:
+    host: str
+    port: int
+    implicit_tls: bool
+    user: str | None
+    password: str | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,11 @@ class Settings:
     stripe_promotion_codes: bool
     stripe_automatic_tax: bool
     return_origins: tuple[str, ...]
+    smtp: SmtpServer | None
+    mail_from: tuple[str, str] | None
+    mail_webhook_secrets: tuple[str, ...] = field(repr=False)
+    app_url: str | None
+    functions_url: str
     trusted_proxies: TrustedProxies
     telemetry: bool
 
@@ -88,6 +103,13 @@ class Settings:
         # With keys in the environment, newer ones are fetched only from an address in the environment.
         usual = None if keys else f"{url}/auth/v1/.well-known/jwks.json"
         jwks_url = optional("SUPABASE_JWKS_URL", _web_address, usual, "an http(s) address")
+        no_origins: tuple[str, ...] = ()
+        return_origins = optional(
+            "RETURN_ORIGINS", _origins, no_origins, "origins separated by commas, e.g. https://app.example.com"
+        )
+        app_url = optional("APP_URL", _origin, None, "the app's address, e.g. https://app.example.com")
+        if environment.get("SMTP_URL", "").strip() and not environment.get("MAIL_FROM", "").strip():
+            raise SettingsError("MAIL_FROM", "nothing", "the address that e-mails are sent from, since SMTP_URL is set")
         return cls(
             url=url,
             jwks_url=jwks_url,
@@ -121,8 +143,15 @@ class Settings:
             stripe_api_base=optional("STRIPE_API_BASE", _origin, "https://api.stripe.com", "an http(s) address"),
             stripe_promotion_codes=optional("STRIPE_PROMOTION_CODES", _switch, False, "true or false"),
             stripe_automatic_tax=optional("STRIPE_AUTOMATIC_TAX", _switch, False, "true or false"),
-            return_origins=optional(
-                "RETURN_ORIGINS", _origins, (), "origins separated by commas, e.g. https://app.example.com"
+            return_origins=return_origins,
+            smtp=optional("SMTP_URL", _smtp_server, None, "smtp://<user>:<password>@<host>:587 or smtps://…:465"),
+            mail_from=optional("MAIL_FROM", _mail_from, None, "an address, e.g. Strive <no-reply@example.com>"),
+            mail_webhook_secrets=optional(
+                "MAIL_WEBHOOK_SECRETS", _webhook_secrets, (), "secrets that begin with whsec_, separated by commas"
+            ),
+            app_url=app_url or (return_origins[0] if return_origins else None),
+            functions_url=optional("FUNCTIONS_URL", _web_address, f"{url}/functions/v1", "an http(s) address").rstrip(
+                "/"
             ),
             trusted_proxies=optional(
                 "TRUSTED_PROXIES",
@@ -184,6 +213,24 @@ def _web_address(text: str) -> str:
     if address.scheme not in {"http", "https"} or not address.hostname or address.username:
         raise ValueError(repr(text))
     return text
+
+
+def _smtp_server(text: str) -> SmtpServer:
+    address = urlsplit(text)
+    if address.scheme not in {"smtp", "smtps"}:
+        raise ValueError(f"the scheme {address.scheme!r}" if address.scheme else "no scheme")
+    if not address.hostname or address.path not in {"", "/"}:
+        raise ValueError("a path in it" if address.hostname else "no host in it")
+    implicit_tls = address.scheme == "smtps"
+    user, password = (unquote(part) if part else None for part in (address.username, address.password))
+    return SmtpServer(address.hostname, address.port or (465 if implicit_tls else 587), implicit_tls, user, password)
+
+
+def _mail_from(text: str) -> tuple[str, str]:
+    name, address = parseaddr(text)
+    if not re.fullmatch(r"[^@\s<>]+@[^@\s<>]+\.[^@\s<>]+|[^@\s<>]+@localhost", address):
+        raise ValueError(repr(text))
+    return name or "Strive", address
 
 
 def _database_url(text: str) -> str:

@@ -223,3 +223,7 @@ begin
 end $$;
 
 drop table demo_people;
+
+-- The demo data is no news to anybody.
+delete from private.emails;
+delete from public.notifications where kind <> 'organization.message.sent';

@@ -148,7 +148,8 @@ def test_every_schema_chapter_is_documented() -> None:
 def test_every_setting_is_documented() -> None:
     document = (DOCS / "deployment.md").read_text()
     read = re.findall(
-        r'"((?:SUPABASE|STRIPE|DATABASE|OTEL_EXPORTER)_[A-Z_]+)"', (ROOT / "shared/settings.py").read_text()
+        r'"((?:SUPABASE|STRIPE|DATABASE|OTEL_EXPORTER|SMTP|MAIL|APP|FUNCTIONS)_[A-Z_]+)"',
+        (ROOT / "shared/settings.py").read_text(),
     )
     assert len(read) > 8
     for name in read:
@@ -196,6 +197,9 @@ def test_every_warning_and_error_log_line_is_documented() -> None:
     assert {text for text in logged if f"`{text}`" not in document} == set()
 
 
+WEEKDAYS = {"": "*", "Mondays": "1"}
+
+
 def crontab(when: str) -> str:
     if when == "every minute":
         return "* * * * *"
@@ -203,5 +207,6 @@ def crontab(when: str) -> str:
         return f"*/{often[1]} * * * *"
     if hourly := re.fullmatch(r"at minute (\d+)( of every hour)?", when):
         return f"{hourly[1]} * * * *"
-    hour, minute = when.removeprefix("at ").split(":")
-    return f"{minute} {hour} * * *"
+    time, _, day = when.removeprefix("at ").partition(" on ")
+    hour, minute = map(int, time.split(":"))
+    return f"{minute} {hour} * * {WEEKDAYS[day]}"

@@ -13,7 +13,7 @@ import psycopg
 from starlette.requests import Request
 from starlette.responses import Response
 
-from local.api.auth.mail import Mail
+from local.api.auth.mail import Mail, Message
 from local.api.database import Database
 from local.api.errors import ApiError, DatabaseUnavailable
 from local.api.functions import Functions
@@ -59,7 +59,7 @@ class Landing:
     async def respond_mail(self, _request: Request) -> Response:
         messages = [
             f"<article><h2>{escape(each.subject)}</h2><p>to <b>{escape(each.to)}</b> at {escape(each.at)}</p>"
-            f'<p>Code <code>{escape(each.code)}</code> · <a href="{escape(each.link)}">open the link</a></p></article>'
+            f"{_codes(each)}{_rendered(each)}</article>"
             for each in self._mail.box
         ]
         nothing = '<p class="none">Nothing has been mailed since the API started.</p>'
@@ -86,6 +86,21 @@ class Landing:
                 return [row["email"] for row in await query(ACCOUNTS)]
         except (DatabaseUnavailable, psycopg.Error):
             return None
+
+
+def _codes(message: Message) -> str:
+    if not message.code:
+        return ""
+    code, link = escape(message.code), escape(message.link)
+    return f'<p>Code <code>{code}</code> · <a href="{link}">open the link</a></p>'
+
+
+def _rendered(message: Message) -> str:
+    """As a mail program shows it: without scripts, links open in another tab."""
+    if not message.page:
+        return ""
+    page = escape(message.page.replace("<head>", '<head><base target="_blank">', 1))
+    return f'<iframe sandbox="allow-popups" title="The e-mail" srcdoc="{page}"></iframe>'
 
 
 def _page(file: str, values: dict[str, str]) -> Response:

@@ -21,6 +21,7 @@ from local.api.errors import ApiError, DatabaseUnavailable, gateway_error, not_s
 from local.api.functions import Functions
 from local.api.http import CROSS_ORIGIN, error_response, is_preflight, json_response, preflight, raw_path
 from local.api.landing import Landing
+from local.api.mailbox import Mailbox
 from local.api.realtime.service import Realtime
 from local.api.rest.app import Rest
 from local.api.settings import Settings
@@ -59,6 +60,7 @@ class Gateway:
             "rest": (self._respond_rest, lambda _: None),
             "storage": (storage.respond, storage.failure),
         }
+        self._mailbox = Mailbox(auth.mail, settings.smtp_port)
         landing = Landing(self._database, auth.mail, self._functions, settings)
         self._pages: dict[str, Respond] = {
             "/": landing.respond,
@@ -69,8 +71,10 @@ class Gateway:
     async def open(self) -> None:
         await self._database.check()
         await self._rest.open()
+        await self._mailbox.open()
 
     async def close(self) -> None:
+        self._mailbox.close()
         self._functions.close()
         await self._realtime.close()
         await self._rest.close()

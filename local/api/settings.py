@@ -48,6 +48,7 @@ class Settings:
     functions_url: str | None
     postgrest_url: str | None
     stripe_url: str | None
+    smtp_port: int | None
     storage_directory: Path
     file_size_limit: int
     rest: RestSettings
@@ -120,6 +121,7 @@ def read_settings(values: Mapping[str, str]) -> Settings:
         functions_url=environment.url("FUNCTIONS_URL"),
         postgrest_url=environment.url("POSTGREST_URL"),
         stripe_url=environment.url("STRIPE_URL"),
+        smtp_port=environment.number("SMTP_PORT", 0) or None,
         storage_directory=Path(environment.required("STORAGE_DIR")),
         file_size_limit=environment.size("STORAGE_FILE_SIZE_LIMIT", "50MiB"),
         rest=read_rest_settings(values, hosted=True),

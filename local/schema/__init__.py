@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from local import ROOT
-from local.schema import catalog, diagram, python, reference
+from local.schema import catalog, diagram, mails, python, reference
 
 
 def files(connection: catalog.Connection) -> dict[Path, str]:
@@ -19,4 +19,5 @@ def files(connection: catalog.Connection) -> dict[Path, str]:
     for page, text in reference.pages(connection).items():
         made[ROOT / "docs/reference" / page] = text
     made[ROOT / "shared/app/reference/catalog.json"] = reference.catalog(connection)
+    made |= mails.files()
     return made

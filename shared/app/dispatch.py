@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from shared.telemetry import Telemetry
 
 
+HTML, FORM = b"text/html; charset=utf-8", b"application/x-www-form-urlencoded"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     method: str
@@ -58,17 +61,23 @@ class Services:
 
 async def admit(services: Services, function: Function, request: Request) -> Caller:
     """The caller, from the headers alone: without the right credentials no body is read."""
-    if request.method != "POST":
-        raise wrong_method("POST, OPTIONS")
+    if request.method != "POST" and not (function.page and request.method in {"GET", "HEAD"}):
+        raise wrong_method("GET, HEAD, POST, OPTIONS" if function.page else "POST, OPTIONS")
     check_headers(request.headers)
-    check_content(request.headers, function.upload or "application/json")
+    if request.method == "POST" and not _is_form(function, request):
+        check_content(request.headers, function.upload or "application/json")
     return WEBHOOK if function.signature else await services.credentials.identify(request.headers, function.auth)
 
 
 async def run(services: Services, function: Function, request: Request, caller: Caller) -> Response:
     if function.upload:
         return await _run_upload(services, function, request, caller)
+    if function.page and request.method != "POST":
+        return Response(200, function.page(False), content_type=HTML)
     body = await read_body(request.receive, function.body_bytes)
+    if is_form := _is_form(function, request):
+        fields = parse_qsl(f"{request.query.decode('latin-1')}&{body.decode('latin-1')}", keep_blank_values=True)
+        body = json.dumps(dict(fields)).encode()
     if function.signature:
         function.signature(services.settings, request.headers, body)
     # Once the body has arrived: a slow client occupies no turn.
@@ -86,9 +95,15 @@ async def run(services: Services, function: Function, request: Request, caller: 
             services.stripe,
         )
         result = await function.handler(call)
+    if function.page and is_form:
+        return Response(200, function.page(True), content_type=HTML)
     headers = {"idempotency-replayed": "true", **result.headers} if result.replayed else result.headers
     content = result.json if isinstance(result.json, bytes) else result.json.encode()
     return Response(result.status or function.status, content, headers)
+
+
+def _is_form(function: Function, request: Request) -> bool:
+    return function.page is not None and request.headers.get(b"content-type", b"").startswith(FORM)
 
 
 async def _run_upload(services: Services, function: Function, request: Request, caller: Caller) -> Response:

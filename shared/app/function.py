@@ -32,6 +32,8 @@ class ResponseModel(BaseModel):
 Handler = Callable[[Call[Any]], Awaitable[Result[Any]]]
 # The response to an upload is a stream of JSON lines.
 UploadHandler = Callable[[Upload[Any]], AsyncIterator[BaseModel]]
+# HTML; the argument says whether its form was sent.
+Page = Callable[[bool], bytes]
 # Raises unless the bytes carry a valid signature; takes the settings, the headers and the body.
 Signature = Callable[[Settings, Mapping[bytes, bytes], bytes], None]
 
@@ -53,6 +55,7 @@ class Function:
     body_values: int
     upload: str | None = None
     authorize: str | None = None
+    page: Page | None = None
     children: list["Function"] = field(default_factory=list)
 
     @cached_property
@@ -86,6 +89,7 @@ def function(
     body_values: int = BODY_VALUES,
     upload: str | None = None,
     authorize: str | None = None,
+    page: Page | None = None,
 ) -> Callable[[Handler | UploadHandler], Function]:
     """Declare that the coroutine below is a function.
 
@@ -95,6 +99,9 @@ def function(
 
     `upload` is a content type: the body is a file of that type, the query string has the parameters, and the response
     is a stream of JSON lines. Before the file is read, the operation `authorize` checks that the caller may send one.
+
+    `page` makes the HTML that a browser gets: for GET a form, and after it was sent (true) the result. The fields of
+    the form and of the query string are the request.
     """
     if bool(auth) == bool(signature) or any(CALLER.fullmatch(mode) is None for mode in auth):
         raise ValueError(f"found {auth} and {signature}; expected who may call, or who signs")
@@ -120,6 +127,7 @@ def function(
             body_values=body_values,
             upload=upload,
             authorize=authorize,
+            page=page,
         )
 
     return declare

@@ -17,6 +17,8 @@ DOMAINS = {
     "Billing": "create-checkout-session preview-plan-change change-plan cancel-subscription resume-subscription "
     "create-billing-portal-session stripe-webhook",
     "CRM": "capture-lead import-records record-activity",
+    "Members": "invite-member preview-invitation",
+    "E-mail": "unsubscribe mail-webhook",
     "Dashboard": "dashboard-snapshot",
     "AI Garage": "submit-order",
     "Feature flags": "evaluate-flag record-exposure preview-flag-audience",

@@ -75,6 +75,8 @@ create table public.organizations (
   settings jsonb not null default '{}' constraint "settings is an object" check (jsonb_typeof(settings) = 'object'),
   subscription_tier "SubscriptionTier" not null default 'FREE',
   subscription_status "SubscriptionStatus" not null default 'TRIAL',
+  logo_url text constraint "logo_url is an https address of at most 500 characters"
+    check (logo_url ~* '^https://[^[:space:]"<>]+$' and length(logo_url) <= 500),
   billing_email text,
   stripe_customer_id text unique,
   suspended_at timestamptz,
@@ -91,6 +93,7 @@ comment on column public.organizations.suspended_at is
 comment on column public.organizations.suspended_reason is 'Why; shown to the members.';
 comment on column public.organizations.closed_at is
   'When it was closed: members can only read. It can be reopened for 30 days and is then erased.';
+comment on column public.organizations.logo_url is 'Shown in e-mails about the organization.';
 comment on column public.organizations.closed_by is 'Who closed it.';
 comment on column public.organizations.subscription_tier is 'Follows the live subscription; never written by clients.';
 create index organizations_created_at_idx on public.organizations (created_at desc);
@@ -125,6 +128,8 @@ create table public.organization_invitations (
   invited_by uuid not null references public.users (id) on delete cascade,
   expires_at timestamptz not null default now() + interval '7 days',
   accepted_at timestamptz,
+  reminder_token_hash text unique,
+  reminded_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "an invitation lasts at most 30 days"
@@ -132,6 +137,8 @@ create table public.organization_invitations (
 );
 comment on table public.organization_invitations is 'Open and accepted invitations by e-mail address.';
 comment on column public.organization_invitations.token_hash is 'SHA-256 (hex) of the token that was handed out once.';
+comment on column public.organization_invitations.reminder_token_hash is 'The same of the token in the reminder.';
+comment on column public.organization_invitations.reminded_at is 'When the reminder was mailed.';
 create index organization_invitations_organization_idx
   on public.organization_invitations (organization_id, created_at desc);
 create index organization_invitations_invited_by_idx on public.organization_invitations (invited_by);
@@ -612,7 +619,7 @@ create policy "members see their organization" on public.organizations for selec
   using (id = (select private.current_user_org()));
 create policy "admins change their organization" on public.organizations for update to authenticated
   using (id = (select private.current_user_org('ADMIN'))) with check (id = (select private.current_user_org('ADMIN')));
-grant select, update (name, slug, website, description, settings, billing_email) on public.organizations to authenticated;
+grant select, update (name, slug, website, description, settings, billing_email, logo_url) on public.organizations to authenticated;
 grant all on public.organizations to service_role;
 
 alter table public.organization_members enable row level security;
@@ -705,7 +712,8 @@ begin
   select u.* into me from public.users u where u.id = private.current_user_id();
   -- The row lock serializes simultaneous attempts: the later ones see the result of the first.
   select i.* into invitation from public.organization_invitations i
-  where i.token_hash = encode(sha256(convert_to(token, 'UTF8')), 'hex') for update;
+  where i.token_hash = encode(sha256(convert_to(token, 'UTF8')), 'hex')
+    or i.reminder_token_hash = encode(sha256(convert_to(token, 'UTF8')), 'hex') for update;
   if me.id is null or invitation.id is null or lower(me.email) <> lower(invitation.email) then
     raise exception 'There is no such invitation for you' using
       errcode = 'PT404', hint = 'Sign in with the address that was invited, and use the whole token.';

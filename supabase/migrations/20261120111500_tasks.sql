@@ -148,6 +148,8 @@ create index tasks_assigned_to_idx on public.tasks (assigned_to, organization_id
 create index tasks_created_by_idx on public.tasks (created_by);
 create index tasks_due_date_idx
   on public.tasks (organization_id, due_date) where status in ('TODO', 'IN_PROGRESS', 'REVIEW');
+-- What the reports of due tasks read, of all organizations.
+create index tasks_due_idx on public.tasks (due_date) where status in ('TODO', 'IN_PROGRESS', 'REVIEW');
 create index tasks_plan_idx on public.tasks (organization_id, follow_up_plan_id) where follow_up_plan_id is not null;
 create index tasks_lead_idx on public.tasks (organization_id, lead_id) where lead_id is not null;
 create index tasks_contact_idx on public.tasks (organization_id, contact_id) where contact_id is not null;

@@ -215,6 +215,7 @@ begin
     );
     return received;
   end if;
+  perform set_config('strive.quiet', 'on', true); -- crm.lead.captured follows
   insert into public.leads (
     organization_id, assigned_to_id, name, email, phone, company, source, budget, property_types, cities, min_bedrooms,
     notes, custom_fields

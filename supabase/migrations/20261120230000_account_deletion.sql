@@ -55,6 +55,7 @@ from (values
     contacts.twitter_url, customers.name, customers.email, customers.phone, companies.name,
     companies.email, companies.phone, companies.address, companies.website}$$),
   ('KEEP', null, 'of a house', '{listings.address}'),
+  ('KEEP', null, 'an address that must not be mailed again', '{private.email_suppressions.address}'),
   ('KEEP', null, 'a setting, not an address', $${
     private.event_kinds.email, private.notification_defaults.email, private.notification_preferences.email}$$),
   ('KEEP', null, 'of a visitor of a website, for a few minutes', $${

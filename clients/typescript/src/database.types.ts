@@ -1144,14 +1144,14 @@ isOneToOne: false
                   ]
                 },"organization_invitations": {
                   Row: {
-                    "accepted_at": string | null,"created_at": string,"email": string,"expires_at": string,"id": string,"invited_by": string,"organization_id": string,"role": Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at": string
+                    "accepted_at": string | null,"created_at": string,"email": string,"expires_at": string,"id": string,"invited_by": string,"organization_id": string,"reminded_at": string | null,"reminder_token_hash": string | null,"role": Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
+                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"reminded_at"?: string | null,"reminder_token_hash"?: string | null,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
                   }
                   Update: {
-                    "accepted_at"?: string | null,"created_at"?: string,"email"?: string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash"?: string,"updated_at"?: string
+                    "accepted_at"?: string | null,"created_at"?: string,"email"?: string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"reminded_at"?: string | null,"reminder_token_hash"?: string | null,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -1208,14 +1208,14 @@ isOneToOne: false
                   ]
                 },"organizations": {
                   Row: {
-                    "billing_email": string | null,"closed_at": string | null,"closed_by": string | null,"created_at": string,"description": string | null,"id": string,"name": string,"settings": NonNullable<Json>,"slug": string,"stripe_customer_id": string | null,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"suspended_at": string | null,"suspended_reason": string | null,"updated_at": string,"website": string | null
+                    "billing_email": string | null,"closed_at": string | null,"closed_by": string | null,"created_at": string,"description": string | null,"id": string,"logo_url": string | null,"name": string,"settings": NonNullable<Json>,"slug": string,"stripe_customer_id": string | null,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"suspended_at": string | null,"suspended_reason": string | null,"updated_at": string,"website": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name": string,"settings"?: NonNullable<Json>,"slug": string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
+                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"logo_url"?: string | null,"name": string,"settings"?: NonNullable<Json>,"slug": string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
                   }
                   Update: {
-                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name"?: string,"settings"?: NonNullable<Json>,"slug"?: string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
+                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"logo_url"?: string | null,"name"?: string,"settings"?: NonNullable<Json>,"slug"?: string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
                   }
                   Relationships: [
                     
@@ -2282,6 +2282,7 @@ isOneToOne: true
 "created_at": string,
 "description": string | null,
 "id": string,
+"logo_url": string | null,
 "name": string,
 "settings": NonNullable<Json>,
 "slug": string,
@@ -2318,6 +2319,11 @@ isOneToOne: true
                            },
 "dismiss_stripe_event":
 { Args: { "event_id": string,"reason": string }; Returns: number
+                           },
+"email_problems":
+{ Args: Record<PropertyKey, never>; Returns: {
+              "address": string,"attempts": number,"created_at": string,"error": string,"id": string,"kind": string,"organization_id": string,"status": Database["public"]['Enums']["EmailStatus"],"subject": string
+            }[]
                            },
 "end_impersonation":
 { Args: { "impersonation_id"?: string }; Returns: Json
@@ -2750,14 +2756,23 @@ isOneToOne: true
 "reopen_organization":
 { Args: Record<PropertyKey, never>; Returns: Json
                            },
+"requeue_emails":
+{ Args: { "ids": (string)[] }; Returns: number
+                           },
 "requeue_stripe_event":
 { Args: { "event_id": string }; Returns: Json
+                           },
+"resend_invitation":
+{ Args: { "id": string }; Returns: Json
                            },
 "restore_from_trash":
 { Args: { "ids": (string)[] }; Returns: Json
                            },
 "revoke_capture_token":
 { Args: { "token_id": string }; Returns: Json
+                           },
+"revoke_invitation":
+{ Args: { "id": string }; Returns: undefined
                            },
 "rotate_capture_token":
 { Args: { "token_id": string }; Returns: Json

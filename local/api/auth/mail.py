@@ -1,4 +1,4 @@
-"""Mail isn't sent: it is written to the log, and the newest are shown at /mail."""
+"""Mail isn't sent: it is written to the log, and the newest are shown at /mail. So are the e-mails of the functions."""
 
 import hashlib
 import re
@@ -6,9 +6,11 @@ import secrets
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import escape
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from local import ROOT
 from local.api.auth.pkce import PREFIX
 from local.api.auth.users import update_user
 from local.api.database import Query, Row
@@ -16,25 +18,33 @@ from local.api.errors import auth_error
 
 KEPT = 50
 VALID_FOR = "1 hour"
+TEMPLATES = ROOT / "supabase" / "templates"
 
 
 @dataclass(frozen=True)
 class Purpose:
-    """The columns that hold the token and when it was sent, and the subject of the mail."""
+    """The columns that hold the token and when it was sent; the subject and the template of the mail."""
 
     token: str
     sent: str
     subject: str
+    template: str
 
 
 PURPOSES = {
-    "signup": Purpose("confirmation_token", "confirmation_sent_at", "Confirm your signup"),
-    "invite": Purpose("confirmation_token", "confirmation_sent_at", "You have been invited"),
-    "recovery": Purpose("recovery_token", "recovery_sent_at", "Reset your password"),
-    "magiclink": Purpose("recovery_token", "recovery_sent_at", "Your magic link"),
-    "email_change": Purpose("email_change_token_new", "email_change_sent_at", "Confirm your new email"),
-    "email_change_current": Purpose("email_change_token_current", "email_change_sent_at", "Confirm your email change"),
-    "reauthentication": Purpose("reauthentication_token", "reauthentication_sent_at", "Your confirmation code"),
+    "signup": Purpose("confirmation_token", "confirmation_sent_at", "Confirm your address", "confirmation"),
+    "invite": Purpose("confirmation_token", "confirmation_sent_at", "You are invited", "invite"),
+    "recovery": Purpose("recovery_token", "recovery_sent_at", "Reset your password", "recovery"),
+    "magiclink": Purpose("recovery_token", "recovery_sent_at", "Sign in", "magic_link"),
+    "email_change": Purpose(
+        "email_change_token_new", "email_change_sent_at", "Confirm your new address", "email_change"
+    ),
+    "email_change_current": Purpose(
+        "email_change_token_current", "email_change_sent_at", "Confirm your new address", "email_change"
+    ),
+    "reauthentication": Purpose(
+        "reauthentication_token", "reauthentication_sent_at", "Your confirmation code", "reauthentication"
+    ),
 }
 # By the type that a client names; `email` is the newest mail to sign in or to confirm.
 ACCEPTED = {
@@ -48,9 +58,10 @@ ACCEPTED = {
 class Message:
     to: str
     subject: str
-    code: str
-    link: str
     at: str
+    code: str = ""
+    link: str = ""
+    page: str = ""
 
 
 class Mail:
@@ -73,7 +84,8 @@ class Mail:
         address = to or user["email"]
         link = await self.link(query, user, purpose, to=address, redirect_to=redirect_to, prefix=prefix)
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        message = Message(address, PURPOSES[purpose].subject, link["email_otp"], link["action_link"], at)
+        page = _rendered(PURPOSES[purpose].template, user, link, address)
+        message = Message(address, PURPOSES[purpose].subject, at, link["email_otp"], link["action_link"], page)
         self.box.appendleft(message)
         print(f"mail to {message.to}: {message.subject}; code {message.code}; {message.link}", flush=True)
 
@@ -145,6 +157,18 @@ class Mail:
             elif _origin(each) == _origin(address) is not None:
                 return True
         return False
+
+
+def _rendered(template: str, user: Row, link: dict[str, Any], address: str) -> str:
+    """The template as Auth fills it; it is written in Go's language, of which ours use these values."""
+    values = {
+        "ConfirmationURL": link["action_link"],
+        "Token": link["email_otp"],
+        "Email": str(user["email"]),
+        "NewEmail": address,
+    }
+    page = (TEMPLATES / f"{template}.html").read_text()
+    return re.sub(r"\{\{ \.(\w+) \}\}", lambda found: escape(values[found[1]]), page)
 
 
 def _origin(address: str) -> tuple[str, str] | None:

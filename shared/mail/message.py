@@ -1,0 +1,117 @@
+"""An e-mail of the outbox as a message: rendered from the templates, with all its headers."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from functools import cache
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from pydantic import BaseModel
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]+")
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who writes, and where links lead; without `app_url` an e-mail has no button."""
+
+    name: str
+    address: str
+    app_url: str | None
+    functions_url: str
+
+    @property
+    def domain(self) -> str:
+        return self.address.rpartition("@")[2]
+
+
+class Email(BaseModel):
+    """A claimed row of the outbox."""
+
+    id: str
+    attempt: int
+    to: str
+    name: str | None
+    kind: str
+    subject: str
+    content: dict[str, Any]
+    organization: str | None
+    logo_url: str | None
+    unsubscribe: str | None
+    created_at: datetime
+
+
+def compose(email: Email, sender: Sender) -> EmailMessage:
+    """Raises ValueError for an address that cannot stand in a header."""
+    link = f"{sender.functions_url}/unsubscribe?token={quote(email.unsubscribe)}" if email.unsubscribe else None
+    text, page = render(email, sender, link)
+    message = EmailMessage(policy=SMTP)
+    message["Message-ID"] = f"<{email.id}@{sender.domain}>"
+    message["Date"] = email.created_at
+    author = f"{email.organization} via {sender.name}" if email.organization else sender.name
+    message["From"] = Address(one_line(author), addr_spec=sender.address)
+    message["To"] = Address(one_line(email.name or ""), addr_spec=email.to)
+    message["Subject"] = one_line(email.subject)
+    message["Auto-Submitted"] = "auto-generated"
+    message["X-Event"] = email.kind
+    if link:
+        message["List-Unsubscribe"] = f"<{link}>"
+        message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    message.set_content(text)
+    message.add_alternative(page, subtype="html")
+    return message
+
+
+def one_line(text: str) -> str:
+    """A header has one line, whatever a name contains."""
+    return CONTROL.sub(" ", text).strip()
+
+
+def render(email: Email, sender: Sender, unsubscribe: str | None) -> tuple[str, str]:
+    """The text and the HTML."""
+    values = {
+        "title": email.subject,
+        "type": "INFO",
+        "message": "",
+        "items": [],
+        "rows": [],
+        "label": "Open",
+        **email.content,
+        "organization": email.organization or sender.name,
+        "logo_url": email.logo_url,
+        "product": sender.name,
+        "url": _app_link(sender, email.content.get("secret_path") or email.content.get("path")),
+        "links": [_app_link(sender, item.get("path")) for item in email.content.get("items", [])],
+        "settings_url": _app_link(sender, "/settings/notifications") if email.name is not None else None,
+        "unsubscribe": unsubscribe,
+    }
+    return template("notice.txt").render(values), template("notice.html").render(values)
+
+
+def _app_link(sender: Sender, path: Any) -> str | None:
+    """Only to our own app, whatever the path looks like."""
+    if not sender.app_url or not isinstance(path, str) or not path.startswith("/"):
+        return None
+    link = sender.app_url + path
+    return link if urlsplit(link).netloc == urlsplit(sender.app_url).netloc else None
+
+
+@cache
+def template(name: str) -> Any:
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("shared.mail"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
