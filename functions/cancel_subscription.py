@@ -40,14 +40,18 @@ async def cancel_subscription(call: Call[CancelSubscription]) -> Result[Subscrip
     For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments
     Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
     """
-    from shared.billing.tasks import release_schedule  # noqa: PLC0415 - imports Stripe's library
+    from shared.billing.changes import twice  # noqa: PLC0415 - imports Stripe's library
+    from shared.billing.tasks import release_schedule  # noqa: PLC0415 - as above
 
     owned = await run(call, "private.subscription_to_change")
     v1 = call.stripe().v1
     details = {name: value for name, value in call.body.model_dump().items() if value}
     if not owned["is_live"]:
         return Result(json.dumps(await show(call, await v1.subscriptions.cancel_async(owned["subscription"]))))
-    await release_schedule(v1, await v1.subscriptions.retrieve_async(owned["subscription"]))
     request: Any = {"cancel_at_period_end": True, "cancellation_details": details, "expand": EXPAND}
-    cancelled = await v1.subscriptions.update_async(owned["subscription"], request)
-    return Result(json.dumps(await show(call, cancelled)))
+
+    async def cancel(subscription: Any) -> Any:
+        await release_schedule(v1, subscription)
+        return await v1.subscriptions.update_async(subscription.id, request)
+
+    return Result(json.dumps(await show(call, await twice(v1, owned["subscription"], cancel))))

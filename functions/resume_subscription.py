@@ -1,8 +1,10 @@
 import json
+from typing import Any
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
 from shared.billing.plans import EXPAND, Subscription, run, show
+from shared.errors import ApiError
 
 
 class ResumeSubscription(RequestModel):
@@ -12,14 +14,15 @@ class ResumeSubscription(RequestModel):
 @function(
     "user",
     errors={
-        409: "There is no subscription to resume; after its end, buy the plan again.",
+        409: "There is no subscription to resume, or a payment is due; after its end, buy the plan again.",
         503: "Stripe is unavailable or not configured; retrying does no harm.",
     },
 )
 async def resume_subscription(call: Call[ResumeSubscription]) -> Result[Subscription]:
     """Take back the cancellation of the current organization's subscription, before it has ended.
 
-    For its OWNER. A subscription that was not cancelled stays as it is.
+    For its OWNER. A subscription whose trial ended without a card is billed from now on; one that was not cancelled
+    stays as it is.
     """
     owned = await run(call, "private.subscription_to_change")
     v1 = call.stripe().v1
@@ -28,4 +31,14 @@ async def resume_subscription(call: Call[ResumeSubscription]) -> Result[Subscrip
         found = await v1.subscriptions.update_async(found.id, {"cancel_at_period_end": False, "expand": EXPAND})
     elif found.cancel_at:
         found = await v1.subscriptions.update_async(found.id, {"cancel_at": "", "expand": EXPAND})
+    elif found.status == "paused":
+        anew: Any = {"billing_cycle_anchor": "now", "expand": EXPAND}
+        found = await v1.subscriptions.resume_async(found.id, anew)
+    elif found.status == "unpaid":
+        raise ApiError(
+            409,
+            "payment_due",
+            "A payment of this subscription is due",
+            hint="Pay the open invoice: create-billing-portal-session leads there.",
+        )
     return Result(json.dumps(await show(call, found)))

@@ -112,6 +112,7 @@ def test_five_minutes_work_pasted_into_a_shell(made: Stack, shell: str) -> None:
     assert '"subscription_tier":"GROWTH","subscription_status":"ACTIVE"' in shown
     assert '"status": "SUBMITTED"' in shown
     assert '"title":"Took the walk"' in shown
+    assert shown.count('"takes_effect": "NOW"') == 2, "previewed and changed"
     assert '"title":"Order submitted: Night desk"' in shown
     assert '"key":"crm.match-buyers","value":true' in shown
     assert "Acme" not in shown

@@ -1,15 +1,18 @@
 """Compare the responses that clients received with the rows in the database."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
 import psycopg
+from psycopg import Connection
 
 from bench.drill.traffic import Book
 from local.stack import Stack
 
+RUNNING = {"active", "trialing", "past_due"}
 # Each finds rows that must not exist.
 NEVER = {
     "a submitted order without its milestones, or a draft with some": """
@@ -94,11 +97,11 @@ def _subscriptions(stack: Stack) -> list[str]:
     )  # fmt: skip
     if job.is_error:
         return [f"reconcile-stripe: {job.text}"]
-    at_stripe: dict[str, str] = {}
+    at_stripe: dict[str, dict[str, Any]] = {}
     expected = {"status": "all", "limit": "100"}
     while True:
         page = httpx.get(f"{values['STRIPE_API_BASE']}/v1/subscriptions", params=expected, auth=(key, "")).json()
-        at_stripe |= {each["id"]: each["status"] for each in page["data"]}
+        at_stripe |= {each["id"]: each for each in page["data"]}
         if not page["has_more"]:
             break
         expected["starting_after"] = page["data"][-1]["id"]
@@ -112,8 +115,34 @@ def _subscriptions(stack: Stack) -> list[str]:
                 "select stripe_subscription_id from public.onboarding_sessions where organization_id is null"
             )
         }
-    return [
-        f"subscription {name}: {status} at Stripe, {ours.get(name)} here"
-        for name, status in at_stripe.items()
-        if name not in waiting and (status == "active") != (ours.get(name) == "ACTIVE")
-    ]
+        return [
+            f"subscription {name}: {found['status']} at Stripe, {ours.get(name)} here"
+            for name, found in at_stripe.items()
+            if name not in waiting and (found["status"] == "active") != (ours.get(name) == "ACTIVE")
+        ] + tiers(connection, at_stripe.values())
+
+
+def tiers(connection: Connection[Any], subscriptions: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Organizations whose tier is not that of Stripe's objects, without a row in billing_attention that says why."""
+    sold = dict(connection.execute("select stripe_price_id, tier::text from private.plan_prices").fetchall())
+    explained = {
+        name
+        for row in connection.execute("select object_id, customer_id from public.billing_attention")
+        for name in row
+        if name
+    }
+    running: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for each in subscriptions:
+        if each["status"] in RUNNING:
+            running[each["customer"]].append(each)
+    wrong = []
+    for slug, customer, tier in connection.execute(
+        "select slug, stripe_customer_id, subscription_tier::text from public.organizations"
+        " where stripe_customer_id is not null"
+    ):
+        # Of several a paid one counts before one that is past due, then the newest.
+        mine = sorted(running[customer], key=lambda one: (one["status"] != "past_due", one["created"], one["id"]))
+        expected = sold.get(mine[-1]["items"]["data"][0]["price"]["id"], "unknown") if mine else "FREE"
+        if tier != expected and not explained & {customer, *(each["id"] for each in mine)}:
+            wrong.append(f"organization {slug}: {tier} here, {expected} by Stripe's objects")
+    return wrong

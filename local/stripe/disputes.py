@@ -97,7 +97,7 @@ def close(account: Account, dispute: Object, status: str) -> Object:
     account.announce("charge.dispute.closed", dispute)
     if status == "won":
         account.announce("charge.dispute.funds_reinstated", dispute)
-    account.change(charge, "charge.updated", disputed=status == "lost", _lost=status == "lost")
+    account.change(charge, "charge.updated", disputed=status == "lost")
     return dispute
 
 

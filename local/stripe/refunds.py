@@ -52,7 +52,10 @@ def refund(account: Account, charge: Object, amount: int | None, reason: str | N
     left = charge["amount"] - charge["amount_refunded"] if charge["paid"] else 0
     if not charge["paid"]:
         raise ApiError(f"Charge {charge['id']} has not been paid and cannot be refunded.", param="charge")
-    if charge["disputed"] and charge.get("_lost"):
+    if any(
+        each["charge"] == charge["id"] and not each["is_charge_refundable"] and each["status"] != "won"
+        for each in account.store.all("dispute")
+    ):
         raise ApiError(f"Charge {charge['id']} has been charged back; cannot issue a refund.", code="charge_disputed")
     if not left:
         raise ApiError(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from local.stripe import LATEST, completion, disputes, pages, payments, setup_intents
+from local.stripe import LATEST, completion, coupons, disputes, pages, payments, setup_intents
 from local.stripe.account import Account
 from local.stripe.errors import ApiError
 from local.stripe.gateway import Fault, Gateway, broken
@@ -157,6 +157,15 @@ class Double:
             self.account.announce("payment_method.automatically_updated", found)
         self.deliveries.wake()
         return found
+
+    def discount_customer(self, customer: str, coupon: str, currency: str = "usd") -> Object:
+        """The dashboard gives a customer a discount on everything; the API of today has no call for it."""
+        with self.store.change(), self.account.clock_of(customer):
+            found = self.account.get("coupon", coupon)
+            made = coupons.new_discount(self.account, found, None, currency, "coupon", customer=customer)
+            self.account.change(self.account.get("customer", customer), "customer.updated", discount=made)
+        self.deliveries.wake()
+        return made
 
     def dispute(self, payment: str, reason: str = "fraudulent") -> Object:
         """The bank of a customer disputes a charge, or the charge of a payment intent."""

@@ -1,6 +1,6 @@
 """Change the plan of a subscription at Stripe: more now, with proration; less, or another cycle, at period end."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,19 +17,30 @@ INTERVALS = {"MONTHLY": "month", "YEARLY": "year"}
 async def apply_change(call: Call[Any], change: Change) -> Any:
     """Make a change of private.plan_change() at Stripe; returns the subscription. Repeating it changes nothing."""
     v1 = call.stripe().v1
-    subscription = await v1.subscriptions.retrieve_async(change["subscription"])
-    if change["effect"] == "PERIOD_END":
-        await _schedule(v1, subscription, change)
-    else:
-        await release_schedule(v1, subscription)
-        if change["effect"] == "NOW":
-            await _change_now(v1, subscription, change)
+
+    async def change_it(subscription: Any) -> None:
+        if change["effect"] == "PERIOD_END":
+            await _schedule(v1, subscription, change)
+        else:
+            await release_schedule(v1, subscription)
+            if change["effect"] == "NOW":
+                await _change_now(v1, subscription, change)
+
+    await twice(v1, change["subscription"], change_it)
     return await v1.subscriptions.retrieve_async(change["subscription"], {"expand": EXPAND})
+
+
+async def twice(v1: Any, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Work on a subscription; again if Stripe refuses, since another owner may have scheduled a change meanwhile."""
+    try:
+        return await work(await v1.subscriptions.retrieve_async(name))
+    except stripe.InvalidRequestError:
+        return await work(await v1.subscriptions.retrieve_async(name))
 
 
 async def _change_now(v1: Any, subscription: Any, change: Change) -> None:
     """Invoice the difference at once. If it cannot be paid, Stripe refuses and the plan stays as it is."""
-    item = _item(subscription)
+    item = _item(subscription, change)
     price, quantity = change["price"], change["quantity"]
     if (item["price"]["id"], item["quantity"]) == (price, quantity):
         return  # another owner was faster
@@ -47,8 +58,17 @@ async def _change_now(v1: Any, subscription: Any, change: Change) -> None:
 
 
 async def _schedule(v1: Any, subscription: Any, change: Change) -> None:
-    """Two phases: the present plan until the end of the period, then the new one, and the schedule is over."""
-    item = _item(subscription)
+    """Two phases: the present plan until the end of the period, then the new one, and the schedule is over.
+
+    What a phase leaves out is dropped, so both name the discounts and the other items of the subscription.
+    """
+    item, kept = _item(subscription, change), subscription.to_dict()
+    discounts = _discounts(kept)
+    present, others = (
+        _phase_item(item),
+        [_phase_item(each) for each in kept["items"]["data"] if each["id"] != item["id"]],
+    )
+    wanted = present | {"price": change["price"], "quantity": change["quantity"]}
     if subscription.schedule:
         name = subscription.schedule if isinstance(subscription.schedule, str) else subscription.schedule.id
         schedule = await v1.subscription_schedules.retrieve_async(name)
@@ -61,18 +81,21 @@ async def _schedule(v1: Any, subscription: Any, change: Change) -> None:
             if not again.schedule:
                 raise
             schedule = await v1.subscription_schedules.retrieve_async(again.schedule)
-    present = schedule.to_dict()["phases"][0]
+    now = schedule.to_dict()["phases"][0]
     phases: list[Any] = [
         {
-            "items": [{"price": item["price"]["id"], "quantity": item["quantity"]}],
-            "start_date": present["start_date"],
+            "items": [present, *others],
+            "start_date": now["start_date"],
             "end_date": item["current_period_end"],
             "proration_behavior": "none",
+            "discounts": discounts,
+            **({"trial_end": now["trial_end"]} if now.get("trial_end") else {}),
         },
         {
-            "items": [{"price": change["price"], "quantity": change["quantity"]}],
+            "items": [wanted, *others],
             "duration": {"interval": INTERVALS[change["billing_cycle"]], "interval_count": 1},
             "proration_behavior": "none",
+            "discounts": discounts,
             "metadata": {"tier": change["tier"]},
         },
     ]
@@ -85,7 +108,7 @@ async def preview_change(call: Call[Any], change: Change) -> dict[str, Any]:
     """What a change costs: now, and with the next invoice. Nothing is changed."""
     v1 = call.stripe().v1
     subscription = await v1.subscriptions.retrieve_async(change["subscription"])
-    item = _item(subscription)
+    item = _item(subscription, change)
     items = [{"id": item["id"], "price": change["price"], "quantity": change["quantity"]}]
 
     async def preview(proration: str) -> Any:
@@ -105,9 +128,19 @@ async def preview_change(call: Call[Any], change: Change) -> dict[str, Any]:
     }
 
 
-def _item(subscription: Any) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = subscription.to_dict()["items"]["data"][0]
-    return found
+def _item(subscription: Any, change: Change) -> dict[str, Any]:
+    """The item of the plan; support may have added others at Stripe."""
+    items: list[dict[str, Any]] = subscription.to_dict()["items"]["data"]
+    return next((each for each in items if each["price"]["id"] in {change["present_price"], change["price"]}), items[0])
+
+
+def _phase_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {"price": item["price"]["id"], "discounts": _discounts(item)}
+    return kept if item["quantity"] is None else kept | {"quantity": item["quantity"]}
+
+
+def _discounts(of: Mapping[str, Any]) -> Any:
+    return [{"discount": each if isinstance(each, str) else each["id"]} for each in of.get("discounts") or []]
 
 
 def _invoice(subscription: Any) -> str | None:

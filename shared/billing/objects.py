@@ -258,6 +258,7 @@ def credit_note(of: Any) -> State:
         "number": word(at(of, "number")),
         "amount": whole(at(of, "amount")),
         "currency": currency(at(of, "currency")),
+        "created": moment(at(of, "created")),
     }
 
 
@@ -310,6 +311,7 @@ def refund(of: Any) -> State:
         "currency": currency(at(of, "currency")),
         "charge": identity(at(of, "charge")),
         "payment_intent": identity(at(of, "payment_intent")),
+        "created": moment(at(of, "created")),
     }
 
 
@@ -320,6 +322,7 @@ def dispute(of: Any) -> State:
         "currency": currency(at(of, "currency")),
         "reason": word(at(of, "reason")),
         "due_by": moment(at(of, "evidence_details", "due_by")),
+        "created": moment(at(of, "created")),
         "charge": identity(at(of, "charge")),
         "payment_intent": identity(at(of, "payment_intent")),
     }

@@ -30,7 +30,7 @@ REPORTED = 1000
 # Pauses while another transaction holds the locks of an object.
 PAUSES = (0.2, 1.0)
 LOCKED = (DeadlockDetected, LockNotAvailable, QueryCanceled)
-EXPAND_DISCOUNTS = ["discounts", "items.data.discounts"]
+EXPAND_DISCOUNTS = ["customer", "discounts", "items.data.discounts"]
 
 
 class Reconciliation:
@@ -171,7 +171,12 @@ class Reconciliation:
 
     async def _save_discounts(self, subscription: Any, at: int) -> None:
         """The terms of the discounts of a subscription, before the subscription whose amount depends on them."""
-        lists = [subscription.get("discounts"), *(item.get("discounts") for item in subscription["items"]["data"])]
+        customer = subscription.get("customer")
+        lists = [
+            [customer.get("discount")] if isinstance(customer, dict) else [],
+            subscription.get("discounts"),
+            *(item.get("discounts") for item in subscription["items"]["data"]),
+        ]
         for discount in (each for found in lists for each in found or [] if isinstance(each, dict)):
             await self._save(discount, at)
             coupon = (discount.get("source") or {}).get("coupon")

@@ -46,6 +46,11 @@ comment on function private.format_money(numeric, text) is
   'An amount in minor units for people: 29900 usd is 299.00 USD, 500 jpy is 500 JPY.';
 grant execute on function private.format_money(numeric, text) to authenticated, service_role;
 
+create function private.day(moment timestamptz) returns text language sql stable set search_path = '' as $$
+  select to_char(moment at time zone 'UTC', 'YYYY-MM-DD')
+$$;
+comment on function private.day(timestamptz) is 'A date (UTC) for people.';
+
 create table public.plans (
   id uuid primary key default gen_random_uuid(),
   tier "SubscriptionTier" not null,
@@ -358,7 +363,8 @@ create table public.invoices (
   hosted_invoice_url text,
   invoice_pdf text,
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  unique (organization_id, id)
 );
 comment on table public.invoices is 'Invoices of organizations, written only from Stripe''s objects; read by their owners.';
 comment on column public.invoices.number is 'As printed on the invoice; null while it is a draft.';
@@ -387,10 +393,41 @@ create index invoices_subscription_idx on public.invoices (stripe_subscription_i
 create index invoices_created_at_idx on public.invoices (created_at desc);
 create trigger touch before update on public.invoices for each row execute function private.touch_updated_at();
 
+create type "InvoiceCreditType" as enum ('CREDIT_NOTE', 'REFUND', 'DISPUTE');
+comment on type "InvoiceCreditType" is 'What lowers an invoice or returns its payment.';
+
+create table public.invoice_credits (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null,
+  invoice_id uuid not null,
+  type "InvoiceCreditType" not null,
+  stripe_object_id text not null unique,
+  number text,
+  status text not null,
+  amount_cents bigint not null,
+  currency text not null constraint "currency is three lower-case letters" check (currency ~ '^[a-z]{3}$'),
+  happened_at timestamptz not null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  foreign key (organization_id, invoice_id) references public.invoices (organization_id, id)
+    on delete cascade on update cascade
+);
+comment on table public.invoice_credits is
+  'Credit notes, refunds and disputes of invoices, written only from Stripe''s objects; read by the owners.';
+comment on column public.invoice_credits.invoice_id is 'The invoice that it lowers.';
+comment on column public.invoice_credits.stripe_object_id is 'Its id at Stripe (cn_…, re_…, du_…).';
+comment on column public.invoice_credits.number is 'As printed on a credit note.';
+comment on column public.invoice_credits.status is 'Status at Stripe, such as issued, succeeded, failed, needs_response, won.';
+comment on column public.invoice_credits.amount_cents is 'In minor units of the currency. It counts while its status is not void, failed or won.';
+comment on column public.invoice_credits.happened_at is 'When it was made at Stripe.';
+create index invoice_credits_invoice_idx on public.invoice_credits (organization_id, invoice_id);
+create index invoice_credits_organization_idx on public.invoice_credits (organization_id, created_at desc);
+create trigger touch before update on public.invoice_credits for each row execute function private.touch_updated_at();
+
 create function private.current_billing_org(planned boolean default private.check_statement()) returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 begin
-  return coalesce(private.current_user_org('OWNER'), case when private.is_admin() then private.current_user_org() end);
+  return coalesce(private.current_user_org('OWNER', true), case when private.is_admin() then private.current_user_org() end);
 end $$;
 comment on function private.current_billing_org(boolean) is
   'The current organization if the caller owns it or is a platform admin who names it; else null.';
@@ -662,6 +699,12 @@ create policy "owners see the invoices of their organization" on public.invoices
   using (organization_id = (select private.current_billing_org()));
 grant select on public.invoices to authenticated;
 grant all on public.invoices to service_role;
+
+alter table public.invoice_credits enable row level security;
+create policy "owners see the credits of their invoices" on public.invoice_credits for select to authenticated
+  using (organization_id = (select private.current_billing_org()));
+grant select on public.invoice_credits to authenticated;
+grant all on public.invoice_credits to service_role;
 
 alter table public.onboarding_sessions enable row level security;
 create policy "people see the onboarding sessions that are theirs" on public.onboarding_sessions

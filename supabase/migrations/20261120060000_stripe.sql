@@ -176,6 +176,11 @@ declare
 begin
   select * into known from public.stripe_objects o where o.id = event.object_id;
   if known.id is not null and not known.is_last and known.in_doubt_since is null and event.created > known.state_at
+    and not exists (
+      select from public.stripe_events e
+      where e.object_id = event.object_id and e.created >= known.state_at and e.id <> event.id
+        and (e.created = event.created or e.is_last)
+    )
     or known.id is null and not exists (
       select from public.stripe_events e where e.object_id = event.object_id and e.id <> event.id
     )
@@ -304,7 +309,7 @@ create constraint trigger wake_by_onboarding
 
 -- The inbox -----------------------------------------------------------------------------------------------------------
 
-create function private.apply_stripe_event(event public.stripe_events, again boolean default false)
+create function private.apply_stripe_event(event public.stripe_events, stored text[], again boolean default false)
 returns "StripeEventStatus" language plpgsql set search_path = '' as $$
 declare
   placed record;
@@ -325,12 +330,13 @@ begin
   end if;
   if result.missing is not null then
     if exists (select from private.foreign_stripe_keys f where f.key = result.missing) then
-      update public.stripe_events e set status = 'IGNORED', applied_at = null, error = null where e.id = event.id;
+      update public.stripe_events e set status = 'IGNORED', applied_at = null, error = null
+      where e.object_id = event.object_id and e.id = any (stored || event.id);
       return 'IGNORED';
     end if;
     update public.stripe_events e
     set status = 'PARKED', applied_at = null, attempts = e.attempts + 1, error = private.why_parked(result.missing)
-    where e.id = event.id;
+    where e.object_id = event.object_id and e.id = any (stored || event.id);
     return 'PARKED';
   end if;
   if object.type = 'payment_intent' then
@@ -339,102 +345,106 @@ begin
   end if;
   return 'APPLIED';
 end $$;
-comment on function private.apply_stripe_event(public.stripe_events, boolean) is
-  'Applies an event of the inbox; the caller holds its locks. An unknown customer or price parks it; no event fails a delivery.';
+comment on function private.apply_stripe_event(public.stripe_events, text[], boolean) is
+  'Applies an event of the inbox, and those stored with it about the same object; the caller holds the locks. An unknown '
+  'customer or price parks them; no event fails a delivery.';
 
-create function private.reapply_stripe_event(event public.stripe_events) returns "StripeEventStatus"
+create function private.reapply_stripe_event(event public.stripe_events, stored text[] default '{}') returns "StripeEventStatus"
 language plpgsql set search_path = '' as $$
 begin
   perform private.lock_stripe(event.customer_id, event.object_id);
   update public.stripe_events e set status = 'APPLIED', applied_at = now(), error = null
   where e.id = event.id and e.status <> 'APPLIED' returning * into event;
-  return private.apply_stripe_event(event, again => true);
+  return private.apply_stripe_event(event, stored, again => true);
 end $$;
-comment on function private.reapply_stripe_event(public.stripe_events) is 'Retries an event that was not applied.';
+comment on function private.reapply_stripe_event(public.stripe_events, text[]) is 'Retries an event that was not applied.';
 
-create function private.receive_stripe_event(delivery jsonb) returns jsonb
-language plpgsql security definer set search_path = '' as $$
+create function private.receive_stripe_events(deliveries jsonb) returns jsonb
+language plpgsql security definer set search_path = '' set plan_cache_mode = force_generic_plan as $$
 declare
-  live boolean := (delivery ->> 'expected_livemode')::boolean;
-  is_ours boolean := (delivery ->> 'livemode')::boolean = live and delivery ->> 'object_type' is not null;
+  live boolean := (deliveries #>> '{0,expected_livemode}')::boolean;
+  ids text[];
+  customers text[];
+  keys text[];
   event public.stripe_events;
-  known record;
-  is_duplicate boolean;
+  stored text[];
 begin
-  -- Without the payload: it is large, and nothing below reads it.
-  event.id := delivery ->> 'id';
-  event.object_id := delivery ->> 'object_id';
-  event.object_type := delivery ->> 'object_type';
-  event.customer_id := delivery ->> 'customer_id';
-  event.created := to_timestamp((delivery ->> 'created')::bigint);
-  event.livemode := (delivery ->> 'livemode')::boolean;
-  event.state := nullif(delivery -> 'state', 'null');
-  event.before := nullif(delivery -> 'before', 'null');
-  event.place := coalesce((delivery ->> 'place')::integer, 0);
-  event.is_chained := coalesce((delivery ->> 'is_chained')::boolean, false);
-  event.is_last := coalesce((delivery ->> 'is_last')::boolean, false);
-  -- Stored as applied, so that nearly every event is written once.
-  event.status := case when is_ours then 'APPLIED' when event.livemode = live then 'IGNORED' else 'QUARANTINED' end;
-  select (select a.livemode from private.stripe_account a) as livemode,
-    is_ours and exists (
-      select from public.onboarding_sessions s where s.stripe_customer_id = event.customer_id and not s.is_completed
-    ) as is_onboarding,
-    array(
-      select i ->> 'price' from jsonb_array_elements(event.state -> 'items') i
-      where not exists (select from private.plan_prices p where p.stripe_price_id = i ->> 'price') order by 1
-    ) as unknown_prices
-  into known;
-  if known.livemode is distinct from live then
+  if (select a.livemode from private.stripe_account a) is distinct from live then
     insert into private.stripe_account (livemode) values (live) on conflict (id) do update set livemode = live;
   end if;
-  if is_ours then
+  select array_agg(d ->> 'id' order by n) into ids from jsonb_array_elements(deliveries) with ordinality o (d, n);
+  select array_agg(distinct d ->> 'customer_id'), array_agg(distinct d ->> 'object_id') || array(
+      select distinct i ->> 'price'
+      from jsonb_array_elements(deliveries) p, jsonb_array_elements(p #> '{state,items}') i
+      where not exists (select from private.plan_prices k where k.stripe_price_id = i ->> 'price')
+    )
+  into customers, keys
+  from jsonb_array_elements(deliveries) d
+  where d ->> 'object_type' is not null and (d ->> 'livemode')::boolean = live;
+  if keys is not null then
     -- Work on a session locks its row, then the customer at its end: the same order here.
-    if known.is_onboarding then
-      perform from public.onboarding_sessions s
-      where s.stripe_customer_id = event.customer_id and not s.is_completed for update;
-    end if;
-    perform private.lock_stripe(variadic event.customer_id || known.unknown_prices || event.object_id);
+    perform from public.onboarding_sessions s
+    where s.stripe_customer_id = any (customers) and not s.is_completed order by s.id for update;
+    -- Always in the same order, so that two batches do not wait for each other.
+    perform private.lock_stripe(variadic array(select k from unnest(customers) k where k is not null order by k)
+      || array(select k from unnest(keys) k where k <> all (array_remove(customers, null)) order by k));
     -- A transaction that is saving these ids right now was not visible above. This one steps back and is retried.
     perform set_config('lock_timeout', '100ms', true);
   end if;
-  insert into public.stripe_events (
-    id, type, object_id, object_type, customer_id, created, api_version, livemode, payload, state, before, place, is_chained,
-    is_last, status, applied_at, error
-  ) values (
-    event.id, delivery ->> 'type', event.object_id, event.object_type, event.customer_id, event.created,
-    delivery ->> 'api_version', event.livemode, delivery -> 'payload', event.state, event.before, event.place,
-    event.is_chained, event.is_last, event.status, case when is_ours then now() end,
-    case when event.status = 'QUARANTINED' then
-      format('It is of %s, and this is %s.', case when live then 'test mode' else 'live mode' end,
-        case when live then 'live mode' else 'test mode' end) end
+  with inserted as (
+    insert into public.stripe_events (
+      id, type, object_id, object_type, customer_id, created, api_version, livemode, payload, state, before, place,
+      is_chained, is_last, status, applied_at, error
+    )
+    -- Stored as applied, so that nearly every event is written once.
+    select d ->> 'id', d ->> 'type', d ->> 'object_id', d ->> 'object_type', d ->> 'customer_id',
+      to_timestamp((d ->> 'created')::bigint), d ->> 'api_version', k.livemode, d -> 'payload', nullif(d -> 'state', 'null'),
+      nullif(d -> 'before', 'null'), coalesce((d ->> 'place')::integer, 0), coalesce((d ->> 'is_chained')::boolean, false),
+      coalesce((d ->> 'is_last')::boolean, false),
+      case when k.livemode <> live then 'QUARANTINED' when d ->> 'object_type' is null then 'IGNORED'
+        else 'APPLIED' end::public."StripeEventStatus",
+      case when k.livemode = live and d ->> 'object_type' is not null then now() end,
+      case when k.livemode <> live then
+        format('It is of %s, and this is %s.', case when live then 'test mode' else 'live mode' end,
+          case when live then 'live mode' else 'test mode' end) end
+    from jsonb_array_elements(deliveries) d
+    cross join lateral (select (d ->> 'livemode')::boolean as livemode) k
+    on conflict (id) do nothing returning id
   )
-  on conflict (id) do nothing;
-  is_duplicate := not found;
-  if is_duplicate then
-    select * into event from public.stripe_events e where e.id = delivery ->> 'id';
-  end if;
-  if is_ours and not is_duplicate then
-    event.status := private.apply_stripe_event(event);
-  elsif is_ours and event.status in ('RECEIVED', 'QUARANTINED') then
-    event.status := private.reapply_stripe_event(event);
-  end if;
-  return jsonb_build_object('id', event.id, 'status', event.status, 'duplicate', is_duplicate);
-end $$;
-comment on function private.receive_stripe_event(jsonb) is
-  'Stores an event once and applies it in the same transaction. The caller has verified Stripe''s signature.';
-
-create function private.receive_stripe_events(deliveries jsonb) returns jsonb
-language plpgsql security definer set search_path = '' as $$
-declare
-  delivery jsonb;
-  results jsonb := '[]';
-begin
-  for delivery in select d from jsonb_array_elements(deliveries) d loop
-    results := results || private.receive_stripe_event(delivery);
+  select array_agg(i.id) into stored from inserted i;
+  -- One fold and one settlement for each object; a duplicate that is still to be applied is retried.
+  for event in
+    select distinct on (e.object_id) e.id, e.type, e.object_id, e.object_type, e.customer_id, e.created, e.api_version,
+      e.livemode, null::jsonb, e.state, e.before, e.place, e.is_chained, e.is_last, e.status, e.attempts, e.error,
+      e.applied_at, e.redacted_at, e.created_at, e.updated_at
+    from public.stripe_events e
+    where e.id = any (ids) and e.livemode = live and e.object_type is not null
+      and (e.id = any (stored) or e.status in ('RECEIVED', 'QUARANTINED'))
+    order by e.object_id, e.status <> 'APPLIED' desc, e.created desc, e.id
+  loop
+    if event.status = 'APPLIED' then
+      perform private.apply_stripe_event(event, stored);
+    else
+      perform private.reapply_stripe_event(event, stored);
+    end if;
   end loop;
-  return results;
+  return (
+    select jsonb_agg(jsonb_build_object(
+      'id', e.id, 'status', e.status,
+      'duplicate', not coalesce(e.id = any (stored), false) or array_position(ids, e.id) < d.n
+    ) order by d.n)
+    from unnest(ids) with ordinality d (id, n) join public.stripe_events e on e.id = d.id
+  );
 end $$;
-comment on function private.receive_stripe_events(jsonb) is 'Receives several events in one transaction: all or none.';
+comment on function private.receive_stripe_events(jsonb) is
+  'Stores events once and applies them in the same transaction, all or none: one locking pass, one insert, one fold and one '
+  'settlement for each object. The caller has verified Stripe''s signature.';
+
+create function private.receive_stripe_event(delivery jsonb) returns jsonb
+language sql security definer set search_path = '' as $$
+  select private.receive_stripe_events(jsonb_build_array(delivery)) -> 0
+$$;
+comment on function private.receive_stripe_event(jsonb) is 'Receives one event.';
 grant execute on function private.receive_stripe_event(jsonb), private.receive_stripe_events(jsonb) to strive_functions;
 
 -- Policies ------------------------------------------------------------------------------------------------------------

@@ -118,14 +118,18 @@ comment on table private.closed_customers is
 comment on column private.closed_customers.organization_id is 'The organization that was deleted; no foreign key.';
 comment on column private.closed_customers.organization_name is 'So that people recognize it.';
 
-create function private.customers_of(org uuid) returns setof text
-language sql stable set search_path = '' as $$
-  select o.stripe_customer_id from public.organizations o where o.id = org and o.stripe_customer_id is not null
-  union
-  select f.stripe_customer_id from private.former_customers f where f.organization_id = org
-  union
-  select s.stripe_customer_id from public.subscriptions s where s.organization_id = org and s.stripe_customer_id is not null
-$$;
+-- In plpgsql, like everything that runs for each event: a function in SQL is planned anew in every call.
+create function private.customers_of(org uuid) returns text[]
+language plpgsql stable set search_path = '' as $$
+begin
+  return array(
+    select o.stripe_customer_id from public.organizations o where o.id = org and o.stripe_customer_id is not null
+    union
+    select f.stripe_customer_id from private.former_customers f where f.organization_id = org
+    union
+    select s.stripe_customer_id from public.subscriptions s where s.organization_id = org and s.stripe_customer_id is not null
+  );
+end $$;
 comment on function private.customers_of(uuid) is 'All customers at Stripe that an organization has or had.';
 
 create function private.organization_of(customer text, subscription text default null) returns uuid
@@ -200,10 +204,19 @@ language sql set search_path = '' as $$
     where s.organization_id = org and s.stripe_subscription_id is not null and s.status <> 'CANCELLED'
     union
     select o.id from public.stripe_objects o
-    where o.type = 'subscription' and not o.is_last and o.customer_id = any (array(select private.customers_of(org)))
+    where o.type = 'subscription' and not o.is_last and o.customer_id = any (private.customers_of(org))
   ) s (id)
 $$;
 comment on function private.cancel_all_at_stripe(uuid, text) is 'Has every subscription of an organization cancelled at Stripe.';
+
+create function private.end_at_stripe(subscription public.stripe_objects, reason text) returns void
+language sql set search_path = '' as $$
+  select private.add_stripe_task('CANCEL_SUBSCRIPTION', subscription.id, reason)
+  where not exists (
+    select from public.stripe_tasks t where t.object_id = subscription.id and t.kind = 'CANCEL_SUBSCRIPTION' and t.done_at is null
+  )
+$$;
+comment on function private.end_at_stripe(public.stripe_objects, text) is 'Has one subscription cancelled at Stripe, unless a task already does.';
 
 create function private.end_billing() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -213,7 +226,7 @@ begin
     return null;
   end if;
   insert into private.closed_customers as c (stripe_customer_id, organization_id, organization_name)
-  select k.customer, old.id, old.name from private.customers_of(old.id) k (customer)
+  select k.customer, old.id, old.name from unnest(private.customers_of(old.id)) k (customer)
   on conflict (stripe_customer_id) do nothing;
   perform private.cancel_all_at_stripe(old.id, format('Organization %s was deleted', old.name));
   return old;
@@ -246,22 +259,22 @@ $$;
 comment on function private.discount_terms(jsonb) is 'What the discounts of a subscription take off each invoice, in their order.';
 
 create function private.item_months(item jsonb, fallback integer) returns numeric
-language sql immutable set search_path = '' as $$
-  select case item ->> 'interval'
+language plpgsql immutable set search_path = '' as $$
+begin
+  return coalesce(case item ->> 'interval'
     when 'year' then 12 when 'month' then 1 when 'week' then 12 / 52.0 when 'day' then 12 / 365.0
-  end * coalesce((item ->> 'every')::integer, 1)
-  union all select fallback limit 1
-$$;
+  end * coalesce((item ->> 'every')::integer, 1), fallback);
+end $$;
 comment on function private.item_months(jsonb, integer) is 'Months between two charges of an item; the fallback if the item does not say.';
 
 create function private.gross_monthly_amount(item jsonb, fallback_amount bigint, fallback_months integer) returns numeric
-language sql immutable set search_path = '' as $$
-  select case when (item ->> 'metered')::boolean then 0 else
+language plpgsql immutable set search_path = '' as $$
+begin
+  return case when (item ->> 'metered')::boolean then 0 else
     coalesce((item ->> 'amount_decimal')::numeric, (item ->> 'amount')::numeric, fallback_amount, 0)
-    * coalesce((item ->> 'quantity')::bigint, 1)
-    / coalesce(private.item_months(item, fallback_months), fallback_months)
-  end
-$$;
+    * coalesce((item ->> 'quantity')::bigint, 1) / private.item_months(item, fallback_months)
+  end;
+end $$;
 comment on function private.gross_monthly_amount(jsonb, bigint, integer) is
   'List price of an item per month in minor units. Metered usage does not recur.';
 
@@ -276,7 +289,7 @@ declare
   discount record;
 begin
   for item in select i from jsonb_array_elements(state -> 'items') i loop
-    months := coalesce(private.item_months(item, fallback_months), fallback_months);
+    months := private.item_months(item, fallback_months);
     billed_every := coalesce(billed_every, months);
     part := private.gross_monthly_amount(item, fallback_amount, fallback_months);
     for discount in select * from private.discount_terms(item -> 'discounts') d order by d.place loop
@@ -294,6 +307,21 @@ begin
 end $$;
 comment on function private.net_monthly_amount(jsonb, bigint, integer) is
   'What a subscription brings per month in minor units: all items less the discounts that recur, before tax.';
+
+create function private.discounts_of(subscription public.stripe_objects) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+  if coalesce(subscription.state -> 'discounts', '[]') <> '[]' then
+    return subscription.state -> 'discounts';
+  end if;
+  return (
+    select coalesce(jsonb_agg(d.id), '[]') from public.stripe_objects d
+    where d.customer_id = subscription.customer_id and d.type = 'discount' and d.state ->> 'subscription' is null
+      and not coalesce((d.state ->> 'deleted')::boolean, false)
+  );
+end $$;
+comment on function private.discounts_of(public.stripe_objects) is
+  'The discounts of a subscription; without any, that of its customer.';
 
 create function private.has_discounts(state jsonb) returns boolean
 language sql immutable set search_path = '' as $$
@@ -375,7 +403,7 @@ comment on function private.pending_phase_of(public.stripe_objects) is 'The next
 create function private.subscription_of(object public.stripe_objects, org uuid) returns public.subscriptions
 language plpgsql stable set search_path = '' as $$
 declare
-  details jsonb := object.state;
+  details jsonb := object.state || jsonb_build_object('discounts', private.discounts_of(object));
   price private.plan_prices := private.plan_of(object);
   months integer;
   item jsonb;
@@ -412,7 +440,11 @@ begin
   made.billing_cycle := price.billing_cycle;
   made.currency := lower(coalesce(item ->> 'currency', 'usd'));
   made.quantity := coalesce((item ->> 'quantity')::integer, 1);
-  select sum(private.gross_monthly_amount(i, plan_amount, months)) into gross from jsonb_array_elements(details -> 'items') i;
+  if jsonb_array_length(details -> 'items') = 1 then
+    gross := private.gross_monthly_amount(details #> '{items,0}', plan_amount, months);
+  else
+    select sum(private.gross_monthly_amount(i, plan_amount, months)) into gross from jsonb_array_elements(details -> 'items') i;
+  end if;
   made.amount_cents := coalesce(round(gross * months), plan_amount, 0);
   made.net_monthly_amount := case
     when private.has_discounts(details) then private.net_monthly_amount(details, plan_amount, months)
@@ -468,9 +500,9 @@ declare
 begin
   -- The trigger of subscriptions locks the same row: a later transaction sees what the earlier one wrote.
   perform from public.organizations o where o.id = org for no key update;
-  customers := array(select private.customers_of(org));
+  customers := private.customers_of(org);
   for wanted in
-    select m as made, o.state as state, l.is_live and (
+    select m as made, o.state || jsonb_build_object('discounts', private.discounts_of(o)) as state, l.is_live and (
       -- A granted plan counts before those of Stripe.
       exists (
         select from public.subscriptions s
@@ -570,8 +602,9 @@ comment on function private.refund_duplicate(public.subscriptions) is
 -- Invoices ------------------------------------------------------------------------------------------------------------
 
 create function private.payment_of_invoice(invoice text) returns text
-language sql stable set search_path = '' as $$
-  select coalesce(
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce(
     (select o.state ->> 'payment_intent' from public.stripe_objects o where o.id = invoice and o.type = 'invoice'),
     (
       select p.state ->> 'payment_intent' from public.stripe_objects p
@@ -582,13 +615,14 @@ language sql stable set search_path = '' as $$
       select p.id from public.stripe_objects p
       where p.type = 'payment_intent' and p.state ->> 'invoice' = invoice order by p.state_at desc, p.id limit 1
     )
-  )
-$$;
+  );
+end $$;
 comment on function private.payment_of_invoice(text) is 'The payment intent of an invoice, as far as it is known.';
 
 create function private.invoice_of(object public.stripe_objects) returns text
-language sql stable set search_path = '' as $$
-  select coalesce(object.state ->> 'invoice', (
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select coalesce(object.state ->> 'invoice', (
     select i.id from public.stripe_objects i
     where i.customer_id = c.customer_id and i.type = 'invoice' and i.state ->> 'payment_intent' = p.intent limit 1
   ), (
@@ -606,12 +640,13 @@ language sql stable set search_path = '' as $$
     select coalesce(object.customer_id, (
       select i.customer_id from public.stripe_objects i where i.id = p.intent
     )) as customer_id
-  ) c
-$$;
+  ) c);
+end $$;
 comment on function private.invoice_of(public.stripe_objects) is 'The invoice that a payment, charge, refund, dispute or credit note is about.';
 
 create function private.settle_invoice(invoice text, org uuid) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   insert into public.invoices as n (
     organization_id, stripe_invoice_id, stripe_subscription_id, number, status, billing_reason, currency, subtotal_cents,
     discount_cents, tax_cents, total_cents, paid_cents, remaining_cents, credited_cents, refunded_cents, disputed_cents,
@@ -667,31 +702,60 @@ language sql set search_path = '' as $$
     period_end = excluded.period_end, issued_at = excluded.issued_at, due_at = excluded.due_at, paid_at = excluded.paid_at,
     hosted_invoice_url = excluded.hosted_invoice_url, invoice_pdf = excluded.invoice_pdf
   where to_jsonb(n) - '{id,created_at,updated_at}'::text[] is distinct from
-    to_jsonb(excluded) - '{id,created_at,updated_at}'::text[]
-$$;
+    to_jsonb(excluded) - '{id,created_at,updated_at}'::text[];
+  insert into public.invoice_credits as n (
+    organization_id, invoice_id, type, stripe_object_id, number, status, amount_cents, currency, happened_at
+  )
+  select i.organization_id, i.id, upper(o.type)::public."InvoiceCreditType", o.id, o.state ->> 'number',
+    coalesce(o.state ->> 'status', 'unknown'), coalesce((o.state ->> 'amount')::bigint, 0),
+    lower(coalesce(o.state ->> 'currency', i.currency)), coalesce(to_timestamp((o.state ->> 'created')::bigint), o.state_at)
+  from public.invoices i
+  cross join lateral (
+    select c.* from public.stripe_objects c where c.type = 'credit_note' and c.state ->> 'invoice' = invoice
+    union all
+    select r.* from public.stripe_objects r
+    where r.type in ('refund', 'dispute') and r.state ->> 'payment_intent' = private.payment_of_invoice(invoice)
+  ) o
+  where i.stripe_invoice_id = invoice
+  on conflict (stripe_object_id) do update set
+    invoice_id = excluded.invoice_id, status = excluded.status, amount_cents = excluded.amount_cents,
+    number = excluded.number, happened_at = excluded.happened_at
+  where (n.invoice_id, n.status, n.amount_cents, n.number, n.happened_at) is distinct from
+    (excluded.invoice_id, excluded.status, excluded.amount_cents, excluded.number, excluded.happened_at);
+end $$;
 comment on function private.settle_invoice(text, uuid) is
-  'Writes the row of an invoice from the objects at Stripe: the invoice, its refunds, credit notes and disputes.';
+  'Writes the row of an invoice and its credits from the objects at Stripe: the invoice, its refunds, credit notes and disputes.';
 
--- A subscription ended unpaid, and its open invoice was paid afterwards: money for a plan nobody has.
+-- Money for a plan nobody has: the open invoice of a subscription that ended unpaid is paid afterwards, or the organization
+-- was closed or deleted before Strive first heard of the invoice. By Strive's clock, since closing happens here.
 create function private.settle_late_payment(object public.stripe_objects) returns void
 language plpgsql set search_path = '' as $$
 begin
   insert into public.refunds_due (object_id, stripe_payment_intent_id, amount_cents, currency, reason, status, error)
   select i.id, private.payment_of_invoice(i.id), (i.state ->> 'amount_paid')::bigint, lower(i.state ->> 'currency'), 'ENDED',
-    'TO_DECIDE', format('Invoice %s was paid after its subscription %s had ended.', coalesce(i.state ->> 'number', i.id), s.id)
+    -- A subscription that began after the closing never gave anything.
+    case when closed.at <= s.created_at then 'DUE' else 'TO_DECIDE' end::public."RefundStatus",
+    format('Invoice %s was paid after its %s.', coalesce(i.state ->> 'number', i.id), case when closed.at <= i.created_at
+      then 'organization was closed' else format('subscription %s had ended', s.id) end)
   from public.stripe_objects i
   join public.stripe_objects s on s.id = i.state ->> 'subscription' and s.type = 'subscription'
+  cross join lateral (
+    select coalesce(
+      (select c.created_at from private.closed_customers c where c.stripe_customer_id = i.customer_id),
+      (select o.closed_at from public.organizations o where o.id = private.organization_of(i.customer_id))
+    ) as at
+  ) closed
   where i.type = 'invoice' and (i.id = object.id or s.id = object.id) and i.customer_id = object.customer_id
     and i.state ->> 'status' = 'paid' and (i.state ->> 'amount_paid')::bigint > 0 and i.state ->> 'currency' ~ '^[a-zA-Z]{3}$'
-    and s.state ->> 'status' = 'canceled'
-    and coalesce((i.state ->> 'paid')::bigint, extract(epoch from i.state_at)::bigint)
-      >= coalesce((s.state ->> 'ended_at')::bigint, extract(epoch from s.state_at)::bigint)
-      -- Within one second only a subscription that was not paid for can have ended first.
-      + (not coalesce((
-        select e.state ->> 'status' in ('past_due', 'unpaid') from public.stripe_events e
-        where e.object_id = s.id and e.state ->> 'status' <> 'canceled' and e.status <> 'QUARANTINED'
-        order by e.created desc, e.place desc, e.id desc limit 1
-      ), false))::integer
+    and (closed.at <= i.created_at or s.state ->> 'status' = 'canceled'
+      and coalesce((i.state ->> 'paid')::bigint, extract(epoch from i.state_at)::bigint)
+        >= coalesce((s.state ->> 'ended_at')::bigint, extract(epoch from s.state_at)::bigint)
+        -- Within one second only a subscription that was not paid for can have ended first.
+        + (not coalesce((
+          select e.state ->> 'status' in ('past_due', 'unpaid') from public.stripe_events e
+          where e.object_id = s.id and e.state ->> 'status' <> 'canceled' and e.status <> 'QUARANTINED'
+          order by e.created desc, e.place desc, e.id desc limit 1
+        ), false))::integer)
   on conflict do nothing;
 end $$;
 comment on function private.settle_late_payment(public.stripe_objects) is
@@ -906,6 +970,7 @@ declare
   facts private.payment_facts;
   invoice text;
   is_onboarding boolean := false;
+  is_closed boolean;
 begin
   case object.type
     when 'price' then
@@ -938,10 +1003,12 @@ begin
   org := private.organization_of(customer, coalesce(case object.type when 'subscription' then object.id end, details ->> 'subscription'));
   if org is null and exists (select from private.closed_customers c where c.stripe_customer_id = customer) then
     if object.type = 'subscription' and not object.is_last then
-      perform private.add_stripe_task('CANCEL_SUBSCRIPTION', object.id, 'Its organization was deleted')
-      where not exists (
-        select from public.stripe_tasks t where t.object_id = object.id and t.kind = 'CANCEL_SUBSCRIPTION' and t.done_at is null
-      );
+      perform private.end_at_stripe(object, 'Its organization was deleted');
+    elsif object.type in ('charge', 'refund') then
+      perform private.settle_refund(object);
+    end if;
+    if object.type in ('invoice', 'subscription') then
+      perform private.settle_late_payment(object);
     end if;
     return null;
   end if;
@@ -982,9 +1049,18 @@ begin
     if invoice is not null then
       perform private.settle_invoice(invoice, org);
     end if;
+    if object.type = 'invoice_payment' then
+      update public.refunds_due r set stripe_payment_intent_id = details ->> 'payment_intent'
+      where r.object_id = invoice and r.stripe_payment_intent_id is null and r.reason <> 'REQUESTED';
+    end if;
     perform private.notify_owners_of_money(object, org);
   end if;
-  if object.type in ('invoice', 'subscription') then
+  -- Nearly every event ends here: what cannot be late is not looked up.
+  is_closed := object.type in ('invoice', 'subscription')
+    and exists (select from public.organizations o where o.id = org and o.closed_at is not null);
+  if object.type = 'invoice' and (details ->> 'amount_paid')::bigint > 0
+    or object.type = 'subscription' and (object.is_last or is_closed)
+  then
     perform private.settle_late_payment(object);
   end if;
   if object.type = 'discount' then
@@ -995,11 +1071,8 @@ begin
     perform private.settle_checkout(object);
   elsif object.type = 'subscription' then
     perform private.settle_subscriptions(org);
-    if not object.is_last and exists (select from public.organizations o where o.id = org and o.closed_at is not null) then
-      perform private.cancel_all_at_stripe(org, 'Its organization is closed')
-      where not exists (
-        select from public.stripe_tasks t where t.object_id = object.id and t.kind = 'CANCEL_SUBSCRIPTION' and t.done_at is null
-      );
+    if is_closed and not object.is_last then
+      perform private.end_at_stripe(object, 'Its organization is closed');
     end if;
     if private.plan_of(object) is null and (not object.is_last or not exists (
       select from public.subscriptions s where s.stripe_subscription_id = object.id

@@ -32,6 +32,20 @@ create index checkouts_organization_idx on private.checkouts (organization_id, c
 create index checkouts_requested_by_idx on private.checkouts (requested_by);
 create trigger touch before update on private.checkouts for each row execute function private.touch_updated_at();
 
+create function private.require_payer(buying boolean default true) returns uuid
+language plpgsql stable set search_path = '' as $$
+declare
+  org uuid := private.require_org('OWNER', true);
+begin
+  perform private.refuse_impersonation();
+  if buying and exists (select from public.organizations o where o.id = org and o.closed_at is not null) then
+    perform private.refuse_read_only('OWNER');
+  end if;
+  return org;
+end $$;
+comment on function private.require_payer(boolean) is
+  'The organization this request acts in, for its OWNER, also where it is suspended: it pays. Buying is refused where it is closed.';
+
 create function private.live_subscription(org uuid) returns public.subscriptions
 language sql stable set search_path = '' as $$
   select s.* from public.subscriptions s where s.organization_id = org and private.is_live(s.status) limit 1
@@ -85,14 +99,13 @@ comment on function private.seats(public.plans, integer, uuid, integer) is 'The 
 create function private.begin_checkout(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  org uuid := private.require_org('OWNER');
+  org uuid := private.require_payer();
   organization public.organizations;
   live public.subscriptions;
   plan public.plans;
   wanted integer;
   checkout private.checkouts;
 begin
-  perform private.refuse_impersonation();
   plan := private.sold_plan((request ->> 'tier')::public."SubscriptionTier", (request ->> 'billing_cycle')::public."BillingCycle");
   -- Two owners of one organization wait for each other.
   select o.* into organization from public.organizations o where o.id = org for no key update;
@@ -138,7 +151,7 @@ comment on function private.begin_checkout(jsonb) is
 create function private.save_customer(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  org uuid := private.require_org('OWNER');
+  org uuid := private.require_payer();
 begin
   update public.organizations o set stripe_customer_id = request ->> 'customer'
   where o.id = org and o.stripe_customer_id is null;
@@ -151,7 +164,7 @@ language sql security definer set search_path = '' as $$
   update private.checkouts c set
     stripe_session_id = coalesce(request ->> 'session', c.stripe_session_id),
     status = coalesce((request ->> 'status')::public."CheckoutStatus", c.status)
-  where c.id = (request ->> 'id')::uuid and c.status = 'OPEN' and c.organization_id = private.require_org('OWNER')
+  where c.id = (request ->> 'id')::uuid and c.status = 'OPEN' and c.organization_id = private.require_payer()
   returning to_jsonb(c.status)
 $$;
 comment on function private.save_checkout(jsonb) is 'Saves what Stripe says about a checkout: {id, session, status}.';
@@ -170,7 +183,7 @@ begin
     -- Open invoices of an earlier subscription are no longer collected.
     perform private.add_stripe_task('CANCEL_SUBSCRIPTION', s.id, 'Replaced by a new subscription')
     from public.stripe_objects s
-    where s.customer_id = any (array(select private.customers_of(checkout.organization_id))) and s.type = 'subscription'
+    where s.customer_id = any (private.customers_of(checkout.organization_id)) and s.type = 'subscription'
       and s.state ->> 'status' in ('unpaid', 'paused', 'incomplete') and s.id <> object.state ->> 'subscription';
   end if;
 end $$;
@@ -179,10 +192,9 @@ comment on function private.settle_checkout(public.stripe_objects) is 'A checkou
 create function private.billing_customer(request jsonb) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
-  org uuid := private.require_org('OWNER', true);
+  org uuid := private.require_payer(buying => false);
   customer text := (select o.stripe_customer_id from public.organizations o where o.id = org);
 begin
-  perform private.refuse_impersonation();
   if customer is null then
     raise exception using errcode = 'PT409',
       message = case when exists (
@@ -200,10 +212,9 @@ comment on function private.billing_customer(jsonb) is 'The customer at Stripe o
 create function private.subscription_to_change(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  org uuid := private.require_org('OWNER');
+  org uuid := private.require_payer(buying => false);
   live public.subscriptions;
 begin
-  perform private.refuse_impersonation();
   select s.* into live from public.subscriptions s
   where s.organization_id = org and s.stripe_subscription_id is not null and s.status <> 'CANCELLED' and (
     private.is_live(s.status) or exists (
@@ -228,20 +239,24 @@ comment on function private.subscription_to_change(jsonb) is
 create function private.plan_change(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  org uuid := private.require_org('OWNER');
+  org uuid := private.require_payer();
   plan public.plans;
   live public.subscriptions;
   wanted integer;
   effect text;
+  present text;
 begin
-  perform private.refuse_impersonation();
   plan := private.sold_plan((request ->> 'tier')::public."SubscriptionTier", (request ->> 'billing_cycle')::public."BillingCycle");
   perform private.subscription_to_change('{}');
   live := private.live_subscription(org);
   wanted := private.seats(plan, (request ->> 'quantity')::integer, org, live.quantity);
-  if live.id is null or live.status = 'PAST_DUE' then
+  if live.id is null then
+    raise exception 'The subscription is not running' using
+      errcode = 'PT409', detail = 'It is INACTIVE: a payment is due, or its trial ended without a card.',
+      hint = 'Buy the plan with create-checkout-session, or pay the open invoice: create-billing-portal-session leads there.';
+  elsif live.status = 'PAST_DUE' then
     raise exception 'The plan cannot change while a payment is due' using
-      errcode = 'PT409', detail = format('The subscription is %s.', coalesce(live.status, 'INACTIVE')),
+      errcode = 'PT409', detail = 'The subscription is PAST_DUE.',
       hint = 'Pay the open invoice first, or change the card: create-billing-portal-session leads there.';
   elsif live.currency <> plan.currency then
     raise exception 'The currency of a subscription cannot change' using
@@ -257,12 +272,13 @@ begin
     raise exception 'The subscription ends before the change' using
       errcode = 'PT409', detail = format('It ends on %s.', private.day(live.ends_at)), hint = 'Call resume-subscription first.';
   end if;
+  select coalesce((private.plan_of(o)).stripe_price_id, o.state #>> '{items,0,price}') into present
+  from public.stripe_objects o where o.id = live.stripe_subscription_id;
   return jsonb_build_object(
     'subscription', live.stripe_subscription_id, 'customer', live.stripe_customer_id, 'effect', effect,
-    'price', case when (live.tier, live.billing_cycle) = (plan.tier, plan.billing_cycle) then (
-      -- The same plan keeps the price it was sold at.
-      select o.state #>> '{items,0,price}' from public.stripe_objects o where o.id = live.stripe_subscription_id
-    ) else plan.stripe_price_id end,
+    'present_price', present,
+    -- The same plan keeps the price it was sold at.
+    'price', case when (live.tier, live.billing_cycle) = (plan.tier, plan.billing_cycle) then present else plan.stripe_price_id end,
     'quantity', wanted, 'tier', plan.tier, 'billing_cycle', plan.billing_cycle, 'currency', plan.currency,
     'at', case effect when 'PERIOD_END' then live.current_period_end else now() end
   );
@@ -274,7 +290,7 @@ comment on function private.plan_change(jsonb) is
 create function private.show_subscription(fetched jsonb default null) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  org uuid := private.require_org('OWNER');
+  org uuid := private.require_payer(buying => false);
   object public.stripe_objects;
   shown public.subscriptions;
 begin
@@ -296,4 +312,4 @@ comment on function private.show_subscription(jsonb) is 'A subscription that was
 
 grant execute on function private.begin_checkout(jsonb), private.save_customer(jsonb), private.save_checkout(jsonb),
   private.subscription_to_change(jsonb), private.plan_change(jsonb), private.show_subscription(jsonb) to strive_functions;
-grant execute on function private.billing_customer(jsonb) to authenticated, service_role;
+grant execute on function private.billing_customer(jsonb), private.require_payer(boolean) to authenticated, service_role;

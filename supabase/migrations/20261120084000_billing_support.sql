@@ -102,6 +102,15 @@ begin
       errcode = 'PT404', detail = format('Found %L.', left(invoice, 100)),
       hint = 'Name it by its id in invoices, its number or its id at Stripe (in_…).';
   end if;
+  if exists (
+    select from public.stripe_objects d
+    where d.type = 'dispute' and d.state ->> 'payment_intent' = private.payment_of_invoice(named.stripe_invoice_id)
+      and d.state ->> 'status' in ('needs_response', 'under_review', 'lost')
+  ) then
+    raise exception 'The bank decides about this payment' using
+      errcode = 'PT409', detail = 'Its customer disputes it, or won the dispute: a refund would return the money twice.',
+      hint = 'Answer the dispute at Stripe; accepting it returns the money.';
+  end if;
   select coalesce(sum(r.amount_cents), 0) into requested from public.refunds_due r
   where r.object_id = named.stripe_invoice_id and r.reason = 'REQUESTED' and r.status in ('TO_DECIDE', 'DUE', 'ISSUING');
   if coalesce(amount_cents, 1) < 1
@@ -207,7 +216,10 @@ begin
     raise exception 'There is no such organization' using errcode = 'PT404', detail = format('Found %s.', organization);
   end if;
   live := private.live_subscription(organization);
-  if live.stripe_subscription_id is not null then
+  -- One that Stripe does not know ends here.
+  update public.stripe_objects o set state = o.state || '{"status": "canceled"}', is_last = true
+  where o.id = live.stripe_subscription_id and o.missing_since is not null;
+  if live.stripe_subscription_id is not null and not found then
     raise exception 'This organization pays for a plan at Stripe' using
       errcode = 'PT409', detail = format('It is %s, %s.', live.stripe_subscription_id, live.tier),
       hint = 'Cancel it with cancel_at_stripe() first, or give it a coupon at Stripe.';

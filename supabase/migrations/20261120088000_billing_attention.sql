@@ -42,8 +42,8 @@ create function private.billing_differences() returns table (
       )
     union all
     select 'MISSING', o.id, o.customer_id, 'Stripe has no such subscription, nor its customer.',
-      'See whether STRIPE_SECRET_KEY belongs to the right account. The plan ends here with its period, or at once with grant_plan() '
-      'after cancelling.',
+      'See whether STRIPE_SECRET_KEY belongs to the right account. The plan ends here with its period, or at once with '
+      'grant_plan(organization, ''FREE'', now(), reason).',
       o.missing_since
     from public.stripe_objects o where o.type = 'subscription' and o.missing_since is not null and not o.is_last
     union all
@@ -54,6 +54,21 @@ create function private.billing_differences() returns table (
     join private.closed_customers c on c.stripe_customer_id = o.customer_id
     where o.type = 'subscription' and o.state ->> 'status' in ('active', 'trialing', 'past_due', 'unpaid', 'paused') and not o.is_last
       and private.organization_of(o.customer_id, o.id) is null
+    union all
+    select 'GRANTED', s.id::text, o.stripe_customer_id,
+      format('%s has %s until %s without paying: %s', o.name, s.tier, private.day(s.ends_at), s.granted_reason),
+      'Nothing: it ends by itself. grant_plan() changes or ends it.', s.created_at
+    from public.subscriptions s join public.organizations o on o.id = s.organization_id
+    where s.granted_reason is not null and private.is_live(s.status)
+    union all
+    select 'EDITED', o.id::text, o.stripe_customer_id,
+      format('%s has the tier %s, and its subscription gives %s: the tier was edited.', o.name, o.subscription_tier,
+        coalesce(s.tier, 'FREE')),
+      'Set organizations.subscription_tier back, and give the plan with grant_plan().', o.updated_at
+    from public.organizations o
+    left join public.subscriptions s on s.organization_id = o.id and private.is_live(s.status)
+    where o.subscription_tier <> coalesce(s.tier, 'FREE')
+      and exists (select from public.subscriptions bought where bought.organization_id = o.id)
   ) d
   where private.is_operator() or auth.role() = 'service_role'
 $$;
@@ -281,7 +296,7 @@ language sql stable security definer set search_path = '' as $$
       from public.subscriptions s
       join public.stripe_objects o on o.id = s.stripe_subscription_id
       join public.stripe_objects d on d.customer_id = o.customer_id and d.type = 'discount'
-      where private.is_live(s.status) and o.state -> 'discounts' ? d.id
+      where private.is_live(s.status) and (o.state -> 'discounts' ? d.id or d.state ->> 'subscription' is null)
         and to_timestamp((d.state ->> 'end')::bigint) between s.updated_at and now()
       limit 500
     )

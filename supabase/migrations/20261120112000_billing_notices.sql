@@ -4,19 +4,15 @@
 create function private.notify_owners(
   org uuid, kind text, title text, message text, subject_type text default 'organization', subject_id uuid default null,
   dedupe_key text default null
-) returns boolean language sql set search_path = '' as $$
-  select private.publish_event(
+) returns boolean language plpgsql set search_path = '' as $$
+begin
+  return private.publish_events(array[(
     kind, org, subject_type, coalesce(subject_id, org), title, message, private.members_at_least(org, 'OWNER'), null,
-    dedupe_key
-  ) > 0
-$$;
+    dedupe_key, null, null
+  )::private.event]) > 0;
+end $$;
 comment on function private.notify_owners(uuid, text, text, text, text, uuid, text) is
   'Notifies the owners of an organization about billing; with a dedupe_key once.';
-
-create function private.day(moment timestamptz) returns text language sql stable set search_path = '' as $$
-  select to_char(moment at time zone 'UTC', 'YYYY-MM-DD')
-$$;
-comment on function private.day(timestamptz) is 'A date (UTC) for people.';
 
 -- The plan ------------------------------------------------------------------------------------------------------------
 
@@ -27,8 +23,28 @@ declare
   is_live boolean := private.is_live(new.status);
   plan text := initcap(new.tier::text);
   notice record;
+  replaced public.subscriptions;
 begin
+  -- Others of the organization that run at Stripe and do not count: one of them takes over, or was replaced just now.
+  if was_live and not is_live and exists (
+    select from public.subscriptions s join public.stripe_objects o on o.id = s.stripe_subscription_id
+    where s.organization_id = new.organization_id and s.id <> new.id
+      and o.state ->> 'status' in ('active', 'trialing', 'past_due') and not o.is_last
+  ) then
+    return null;
+  elsif is_live and not was_live then
+    select s.* into replaced
+    from public.subscriptions s join public.stripe_objects o on o.id = s.stripe_subscription_id
+    where s.organization_id = new.organization_id and s.id <> new.id and s.status = 'INACTIVE'
+      and s.updated_at = now() and s.created_at < now() and o.state ->> 'status' in ('active', 'trialing', 'past_due')
+    limit 1;
+    if (replaced.tier, replaced.billing_cycle, replaced.quantity) = (new.tier, new.billing_cycle, new.quantity) then
+      return null;
+    end if;
+  end if;
   select n.* into notice from (values
+    (is_live and replaced.id is not null, 'billing.plan.changed', format('Your plan is %s now', plan),
+      format('It was %s.', initcap(replaced.tier::text))),
     (is_live and not was_live and new.status <> 'PAST_DUE', 'billing.plan.started', format('Your plan is %s', plan),
       case when new.status = 'TRIAL' and new.trial_ends_at is not null
         then format('It is free until %s.', private.day(new.trial_ends_at))
@@ -61,6 +77,9 @@ begin
       format('The %s plan goes on.', plan))
   ) n (applies, kind, title, message) where n.applies limit 1;
   if notice.title is not null then
+    -- Who cancels, resumes and cancels again has one notice of the cancellation: the newest.
+    delete from public.notifications n
+    where n.organization_id = new.organization_id and n.title = notice.title and n.message = notice.message;
     perform private.notify_owners(new.organization_id, notice.kind, notice.title, notice.message, 'subscription', new.id);
   end if;
   return null;

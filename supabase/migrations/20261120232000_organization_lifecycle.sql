@@ -121,7 +121,7 @@ declare
 begin
   update public.organizations o set closed_at = coalesce(o.closed_at, now()), closed_by = coalesce(o.closed_by, who)
   where o.id = org returning o.* into closed;
-  -- Subscriptions at Stripe are ended there: subscriptions_to_end() lists them. Others end here.
+  -- The trigger end_billing_of_closed has subscriptions at Stripe cancelled there. Others end here.
   update public.subscriptions s set status = 'CANCELLED', cancelled_at = now(), current_period_end = greatest(
     now(), s.current_period_start + interval '1 second')
   where s.organization_id = org and s.stripe_subscription_id is null and private.is_live(s.status);
@@ -168,17 +168,6 @@ create function public.reopen_organization() returns jsonb
 language sql set search_path = '' as 'select private.reopen_organization()';
 comment on function public.reopen_organization() is
   'Reopens the current organization (OWNER) before it is erased. Its subscription has ended: choose a plan again.';
-
-create function private.subscriptions_to_end() returns table (organization_id uuid, stripe_subscription_id text)
-language sql stable security definer set search_path = '' as $$
-  select s.organization_id, s.stripe_subscription_id
-  from public.subscriptions s join public.organizations o on o.id = s.organization_id
-  where o.closed_at is not null and s.stripe_subscription_id is not null
-    and private.is_live(s.status)
-$$;
-comment on function private.subscriptions_to_end() is
-  'Subscriptions at Stripe of closed organizations, which are to be ended there. Until then nothing is erased.';
-grant execute on function private.subscriptions_to_end() to strive_functions;
 
 create function private.count_rows_of(org uuid) returns jsonb
 language plpgsql stable security definer set search_path = '' as $$
@@ -239,7 +228,10 @@ begin
   for org in
     select o.id from public.organizations o
     where o.closed_at <= now() - interval '30 days'
-      and not exists (select from private.subscriptions_to_end() s where s.organization_id = o.id)
+      and not exists (
+        select from public.subscriptions s
+        where s.organization_id = o.id and s.stripe_subscription_id is not null and private.is_live(s.status)
+      )
     order by o.closed_at limit 10 for update skip locked
   loop
     perform private.erase_organization(org);
@@ -375,72 +367,12 @@ begin
 end $$;
 comment on function private.do_close_organization(jsonb) is 'Closes {organization_id}; it is erased after 30 days.';
 
-create function private.do_create_subscription(wish jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
-declare
-  target public.organizations := private.organization_to_administer((wish ->> 'organization_id')::uuid);
-  until timestamptz := wish ->> 'until';
-  made public.subscriptions;
-begin
-  if until is null or until <= now() then
-    raise exception 'A granted plan needs an end' using
-      errcode = 'PT422', detail = format('Found %s.', coalesce(to_json(until) #>> '{}', 'none')),
-      hint = 'Send until, a time in the future.';
-  end if;
-  if exists (
-    select from public.subscriptions s
-    where s.organization_id = target.id and s.stripe_subscription_id is not null
-      and private.is_live(s.status)
-  ) then
-    raise exception 'This organization pays for a plan' using
-      errcode = 'PT409', hint = 'Change its plan at Stripe, or cancel it there first.';
-  end if;
-  update public.subscriptions s set status = 'CANCELLED', cancelled_at = now()
-  where s.organization_id = target.id and private.is_live(s.status);
-  insert into public.subscriptions (
-    organization_id, status, tier, billing_cycle, amount_cents, current_period_start, current_period_end, ends_at,
-    granted_reason
-  ) values (
-    target.id, 'ACTIVE', (wish ->> 'tier')::public."SubscriptionTier", 'MONTHLY', 0, now(), until, until,
-    'Granted by a platform admin'
-  ) returning * into made;
-  return to_jsonb(made);
-end $$;
-comment on function private.do_create_subscription(jsonb) is
-  'Grants {organization_id} the plan {tier} without payment {until}.';
-
-create function private.do_cancel_subscription(wish jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
-declare
-  target public.organizations := private.organization_to_administer((wish ->> 'organization_id')::uuid);
-  ended public.subscriptions;
-begin
-  if exists (
-    select from public.subscriptions s
-    where s.organization_id = target.id and s.stripe_subscription_id is not null
-      and private.is_live(s.status)
-  ) then
-    raise exception 'This subscription is at Stripe' using
-      errcode = 'PT409', hint = 'Cancel it in the Stripe dashboard; its events end it here.';
-  end if;
-  update public.subscriptions s set status = 'CANCELLED', cancelled_at = now()
-  where s.organization_id = target.id and private.is_live(s.status) and s.tier <> 'FREE'
-  returning * into ended;
-  if not found then
-    raise exception 'This organization has no plan to cancel' using errcode = 'PT409';
-  end if;
-  return to_jsonb(ended);
-end $$;
-comment on function private.do_cancel_subscription(jsonb) is 'Ends the plan that was granted to {organization_id}.';
-
 insert into private.admin_operations (name, action, target_type, description) values
   ('create_user', 'USER_CREATE', 'user', 'User created'),
   ('create_organization', 'ORG_CREATE', 'organization', 'Organization created'),
   ('suspend_organization', 'ORG_SUSPEND', 'organization', 'Organization suspended'),
   ('restore_organization', 'ORG_UPDATE', 'organization', 'Organization restored'),
-  ('close_organization', 'ORG_DELETE', 'organization', 'Organization closed'),
-  ('create_subscription', 'SUBSCRIPTION_CREATE', 'organization', 'Plan granted'),
-  ('cancel_subscription', 'SUBSCRIPTION_CANCEL', 'organization', 'Plan ended');
+  ('close_organization', 'ORG_DELETE', 'organization', 'Organization closed');
 
 create function private.admin_create_user(email text, name text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -508,34 +440,6 @@ create function public.admin_close_organization(organization_id uuid) returns js
 language sql set search_path = '' as 'select private.admin_close_organization(organization_id)';
 comment on function public.admin_close_organization(uuid) is 'For platform admins. Closes an organization; after 30 days it is erased.';
 
-create function private.admin_create_subscription(organization_id uuid, tier "SubscriptionTier", until timestamptz) returns jsonb
-language plpgsql security definer set search_path = '' as $$
-begin
-  perform private.require_admin();
-  return private.respond(private.attempt(
-    'create_subscription', jsonb_build_object('organization_id', organization_id, 'tier', tier, 'until', until), coalesce(organization_id::text, '')
-  ));
-end $$;
-comment on function private.admin_create_subscription(uuid, "SubscriptionTier", timestamptz) is 'See do_create_subscription(); logged.';
-create function public.admin_create_subscription(organization_id uuid, tier "SubscriptionTier", until timestamptz) returns jsonb
-language sql set search_path = '' as 'select private.admin_create_subscription(organization_id, tier, until)';
-comment on function public.admin_create_subscription(uuid, "SubscriptionTier", timestamptz) is
-  'For platform admins. Grants an organization a plan without payment until a time.';
-
-create function private.admin_cancel_subscription(organization_id uuid) returns jsonb
-language plpgsql security definer set search_path = '' as $$
-begin
-  perform private.require_admin();
-  return private.respond(private.attempt(
-    'cancel_subscription', jsonb_build_object('organization_id', organization_id), coalesce(organization_id::text, '')
-  ));
-end $$;
-comment on function private.admin_cancel_subscription(uuid) is 'See do_cancel_subscription(); logged.';
-create function public.admin_cancel_subscription(organization_id uuid) returns jsonb
-language sql set search_path = '' as 'select private.admin_cancel_subscription(organization_id)';
-comment on function public.admin_cancel_subscription(uuid) is
-  'For platform admins. Ends a plan that was granted without payment.';
-
 grant execute on function private.admin_create_user(text, text), public.admin_create_user(text, text),
   private.create_organization(text, text, text),
   public.create_organization(text, text, text), private.transfer_ownership(uuid, "OrgRole"),
@@ -543,9 +447,7 @@ grant execute on function private.admin_create_user(text, text), public.admin_cr
   private.close_organization(text), public.close_organization(text), private.reopen_organization(),
   public.reopen_organization(), private.admin_create_organization(text, text, text, text),
   private.admin_suspend_organization(uuid, text), private.admin_restore_organization(uuid),
-  private.admin_close_organization(uuid), private.admin_create_subscription(uuid, "SubscriptionTier", timestamptz),
-  private.admin_cancel_subscription(uuid), public.admin_create_organization(text, text, text, text),
+  private.admin_close_organization(uuid), public.admin_create_organization(text, text, text, text),
   public.admin_suspend_organization(uuid, text), public.admin_restore_organization(uuid),
-  public.admin_close_organization(uuid), public.admin_create_subscription(uuid, "SubscriptionTier", timestamptz),
-  public.admin_cancel_subscription(uuid)
+  public.admin_close_organization(uuid)
   to authenticated, service_role;

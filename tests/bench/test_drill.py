@@ -46,6 +46,10 @@ def test_books_report_lost_and_repeated_entries(own: Stack) -> None:
                 " from public.organizations o, generate_series(1, 2) where o.slug = 'acme'"
             )
             connection.execute("update public.project_showcases set likes = likes + 1")
+            connection.execute(
+                "update public.organizations set stripe_customer_id = 'cus_drill', subscription_tier = 'ELITE'"
+                " where slug = 'globex'"
+            )
         result = Book(entries={"twice": True, "gone": True, "never acknowledged": False})
         found = balance(own, result)
     finally:
@@ -53,3 +57,4 @@ def test_books_report_lost_and_repeated_entries(own: Stack) -> None:
     assert found["lost"] == ["feed entry gone: acknowledged, not there"]
     assert "feed entry twice: 2 times" in found["wrong"]
     assert any("likes" in one for one in found["wrong"])
+    assert "organization globex: ELITE here, FREE by Stripe's objects" in found["wrong"]

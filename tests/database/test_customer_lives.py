@@ -50,7 +50,7 @@ def played(database: Database) -> Iterator[Played]:
         http.close()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
 
-def deliver(database: Database, played: Played, events: list[Row]) -> None:
+def deliver(database: Database, played: Played, events: list[Row], at_once: int = 1) -> None:
     """Halfway the prices of all plans are replaced: every customer keeps the plan they bought."""
     with database.connect() as connection:
         put_on_sale(connection, played.double.url, played.double.key)
@@ -67,24 +67,31 @@ def deliver(database: Database, played: Played, events: list[Row]) -> None:
                     PEOPLE["outsider"],
                 ],
             )
-        for number, event in enumerate(events):
-            if number == len(events) // 2:
+        waiting = list(events)
+        while waiting:
+            if len(waiting) <= len(events) // 2 < len(waiting) + at_once:
                 connection.execute(
                     "update public.plans set stripe_price_id = 'price_replaced_' || id"
                     " where stripe_price_id is not null"
                 )
-            body = json.dumps(event, default=str)
-            connection.execute(
-                "select private.receive_stripe_event(%s::jsonb)", [delivery(event, body, livemode=False)]
-            )
+            batch, waiting = waiting[:at_once], waiting[at_once:]
+            deliveries = [delivery(event, json.dumps(event, default=str), livemode=False) for event in batch]
+            connection.execute("select private.receive_stripe_events(%s::jsonb)", [f"[{','.join(deliveries)}]"])
 
 
-VOLATILE = "{id,organization_id,onboarding_session_id,created_at,updated_at,changed_at,past_due_since,refund_after}"
+VOLATILE = (
+    "{id,invoice_id,organization_id,onboarding_session_id,created_at,updated_at,changed_at,past_due_since,refund_after}"
+)
 
 
 def state(connection: Connection) -> dict[str, list[Row]]:
     found = {}
-    tables = {"subscriptions": "stripe_subscription_id", "invoices": "stripe_invoice_id", "refunds_due": "object_id"}
+    tables = {
+        "subscriptions": "stripe_subscription_id",
+        "invoices": "stripe_invoice_id",
+        "invoice_credits": "stripe_object_id",
+        "refunds_due": "object_id",
+    }
     for table, key in tables.items():
         rows = connection.execute(
             f"select to_jsonb(t) - '{VOLATILE}'::text[] from public.{table} t order by {key}, t::text"
@@ -176,6 +183,23 @@ def test_stored_amounts_equal_stripes(in_order: Connection, played: Played) -> N
     for each in played.double.store.all("credit_note"):
         notes[each["invoice"]] += each["amount"]
     assert here.keys() == {each["id"] for each in there}
+    rows = in_order.execute(
+        "select c.stripe_object_id, i.stripe_invoice_id, c.type::text, c.amount_cents, c.status"
+        " from public.invoice_credits c join public.invoices i on i.id = c.invoice_id"
+    )
+    invoice_of = {each["payment_intent"]: each["_invoice"] for each in charges if each.get("_invoice")}
+    store = played.double.store
+    assert set(rows.fetchall()) == {
+        (
+            each["id"],
+            each.get("invoice") or invoice_of[each["payment_intent"]],
+            kind.upper(),
+            each["amount"],
+            each["status"],
+        )
+        for kind in ("credit_note", "refund", "dispute")
+        for each in store.all(kind)
+    }
     for each in there:
         row = here[each["id"]]
         found = [row["status"].lower(), row["number"], row["total_cents"], row["paid_cents"], row["credited_cents"]]
@@ -205,14 +229,14 @@ def test_monthly_amount_includes_all_items_and_discounts(in_order: Connection, p
             assert here[name][1] == found["currency"]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("seed", "at_once"), [(1, 1), (2, 16)])
 def test_shuffled_and_repeated_events_end_as_in_order(
-    fresh_database: Database, in_order: Connection, played: Played, seed: int
+    fresh_database: Database, in_order: Connection, played: Played, seed: int, at_once: int
 ) -> None:
     chance = random.Random(seed)  # noqa: S311 - a seed repeats it
     events = [each for each in played.events for _ in range(2 if chance.random() < 0.1 else 1)]
     chance.shuffle(events)
-    deliver(fresh_database, played, events)
+    deliver(fresh_database, played, events, at_once)
     with fresh_database.connect() as connection:
         expected, found = state(in_order), state(connection)
         for table, rows in expected.items():
@@ -253,3 +277,43 @@ def test_upcoming_dates_are_announced_once(fresh_database: Database) -> None:
         ]
         titles = {title.partition(" on ")[0] for _, title, _ in notices(connection)}
         assert titles == {"Your trial of Growth ends", "Your Growth plan renews"}
+
+
+@pytest.mark.parametrize(("at", "holder"), [("subscription", "sub_card"), ("customer", "cus_card")])
+@pytest.mark.parametrize(("expires_in", "sent"), [(-1, True), (0, False)])
+def test_a_card_that_expires_before_the_next_payment_is_announced_once(
+    fresh_database: Database, at: str, holder: str, expires_in: int, sent: bool
+) -> None:
+    """The payment is due on the 10th of next month; a card is valid to the end of its month."""
+    with fresh_database.connect() as connection:
+        row = connection.execute(
+            "select date_trunc('month', now()) + interval '1 month 9 days',"
+            " extract(month from now() + make_interval(months => 1 + %s))::integer,"
+            " extract(year from now() + make_interval(months => 1 + %s))::integer",
+            [expires_in, expires_in],
+        ).fetchone()
+        assert row
+        connection.execute(
+            "insert into public.stripe_objects (id, type, customer_id, state, state_at) values"
+            " ('pm_card', 'payment_method', 'cus_card', %s, now()), (%s, %s, 'cus_card', %s, now())",
+            [
+                json.dumps({"detached": False, "expiry_month": row[1], "expiry_year": row[2]}),
+                holder,
+                at,
+                json.dumps({"payment_method": "pm_card", "status": "active"}),
+            ],
+        )
+        connection.execute(
+            "insert into public.subscriptions (organization_id, status, tier, billing_cycle, amount_cents,"
+            " stripe_subscription_id, stripe_customer_id, current_period_end)"
+            " select id, 'ACTIVE', 'GROWTH', 'MONTHLY', 69900, 'sub_card', 'cus_card', %s"
+            " from public.organizations where slug = 'acme'",
+            [row[0]],
+        )
+        connection.execute("delete from public.notifications")
+        for _ in range(2):
+            connection.execute("select private.notify_billing_dates()")
+        titles = [title for (_, title, _) in notices(connection).elements()]
+        # A payment more than 35 days ahead is announced later.
+        soon = connection.execute("select %s <= now() + interval '35 days'", [row[0]]).fetchone() == (True,)
+        assert titles == ["Your card expires before the next payment"] * (sent and soon)

@@ -61,16 +61,29 @@ def wrong(connection: Connection, customers: Sequence[History]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_200_subscriptions_shuffled_and_repeated_end_as_in_order(fresh_database: Database, seed: int) -> None:
+def receive_together(connection: Connection, together: Sequence[Row]) -> list[Row]:
+    deliveries = [delivery(one, json.dumps(one), livemode=False) for one in together]
+    argument = f"[{','.join(deliveries)}]"
+    row = connection.execute("select private.receive_stripe_events(%s::jsonb)", [argument]).fetchone()
+    assert row
+    return list(row[0])
+
+
+@pytest.mark.parametrize(("seed", "at_once"), [(1, 1), (2, 16), (5, 200)])
+def test_200_subscriptions_shuffled_and_repeated_end_as_in_order(
+    fresh_database: Database, seed: int, at_once: int
+) -> None:
     customers = histories(seed, 200)
     with fresh_database.connect() as connection:
         sell(connection)
         open_accounts(connection, customers)
+        sent, seen = deliveries(seed, customers), set[str]()
         with connection.transaction():
-            for each in deliveries(seed, customers):
-                result = receive(connection, each)
-                assert result["status"] == "APPLIED", result
+            for first in range(0, len(sent), at_once):
+                together = sent[first : first + at_once]
+                for result, each in zip(receive_together(connection, together), together, strict=True):
+                    assert result == {"id": each["id"], "status": "APPLIED", "duplicate": each["id"] in seen}
+                    seen.add(each["id"])
         assert wrong(connection, customers) == []
         doubts = connection.execute("select count(*) from public.stripe_objects where in_doubt_since is not null")
         assert doubts.fetchone() == (0,), "with all events there is nothing to doubt"

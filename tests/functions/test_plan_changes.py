@@ -273,6 +273,98 @@ def test_cancelling_and_resuming_can_be_repeated(stripe: Shop) -> None:
         assert "create-checkout-session" in refused(send(stripe, function), 409, "PT409").json()["hint"]
 
 
+def test_owners_who_change_and_cancel_at_once_are_not_refused(stripe: Shop) -> None:
+    buy(stripe)
+    less = {**GROWTH, "tier": "STARTER"}
+    requests = [("change-plan", less), ("cancel-subscription", {}), ("change-plan", less), ("resume-subscription", {})]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda each: send(stripe, each[0], **each[1]), requests))
+    assert {answer.status_code for answer in answers} <= {200, 409}, [answer.text for answer in answers]
+
+
+def test_a_scheduled_change_keeps_discounts_and_other_items(stripe: Shop, v1: Any) -> None:
+    coupon = v1.coupons.create({"percent_off": 100, "duration": "forever"})
+    v1.promotion_codes.create({"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "FRIENDS"})
+    bought = buy(stripe, code="FRIENDS")
+    product = v1.products.create({"name": "Extra"}).id
+    extra = v1.prices.create(
+        {"product": product, "currency": "usd", "unit_amount": 500, "recurring": {"interval": "month"}}
+    )
+    v1.subscription_items.create({"subscription": bought["id"], "price": extra.id, "proration_behavior": "none"})
+    done(stripe, "change-plan", **{**GROWTH, "tier": "STARTER"})
+    stripe.double.advance(days=32)
+    assert plan(stripe) == ("STARTER", "ACTIVE")
+    (row,) = stripe.look("select amount_cents, net_monthly_amount from public.subscriptions")
+    assert row == {"amount_cents": 29_900 + 500, "net_monthly_amount": 0}
+
+
+def test_a_discount_of_the_customer_lowers_what_the_subscription_brings(stripe: Shop, v1: Any) -> None:
+    bought = buy(stripe)
+    coupon = v1.coupons.create({"percent_off": 50, "duration": "forever"})
+    stripe.double.discount_customer(bought["customer"], coupon.id)
+    stripe.double.deliveries.settle()
+    assert stripe.look("select net_monthly_amount from public.subscriptions") == [{"net_monthly_amount": 34_950}]
+    stripe.write("delete from public.stripe_events where type like 'c%%'")
+    stripe.write("delete from public.stripe_objects")  # reconciliation finds it again
+    job(stripe, "reconcile-stripe", compare=True)
+    assert stripe.look("select net_monthly_amount from public.subscriptions") == [{"net_monthly_amount": 34_950}]
+    v1.customers.delete_discount(bought["customer"])
+    stripe.double.deliveries.settle()
+    assert stripe.look("select net_monthly_amount from public.subscriptions") == [{"net_monthly_amount": 69_900}]
+
+
+def test_a_trial_that_ended_without_a_card_is_resumed(stripe: Shop, v1: Any) -> None:
+    customer = v1.customers.create({"name": "Acme"}).id
+    stripe.write("update public.organizations set stripe_customer_id = %s where id = %s", customer, ACME)
+    (price,) = stripe.look(
+        "select stripe_price_id as id from public.plans"
+        " where tier = 'GROWTH' and billing_cycle = 'MONTHLY' and is_active"
+    )
+    pause = {"end_behavior": {"missing_payment_method": "pause"}}
+    v1.subscriptions.create(
+        {"customer": customer, "items": [{"price": price["id"]}], "trial_period_days": 7, "trial_settings": pause}
+    )
+    stripe.double.advance(days=8)
+    assert plan(stripe) == ("FREE", "INACTIVE")
+    assert "create-checkout-session" in refused(send(stripe, "change-plan", **GROWTH), 409, "PT409").json()["hint"]
+    card = v1.payment_methods.create({"type": "card", "card": {"token": "tok_visa"}}).id
+    v1.payment_methods.attach(card, {"customer": customer})
+    v1.customers.update(customer, {"invoice_settings": {"default_payment_method": card}})
+    assert done(stripe, "resume-subscription")["status"] == "ACTIVE"
+    assert plan(stripe) == ("GROWTH", "ACTIVE")
+
+
+def test_a_subscription_whose_payment_is_due_is_not_resumed(stripe: Shop, v1: Any) -> None:
+    bought = buy(stripe)
+    card = v1.payment_methods.create({"type": "card", "card": {"token": "tok_chargeCustomerFail"}})
+    v1.payment_methods.attach(card.id, {"customer": bought["customer"]})
+    v1.subscriptions.update(bought["id"], {"default_payment_method": card.id})
+    stripe.double.after_retries("unpaid")
+    try:
+        stripe.double.advance(days=32)
+        stripe.double.advance(days=20)
+        assert plan(stripe) == ("FREE", "INACTIVE")
+        refused(send(stripe, "resume-subscription"), 409, "payment_due")
+    finally:
+        stripe.double.after_retries("cancel")
+
+
+def test_owners_of_a_suspended_organisation_pay_and_of_a_closed_one_only_end(stripe: Shop) -> None:
+    bodies = {"preview-plan-change": GROWTH, "change-plan": {**GROWTH, "tier": "ELITE"}, "cancel-subscription": {}}
+    stripe.write("update public.organizations set suspended_at = now(), suspended_reason = 'x' where id = %s", ACME)
+    try:
+        buy(stripe)
+        assert [send(stripe, function, **body).status_code for function, body in bodies.items()] == [200] * 3
+        stripe.write("update public.organizations set closed_at = now(), suspended_at = null where id = %s", ACME)
+        assert [send(stripe, function, **body).status_code for function, body in bodies.items()] == [403, 403, 200]
+    finally:
+        stripe.write(
+            "update public.organizations set suspended_at = null, suspended_reason = null, closed_at = null"
+            " where id = %s",
+            ACME,
+        )
+
+
 def test_seats_are_bought_for_every_member(stripe: Shop) -> None:
     stripe.write("update public.plans set per_seat = true where tier = 'GROWTH'")
     try:
@@ -288,12 +380,14 @@ def test_seats_are_bought_for_every_member(stripe: Shop) -> None:
 
 def test_only_owners_read_invoices(stripe: Shop) -> None:
     buy(stripe)
+    stripe.write("update public.organizations set suspended_at = now(), suspended_reason = 'x' where id = %s", ACME)
     seen = {}
     for person in ("owner", "admin", "member", "globex_owner", "outsider"):
         with stripe.database.acting_as(person) as cursor:
             seen[person] = cursor.execute(
                 "select number, hosted_invoice_url, invoice_pdf from public.invoices"
             ).rowcount
+    stripe.write("update public.organizations set suspended_at = null, suspended_reason = null")
     assert seen == {"owner": 1, "admin": 0, "member": 0, "globex_owner": 0, "outsider": 0}
 
 
@@ -340,6 +434,61 @@ def test_a_deleted_organization_is_not_charged_any_more(stripe: Shop, v1: Any) -
     assert stripe.look("select kind from public.billing_attention") == []
 
 
+def test_a_closed_organisation_is_not_charged_any_more(stripe: Shop) -> None:
+    buy(stripe)
+    with stripe.database.acting_as("owner") as cursor:
+        cursor.execute("select public.close_organization('acme')")
+        cursor.connection.commit()
+    try:
+        job(stripe, "settle-onboarding-payments")
+        assert live(stripe) == []
+        assert plan(stripe) == ("FREE", "CANCELLED")
+        assert stripe.refunds() == []
+    finally:
+        stripe.write("update public.organizations set closed_at = null, closed_by = null where id = %s", ACME)
+
+
+@pytest.mark.parametrize("end", ["closed", "deleted"])
+def test_a_page_that_is_paid_after_the_organisation_is_gone_is_refunded(stripe: Shop, end: str) -> None:
+    page = checkout(stripe)
+    if end == "closed":
+        stripe.write("update public.organizations set closed_at = now() where id = %s", ACME)
+    else:
+        (row,) = stripe.look("select stripe_customer_id as id from public.organizations where id = %s", ACME)
+        stripe.write("update public.organizations set stripe_customer_id = null where id = %s", ACME)
+        stripe.write(
+            "insert into public.organizations (name, slug, stripe_customer_id) values ('Gone', 'gone', %s)", row["id"]
+        )
+        stripe.write("delete from public.organizations where slug = 'gone'")
+    try:
+        stripe.double.check_out(page)
+        for _ in range(2):
+            job(stripe, "settle-onboarding-payments")
+        assert live(stripe) == []
+        (entry,) = stripe.refunds()
+        assert (entry["reason"], entry["status"], entry["amount_cents"]) == ("ENDED", "REFUNDED", 69_900)
+        assert sum(each["amount_refunded"] for each in stripe.at_stripe("charge")) == 69_900
+    finally:
+        stripe.write("update public.organizations set closed_at = null where id = %s", ACME)
+
+
+def test_owners_have_one_notice_of_each_fact(stripe: Shop) -> None:
+    first = checkout(stripe)
+    stripe.write("update private.checkouts set status = 'EXPIRED'")
+    for session in (first, checkout(stripe)):
+        stripe.double.check_out(session)
+        stripe.double.deliveries.settle()
+    for _ in range(2):
+        done(stripe, "cancel-subscription")
+        done(stripe, "resume-subscription")
+    titles = [row["title"] for row in stripe.look("select title from public.notifications order by created_at")]
+    assert [title.partition(" on 2")[0] for title in titles] == [
+        "Your plan is Growth",
+        "Your Growth plan ends",
+        "Your Growth plan goes on",
+    ]
+
+
 def test_money_that_arrives_after_the_end_is_shown(stripe: Shop, v1: Any) -> None:
     bought = buy(stripe)
     bad = v1.payment_methods.create({"type": "card", "card": {"token": "tok_chargeCustomerFail"}})
@@ -375,6 +524,9 @@ def test_changed_stripe_account_keeps_plans_and_is_reported(stripe: Shop) -> Non
     job(stripe, "reconcile-stripe", compare=True)
     assert plan(stripe) == ("GROWTH", "ACTIVE")
     assert {row["kind"] for row in stripe.look("select kind from public.billing_attention")} == {"MISSING"}
+    stripe.write("select public.grant_plan(%s, 'FREE', now(), 'Of an account we have closed')", ACME)
+    assert plan(stripe) == ("FREE", "CANCELLED")
+    assert stripe.look("select kind from public.billing_attention") == []
 
 
 def test_one_locked_subscription_does_not_stop_the_reconciliation(stripe: Shop) -> None:
@@ -476,6 +628,16 @@ def test_support_refunds_cancels_and_extends_from_the_sql_editor(stripe: Shop, v
     assert logged[-1]["admin_id"] == "00000000-0000-0000-0000-000000000000"
 
 
+def test_support_leaves_a_disputed_payment_to_the_bank(stripe: Shop) -> None:
+    buy(stripe)
+    (charge,) = stripe.at_stripe("charge")
+    stripe.double.dispute(charge["id"])
+    stripe.double.deliveries.settle()
+    (invoice,) = stripe.look("select number from public.invoices")
+    with pytest.raises(errors.Error, match="The bank decides"):
+        stripe.write("select public.refund_invoice(%s, 'Unhappy')", invoice["number"])
+
+
 def test_support_extends_a_trial(stripe: Shop, v1: Any) -> None:
     stripe.write("update public.plans set trial_days = 14 where tier = 'GROWTH'")
     try:
@@ -491,6 +653,10 @@ def test_support_extends_a_trial(stripe: Shop, v1: Any) -> None:
 def test_a_granted_plan_ends_by_itself(stripe: Shop) -> None:
     stripe.write("select public.grant_plan(%s, 'ELITE', now() + interval '1 day', 'Partner')", ACME)
     assert plan(stripe) == ("ELITE", "ACTIVE")
+    assert stripe.look("select kind from public.billing_attention") == [{"kind": "GRANTED"}]
+    stripe.write("update public.organizations set subscription_tier = 'GROWTH' where id = %s", ACME)
+    kinds = {row["kind"] for row in stripe.look("select kind from public.billing_attention")}
+    assert kinds == {"GRANTED", "EDITED"}
     answer = send(stripe, "create-checkout-session", **GROWTH, success_url=f"{APP}/", cancel_url=f"{APP}/")
     assert "granted" in refused(answer, 409, "PT409").json()["hint"]
     stripe.write("update public.subscriptions set ends_at = now()")

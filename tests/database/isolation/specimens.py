@@ -127,6 +127,11 @@ VALUES: dict[str, dict[str, Row]] = {
         "ours": {"stripe_invoice_id": "in_1"},
         "theirs": {"stripe_invoice_id": "in_2"},
     },
+    "invoice_credits": {
+        "*": {"currency": "usd"},
+        "ours": {"stripe_object_id": "re_1"},
+        "theirs": {"stripe_object_id": "re_2"},
+    },
     "platform_revenue": {"*": {"currency": "usd"}},
     "refunds_due": {"*": {"currency": "usd"}},
     "stripe_events": {"*": {"id": "evt_1", "payload": Jsonb({})}},
