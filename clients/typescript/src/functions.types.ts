@@ -781,7 +781,8 @@ export interface paths {
         put?: never;
         /**
          * Take back the cancellation of the current organization's subscription, before it has ended
-         * @description For its OWNER. A subscription that was not cancelled stays as it is.
+         * @description For its OWNER. A subscription whose trial ended without a card is billed from now on; one that was not cancelled
+         *     stays as it is.
          */
         post: operations["resume-subscription"];
         delete?: never;
@@ -8840,7 +8841,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description There is no subscription to resume; after its end, buy the plan again. */
+            /** @description There is no subscription to resume, or a payment is due; after its end, buy the plan again. */
             409: {
                 headers: {
                     /** @description Names this request in our logs. */
