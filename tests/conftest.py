@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
 from local.postgres import Cluster
 from local.stack import Stack, free_port
@@ -118,3 +119,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "stack" not in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.embedded)
     items.sort(key=lambda item: item.path.name not in SLOW)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """How many of the tests each lane runs: the official stack and an external URL run the unmarked ones."""
+    calls = [
+        each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, []) if each.when == "call"
+    ]
+    embedded = sum("embedded" in each.keywords for each in calls)
+    terminalreporter.write_line(
+        f"lanes: {len(calls) - embedded} tests for any Supabase, {embedded} for the embedded stack"
+    )
