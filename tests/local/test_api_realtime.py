@@ -245,6 +245,11 @@ def test_change_reaches_callers_that_can_select_it(api: Api, person: Person) -> 
         ("size=lte.5", ["one", "five"]),
         ("title=in.(one,forty)", ["one", "forty"]),
         ("size=gt.0,size=lt.40", ["one", "five"]),
+        ("title=like.%o%,size=isdistinct.1", ["forty"]),
+        ("title=not.ilike.F%", ["one"]),
+        ('title=match."^(one|five)$"', ["one", "five"]),
+        ("title=not.imatch.^F,owner=not.is.null", ["one"]),
+        ('title=in.("a,b",forty)', ["forty"]),
     ],
 )
 def test_filter_selects_changes(api: Api, wanted: str, found: list[str]) -> None:
@@ -260,7 +265,10 @@ def test_filter_selects_changes(api: Api, wanted: str, found: list[str]) -> None
     ("change", "message"),
     [
         ({"table": "books"}, "Unable to subscribe to changes with given parameters"),
-        ({"filter": "size=like.x"}, "Error parsing `filter` params"),
+        ({"filter": "size=cs.x"}, 'Error parsing `filter` params: ["cs", "x"]'),
+        ({"filter": "size=like.x"}, "operator like requires a text-compatible column type, got integer"),
+        ({"filter": "title=match.("}, "parentheses () not balanced"),
+        ({"filter": "title=is.true"}, "is true filter requires a boolean column, got text"),
         ({"filter": "size=eq.many"}, "invalid input syntax for type integer"),
         ({"filter": "secret=eq.x"}, "invalid column for filter secret"),
     ],

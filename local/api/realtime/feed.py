@@ -35,6 +35,11 @@ join pg_type t on t.oid = a.atttypid
 left join pg_index i on i.indrelid = c.oid and i.indisprimary
 where c.oid = $1::oid order by a.attnum
 """
+MATCHES = """
+select json_agg(case t ->> 1 when 'like' then t ->> 0 like t ->> 2 when 'ilike' then t ->> 0 ilike t ->> 2
+  when 'match' then t ->> 0 ~ (t ->> 2) else t ->> 0 ~* (t ->> 2) end <> (t ->> 3)::bool order by at) as fits
+from jsonb_array_elements($1::jsonb) with ordinality tests (t, at)
+"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class Interest:
     role: str
     identity: int
     subscription: Subscription
+
+
+Wanted = tuple[Change, Description, list[Interest]]
+Pattern = tuple[str, str, str, bool]  # value, operator, pattern, negated
 
 
 class Feed:
@@ -155,21 +164,41 @@ class Feed:
         if not interests:
             return
         self._roles |= {interest.role for interest in interests}
-        wanted: list[tuple[Change, Description, list[Interest]]] = []
+        wanted: list[Wanted] = []
         for change in changes:
             description = await self._description(change.relation)
             found = [each for each in interests if each.subscription.wants(change, description.types)]
             if found and description.columns:
                 wanted.append((change, description, found))
+        wanted = await self._matching(wanted)
         seen = await self._visible(wanted, identities)
         for (change, description, found), visible in zip(wanted, seen, strict=True):
             shown = [each for each in found if visible is None or each.identity in visible]
             self._send(change, description, [(each, channel) for each in shown for channel in interests[each]])
             await asyncio.sleep(0)  # the sockets are written before their buffers fill
 
-    async def _visible(
-        self, wanted: list[tuple[Change, Description, list[Interest]]], identities: list[dict[str, str]]
-    ) -> list[set[int] | None]:
+    async def _matching(self, wanted: list[Wanted]) -> list[Wanted]:
+        """Without the interests whose filters by pattern do not match; Postgres evaluates each of them once."""
+
+        def tests(change: Change, interest: Interest) -> list[Pattern]:
+            row = change.row
+            patterns = [each for each in interest.subscription.filters if each.is_pattern]
+            return [(str(row[each.column]), each.operator, each.value, each.negated) for each in patterns]
+
+        asked = list({test for change, _, found in wanted for interest in found for test in tests(change, interest)})
+        if not asked:
+            return wanted
+        async with self._pool.connection("begin; set local statement_timeout = '30s'") as connection:
+            cursor = await connection.execute(MATCHES.encode(), [compact(asked)])
+            [row] = await cursor.fetchall()
+        fits = dict(zip(asked, row["fits"], strict=True))
+        matching = []
+        for change, description, found in wanted:
+            if left := [each for each in found if all(fits[test] for test in tests(change, each))]:
+                matching.append((change, description, left))
+        return matching
+
+    async def _visible(self, wanted: list[Wanted], identities: list[dict[str, str]]) -> list[set[int] | None]:
         """By change: the identities whose policies show the row; None where no policy needs to be checked."""
         answers: list[set[int] | None] = [None] * len(wanted)
         checks = []

@@ -34,6 +34,11 @@ class Change:
     new: Row | None
     old: Row | None
 
+    @property
+    def row(self) -> Row:
+        """What filters are about."""
+        return (self.old if self.action == "DELETE" else self.new) or {}
+
 
 @dataclass(frozen=True)
 class Commit:

@@ -6,14 +6,17 @@ from typing import Any
 
 import psycopg
 
-from local.api.database import Query
+from local.api.database import Query, Row
 from local.api.realtime.pgoutput import Change
 from local.api.realtime.protocol import compact
-from local.api.realtime.values import Filter, parse_filters
+from local.api.realtime.values import KEYWORDS, Filter, parse_filters
 
+VALUES_OF_IN = 100
+PATTERN_OPERATORS = {"like": "~~", "ilike": "~~", "match": "~", "imatch": "~*"}
 TABLES = "select schemaname, tablename from pg_publication_tables where pubname = 'supabase_realtime'"
 # The value as the column's type prints it; it fails if the type does not accept the value.
-COLUMN_TYPE = """select format_type(a.atttypid, a.atttypmod) as type from pg_attribute a
+COLUMN_TYPE = """select format_type(a.atttypid, a.atttypmod) as type, exists (select from pg_operator o
+    where o.oprname = $5 and o.oprleft = a.atttypid and o.oprright = a.atttypid) as has_pattern from pg_attribute a
   where a.attrelid = format('%I.%I', $1::text, $2::text)::regclass and a.attname = $3 and a.attnum > 0
     and has_column_privilege($4::text, a.attrelid, a.attnum, 'select')"""
 
@@ -30,8 +33,7 @@ class Subscription:
     def wants(self, change: Change, types: dict[str, int]) -> bool:
         if self.event not in {"*", change.action} or not self._names(change.relation.schema, change.relation.table):
             return False
-        row = change.old if change.action == "DELETE" else change.new
-        return all(each.accepts(row or {}, types) for each in self.filters)
+        return all(each.accepts(change.row, types) for each in self.filters)
 
     def _names(self, schema: str, table: str) -> bool:
         return self.schema in {"*", schema} and self.table in {"*", table}
@@ -77,20 +79,41 @@ async def checked(query: Query, subscription: Subscription, role: str) -> Subscr
         return subscription
     filters = []
     for each in subscription.filters:
-        types = await query(COLUMN_TYPE, subscription.schema, subscription.table, each.column, role)
-        if not types:
-            raise ValueError(f"{_refusal(subscription)}. Exception: invalid column for filter {each.column}")
+        operator = PATTERN_OPERATORS.get(each.operator, "=")
+        found = await query(COLUMN_TYPE, subscription.schema, subscription.table, each.column, role, operator)
         try:
-            values = [await _printed(query, value, types[0]["type"]) for value in each.values or (each.value,)]
+            filters.append(await _checked_filter(query, each, found))
         except psycopg.DataError as error:
             raise ValueError(f"{_refusal(subscription)}. Exception: {error.diag.message_primary}") from None
-        filters.append(replace(each, values=tuple(values)) if each.values else replace(each, value=values[0]))
+        except ValueError as error:
+            raise ValueError(f"{_refusal(subscription)}. Exception: {error}") from None
     return replace(subscription, filters=tuple(filters))
 
 
-async def _printed(query: Query, value: str, kind: str) -> str:
+async def _checked_filter(query: Query, given: Filter, columns: list[Row]) -> Filter:
+    operator, value = given.operator, given.value
+    if not columns:
+        raise ValueError(f"invalid column for filter {given.column}")
+    kind, has_pattern = columns[0]["type"], columns[0]["has_pattern"]
+    if operator == "is":
+        if value not in KEYWORDS:
+            raise ValueError("invalid value for is filter: must be null, true, false, or unknown")
+        if value != "null" and kind != "boolean":
+            raise ValueError(f"is {value} filter requires a boolean column, got {kind}")
+        return given
+    if given.is_pattern:
+        if not has_pattern:
+            raise ValueError(f"operator {operator} requires a text-compatible column type, got {kind}")
+        if operator in {"match", "imatch"}:
+            await query("select '' ~ $1::text", value)
+        return given
+    if operator == "in":
+        rows = await query(f"select unnest($1::{kind}[])::text as printed", value)
+        if len(rows) > VALUES_OF_IN:
+            raise ValueError(f"too many values for `in` filter. Maximum {VALUES_OF_IN}")
+        return replace(given, values=tuple(str(row["printed"]) for row in rows))
     [row] = await query(f"select $1::{kind}::text as printed", value)
-    return str(row["printed"])
+    return replace(given, value=str(row["printed"]))
 
 
 def _refusal(subscription: Subscription) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -16,8 +17,12 @@ TIMESTAMPS = {1114, 1184}
 ARRAYS = {1000: 16, 1005: 21, 1007: 23, 1016: 20, 1021: 700, 1022: 701, 1231: 1700, 199: 114, 3807: 3802}
 ARRAYS |= {1115: 1114, 1185: 1184, 1009: 25, 1015: 1043, 2951: 2950, 1182: 1082}
 JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?\Z")
+QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+SEGMENT = re.compile(r'(?<=[.(,])"(?:[^"\\]|\\.)*"|.', re.DOTALL)
 ITEM = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}]+)')
-FILTER = re.compile(r"([^=]+)=(not\.)?(eq|neq|lt|lte|gt|gte|in)\.(.*)\Z", re.DOTALL)
+COMPARISONS = ("eq", "neq", "lt", "lte", "gt", "gte", "isdistinct", "in", "is")
+PATTERNS = ("like", "ilike", "match", "imatch")  # Postgres evaluates them
+KEYWORDS = {"null": None, "unknown": None, "true": "t", "false": "f"}  # what `is` asks for
 
 
 def as_json(text: object, kind: int) -> str:
@@ -64,56 +69,76 @@ class Filter:
     negated: bool = False
     values: tuple[str, ...] = ()  # of `in`
 
+    @property
+    def is_pattern(self) -> bool:
+        return self.operator in PATTERNS
+
     def accepts(self, row: dict[str, object], types: dict[str, int]) -> bool:
-        found = row.get(self.column)
-        if not isinstance(found, str) or found is UNCHANGED:
+        """A comparison with null accepts no row, negated or not."""
+        found = row.get(self.column, UNCHANGED)
+        if self.operator in {"is", "isdistinct"} and found is not UNCHANGED:
+            return self._is(found, types) is not self.negated
+        if not isinstance(found, str):
             return False
-        kind = types.get(self.column, 0)
+        return self.is_pattern or self._compares(found, types) is not self.negated
+
+    def _is(self, found: object, types: dict[str, int]) -> bool:
+        if self.operator == "is":
+            return found == KEYWORDS[self.value]
+        return not isinstance(found, str) or self._order(found, self.value, types) != 0
+
+    def _compares(self, found: str, types: dict[str, int]) -> bool:
         if self.operator == "in":
-            fits = any(_compare(found, value, kind) == 0 for value in self.values)
-        else:
-            order = _compare(found, self.value, kind)
-            fits = {
-                "eq": order == 0,
-                "neq": order != 0,
-                "lt": order < 0,
-                "lte": order <= 0,
-                "gt": order > 0,
-                "gte": order >= 0,
-            }[self.operator]
-        return fits is not self.negated
+            return any(self._order(found, value, types) == 0 for value in self.values)
+        order = self._order(found, self.value, types)
+        return {
+            "eq": order == 0,
+            "neq": order != 0,
+            "lt": order < 0,
+            "lte": order <= 0,
+            "gt": order > 0,
+            "gte": order >= 0,
+        }[self.operator]
 
-
-def _compare(left: str, right: str, kind: int) -> int:
-    a: Any = left
-    b: Any = right
-    if kind in NUMBERS:
-        try:
-            a, b = Decimal(left), Decimal(right)
-        except InvalidOperation:
-            a, b = left, right
-    return int(a > b) - int(a < b)
+    def _order(self, left: str, right: str, types: dict[str, int]) -> int:
+        a: Any = left
+        b: Any = right
+        if types.get(self.column, 0) in NUMBERS:
+            with suppress(InvalidOperation):
+                a, b = Decimal(left), Decimal(right)
+        return int(a > b) - int(a < b)
 
 
 def parse_filters(text: str) -> list[Filter]:
     """`column=operator.value`, several separated by commas; raises ValueError with what is wrong."""
-    if not text.strip():
-        return []
-    filters = []
-    for part in _split(text.strip()):
-        found = FILTER.match(part)
-        if not found:
-            raise ValueError(json.dumps(part.split("=", 1)[-1].split(".", 1)))
-        column, negated, operator, value = found.groups()
-        values: tuple[str, ...] = ()
-        if operator == "in":
-            if not (value.startswith("(") and value.endswith(")")):
-                raise ValueError("`in` filter value must be wrapped by parentheses")
-            values = tuple(each.strip().strip('"') for each in value[1:-1].split(","))
-        filters.append(Filter(column, operator, value, bool(negated), values))
-    return filters
+    return [_filter(part.strip()) for part in _split(text)] if text.strip() else []
+
+
+def _filter(part: str) -> Filter:
+    if not part:
+        raise ValueError("filter must not contain empty segments (check for extra commas)")
+    column, equals, rest = part.partition("=")
+    negated, rest = rest.startswith("not."), rest.removeprefix("not.")
+    operator, dot, value = rest.partition(".")
+    if not equals or not dot or operator not in COMPARISONS + PATTERNS:
+        raise ValueError(json.dumps([operator, value] if dot else [rest or part]))
+    if operator == "in":
+        if not (value.startswith("(") and value.endswith(")")):
+            raise ValueError("`in` filter value must be wrapped by parentheses")
+        value = "{" + value[1:-1] + "}"
+    elif quoted := QUOTED.fullmatch(value):
+        value = re.sub(r"\\(.)", r"\1", quoted[1], flags=re.DOTALL)
+    return Filter(column, operator, value, negated)
 
 
 def _split(text: str) -> list[str]:
-    """At commas outside parentheses, where the next filter begins."""
-    return re.split(r",(?![^(]*\))(?=[^,=]+=(?:not\.)?(?:eq|neq|lte?|gte?|in)\.)", text)
+    """At commas outside parentheses and quotes; a quote begins a value."""
+    parts, depth = [""], 0
+    for found in SEGMENT.finditer(text):
+        piece = found[0]
+        if piece == "," and depth == 0:
+            parts.append("")
+            continue
+        depth = max(0, depth + {"(": 1, ")": -1}.get(piece, 0))
+        parts[-1] += piece
+    return parts
