@@ -1,5 +1,6 @@
 """Permissions of files in the folders of the three buckets."""
 
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from local import ROOT
 from tests.database.attacks.race import Attempt, both
 from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row, fixed_id
 
@@ -25,6 +27,23 @@ def upload(cursor: psycopg.Cursor[Row], bucket: str, path: str, owner: str) -> N
         "insert into storage.objects (bucket_id, name, owner_id) values (%s, %s, %s)",
         [bucket, path, str(PEOPLE[owner])],
     )
+
+
+def test_config_toml_has_the_buckets_of_the_migration(database: Database) -> None:
+    """The official stack creates the buckets of config.toml when it starts."""
+    configured = tomllib.loads((ROOT / "supabase/config.toml").read_text())["storage"]["buckets"]
+    with database.connect() as connection:
+        rows = connection.execute(
+            "select id, public, file_size_limit, allowed_mime_types from storage.buckets"
+        ).fetchall()
+    assert {
+        name: (
+            each["public"],
+            int(each["file_size_limit"].removesuffix("MiB")) * 1024**2,
+            each.get("allowed_mime_types"),
+        )
+        for name, each in configured.items()
+    } == {row[0]: tuple(row[1:]) for row in rows}
 
 
 @pytest.fixture(autouse=True, scope="module")
