@@ -135,6 +135,12 @@ def enums(connection: Connection) -> dict[str, str]:
     )
 
 
+def published(connection: Connection) -> list[str]:
+    """The tables whose changes Realtime sends."""
+    query = "select tablename from pg_publication_tables where pubname = 'supabase_realtime' and schemaname = 'public'"
+    return [name for (name,) in connection.execute(query).fetchall()]
+
+
 def buckets(connection: Connection) -> dict[str, dict[str, object]]:
     rows = connection.execute("select id, public, file_size_limit, allowed_mime_types from storage.buckets").fetchall()
     return {

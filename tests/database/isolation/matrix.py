@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.database.isolation.actors import MALFORMED, Actor, populate_crossing
@@ -94,6 +94,29 @@ class Matrix:
             if privilege not in allowed.get(role, set()):
                 wrong.append(f"{role} has {privilege}")
         return [f"{name}: {what}" for what in wrong]
+
+    def check_changes(self, name: str) -> list[Cell]:
+        """Realtime sends a changed row to whom a select shows it that names the organization of the row."""
+        rows = self.specimens.rows[name]
+        identities = [{"role": actor.role, "claims": actor.claims} for actor in EVERYBODY]
+        changes = [
+            [f"public.{name}", f"id='{self.specimens.keys[name][kind]}'", [*range(len(EVERYBODY))]] for kind in rows
+        ]
+        with self.connection.transaction():
+            query = "select realtime.visible(%s, %s)"
+            ((seen,),) = self.connection.execute(query, [json.dumps(changes), json.dumps(identities)]).fetchall()
+        cells = []
+        for (kind, row), numbers in zip(rows.items(), seen, strict=True):
+            headers = json.dumps({"x-org-id": str(row["organization_id"])} if row["organization_id"] else {})
+            statement = f"select jsonb_agg(id)::text from public.{name}"
+            probes = [
+                Probe(replace(actor, headers=headers), statement, "select", [kind], gives=True) for actor in EVERYBODY
+            ]
+            for number, (probe, answer) in enumerate(run(self.connection, probes)):
+                shown = read(probe, answer, self.specimens.keys[name][kind]) == "ok"
+                found = "ok" if number in numbers else "."
+                cells.append(Cell(name, f"{kind} change", probe.actor, "ok" if shown else ".", found))
+        return cells
 
     def _cell(self, table: str, kind: str, probe: Probe, found: str, why: str) -> Cell:
         actor, line = probe.actor, f"{kind} {probe.action}"

@@ -19,6 +19,12 @@ def test_every_row_is_reachable_exactly_as_expected(matrix: Matrix, table: str) 
         pytest.fail("\n".join(wrong))
 
 
+def test_realtime_sends_changed_rows_to_whom_a_select_shows_them(matrix: Matrix) -> None:
+    cells = [cell for table in catalog.published(matrix.connection) for cell in matrix.check_changes(table)]
+    assert {cell.found for cell in cells if cell.actor.name == "member"} == {"ok", "."}
+    assert [str(cell) for cell in cells if not cell.holds] == []
+
+
 @pytest.mark.parametrize("call", EXPECTED.functions)
 def test_every_function_is_callable_exactly_as_expected(matrix: Matrix, call: str) -> None:
     cells = matrix.check_function(call)
