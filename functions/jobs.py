@@ -101,6 +101,16 @@ async def sync_attachments(call: Call[NoInput], name: str) -> Result[JobRun]:
     return await run_here(call, name, partial(sync, call.settings))
 
 
+@job(
+    "A run sends for up to 50 seconds, the events of a record in order. An attempt that fails is repeated nine times "
+    "within three days.",
+)
+async def deliver_webhooks(call: Call[NoInput], name: str) -> Result[JobRun]:
+    from shared.webhooks.delivery import deliver  # noqa: PLC0415 - brings a client that no other function needs
+
+    return await run_here(call, name, partial(deliver, call))
+
+
 @job("Up to 100 users a run, those with the fewest failures first.")
 async def sync_auth(call: Call[NoInput], name: str) -> Result[JobRun]:
     async def work(connection: Connection) -> dict[str, int]:

@@ -5,7 +5,7 @@ from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Discriminator, 
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
-from shared.schema import ActivitySeverity, ActivityType, DashboardActivityType
+from shared.schema import ActivitySeverity, ActivityType, ApiKeyScope, DashboardActivityType
 
 Title = Annotated[str, Field(min_length=1, max_length=255)]
 EXAMPLE = {"type": "USER_ACTION", "title": "Hello", "entity_type": "document", "entity_id": "README", "action": "read"}
@@ -101,6 +101,7 @@ RecordActivity = Annotated[
 
 @function(
     "user",
+    scope=ApiKeyScope.CRM_WRITE,
     status=201,
     idempotent=True,
     body_bytes=1 << 19,

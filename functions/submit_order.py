@@ -5,7 +5,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
-from shared.schema import ComplexityLevel, OrderStatus, SubscriptionTier
+from shared.schema import ApiKeyScope, ComplexityLevel, OrderStatus, SubscriptionTier
 
 Integration = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -61,6 +61,7 @@ class SubmittedOrder(ResponseModel):
 
 @function(
     "user",
+    scope=ApiKeyScope.ORDERS_WRITE,
     idempotent=True,
     body_bytes=1 << 17,
     errors={

@@ -63,6 +63,10 @@ class Settings:
     app_url: str | None
     functions_url: str
     trusted_proxies: TrustedProxies
+    webhook_networks: tuple[IPv4Network | IPv6Network, ...]
+    ai_base_url: str | None
+    ai_api_key: str | None = field(repr=False)
+    ai_model: str | None
     telemetry: bool
 
     @property
@@ -159,6 +163,17 @@ class Settings:
                 DEFAULT_PROXIES,
                 "how many proxies a request passes (0 to 9), or their networks, e.g. 10.0.0.0/8,fd00::/8",
             ),
+            webhook_networks=optional(
+                "WEBHOOK_ALLOWED_NETWORKS",
+                _networks,
+                (),
+                "private networks that webhooks may reach, separated by commas, e.g. 127.0.0.0/8,::1/128",
+            ),
+            ai_base_url=optional(
+                "AI_BASE_URL", _web_address, None, "an http(s) address, e.g. https://api.openai.com/v1"
+            ),
+            ai_api_key=optional("AI_API_KEY", str, None, "the key of the language model"),
+            ai_model=optional("AI_MODEL", str, None, "the name of the language model"),
             telemetry=_telemetry(environment),
         )
 
@@ -289,6 +304,10 @@ def _trusted_proxies(text: str) -> TrustedProxies:
         return int(text)
     if text.isdecimal():
         raise ValueError(repr(text))
+    return _networks(text)
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(part.strip()) for part in text.split(","))
 
 

@@ -16,6 +16,7 @@ ROLES = {"anon": "anyone", "authenticated": "signed-in users", "service_role": "
 
 FUNCTION_CALLERS = {
     "user": "signed-in users",
+    "key": "API keys of an organization",
     "publishable": "clients with a publishable key",
     "secret": "servers with a secret key",
     "anyone": "anyone",

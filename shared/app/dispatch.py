@@ -13,11 +13,12 @@ from pydantic import BaseModel
 from shared.app.bodies import Receive, Slots, check_content, parse, read_body, read_file
 from shared.app.call import Call, Upload
 from shared.app.client_address import client_address
-from shared.app.function import Function
+from shared.app.function import ANY_SCOPE, Function
 from shared.app.headers import FORWARDED, check_headers, for_database
 from shared.app.responses import LineStream, Response
 from shared.app.turns import Turns, name_caller
-from shared.auth.caller import WEBHOOK, Caller
+from shared.auth.api_keys import identify, sent_key
+from shared.auth.caller import ANYONE, WEBHOOK, Caller
 from shared.auth.credentials import Credentials
 from shared.database.pool import Database, Idempotency
 from shared.database.session import Session
@@ -66,7 +67,33 @@ async def admit(services: Services, function: Function, request: Request) -> Cal
     check_headers(request.headers)
     if request.method == "POST" and not _is_form(function, request):
         check_content(request.headers, function.upload or "application/json")
-    return WEBHOOK if function.signature else await services.credentials.identify(request.headers, function.auth)
+    if function.signature:
+        return WEBHOOK
+    if key := sent_key(request.headers):
+        return await _admit_key(services, function, request, key)
+    return await services.credentials.identify(request.headers, function.auth)
+
+
+async def _admit_key(services: Services, function: Function, request: Request, key: str) -> Caller:
+    # Anyone can make up keys: looking them up is bounded by network.
+    async with services.turns.take(name_caller(ANYONE, _address(services, request))):
+        caller = await identify(services.database, key, _headers(services, request))
+    if function.scope is None:
+        raise ApiError(
+            403,
+            "insufficient_scope",
+            "This function does not accept API keys",
+            hint="docs/integrations.md lists the functions that do.",
+        )
+    if function.scope != ANY_SCOPE and function.scope not in caller.scopes:
+        raise ApiError(
+            403,
+            "insufficient_scope",
+            "The API key does not have the scope of this function",
+            details=f"It has {', '.join(sorted(caller.scopes))}.",
+            hint=f"Create a key with {function.scope}.",
+        )
+    return caller
 
 
 async def run(services: Services, function: Function, request: Request, caller: Caller) -> Response:
@@ -78,6 +105,8 @@ async def run(services: Services, function: Function, request: Request, caller: 
     if is_form := _is_form(function, request):
         fields = parse_qsl(f"{request.query.decode('latin-1')}&{body.decode('latin-1')}", keep_blank_values=True)
         body = json.dumps(dict(fields)).encode()
+    if function.stream:
+        return await _run_stream(services, function, request, caller, body)
     if function.signature:
         function.signature(services.settings, request.headers, body)
     # Once the body has arrived: a slow client occupies no turn.
@@ -104,6 +133,37 @@ async def run(services: Services, function: Function, request: Request, caller: 
 
 def _is_form(function: Function, request: Request) -> bool:
     return function.page is not None and request.headers.get(b"content-type", b"").startswith(FORM)
+
+
+async def _run_stream(
+    services: Services, function: Function, request: Request, caller: Caller, body: bytes
+) -> Response:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(services.turns.take(name_caller(caller, _address(services, request))))
+        call = Call(
+            await parse(function.request, body, function.body_values),
+            caller,
+            services.settings,
+            request.headers,
+            body,
+            request.path_value,
+            _session(services, function, request, caller, None),
+            services.flags,
+            services.stripe,
+        )
+        items = await stack.enter_async_context(aclosing(cast("AsyncGenerator[BaseModel]", function.handler(call))))
+        first = await anext(items)
+        lines = _events(first, items, request.id)
+        return LineStream(function.status, lines, stack.pop_all(), b"text/event-stream")
+
+
+async def _events(first: BaseModel, items: AsyncIterator[BaseModel], request_id: bytes) -> AsyncIterator[bytes]:
+    yield b"data: %s\n" % first.model_dump_json(exclude_none=True).encode()
+    try:
+        async for item in items:
+            yield b"data: %s\n" % item.model_dump_json(exclude_none=True).encode()
+    except Exception as error:  # noqa: BLE001 - the status has been sent; the last event has the error
+        yield b"event: error\ndata: %s\n" % explained(error, request_id).body()
 
 
 async def _run_upload(services: Services, function: Function, request: Request, caller: Caller) -> Response:
@@ -150,8 +210,11 @@ def _session(
     if digest and function.idempotent and (key := request.headers.get(b"idempotency-key")):
         org = request.headers.get(b"x-org-id", b"").lower()
         idempotency = Idempotency(key.decode(), hashlib.sha256(org + b"\n" + digest()).digest())
-    headers = for_database(request.headers, _address(services, request))
-    return Session(services.database, caller.claims, headers, idempotency, services.telemetry)
+    return Session(services.database, caller.claims, _headers(services, request), idempotency, services.telemetry)
+
+
+def _headers(services: Services, request: Request) -> str:
+    return for_database(request.headers, _address(services, request))
 
 
 def _address(services: Services, request: Request) -> str | None:

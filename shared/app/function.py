@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from shared.app.call import Call, Result, Upload
 from shared.settings import Settings
 
-CALLER = re.compile(r"user|anyone|(publishable|secret)(:\w+)?")
+CALLER = re.compile(r"user|anyone|key|(publishable|secret)(:\w+)?")
+ANY_SCOPE = "ANY"
 BODY_BYTES = 64 * 1024
 BODY_VALUES = 4000
 
@@ -56,6 +57,8 @@ class Function:
     upload: str | None = None
     authorize: str | None = None
     page: Page | None = None
+    scope: str | None = None
+    stream: bool = False
     children: list["Function"] = field(default_factory=list)
 
     @cached_property
@@ -90,12 +93,16 @@ def function(
     upload: str | None = None,
     authorize: str | None = None,
     page: Page | None = None,
+    scope: str | None = None,
+    stream: bool = False,
 ) -> Callable[[Handler | UploadHandler], Function]:
     """Declare that the coroutine below is a function.
 
-    `auth` lists who may call, in the order tried: user, publishable, secret, publishable:<name>, secret:<name>, anyone;
-    it is empty when `signature` verifies a webhook. `errors` documents further statuses. A body with more bytes or
-    values than declared is refused.
+    With `stream` it is a generator, and the response is a stream of server-sent events.
+
+    `auth` lists who may call, in the order tried: user, key, publishable, secret, publishable:<name>, secret:<name>,
+    anyone; it is empty when `signature` verifies a webhook. `scope` opens the function to API keys of organizations
+    that have it. `errors` documents further statuses. A body with more bytes or values than declared is refused.
 
     `upload` is a content type: the body is a file of that type, the query string has the parameters, and the response
     is a stream of JSON lines. Before the file is read, the operation `authorize` checks that the caller may send one.
@@ -128,6 +135,8 @@ def function(
             upload=upload,
             authorize=authorize,
             page=page,
+            scope=scope,
+            stream=stream,
         )
 
     return declare

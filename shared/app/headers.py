@@ -11,7 +11,7 @@ from shared.auth.caller import UUID
 from shared.errors import ApiError
 
 # With two different values, a proxy in front of us could act on one and we on the other.
-SENT_ONCE = {b"authorization", b"apikey", b"content-type", b"idempotency-key", b"x-org-id"}
+SENT_ONCE = {b"authorization", b"apikey", b"x-api-key", b"content-type", b"idempotency-key", b"x-org-id"}
 IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 REQUEST_ID = re.compile(rb"[\w.:-]{8,64}", re.ASCII)
 # The database gets these headers, in the form in which PostgREST passes headers on: nothing secret, nothing long.

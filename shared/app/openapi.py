@@ -42,6 +42,7 @@ COMMON = {
 UNAUTHORIZED = "The access token or API key is missing or not valid."
 SCHEMES = {
     "user": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A user's access token."},
+    "key": {"type": "http", "scheme": "bearer", "description": "An API key of an organization: `strive_…`."},
     "publishable": {"type": "apiKey", "in": "header", "name": "apikey", "description": "A publishable key."},
     "secret": {"type": "apiKey", "in": "header", "name": "apikey", "description": "A secret key; never in a browser."},
 }
@@ -110,9 +111,13 @@ def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
     }
 
 
+def _content_type(function: Function) -> str:
+    return "application/x-ndjson" if function.upload else "text/event-stream" if function.stream else "application/json"
+
+
 def _operation(function: Function, request: Mapping[str, Any], response: Mapping[str, Any]) -> dict[str, Any]:
     errors = COMMON | ({401: UNAUTHORIZED} if function.auth else {}) | dict(function.errors)
-    kinds = [mode.partition(":")[0] for mode in function.auth]
+    kinds = [mode.partition(":")[0] for mode in function.auth] + (["key"] if function.scope else [])
     places = re.findall(r"\{(\w+)\}", function.name)
     return {
         "tags": [_tag(function)],
@@ -134,7 +139,7 @@ def _operation(function: Function, request: Mapping[str, Any], response: Mapping
             str(function.status): {
                 "description": HTTPStatus(function.status).phrase,
                 "headers": HEADERS | (REPLAYED if function.idempotent and not function.upload else {}),
-                "content": {"application/x-ndjson" if function.upload else "application/json": {"schema": response}},
+                "content": {_content_type(function): {"schema": response}},
             },
             **{
                 str(status): {

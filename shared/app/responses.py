@@ -17,8 +17,8 @@ ALWAYS = (
 )
 PREFLIGHT = {
     "access-control-allow-methods": "GET, POST, OPTIONS",
-    "access-control-allow-headers": "authorization, apikey, content-type, idempotency-key, x-org-id, x-client-info,"
-    " x-region, x-request-id, x-supabase-api-version, if-none-match, traceparent, tracestate, baggage",
+    "access-control-allow-headers": "authorization, apikey, x-api-key, content-type, idempotency-key, x-org-id,"
+    " x-client-info, x-region, x-request-id, x-supabase-api-version, if-none-match, traceparent, tracestate, baggage",
     "access-control-max-age": "86400",
 }
 # A client that reads nothing for so long is disconnected.
@@ -62,8 +62,14 @@ class LineStream(Response):
 
     __slots__ = ("lines", "resources")
 
-    def __init__(self, status: int, lines: AsyncIterator[bytes], resources: AsyncExitStack) -> None:
-        super().__init__(status, content_type=b"application/x-ndjson")
+    def __init__(
+        self,
+        status: int,
+        lines: AsyncIterator[bytes],
+        resources: AsyncExitStack,
+        content_type: bytes = b"application/x-ndjson",
+    ) -> None:
+        super().__init__(status, content_type=content_type)
         self.lines = lines
         self.resources = resources
 

@@ -85,10 +85,11 @@ def _too_many(details: str) -> ApiError:
 
 
 def name_caller(caller: Caller, address: str | None) -> str | None:
-    """The user, else the network that a request comes from; None for servers of our own, which are not bounded."""
+    """The user or API key, else the network of a request; None for servers of our own, which are not bounded."""
     if caller.mode in TRUSTED:
         return None
-    return caller.user_id or (network_of(address) if address else None)
+    key = caller.key_name if caller.mode == "key" else None
+    return caller.user_id or key or (network_of(address) if address else None)
 
 
 @lru_cache(1024)  # a client has one address

@@ -14,6 +14,7 @@ class Caller:
     claims: str
     user_id: str | None = None
     key_name: str | None = None
+    scopes: frozenset[str] = frozenset()
 
 
 ANYONE = Caller("anyone", '{"role":"anon"}')

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 EXPECTED = {
+    "key": "an API key of an organization in `Authorization: Bearer`",
     "user": "a user's access token in `Authorization: Bearer`",
     "publishable": "a publishable key in `apikey`",
     "secret": "a secret key in `apikey`",

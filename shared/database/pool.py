@@ -64,11 +64,12 @@ class Database:
         if '"act"' in claims:
             # In a transaction of its own: what an impersonator tried is logged even if it fails.
             await self._one(LOG_IMPERSONATED, (operation, claims, headers))
+        as_key = '"api_key_id"' in claims
         if idempotency is None:
-            (result,) = await self._one(_run(operation), (payload, claims, headers))
+            (result,) = await self._one(_run(operation, as_key), (payload, claims, headers))
             return result, False
         result, replayed = await self._one(
-            _run_once(operation),
+            _run_once(operation, as_key),
             {
                 "payload": payload,
                 "claims": claims,
@@ -79,6 +80,11 @@ class Database:
             },
         )
         return result, replayed
+
+    async def use_api_key(self, key_hash: str, headers: str) -> dict[str, Any] | None:
+        """The claims of the key with this hash, if it works from where the headers say."""
+        (claims,) = await self._one("select private.use_api_key(%s, %s)", (key_hash, headers))
+        return claims  # type: ignore[no-any-return]  # jsonb
 
     @asynccontextmanager
     async def connect(self, application_name: str) -> AsyncIterator[Connection]:
@@ -159,19 +165,24 @@ LOG_IMPERSONATED = (
     " set_config('request.headers', %s, true)) as entered"
 )
 SET_CALLER = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
+# An API key has the rights of a role of its own, for this transaction.
+SET_KEY_ROLE = "set_config('role', 'strive_api_key', true)"
 
 
 # Operations are named in code, never by a caller. FROM runs before the select list: it sets the claims for this
 # transaction, which is this statement; then the operation is called.
 @cache
-def _run(operation: str) -> str:
-    return f"select {operation}(%s::jsonb)::text from ({SET_CALLER}) as entered"  # noqa: S608 - named in code, see above
+def _run(operation: str, as_key: bool = False) -> str:
+    entered = f"{SET_CALLER}, {SET_KEY_ROLE}" if as_key else SET_CALLER
+    return f"select {operation}(%s::jsonb)::text from ({entered}) as entered"  # noqa: S608 - named in code, see above
 
 
 @cache
-def _run_once(operation: str) -> str:
+def _run_once(operation: str, as_key: bool = False) -> str:
     done = f"private.remember(%(operation)s, %(key)s, %(fingerprint)s, {operation}(%(payload)s::jsonb))"
-    return (
-        f"select coalesce(known, {done})::text, known is not null"  # noqa: S608 - named in code, see above
-        " from private.enter_once(%(claims)s, %(headers)s, %(operation)s, %(key)s, %(fingerprint)s) as known"
+    role = f", {SET_KEY_ROLE} as role" if as_key else ""
+    entered = (
+        f"select known{role} from private.enter_once("  # noqa: S608 - named in code, see above
+        "%(claims)s, %(headers)s, %(operation)s, %(key)s, %(fingerprint)s) as known"
     )
+    return f"select coalesce(known, {done})::text, known is not null from ({entered}) as entered"  # noqa: S608 - as above

@@ -58,6 +58,10 @@ class Session:
         self._idempotency = idempotency
         self._telemetry = telemetry
 
+    def once(self, key: str, fingerprint: bytes) -> "Session":
+        """The same caller, with an idempotency key of its own."""
+        return Session(self._database, self._claims, self._headers, Idempotency(key, fingerprint), self._telemetry)
+
     def connect(self, application_name: str) -> AbstractAsyncContextManager[Connection]:
         """A connection as the functions' login, without the caller's claims."""
         return self._database.connect(application_name)

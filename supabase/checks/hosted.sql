@@ -33,7 +33,7 @@ checks (place, name, problem, advice) as (
   union all
   select 3, 'Statements of clients end',
     (select 'no statement_timeout for ' || string_agg(r.role, ', ' order by r.role)
-      from (values ('anon'), ('authenticated'), ('strive_functions')) r (role)
+      from (values ('anon'), ('authenticated'), ('strive_functions'), ('strive_api_key')) r (role)
       where not exists (
         select from settings s where s.role = r.role and s.setting ~ '^statement_timeout=[1-9]'
       )),

@@ -235,8 +235,11 @@ comment on function private.refuse_impersonation() is
 
 create function private.current_user_id(planned boolean default private.check_statement()) returns uuid
 language plpgsql stable security definer set search_path = '' as $$
+declare
+  claims jsonb := auth.jwt();
 begin
-  if auth.jwt() ? 'act' and not private.impersonation_holds(auth.jwt()) then
+  -- An API key is no person: what belongs to the person who made it is out of its reach.
+  if claims ? 'api_key_id' or claims ? 'act' and not private.impersonation_holds(claims) then
     return null;
   end if;
   return (
@@ -244,7 +247,8 @@ begin
     where u.id = auth.uid() and u.is_active and (u.suspended_at is null or u.suspended_until <= now())
   );
 end $$;
-comment on function private.current_user_id(boolean) is 'The caller, or null when unknown, inactive or suspended.';
+comment on function private.current_user_id(boolean) is
+  'The person who calls, or null when unknown, inactive, suspended, or an API key.';
 
 create function private.is_uuid(written text) returns boolean
 language plpgsql immutable set search_path = '' as $$
@@ -284,8 +288,12 @@ declare
   found_role public."OrgRole";
   read_only boolean;
 begin
-  if claims ? 'act' and not private.impersonation_holds(claims) then
-    return null;
+  if claims ?| '{act,api_key_id}' then
+    if claims ? 'api_key_id' then
+      return private.api_key_org(claims, minimum_role, reading); -- see the chapter api_keys
+    elsif not private.impersonation_holds(claims) then
+      return null;
+    end if;
   end if;
   if headers is null then
     named := private.realtime_row_org(); -- Realtime checks one row; see the chapter realtime

@@ -21,6 +21,10 @@ alter role strive_functions set idle_in_transaction_session_timeout = '10s';
 create function private.refuse_suspended() returns void
 language plpgsql stable security definer set search_path = '' as $$
 begin
+  if auth.jwt() ? 'api_key_id' then
+    perform private.check_api_key();
+    return;
+  end if;
   if auth.jwt() ? 'act' and not private.impersonation_holds(auth.jwt()) then
     raise exception 'This impersonation has ended' using
       errcode = 'PT401', hint = 'A super admin can start another one.';
@@ -31,7 +35,7 @@ begin
   end if;
 end $$;
 comment on function private.refuse_suspended() is
-  'PT403 if the caller is suspended or inactive, PT401 if their impersonation has ended.';
+  'PT403 if the caller is suspended or inactive, PT401 if their impersonation or API key has ended.';
 
 create function private.require_org(minimum_role "OrgRole", reading boolean default false) returns uuid
 language plpgsql stable set search_path = '' as $$
@@ -41,6 +45,11 @@ begin
   if org is null then
     perform private.refuse_suspended();
     perform private.refuse_read_only(minimum_role);
+    if auth.jwt() ? 'api_key_id' then
+      raise exception 'This API key may not do this' using
+        errcode = '42501', detail = format('Its scopes are %s.', auth.jwt() ->> 'scopes'),
+        hint = 'Create a key with the scope that is missing. A key does what a MEMBER may, and never what takes an ADMIN.';
+    end if;
     raise exception 'You may not do this in this organization' using
       errcode = '42501',
       detail = format('It requires the role %s or above in %s.', minimum_role,
@@ -110,14 +119,14 @@ create table private.idempotency_keys (
 );
 comment on table private.idempotency_keys is
   'Results of requests with an Idempotency-Key, written with the effect in one transaction.';
-comment on column private.idempotency_keys.owner is 'User id, or the role of a caller without one.';
+comment on column private.idempotency_keys.owner is 'User id or API key, else the role of the caller.';
 comment on column private.idempotency_keys.fingerprint is 'SHA-256 of the requested organization and the body.';
 create index idempotency_keys_expires_at_idx on private.idempotency_keys (expires_at);
 
 create function private.caller() returns text
 language plpgsql stable set search_path = '' as $$
 begin
-  return coalesce(auth.jwt() ->> 'sub', auth.jwt() ->> 'role');
+  return coalesce('api_key:' || (auth.jwt() ->> 'api_key_id'), auth.jwt() ->> 'sub', auth.jwt() ->> 'role');
 end $$;
 comment on function private.caller() is 'The owner of an Idempotency-Key.';
 

@@ -19,8 +19,8 @@ create table public.activity_logs (
 );
 comment on table public.activity_logs is 'Who changed what in an organization. Append-only for everyone.';
 comment on column public.activity_logs.user_id is
-  'Who did it; null for the server. Stays when the account is deleted, as a pseudonym; without a foreign key, which '
-  'would cost a fifth of each entry.';
+  'Who did it; null for the server and for an API key. Stays when the account is deleted, as a pseudonym; without a '
+  'foreign key, which would cost a fifth of each entry.';
 comment on column public.activity_logs.impersonated_by is 'The platform admin who acted as this user.';
 comment on column public.activity_logs.api_key_id is 'The API key that the request was made with, if any.';
 comment on column public.activity_logs.action is 'created, updated, deleted, restored, purged or merged.';
@@ -81,7 +81,8 @@ begin
     organization_id, user_id, impersonated_by, api_key_id, action, resource_type, resource_id, old_data, new_data,
     ip_address, user_agent
   ) values (
-    org, (claims ->> 'sub')::uuid, (claims #>> '{act,sub}')::uuid, (claims ->> 'api_key_id')::uuid,
+    org, case when not coalesce(claims ? 'api_key_id', false) then (claims ->> 'sub')::uuid end,
+    (claims #>> '{act,sub}')::uuid, (claims ->> 'api_key_id')::uuid,
     case tg_op
       when 'UPDATE' then 'updated'
       when 'DELETE' then 'deleted'
@@ -100,10 +101,11 @@ create function private.log_merge(type text, id uuid, before jsonb, after jsonb)
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into public.activity_logs (
-    organization_id, user_id, impersonated_by, action, resource_type, resource_id, old_data, new_data, ip_address,
-    user_agent
+    organization_id, user_id, impersonated_by, api_key_id, action, resource_type, resource_id, old_data, new_data,
+    ip_address, user_agent
   ) values (
-    (after ->> 'organization_id')::uuid, auth.uid(), (auth.jwt() #>> '{act,sub}')::uuid, 'merged', type, id, before, after,
+    (after ->> 'organization_id')::uuid, case when not coalesce(auth.jwt() ? 'api_key_id', false) then auth.uid() end,
+    (auth.jwt() #>> '{act,sub}')::uuid, (auth.jwt() ->> 'api_key_id')::uuid, 'merged', type, id, before, after,
     private.client_ip(), private.request_header('user-agent')
   );
 end $$;
@@ -184,9 +186,10 @@ create function public.record_history(
   before_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff', page_size integer default 50
 ) returns table (
   entry_id uuid, action text, user_id uuid, impersonated_by uuid, api_key_id uuid, old_data jsonb, new_data jsonb,
-  created_at timestamptz
+  created_at timestamptz, api_key_name text
 ) language sql stable set search_path = '' as $$
-  select h.id, h.action, h.user_id, h.impersonated_by, h.api_key_id, h.old_data, h.new_data, h.created_at
+  select h.id, h.action, h.user_id, h.impersonated_by, h.api_key_id, h.old_data, h.new_data, h.created_at,
+    private.api_key_name(h.api_key_id)
   from private.record_history(type, id, before, before_id, page_size) h
 $$;
 comment on function public.record_history(text, uuid, timestamptz, uuid, integer) is

@@ -490,7 +490,7 @@ grant execute on function public.feed_page(timestamptz, uuid, integer, boolean),
 -- Quick actions -------------------------------------------------------------------------------------------------------
 
 -- SECURITY DEFINER: members count uses on rows which only admins may change.
-create function private.run_quick_action(action_id uuid) returns jsonb
+create function private.run_quick_action(action_id uuid, input jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   org uuid := private.current_user_org();
@@ -498,6 +498,9 @@ declare
   tier public."SubscriptionTier";
   found_action public.quick_actions;
 begin
+  if pg_column_size(input) > 8000 or jsonb_typeof(input) <> 'object' then
+    raise exception 'input is an object of at most 8 kB' using errcode = 'PT422';
+  end if;
   select m.role, o.subscription_tier into mine, tier
   from public.organization_members m join public.organizations o on o.id = m.organization_id
   where m.user_id = private.current_user_id() and m.organization_id = org;
@@ -528,15 +531,17 @@ begin
   return jsonb_build_object(
     'id', found_action.id, 'name', found_action.name, 'action_type', found_action.action_type,
     'target_url', found_action.target_url, 'api_endpoint', found_action.api_endpoint,
-    'form_config', found_action.form_config
+    'form_config', found_action.form_config,
+    'delivery_id', private.trigger_action(found_action, org, coalesce(input, '{}')) -- see the chapter webhooks
   );
 end $$;
-comment on function private.run_quick_action(uuid) is 'Checks, counts and returns what to do.';
+comment on function private.run_quick_action(uuid, jsonb) is 'Checks, counts, triggers and returns what to do.';
 
-create function public.run_quick_action(action_id uuid) returns jsonb
-language sql set search_path = '' as 'select private.run_quick_action(action_id)';
-comment on function public.run_quick_action(uuid) is
-  'Checks that the caller may run this action now, counts the use and returns its target.';
+create function public.run_quick_action(action_id uuid, input jsonb default '{}') returns jsonb
+language sql set search_path = '' as 'select private.run_quick_action(action_id, input)';
+comment on function public.run_quick_action(uuid, jsonb) is
+  'Checks that the caller may run this action now, counts the use and returns its target. WORKFLOW_TRIGGER publishes an event '
+  'with the input; API_CALL queues a delivery to the webhook with this address (delivery_id).';
 
 create function public.my_quick_actions() returns setof public.quick_actions
 language sql stable set search_path = '' as $$
@@ -549,5 +554,5 @@ language sql stable set search_path = '' as $$
 $$;
 comment on function public.my_quick_actions() is 'The actions the caller may run, in display order.';
 
-grant execute on function private.run_quick_action(uuid), public.run_quick_action(uuid), public.my_quick_actions()
+grant execute on function private.run_quick_action(uuid, jsonb), public.run_quick_action(uuid, jsonb), public.my_quick_actions()
   to authenticated, service_role;

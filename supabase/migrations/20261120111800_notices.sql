@@ -133,6 +133,16 @@ begin
       (organization_id, user_id, kind, type, title, message, action_url, entity_type, entity_id)
     select r.organization_id, r.user_id, r.kind, r.type, r.title, r.message, r.path, r.subject_type, r.subject_id
     from reached r where r.in_app
+  ), hooked as (
+    insert into public.webhook_deliveries (organization_id, endpoint_id, kind, subject_type, subject_id, payload)
+    select e.organization_id, w.id, e.kind, e.subject_type, e.subject_id,
+      private.webhook_payload(e.kind, e.organization_id, e.subject_type, e.subject_id, e.data)
+    from unnest(events) with ordinality e
+    join private.event_kinds k on k.kind = e.kind and k.is_webhook
+    join public.webhook_endpoints w on w.organization_id = e.organization_id and w.is_active
+      and (w.kinds is null or e.kind = any (w.kinds))
+    where e.dedupe_key is null or exists (select from new_key n where n.kind = e.kind and n.dedupe_key = e.dedupe_key)
+    order by e.ordinality
   )
   select count(*) into notified from reached r where r.in_app or r.email <> 'OFF';
   return notified;

@@ -346,3 +346,58 @@ comment on function private.import_rows(jsonb) is 'Imports some rows of a file; 
 
 grant execute on function private.authorize_import(jsonb), private.begin_import(jsonb), private.known_emails(text[]), private.import_row(uuid, text, jsonb),
   private.import_rows(jsonb) to strive_functions;
+
+-- ingest --------------------------------------------------------------------------------------------------------------
+
+create function private.ingest_leads(request jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  org constant uuid := private.require_org('MEMBER');
+  is_dry_run constant boolean := (request ->> 'dry_run')::boolean;
+  defaults constant public.leads := jsonb_populate_record(null::public.leads, '{"source": "OTHER", "status": "NEW_LEAD",
+    "score_value": 0, "property_types": [], "cities": [], "tags": []}');
+  item record;
+  sent public.leads;
+  known record;
+  results jsonb := '[]';
+  created uuid;
+begin
+  -- One after the other in an organization, so that a person who is sent twice at once is known the second time.
+  perform pg_advisory_xact_lock(hashtextextended('capture:' || org, 0));
+  begin
+    for item in select r.row, r.place from jsonb_array_elements(request -> 'rows') with ordinality r (row, place) loop
+      begin
+        sent := jsonb_populate_record(defaults, item.row);
+        select d.kind, d.id into known from private.find_duplicates(sent.email, sent.phone, null) d limit 1;
+        if found then
+          results := results || jsonb_build_object('index', item.place - 1, 'outcome', 'known', 'kind', known.kind, 'id', known.id);
+          continue;
+        end if;
+        insert into public.leads (
+          organization_id, name, email, phone, company, source, status, score_value, budget, property_types, cities,
+          min_bedrooms, timeline, notes, tags
+        ) values (
+          org, sent.name, sent.email, sent.phone, sent.company, sent.source, sent.status, sent.score_value, sent.budget,
+          sent.property_types, sent.cities, sent.min_bedrooms, sent.timeline, sent.notes, sent.tags
+        ) returning id into created;
+        results := results || jsonb_build_object(
+          'index', item.place - 1, 'outcome', 'created', 'kind', 'lead', 'id', case when not is_dry_run then created end
+        );
+      exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
+        results := results || jsonb_build_object('index', item.place - 1, 'outcome', 'failed', 'problem', left(sqlerrm, 300));
+      end;
+    end loop;
+    if is_dry_run then
+      raise exception 'dry run';
+    end if;
+  exception when raise_exception then
+    -- Undone; the variables keep what would have happened.
+    if not is_dry_run then
+      raise;
+    end if;
+  end;
+  return jsonb_build_object('dry_run', is_dry_run, 'results', results);
+end $$;
+comment on function private.ingest_leads(jsonb) is
+  'Creates leads from records of another program; a person who is known by email or phone is not created again.';
+grant execute on function private.ingest_leads(jsonb) to strive_functions;

@@ -38,7 +38,7 @@ from (values
   ('KEEP', null, 'replaced by an address that is nobody''s', '{users.email}'),
   ('KEEP', null, 'a pseudonym: it points to an account without a name', $${
     activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by, trash.deleted_by,
-    agent_templates.created_by_id, attachments.uploaded_by_id, content.author_id, custom_agent_orders.created_by_id,
+    agent_templates.created_by_id, api_keys.created_by, api_keys.revoked_by, attachments.uploaded_by_id, content.author_id, custom_agent_orders.created_by_id,
     custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by, deal_stage_changes.changed_by, notes.author_id, notes.mentions, organizations.closed_by,
     feature_flags.created_by, feature_flag_exposures.user_id, organization_invitations.invited_by, project_showcases.created_by_id,
     quick_actions.created_by, system_alerts.created_by, tasks.created_by, template_reviews.reviewer_id,

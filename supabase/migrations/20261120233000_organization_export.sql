@@ -42,7 +42,7 @@ language sql stable security definer set search_path = '' as $$
   select c.oid::regclass, 't.organization_id = $1',
     -- Data of a single member, or a secret: not for the owner.
     c.relname in ('ai_conversations', 'notifications', 'activity_feed_reads', 'capture_tokens', 'onboarding_sessions',
-      'organization_invitations')
+      'organization_invitations', 'api_keys')
   from carrying c
   union all
   select k.conrelid::regclass, format('t.%I in (select p.%I from %s p where p.organization_id = $1)', a.attname,

@@ -18,9 +18,12 @@ begin
     perform private.refuse_estimates(headers::json);
   end if;
   claims := nullif(current_setting('request.jwt.claims', true), '');
-  caller := hashtext(coalesce(claims::json ->> 'sub', private.client_network()));
+  caller := hashtext(coalesce(claims::json ->> 'api_key_id', claims::json ->> 'sub', private.client_network()));
   if not pg_try_advisory_xact_lock(caller, 1) then
     perform private.await_turn(caller);
+  end if;
+  if current_setting('role') = 'strive_api_key' then
+    perform private.admit_api_key();
   end if;
   if strpos(claims, '"act"') > 0 and current_setting('transaction_read_only') = 'off' then
     perform private.log_impersonated_request(

@@ -31,7 +31,8 @@ OF_THE_PLATFORM = {
     " feature_flags plans platform_metrics refunds_due platform_revenue"
     " stripe_events stripe_objects stripe_tasks system_alert_dismissals system_alert_views system_alerts"
     " user_dashboards users",
-    "private": "auth_syncs broadcast_channels column_bounds daily_counts deal_stages doomed_objects emails"
+    "private": "api_key_operations api_key_tables assistant_quotas"
+    " auth_syncs broadcast_channels column_bounds daily_counts deal_stages doomed_objects emails"
     " event_kinds exports"
     " feature_flag_group_uses"
     " feature_flag_versions foreign_stripe_keys idempotency_keys impersonations"
@@ -102,6 +103,16 @@ def exporting(tmp_path_factory: pytest.TempPathFactory, database: Database, data
         )
         owner.execute(
             "insert into private.former_customers (stripe_customer_id, organization_id) values ('cus_before', %s)",
+            [ACME],
+        )
+        owner.execute(
+            "insert into private.webhook_secrets (endpoint_id, secret)"
+            " select id, 'whsec_00' from public.webhook_endpoints where organization_id = %s",
+            [ACME],
+        )
+        owner.execute(
+            "insert into private.api_key_uses (api_key_id, minute, slot, requests)"
+            " select id, '2026-11-20', 1, 1 from public.api_keys where organization_id = %s",
             [ACME],
         )
         owner.execute(

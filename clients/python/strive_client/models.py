@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AnyUrl, AwareDatetime, BaseModel, ConfigDict, Field, RootModel
+from typing_extensions import TypeAliasType
 
 
 class Error(BaseModel):
@@ -94,6 +95,52 @@ class AlertLevel(StrEnum):
     SUCCESS = 'SUCCESS'
 
 
+class Answer(BaseModel):
+    """
+    A JSON-RPC response.
+    """
+
+    model_config = ConfigDict(
+        extra='allow',
+    )
+
+
+class ApiKeyScope(StrEnum):
+    """
+    What an API key may do: read or write the tables and functions of one domain.
+    """
+
+    CRM_READ = 'CRM_READ'
+    CRM_WRITE = 'CRM_WRITE'
+    TASKS_READ = 'TASKS_READ'
+    TASKS_WRITE = 'TASKS_WRITE'
+    ORDERS_READ = 'ORDERS_READ'
+    ORDERS_WRITE = 'ORDERS_WRITE'
+    DASHBOARD_READ = 'DASHBOARD_READ'
+    BILLING_READ = 'BILLING_READ'
+    ORGANIZATION_READ = 'ORGANIZATION_READ'
+
+
+class Event(StrEnum):
+    start = 'start'
+    token = 'token'
+    tool = 'tool'
+    done = 'done'
+
+
+class AssistantEvent(BaseModel):
+    """
+    `start`, then `token` and `tool` as they happen, at last `done`; or `error` with a code.
+    """
+
+    event: Annotated[Event, Field(title='Event')]
+    conversation_id: Annotated[UUID | None, Field(title='Conversation Id')] = None
+    text: Annotated[str | None, Field(title='Text')] = None
+    tool: Annotated[str | None, Field(title='Tool')] = None
+    failed: Annotated[bool | None, Field(title='Failed')] = None
+    tokens: Annotated[int | None, Field(title='Tokens')] = None
+
+
 class BillingCycle(StrEnum):
     """
     How often a subscription is paid.
@@ -101,15 +148,6 @@ class BillingCycle(StrEnum):
 
     MONTHLY = 'MONTHLY'
     YEARLY = 'YEARLY'
-
-
-class Message(RootModel[str]):
-    root: Annotated[str, Field(max_length=10000, title='Message')] = None
-
-
-class Bounce(BaseModel):
-    type: Annotated[str, Field(title='Type')] = 'Permanent'
-    message: Annotated[Message | None, Field(title='Message')] = None
 
 
 class Feedback(StrEnum):
@@ -213,11 +251,6 @@ class DeletedAccount(BaseModel):
     user_id: Annotated[UUID, Field(title='User Id')]
     deleted_at: Annotated[AwareDatetime, Field(title='Deleted At')]
     auth: Annotated[Auth, Field(title='Auth')]
-
-
-class Delivery(BaseModel):
-    to: Annotated[list[str], Field(max_length=100, title='To')]
-    bounce: Bounce | None = None
 
 
 class EvaluateFlag(BaseModel):
@@ -436,14 +469,40 @@ class ImportOptions(BaseModel):
     ] = False
 
 
-class InvitationToken(BaseModel):
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    token: Annotated[str, Field(max_length=100, min_length=1, title='Token')]
-
-
 class Outcome(StrEnum):
+    created = 'created'
+    known = 'known'
+    failed = 'failed'
+
+
+class Kind1(StrEnum):
+    lead = 'lead'
+    contact = 'contact'
+
+
+class Ingested(BaseModel):
+    """
+    `known`: a lead or contact has this email or phone, and nothing was changed.
+    """
+
+    index: Annotated[int, Field(title='Index')]
+    outcome: Annotated[Outcome, Field(title='Outcome')]
+    kind: Annotated[Kind1 | None, Field(title='Kind')] = None
+    id: Annotated[UUID | None, Field(title='Id')] = None
+    problem: Annotated[str | None, Field(title='Problem')] = None
+
+
+MappingAdditionalProperty = TypeAliasType(
+    "MappingAdditionalProperty", Annotated[str, Field(max_length=200, min_length=1)]
+)
+
+
+class IngestionResult(BaseModel):
+    dry_run: Annotated[bool, Field(title='Dry Run')]
+    results: Annotated[list[Ingested], Field(title='Results')]
+
+
+class Outcome1(StrEnum):
     DONE = 'DONE'
     SKIPPED = 'SKIPPED'
 
@@ -455,7 +514,7 @@ class JobRun(BaseModel):
 
     id: Annotated[UUID, Field(title='Id')]
     job: Annotated[str, Field(title='Job')]
-    outcome: Annotated[Outcome, Field(title='Outcome')]
+    outcome: Annotated[Outcome1, Field(title='Outcome')]
     result: Annotated[Any, Field(title='Result')]
     error: Annotated[None, Field(title='Error')]
     started_at: Annotated[AwareDatetime, Field(title='Started At')]
@@ -464,6 +523,17 @@ class JobRun(BaseModel):
 
 class JsonValue(RootModel[Any]):
     root: Any
+
+
+class KeyToken(BaseModel):
+    """
+    A token for the data API; it cannot be renewed: exchange the key again.
+    """
+
+    access_token: Annotated[str, Field(title='Access Token')]
+    token_type: Annotated[Literal['bearer'], Field(title='Token Type')]
+    expires_in: Annotated[int, Field(title='Expires In')]
+    scopes: Annotated[list[ApiKeyScope], Field(title='Scopes')]
 
 
 class LayoutDensity(StrEnum):
@@ -491,6 +561,10 @@ class Phone(RootModel[str]):
 
 class Company(RootModel[str]):
     root: Annotated[str, Field(max_length=255, title='Company')] = None
+
+
+class Message(RootModel[str]):
+    root: Annotated[str, Field(max_length=10000, title='Message')] = None
 
 
 class Budget(RootModel[float]):
@@ -557,15 +631,38 @@ class LineError(BaseModel):
     problem: Annotated[str, Field(title='Problem')]
 
 
-class MailEvent(BaseModel):
+class Id(RootModel[str]):
+    root: Annotated[
+        str,
+        Field(
+            description='Absent in a notification.',
+            max_length=100,
+            min_length=1,
+            title='Id',
+        ),
+    ] = 0
+
+
+class Message2(BaseModel):
     """
-    Other fields and other types are ignored.
+    A request or notification of the Model Context Protocol, which is JSON-RPC.
     """
 
-    type: Annotated[
-        str, Field(description='email.bounced or email.complained.', title='Type')
-    ]
-    data: Annotated[Delivery | Any, Field(title='Data')] = None
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    jsonrpc: Annotated[Literal['2.0'], Field(title='Jsonrpc')]
+    method: Annotated[str, Field(max_length=100, min_length=1, title='Method')]
+    id: Annotated[
+        int | Id,
+        Field(
+            description='Absent in a notification.', title='Id', validate_default=True
+        ),
+    ] = 0
+    params: Annotated[
+        dict[str, JsonValue],
+        Field(description='Of the method.', title='Params', validate_default=True),
+    ] = {}
 
 
 class MetricCategory(StrEnum):
@@ -732,6 +829,30 @@ class NewActivity(RootModel[NewActivity1 | NewActivity2 | NewActivity3 | NewActi
             title='NewActivity',
         ),
     ]
+
+
+class Networks(RootModel[list[str]]):
+    root: Annotated[list[str], Field(max_length=20, min_length=1, title='Networks')] = (
+        None
+    )
+
+
+class NewApiKey(BaseModel):
+    """
+    Without `expires_at` the key lasts until it is revoked; without `networks` it may be used from anywhere.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    name: Annotated[
+        str, Field(max_length=100, min_length=1, pattern='\\S', title='Name')
+    ]
+    scopes: Annotated[
+        list[ApiKeyScope], Field(max_length=20, min_length=1, title='Scopes')
+    ]
+    expires_at: Annotated[AwareDatetime | None, Field(title='Expires At')] = None
+    networks: Annotated[Networks | None, Field(title='Networks')] = None
 
 
 class NewFeedEntry(BaseModel):
@@ -968,6 +1089,18 @@ class PropertyType(StrEnum):
     LUXURY = 'LUXURY'
 
 
+class Question(BaseModel):
+    """
+    Without `conversation_id` a conversation begins.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    message: Annotated[str, Field(max_length=8000, min_length=1, title='Message')]
+    conversation_id: Annotated[UUID | None, Field(title='Conversation Id')] = None
+
+
 class QuickAction(BaseModel):
     id: Annotated[UUID, Field(title='Id')]
     name: Annotated[str, Field(title='Name')]
@@ -1068,6 +1201,11 @@ class RefundStatus(StrEnum):
     WITHDRAWN = 'WITHDRAWN'
 
 
+class ReplacedKey(BaseModel):
+    id: Annotated[UUID, Field(title='Id')]
+    expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
+
+
 class ResumeSubscription(BaseModel):
     """
     No fields.
@@ -1076,6 +1214,18 @@ class ResumeSubscription(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
     )
+
+
+class Rotation(BaseModel):
+    """
+    The old key keeps working for `overlap_hours`, so that programs can be changed one after the other.
+    """
+
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    key_id: Annotated[UUID, Field(title='Key Id')]
+    overlap_hours: Annotated[int, Field(ge=0, le=168, title='Overlap Hours')] = 24
 
 
 class SessionReference(BaseModel):
@@ -1092,20 +1242,6 @@ class SessionReference(BaseModel):
 
 class Reason4(RootModel[str]):
     root: Annotated[str, Field(max_length=500, min_length=1, title='Reason')] = None
-
-
-class Reason5(StrEnum):
-    MEMBER = 'MEMBER'
-    INVITED = 'INVITED'
-
-
-class Skipped(BaseModel):
-    """
-    MEMBER: already belongs to the organization; INVITED: has an open invitation.
-    """
-
-    email: Annotated[str, Field(title='Email')]
-    reason: Annotated[Reason5, Field(title='Reason')]
 
 
 class SnapshotRequest(BaseModel):
@@ -1196,10 +1332,6 @@ class SubscriptionTier(StrEnum):
     ENTERPRISE = 'ENTERPRISE'
 
 
-class Suppressed(BaseModel):
-    suppressed: Annotated[int, Field(title='Suppressed')]
-
-
 class SuspendUser(BaseModel):
     """
     Without `until` it lasts until an admin ends it.
@@ -1225,32 +1357,14 @@ class SuspendUsers(BaseModel):
     until: Annotated[AwareDatetime | None, Field(title='Until')] = None
 
 
-class Unsubscribed(BaseModel):
-    kind: Annotated[str, Field(title='Kind')]
-    description: Annotated[str | None, Field(title='Description')]
+class TokenRequest(BaseModel):
+    """
+    No fields.
+    """
 
-
-class Unsubscription(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
     )
-    token: Annotated[
-        str,
-        Field(
-            description='From the link in an e-mail.',
-            max_length=2000,
-            min_length=1,
-            title='Token',
-        ),
-    ]
-    List_Unsubscribe: Annotated[
-        Any,
-        Field(
-            alias='List-Unsubscribe',
-            description='Sent by mail programs (RFC 8058).',
-            title='List-Unsubscribe',
-        ),
-    ] = None
 
 
 class UserRole(StrEnum):
@@ -1345,6 +1459,20 @@ class Alert(BaseModel):
     ends_at: Annotated[AwareDatetime | None, Field(title='Ends At')]
     created_at: Annotated[AwareDatetime, Field(title='Created At')]
     is_viewed: Annotated[bool, Field(title='Is Viewed')]
+
+
+class ApiKey(BaseModel):
+    """
+    `key` is returned this once; the database has only its hash.
+    """
+
+    id: Annotated[UUID, Field(title='Id')]
+    key: Annotated[str, Field(title='Key')]
+    name: Annotated[str, Field(title='Name')]
+    prefix: Annotated[str, Field(title='Prefix')]
+    scopes: Annotated[list[ApiKeyScope], Field(title='Scopes')]
+    expires_at: Annotated[AwareDatetime | None, Field(title='Expires At')]
+    replaces: ReplacedKey | None
 
 
 class CheckoutRequest(BaseModel):
@@ -1536,51 +1664,73 @@ class ImportProgress(BaseModel):
     ignored_columns: Annotated[list[str], Field(title='Ignored Columns')]
 
 
-class Invitation(BaseModel):
+class Ingestion(BaseModel):
+    """
+    Records as another program has them, and where each column of a lead is in them.
+    """
+
     model_config = ConfigDict(
         extra='forbid',
     )
-    email: Annotated[
-        str,
+    records: Annotated[
+        list[dict[str, JsonValue]], Field(max_length=200, min_length=1, title='Records')
+    ]
+    mapping: Annotated[
+        dict[
+            Literal[
+                'name',
+                'email',
+                'phone',
+                'company',
+                'source',
+                'status',
+                'score_value',
+                'budget',
+                'property_types',
+                'cities',
+                'min_bedrooms',
+                'timeline',
+                'notes',
+                'tags',
+            ],
+            MappingAdditionalProperty,
+        ]
+        | None,
         Field(
-            max_length=255,
-            min_length=3,
-            pattern='^[^@\\s<>,;:\\"]+@[^@\\s<>,;:\\"]+$',
-            title='Email',
+            description='Column → path in the record, e.g. `contact.emails.0.address`. Without it, columns are members of the record with the same name.',
+            title='Mapping',
         ),
-    ]
-    role: OrgRole = 'MEMBER'
-
-
-class InvitationPreview(BaseModel):
-    organization: Annotated[str, Field(title='Organization')]
-    logo_url: Annotated[str | None, Field(title='Logo Url')]
-    role: OrgRole
-    email: Annotated[str, Field(title='Email')]
-    inviter: Annotated[str | None, Field(title='Inviter')]
-    expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
-    has_account: Annotated[bool, Field(title='Has Account')]
-
-
-class Invitations(BaseModel):
-    model_config = ConfigDict(
-        extra='forbid',
-    )
-    invitations: Annotated[
-        list[Invitation], Field(max_length=100, min_length=1, title='Invitations')
-    ]
-
-
-class Invited(BaseModel):
-    id: Annotated[UUID, Field(title='Id')]
-    email: Annotated[str, Field(title='Email')]
-    role: OrgRole
-    expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
-
-
-class InvitedAndSkipped(BaseModel):
-    invited: Annotated[list[Invited], Field(title='Invited')]
-    skipped: Annotated[list[Skipped], Field(title='Skipped')]
+    ] = None
+    defaults: Annotated[
+        dict[
+            Literal[
+                'name',
+                'email',
+                'phone',
+                'company',
+                'source',
+                'status',
+                'score_value',
+                'budget',
+                'property_types',
+                'cities',
+                'min_bedrooms',
+                'timeline',
+                'notes',
+                'tags',
+            ],
+            JsonValue,
+        ],
+        Field(
+            description='Values for columns that a record does not have.',
+            title='Defaults',
+            validate_default=True,
+        ),
+    ] = {}
+    dry_run: Annotated[
+        bool,
+        Field(description='Return the results and create nothing.', title='Dry Run'),
+    ] = False
 
 
 class PropertyTypes(RootModel[list[PropertyType]]):

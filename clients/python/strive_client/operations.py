@@ -14,6 +14,10 @@ change_plan = Operation("/change-plan", models.WantedPlan, models.PlanChangeResu
 """Change the plan of the current organization."""
 complete_onboarding_session = Operation("/complete-onboarding-session", models.SessionReference, models.OnboardingSession)
 """Do step 4: create the organization, with the caller as its OWNER."""
+create_api_key = Operation("/create-api-key", models.NewApiKey, models.ApiKey)
+"""Create an API key of the organization."""
+create_api_key_rotate = Operation("/create-api-key/rotate", models.Rotation, models.ApiKey)
+"""Replace a key by a new one with the same name, scopes and networks."""
 create_billing_portal_session = Operation("/create-billing-portal-session", models.PortalRequest, models.PortalSession)
 """Open Stripe's customer portal."""
 create_checkout_session = Operation("/create-checkout-session", models.CheckoutRequest, models.CheckoutSession)
@@ -26,6 +30,8 @@ delete_account: Operation[models.DeleteOwnAccount | models.DeleteUser, models.De
     "/delete-account", models.DeleteOwnAccount | models.DeleteUser, models.DeletedAccount  # type: ignore[arg-type]  # a union is not a type object
 )
 """Delete an account and its personal data."""
+deliver_webhooks = Operation("/deliver-webhooks", models.NoInput, models.JobRun)
+"""Send events to the webhooks of organizations."""
 end_suspensions = Operation("/end-suspensions", models.NoInput, models.JobRun)
 """End suspensions whose time has passed."""
 erase_closed_organizations = Operation("/erase-closed-organizations", models.NoInput, models.JobRun)
@@ -38,24 +44,24 @@ expire_onboarding_sessions = Operation("/expire-onboarding-sessions", models.NoI
 """Delete abandoned onboarding sessions."""
 export_organization = Operation("/export-organization", models.ExportRequest, models.ExportResult)
 """Export all data of an organization."""
-forget_emails = Operation("/forget-emails", models.NoInput, models.JobRun)
-"""Delete old e-mails from the outbox."""
+forget_api_key_uses = Operation("/forget-api-key-uses", models.NoInput, models.JobRun)
+"""Delete request counts of API keys older than three days."""
 forget_expired_keys = Operation("/forget-expired-keys", models.NoInput, models.JobRun)
 """Delete expired idempotency keys."""
 forget_job_runs = Operation("/forget-job-runs", models.NoInput, models.JobRun)
 """Delete runs of jobs older than 30 days."""
+forget_webhook_deliveries = Operation("/forget-webhook-deliveries", models.NoInput, models.JobRun)
+"""Delete webhook deliveries older than 30 days."""
 get_onboarding_session = Operation("/get-onboarding-session", models.SessionReference, models.OnboardingSession)
 """Get an onboarding session, to resume it."""
 impersonate_user = Operation("/impersonate-user", models.ImpersonationRequest, models.ImpersonationToken)
 """Act as a user for 15 minutes."""
-invite_member = Operation("/invite-member", models.Invitations, models.InvitedAndSkipped)
-"""Invite up to 100 people by e-mail."""
-mail_webhook = Operation("/mail-webhook", models.MailEvent, models.Suppressed)
-"""Take a bounce or a complaint from the mail provider."""
+ingest = Operation("/ingest", models.Ingestion, models.IngestionResult)
+"""Create leads from another program, such as Zapier or a portal."""
+mcp = Operation("/mcp", models.Message, models.Answer)
+"""Tools for AI agents, by the Model Context Protocol (streamable HTTP, without sessions)."""
 preview_flag_audience = Operation("/preview-flag-audience", models.FlagPreview, models.FlagAudience)
 """Count the users whom a flag would reach, now or after changes."""
-preview_invitation = Operation("/preview-invitation", models.InvitationToken, models.InvitationPreview)
-"""Show what an invitation is about, before it is accepted."""
 preview_plan_change = Operation("/preview-plan-change", models.WantedPlan, models.PlanChangePreview)
 """Show what a change of plan would cost, now and with the next invoice."""
 purge_trash = Operation("/purge-trash", models.NoInput, models.JobRun)
@@ -72,10 +78,6 @@ refresh_dashboard_metrics = Operation("/refresh-dashboard-metrics", models.NoInp
 """Count stale metrics again."""
 refresh_platform_metrics = Operation("/refresh-platform-metrics", models.MetricDays, models.JobRun)
 """Count the platform metrics of today."""
-remind_invited = Operation("/remind-invited", models.NoInput, models.JobRun)
-"""Remind people of invitations that expire within a day."""
-report_due_tasks = Operation("/report-due-tasks", models.NoInput, models.JobRun)
-"""Notify people of tasks that are due or overdue."""
 report_matching_listings = Operation("/report-matching-listings", models.NoInput, models.JobRun)
 """Report new listings to the members whose buyers they suit."""
 resume_subscription = Operation("/resume-subscription", models.ResumeSubscription, models.Subscription)
@@ -84,12 +86,6 @@ roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models
 """Add views and dismissals to their alerts."""
 roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)
 """Add uses, views and likes that were left behind."""
-send_digests = Operation("/send-digests", models.NoInput, models.JobRun)
-"""Collect the events of a day into one e-mail for each person."""
-send_emails = Operation("/send-emails", models.NoInput, models.JobRun)
-"""Send due e-mails."""
-send_weekly_summaries = Operation("/send-weekly-summaries", models.NoInput, models.JobRun)
-"""Send owners the week of their organization."""
 settle_onboarding_payments = Operation("/settle-onboarding-payments", models.NoInput, models.JobRun)
 """Cancel unfinished payments, fetch long ones, issue refunds, and make the changes due at Stripe."""
 start_onboarding_payment = Operation("/start-onboarding-payment", models.StartPayment, models.OnboardingPayment)
@@ -102,8 +98,8 @@ sync_attachments = Operation("/sync-attachments", models.NoInput, models.JobRun)
 """Sync files and their rows."""
 sync_auth = Operation("/sync-auth", models.NoInput, models.JobRun)
 """Sync suspensions and deletions of users with Supabase Auth."""
-unsubscribe = Operation("/unsubscribe", models.Unsubscription, models.Unsubscribed)
-"""Stop e-mails of one kind."""
+token = Operation("/token", models.TokenRequest, models.KeyToken)
+"""Exchange an API key for a token that PostgREST accepts."""
 update_billing = Operation("/update-billing", models.NoInput, models.JobRun)
 """End granted plans, and notify owners of trials, renewals and cards that end."""
 update_onboarding_session = Operation("/update-onboarding-session", models.OnboardingStep, models.OnboardingSession)

@@ -238,6 +238,50 @@ isOneToOne: false
                   Relationships: [
                     
                   ]
+                },"api_keys": {
+                  Row: {
+                    "created_at": string,"created_by": string,"expires_at": string | null,"id": string,"key_hash": string,"last_used_at": string | null,"name": string,"networks": (unknown)[] | null,"organization_id": string,"prefix": string,"revoked_at": string | null,"revoked_by": string | null,"rotated_from": string | null,"scopes": (Database["public"]['Enums']["ApiKeyScope"])[],"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "created_at"?: string,"created_by": string,"expires_at"?: string | null,"id"?: string,"key_hash": string,"last_used_at"?: string | null,"name": string,"networks"?: (unknown)[] | null,"organization_id": string,"prefix": string,"revoked_at"?: string | null,"revoked_by"?: string | null,"rotated_from"?: string | null,"scopes": (Database["public"]['Enums']["ApiKeyScope"])[],"updated_at"?: string
+                  }
+                  Update: {
+                    "created_at"?: string,"created_by"?: string,"expires_at"?: string | null,"id"?: string,"key_hash"?: string,"last_used_at"?: string | null,"name"?: string,"networks"?: (unknown)[] | null,"organization_id"?: string,"prefix"?: string,"revoked_at"?: string | null,"revoked_by"?: string | null,"rotated_from"?: string | null,"scopes"?: (Database["public"]['Enums']["ApiKeyScope"])[],"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "api_keys_created_by_fkey"
+      columns: ["created_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "api_keys_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "api_keys_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "api_keys_revoked_by_fkey"
+      columns: ["revoked_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "rotated_from is a key of the organization"
+      columns: ["organization_id","rotated_from"]
+isOneToOne: false
+      referencedRelation: "api_keys"
+      referencedColumns: ["organization_id","id"]
+    }
+                  ]
                 },"appointments": {
                   Row: {
                     "assigned_to": string | null,"contact_id": string | null,"created_at": string,"customer_id": string | null,"deal_id": string | null,"description": string | null,"end_time": string,"id": string,"lead_id": string | null,"listing_id": string | null,"location": string | null,"meeting_url": string | null,"organization_id": string,"reminders_sent": Json | null,"start_time": string,"status": Database["public"]['Enums']["AppointmentStatus"],"title": string,"type": Database["public"]['Enums']["AppointmentType"],"updated_at": string
@@ -832,26 +876,6 @@ isOneToOne: false
       referencedColumns: ["organization_id","id"]
     }
                   ]
-                },"invoice_credits": {
-                  Row: {
-                    "amount_cents": number,"created_at": string,"currency": string,"happened_at": string,"id": string,"invoice_id": string,"number": string | null,"organization_id": string,"status": string,"stripe_object_id": string,"type": Database["public"]['Enums']["InvoiceCreditType"],"updated_at": string
-                  }
-                  ComputedFields: never
-                  Insert: {
-                    "amount_cents": number,"created_at"?: string,"currency": string,"happened_at": string,"id"?: string,"invoice_id": string,"number"?: string | null,"organization_id": string,"status": string,"stripe_object_id": string,"type": Database["public"]['Enums']["InvoiceCreditType"],"updated_at"?: string
-                  }
-                  Update: {
-                    "amount_cents"?: number,"created_at"?: string,"currency"?: string,"happened_at"?: string,"id"?: string,"invoice_id"?: string,"number"?: string | null,"organization_id"?: string,"status"?: string,"stripe_object_id"?: string,"type"?: Database["public"]['Enums']["InvoiceCreditType"],"updated_at"?: string
-                  }
-                  Relationships: [
-                    {
-      foreignKeyName: "invoice_credits_organization_id_invoice_id_fkey"
-      columns: ["organization_id","invoice_id"]
-isOneToOne: false
-      referencedRelation: "invoices"
-      referencedColumns: ["organization_id","id"]
-    }
-                  ]
                 },"invoices": {
                   Row: {
                     "billing_reason": string | null,"created_at": string,"credit_notes": (string)[],"credited_cents": number,"currency": string,"discount_cents": number,"disputed_cents": number,"due_at": string | null,"hosted_invoice_url": string | null,"id": string,"invoice_pdf": string | null,"issued_at": string | null,"number": string | null,"organization_id": string,"paid_at": string | null,"paid_cents": number,"period_end": string | null,"period_start": string | null,"refunded_cents": number,"remaining_cents": number,"status": Database["public"]['Enums']["InvoiceStatus"],"stripe_invoice_id": string,"stripe_subscription_id": string | null,"subtotal_cents": number,"tax_cents": number,"total_cents": number,"updated_at": string
@@ -1164,14 +1188,14 @@ isOneToOne: false
                   ]
                 },"organization_invitations": {
                   Row: {
-                    "accepted_at": string | null,"created_at": string,"email": string,"expires_at": string,"id": string,"invited_by": string,"organization_id": string,"reminded_at": string | null,"reminder_token_hash": string | null,"role": Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at": string
+                    "accepted_at": string | null,"created_at": string,"email": string,"expires_at": string,"id": string,"invited_by": string,"organization_id": string,"role": Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"reminded_at"?: string | null,"reminder_token_hash"?: string | null,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
+                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
                   }
                   Update: {
-                    "accepted_at"?: string | null,"created_at"?: string,"email"?: string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"reminded_at"?: string | null,"reminder_token_hash"?: string | null,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash"?: string,"updated_at"?: string
+                    "accepted_at"?: string | null,"created_at"?: string,"email"?: string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -1228,14 +1252,14 @@ isOneToOne: false
                   ]
                 },"organizations": {
                   Row: {
-                    "billing_email": string | null,"closed_at": string | null,"closed_by": string | null,"created_at": string,"description": string | null,"id": string,"logo_url": string | null,"name": string,"settings": NonNullable<Json>,"slug": string,"stripe_customer_id": string | null,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"suspended_at": string | null,"suspended_reason": string | null,"updated_at": string,"website": string | null
+                    "billing_email": string | null,"closed_at": string | null,"closed_by": string | null,"created_at": string,"description": string | null,"id": string,"name": string,"settings": NonNullable<Json>,"slug": string,"stripe_customer_id": string | null,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"suspended_at": string | null,"suspended_reason": string | null,"updated_at": string,"website": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"logo_url"?: string | null,"name": string,"settings"?: NonNullable<Json>,"slug": string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
+                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name": string,"settings"?: NonNullable<Json>,"slug": string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
                   }
                   Update: {
-                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"logo_url"?: string | null,"name"?: string,"settings"?: NonNullable<Json>,"slug"?: string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
+                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name"?: string,"settings"?: NonNullable<Json>,"slug"?: string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
                   }
                   Relationships: [
                     
@@ -1900,6 +1924,64 @@ isOneToOne: true
                   Relationships: [
                     
                   ]
+                },"webhook_deliveries": {
+                  Row: {
+                    "attempts": number,"created_at": string,"delivered_at": string | null,"endpoint_id": string,"error": string | null,"id": string,"kind": string,"next_attempt_at": string,"organization_id": string,"payload": string,"place": number,"response_status": number | null,"status": Database["public"]['Enums']["WebhookStatus"],"subject_id": string | null,"subject_type": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "attempts"?: number,"created_at"?: string,"delivered_at"?: string | null,"endpoint_id": string,"error"?: string | null,"id"?: string,"kind": string,"next_attempt_at"?: string,"organization_id": string,"payload": string,"place"?: number,"response_status"?: number | null,"status"?: Database["public"]['Enums']["WebhookStatus"],"subject_id"?: string | null,"subject_type"?: string | null
+                  }
+                  Update: {
+                    "attempts"?: number,"created_at"?: string,"delivered_at"?: string | null,"endpoint_id"?: string,"error"?: string | null,"id"?: string,"kind"?: string,"next_attempt_at"?: string,"organization_id"?: string,"payload"?: string,"place"?: number,"response_status"?: number | null,"status"?: Database["public"]['Enums']["WebhookStatus"],"subject_id"?: string | null,"subject_type"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "endpoint_id is an endpoint of the organization"
+      columns: ["organization_id","endpoint_id"]
+isOneToOne: false
+      referencedRelation: "webhook_endpoints"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "webhook_deliveries_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "webhook_deliveries_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"webhook_endpoints": {
+                  Row: {
+                    "created_at": string,"description": string | null,"disabled_reason": string | null,"failing_since": string | null,"id": string,"is_active": boolean,"kinds": (string)[] | null,"organization_id": string,"updated_at": string,"url": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "created_at"?: string,"description"?: string | null,"disabled_reason"?: string | null,"failing_since"?: string | null,"id"?: string,"is_active"?: boolean,"kinds"?: (string)[] | null,"organization_id": string,"updated_at"?: string,"url": string
+                  }
+                  Update: {
+                    "created_at"?: string,"description"?: string | null,"disabled_reason"?: string | null,"failing_since"?: string | null,"id"?: string,"is_active"?: boolean,"kinds"?: (string)[] | null,"organization_id"?: string,"updated_at"?: string,"url"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "webhook_endpoints_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "organizations"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "webhook_endpoints_organization_id_fkey"
+      columns: ["organization_id"]
+isOneToOne: false
+      referencedRelation: "support_organizations"
+      referencedColumns: ["id"]
+    }
+                  ]
                 }
           }
           Views: {
@@ -1973,11 +2055,17 @@ isOneToOne: true
         isOneToOne: false
         isSetofReturn: true
       } },
+"admin_cancel_subscription":
+{ Args: { "organization_id": string }; Returns: Json
+                           },
 "admin_close_organization":
 { Args: { "organization_id": string }; Returns: Json
                            },
 "admin_create_organization":
 { Args: { "description"?: string,"name": string,"owner_email": string,"website"?: string }; Returns: Json
+                           },
+"admin_create_subscription":
+{ Args: { "organization_id": string,"tier": Database["public"]['Enums']["SubscriptionTier"],"until": string }; Returns: Json
                            },
 "admin_create_user":
 { Args: { "email": string,"name"?: string }; Returns: Json
@@ -2215,6 +2303,9 @@ isOneToOne: true
         isOneToOne: false
         isSetofReturn: true
       } },
+"change_webhook":
+{ Args: { "changes": Json,"webhook_id": string }; Returns: Json
+                           },
 "clone_blueprint":
 { Args: { "blueprint_id": string }; Returns: {
               "category": Database["public"]['Enums']["ToolCategory"],
@@ -2296,7 +2387,6 @@ isOneToOne: true
 "created_at": string,
 "description": string | null,
 "id": string,
-"logo_url": string | null,
 "name": string,
 "settings": NonNullable<Json>,
 "slug": string,
@@ -2314,6 +2404,9 @@ isOneToOne: true
         isOneToOne: true
         isSetofReturn: false
       } },
+"create_webhook":
+{ Args: { "description"?: string,"kinds"?: (string)[],"url": string }; Returns: Json
+                           },
 "dashboard_snapshot":
 { Args: { "request"?: Json }; Returns: Json
                            },
@@ -2333,11 +2426,6 @@ isOneToOne: true
                            },
 "dismiss_stripe_event":
 { Args: { "event_id": string,"reason": string }; Returns: number
-                           },
-"email_problems":
-{ Args: Record<PropertyKey, never>; Returns: {
-              "address": string,"attempts": number,"created_at": string,"error": string,"id": string,"kind": string,"organization_id": string,"status": Database["public"]['Enums']["EmailStatus"],"subject": string
-            }[]
                            },
 "end_impersonation":
 { Args: { "impersonation_id"?: string }; Returns: Json
@@ -2695,7 +2783,7 @@ isOneToOne: true
                            },
 "record_history":
 { Args: { "before"?: string,"before_id"?: string,"id": string,"page_size"?: number,"type": string }; Returns: {
-              "action": string,"api_key_id": string,"created_at": string,"entry_id": string,"impersonated_by": string,"new_data": Json,"old_data": Json,"user_id": string
+              "action": string,"api_key_id": string,"api_key_name": string,"created_at": string,"entry_id": string,"impersonated_by": string,"new_data": Json,"old_data": Json,"user_id": string
             }[]
                            },
 "refund_invoice":
@@ -2770,29 +2858,29 @@ isOneToOne: true
 "reopen_organization":
 { Args: Record<PropertyKey, never>; Returns: Json
                            },
-"requeue_emails":
-{ Args: { "ids": (string)[] }; Returns: number
+"replay_webhooks":
+{ Args: { "ids"?: (string)[],"since"?: string,"until"?: string,"webhook_id": string }; Returns: number
                            },
 "requeue_stripe_event":
 { Args: { "event_id": string }; Returns: Json
                            },
-"resend_invitation":
-{ Args: { "id": string }; Returns: Json
-                           },
 "restore_from_trash":
 { Args: { "ids": (string)[] }; Returns: Json
+                           },
+"revoke_api_key":
+{ Args: { "key_id": string }; Returns: Json
                            },
 "revoke_capture_token":
 { Args: { "token_id": string }; Returns: Json
                            },
-"revoke_invitation":
-{ Args: { "id": string }; Returns: undefined
-                           },
 "rotate_capture_token":
 { Args: { "token_id": string }; Returns: Json
                            },
+"rotate_webhook_secret":
+{ Args: { "webhook_id": string }; Returns: Json
+                           },
 "run_quick_action":
-{ Args: { "action_id": string }; Returns: Json
+{ Args: { "action_id": string,"input"?: Json }; Returns: Json
                            },
 "search_crm":
 { Args: { "most"?: number,"query": string }; Returns: Database["public"]['CompositeTypes']["search_result"][]
@@ -2918,6 +3006,9 @@ isOneToOne: true
         isOneToOne: true
         isSetofReturn: false
       } },
+"test_webhook":
+{ Args: { "webhook_id": string }; Returns: Json
+                           },
 "todos":
 { Args: { "assignee"?: string,"due"?: string,"time_zone"?: string }; Returns: {
               "activity_type": Database["public"]['Enums']["ActivityType"] | null,
@@ -3027,12 +3118,17 @@ isOneToOne: true
         isOneToOne: true
         isSetofReturn: false
       } },
+"webhook_kinds":
+{ Args: Record<PropertyKey, never>; Returns: {
+              "description": string,"kind": string
+            }[]
+                           },
 "widget_data":
 { Args: { "widget_id": string }; Returns: Json
                            }
           }
           Enums: {
-            "ActionType": "NAVIGATION"|"API_CALL"|"MODAL_FORM"|"EXTERNAL_LINK"|"WORKFLOW_TRIGGER","ActivitySeverity": "INFO"|"SUCCESS"|"WARNING"|"ERROR"|"CRITICAL","ActivityType": "CALL"|"EMAIL"|"MEETING"|"TASK"|"NOTE"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP","AdminAction": "USER_CREATE"|"USER_UPDATE"|"USER_SUSPEND"|"USER_DELETE"|"USER_IMPERSONATE"|"ORG_CREATE"|"ORG_UPDATE"|"ORG_SUSPEND"|"ORG_DELETE"|"SUBSCRIPTION_CREATE"|"SUBSCRIPTION_UPDATE"|"SUBSCRIPTION_CANCEL"|"FEATURE_FLAG_UPDATE"|"SYSTEM_CONFIG_UPDATE"|"DATA_EXPORT"|"BULK_ACTION","AgentCategory": "SALES"|"SUPPORT"|"ANALYSIS"|"CONTENT"|"AUTOMATION"|"RESEARCH","AlertCategory": "SYSTEM"|"MAINTENANCE"|"FEATURE"|"SECURITY"|"BILLING"|"MARKETING","AlertLevel": "INFO"|"WARNING"|"ERROR"|"SUCCESS","AppointmentStatus": "SCHEDULED"|"CONFIRMED"|"COMPLETED"|"CANCELLED"|"NO_SHOW","AppointmentType": "MEETING"|"CALL"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP"|"OTHER","BillingCycle": "MONTHLY"|"YEARLY","CheckoutStatus": "OPEN"|"PAID"|"EXPIRED","ComplexityLevel": "SIMPLE"|"MODERATE"|"COMPLEX"|"ENTERPRISE","ContactStatus": "ACTIVE"|"INACTIVE"|"DO_NOT_CONTACT","ContactType": "PROSPECT"|"CLIENT"|"PAST_CLIENT"|"PARTNER"|"VENDOR","ContentStatus": "DRAFT"|"PUBLISHED"|"ARCHIVED","ContentType": "PAGE"|"BLOG_POST"|"DOCUMENTATION"|"TEMPLATE","CustomerSource": "WEBSITE"|"REFERRAL"|"SOCIAL"|"EMAIL"|"OTHER","CustomerStatus": "LEAD"|"PROSPECT"|"ACTIVE"|"CHURNED","DashboardActivityType": "USER_ACTION"|"SYSTEM_EVENT"|"WORKFLOW_UPDATE"|"DATA_CHANGE"|"SECURITY_EVENT"|"INTEGRATION_EVENT","DashboardTheme": "LIGHT"|"DARK"|"AUTO","DealStage": "LEAD"|"QUALIFIED"|"PROPOSAL"|"NEGOTIATION"|"CLOSING"|"CLOSED_WON"|"CLOSED_LOST","DealStatus": "ACTIVE"|"WON"|"LOST"|"ABANDONED","EmailDelivery": "NOW"|"DIGEST"|"OFF","EmailStatus": "QUEUED"|"HELD"|"SENDING"|"SENT"|"UNCERTAIN"|"FAILED"|"CANCELLED","Environment": "DEVELOPMENT"|"STAGING"|"PRODUCTION","InvoiceCreditType": "CREDIT_NOTE"|"REFUND"|"DISPUTE","InvoiceStatus": "DRAFT"|"OPEN"|"PAID"|"VOID"|"UNCOLLECTIBLE","LayoutDensity": "COMPACT"|"NORMAL"|"SPACIOUS","LeadScore": "HOT"|"WARM"|"COLD","LeadSource": "WEBSITE"|"REFERRAL"|"GOOGLE_ADS"|"SOCIAL_MEDIA"|"COLD_CALL"|"EMAIL_CAMPAIGN"|"EVENT"|"PARTNER"|"OTHER","LeadStatus": "NEW_LEAD"|"IN_CONTACT"|"QUALIFIED"|"UNQUALIFIED"|"CONVERTED"|"LOST","ListingStatus": "ACTIVE"|"PENDING"|"SOLD"|"EXPIRED"|"WITHDRAWN"|"CONTINGENT","LogLevel": "DEBUG"|"INFO"|"WARN"|"ERROR","MetricCategory": "FINANCIAL"|"OPERATIONAL"|"MARKETING"|"SALES"|"PRODUCTIVITY"|"SYSTEM"|"CUSTOM","NotificationType": "INFO"|"SUCCESS"|"WARNING"|"ERROR","OrderPriority": "LOW"|"NORMAL"|"HIGH"|"URGENT","OrderStatus": "DRAFT"|"SUBMITTED"|"IN_REVIEW"|"APPROVED"|"IN_PROGRESS"|"TESTING"|"COMPLETED"|"DELIVERED"|"CANCELLED"|"REJECTED","OrgRole": "OWNER"|"ADMIN"|"MEMBER"|"VIEWER","PaymentStatus": "PENDING"|"PROCESSING"|"SUCCEEDED"|"FAILED"|"CANCELLED"|"REQUIRES_ACTION","Priority": "LOW"|"MEDIUM"|"HIGH"|"CRITICAL","ProjectStatus": "PLANNING"|"ACTIVE"|"ON_HOLD"|"COMPLETED"|"CANCELLED","PropertyType": "RESIDENTIAL"|"COMMERCIAL"|"LAND"|"MULTI_FAMILY"|"CONDO"|"TOWNHOUSE"|"LUXURY","Recurrence": "DAILY"|"WEEKDAYS"|"WEEKLY"|"MONTHLY"|"QUARTERLY"|"YEARLY","RefundReason": "REPLACED"|"ENDED"|"UNCLAIMED"|"MISMATCH"|"DUPLICATE"|"REQUESTED","RefundStatus": "TO_DECIDE"|"DUE"|"ISSUING"|"REFUNDED"|"FAILED"|"WITHDRAWN","ResourceType": "AI_TOKENS"|"API_CALLS"|"STORAGE"|"SEATS","ShowcaseCategory": "AI_AGENT"|"AUTOMATION_TOOL"|"INTEGRATION"|"WORKFLOW"|"CUSTOM_SOLUTION","StripeEventStatus": "RECEIVED"|"APPLIED"|"IGNORED"|"PARKED"|"QUARANTINED","StripeTaskKind": "CANCEL_SUBSCRIPTION"|"CANCEL_AT_PERIOD_END"|"EXTEND_TRIAL"|"UPDATE_CUSTOMER","SubscriptionStatus": "TRIAL"|"ACTIVE"|"PAST_DUE"|"INACTIVE"|"CANCELLED","SubscriptionTier": "FREE"|"STARTER"|"GROWTH"|"ELITE"|"ENTERPRISE","TaskStatus": "TODO"|"IN_PROGRESS"|"REVIEW"|"DONE"|"CANCELLED","ToolCategory": "AUTOMATION"|"ANALYTICS"|"INTEGRATION"|"UI"|"API"|"WORKFLOW","UserRole": "SUPER_ADMIN"|"ADMIN"|"MODERATOR"|"USER","WidgetType": "KPI_CARD"|"CHART"|"TABLE"|"ACTIVITY_FEED"|"QUICK_ACTIONS"|"MODULE_SHORTCUTS"|"PROGRESS_TRACKER"|"NOTIFICATION_PANEL"|"CALENDAR"|"WEATHER"
+            "ActionType": "NAVIGATION"|"API_CALL"|"MODAL_FORM"|"EXTERNAL_LINK"|"WORKFLOW_TRIGGER","ActivitySeverity": "INFO"|"SUCCESS"|"WARNING"|"ERROR"|"CRITICAL","ActivityType": "CALL"|"EMAIL"|"MEETING"|"TASK"|"NOTE"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP","AdminAction": "USER_CREATE"|"USER_UPDATE"|"USER_SUSPEND"|"USER_DELETE"|"USER_IMPERSONATE"|"ORG_CREATE"|"ORG_UPDATE"|"ORG_SUSPEND"|"ORG_DELETE"|"SUBSCRIPTION_CREATE"|"SUBSCRIPTION_UPDATE"|"SUBSCRIPTION_CANCEL"|"FEATURE_FLAG_UPDATE"|"SYSTEM_CONFIG_UPDATE"|"DATA_EXPORT"|"BULK_ACTION","AgentCategory": "SALES"|"SUPPORT"|"ANALYSIS"|"CONTENT"|"AUTOMATION"|"RESEARCH","AlertCategory": "SYSTEM"|"MAINTENANCE"|"FEATURE"|"SECURITY"|"BILLING"|"MARKETING","AlertLevel": "INFO"|"WARNING"|"ERROR"|"SUCCESS","ApiKeyScope": "CRM_READ"|"CRM_WRITE"|"TASKS_READ"|"TASKS_WRITE"|"ORDERS_READ"|"ORDERS_WRITE"|"DASHBOARD_READ"|"BILLING_READ"|"ORGANIZATION_READ","AppointmentStatus": "SCHEDULED"|"CONFIRMED"|"COMPLETED"|"CANCELLED"|"NO_SHOW","AppointmentType": "MEETING"|"CALL"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP"|"OTHER","BillingCycle": "MONTHLY"|"YEARLY","CheckoutStatus": "OPEN"|"PAID"|"EXPIRED","ComplexityLevel": "SIMPLE"|"MODERATE"|"COMPLEX"|"ENTERPRISE","ContactStatus": "ACTIVE"|"INACTIVE"|"DO_NOT_CONTACT","ContactType": "PROSPECT"|"CLIENT"|"PAST_CLIENT"|"PARTNER"|"VENDOR","ContentStatus": "DRAFT"|"PUBLISHED"|"ARCHIVED","ContentType": "PAGE"|"BLOG_POST"|"DOCUMENTATION"|"TEMPLATE","CustomerSource": "WEBSITE"|"REFERRAL"|"SOCIAL"|"EMAIL"|"OTHER","CustomerStatus": "LEAD"|"PROSPECT"|"ACTIVE"|"CHURNED","DashboardActivityType": "USER_ACTION"|"SYSTEM_EVENT"|"WORKFLOW_UPDATE"|"DATA_CHANGE"|"SECURITY_EVENT"|"INTEGRATION_EVENT","DashboardTheme": "LIGHT"|"DARK"|"AUTO","DealStage": "LEAD"|"QUALIFIED"|"PROPOSAL"|"NEGOTIATION"|"CLOSING"|"CLOSED_WON"|"CLOSED_LOST","DealStatus": "ACTIVE"|"WON"|"LOST"|"ABANDONED","EmailDelivery": "NOW"|"DIGEST"|"OFF","EmailStatus": "QUEUED"|"HELD"|"SENDING"|"SENT"|"UNCERTAIN"|"FAILED"|"CANCELLED","Environment": "DEVELOPMENT"|"STAGING"|"PRODUCTION","InvoiceStatus": "DRAFT"|"OPEN"|"PAID"|"VOID"|"UNCOLLECTIBLE","LayoutDensity": "COMPACT"|"NORMAL"|"SPACIOUS","LeadScore": "HOT"|"WARM"|"COLD","LeadSource": "WEBSITE"|"REFERRAL"|"GOOGLE_ADS"|"SOCIAL_MEDIA"|"COLD_CALL"|"EMAIL_CAMPAIGN"|"EVENT"|"PARTNER"|"OTHER","LeadStatus": "NEW_LEAD"|"IN_CONTACT"|"QUALIFIED"|"UNQUALIFIED"|"CONVERTED"|"LOST","ListingStatus": "ACTIVE"|"PENDING"|"SOLD"|"EXPIRED"|"WITHDRAWN"|"CONTINGENT","LogLevel": "DEBUG"|"INFO"|"WARN"|"ERROR","MetricCategory": "FINANCIAL"|"OPERATIONAL"|"MARKETING"|"SALES"|"PRODUCTIVITY"|"SYSTEM"|"CUSTOM","NotificationType": "INFO"|"SUCCESS"|"WARNING"|"ERROR","OrderPriority": "LOW"|"NORMAL"|"HIGH"|"URGENT","OrderStatus": "DRAFT"|"SUBMITTED"|"IN_REVIEW"|"APPROVED"|"IN_PROGRESS"|"TESTING"|"COMPLETED"|"DELIVERED"|"CANCELLED"|"REJECTED","OrgRole": "OWNER"|"ADMIN"|"MEMBER"|"VIEWER","PaymentStatus": "PENDING"|"PROCESSING"|"SUCCEEDED"|"FAILED"|"CANCELLED"|"REQUIRES_ACTION","Priority": "LOW"|"MEDIUM"|"HIGH"|"CRITICAL","ProjectStatus": "PLANNING"|"ACTIVE"|"ON_HOLD"|"COMPLETED"|"CANCELLED","PropertyType": "RESIDENTIAL"|"COMMERCIAL"|"LAND"|"MULTI_FAMILY"|"CONDO"|"TOWNHOUSE"|"LUXURY","Recurrence": "DAILY"|"WEEKDAYS"|"WEEKLY"|"MONTHLY"|"QUARTERLY"|"YEARLY","RefundReason": "REPLACED"|"ENDED"|"UNCLAIMED"|"MISMATCH"|"DUPLICATE"|"REQUESTED","RefundStatus": "TO_DECIDE"|"DUE"|"ISSUING"|"REFUNDED"|"FAILED"|"WITHDRAWN","ResourceType": "AI_TOKENS"|"API_CALLS"|"STORAGE"|"SEATS","ShowcaseCategory": "AI_AGENT"|"AUTOMATION_TOOL"|"INTEGRATION"|"WORKFLOW"|"CUSTOM_SOLUTION","StripeEventStatus": "RECEIVED"|"APPLIED"|"IGNORED"|"PARKED"|"QUARANTINED","StripeTaskKind": "CANCEL_SUBSCRIPTION"|"CANCEL_AT_PERIOD_END"|"EXTEND_TRIAL"|"UPDATE_CUSTOMER","SubscriptionStatus": "TRIAL"|"ACTIVE"|"PAST_DUE"|"INACTIVE"|"CANCELLED","SubscriptionTier": "FREE"|"STARTER"|"GROWTH"|"ELITE"|"ENTERPRISE","TaskStatus": "TODO"|"IN_PROGRESS"|"REVIEW"|"DONE"|"CANCELLED","ToolCategory": "AUTOMATION"|"ANALYTICS"|"INTEGRATION"|"UI"|"API"|"WORKFLOW","UserRole": "SUPER_ADMIN"|"ADMIN"|"MODERATOR"|"USER","WebhookStatus": "PENDING"|"DELIVERED"|"FAILED","WidgetType": "KPI_CARD"|"CHART"|"TABLE"|"ACTIVITY_FEED"|"QUICK_ACTIONS"|"MODULE_SHORTCUTS"|"PROGRESS_TRACKER"|"NOTIFICATION_PANEL"|"CALENDAR"|"WEATHER"
           }
           CompositeTypes: {
             "active_alert": {
@@ -3170,7 +3266,7 @@ export type CompositeTypes<
 export const Constants = {
   "public": {
           Enums: {
-            "ActionType": ["NAVIGATION", "API_CALL", "MODAL_FORM", "EXTERNAL_LINK", "WORKFLOW_TRIGGER"],"ActivitySeverity": ["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],"ActivityType": ["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"],"AdminAction": ["USER_CREATE", "USER_UPDATE", "USER_SUSPEND", "USER_DELETE", "USER_IMPERSONATE", "ORG_CREATE", "ORG_UPDATE", "ORG_SUSPEND", "ORG_DELETE", "SUBSCRIPTION_CREATE", "SUBSCRIPTION_UPDATE", "SUBSCRIPTION_CANCEL", "FEATURE_FLAG_UPDATE", "SYSTEM_CONFIG_UPDATE", "DATA_EXPORT", "BULK_ACTION"],"AgentCategory": ["SALES", "SUPPORT", "ANALYSIS", "CONTENT", "AUTOMATION", "RESEARCH"],"AlertCategory": ["SYSTEM", "MAINTENANCE", "FEATURE", "SECURITY", "BILLING", "MARKETING"],"AlertLevel": ["INFO", "WARNING", "ERROR", "SUCCESS"],"AppointmentStatus": ["SCHEDULED", "CONFIRMED", "COMPLETED", "CANCELLED", "NO_SHOW"],"AppointmentType": ["MEETING", "CALL", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP", "OTHER"],"BillingCycle": ["MONTHLY", "YEARLY"],"CheckoutStatus": ["OPEN", "PAID", "EXPIRED"],"ComplexityLevel": ["SIMPLE", "MODERATE", "COMPLEX", "ENTERPRISE"],"ContactStatus": ["ACTIVE", "INACTIVE", "DO_NOT_CONTACT"],"ContactType": ["PROSPECT", "CLIENT", "PAST_CLIENT", "PARTNER", "VENDOR"],"ContentStatus": ["DRAFT", "PUBLISHED", "ARCHIVED"],"ContentType": ["PAGE", "BLOG_POST", "DOCUMENTATION", "TEMPLATE"],"CustomerSource": ["WEBSITE", "REFERRAL", "SOCIAL", "EMAIL", "OTHER"],"CustomerStatus": ["LEAD", "PROSPECT", "ACTIVE", "CHURNED"],"DashboardActivityType": ["USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"],"DashboardTheme": ["LIGHT", "DARK", "AUTO"],"DealStage": ["LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING", "CLOSED_WON", "CLOSED_LOST"],"DealStatus": ["ACTIVE", "WON", "LOST", "ABANDONED"],"EmailDelivery": ["NOW", "DIGEST", "OFF"],"EmailStatus": ["QUEUED", "HELD", "SENDING", "SENT", "UNCERTAIN", "FAILED", "CANCELLED"],"Environment": ["DEVELOPMENT", "STAGING", "PRODUCTION"],"InvoiceCreditType": ["CREDIT_NOTE", "REFUND", "DISPUTE"],"InvoiceStatus": ["DRAFT", "OPEN", "PAID", "VOID", "UNCOLLECTIBLE"],"LayoutDensity": ["COMPACT", "NORMAL", "SPACIOUS"],"LeadScore": ["HOT", "WARM", "COLD"],"LeadSource": ["WEBSITE", "REFERRAL", "GOOGLE_ADS", "SOCIAL_MEDIA", "COLD_CALL", "EMAIL_CAMPAIGN", "EVENT", "PARTNER", "OTHER"],"LeadStatus": ["NEW_LEAD", "IN_CONTACT", "QUALIFIED", "UNQUALIFIED", "CONVERTED", "LOST"],"ListingStatus": ["ACTIVE", "PENDING", "SOLD", "EXPIRED", "WITHDRAWN", "CONTINGENT"],"LogLevel": ["DEBUG", "INFO", "WARN", "ERROR"],"MetricCategory": ["FINANCIAL", "OPERATIONAL", "MARKETING", "SALES", "PRODUCTIVITY", "SYSTEM", "CUSTOM"],"NotificationType": ["INFO", "SUCCESS", "WARNING", "ERROR"],"OrderPriority": ["LOW", "NORMAL", "HIGH", "URGENT"],"OrderStatus": ["DRAFT", "SUBMITTED", "IN_REVIEW", "APPROVED", "IN_PROGRESS", "TESTING", "COMPLETED", "DELIVERED", "CANCELLED", "REJECTED"],"OrgRole": ["OWNER", "ADMIN", "MEMBER", "VIEWER"],"PaymentStatus": ["PENDING", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED", "REQUIRES_ACTION"],"Priority": ["LOW", "MEDIUM", "HIGH", "CRITICAL"],"ProjectStatus": ["PLANNING", "ACTIVE", "ON_HOLD", "COMPLETED", "CANCELLED"],"PropertyType": ["RESIDENTIAL", "COMMERCIAL", "LAND", "MULTI_FAMILY", "CONDO", "TOWNHOUSE", "LUXURY"],"Recurrence": ["DAILY", "WEEKDAYS", "WEEKLY", "MONTHLY", "QUARTERLY", "YEARLY"],"RefundReason": ["REPLACED", "ENDED", "UNCLAIMED", "MISMATCH", "DUPLICATE", "REQUESTED"],"RefundStatus": ["TO_DECIDE", "DUE", "ISSUING", "REFUNDED", "FAILED", "WITHDRAWN"],"ResourceType": ["AI_TOKENS", "API_CALLS", "STORAGE", "SEATS"],"ShowcaseCategory": ["AI_AGENT", "AUTOMATION_TOOL", "INTEGRATION", "WORKFLOW", "CUSTOM_SOLUTION"],"StripeEventStatus": ["RECEIVED", "APPLIED", "IGNORED", "PARKED", "QUARANTINED"],"StripeTaskKind": ["CANCEL_SUBSCRIPTION", "CANCEL_AT_PERIOD_END", "EXTEND_TRIAL", "UPDATE_CUSTOMER"],"SubscriptionStatus": ["TRIAL", "ACTIVE", "PAST_DUE", "INACTIVE", "CANCELLED"],"SubscriptionTier": ["FREE", "STARTER", "GROWTH", "ELITE", "ENTERPRISE"],"TaskStatus": ["TODO", "IN_PROGRESS", "REVIEW", "DONE", "CANCELLED"],"ToolCategory": ["AUTOMATION", "ANALYTICS", "INTEGRATION", "UI", "API", "WORKFLOW"],"UserRole": ["SUPER_ADMIN", "ADMIN", "MODERATOR", "USER"],"WidgetType": ["KPI_CARD", "CHART", "TABLE", "ACTIVITY_FEED", "QUICK_ACTIONS", "MODULE_SHORTCUTS", "PROGRESS_TRACKER", "NOTIFICATION_PANEL", "CALENDAR", "WEATHER"]
+            "ActionType": ["NAVIGATION", "API_CALL", "MODAL_FORM", "EXTERNAL_LINK", "WORKFLOW_TRIGGER"],"ActivitySeverity": ["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],"ActivityType": ["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"],"AdminAction": ["USER_CREATE", "USER_UPDATE", "USER_SUSPEND", "USER_DELETE", "USER_IMPERSONATE", "ORG_CREATE", "ORG_UPDATE", "ORG_SUSPEND", "ORG_DELETE", "SUBSCRIPTION_CREATE", "SUBSCRIPTION_UPDATE", "SUBSCRIPTION_CANCEL", "FEATURE_FLAG_UPDATE", "SYSTEM_CONFIG_UPDATE", "DATA_EXPORT", "BULK_ACTION"],"AgentCategory": ["SALES", "SUPPORT", "ANALYSIS", "CONTENT", "AUTOMATION", "RESEARCH"],"AlertCategory": ["SYSTEM", "MAINTENANCE", "FEATURE", "SECURITY", "BILLING", "MARKETING"],"AlertLevel": ["INFO", "WARNING", "ERROR", "SUCCESS"],"ApiKeyScope": ["CRM_READ", "CRM_WRITE", "TASKS_READ", "TASKS_WRITE", "ORDERS_READ", "ORDERS_WRITE", "DASHBOARD_READ", "BILLING_READ", "ORGANIZATION_READ"],"AppointmentStatus": ["SCHEDULED", "CONFIRMED", "COMPLETED", "CANCELLED", "NO_SHOW"],"AppointmentType": ["MEETING", "CALL", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP", "OTHER"],"BillingCycle": ["MONTHLY", "YEARLY"],"CheckoutStatus": ["OPEN", "PAID", "EXPIRED"],"ComplexityLevel": ["SIMPLE", "MODERATE", "COMPLEX", "ENTERPRISE"],"ContactStatus": ["ACTIVE", "INACTIVE", "DO_NOT_CONTACT"],"ContactType": ["PROSPECT", "CLIENT", "PAST_CLIENT", "PARTNER", "VENDOR"],"ContentStatus": ["DRAFT", "PUBLISHED", "ARCHIVED"],"ContentType": ["PAGE", "BLOG_POST", "DOCUMENTATION", "TEMPLATE"],"CustomerSource": ["WEBSITE", "REFERRAL", "SOCIAL", "EMAIL", "OTHER"],"CustomerStatus": ["LEAD", "PROSPECT", "ACTIVE", "CHURNED"],"DashboardActivityType": ["USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"],"DashboardTheme": ["LIGHT", "DARK", "AUTO"],"DealStage": ["LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING", "CLOSED_WON", "CLOSED_LOST"],"DealStatus": ["ACTIVE", "WON", "LOST", "ABANDONED"],"EmailDelivery": ["NOW", "DIGEST", "OFF"],"EmailStatus": ["QUEUED", "HELD", "SENDING", "SENT", "UNCERTAIN", "FAILED", "CANCELLED"],"Environment": ["DEVELOPMENT", "STAGING", "PRODUCTION"],"InvoiceStatus": ["DRAFT", "OPEN", "PAID", "VOID", "UNCOLLECTIBLE"],"LayoutDensity": ["COMPACT", "NORMAL", "SPACIOUS"],"LeadScore": ["HOT", "WARM", "COLD"],"LeadSource": ["WEBSITE", "REFERRAL", "GOOGLE_ADS", "SOCIAL_MEDIA", "COLD_CALL", "EMAIL_CAMPAIGN", "EVENT", "PARTNER", "OTHER"],"LeadStatus": ["NEW_LEAD", "IN_CONTACT", "QUALIFIED", "UNQUALIFIED", "CONVERTED", "LOST"],"ListingStatus": ["ACTIVE", "PENDING", "SOLD", "EXPIRED", "WITHDRAWN", "CONTINGENT"],"LogLevel": ["DEBUG", "INFO", "WARN", "ERROR"],"MetricCategory": ["FINANCIAL", "OPERATIONAL", "MARKETING", "SALES", "PRODUCTIVITY", "SYSTEM", "CUSTOM"],"NotificationType": ["INFO", "SUCCESS", "WARNING", "ERROR"],"OrderPriority": ["LOW", "NORMAL", "HIGH", "URGENT"],"OrderStatus": ["DRAFT", "SUBMITTED", "IN_REVIEW", "APPROVED", "IN_PROGRESS", "TESTING", "COMPLETED", "DELIVERED", "CANCELLED", "REJECTED"],"OrgRole": ["OWNER", "ADMIN", "MEMBER", "VIEWER"],"PaymentStatus": ["PENDING", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED", "REQUIRES_ACTION"],"Priority": ["LOW", "MEDIUM", "HIGH", "CRITICAL"],"ProjectStatus": ["PLANNING", "ACTIVE", "ON_HOLD", "COMPLETED", "CANCELLED"],"PropertyType": ["RESIDENTIAL", "COMMERCIAL", "LAND", "MULTI_FAMILY", "CONDO", "TOWNHOUSE", "LUXURY"],"Recurrence": ["DAILY", "WEEKDAYS", "WEEKLY", "MONTHLY", "QUARTERLY", "YEARLY"],"RefundReason": ["REPLACED", "ENDED", "UNCLAIMED", "MISMATCH", "DUPLICATE", "REQUESTED"],"RefundStatus": ["TO_DECIDE", "DUE", "ISSUING", "REFUNDED", "FAILED", "WITHDRAWN"],"ResourceType": ["AI_TOKENS", "API_CALLS", "STORAGE", "SEATS"],"ShowcaseCategory": ["AI_AGENT", "AUTOMATION_TOOL", "INTEGRATION", "WORKFLOW", "CUSTOM_SOLUTION"],"StripeEventStatus": ["RECEIVED", "APPLIED", "IGNORED", "PARKED", "QUARANTINED"],"StripeTaskKind": ["CANCEL_SUBSCRIPTION", "CANCEL_AT_PERIOD_END", "EXTEND_TRIAL", "UPDATE_CUSTOMER"],"SubscriptionStatus": ["TRIAL", "ACTIVE", "PAST_DUE", "INACTIVE", "CANCELLED"],"SubscriptionTier": ["FREE", "STARTER", "GROWTH", "ELITE", "ENTERPRISE"],"TaskStatus": ["TODO", "IN_PROGRESS", "REVIEW", "DONE", "CANCELLED"],"ToolCategory": ["AUTOMATION", "ANALYTICS", "INTEGRATION", "UI", "API", "WORKFLOW"],"UserRole": ["SUPER_ADMIN", "ADMIN", "MODERATOR", "USER"],"WebhookStatus": ["PENDING", "DELIVERED", "FAILED"],"WidgetType": ["KPI_CARD", "CHART", "TABLE", "ACTIVITY_FEED", "QUICK_ACTIONS", "MODULE_SHORTCUTS", "PROGRESS_TRACKER", "NOTIFICATION_PANEL", "CALENDAR", "WEATHER"]
           }
         }
 } as const

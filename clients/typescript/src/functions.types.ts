@@ -5,6 +5,28 @@
  */
 
 export interface paths {
+    "/ask-assistant": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Ask the assistant
+         * @description For MEMBER and above. The response is a stream of server-sent events. Tools run as the caller, at most six steps,
+         *     and `ai_tools` says which a plan includes. Nobody else reads the conversation. Closing the
+         *     connection stops the model.
+         */
+        post: operations["ask-assistant"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/bulk-admin-action": {
         parameters: {
             query?: never;
@@ -113,6 +135,48 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/create-api-key": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Create an API key of the organization
+         * @description For ADMIN and OWNER. The key acts for its creator, within its scopes and with at most the role MEMBER; it stops
+         *     working when the creator leaves or is no longer an ADMIN. A scope to write includes reading. Revoke a key with the
+         *     rpc `revoke_api_key`.
+         */
+        post: operations["create-api-key"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/create-api-key/rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Replace a key by a new one with the same name, scopes and networks
+         * @description For ADMIN and OWNER. The new key acts for the caller.
+         */
+        post: operations["create-api-key-rotate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/create-billing-portal-session": {
         parameters: {
             query?: never;
@@ -214,6 +278,26 @@ export interface paths {
          *     without name, address or avatar. Repeating the request gets the same response.
          */
         post: operations["delete-account"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/deliver-webhooks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send events to the webhooks of organizations
+         * @description A run sends for up to 50 seconds, the events of a record in order. An attempt that fails is repeated nine times within three days.
+         */
+        post: operations["deliver-webhooks"];
         delete?: never;
         options?: never;
         head?: never;
@@ -348,7 +432,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/forget-emails": {
+    "/forget-api-key-uses": {
         parameters: {
             query?: never;
             header?: never;
@@ -357,8 +441,8 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Delete old e-mails from the outbox */
-        post: operations["forget-emails"];
+        /** Delete request counts of API keys older than three days */
+        post: operations["forget-api-key-uses"];
         delete?: never;
         options?: never;
         head?: never;
@@ -393,6 +477,23 @@ export interface paths {
         put?: never;
         /** Delete runs of jobs older than 30 days */
         post: operations["forget-job-runs"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/forget-webhook-deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Delete webhook deliveries older than 30 days */
+        post: operations["forget-webhook-deliveries"];
         delete?: never;
         options?: never;
         head?: never;
@@ -463,7 +564,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/invite-member": {
+    "/ingest": {
         parameters: {
             query?: never;
             header?: never;
@@ -473,19 +574,18 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Invite up to 100 people by e-mail
-         * @description For an ADMIN; nobody invites to a role above their own. Each address gets a link that is valid for seven days, also
-         *     without an account. All are invited or none; members and addresses with an open invitation are skipped. Members and
-         *     open invitations together fit into the seats of the plan.
+         * Create leads from another program, such as Zapier or a portal
+         * @description For MEMBER and above, or an API key. The mapping names where each column is in a record. A person who is known by
+         *     email or phone is not created again. A record that is not valid fails alone.
          */
-        post: operations["invite-member"];
+        post: operations["ingest"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/mail-webhook": {
+    "/mcp": {
         parameters: {
             query?: never;
             header?: never;
@@ -495,11 +595,11 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Take a bounce or a complaint from the mail provider
-         * @description The addresses of a permanent bounce and of a complaint are not mailed any more. The request is signed as Standard
-         *     Webhooks has it, with `MAIL_WEBHOOK_SECRETS`.
+         * Tools for AI agents, by the Model Context Protocol (streamable HTTP, without sessions)
+         * @description Tools have the caller's own rights: a user's access token, or an API key within its scopes. Tools that write carry
+         *     annotations, so that clients ask a person first.
          */
-        post: operations["mail-webhook"];
+        post: operations["mcp"];
         delete?: never;
         options?: never;
         head?: never;
@@ -520,27 +620,6 @@ export interface paths {
          * @description For platform admins. Every user counts in the organization they joined first. Nothing is written.
          */
         post: operations["preview-flag-audience"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/preview-invitation": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Show what an invitation is about, before it is accepted
-         * @description The token is in the link of the e-mail. To accept, sign up or sign in with the invited address and call the rpc
-         *     `accept_invitation`.
-         */
-        post: operations["preview-invitation"];
         delete?: never;
         options?: never;
         head?: never;
@@ -719,40 +798,6 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/remind-invited": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Remind people of invitations that expire within a day */
-        post: operations["remind-invited"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/report-due-tasks": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Notify people of tasks that are due or overdue */
-        post: operations["report-due-tasks"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/report-matching-listings": {
         parameters: {
             query?: never;
@@ -781,8 +826,7 @@ export interface paths {
         put?: never;
         /**
          * Take back the cancellation of the current organization's subscription, before it has ended
-         * @description For its OWNER. A subscription whose trial ended without a card is billed from now on; one that was not cancelled
-         *     stays as it is.
+         * @description For its OWNER. A subscription that was not cancelled stays as it is.
          */
         post: operations["resume-subscription"];
         delete?: never;
@@ -819,60 +863,6 @@ export interface paths {
         put?: never;
         /** Add uses, views and likes that were left behind */
         post: operations["roll-up-tallies"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/send-digests": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Collect the events of a day into one e-mail for each person */
-        post: operations["send-digests"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/send-emails": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Send due e-mails
-         * @description Several at once, for up to 45 seconds. An e-mail that the server refuses for now is tried again after 30 seconds, then less and less often, for a day. Without `SMTP_URL` the e-mails stay in the outbox.
-         */
-        post: operations["send-emails"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/send-weekly-summaries": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** Send owners the week of their organization */
-        post: operations["send-weekly-summaries"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1024,7 +1014,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/unsubscribe": {
+    "/token": {
         parameters: {
             query?: never;
             header?: never;
@@ -1034,11 +1024,11 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Stop e-mails of one kind
-         * @description The link in an e-mail leads here: GET shows a form and changes nothing, since mail scanners follow links; POST
-         *     unsubscribes, also with one click in a mail program (RFC 8058). Repeating it does no harm.
+         * Exchange an API key for a token that PostgREST accepts
+         * @description Functions accept the key itself. The token lasts ten minutes; every statement checks that the key still works, so a
+         *     revoked key ends its tokens at once.
          */
-        post: operations["unsubscribe"];
+        post: operations["token"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1216,24 +1206,82 @@ export interface components {
          */
         AlertLevel: "INFO" | "WARNING" | "ERROR" | "SUCCESS";
         /**
+         * Answer
+         * @description A JSON-RPC response.
+         */
+        Answer: {
+            [key: string]: unknown;
+        };
+        /**
+         * ApiKey
+         * @description `key` is returned this once; the database has only its hash.
+         */
+        ApiKey: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Key */
+            key: string;
+            /** Name */
+            name: string;
+            /** Prefix */
+            prefix: string;
+            /** Scopes */
+            scopes: components["schemas"]["ApiKeyScope"][];
+            /** Expires At */
+            expires_at: string | null;
+            replaces: components["schemas"]["ReplacedKey"] | null;
+        };
+        /**
+         * ApiKeyScope
+         * @description What an API key may do: read or write the tables and functions of one domain.
+         * @enum {string}
+         */
+        ApiKeyScope: "CRM_READ" | "CRM_WRITE" | "TASKS_READ" | "TASKS_WRITE" | "ORDERS_READ" | "ORDERS_WRITE" | "DASHBOARD_READ" | "BILLING_READ" | "ORGANIZATION_READ";
+        /**
+         * AssistantEvent
+         * @description `start`, then `token` and `tool` as they happen, at last `done`; or `error` with a code.
+         */
+        AssistantEvent: {
+            /**
+             * Event
+             * @enum {string}
+             */
+            event: "start" | "token" | "tool" | "done";
+            /**
+             * Conversation Id
+             * @default null
+             */
+            conversation_id?: string | null;
+            /**
+             * Text
+             * @default null
+             */
+            text?: string | null;
+            /**
+             * Tool
+             * @default null
+             */
+            tool?: string | null;
+            /**
+             * Failed
+             * @default null
+             */
+            failed?: boolean | null;
+            /**
+             * Tokens
+             * @default null
+             */
+            tokens?: number | null;
+        };
+        /**
          * BillingCycle
          * @description How often a subscription is paid.
          * @enum {string}
          */
         BillingCycle: "MONTHLY" | "YEARLY";
-        /** Bounce */
-        Bounce: {
-            /**
-             * Type
-             * @default Permanent
-             */
-            type?: string;
-            /**
-             * Message
-             * @default null
-             */
-            message?: string | null;
-        };
         /** BulkEvaluation */
         BulkEvaluation: {
             /** Flags */
@@ -1475,13 +1523,6 @@ export interface components {
              * @enum {string}
              */
             auth: "synced" | "pending";
-        };
-        /** Delivery */
-        Delivery: {
-            /** To */
-            to: string[];
-            /** @default null */
-            bounce?: components["schemas"]["Bounce"] | null;
         };
         /**
          * EvaluateFlag
@@ -1831,64 +1872,72 @@ export interface components {
             /** Ignored Columns */
             ignored_columns: string[];
         };
-        /** Invitation */
-        Invitation: {
-            /** Email */
-            email: string;
-            /** @default MEMBER */
-            role?: components["schemas"]["OrgRole"];
-        };
-        /** InvitationPreview */
-        InvitationPreview: {
-            /** Organization */
-            organization: string;
-            /** Logo Url */
-            logo_url: string | null;
-            role: components["schemas"]["OrgRole"];
-            /** Email */
-            email: string;
-            /** Inviter */
-            inviter: string | null;
+        /**
+         * Ingested
+         * @description `known`: a lead or contact has this email or phone, and nothing was changed.
+         */
+        Ingested: {
+            /** Index */
+            index: number;
             /**
-             * Expires At
-             * Format: date-time
+             * Outcome
+             * @enum {string}
              */
-            expires_at: string;
-            /** Has Account */
-            has_account: boolean;
-        };
-        /** InvitationToken */
-        InvitationToken: {
-            /** Token */
-            token: string;
-        };
-        /** Invitations */
-        Invitations: {
-            /** Invitations */
-            invitations: components["schemas"]["Invitation"][];
-        };
-        /** Invited */
-        Invited: {
+            outcome: "created" | "known" | "failed";
+            /**
+             * Kind
+             * @default null
+             */
+            kind?: ("lead" | "contact") | null;
             /**
              * Id
-             * Format: uuid
+             * @default null
              */
-            id: string;
-            /** Email */
-            email: string;
-            role: components["schemas"]["OrgRole"];
+            id?: string | null;
             /**
-             * Expires At
-             * Format: date-time
+             * Problem
+             * @default null
              */
-            expires_at: string;
+            problem?: string | null;
         };
-        /** InvitedAndSkipped */
-        InvitedAndSkipped: {
-            /** Invited */
-            invited: components["schemas"]["Invited"][];
-            /** Skipped */
-            skipped: components["schemas"]["Skipped"][];
+        /**
+         * Ingestion
+         * @description Records as another program has them, and where each column of a lead is in them.
+         */
+        Ingestion: {
+            /** Records */
+            records: {
+                [key: string]: components["schemas"]["JsonValue"];
+            }[];
+            /**
+             * Mapping
+             * @description Column → path in the record, e.g. `contact.emails.0.address`. Without it, columns are members of the record with the same name.
+             * @default null
+             */
+            mapping?: {
+                [key: string]: string;
+            } | null;
+            /**
+             * Defaults
+             * @description Values for columns that a record does not have.
+             * @default {}
+             */
+            defaults?: {
+                [key: string]: components["schemas"]["JsonValue"];
+            };
+            /**
+             * Dry Run
+             * @description Return the results and create nothing.
+             * @default false
+             */
+            dry_run?: boolean;
+        };
+        /** IngestionResult */
+        IngestionResult: {
+            /** Dry Run */
+            dry_run: boolean;
+            /** Results */
+            results: components["schemas"]["Ingested"][];
         };
         /**
          * JobRun
@@ -1923,6 +1972,23 @@ export interface components {
             finished_at: string;
         };
         JsonValue: unknown;
+        /**
+         * KeyToken
+         * @description A token for the data API; it cannot be renewed: exchange the key again.
+         */
+        KeyToken: {
+            /** Access Token */
+            access_token: string;
+            /**
+             * Token Type
+             * @constant
+             */
+            token_type: "bearer";
+            /** Expires In */
+            expires_in: number;
+            /** Scopes */
+            scopes: components["schemas"]["ApiKeyScope"][];
+        };
         /**
          * LayoutDensity
          * @description Spacing of a person's dashboard.
@@ -2029,20 +2095,31 @@ export interface components {
             problem: string;
         };
         /**
-         * MailEvent
-         * @description Other fields and other types are ignored.
+         * Message
+         * @description A request or notification of the Model Context Protocol, which is JSON-RPC.
          */
-        MailEvent: {
+        Message: {
             /**
-             * Type
-             * @description email.bounced or email.complained.
+             * Jsonrpc
+             * @constant
              */
-            type: string;
+            jsonrpc: "2.0";
+            /** Method */
+            method: string;
             /**
-             * Data
-             * @default null
+             * Id
+             * @description Absent in a notification.
+             * @default 0
              */
-            data?: components["schemas"]["Delivery"] | unknown;
+            id?: number | string;
+            /**
+             * Params
+             * @description Of the method.
+             * @default {}
+             */
+            params?: {
+                [key: string]: components["schemas"]["JsonValue"];
+            };
         };
         /**
          * Metric
@@ -2256,6 +2333,26 @@ export interface components {
             deal_id: string;
         } | {
             listing_id: string;
+        };
+        /**
+         * NewApiKey
+         * @description Without `expires_at` the key lasts until it is revoked; without `networks` it may be used from anywhere.
+         */
+        NewApiKey: {
+            /** Name */
+            name: string;
+            /** Scopes */
+            scopes: components["schemas"]["ApiKeyScope"][];
+            /**
+             * Expires At
+             * @default null
+             */
+            expires_at?: string | null;
+            /**
+             * Networks
+             * @default null
+             */
+            networks?: (string)[] | null;
         };
         /**
          * NewFeedEntry
@@ -2639,6 +2736,19 @@ export interface components {
          * @enum {string}
          */
         PropertyType: "RESIDENTIAL" | "COMMERCIAL" | "LAND" | "MULTI_FAMILY" | "CONDO" | "TOWNHOUSE" | "LUXURY";
+        /**
+         * Question
+         * @description Without `conversation_id` a conversation begins.
+         */
+        Question: {
+            /** Message */
+            message: string;
+            /**
+             * Conversation Id
+             * @default null
+             */
+            conversation_id?: string | null;
+        };
         /** QuickAction */
         QuickAction: {
             /**
@@ -2741,11 +2851,40 @@ export interface components {
          * @enum {string}
          */
         RefundStatus: "TO_DECIDE" | "DUE" | "ISSUING" | "REFUNDED" | "FAILED" | "WITHDRAWN";
+        /** ReplacedKey */
+        ReplacedKey: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+        };
         /**
          * ResumeSubscription
          * @description No fields.
          */
         ResumeSubscription: Record<string, never>;
+        /**
+         * Rotation
+         * @description The old key keeps working for `overlap_hours`, so that programs can be changed one after the other.
+         */
+        Rotation: {
+            /**
+             * Key Id
+             * Format: uuid
+             */
+            key_id: string;
+            /**
+             * Overlap Hours
+             * @default 24
+             */
+            overlap_hours?: number;
+        };
         /**
          * SessionReference
          * @description Which session: by its token, or by its id for a signed-in caller, else the caller's newest open one.
@@ -2777,19 +2916,6 @@ export interface components {
              * @default null
              */
             reason?: string | null;
-        };
-        /**
-         * Skipped
-         * @description MEMBER: already belongs to the organization; INVITED: has an open invitation.
-         */
-        Skipped: {
-            /** Email */
-            email: string;
-            /**
-             * Reason
-             * @enum {string}
-             */
-            reason: "MEMBER" | "INVITED";
         };
         /** SnapshotRequest */
         SnapshotRequest: {
@@ -2921,11 +3047,6 @@ export interface components {
          * @enum {string}
          */
         SubscriptionTier: "FREE" | "STARTER" | "GROWTH" | "ELITE" | "ENTERPRISE";
-        /** Suppressed */
-        Suppressed: {
-            /** Suppressed */
-            suppressed: number;
-        };
         /**
          * SuspendUser
          * @description Without `until` it lasts until an admin ends it.
@@ -2961,27 +3082,11 @@ export interface components {
              */
             until?: string | null;
         };
-        /** Unsubscribed */
-        Unsubscribed: {
-            /** Kind */
-            kind: string;
-            /** Description */
-            description: string | null;
-        };
-        /** Unsubscription */
-        Unsubscription: {
-            /**
-             * Token
-             * @description From the link in an e-mail.
-             */
-            token: string;
-            /**
-             * List-Unsubscribe
-             * @description Sent by mail programs (RFC 8058).
-             * @default null
-             */
-            "List-Unsubscribe"?: unknown;
-        };
+        /**
+         * TokenRequest
+         * @description No fields.
+         */
+        TokenRequest: Record<string, never>;
         /**
          * UserRole
          * @description Role on the whole platform; ADMIN and SUPER_ADMIN administer it.
@@ -3054,6 +3159,178 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    "ask-assistant": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Question"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": components["schemas"]["AssistantEvent"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The plan includes no more tokens this month. */
+            402: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description There is no such conversation of yours. */
+            404: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description AI_BASE_URL, AI_API_KEY or AI_MODEL is not configured. */
+            501: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     "bulk-admin-action": {
         parameters: {
             query?: never;
@@ -3823,6 +4100,295 @@ export interface operations {
             };
         };
     };
+    "create-api-key": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewApiKey"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiKey"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The key is not valid as described, or the organization has 50 keys. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
+    "create-api-key-rotate": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Rotation"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiKey"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description There is no such key that works. */
+            404: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     "create-billing-portal-session": {
         parameters: {
             query?: never;
@@ -4485,6 +5051,142 @@ export interface operations {
             };
             /** @description `confirm` is another address, or the user is the last owner of an organization or the last super admin. */
             409: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
+    "deliver-webhooks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NoInput"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobRun"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -5581,7 +6283,7 @@ export interface operations {
             };
         };
     };
-    "forget-emails": {
+    "forget-api-key-uses": {
         parameters: {
             query?: never;
             header?: never;
@@ -5854,6 +6556,142 @@ export interface operations {
         };
     };
     "forget-job-runs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NoInput"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobRun"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
+    "forget-webhook-deliveries": {
         parameters: {
             query?: never;
             header?: never;
@@ -6469,7 +7307,7 @@ export interface operations {
             };
         };
     };
-    "invite-member": {
+    ingest: {
         parameters: {
             query?: never;
             header?: {
@@ -6483,7 +7321,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Invitations"];
+                "application/json": components["schemas"]["Ingestion"];
             };
         };
         responses: {
@@ -6497,7 +7335,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["InvitedAndSkipped"];
+                    "application/json": components["schemas"]["IngestionResult"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -6513,17 +7351,6 @@ export interface operations {
             };
             /** @description The access token or API key is missing or not valid. */
             401: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The plan has no seats for all of them. */
-            402: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -6588,7 +7415,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description 200 invitations were mailed within a day. */
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
             429: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -6623,16 +7450,21 @@ export interface operations {
             };
         };
     };
-    "mail-webhook": {
+    mcp: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The organization to act in; without it the one in the token, else the first one joined. */
+                "x-org-id"?: string;
+                /** @description Repeat it with the same body, and the request has one effect and one response, for 24 hours. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["MailEvent"];
+                "application/json": components["schemas"]["Message"];
             };
         };
         responses: {
@@ -6641,10 +7473,12 @@ export interface operations {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
+                    /** @description `true` if this is the response to an earlier request with the same key. */
+                    "idempotency-replayed"?: string;
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Suppressed"];
+                    "application/json": components["schemas"]["Answer"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -6658,8 +7492,30 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description The caller is suspended, or lacks the role for this. */
             403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The response would be JSON. */
+            406: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -6821,175 +7677,6 @@ export interface operations {
             };
             /** @description The request did not arrive in time. */
             408: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is too large. */
-            413: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is not JSON. */
-            415: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
-            422: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
-            429: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Something went wrong on our side. */
-            500: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
-            503: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-        };
-    };
-    "preview-invitation": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["InvitationToken"];
-            };
-        };
-        responses: {
-            /** @description OK */
-            200: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["InvitationPreview"];
-                };
-            };
-            /** @description The request is malformed: its JSON, a header or a value. */
-            400: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The access token or API key is missing or not valid. */
-            401: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The caller is suspended, or lacks the role for this. */
-            403: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description No invitation has this token. */
-            404: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The request did not arrive in time. */
-            408: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description It was used. */
-            409: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description It has expired. */
-            410: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;
@@ -8362,278 +9049,6 @@ export interface operations {
             };
         };
     };
-    "remind-invited": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NoInput"];
-            };
-        };
-        responses: {
-            /** @description OK */
-            200: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["JobRun"];
-                };
-            };
-            /** @description The request is malformed: its JSON, a header or a value. */
-            400: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The access token or API key is missing or not valid. */
-            401: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The caller is suspended, or lacks the role for this. */
-            403: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The request did not arrive in time. */
-            408: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is too large. */
-            413: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is not JSON. */
-            415: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
-            422: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
-            429: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Something went wrong on our side. */
-            500: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
-            503: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-        };
-    };
-    "report-due-tasks": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NoInput"];
-            };
-        };
-        responses: {
-            /** @description OK */
-            200: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["JobRun"];
-                };
-            };
-            /** @description The request is malformed: its JSON, a header or a value. */
-            400: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The access token or API key is missing or not valid. */
-            401: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The caller is suspended, or lacks the role for this. */
-            403: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The request did not arrive in time. */
-            408: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is too large. */
-            413: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is not JSON. */
-            415: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
-            422: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
-            429: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Something went wrong on our side. */
-            500: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
-            503: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-        };
-    };
     "report-matching-listings": {
         parameters: {
             query?: never;
@@ -8841,7 +9256,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
-            /** @description There is no subscription to resume, or a payment is due; after its end, buy the plan again. */
+            /** @description There is no subscription to resume; after its end, buy the plan again. */
             409: {
                 headers: {
                     /** @description Names this request in our logs. */
@@ -9057,414 +9472,6 @@ export interface operations {
         };
     };
     "roll-up-tallies": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NoInput"];
-            };
-        };
-        responses: {
-            /** @description OK */
-            200: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["JobRun"];
-                };
-            };
-            /** @description The request is malformed: its JSON, a header or a value. */
-            400: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The access token or API key is missing or not valid. */
-            401: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The caller is suspended, or lacks the role for this. */
-            403: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The request did not arrive in time. */
-            408: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is too large. */
-            413: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is not JSON. */
-            415: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
-            422: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
-            429: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Something went wrong on our side. */
-            500: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
-            503: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-        };
-    };
-    "send-digests": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NoInput"];
-            };
-        };
-        responses: {
-            /** @description OK */
-            200: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["JobRun"];
-                };
-            };
-            /** @description The request is malformed: its JSON, a header or a value. */
-            400: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The access token or API key is missing or not valid. */
-            401: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The caller is suspended, or lacks the role for this. */
-            403: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The request did not arrive in time. */
-            408: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is too large. */
-            413: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is not JSON. */
-            415: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
-            422: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
-            429: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Something went wrong on our side. */
-            500: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
-            503: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-        };
-    };
-    "send-emails": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NoInput"];
-            };
-        };
-        responses: {
-            /** @description OK */
-            200: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["JobRun"];
-                };
-            };
-            /** @description The request is malformed: its JSON, a header or a value. */
-            400: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The access token or API key is missing or not valid. */
-            401: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The caller is suspended, or lacks the role for this. */
-            403: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The request did not arrive in time. */
-            408: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is too large. */
-            413: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body is not JSON. */
-            415: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
-            422: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
-            429: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description Something went wrong on our side. */
-            500: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
-            503: {
-                headers: {
-                    /** @description Names this request in our logs. */
-                    "x-request-id"?: string;
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Error"];
-                };
-            };
-        };
-    };
-    "send-weekly-summaries": {
         parameters: {
             query?: never;
             header?: never;
@@ -10631,7 +10638,7 @@ export interface operations {
             };
         };
     };
-    unsubscribe: {
+    token: {
         parameters: {
             query?: never;
             header?: never;
@@ -10640,7 +10647,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Unsubscription"];
+                "application/json": components["schemas"]["TokenRequest"];
             };
         };
         responses: {
@@ -10652,7 +10659,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Unsubscribed"];
+                    "application/json": components["schemas"]["KeyToken"];
                 };
             };
             /** @description The request is malformed: its JSON, a header or a value. */
@@ -10745,6 +10752,17 @@ export interface operations {
             };
             /** @description Something went wrong on our side. */
             500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description SUPABASE_SIGNING_KEY is not configured. */
+            501: {
                 headers: {
                     /** @description Names this request in our logs. */
                     "x-request-id"?: string;

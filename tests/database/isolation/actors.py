@@ -102,6 +102,24 @@ TWINS = [
     invalid("unknown subject", json.dumps({"sub": str(fixed_id("unknown")), "app_metadata": OWNERSHIP})),
 ]
 
+
+def api_key(access: str) -> Actor:
+    """A key of Acme that its ADMIN made, with every scope to read, or every scope."""
+    claims = {
+        "role": "strive_api_key",
+        "sub": str(PEOPLE["admin"]),
+        "api_key_id": str(fixed_id(f"{access} key")),
+        "app_metadata": {"org_id": str(ACME)},
+        "scopes": SCOPES[access],
+    }
+    return Actor(f"{access} key", access, role="strive_api_key", claims=json.dumps(claims), user=PEOPLE["admin"])
+
+
+READING = ["CRM_READ", "TASKS_READ", "ORDERS_READ", "DASHBOARD_READ", "BILLING_READ", "ORGANIZATION_READ"]
+SCOPES = {"read": READING, "write": [*READING, "CRM_WRITE", "TASKS_WRITE", "ORDERS_WRITE"]}
+# What they may follows from the list `api_keys` in expected.toml and from the columns of a VIEWER and a MEMBER.
+KEYS = [api_key("read"), api_key("write")]
+
 # Tokens that no auth service signs. Most statements end in an error; none may do more than an anonymous caller.
 MALFORMED = [
     invalid("claims that are no JSON", "{sub:"),
@@ -137,6 +155,19 @@ def populate_crossing(connection: Connection) -> None:
                         " values (%s, %s, %s, now() + interval '1 hour')",
                         [fixed_id(name), organization, role],
                     )
+        for access, scopes in SCOPES.items():
+            cursor.execute(
+                "insert into public.api_keys (id, organization_id, name, prefix, key_hash, scopes, created_by)"
+                """ values (%s, %s, %s, 'strive_test_000000', %s, %s::text[]::public."ApiKeyScope"[], %s)""",
+                [
+                    fixed_id(f"{access} key"),
+                    ACME,
+                    access,
+                    access[0].replace("r", "e").replace("w", "d") * 64,
+                    scopes,
+                    PEOPLE["admin"],
+                ],
+            )
         states = {
             "deactivated": "is_active = false",
             "deactivated_platform_admin": "is_active = false, global_role = 'SUPER_ADMIN'",

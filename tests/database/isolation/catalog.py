@@ -162,6 +162,15 @@ def definer_functions(connection: Connection) -> dict[str, list[str]]:
     return found
 
 
+def functions_of_keys(connection: Connection) -> list[str]:
+    """Functions of the data API that API keys may execute."""
+    rows = connection.execute(
+        "select distinct p.proname from pg_proc p where p.pronamespace = 'public'::regnamespace"
+        " and has_function_privilege('strive_api_key', p.oid, 'execute') order by 1"
+    )
+    return [str(name) for (name,) in rows]
+
+
 def policy_roles(connection: Connection, table: Table) -> dict[str, str]:
     return dict(
         connection.execute(

@@ -59,6 +59,8 @@ class Expected:
     buckets: Mapping[str, Mapping[str, Any]]
     definer_functions: Mapping[str, list[str]]
     keys_across_tenants: Mapping[str, list[str]]
+    api_keys: Mapping[str, list[str]]
+    """What API keys reach: tables they read, tables they write too, functions they call."""
 
     @classmethod
     def read(cls) -> "Expected":
@@ -91,7 +93,25 @@ class Expected:
             text["buckets"],
             text["definer_functions"],
             text["keys_across_tenants"],
+            text["api_keys"],
         )
+
+    def is_open_to_keys(self, table: str) -> bool:
+        return table in self.api_keys["read"] or table in self.api_keys["written"]
+
+    def of_key(self, table: str, line: str, access: str) -> str:
+        """A key reads what a VIEWER reads, writes to listed tables what a MEMBER writes, and deletes nothing."""
+        action = line.rpartition(" ")[2]
+        is_written = table in self.api_keys["written"]
+        if not self.is_open_to_keys(table):
+            return self.lines[table][line]["anon"]
+        if action == "delete":
+            return "no"
+        if action == "select":
+            return self.lines[table][line]["view"]
+        if not is_written:
+            return "no"
+        return self.lines[table][line]["memb" if access == "write" else "view"]
 
     def kinds(self, table: str) -> list[str]:
         """The kinds of row this table has lines for; each kind has a line for every action."""

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.database.isolation.actors import MALFORMED, Actor, populate_crossing
+from tests.database.isolation.actors import KEYS, MALFORMED, Actor, populate_crossing
 from tests.database.isolation.catalog import buckets, granted, policy_roles, tables
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.probes import EVERYBODY, PROBE, Probe, TableProbes, literal, run
@@ -74,6 +74,7 @@ class Matrix:
         table = self.catalog[name]
         select = [cells["anon"] for line, cells in self.expected.lines[name].items() if line.endswith("select")]
         roles = {"authenticated"} | ({"anon"} if "ok" in select else set())
+        roles |= {"strive_api_key"} if self.expected.is_open_to_keys(name) else set()
         columns = self.expected.columns.get(name, {})
         wrong = []
         for policy, names in policy_roles(self.connection, table).items():
@@ -127,7 +128,9 @@ class Matrix:
             column = actor.column
             if table in self.expected.personal and actor.name == "member naming another organization":
                 column = "memb"
-            wanted = self.expected.lines[table][line][column]
+            wanted = (
+                self.expected.of_key(table, line, column) if actor in KEYS else self.expected.lines[table][line][column]
+            )
             line += " blindly" if probe.blind else ""
         at_most = probe.blind or actor in MALFORMED
         wanted = self.expected.exceptions.get(f"{table}: {line} as {actor.name}", wanted)

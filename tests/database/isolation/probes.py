@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg import sql
 
-from tests.database.isolation.actors import ACTORS, MALFORMED, TWINS, Actor
+from tests.database.isolation.actors import ACTORS, KEYS, MALFORMED, TWINS, Actor
 from tests.database.isolation.catalog import Table
 from tests.database.isolation.expected import Cells
 from tests.database.isolation.specimens import CHANGED, OWNERS, SIGNATURES, Specimens
@@ -69,7 +69,7 @@ class TableProbes:
         self.change = self._changing()
 
     def all(self) -> Iterator[Probe]:
-        for actor in EVERYBODY:
+        for actor in (*EVERYBODY, *KEYS):
             if actor.name not in self.without:
                 yield from self.reads(actor)
                 yield from self.writes(actor)

@@ -64,6 +64,11 @@ VALUES: dict[str, dict[str, Row]] = {
         "ours viewer's": {"file_path": f"{ACME}/leads/{{entity_id}}/3"},
         "theirs": {"file_path": f"{GLOBEX}/leads/{{entity_id}}/4"},
     },
+    "api_keys": {
+        "*": {"prefix": "strive_test_000000", "scopes": ["CRM_READ"]},
+        "ours": {"key_hash": "6" * 64},
+        "theirs": {"key_hash": "7" * 64},
+    },
     "appointments": {"*": {"end_time": "2026-11-20T13:00:00Z"}},
     "build_logs": {"ours move": {"stage": "status_change"}},
     "content": {"*": {"slug": "draft"}, "ours public": PUBLISHED, "theirs public": PUBLISHED},
@@ -157,6 +162,7 @@ VALUES: dict[str, dict[str, Row]] = {
         "system past": {"is_global": True, "ends_at": "2026-02-01"},
     },
     "ai_tools": {"system off": {"is_active": False}},
+    "webhook_endpoints": {"*": {"url": "https://example.com/hook"}},
     "template_reviews": {
         "*": {"template_id": "{agent_templates.system}"},
         "ours viewer's": {"template_id": "{agent_templates.ours}"},

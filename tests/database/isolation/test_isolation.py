@@ -65,3 +65,9 @@ def test_policies_and_grants_match_the_expected_roles(matrix: Matrix, table: str
 
 def test_clients_call_no_definer_function_but_these(matrix: Matrix) -> None:
     assert catalog.definer_functions(matrix.connection) == EXPECTED.definer_functions
+
+
+def test_api_keys_call_no_function_but_these(matrix: Matrix) -> None:
+    assert catalog.functions_of_keys(matrix.connection) == EXPECTED.api_keys["functions"]
+    scopes = matrix.connection.execute("select name from private.api_key_operations order by 1").fetchall()
+    assert [name for (name,) in scopes] == EXPECTED.api_keys["functions"]

@@ -150,7 +150,8 @@ RULES = [
     ),
     Rule(
         "a policy is for another role than authenticated",
-        "select label || ' to ' || role from policies, unnest(roles) role where role <> 'authenticated'",
+        "select label || ' to ' || role from policies, unnest(roles) role"
+        " where role not in ('authenticated', 'strive_api_key')",
         "create policy defect on public.users for delete using (id = (select private.current_user_id()))",
     ),
     Rule(

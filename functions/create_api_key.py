@@ -1,0 +1,78 @@
+import json
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AwareDatetime, Field
+
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
+from shared.auth.api_keys import PREFIX_CHARACTERS, hash_of, new_key
+from shared.schema import ApiKeyScope
+
+Networks = Annotated[list[IPv4Network | IPv6Network], Field(min_length=1, max_length=20)]
+
+
+class NewApiKey(RequestModel):
+    """Without `expires_at` the key lasts until it is revoked; without `networks` it may be used from anywhere."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S")]
+    scopes: Annotated[list[ApiKeyScope], Field(min_length=1, max_length=20)]
+    expires_at: AwareDatetime | None = None
+    networks: Networks | None = None
+
+
+class ReplacedKey(ResponseModel):
+    id: UUID
+    expires_at: AwareDatetime
+
+
+class ApiKey(ResponseModel):
+    """`key` is returned this once; the database has only its hash."""
+
+    id: UUID
+    key: str
+    name: str
+    prefix: str
+    scopes: list[ApiKeyScope]
+    expires_at: AwareDatetime | None
+    replaces: ReplacedKey | None
+
+
+@function("user", status=201, errors={422: "The key is not valid as described, or the organization has 50 keys."})
+async def create_api_key(call: Call[NewApiKey]) -> Result[ApiKey]:
+    """Create an API key of the organization.
+
+    For ADMIN and OWNER. The key acts for its creator, within its scopes and with at most the role MEMBER; it stops
+    working when the creator leaves or is no longer an ADMIN. A scope to write includes reading. Revoke a key with the
+    rpc `revoke_api_key`.
+    """
+    key = new_key(live=call.settings.stripe_livemode)
+    wish = call.body.model_dump(mode="json", exclude_none=True)
+    wish |= {"key_hash": hash_of(key), "prefix": key[:PREFIX_CHARACTERS]}
+    made = json.loads((await call.run("private.create_api_key", wish)).json)
+    return Result(json.dumps(made | {"key": key}), headers={"cache-control": "no-store"})
+
+
+class Rotation(RequestModel):
+    """The old key keeps working for `overlap_hours`, so that programs can be changed one after the other."""
+
+    key_id: UUID
+    overlap_hours: Annotated[int, Field(ge=0, le=168)] = 24
+
+
+@create_api_key.nested("rotate", status=201, errors={404: "There is no such key that works."})
+async def rotate(call: Call[Rotation]) -> Result[ApiKey]:
+    """Replace a key by a new one with the same name, scopes and networks.
+
+    For ADMIN and OWNER. The new key acts for the caller.
+    """
+    key = new_key(live=call.settings.stripe_livemode)
+    wish = {
+        "rotated_from": str(call.body.key_id),
+        "overlap_hours": call.body.overlap_hours,
+        "key_hash": hash_of(key),
+        "prefix": key[:PREFIX_CHARACTERS],
+    }
+    made = json.loads((await call.run("private.create_api_key", wish)).json)
+    return Result(json.dumps(made | {"key": key}), headers={"cache-control": "no-store"})

@@ -1,0 +1,80 @@
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import Field, JsonValue, model_validator
+
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, ResponseModel, function
+from shared.schema import ApiKeyScope
+
+Column = Literal[
+    "name", "email", "phone", "company", "source", "status", "score_value", "budget", "property_types", "cities",
+    "min_bedrooms", "timeline", "notes", "tags",
+]  # fmt: skip
+Path = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Ingestion(RequestModel):
+    """Records as another program has them, and where each column of a lead is in them."""
+
+    records: Annotated[list[dict[str, JsonValue]], Field(min_length=1, max_length=200)]
+    mapping: Annotated[
+        dict[Column, Path] | None,
+        Field(
+            description="Column → path in the record, e.g. `contact.emails.0.address`. Without it, columns are members "
+            "of the record with the same name."
+        ),
+    ] = None
+    defaults: dict[Column, JsonValue] = Field({}, description="Values for columns that a record does not have.")
+    dry_run: Annotated[bool, Field(description="Return the results and create nothing.")] = False
+
+    @model_validator(mode="after")
+    def has_a_name(self) -> "Ingestion":
+        if self.mapping is not None and "name" not in self.mapping and "name" not in self.defaults:
+            raise ValueError("mapping or defaults must have name")
+        return self
+
+
+class Ingested(ResponseModel):
+    """`known`: a lead or contact has this email or phone, and nothing was changed."""
+
+    index: int
+    outcome: Literal["created", "known", "failed"]
+    kind: Literal["lead", "contact"] | None = None
+    id: UUID | None = None
+    problem: str | None = None
+
+
+class IngestionResult(ResponseModel):
+    dry_run: bool
+    results: list[Ingested]
+
+
+@function("user", scope=ApiKeyScope.CRM_WRITE, idempotent=True, body_bytes=1 << 19, body_values=20_000)
+async def ingest(call: Call[Ingestion]) -> Result[IngestionResult]:
+    """Create leads from another program, such as Zapier or a portal.
+
+    For MEMBER and above, or an API key. The mapping names where each column is in a record. A person who is known by
+    email or phone is not created again. A record that is not valid fails alone.
+    """
+    sent = call.body
+    rows = [sent.defaults | _mapped(record, sent.mapping) for record in sent.records]
+    return await call.run("private.ingest_leads", {"rows": rows, "dry_run": sent.dry_run})
+
+
+def _mapped(record: dict[str, Any], mapping: dict[Any, str] | None) -> dict[str, Any]:
+    paths = mapping or {column: column for column in Column.__args__}  # type: ignore[attr-defined]  # of a Literal
+    found = {column: _at(record, path) for column, path in paths.items()}
+    return {column: value for column, value in found.items() if value is not None and value != ""}
+
+
+def _at(value: Any, path: str) -> Any:
+    """The value at a path of names and positions, or None."""
+    for step in path.split("."):
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value

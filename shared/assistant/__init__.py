@@ -1,0 +1,1 @@
+"""What AI agents may do: tools over the caller's own rights."""

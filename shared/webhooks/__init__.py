@@ -1,0 +1,1 @@
+"""Webhooks out: sign deliveries, connect to public addresses only, retry."""

@@ -1,0 +1,111 @@
+"""Connections to addresses that strangers name: only public ones, checked when the connection is made.
+
+The name is resolved here, and the connection goes to the address that was checked, so a name that changes its address
+in between reaches nothing. Redirects are responses like any other, and no proxy of the environment is used.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urlsplit
+
+import httpcore
+
+Address = IPv4Address | IPv6Address
+Networks = Sequence[IPv4Network | IPv6Network]
+# IPv4 addresses inside of IPv6 ones, which a gateway translates.
+TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+
+
+class ForbiddenAddressError(Exception):
+    """The address is private, or http outside of an allowed network."""
+
+
+def is_public(address: Address) -> bool:
+    if isinstance(address, IPv6Address):
+        if any(address in network for network in TRANSLATED):
+            return False
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
+        if inner:
+            return is_public(inner)
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+class PublicBackend(httpcore.AsyncNetworkBackend):
+    """Connects to public addresses, and to those of `allowed` networks. Plain http needs an allowed network."""
+
+    def __init__(self, allowed: Networks, most: int) -> None:
+        self._allowed = allowed
+        self._sockets = httpcore.AnyIOBackend()
+        # One for each connection: a name server that hangs holds up nobody else.
+        self._lookups = ThreadPoolExecutor(most, "lookup")
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = await self.resolve(host, port)
+        # One that is private among public ones is no accident.
+        for address in addresses:
+            if not (is_public(address) or self.is_allowed(address)):
+                raise ForbiddenAddressError(f"{host} has the address {address}, which is not public")
+        return await self._sockets.connect_tcp(str(addresses[0]), port, timeout, local_address, socket_options)
+
+    async def connect_unix_socket(self, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
+        raise ForbiddenAddressError("a Unix socket")
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        lookup = asyncio.get_running_loop().run_in_executor(self._lookups, socket.getaddrinfo, host.strip("[]"), port)
+        return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in await lookup]
+
+    def close(self) -> None:
+        self._lookups.shutdown(wait=False, cancel_futures=True)
+
+    def is_allowed(self, address: Address) -> bool:
+        return any(address.version == network.version and address in network for network in self._allowed)
+
+
+class Connections:
+    """A pool that sends one request at a time per connection and follows nothing."""
+
+    def __init__(self, allowed: Networks, most: int) -> None:
+        self._backend = PublicBackend(allowed, most)
+        self._pool = httpcore.AsyncConnectionPool(
+            httpcore.default_ssl_context(),
+            max_connections=most,
+            max_keepalive_connections=most,
+            keepalive_expiry=5.0,
+            network_backend=self._backend,
+        )
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes, *, most_bytes: int) -> tuple[int, bytes]:
+        """The status and the beginning of the response."""
+        target = httpcore.URL(url)
+        if target.scheme == b"http":
+            addresses = await self._backend.resolve(target.host.decode(), target.port or 80)
+            if not all(self._backend.is_allowed(address) for address in addresses):
+                raise ForbiddenAddressError("only https is accepted")
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        host = urlsplit(url).netloc.encode()
+        async with self._pool.stream(
+            "POST", target, headers=[(b"host", host), (b"content-length", b"%d" % len(body)), *raw], content=body
+        ) as response:
+            read = b""
+            async for part in response.aiter_stream():
+                read += part
+                if len(read) >= most_bytes:
+                    break
+            return response.status, read[:most_bytes]
+
+    async def close(self) -> None:
+        await self._pool.aclose()
+        self._backend.close()

@@ -1,0 +1,153 @@
+"""The MCP server, called with the SDK's own client: by a person and by an API key."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from tests.support.api_keys import make_key
+from tests.support.serving import NO_TLS, Serving, token
+from tests.support.world import ACME, GLOBEX, Database
+
+MCP = "/functions/v1/mcp"
+Use = Callable[[Client], Awaitable[Any]]
+
+
+def run(functions: Serving, credential: str, use: Use, **options: Any) -> Any:
+    async def connected() -> Any:
+        headers = {"authorization": f"Bearer {credential}"}
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=30, verify=NO_TLS) as http,
+            Client(streamable_http_client(functions.url + MCP, http_client=http), **options) as client,
+        ):
+            return await use(client)
+
+    return asyncio.run(connected())
+
+
+def call(functions: Serving, credential: str, tool: str, **arguments: Any) -> tuple[Any, bool]:
+    async def use(client: Client) -> tuple[Any, bool]:
+        result = await client.call_tool(tool, arguments)
+        return json.loads(result.content[0].text), bool(result.is_error)  # type: ignore[union-attr]
+
+    found: tuple[Any, bool] = run(functions, credential, use)
+    return found
+
+
+def done(functions: Serving, credential: str, tool: str, **arguments: Any) -> Any:
+    result, failed = call(functions, credential, tool, **arguments)
+    assert not failed, result
+    return result
+
+
+def refused(functions: Serving, credential: str, tool: str, **arguments: Any) -> str:
+    result, failed = call(functions, credential, tool, **arguments)
+    assert failed, result
+    return str(result["code"])
+
+
+@pytest.fixture(scope="module")
+def key(functions: Serving) -> str:
+    made: str = make_key(functions, "CRM_WRITE", "ORDERS_WRITE")["key"]
+    return made
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_client_lists_tools_with_hints_and_reads_the_schema(functions: Serving, mode: str) -> None:
+    async def use(client: Client) -> Any:
+        tools = (await client.list_tools()).tools
+        resource = await client.read_resource("strive://schema")
+        return {tool.name: tool.annotations for tool in tools}, json.loads(resource.contents[0].text)  # type: ignore[union-attr]
+
+    hints, schema = run(functions, token("member"), use, mode=mode)
+    assert {"search_crm", "create_record", "update_record", "pipeline_report", "agenda"} <= hints.keys()
+    assert hints["search_crm"].read_only_hint
+    assert not hints["create_record"].read_only_hint
+    assert hints["update_record"].destructive_hint
+    columns = {column["name"]: column for table in schema if table["table"] == "leads" for column in table["columns"]}
+    assert columns["name"]["is_written"]
+    assert "NEW_LEAD" in columns["status"]["values"]
+    assert not {"api_keys", "notifications"} & {table["table"] for table in schema}
+
+
+@pytest.mark.parametrize("by_key", [False, True], ids=["person", "key"])
+def test_agent_works_a_lead(functions: Serving, key: str, by_key: bool) -> None:
+    credential = key if by_key else token("member")
+    name = f"Ada {uuid4().hex[:8]}"
+    lead = done(functions, credential, "create_record", table="leads", values={"name": name})
+    assert lead["organization_id"] == str(ACME)
+    changed = done(
+        functions, credential, "update_record", table="leads", id=lead["id"], values={"status": "IN_CONTACT"}
+    )
+    assert changed["status"] == "IN_CONTACT"
+    assert done(functions, credential, "get_record", table="leads", id=lead["id"])["name"] == name
+    listed = done(functions, credential, "list_records", table="leads", filter={"name": name})["records"]
+    assert [each["id"] for each in listed] == [lead["id"]]
+    found = done(functions, credential, "search_crm", query=name.split()[1])
+    assert [each["id"] for each in found] == [lead["id"]]
+    activity = done(functions, credential, "record_activity", type="CALL", title="Called", lead_id=lead["id"])
+    assert activity["activity_id"]
+    assert done(functions, credential, "pipeline_report")
+    assert isinstance(
+        done(functions, credential, "agenda", since="2026-01-01T00:00:00Z", until="2026-02-01T00:00:00Z"), list
+    )
+    order = done(functions, credential, "order_agent", title="Helper", description="Answers calls", use_case="calls")
+    assert order["status"] == "DRAFT"
+
+
+def test_repeated_tool_call_has_one_effect(functions: Serving, key: str, database: Database) -> None:
+    name = f"Once {uuid4().hex}"
+    wanted = {"table": "leads", "values": {"name": name}, "idempotency_key": uuid4().hex}
+    first, second = (done(functions, key, "create_record", **wanted) for _ in range(2))
+    assert first["id"] == second["id"]
+    with database.connect() as connection:
+        assert connection.execute("select count(*) from public.leads where name = %s", [name]).fetchone() == (1,)
+        (logged,) = connection.execute(
+            "select user_id is null, api_key_id is not null from public.activity_logs where resource_id = %s",
+            [first["id"]],
+        )
+    assert logged == (True, True)
+
+
+def test_wrong_arguments_are_explained(functions: Serving) -> None:
+    member = token("member")
+    assert refused(functions, member, "search_crm", query="") == "invalid_arguments"
+    assert refused(functions, member, "list_records", table="users; drop table users") == "PT400"
+    assert refused(functions, member, "create_record", table="leads", values={"no_column": 1}) == "PT400"
+    assert refused(functions, member, "get_record", table="leads", id=str(uuid4())) == "PT404"
+    assert refused(functions, member, "update_record", table="leads", id=str(uuid4()), values={"name": "A"}) == "PT404"
+
+
+def test_attack_tools_reach_no_further_than_their_caller(functions: Serving, database: Database) -> None:
+    with database.connect() as connection:
+        ((theirs,),) = connection.execute(
+            "insert into public.leads (organization_id, name) values (%s, 'Theirs') returning id", [GLOBEX]
+        )
+    member, viewer = token("member"), token("viewer")
+    assert refused(functions, member, "get_record", table="leads", id=str(theirs)) == "PT404"
+    change = {"table": "leads", "id": str(theirs), "values": {"name": "Ours"}}
+    assert refused(functions, member, "update_record", **change) == "PT404"
+    moved = {"name": "Plant", "organization_id": str(GLOBEX)}
+    assert done(functions, member, "create_record", table="leads", values=moved)["organization_id"] == str(ACME)
+    assert refused(functions, viewer, "create_record", table="leads", values={"name": "Ada"}) == "42501"
+    for table in ("api_keys", "notifications", "ai_conversations", "admin_action_logs", "webhook_endpoints"):
+        assert refused(functions, token("owner"), "list_records", table=table) == "PT400"
+    reading = make_key(functions, "ORDERS_READ")["key"]
+    assert refused(functions, reading, "search_crm", query="Theirs") == "42501"
+    assert refused(functions, reading, "order_agent", title="A", description="B", use_case="C") == "42501"
+    assert done(functions, reading, "pipeline_report") == done(functions, reading, "pipeline_report")
+    assert (
+        done(functions, make_key(functions, "BILLING_READ")["key"], "list_records", table="subscriptions") is not None
+    )
+
+
+def test_server_needs_credentials(functions: Serving) -> None:
+    with functions.client(None) as client:
+        answer = client.post(MCP, json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")

@@ -1,0 +1,372 @@
+"""Webhooks: signed, ordered per record, retried for three days, and never to a private address."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from standardwebhooks.webhooks import Webhook
+
+from local import NODE, ROOT
+from local.stack import free_port
+from shared.webhooks.connections import is_public
+from tests.support.receivers import Receiver, receiving
+from tests.support.served_flags import wait_for
+from tests.support.serving import SECRET_KEY, Serving, environment, serving
+from tests.support.world import ACME, GLOBEX, Database, Row
+
+LOCAL = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
+PUBLISH = "select private.publish_event('crm.deal.won', %s, 'deals', %s, 'Won', 'Won', '{}', %s)"
+DUE = "update public.webhook_deliveries set next_attempt_at = now() where status = 'PENDING'"
+
+
+@pytest.fixture(scope="module")
+def functions(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("functions"), environment(database_url, **LOCAL)) as running:
+        yield running
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    with database.connect() as connection:
+        connection.execute("delete from public.webhook_endpoints")
+        yield connection
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def subscribe(database: Database, url: str, kinds: list[str] | None = None) -> Row:
+    with database.acting_as("admin", commit=True) as cursor:
+        cursor.execute("select public.create_webhook(%s, %s) as made", [url, kinds])
+        (row,) = cursor.fetchall()
+    made: Row = row["made"]
+    return made
+
+
+def publish(connection: psycopg.Connection[Any], record: UUID | None = None, **data: Any) -> None:
+    connection.execute(PUBLISH, [ACME, record or uuid4(), json.dumps(data)])
+
+
+def deliver(functions: Serving) -> Row:
+    with functions.client(None, apikey=SECRET_KEY) as client:
+        answer = client.post("/functions/v1/deliver-webhooks", json={}, timeout=120)
+    assert answer.status_code == 200, answer.text
+    result: Row = answer.json()["result"]
+    return result
+
+
+def deliveries(connection: psycopg.Connection[Any]) -> list[Row]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute("select * from public.webhook_deliveries order by place").fetchall()
+
+
+def test_delivery_passes_the_standard_verifier(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    secret = subscribe(database, receiver.url, ["crm.deal.won"])["secret"]
+    deal = uuid4()
+    publish(connection, deal, value=250_000, token="of the recipient alone")
+    connection.execute(PUBLISH.replace("deal.won", "deal.lost"), [ACME, deal, "{}"])
+    connection.execute(PUBLISH, [GLOBEX, deal, "{}"])
+    assert deliver(functions) == {"delivered": 1, "failed": 0}
+    ((headers, body),) = receiver.requests
+    payload = Webhook(secret).verify(body, headers)
+    assert (payload["type"], payload["version"], payload["organization_id"]) == ("crm.deal.won", 1, str(ACME))
+    assert payload["data"] == {"subject": {"type": "deals", "id": str(deal)}, "details": {"value": 250_000}}
+    (row,) = deliveries(connection)
+    assert (str(row["id"]), row["status"], row["response_status"]) == (headers["webhook-id"], "DELIVERED", 200)
+
+
+def test_event_that_is_rolled_back_is_never_sent(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    subscribe(database, receiver.url)
+    with connection.transaction(force_rollback=True):
+        publish(connection)
+    deliver(functions)
+    assert receiver.requests == []
+
+
+def test_rotated_secret_signs_beside_the_new_one(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    made = subscribe(database, receiver.url)
+    with database.acting_as("admin", commit=True) as cursor:
+        cursor.execute("select public.rotate_webhook_secret(%s) as made", [made["id"]])
+        new = cursor.fetchall()[0]["made"]["secret"]
+        cursor.execute("select public.test_webhook(%s)", [made["id"]])
+    deliver(functions)
+    connection.execute("update private.webhook_secrets set previous_until = now()")
+    publish(connection)
+    deliver(functions)
+    (both, first), (one, second) = receiver.requests
+    for secret in (made["secret"], new):
+        assert Webhook(secret).verify(first, both)["type"] == "organization.webhook.tested"
+    Webhook(new).verify(second, one)
+    assert " " not in one["webhook-signature"]
+
+
+def test_events_of_a_record_stay_in_order(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    subscribe(database, receiver.url)
+    record, other = uuid4(), uuid4()
+    for number in range(3):
+        publish(connection, record, number=number)
+    publish(connection, other)
+    receiver.answers = [500, 500]
+    deliver(functions)
+    numbers = [json.loads(body)["data"]["details"].get("number") for _, body in receiver.requests]
+    assert sorted(numbers, key=str) == [0, None]
+    for _ in range(3):
+        connection.execute(DUE)
+        deliver(functions)
+    numbers = [json.loads(body)["data"]["details"].get("number") for _, body in receiver.requests]
+    assert [number for number in numbers if number is not None] == [0, 0, 1, 2]
+    assert {row["status"] for row in deliveries(connection)} == {"DELIVERED"}
+
+
+def test_failing_receiver_is_retried_for_three_days_and_switched_off(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    made = subscribe(database, receiver.url)
+    publish(connection)
+    receiver.answers = [503] * 10
+    waited = 0.0
+    for tried in range(1, 11):
+        assert deliver(functions)["failed"] == 1
+        (row,) = deliveries(connection)
+        assert (row["attempts"], row["response_status"]) == (tried, 503)
+        if row["status"] == "PENDING":
+            ((seconds,),) = connection.execute(
+                "select extract(epoch from next_attempt_at - now()) from public.webhook_deliveries"
+            )
+            waited += float(seconds)
+            connection.execute(
+                "update public.webhook_endpoints set failing_since = failing_since - %s * interval '1 second'",
+                [seconds],
+            )
+            connection.execute(DUE)
+    assert row["status"] == "FAILED"
+    assert 70 < waited / 3600 < 80
+    ((active, reason),) = connection.execute(
+        "select is_active, disabled_reason from public.webhook_endpoints where id = %s", [made["id"]]
+    )
+    assert (active, reason) == (False, "No delivery arrived for three days.")
+    ((notified,),) = connection.execute(
+        "select count(*) from public.notifications where kind = 'organization.webhook.disabled' and entity_id = %s",
+        [made["id"]],
+    )
+    assert notified == 2
+    publish(connection)
+    assert len(deliveries(connection)) == 1
+    with database.acting_as("admin", commit=True) as cursor:
+        cursor.execute("select public.change_webhook(%s, '{\"is_active\": true}')", [made["id"]])
+        cursor.execute("select public.replay_webhooks(%s, since => now() - interval '1 day') as again", [made["id"]])
+        assert cursor.fetchall() == [{"again": 1}]
+    assert deliver(functions) == {"delivered": 1, "failed": 0}
+    assert len(set(receiver.ids)) == 1
+
+
+def test_receiver_that_is_gone_is_switched_off_at_once(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    subscribe(database, receiver.url)
+    publish(connection)
+    receiver.answers = [410]
+    deliver(functions)
+    assert connection.execute("select is_active from public.webhook_endpoints").fetchall() == [(False,)]
+
+
+def test_hanging_receiver_holds_up_only_itself(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    with receiving(hanging=True) as hanging, ThreadPoolExecutor() as pool:
+        subscribe(database, hanging.url)
+        for _ in range(40):
+            publish(connection)
+        subscribe(database, receiver.url, ["crm.deal.lost"])
+        for _ in range(200):
+            connection.execute(PUBLISH.replace("deal.won", "deal.lost"), [ACME, uuid4(), "{}"])
+        running = pool.submit(deliver, functions)
+        for _ in range(200):
+            assert receiver.arrived.acquire(timeout=60)
+        assert not running.done()
+        assert len(hanging.requests) <= 8
+        hanging.gate.set()
+        running.result()
+    assert {row["status"] for row in deliveries(connection) if row["kind"] == "crm.deal.lost"} == {"DELIVERED"}
+
+
+def test_killed_sender_loses_nothing(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    with receiving(hanging=True) as receiver, ThreadPoolExecutor() as pool:
+        subscribe(database, receiver.url)
+        for number in range(30):
+            publish(connection, number=number)
+        with serving(tmp_path, environment(database.url("strive_functions"), **LOCAL)) as doomed:
+            running = pool.submit(deliver, doomed)
+            assert receiver.arrived.acquire(timeout=60)
+            doomed.process.send_signal(signal.SIGKILL)
+            with pytest.raises(httpx.HTTPError):
+                running.result()
+        receiver.gate.set()
+        connection.execute(DUE)
+        while deliver(functions)["delivered"]:
+            pass
+        assert set(receiver.ids) == {str(row["id"]) for row in deliveries(connection)}
+    assert {row["status"] for row in deliveries(connection)} == {"DELIVERED"}
+
+
+@pytest.mark.usefixtures("connection")
+def test_actions_trigger_workflows_and_calls(functions: Serving, database: Database, receiver: Receiver) -> None:
+    with receiving() as other:
+        subscribe(database, receiver.url, ["dashboard.action.triggered"])
+        subscribe(database, other.url, ["crm.deal.won"])
+        for kind, address in (
+            ("WORKFLOW_TRIGGER", None),
+            ("API_CALL", other.url),
+            ("API_CALL", "https://example.com/"),
+        ):
+            with database.acting_as("admin", commit=True) as cursor:
+                cursor.execute(
+                    "insert into public.quick_actions (organization_id, name, icon, action_type, api_endpoint)"
+                    " values (%s, 'Sync', 'bolt', %s, %s) returning id",
+                    [ACME, kind, address],
+                )
+                action = cursor.fetchall()[0]["id"]
+                cursor.execute("""select public.run_quick_action(%s, '{"n": 1}') as result""", [action])
+                assert (cursor.fetchall()[0]["result"]["delivery_id"] is None) == (address != other.url)
+        assert deliver(functions) == {"delivered": 2, "failed": 0}
+        for _, body in (*receiver.requests, *other.requests):
+            assert json.loads(body)["data"]["details"] == {"name": "Sync", "input": {"n": 1}}
+        assert (len(receiver.requests), len(other.requests)) == (1, 1)
+
+
+@pytest.mark.usefixtures("connection")
+def test_created_records_are_events(functions: Serving, database: Database, receiver: Receiver) -> None:
+    subscribe(database, receiver.url, ["crm.lead.created"])
+    with database.acting_as("member", commit=True) as cursor:
+        cursor.execute(
+            "insert into public.leads (organization_id, name) values (%s, 'A'), (%s, 'B') returning id", [ACME] * 2
+        )
+        made = {str(row["id"]) for row in cursor.fetchall()}
+    deliver(functions)
+    assert {json.loads(body)["data"]["subject"]["id"] for _, body in receiver.requests} == made
+
+
+def test_attack_redirect_to_another_address(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    with receiving() as victim:
+        receiver.answers, receiver.location = [302], victim.url
+        subscribe(database, receiver.url)
+        publish(connection)
+        assert deliver(functions)["failed"] == 1
+        assert victim.requests == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:{port}/", "http://localhost:{port}/", "https://localhost:{port}/", "https://[::1]:{port}/",
+     "https://169.254.169.254/latest/meta-data", "https://[::ffff:169.254.169.254]/", "http://2130706433:{port}/",
+     "https://0x7f000001:{port}/", "http://192.0.2.1/"],
+)  # fmt: skip
+def test_attack_have_a_private_address_called(
+    fresh_database: Database, tmp_path: Path, receiver: Receiver, url: str
+) -> None:
+    subscribe(fresh_database, url.format(port=receiver.url.split(":")[2].split("/")[0]))
+    with fresh_database.connect() as connection:
+        publish(connection)
+        with serving(tmp_path, environment(fresh_database.url("strive_functions"))) as functions:
+            assert deliver(functions)["failed"] == 1
+        (row,) = deliveries(connection)
+    assert row["error"].startswith("Not sent: ")
+    assert receiver.requests == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.1", "224.0.0.1",
+     "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:10.0.0.1",
+     "64:ff9b::a00:1", "2002:a00:1::", "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
+)  # fmt: skip
+def test_attack_addresses_that_are_not_public(address: str) -> None:
+    assert not is_public(ip_address(address))
+
+
+def test_public_addresses_are_accepted() -> None:
+    for address in ("1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8"):
+        assert is_public(ip_address(address))
+
+
+def test_attack_passwords_and_odd_schemes_in_an_address(database: Database) -> None:
+    for url in ("https://user:password@example.com/", "file:///etc/passwd", "gopher://example.com/", "https://"):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            subscribe(database, url)
+
+
+def test_only_admins_subscribe_and_read_deliveries(
+    database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    made = subscribe(database, receiver.url)
+    publish(connection)
+    for person in ("member", "globex_owner"):
+        with database.acting_as(person) as cursor:
+            for table in ("webhook_endpoints", "webhook_deliveries"):
+                cursor.execute(f"select count(*) from public.{table}")
+                assert cursor.fetchall() == [{"count": 0}]
+            with pytest.raises(psycopg.Error):
+                cursor.execute("select public.rotate_webhook_secret(%s)", [made["id"]])
+    with pytest.raises(psycopg.Error) as unknown:
+        subscribe(database, receiver.url, ["account.access.suspended"])
+    assert unknown.value.sqlstate == "PT422"
+
+
+@pytest.mark.parametrize("language", ["python", "js"])
+def test_documented_receivers_verify_a_delivery(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], tmp_path: Path, language: str
+) -> None:
+    (source,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "integrations.md").read_text(), re.DOTALL)
+    program = tmp_path / f"receiver.{'py' if language == 'python' else 'mjs'}"
+    program.write_text(source)
+    port = free_port()
+    made = subscribe(database, f"http://127.0.0.1:{port}/")
+    words = [sys.executable] if language == "python" else [str(NODE)]
+    with subprocess.Popen(
+        [*words, str(program)],
+        env=os.environ | {"SECRET": made["secret"], "PORT": str(port)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            wait_for(lambda: is_listening(port))
+            publish(connection)
+            assert deliver(functions) == {"delivered": 1, "failed": 0}
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("crm.deal.won")
+        finally:
+            process.terminate()
