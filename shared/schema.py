@@ -39,27 +39,6 @@ class ActivityType(StrEnum):
     FOLLOW_UP = "FOLLOW_UP"
 
 
-class AdminAction(StrEnum):
-    """What a platform admin did."""
-
-    USER_CREATE = "USER_CREATE"
-    USER_UPDATE = "USER_UPDATE"
-    USER_SUSPEND = "USER_SUSPEND"
-    USER_DELETE = "USER_DELETE"
-    USER_IMPERSONATE = "USER_IMPERSONATE"
-    ORG_CREATE = "ORG_CREATE"
-    ORG_UPDATE = "ORG_UPDATE"
-    ORG_SUSPEND = "ORG_SUSPEND"
-    ORG_DELETE = "ORG_DELETE"
-    SUBSCRIPTION_CREATE = "SUBSCRIPTION_CREATE"
-    SUBSCRIPTION_UPDATE = "SUBSCRIPTION_UPDATE"
-    SUBSCRIPTION_CANCEL = "SUBSCRIPTION_CANCEL"
-    FEATURE_FLAG_UPDATE = "FEATURE_FLAG_UPDATE"
-    SYSTEM_CONFIG_UPDATE = "SYSTEM_CONFIG_UPDATE"
-    DATA_EXPORT = "DATA_EXPORT"
-    BULK_ACTION = "BULK_ACTION"
-
-
 class AlertCategory(StrEnum):
     """What a system alert is about."""
 
@@ -279,6 +258,7 @@ JOBS = {
     "erase_closed_organizations": "Erase organizations that were closed 30 days ago.",
     "expire_onboarding_sessions": "Delete abandoned onboarding sessions.",
     "forget_api_key_uses": "Delete request counts of API keys older than three days.",
+    "forget_emails": "Delete old e-mails from the outbox.",
     "forget_expired_keys": "Delete expired idempotency keys.",
     "forget_job_runs": "Delete runs of jobs older than 30 days.",
     "forget_webhook_deliveries": "Delete webhook deliveries older than 30 days.",
@@ -287,9 +267,14 @@ JOBS = {
     "redact_stripe_events": "Delete the payload of old events of Stripe.",
     "refresh_dashboard_metrics": "Count stale metrics again.",
     "refresh_platform_metrics": "Count the platform metrics of today.",
+    "remind_invited": "Remind people of invitations that expire within a day.",
+    "report_due_tasks": "Notify people of tasks that are due or overdue.",
     "report_matching_listings": "Report new listings to the members whose buyers they suit.",
     "roll_up_alert_counts": "Add views and dismissals to their alerts.",
     "roll_up_tallies": "Add uses, views and likes that were left behind.",
+    "send_digests": "Collect the events of a day into one e-mail for each person.",
+    "send_emails": "Send due e-mails.",
+    "send_weekly_summaries": "Send owners the week of their organization.",
     "settle_onboarding_payments": "Cancel unfinished payments, fetch long ones, issue refunds, and make the changes due at Stripe.",
     "sync_attachments": "Sync files and their rows.",
     "sync_auth": "Sync suspensions and deletions of users with Supabase Auth.",

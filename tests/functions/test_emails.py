@@ -217,7 +217,7 @@ def test_attack_kill_the_sender_between_two_steps(
                 elif at == step and not dead.is_set():
                     dead.set()
                     os.kill(functions.process.pid, signal.SIGKILL)
-                    functions.process.wait()
+                    functions.process.wait(60)
                 return None
 
             def kill_waiting() -> None:
@@ -225,7 +225,7 @@ def test_attack_kill_the_sender_between_two_steps(
                 while not connection.execute(waiting).rowcount:
                     pass
                 os.kill(functions.process.pid, signal.SIGKILL)
-                functions.process.wait()
+                functions.process.wait(60)
                 dead.set()
 
             if step == "CONNECT":

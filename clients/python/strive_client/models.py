@@ -150,6 +150,15 @@ class BillingCycle(StrEnum):
     YEARLY = 'YEARLY'
 
 
+class Message(RootModel[str]):
+    root: Annotated[str, Field(max_length=10000, title='Message')] = None
+
+
+class Bounce(BaseModel):
+    type: Annotated[str, Field(title='Type')] = 'Permanent'
+    message: Annotated[Message | None, Field(title='Message')] = None
+
+
 class Feedback(StrEnum):
     customer_service = 'customer_service'
     low_quality = 'low_quality'
@@ -251,6 +260,11 @@ class DeletedAccount(BaseModel):
     user_id: Annotated[UUID, Field(title='User Id')]
     deleted_at: Annotated[AwareDatetime, Field(title='Deleted At')]
     auth: Annotated[Auth, Field(title='Auth')]
+
+
+class Delivery(BaseModel):
+    to: Annotated[list[str], Field(max_length=100, title='To')]
+    bounce: Bounce | None = None
 
 
 class EvaluateFlag(BaseModel):
@@ -502,6 +516,13 @@ class IngestionResult(BaseModel):
     results: Annotated[list[Ingested], Field(title='Results')]
 
 
+class InvitationToken(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    token: Annotated[str, Field(max_length=100, min_length=1, title='Token')]
+
+
 class Outcome1(StrEnum):
     DONE = 'DONE'
     SKIPPED = 'SKIPPED'
@@ -561,10 +582,6 @@ class Phone(RootModel[str]):
 
 class Company(RootModel[str]):
     root: Annotated[str, Field(max_length=255, title='Company')] = None
-
-
-class Message(RootModel[str]):
-    root: Annotated[str, Field(max_length=10000, title='Message')] = None
 
 
 class Budget(RootModel[float]):
@@ -631,6 +648,17 @@ class LineError(BaseModel):
     problem: Annotated[str, Field(title='Problem')]
 
 
+class MailEvent(BaseModel):
+    """
+    Other fields and other types are ignored.
+    """
+
+    type: Annotated[
+        str, Field(description='email.bounced or email.complained.', title='Type')
+    ]
+    data: Annotated[Delivery | Any, Field(title='Data')] = None
+
+
 class Id(RootModel[str]):
     root: Annotated[
         str,
@@ -643,7 +671,7 @@ class Id(RootModel[str]):
     ] = 0
 
 
-class Message2(BaseModel):
+class Message3(BaseModel):
     """
     A request or notification of the Model Context Protocol, which is JSON-RPC.
     """
@@ -1244,6 +1272,20 @@ class Reason4(RootModel[str]):
     root: Annotated[str, Field(max_length=500, min_length=1, title='Reason')] = None
 
 
+class Reason5(StrEnum):
+    MEMBER = 'MEMBER'
+    INVITED = 'INVITED'
+
+
+class Skipped(BaseModel):
+    """
+    MEMBER: already belongs to the organization; INVITED: has an open invitation.
+    """
+
+    email: Annotated[str, Field(title='Email')]
+    reason: Annotated[Reason5, Field(title='Reason')]
+
+
 class SnapshotRequest(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
@@ -1332,6 +1374,10 @@ class SubscriptionTier(StrEnum):
     ENTERPRISE = 'ENTERPRISE'
 
 
+class Suppressed(BaseModel):
+    suppressed: Annotated[int, Field(title='Suppressed')]
+
+
 class SuspendUser(BaseModel):
     """
     Without `until` it lasts until an admin ends it.
@@ -1365,6 +1411,34 @@ class TokenRequest(BaseModel):
     model_config = ConfigDict(
         extra='forbid',
     )
+
+
+class Unsubscribed(BaseModel):
+    kind: Annotated[str, Field(title='Kind')]
+    description: Annotated[str | None, Field(title='Description')]
+
+
+class Unsubscription(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    token: Annotated[
+        str,
+        Field(
+            description='From the link in an e-mail.',
+            max_length=2000,
+            min_length=1,
+            title='Token',
+        ),
+    ]
+    List_Unsubscribe: Annotated[
+        Any,
+        Field(
+            alias='List-Unsubscribe',
+            description='Sent by mail programs (RFC 8058).',
+            title='List-Unsubscribe',
+        ),
+    ] = None
 
 
 class UserRole(StrEnum):
@@ -1731,6 +1805,53 @@ class Ingestion(BaseModel):
         bool,
         Field(description='Return the results and create nothing.', title='Dry Run'),
     ] = False
+
+
+class Invitation(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    email: Annotated[
+        str,
+        Field(
+            max_length=255,
+            min_length=3,
+            pattern='^[^@\\s<>,;:\\"]+@[^@\\s<>,;:\\"]+$',
+            title='Email',
+        ),
+    ]
+    role: OrgRole = 'MEMBER'
+
+
+class InvitationPreview(BaseModel):
+    organization: Annotated[str, Field(title='Organization')]
+    logo_url: Annotated[str | None, Field(title='Logo Url')]
+    role: OrgRole
+    email: Annotated[str, Field(title='Email')]
+    inviter: Annotated[str | None, Field(title='Inviter')]
+    expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
+    has_account: Annotated[bool, Field(title='Has Account')]
+
+
+class Invitations(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    invitations: Annotated[
+        list[Invitation], Field(max_length=100, min_length=1, title='Invitations')
+    ]
+
+
+class Invited(BaseModel):
+    id: Annotated[UUID, Field(title='Id')]
+    email: Annotated[str, Field(title='Email')]
+    role: OrgRole
+    expires_at: Annotated[AwareDatetime, Field(title='Expires At')]
+
+
+class InvitedAndSkipped(BaseModel):
+    invited: Annotated[list[Invited], Field(title='Invited')]
+    skipped: Annotated[list[Skipped], Field(title='Skipped')]
 
 
 class PropertyTypes(RootModel[list[PropertyType]]):

@@ -46,6 +46,8 @@ export_organization = Operation("/export-organization", models.ExportRequest, mo
 """Export all data of an organization."""
 forget_api_key_uses = Operation("/forget-api-key-uses", models.NoInput, models.JobRun)
 """Delete request counts of API keys older than three days."""
+forget_emails = Operation("/forget-emails", models.NoInput, models.JobRun)
+"""Delete old e-mails from the outbox."""
 forget_expired_keys = Operation("/forget-expired-keys", models.NoInput, models.JobRun)
 """Delete expired idempotency keys."""
 forget_job_runs = Operation("/forget-job-runs", models.NoInput, models.JobRun)
@@ -58,10 +60,16 @@ impersonate_user = Operation("/impersonate-user", models.ImpersonationRequest, m
 """Act as a user for 15 minutes."""
 ingest = Operation("/ingest", models.Ingestion, models.IngestionResult)
 """Create leads from another program, such as Zapier or a portal."""
+invite_member = Operation("/invite-member", models.Invitations, models.InvitedAndSkipped)
+"""Invite up to 100 people by e-mail."""
+mail_webhook = Operation("/mail-webhook", models.MailEvent, models.Suppressed)
+"""Take a bounce or a complaint from the mail provider."""
 mcp = Operation("/mcp", models.Message, models.Answer)
 """Tools for AI agents, by the Model Context Protocol (streamable HTTP, without sessions)."""
 preview_flag_audience = Operation("/preview-flag-audience", models.FlagPreview, models.FlagAudience)
 """Count the users whom a flag would reach, now or after changes."""
+preview_invitation = Operation("/preview-invitation", models.InvitationToken, models.InvitationPreview)
+"""Show what an invitation is about, before it is accepted."""
 preview_plan_change = Operation("/preview-plan-change", models.WantedPlan, models.PlanChangePreview)
 """Show what a change of plan would cost, now and with the next invoice."""
 purge_trash = Operation("/purge-trash", models.NoInput, models.JobRun)
@@ -78,6 +86,10 @@ refresh_dashboard_metrics = Operation("/refresh-dashboard-metrics", models.NoInp
 """Count stale metrics again."""
 refresh_platform_metrics = Operation("/refresh-platform-metrics", models.MetricDays, models.JobRun)
 """Count the platform metrics of today."""
+remind_invited = Operation("/remind-invited", models.NoInput, models.JobRun)
+"""Remind people of invitations that expire within a day."""
+report_due_tasks = Operation("/report-due-tasks", models.NoInput, models.JobRun)
+"""Notify people of tasks that are due or overdue."""
 report_matching_listings = Operation("/report-matching-listings", models.NoInput, models.JobRun)
 """Report new listings to the members whose buyers they suit."""
 resume_subscription = Operation("/resume-subscription", models.ResumeSubscription, models.Subscription)
@@ -86,6 +98,12 @@ roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models
 """Add views and dismissals to their alerts."""
 roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)
 """Add uses, views and likes that were left behind."""
+send_digests = Operation("/send-digests", models.NoInput, models.JobRun)
+"""Collect the events of a day into one e-mail for each person."""
+send_emails = Operation("/send-emails", models.NoInput, models.JobRun)
+"""Send due e-mails."""
+send_weekly_summaries = Operation("/send-weekly-summaries", models.NoInput, models.JobRun)
+"""Send owners the week of their organization."""
 settle_onboarding_payments = Operation("/settle-onboarding-payments", models.NoInput, models.JobRun)
 """Cancel unfinished payments, fetch long ones, issue refunds, and make the changes due at Stripe."""
 start_onboarding_payment = Operation("/start-onboarding-payment", models.StartPayment, models.OnboardingPayment)
@@ -100,6 +118,8 @@ sync_auth = Operation("/sync-auth", models.NoInput, models.JobRun)
 """Sync suspensions and deletions of users with Supabase Auth."""
 token = Operation("/token", models.TokenRequest, models.KeyToken)
 """Exchange an API key for a token that PostgREST accepts."""
+unsubscribe = Operation("/unsubscribe", models.Unsubscription, models.Unsubscribed)
+"""Stop e-mails of one kind."""
 update_billing = Operation("/update-billing", models.NoInput, models.JobRun)
 """End granted plans, and notify owners of trials, renewals and cards that end."""
 update_onboarding_session = Operation("/update-onboarding-session", models.OnboardingStep, models.OnboardingSession)

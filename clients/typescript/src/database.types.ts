@@ -876,6 +876,26 @@ isOneToOne: false
       referencedColumns: ["organization_id","id"]
     }
                   ]
+                },"invoice_credits": {
+                  Row: {
+                    "amount_cents": number,"created_at": string,"currency": string,"happened_at": string,"id": string,"invoice_id": string,"number": string | null,"organization_id": string,"status": string,"stripe_object_id": string,"type": Database["public"]['Enums']["InvoiceCreditType"],"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "amount_cents": number,"created_at"?: string,"currency": string,"happened_at": string,"id"?: string,"invoice_id": string,"number"?: string | null,"organization_id": string,"status": string,"stripe_object_id": string,"type": Database["public"]['Enums']["InvoiceCreditType"],"updated_at"?: string
+                  }
+                  Update: {
+                    "amount_cents"?: number,"created_at"?: string,"currency"?: string,"happened_at"?: string,"id"?: string,"invoice_id"?: string,"number"?: string | null,"organization_id"?: string,"status"?: string,"stripe_object_id"?: string,"type"?: Database["public"]['Enums']["InvoiceCreditType"],"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "invoice_credits_organization_id_invoice_id_fkey"
+      columns: ["organization_id","invoice_id"]
+isOneToOne: false
+      referencedRelation: "invoices"
+      referencedColumns: ["organization_id","id"]
+    }
+                  ]
                 },"invoices": {
                   Row: {
                     "billing_reason": string | null,"created_at": string,"credit_notes": (string)[],"credited_cents": number,"currency": string,"discount_cents": number,"disputed_cents": number,"due_at": string | null,"hosted_invoice_url": string | null,"id": string,"invoice_pdf": string | null,"issued_at": string | null,"number": string | null,"organization_id": string,"paid_at": string | null,"paid_cents": number,"period_end": string | null,"period_start": string | null,"refunded_cents": number,"remaining_cents": number,"status": Database["public"]['Enums']["InvoiceStatus"],"stripe_invoice_id": string,"stripe_subscription_id": string | null,"subtotal_cents": number,"tax_cents": number,"total_cents": number,"updated_at": string
@@ -1188,14 +1208,14 @@ isOneToOne: false
                   ]
                 },"organization_invitations": {
                   Row: {
-                    "accepted_at": string | null,"created_at": string,"email": string,"expires_at": string,"id": string,"invited_by": string,"organization_id": string,"role": Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at": string
+                    "accepted_at": string | null,"created_at": string,"email": string,"expires_at": string,"id": string,"invited_by": string,"organization_id": string,"reminded_at": string | null,"reminder_token_hash": string | null,"role": Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
+                    "accepted_at"?: string | null,"created_at"?: string,"email": string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"reminded_at"?: string | null,"reminder_token_hash"?: string | null,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash": string,"updated_at"?: string
                   }
                   Update: {
-                    "accepted_at"?: string | null,"created_at"?: string,"email"?: string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash"?: string,"updated_at"?: string
+                    "accepted_at"?: string | null,"created_at"?: string,"email"?: string,"expires_at"?: string,"id"?: string,"invited_by"?: string,"organization_id"?: string,"reminded_at"?: string | null,"reminder_token_hash"?: string | null,"role"?: Database["public"]['Enums']["OrgRole"],"token_hash"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -1252,14 +1272,14 @@ isOneToOne: false
                   ]
                 },"organizations": {
                   Row: {
-                    "billing_email": string | null,"closed_at": string | null,"closed_by": string | null,"created_at": string,"description": string | null,"id": string,"name": string,"settings": NonNullable<Json>,"slug": string,"stripe_customer_id": string | null,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"suspended_at": string | null,"suspended_reason": string | null,"updated_at": string,"website": string | null
+                    "billing_email": string | null,"closed_at": string | null,"closed_by": string | null,"created_at": string,"description": string | null,"id": string,"logo_url": string | null,"name": string,"settings": NonNullable<Json>,"slug": string,"stripe_customer_id": string | null,"subscription_status": Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier": Database["public"]['Enums']["SubscriptionTier"],"suspended_at": string | null,"suspended_reason": string | null,"updated_at": string,"website": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name": string,"settings"?: NonNullable<Json>,"slug": string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
+                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"logo_url"?: string | null,"name": string,"settings"?: NonNullable<Json>,"slug": string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
                   }
                   Update: {
-                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"name"?: string,"settings"?: NonNullable<Json>,"slug"?: string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
+                    "billing_email"?: string | null,"closed_at"?: string | null,"closed_by"?: string | null,"created_at"?: string,"description"?: string | null,"id"?: string,"logo_url"?: string | null,"name"?: string,"settings"?: NonNullable<Json>,"slug"?: string,"stripe_customer_id"?: string | null,"subscription_status"?: Database["public"]['Enums']["SubscriptionStatus"],"subscription_tier"?: Database["public"]['Enums']["SubscriptionTier"],"suspended_at"?: string | null,"suspended_reason"?: string | null,"updated_at"?: string,"website"?: string | null
                   }
                   Relationships: [
                     
@@ -2055,17 +2075,11 @@ isOneToOne: false
         isOneToOne: false
         isSetofReturn: true
       } },
-"admin_cancel_subscription":
-{ Args: { "organization_id": string }; Returns: Json
-                           },
 "admin_close_organization":
 { Args: { "organization_id": string }; Returns: Json
                            },
 "admin_create_organization":
 { Args: { "description"?: string,"name": string,"owner_email": string,"website"?: string }; Returns: Json
-                           },
-"admin_create_subscription":
-{ Args: { "organization_id": string,"tier": Database["public"]['Enums']["SubscriptionTier"],"until": string }; Returns: Json
                            },
 "admin_create_user":
 { Args: { "email": string,"name"?: string }; Returns: Json
@@ -2387,6 +2401,7 @@ isOneToOne: false
 "created_at": string,
 "description": string | null,
 "id": string,
+"logo_url": string | null,
 "name": string,
 "settings": NonNullable<Json>,
 "slug": string,
@@ -2426,6 +2441,11 @@ isOneToOne: false
                            },
 "dismiss_stripe_event":
 { Args: { "event_id": string,"reason": string }; Returns: number
+                           },
+"email_problems":
+{ Args: Record<PropertyKey, never>; Returns: {
+              "address": string,"attempts": number,"created_at": string,"error": string,"id": string,"kind": string,"organization_id": string,"status": Database["public"]['Enums']["EmailStatus"],"subject": string
+            }[]
                            },
 "end_impersonation":
 { Args: { "impersonation_id"?: string }; Returns: Json
@@ -2861,8 +2881,14 @@ isOneToOne: false
 "replay_webhooks":
 { Args: { "ids"?: (string)[],"since"?: string,"until"?: string,"webhook_id": string }; Returns: number
                            },
+"requeue_emails":
+{ Args: { "ids": (string)[] }; Returns: number
+                           },
 "requeue_stripe_event":
 { Args: { "event_id": string }; Returns: Json
+                           },
+"resend_invitation":
+{ Args: { "id": string }; Returns: Json
                            },
 "restore_from_trash":
 { Args: { "ids": (string)[] }; Returns: Json
@@ -2872,6 +2898,9 @@ isOneToOne: false
                            },
 "revoke_capture_token":
 { Args: { "token_id": string }; Returns: Json
+                           },
+"revoke_invitation":
+{ Args: { "id": string }; Returns: undefined
                            },
 "rotate_capture_token":
 { Args: { "token_id": string }; Returns: Json
@@ -3128,7 +3157,7 @@ isOneToOne: false
                            }
           }
           Enums: {
-            "ActionType": "NAVIGATION"|"API_CALL"|"MODAL_FORM"|"EXTERNAL_LINK"|"WORKFLOW_TRIGGER","ActivitySeverity": "INFO"|"SUCCESS"|"WARNING"|"ERROR"|"CRITICAL","ActivityType": "CALL"|"EMAIL"|"MEETING"|"TASK"|"NOTE"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP","AdminAction": "USER_CREATE"|"USER_UPDATE"|"USER_SUSPEND"|"USER_DELETE"|"USER_IMPERSONATE"|"ORG_CREATE"|"ORG_UPDATE"|"ORG_SUSPEND"|"ORG_DELETE"|"SUBSCRIPTION_CREATE"|"SUBSCRIPTION_UPDATE"|"SUBSCRIPTION_CANCEL"|"FEATURE_FLAG_UPDATE"|"SYSTEM_CONFIG_UPDATE"|"DATA_EXPORT"|"BULK_ACTION","AgentCategory": "SALES"|"SUPPORT"|"ANALYSIS"|"CONTENT"|"AUTOMATION"|"RESEARCH","AlertCategory": "SYSTEM"|"MAINTENANCE"|"FEATURE"|"SECURITY"|"BILLING"|"MARKETING","AlertLevel": "INFO"|"WARNING"|"ERROR"|"SUCCESS","ApiKeyScope": "CRM_READ"|"CRM_WRITE"|"TASKS_READ"|"TASKS_WRITE"|"ORDERS_READ"|"ORDERS_WRITE"|"DASHBOARD_READ"|"BILLING_READ"|"ORGANIZATION_READ","AppointmentStatus": "SCHEDULED"|"CONFIRMED"|"COMPLETED"|"CANCELLED"|"NO_SHOW","AppointmentType": "MEETING"|"CALL"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP"|"OTHER","BillingCycle": "MONTHLY"|"YEARLY","CheckoutStatus": "OPEN"|"PAID"|"EXPIRED","ComplexityLevel": "SIMPLE"|"MODERATE"|"COMPLEX"|"ENTERPRISE","ContactStatus": "ACTIVE"|"INACTIVE"|"DO_NOT_CONTACT","ContactType": "PROSPECT"|"CLIENT"|"PAST_CLIENT"|"PARTNER"|"VENDOR","ContentStatus": "DRAFT"|"PUBLISHED"|"ARCHIVED","ContentType": "PAGE"|"BLOG_POST"|"DOCUMENTATION"|"TEMPLATE","CustomerSource": "WEBSITE"|"REFERRAL"|"SOCIAL"|"EMAIL"|"OTHER","CustomerStatus": "LEAD"|"PROSPECT"|"ACTIVE"|"CHURNED","DashboardActivityType": "USER_ACTION"|"SYSTEM_EVENT"|"WORKFLOW_UPDATE"|"DATA_CHANGE"|"SECURITY_EVENT"|"INTEGRATION_EVENT","DashboardTheme": "LIGHT"|"DARK"|"AUTO","DealStage": "LEAD"|"QUALIFIED"|"PROPOSAL"|"NEGOTIATION"|"CLOSING"|"CLOSED_WON"|"CLOSED_LOST","DealStatus": "ACTIVE"|"WON"|"LOST"|"ABANDONED","EmailDelivery": "NOW"|"DIGEST"|"OFF","EmailStatus": "QUEUED"|"HELD"|"SENDING"|"SENT"|"UNCERTAIN"|"FAILED"|"CANCELLED","Environment": "DEVELOPMENT"|"STAGING"|"PRODUCTION","InvoiceStatus": "DRAFT"|"OPEN"|"PAID"|"VOID"|"UNCOLLECTIBLE","LayoutDensity": "COMPACT"|"NORMAL"|"SPACIOUS","LeadScore": "HOT"|"WARM"|"COLD","LeadSource": "WEBSITE"|"REFERRAL"|"GOOGLE_ADS"|"SOCIAL_MEDIA"|"COLD_CALL"|"EMAIL_CAMPAIGN"|"EVENT"|"PARTNER"|"OTHER","LeadStatus": "NEW_LEAD"|"IN_CONTACT"|"QUALIFIED"|"UNQUALIFIED"|"CONVERTED"|"LOST","ListingStatus": "ACTIVE"|"PENDING"|"SOLD"|"EXPIRED"|"WITHDRAWN"|"CONTINGENT","LogLevel": "DEBUG"|"INFO"|"WARN"|"ERROR","MetricCategory": "FINANCIAL"|"OPERATIONAL"|"MARKETING"|"SALES"|"PRODUCTIVITY"|"SYSTEM"|"CUSTOM","NotificationType": "INFO"|"SUCCESS"|"WARNING"|"ERROR","OrderPriority": "LOW"|"NORMAL"|"HIGH"|"URGENT","OrderStatus": "DRAFT"|"SUBMITTED"|"IN_REVIEW"|"APPROVED"|"IN_PROGRESS"|"TESTING"|"COMPLETED"|"DELIVERED"|"CANCELLED"|"REJECTED","OrgRole": "OWNER"|"ADMIN"|"MEMBER"|"VIEWER","PaymentStatus": "PENDING"|"PROCESSING"|"SUCCEEDED"|"FAILED"|"CANCELLED"|"REQUIRES_ACTION","Priority": "LOW"|"MEDIUM"|"HIGH"|"CRITICAL","ProjectStatus": "PLANNING"|"ACTIVE"|"ON_HOLD"|"COMPLETED"|"CANCELLED","PropertyType": "RESIDENTIAL"|"COMMERCIAL"|"LAND"|"MULTI_FAMILY"|"CONDO"|"TOWNHOUSE"|"LUXURY","Recurrence": "DAILY"|"WEEKDAYS"|"WEEKLY"|"MONTHLY"|"QUARTERLY"|"YEARLY","RefundReason": "REPLACED"|"ENDED"|"UNCLAIMED"|"MISMATCH"|"DUPLICATE"|"REQUESTED","RefundStatus": "TO_DECIDE"|"DUE"|"ISSUING"|"REFUNDED"|"FAILED"|"WITHDRAWN","ResourceType": "AI_TOKENS"|"API_CALLS"|"STORAGE"|"SEATS","ShowcaseCategory": "AI_AGENT"|"AUTOMATION_TOOL"|"INTEGRATION"|"WORKFLOW"|"CUSTOM_SOLUTION","StripeEventStatus": "RECEIVED"|"APPLIED"|"IGNORED"|"PARKED"|"QUARANTINED","StripeTaskKind": "CANCEL_SUBSCRIPTION"|"CANCEL_AT_PERIOD_END"|"EXTEND_TRIAL"|"UPDATE_CUSTOMER","SubscriptionStatus": "TRIAL"|"ACTIVE"|"PAST_DUE"|"INACTIVE"|"CANCELLED","SubscriptionTier": "FREE"|"STARTER"|"GROWTH"|"ELITE"|"ENTERPRISE","TaskStatus": "TODO"|"IN_PROGRESS"|"REVIEW"|"DONE"|"CANCELLED","ToolCategory": "AUTOMATION"|"ANALYTICS"|"INTEGRATION"|"UI"|"API"|"WORKFLOW","UserRole": "SUPER_ADMIN"|"ADMIN"|"MODERATOR"|"USER","WebhookStatus": "PENDING"|"DELIVERED"|"FAILED","WidgetType": "KPI_CARD"|"CHART"|"TABLE"|"ACTIVITY_FEED"|"QUICK_ACTIONS"|"MODULE_SHORTCUTS"|"PROGRESS_TRACKER"|"NOTIFICATION_PANEL"|"CALENDAR"|"WEATHER"
+            "ActionType": "NAVIGATION"|"API_CALL"|"MODAL_FORM"|"EXTERNAL_LINK"|"WORKFLOW_TRIGGER","ActivitySeverity": "INFO"|"SUCCESS"|"WARNING"|"ERROR"|"CRITICAL","ActivityType": "CALL"|"EMAIL"|"MEETING"|"TASK"|"NOTE"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP","AdminAction": "USER_CREATE"|"USER_UPDATE"|"USER_SUSPEND"|"USER_DELETE"|"USER_IMPERSONATE"|"ORG_CREATE"|"ORG_UPDATE"|"ORG_SUSPEND"|"ORG_DELETE"|"SUBSCRIPTION_CREATE"|"SUBSCRIPTION_UPDATE"|"SUBSCRIPTION_CANCEL"|"FEATURE_FLAG_UPDATE"|"SYSTEM_CONFIG_UPDATE"|"DATA_EXPORT"|"BULK_ACTION","AgentCategory": "SALES"|"SUPPORT"|"ANALYSIS"|"CONTENT"|"AUTOMATION"|"RESEARCH","AlertCategory": "SYSTEM"|"MAINTENANCE"|"FEATURE"|"SECURITY"|"BILLING"|"MARKETING","AlertLevel": "INFO"|"WARNING"|"ERROR"|"SUCCESS","ApiKeyScope": "CRM_READ"|"CRM_WRITE"|"TASKS_READ"|"TASKS_WRITE"|"ORDERS_READ"|"ORDERS_WRITE"|"DASHBOARD_READ"|"BILLING_READ"|"ORGANIZATION_READ","AppointmentStatus": "SCHEDULED"|"CONFIRMED"|"COMPLETED"|"CANCELLED"|"NO_SHOW","AppointmentType": "MEETING"|"CALL"|"SHOWING"|"OPEN_HOUSE"|"FOLLOW_UP"|"OTHER","BillingCycle": "MONTHLY"|"YEARLY","CheckoutStatus": "OPEN"|"PAID"|"EXPIRED","ComplexityLevel": "SIMPLE"|"MODERATE"|"COMPLEX"|"ENTERPRISE","ContactStatus": "ACTIVE"|"INACTIVE"|"DO_NOT_CONTACT","ContactType": "PROSPECT"|"CLIENT"|"PAST_CLIENT"|"PARTNER"|"VENDOR","ContentStatus": "DRAFT"|"PUBLISHED"|"ARCHIVED","ContentType": "PAGE"|"BLOG_POST"|"DOCUMENTATION"|"TEMPLATE","CustomerSource": "WEBSITE"|"REFERRAL"|"SOCIAL"|"EMAIL"|"OTHER","CustomerStatus": "LEAD"|"PROSPECT"|"ACTIVE"|"CHURNED","DashboardActivityType": "USER_ACTION"|"SYSTEM_EVENT"|"WORKFLOW_UPDATE"|"DATA_CHANGE"|"SECURITY_EVENT"|"INTEGRATION_EVENT","DashboardTheme": "LIGHT"|"DARK"|"AUTO","DealStage": "LEAD"|"QUALIFIED"|"PROPOSAL"|"NEGOTIATION"|"CLOSING"|"CLOSED_WON"|"CLOSED_LOST","DealStatus": "ACTIVE"|"WON"|"LOST"|"ABANDONED","EmailDelivery": "NOW"|"DIGEST"|"OFF","EmailStatus": "QUEUED"|"HELD"|"SENDING"|"SENT"|"UNCERTAIN"|"FAILED"|"CANCELLED","Environment": "DEVELOPMENT"|"STAGING"|"PRODUCTION","InvoiceCreditType": "CREDIT_NOTE"|"REFUND"|"DISPUTE","InvoiceStatus": "DRAFT"|"OPEN"|"PAID"|"VOID"|"UNCOLLECTIBLE","LayoutDensity": "COMPACT"|"NORMAL"|"SPACIOUS","LeadScore": "HOT"|"WARM"|"COLD","LeadSource": "WEBSITE"|"REFERRAL"|"GOOGLE_ADS"|"SOCIAL_MEDIA"|"COLD_CALL"|"EMAIL_CAMPAIGN"|"EVENT"|"PARTNER"|"OTHER","LeadStatus": "NEW_LEAD"|"IN_CONTACT"|"QUALIFIED"|"UNQUALIFIED"|"CONVERTED"|"LOST","ListingStatus": "ACTIVE"|"PENDING"|"SOLD"|"EXPIRED"|"WITHDRAWN"|"CONTINGENT","LogLevel": "DEBUG"|"INFO"|"WARN"|"ERROR","MetricCategory": "FINANCIAL"|"OPERATIONAL"|"MARKETING"|"SALES"|"PRODUCTIVITY"|"SYSTEM"|"CUSTOM","NotificationType": "INFO"|"SUCCESS"|"WARNING"|"ERROR","OrderPriority": "LOW"|"NORMAL"|"HIGH"|"URGENT","OrderStatus": "DRAFT"|"SUBMITTED"|"IN_REVIEW"|"APPROVED"|"IN_PROGRESS"|"TESTING"|"COMPLETED"|"DELIVERED"|"CANCELLED"|"REJECTED","OrgRole": "OWNER"|"ADMIN"|"MEMBER"|"VIEWER","PaymentStatus": "PENDING"|"PROCESSING"|"SUCCEEDED"|"FAILED"|"CANCELLED"|"REQUIRES_ACTION","Priority": "LOW"|"MEDIUM"|"HIGH"|"CRITICAL","ProjectStatus": "PLANNING"|"ACTIVE"|"ON_HOLD"|"COMPLETED"|"CANCELLED","PropertyType": "RESIDENTIAL"|"COMMERCIAL"|"LAND"|"MULTI_FAMILY"|"CONDO"|"TOWNHOUSE"|"LUXURY","Recurrence": "DAILY"|"WEEKDAYS"|"WEEKLY"|"MONTHLY"|"QUARTERLY"|"YEARLY","RefundReason": "REPLACED"|"ENDED"|"UNCLAIMED"|"MISMATCH"|"DUPLICATE"|"REQUESTED","RefundStatus": "TO_DECIDE"|"DUE"|"ISSUING"|"REFUNDED"|"FAILED"|"WITHDRAWN","ResourceType": "AI_TOKENS"|"API_CALLS"|"STORAGE"|"SEATS","ShowcaseCategory": "AI_AGENT"|"AUTOMATION_TOOL"|"INTEGRATION"|"WORKFLOW"|"CUSTOM_SOLUTION","StripeEventStatus": "RECEIVED"|"APPLIED"|"IGNORED"|"PARKED"|"QUARANTINED","StripeTaskKind": "CANCEL_SUBSCRIPTION"|"CANCEL_AT_PERIOD_END"|"EXTEND_TRIAL"|"UPDATE_CUSTOMER","SubscriptionStatus": "TRIAL"|"ACTIVE"|"PAST_DUE"|"INACTIVE"|"CANCELLED","SubscriptionTier": "FREE"|"STARTER"|"GROWTH"|"ELITE"|"ENTERPRISE","TaskStatus": "TODO"|"IN_PROGRESS"|"REVIEW"|"DONE"|"CANCELLED","ToolCategory": "AUTOMATION"|"ANALYTICS"|"INTEGRATION"|"UI"|"API"|"WORKFLOW","UserRole": "SUPER_ADMIN"|"ADMIN"|"MODERATOR"|"USER","WebhookStatus": "PENDING"|"DELIVERED"|"FAILED","WidgetType": "KPI_CARD"|"CHART"|"TABLE"|"ACTIVITY_FEED"|"QUICK_ACTIONS"|"MODULE_SHORTCUTS"|"PROGRESS_TRACKER"|"NOTIFICATION_PANEL"|"CALENDAR"|"WEATHER"
           }
           CompositeTypes: {
             "active_alert": {
@@ -3266,7 +3295,7 @@ export type CompositeTypes<
 export const Constants = {
   "public": {
           Enums: {
-            "ActionType": ["NAVIGATION", "API_CALL", "MODAL_FORM", "EXTERNAL_LINK", "WORKFLOW_TRIGGER"],"ActivitySeverity": ["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],"ActivityType": ["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"],"AdminAction": ["USER_CREATE", "USER_UPDATE", "USER_SUSPEND", "USER_DELETE", "USER_IMPERSONATE", "ORG_CREATE", "ORG_UPDATE", "ORG_SUSPEND", "ORG_DELETE", "SUBSCRIPTION_CREATE", "SUBSCRIPTION_UPDATE", "SUBSCRIPTION_CANCEL", "FEATURE_FLAG_UPDATE", "SYSTEM_CONFIG_UPDATE", "DATA_EXPORT", "BULK_ACTION"],"AgentCategory": ["SALES", "SUPPORT", "ANALYSIS", "CONTENT", "AUTOMATION", "RESEARCH"],"AlertCategory": ["SYSTEM", "MAINTENANCE", "FEATURE", "SECURITY", "BILLING", "MARKETING"],"AlertLevel": ["INFO", "WARNING", "ERROR", "SUCCESS"],"ApiKeyScope": ["CRM_READ", "CRM_WRITE", "TASKS_READ", "TASKS_WRITE", "ORDERS_READ", "ORDERS_WRITE", "DASHBOARD_READ", "BILLING_READ", "ORGANIZATION_READ"],"AppointmentStatus": ["SCHEDULED", "CONFIRMED", "COMPLETED", "CANCELLED", "NO_SHOW"],"AppointmentType": ["MEETING", "CALL", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP", "OTHER"],"BillingCycle": ["MONTHLY", "YEARLY"],"CheckoutStatus": ["OPEN", "PAID", "EXPIRED"],"ComplexityLevel": ["SIMPLE", "MODERATE", "COMPLEX", "ENTERPRISE"],"ContactStatus": ["ACTIVE", "INACTIVE", "DO_NOT_CONTACT"],"ContactType": ["PROSPECT", "CLIENT", "PAST_CLIENT", "PARTNER", "VENDOR"],"ContentStatus": ["DRAFT", "PUBLISHED", "ARCHIVED"],"ContentType": ["PAGE", "BLOG_POST", "DOCUMENTATION", "TEMPLATE"],"CustomerSource": ["WEBSITE", "REFERRAL", "SOCIAL", "EMAIL", "OTHER"],"CustomerStatus": ["LEAD", "PROSPECT", "ACTIVE", "CHURNED"],"DashboardActivityType": ["USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"],"DashboardTheme": ["LIGHT", "DARK", "AUTO"],"DealStage": ["LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING", "CLOSED_WON", "CLOSED_LOST"],"DealStatus": ["ACTIVE", "WON", "LOST", "ABANDONED"],"EmailDelivery": ["NOW", "DIGEST", "OFF"],"EmailStatus": ["QUEUED", "HELD", "SENDING", "SENT", "UNCERTAIN", "FAILED", "CANCELLED"],"Environment": ["DEVELOPMENT", "STAGING", "PRODUCTION"],"InvoiceStatus": ["DRAFT", "OPEN", "PAID", "VOID", "UNCOLLECTIBLE"],"LayoutDensity": ["COMPACT", "NORMAL", "SPACIOUS"],"LeadScore": ["HOT", "WARM", "COLD"],"LeadSource": ["WEBSITE", "REFERRAL", "GOOGLE_ADS", "SOCIAL_MEDIA", "COLD_CALL", "EMAIL_CAMPAIGN", "EVENT", "PARTNER", "OTHER"],"LeadStatus": ["NEW_LEAD", "IN_CONTACT", "QUALIFIED", "UNQUALIFIED", "CONVERTED", "LOST"],"ListingStatus": ["ACTIVE", "PENDING", "SOLD", "EXPIRED", "WITHDRAWN", "CONTINGENT"],"LogLevel": ["DEBUG", "INFO", "WARN", "ERROR"],"MetricCategory": ["FINANCIAL", "OPERATIONAL", "MARKETING", "SALES", "PRODUCTIVITY", "SYSTEM", "CUSTOM"],"NotificationType": ["INFO", "SUCCESS", "WARNING", "ERROR"],"OrderPriority": ["LOW", "NORMAL", "HIGH", "URGENT"],"OrderStatus": ["DRAFT", "SUBMITTED", "IN_REVIEW", "APPROVED", "IN_PROGRESS", "TESTING", "COMPLETED", "DELIVERED", "CANCELLED", "REJECTED"],"OrgRole": ["OWNER", "ADMIN", "MEMBER", "VIEWER"],"PaymentStatus": ["PENDING", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED", "REQUIRES_ACTION"],"Priority": ["LOW", "MEDIUM", "HIGH", "CRITICAL"],"ProjectStatus": ["PLANNING", "ACTIVE", "ON_HOLD", "COMPLETED", "CANCELLED"],"PropertyType": ["RESIDENTIAL", "COMMERCIAL", "LAND", "MULTI_FAMILY", "CONDO", "TOWNHOUSE", "LUXURY"],"Recurrence": ["DAILY", "WEEKDAYS", "WEEKLY", "MONTHLY", "QUARTERLY", "YEARLY"],"RefundReason": ["REPLACED", "ENDED", "UNCLAIMED", "MISMATCH", "DUPLICATE", "REQUESTED"],"RefundStatus": ["TO_DECIDE", "DUE", "ISSUING", "REFUNDED", "FAILED", "WITHDRAWN"],"ResourceType": ["AI_TOKENS", "API_CALLS", "STORAGE", "SEATS"],"ShowcaseCategory": ["AI_AGENT", "AUTOMATION_TOOL", "INTEGRATION", "WORKFLOW", "CUSTOM_SOLUTION"],"StripeEventStatus": ["RECEIVED", "APPLIED", "IGNORED", "PARKED", "QUARANTINED"],"StripeTaskKind": ["CANCEL_SUBSCRIPTION", "CANCEL_AT_PERIOD_END", "EXTEND_TRIAL", "UPDATE_CUSTOMER"],"SubscriptionStatus": ["TRIAL", "ACTIVE", "PAST_DUE", "INACTIVE", "CANCELLED"],"SubscriptionTier": ["FREE", "STARTER", "GROWTH", "ELITE", "ENTERPRISE"],"TaskStatus": ["TODO", "IN_PROGRESS", "REVIEW", "DONE", "CANCELLED"],"ToolCategory": ["AUTOMATION", "ANALYTICS", "INTEGRATION", "UI", "API", "WORKFLOW"],"UserRole": ["SUPER_ADMIN", "ADMIN", "MODERATOR", "USER"],"WebhookStatus": ["PENDING", "DELIVERED", "FAILED"],"WidgetType": ["KPI_CARD", "CHART", "TABLE", "ACTIVITY_FEED", "QUICK_ACTIONS", "MODULE_SHORTCUTS", "PROGRESS_TRACKER", "NOTIFICATION_PANEL", "CALENDAR", "WEATHER"]
+            "ActionType": ["NAVIGATION", "API_CALL", "MODAL_FORM", "EXTERNAL_LINK", "WORKFLOW_TRIGGER"],"ActivitySeverity": ["INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],"ActivityType": ["CALL", "EMAIL", "MEETING", "TASK", "NOTE", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP"],"AdminAction": ["USER_CREATE", "USER_UPDATE", "USER_SUSPEND", "USER_DELETE", "USER_IMPERSONATE", "ORG_CREATE", "ORG_UPDATE", "ORG_SUSPEND", "ORG_DELETE", "SUBSCRIPTION_CREATE", "SUBSCRIPTION_UPDATE", "SUBSCRIPTION_CANCEL", "FEATURE_FLAG_UPDATE", "SYSTEM_CONFIG_UPDATE", "DATA_EXPORT", "BULK_ACTION"],"AgentCategory": ["SALES", "SUPPORT", "ANALYSIS", "CONTENT", "AUTOMATION", "RESEARCH"],"AlertCategory": ["SYSTEM", "MAINTENANCE", "FEATURE", "SECURITY", "BILLING", "MARKETING"],"AlertLevel": ["INFO", "WARNING", "ERROR", "SUCCESS"],"ApiKeyScope": ["CRM_READ", "CRM_WRITE", "TASKS_READ", "TASKS_WRITE", "ORDERS_READ", "ORDERS_WRITE", "DASHBOARD_READ", "BILLING_READ", "ORGANIZATION_READ"],"AppointmentStatus": ["SCHEDULED", "CONFIRMED", "COMPLETED", "CANCELLED", "NO_SHOW"],"AppointmentType": ["MEETING", "CALL", "SHOWING", "OPEN_HOUSE", "FOLLOW_UP", "OTHER"],"BillingCycle": ["MONTHLY", "YEARLY"],"CheckoutStatus": ["OPEN", "PAID", "EXPIRED"],"ComplexityLevel": ["SIMPLE", "MODERATE", "COMPLEX", "ENTERPRISE"],"ContactStatus": ["ACTIVE", "INACTIVE", "DO_NOT_CONTACT"],"ContactType": ["PROSPECT", "CLIENT", "PAST_CLIENT", "PARTNER", "VENDOR"],"ContentStatus": ["DRAFT", "PUBLISHED", "ARCHIVED"],"ContentType": ["PAGE", "BLOG_POST", "DOCUMENTATION", "TEMPLATE"],"CustomerSource": ["WEBSITE", "REFERRAL", "SOCIAL", "EMAIL", "OTHER"],"CustomerStatus": ["LEAD", "PROSPECT", "ACTIVE", "CHURNED"],"DashboardActivityType": ["USER_ACTION", "SYSTEM_EVENT", "WORKFLOW_UPDATE", "DATA_CHANGE", "SECURITY_EVENT", "INTEGRATION_EVENT"],"DashboardTheme": ["LIGHT", "DARK", "AUTO"],"DealStage": ["LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING", "CLOSED_WON", "CLOSED_LOST"],"DealStatus": ["ACTIVE", "WON", "LOST", "ABANDONED"],"EmailDelivery": ["NOW", "DIGEST", "OFF"],"EmailStatus": ["QUEUED", "HELD", "SENDING", "SENT", "UNCERTAIN", "FAILED", "CANCELLED"],"Environment": ["DEVELOPMENT", "STAGING", "PRODUCTION"],"InvoiceCreditType": ["CREDIT_NOTE", "REFUND", "DISPUTE"],"InvoiceStatus": ["DRAFT", "OPEN", "PAID", "VOID", "UNCOLLECTIBLE"],"LayoutDensity": ["COMPACT", "NORMAL", "SPACIOUS"],"LeadScore": ["HOT", "WARM", "COLD"],"LeadSource": ["WEBSITE", "REFERRAL", "GOOGLE_ADS", "SOCIAL_MEDIA", "COLD_CALL", "EMAIL_CAMPAIGN", "EVENT", "PARTNER", "OTHER"],"LeadStatus": ["NEW_LEAD", "IN_CONTACT", "QUALIFIED", "UNQUALIFIED", "CONVERTED", "LOST"],"ListingStatus": ["ACTIVE", "PENDING", "SOLD", "EXPIRED", "WITHDRAWN", "CONTINGENT"],"LogLevel": ["DEBUG", "INFO", "WARN", "ERROR"],"MetricCategory": ["FINANCIAL", "OPERATIONAL", "MARKETING", "SALES", "PRODUCTIVITY", "SYSTEM", "CUSTOM"],"NotificationType": ["INFO", "SUCCESS", "WARNING", "ERROR"],"OrderPriority": ["LOW", "NORMAL", "HIGH", "URGENT"],"OrderStatus": ["DRAFT", "SUBMITTED", "IN_REVIEW", "APPROVED", "IN_PROGRESS", "TESTING", "COMPLETED", "DELIVERED", "CANCELLED", "REJECTED"],"OrgRole": ["OWNER", "ADMIN", "MEMBER", "VIEWER"],"PaymentStatus": ["PENDING", "PROCESSING", "SUCCEEDED", "FAILED", "CANCELLED", "REQUIRES_ACTION"],"Priority": ["LOW", "MEDIUM", "HIGH", "CRITICAL"],"ProjectStatus": ["PLANNING", "ACTIVE", "ON_HOLD", "COMPLETED", "CANCELLED"],"PropertyType": ["RESIDENTIAL", "COMMERCIAL", "LAND", "MULTI_FAMILY", "CONDO", "TOWNHOUSE", "LUXURY"],"Recurrence": ["DAILY", "WEEKDAYS", "WEEKLY", "MONTHLY", "QUARTERLY", "YEARLY"],"RefundReason": ["REPLACED", "ENDED", "UNCLAIMED", "MISMATCH", "DUPLICATE", "REQUESTED"],"RefundStatus": ["TO_DECIDE", "DUE", "ISSUING", "REFUNDED", "FAILED", "WITHDRAWN"],"ResourceType": ["AI_TOKENS", "API_CALLS", "STORAGE", "SEATS"],"ShowcaseCategory": ["AI_AGENT", "AUTOMATION_TOOL", "INTEGRATION", "WORKFLOW", "CUSTOM_SOLUTION"],"StripeEventStatus": ["RECEIVED", "APPLIED", "IGNORED", "PARKED", "QUARANTINED"],"StripeTaskKind": ["CANCEL_SUBSCRIPTION", "CANCEL_AT_PERIOD_END", "EXTEND_TRIAL", "UPDATE_CUSTOMER"],"SubscriptionStatus": ["TRIAL", "ACTIVE", "PAST_DUE", "INACTIVE", "CANCELLED"],"SubscriptionTier": ["FREE", "STARTER", "GROWTH", "ELITE", "ENTERPRISE"],"TaskStatus": ["TODO", "IN_PROGRESS", "REVIEW", "DONE", "CANCELLED"],"ToolCategory": ["AUTOMATION", "ANALYTICS", "INTEGRATION", "UI", "API", "WORKFLOW"],"UserRole": ["SUPER_ADMIN", "ADMIN", "MODERATOR", "USER"],"WebhookStatus": ["PENDING", "DELIVERED", "FAILED"],"WidgetType": ["KPI_CARD", "CHART", "TABLE", "ACTIVITY_FEED", "QUICK_ACTIONS", "MODULE_SHORTCUTS", "PROGRESS_TRACKER", "NOTIFICATION_PANEL", "CALENDAR", "WEATHER"]
           }
         }
 } as const

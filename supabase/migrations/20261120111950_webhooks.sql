@@ -8,7 +8,7 @@ create table public.webhook_endpoints (
   id uuid primary key default gen_random_uuid(),
   organization_id uuid not null references public.organizations (id) on delete cascade,
   url text not null constraint "url is an http(s) address without a password"
-    check (url ~* '^https?://[^[:space:]/@?#]+([/?][^[:space:]#]*)?$' and url ~ '^[!-~]{1,2000}$'),
+    check (url ~* '^https?://[^[:space:]/@?#]+([/?][^[:space:]#]*)?$' and url ~ '^[!-~]+$' and length(url) <= 2000),
   description text constraint "description is at most 500 characters" check (length(description) <= 500),
   kinds text[] constraint "kinds are 1 to 100 kinds of events" check (cardinality(kinds) between 1 and 100),
   is_active boolean not null default true,
