@@ -436,6 +436,17 @@ comment on function private.follow_auth_user() is 'Keeps public.users in step wi
 create trigger follow_auth_user after insert or update of email, last_sign_in_at on auth.users
   for each row execute function private.follow_auth_user();
 
+-- Supabase Auth stores what a client sends and repeats it in every access token.
+create function private.bound_user_metadata() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform private.check_json('user_metadata', new.raw_user_meta_data, 16384);
+  return new;
+end $$;
+comment on function private.bound_user_metadata() is 'Refuses metadata of a user beyond 16 kB.';
+create trigger bound_user_metadata before insert or update of raw_user_meta_data on auth.users
+  for each row execute function private.bound_user_metadata();
+
 create function private.blocked_until(who public.users) returns timestamptz
 language sql immutable set search_path = '' as $$
   select case

@@ -74,6 +74,9 @@ begin
   if org is null or tg_op = 'DELETE' and not exists (select from public.organizations o where o.id = org) then
     return null;
   end if;
+  if random() < 0.01 then
+    perform private.bound_growth('activity_logs', org);
+  end if;
   insert into public.activity_logs (
     organization_id, user_id, impersonated_by, api_key_id, action, resource_type, resource_id, old_data, new_data,
     ip_address, user_agent

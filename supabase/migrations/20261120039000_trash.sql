@@ -53,6 +53,9 @@ begin
   if org is null or not exists (select from public.organizations o where o.id = org) then
     return old;
   end if;
+  if random() < 0.01 then
+    perform private.bound_growth('trash', org);
+  end if;
   for key in select * from private.keys_between(null, tg_relid) loop
     if key.on_delete = 'n' then
       execute format('select jsonb_agg(c.id) from %s c where %s', key.child, key.child_match) into found_rows using gone;

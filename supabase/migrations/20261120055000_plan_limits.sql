@@ -74,3 +74,27 @@ begin
 end $$;
 comment on function private.guard_plan() is 'Enforces the named limit of the plan on clients.';
 grant execute on function private.claim_room(uuid, text, bigint) to authenticated, service_role;
+
+-- Free organisations cost nothing, so their number is bounded; closed ones remain for 30 days.
+create function private.require_free_organization(owner uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  open bigint;
+  owned bigint;
+begin
+  -- Counted under the row of the user: two at once cannot both be the last.
+  perform from public.users u where u.id = owner for no key update;
+  select count(*) filter (where o.closed_at is null), count(*) into open, owned
+  from public.organization_members m join public.organizations o on o.id = m.organization_id
+  where m.user_id = owner and m.role = 'OWNER' and o.subscription_tier = 'FREE';
+  if open >= 3 then
+    raise exception 'You own three free organisations' using
+      errcode = 'PT402', hint = 'Choose a plan for one of them, or close one.';
+  elsif owned >= 6 then
+    raise exception 'You closed free organisations that are not erased yet' using
+      errcode = 'PT402', detail = format('You own %s free organisations, with closed ones.', owned),
+      hint = 'Reopen one of them, or wait until one is erased, 30 days after it was closed.';
+  end if;
+end $$;
+comment on function private.require_free_organization(uuid) is
+  'PT402 for an owner of three free organisations, or of six with those that are closed.';

@@ -269,6 +269,11 @@ begin
   perform private.refuse_suspended();
   if me is null then
     perform private.count_onboarding(private.client_network());
+  elsif (
+    select count(*) from public.onboarding_sessions s where s.user_id = me and s.created_at > now() - interval '1 hour'
+  ) >= 60 then
+    raise exception 'You started too many onboarding sessions' using
+      errcode = 'PT429', hint = 'Go on with one of them, or try again in an hour.';
   end if;
   insert into public.onboarding_sessions (token_hash, user_id) values (request ->> 'token_hash', me)
   returning * into session;
@@ -456,16 +461,7 @@ begin
       errcode = 'PT410', hint = 'Start a new session.';
   end if;
   if session.selected_tier = 'FREE' then
-    -- The lock on the user: of two sessions completed at once, the second one counts the first.
-    perform from public.users u where u.id = session.user_id for no key update;
-    if (
-      select count(*) from public.organization_members m join public.organizations o on o.id = m.organization_id
-      where m.user_id = session.user_id and m.role = 'OWNER' and o.subscription_tier = 'FREE'
-    ) >= 3 then
-      raise exception 'A user has at most 3 free organizations' using
-        errcode = 'PT402', detail = 'You own 3 already.',
-        hint = 'Choose a paid plan for this one, or upgrade, leave or delete one of the others.';
-    end if;
+    perform private.require_free_organization(session.user_id);
   end if;
   loop
     -- The first free slug; a concurrent insert of the same slug is waited for, and the loop tries the next.

@@ -135,7 +135,7 @@ declare
 begin
   if cardinality(gone) not between 1 and 20 or into_id = any (gone) then
     raise exception 'A merge takes 1 to 20 other companies' using
-      errcode = 'PT422', detail = format('Found %s to be merged into %s.', array_to_string(gone, ', '), into_id);
+      errcode = 'PT422', detail = format('Found %s to be merged into %s.', cardinality(gone), into_id);
   end if;
   perform from public.companies c where c.organization_id = org and c.id = any (gone || into_id) order by c.id for update;
   select c.* into before from public.companies c where c.organization_id = org and c.id = into_id;

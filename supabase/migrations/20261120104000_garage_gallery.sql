@@ -513,7 +513,7 @@ declare
   );
   marks tsquery := concat_ws(
     ' & ', words, private.as_mark('CATEGORY ' || category::text),
-    (select string_agg(private.as_mark('TAG ' || left(lower(tag), 100)), ' & ') from unnest(tags) tag),
+    (select string_agg(private.as_mark('TAG ' || left(lower(tag), 100)), ' & ') from unnest(tags[:20]) tag),
     '(' || concat_ws(' | ', private.as_mark('FOR ALL'), private.as_mark('FOR ' || org)) || ')'
   );
   named boolean;
@@ -522,6 +522,8 @@ declare
 begin
   if page_size is null or page_size not between 1 and 100 then
     raise exception 'page_size is 1 to 100' using errcode = 'PT400', detail = format('Found %s.', page_size);
+  elsif cardinality(tags) > 20 then
+    raise exception 'A search has at most 20 tags' using errcode = 'PT400', detail = format('Found %s.', cardinality(tags));
   end if;
   if private.current_user_id() is null or (phrase <> '' and words is null) then
     return; -- no caller, or no word in the query

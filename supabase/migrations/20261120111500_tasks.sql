@@ -369,6 +369,9 @@ begin
     perform private.refuse('follow-up plan', start_follow_up_plan.plan_id);
   elsif not plan.is_active then
     raise exception 'This follow-up plan is not active' using errcode = 'PT409', hint = 'Set is_active first.';
+  elsif (select count(*) from public.follow_up_steps s where s.organization_id = org and s.plan_id = plan.id) > 100 then
+    raise exception 'A follow-up plan has at most 100 steps' using
+      errcode = 'PT422', detail = 'It creates a task for each of them.', hint = 'Delete some of its steps.';
   elsif num_nonnulls(start_follow_up_plan.lead_id, start_follow_up_plan.contact_id, start_follow_up_plan.company_id,
     start_follow_up_plan.deal_id, start_follow_up_plan.listing_id) <> 1 then
     raise exception 'A follow-up plan is started for one record' using

@@ -160,8 +160,8 @@ language plpgsql stable security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
   org uuid := private.require_org('VIEWER');
-  an_email text := lower(trim(find_duplicates.email));
-  a_phone text := private.same_phone(find_duplicates.phone);
+  an_email text := lower(trim(left(find_duplicates.email, 500)));
+  a_phone text := private.same_phone(left(find_duplicates.phone, 100));
 begin
   return query
   select p.kind, p.id, p.name, p.email, p.phone, s.same, p.assigned_to_id, p.created_at
@@ -235,7 +235,7 @@ declare
 begin
   if relation is null or relation not in ('leads', 'contacts', 'deals', 'listings') then
     raise exception 'kind must be leads, contacts, deals or listings' using
-      errcode = 'PT400', detail = format('Found %s.', coalesce(quote_ident(relation), 'nothing'));
+      errcode = 'PT400', detail = format('Found %s.', coalesce(quote_ident(left(relation, 100)), 'nothing'));
   end if;
   if cardinality(wanted) not between 1 and 100 then
     raise exception 'One call takes 1 to 100 rows' using
@@ -290,9 +290,10 @@ declare
   added text[] := array(select distinct trim(t) from unnest(add) t where trim(t) <> '');
   removed text[] := coalesce(remove, '{}');
 begin
-  if cardinality(added || removed) = 0 or exists (select from unnest(added) t where length(t) > 50) then
-    raise exception 'At least one tag is added or removed, and a tag has 1 to 50 characters' using
-      errcode = 'PT422', detail = format('Adding %s, removing %s.', add, remove);
+  if cardinality(added || removed) not between 1 and 100
+    or exists (select from unnest(added || removed) t where length(t) > 50) then
+    raise exception 'One to 100 tags are added or removed, and a tag has 1 to 50 characters' using
+      errcode = 'PT422', detail = format('Found %s to add, %s to remove.', cardinality(added), cardinality(removed));
   end if;
   execute format(
     'update public.%I r set tags = array(select t from unnest(r.tags || $1) with ordinality u (t, n)'
@@ -319,7 +320,7 @@ declare
 begin
   if cardinality(gone) not between 1 and 20 or into_id = any (gone) then
     raise exception 'A merge takes 1 to 20 other contacts' using
-      errcode = 'PT422', detail = format('Found %s to be merged into %s.', array_to_string(gone, ', '), into_id);
+      errcode = 'PT422', detail = format('Found %s to be merged into %s.', cardinality(gone), into_id);
   end if;
   -- A concurrent insert that refers to one of these waits, and then fails because it no longer exists.
   perform from public.contacts c where c.organization_id = org and c.id = any (gone || into_id) order by c.id for update;

@@ -263,7 +263,10 @@ begin
   end if;
   if not private.bucket_accepts(new.bucket_id, new.metadata) then
     raise exception 'The bucket % does not accept this type or size of file', new.bucket_id using
-      errcode = '42501', detail = format('Found %s.', new.metadata), hint = 'A move and a copy follow the limits of the target.';
+      errcode = '42501', detail = format('Found %s.', left(new.metadata::text, 300)), hint = 'A move and a copy follow the limits of the target.';
+  end if;
+  if octet_length((to_jsonb(new) -> 'user_metadata')::text) > 16384 then
+    raise exception 'The metadata of a file is larger than 16,384 bytes' using errcode = '42501', hint = 'Send less.';
   end if;
   -- Only for writes of the storage service: a restore puts back files of people who left.
   if is_new_content and nullif(current_setting('storage.operation', true), '') is not null

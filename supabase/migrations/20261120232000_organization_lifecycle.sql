@@ -45,15 +45,7 @@ begin
     raise exception 'The name of an organization is 2 to 100 characters' using
       errcode = 'PT422', detail = format('Found %s.', length(trim(create_organization.name)));
   end if;
-  -- Counted under the lock of the user's row: of two concurrent calls, only one gets the last place.
-  perform from public.users u where u.id = me for no key update;
-  if (
-    select count(*) from public.organization_members m join public.organizations o on o.id = m.organization_id
-    where m.user_id = me and m.role = 'OWNER' and o.subscription_tier = 'FREE' and o.closed_at is null
-  ) >= 3 then
-    raise exception 'You own three free organizations' using
-      errcode = 'PT402', hint = 'Choose a plan for one of them, or close one.';
-  end if;
+  perform private.require_free_organization(me);
   return private.add_organization(
     create_organization.name, me, create_organization.website, create_organization.description
   );

@@ -18,6 +18,10 @@ insert into private.row_quotas (relation, most, times) values
   ('dashboard_widgets', 200, 1),
   ('dashboard_metrics', 200, 1),
   ('quick_actions', 200, 1),
+  ('follow_up_plans', 200, 1),
+  ('follow_up_steps', 5000, 1),
+  ('lost_reasons', 200, 1),
+  ('saved_views', 2000, 1),
   ('organization_invitations', 500, 1),
   ('project_showcases', 1000, 1);
 
@@ -116,6 +120,45 @@ create trigger recount_rows after update of subscription_tier on public.organiza
   for each row when (new.subscription_tier <> old.subscription_tier) execute function private.recount_rows();
 create trigger recount_rows after insert or update of limits, is_active on public.plans
   for each statement execute function private.recount_rows();
+
+-- Every change of a record adds to its history, and every deletion to the trash, however few rows there are. Both call this
+-- for one row in a hundred.
+create function private.bound_growth(relation text, org uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  allowed constant bigint := 2 * private.plan_limit(org, 'rows_per_table');
+  used record;
+begin
+  if allowed is null or allowed > 1000000 or auth.role() = 'service_role' or auth.role() is null then
+    return;
+  end if;
+  if relation = 'trash' then
+    select count(*) as rows, sum(t.size) as bytes into used from (
+      select pg_column_size(t.record) + pg_column_size(t.children) as size from public.trash t
+      where t.organization_id = org limit allowed + 1
+    ) t;
+  else
+    select count(*) as rows, sum(l.size) as bytes into used from (
+      select coalesce(pg_column_size(l.old_data), 0) + coalesce(pg_column_size(l.new_data), 0) as size
+      from public.activity_logs l
+      where l.organization_id = org and l.created_at > now() - interval '1 day'
+      order by l.created_at desc limit allowed + 1
+    ) l;
+  end if;
+  -- On average 4 kB an entry.
+  if used.rows <= allowed and coalesce(used.bytes, 0) <= allowed * 4096 then
+    return;
+  elsif relation = 'trash' then
+    raise exception 'The trash of an organisation with this plan is full' using
+      errcode = 'PT402', detail = format('It holds %s records with %s bytes.', used.rows, used.bytes),
+      hint = 'An admin can delete entries of the trash, or an owner can choose a larger plan.';
+  end if;
+  raise exception 'An organisation with this plan has changed too much today' using
+    errcode = 'PT429', detail = format('The history of the last 24 hours has %s entries with %s bytes.', used.rows, used.bytes),
+    hint = 'Try again tomorrow, or an owner can choose a larger plan.';
+end $$;
+comment on function private.bound_growth(text, uuid) is
+  'PT402 if the trash of an organisation holds, or PT429 if its history of a day has, more than twice its rows_per_table.';
 
 -- What counts in the gallery ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -102,6 +103,48 @@ def test_attack_have_an_error_write_out_a_large_query(database: Database, query:
         assert len(str(caught.value.diag.message_detail)) < 1000
 
 
+ARGUMENTS = {
+    "text": "x" * 300_000,
+    "text[]": ["x" * 100] * 5_000,
+    "uuid[]": [str(number).zfill(32) for number in range(20_000)],
+    "jsonb": json.dumps({"name": "x", "type": "NOTE", "title": "x", "a": ["x" * 50] * 10_000}),
+    "integer": 2**31 - 1,
+    "numeric": Decimal(10) ** 1000,
+    "timestamp with time zone": "infinity",
+}
+SMALL = {"text": "leads", "text[]": ["x"], "uuid[]": [str(ACME)], "uuid": str(ACME), "jsonb": "{}", "integer": 10}
+FUNCTIONS = """
+    select p.proname, p.proargnames[1:p.pronargs], array(select format_type(t, null) from unnest(p.proargtypes) t)
+    from pg_proc p where p.pronamespace = 'public'::regnamespace and p.pronargs > 0
+      and has_function_privilege('authenticated', p.oid, 'execute') order by 1
+"""
+
+
+def test_attack_call_functions_with_huge_arguments(database: Database) -> None:
+    """Each argument in turn is huge. Postgres itself is never out of its limits, and no error repeats the argument."""
+    wrong = []
+    with database.connect() as connection:
+        functions = connection.execute(FUNCTIONS).fetchall()
+    for name, names, types in functions:
+        for huge, kind in zip(names, types, strict=True):
+            if kind not in ARGUMENTS:
+                continue
+            given = {other: SMALL.get(its) for other, its in zip(names, types, strict=True)} | {huge: ARGUMENTS[kind]}
+            casts = ", ".join(
+                f'"{other}" => %({other})s::{its}'
+                for other, its in zip(names, types, strict=True)
+                if given[other] is not None
+            )
+            with database.acting_as("admin") as cursor:
+                try:
+                    cursor.execute(f"select to_jsonb(f) from public.{name}({casts}) f limit 100", given)
+                except psycopg.Error as error:
+                    said = f"{error.diag.message_primary} {error.diag.message_detail} {error.diag.message_hint}"
+                    if str(error.sqlstate)[:2] in {"53", "54", "57", "58", "XX"} or len(said) > 4000:
+                        wrong.append(f"{name}({huge}): {error.sqlstate} {len(said)} {said[:100]}")
+    assert wrong == []
+
+
 def test_attack_close_a_circle_of_tasks_by_two_at_once(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         ids = [
@@ -136,6 +179,20 @@ def test_attack_pile_up_tasks_without_end(database: Database) -> None:
             parent = row["id"]
         with refused(cursor, "PT422", "at most 20 levels"):
             add(cursor, "tasks", organization_id=ACME, title="T", parent_task_id=parent)
+
+
+def test_attack_start_a_follow_up_plan_of_thousands_of_steps(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "member")
+        lead = add(cursor, "leads", organization_id=ACME, name="Ada")
+        plan = add(cursor, "follow_up_plans", organization_id=ACME, name="Storm")
+        cursor.execute(
+            "insert into public.follow_up_steps (organization_id, plan_id, day, title)"
+            " select %s, %s, 1, 'Call' from generate_series(1, 101)",
+            [ACME, plan["id"]],
+        )
+        with refused(cursor, "PT422", "at most 100 steps"):
+            call(cursor, "start_follow_up_plan", plan_id=plan["id"], lead_id=lead["id"])
 
 
 def test_attack_an_agenda_of_appointments_that_all_clash(database: Database) -> None:

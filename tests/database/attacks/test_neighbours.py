@@ -376,7 +376,7 @@ def test_attack_own_many_free_organizations(database: Database) -> None:
             " current_step) values (%s, %s, 'Free', 'FREE', 'MONTHLY', 4)",
             [f"{9:064x}", PEOPLE["outsider"]],
         )
-        with refused(cursor, "PT402", "at most 3 free organizations"):
+        with refused(cursor, "PT402", "You own three free organizations"):
             cursor.execute(
                 "select private.complete_onboarding(s) from public.onboarding_sessions s where token_hash = %s",
                 [f"{9:064x}"],
@@ -406,6 +406,72 @@ def test_exports_expire(database: Database) -> None:
         cursor.execute("select private.repair_attachments()")
         cursor.execute("select name from private.doomed_objects where bucket_id = 'exports'")
         assert cursor.fetchall() == [{"name": "old"}]
+
+
+def test_attack_open_and_close_organisations_without_end(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "outsider")
+        for _ in range(6):
+            made = call(cursor, "create_organization", name="Shell")
+            turn(cursor, "outsider", made["id"])
+            call(cursor, "close_organization", confirm=made["slug"])
+        with refused(cursor, "PT402", "not erased yet"):
+            call(cursor, "create_organization", name="Shell")
+
+
+def test_attack_change_a_record_without_end(database: Database) -> None:
+    with scene(database) as cursor:
+        limit(cursor, rows_per_table=30)
+        turn(cursor, "member")
+        add(cursor, "leads", organization_id=ACME, name="Ada")
+        # Few enough pass: one change in a hundred has them counted.
+        with refused(cursor, "PT429", "changed too much today"):
+            cursor.execute(
+                "do $$ begin for n in 1 .. 3000 loop update public.leads set name = 'Ada ' || n; end loop; end $$"
+            )
+
+
+def test_attack_fill_the_history_with_long_texts(database: Database) -> None:
+    with scene(database) as cursor:
+        limit(cursor, rows_per_table=30)
+        cursor.execute(
+            "insert into public.activity_logs (organization_id, action, resource_type, new_data)"
+            " select %s, 'updated', 'leads', jsonb_build_object('a', string_agg(gen_random_uuid()::text, ''))"
+            " from generate_series(1, 50) entry, generate_series(1, 200) group by entry",
+            [ACME],
+        )
+        turn(cursor, "member")
+        claims = one(cursor.execute("select current_setting('request.jwt.claims') as claims"))["claims"]
+        turn(cursor, None)
+        cursor.execute("select set_config('request.jwt.claims', %s, true)", [claims])
+        with refused(cursor, "PT429", "changed too much today"):
+            cursor.execute("select private.bound_growth('activity_logs', %s)", [ACME])
+        cursor.execute("select private.bound_growth('activity_logs', %s)", [GLOBEX])
+
+
+def test_attack_fill_the_trash(database: Database) -> None:
+    with scene(database) as cursor:
+        limit(cursor, rows_per_table=30)
+        turn(cursor, "admin")
+        with refused(cursor, "PT402", "trash of an organisation with this plan is full"):
+            cursor.execute(
+                "do $$ begin for n in 1 .. 2000 loop"
+                f" insert into public.leads (organization_id, name) values ('{ACME}', 'x'); delete from public.leads;"
+                " end loop; end $$"
+            )
+
+
+# Accounts -------------------------------------------------------------------------------------------------------------
+
+
+def test_attack_store_megabytes_in_the_metadata_of_an_account(database: Database) -> None:
+    with database.connect("supabase_auth_admin") as connection, connection.transaction(force_rollback=True):
+        change = "update auth.users set raw_user_meta_data = %s where id = %s"
+        connection.execute(change, [json.dumps({"a": "x" * 10_000}), PEOPLE["member"]])
+        for metadata in ({"a": "x" * 20_000}, {str(n): n for n in range(3000)}):
+            with pytest.raises(psycopg.Error) as caught, connection.transaction():
+                connection.execute(change, [json.dumps(metadata), PEOPLE["member"]])
+            assert caught.value.sqlstate == "PT422"
 
 
 # Counters -------------------------------------------------------------------------------------------------------------
