@@ -11,7 +11,7 @@ NPM = PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node
 CHROMIUM = $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name))))
 EXAMPLE = examples/web/node_modules/installed
 
-.PHONY: dev example test check coverage mutate bench drill install lint lock schema docs clean
+.PHONY: dev example test check coverage mutate bench drill fuzz install lint lock schema docs clean
 .DEFAULT_GOAL := help
 help:
 	@echo 'make dev      run Strive here, in the foreground (Ctrl-C stops it)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make mutate   weaken every policy in turn: does a test notice? (minutes)'
 	@echo 'make bench    measure everything beside its reference, into docs/benchmarks (at most ten minutes)'
 	@echo 'make drill    kill, pause and mislead a running stack under traffic, then balance the books (minutes)'
+	@echo 'make fuzz     random requests to the data API and the functions for ten minutes; a 5xx fails'
 	@echo 'make install  install into .venv and node_modules; the others do it for you'
 	@echo 'make schema   write shared/schema.py and the diagrams again, after a change of the migrations'
 	@echo 'make docs     build the documentation as a website into .strive-docs'
@@ -56,6 +57,9 @@ bench: install
 
 drill: install
 	@$(BIN)/python -m bench.drill $(ARGS)
+
+fuzz: install
+	@$(BIN)/python -m bench.fuzz $(ARGS)
 
 lint: install
 	$(BIN)/ruff format --check .

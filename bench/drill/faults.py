@@ -5,10 +5,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from typing import Any
 
 import httpx
 import psutil
 
+from bench.drill import neighbour
 from bench.drill.pooler import behind_a_pooler
 from bench.drill.traffic import Book
 from local.postgres import SUPERUSER
@@ -19,8 +21,10 @@ from local.stripe.webhooks import signature
 PAUSE_SECONDS = 10
 LOCK_SECONDS = 6
 UNWELL_SECONDS = 10
+HOSTILE_SECONDS = 60
 
-Fault = Callable[[Stack, Book], None]
+# What it measured, if anything: {"goals": {…}, …}.
+Fault = Callable[[Stack, Book], dict[str, Any] | None]
 
 
 def kill(service: str, signal: int = SIGKILL) -> Fault:
@@ -104,6 +108,10 @@ def clocks_disagree(stack: Stack, _book: Book) -> None:
         assert answer.status_code == HTTPStatus.BAD_REQUEST, answer.text
 
 
+def hostile_neighbour(stack: Stack, _book: Book) -> dict[str, Any]:
+    return neighbour.drill(stack, HOSTILE_SECONDS)
+
+
 FAULTS: dict[str, Fault] = {
     "Postgres: kill -9": kill("postgres"),
     "a backend of Postgres: kill -9": kill_backends,
@@ -118,4 +126,5 @@ FAULTS: dict[str, Fault] = {
     f"Stripe: loses, doubles, delays and mixes for {UNWELL_SECONDS} s": stripe_is_unwell,
     "PgBouncer in between: kill -9": behind_a_pooler,
     "Stripe: its clock is ten minutes off": clocks_disagree,
+    f"a hostile account at full speed for {HOSTILE_SECONDS} s": hostile_neighbour,
 }

@@ -541,6 +541,7 @@ begin
   if not row_security_active(tg_relid) then
     return coalesce(new, old);
   end if;
+  perform private.refuse_impersonation();
   select m.role into mine from public.organization_members m
   where m.user_id = (select auth.uid()) and m.organization_id = old.organization_id;
   if tg_op = 'UPDATE' and (new.user_id, new.organization_id) is distinct from (old.user_id, old.organization_id) then
@@ -584,6 +585,7 @@ begin
   if not row_security_active(tg_relid) then
     return new;
   end if;
+  perform private.refuse_impersonation(); -- an invitation outlasts it
   new.invited_by := (select auth.uid());
   if private.current_user_org(new.role) is null then
     raise exception 'You cannot invite to a role above your own' using
@@ -705,6 +707,7 @@ declare
   inviter public."OrgRole";
   seats bigint;
 begin
+  perform private.refuse_impersonation();
   select u.* into me from public.users u where u.id = private.current_user_id();
   -- The row lock serializes simultaneous attempts: the later ones see the result of the first.
   select i.* into invitation from public.organization_invitations i

@@ -267,6 +267,7 @@ declare
   session public.onboarding_sessions;
 begin
   perform private.refuse_suspended();
+  perform private.refuse_impersonation();
   if me is null then
     perform private.count_onboarding(private.client_network());
   elsif (

@@ -47,6 +47,7 @@ declare
   token text := private.new_capture_token();
   made uuid;
 begin
+  perform private.refuse_impersonation(); -- a token outlasts it
   if (select count(*) from private.capture_tokens t where t.organization_id = org and t.revoked_at is null) >= 20 then
     raise exception 'An organization has at most 20 tokens' using errcode = 'PT422', hint = 'Revoke one first.';
   end if;

@@ -92,6 +92,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   org uuid := private.require_org('VIEWER');
 begin
+  perform private.refuse_impersonation();
   delete from public.organization_members m where m.organization_id = org and m.user_id = auth.uid();
   if not found then
     raise exception 'You are not a member of this organization' using errcode = 'PT404';
@@ -149,6 +150,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   org uuid := private.require_org('OWNER', true);
 begin
+  perform private.refuse_impersonation();
   update public.organizations o set closed_at = null, closed_by = null where o.id = org and o.closed_at is not null;
   if not found then
     raise exception 'This organization is not closed' using errcode = 'PT409';

@@ -3,7 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -200,6 +200,28 @@ def test_attack_reach_the_owners_money_by_impersonation(database: Database) -> N
             cursor.execute("select private.billing_customer('{}')")
         with refused(cursor, "42501", "not allowed during an impersonation"):
             cursor.execute("update public.organizations set billing_email = 'eve@strive.test'")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select public.create_invitation('eve@strive.test', 'ADMIN')",
+        "select public.accept_invitation('x')",
+        "update public.organization_members set role = 'VIEWER' where role = 'MEMBER'",
+        "delete from public.organization_members where role = 'MEMBER'",
+        "select public.leave_organization()",
+        "select public.reopen_organization()",
+        "select public.create_capture_token('eve')",
+        "select private.create_onboarding_session('{}')",
+    ],
+)
+def test_attack_keep_access_beyond_an_impersonation(database: Database, statement: str) -> None:
+    with scene(database) as cursor:
+        impersonate(cursor, "owner")
+        if "onboarding" in statement:
+            cursor.execute("set local role strive_functions")
+        with refused(cursor, "42501", "not possible by impersonation"):
+            cursor.execute(statement)
 
 
 def test_what_an_impersonator_sends_is_logged(database: Database) -> None:
@@ -431,6 +453,12 @@ def test_attack_change_a_record_without_end(database: Database) -> None:
             )
 
 
+def grown(cursor: Cursor, relation: str, organization: UUID) -> None:
+    """What the triggers of history and trash call for one row in a hundred."""
+    cursor.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps(claims_of("member"))])
+    cursor.execute("select private.bound_growth(%s, %s)", [relation, organization])
+
+
 def test_attack_fill_the_history_with_long_texts(database: Database) -> None:
     with scene(database) as cursor:
         limit(cursor, rows_per_table=30)
@@ -440,25 +468,22 @@ def test_attack_fill_the_history_with_long_texts(database: Database) -> None:
             " from generate_series(1, 50) entry, generate_series(1, 200) group by entry",
             [ACME],
         )
-        turn(cursor, "member")
-        claims = one(cursor.execute("select current_setting('request.jwt.claims') as claims"))["claims"]
-        turn(cursor, None)
-        cursor.execute("select set_config('request.jwt.claims', %s, true)", [claims])
         with refused(cursor, "PT429", "changed too much today"):
-            cursor.execute("select private.bound_growth('activity_logs', %s)", [ACME])
-        cursor.execute("select private.bound_growth('activity_logs', %s)", [GLOBEX])
+            grown(cursor, "activity_logs", ACME)
+        grown(cursor, "activity_logs", GLOBEX)
 
 
 def test_attack_fill_the_trash(database: Database) -> None:
     with scene(database) as cursor:
         limit(cursor, rows_per_table=30)
-        turn(cursor, "admin")
+        cursor.execute(
+            "insert into public.trash (organization_id, kind, record_id, title, record)"
+            " select %s, 'leads', gen_random_uuid(), 'x', '{}' from generate_series(1, 61)",
+            [ACME],
+        )
         with refused(cursor, "PT402", "trash of an organisation with this plan is full"):
-            cursor.execute(
-                "do $$ begin for n in 1 .. 2000 loop"
-                f" insert into public.leads (organization_id, name) values ('{ACME}', 'x'); delete from public.leads;"
-                " end loop; end $$"
-            )
+            grown(cursor, "trash", ACME)
+        grown(cursor, "trash", GLOBEX)
 
 
 # Accounts -------------------------------------------------------------------------------------------------------------
