@@ -70,9 +70,10 @@ insert into private.column_bounds (relation, name, most) values
   ('tool_blueprints', 'connections', 262144),
   ('tool_blueprints', 'configuration', 262144),
   ('user_dashboards', 'layout', 262144),
-  ('content', 'content', 262144),
   ('organizations', 'billing_email', 255),
   ('organization_invitations', 'email', 255),
+  ('project_showcases', 'features', 20),
+  ('project_showcases', 'technologies', 20),
   ('quick_actions', 'required_role', 10),
   ('quick_actions', 'required_tier', 10),
   -- Bounded by checks of its own.

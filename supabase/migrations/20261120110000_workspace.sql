@@ -142,7 +142,7 @@ create table public.content (
   slug text not null constraint "slug is lower-case words joined by hyphens"
     check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$' and length(slug) <= 255),
   content_type "ContentType" not null default 'PAGE',
-  content text not null,
+  content text not null constraint "content is at most 262144 bytes" check (octet_length(content) <= 262144),
   excerpt text constraint "excerpt is at most 500 characters" check (length(excerpt) <= 500),
   status "ContentStatus" not null default 'DRAFT',
   author_id uuid references public.users (id) on delete set null,

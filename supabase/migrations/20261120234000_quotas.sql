@@ -23,7 +23,7 @@ insert into private.row_quotas (relation, most, times) values
   ('lost_reasons', 200, 1),
   ('saved_views', 2000, 1),
   ('organization_invitations', 500, 1),
-  ('project_showcases', 1000, 1);
+  ('project_showcases', 300, 1);
 
 create table private.row_counts (
   organization_id uuid not null references public.organizations (id) on delete cascade,
@@ -156,6 +156,29 @@ begin
 end $$;
 comment on function private.bound_growth(text, uuid) is
   'PT402 if the trash of an organisation holds, or PT429 if its history of a day has, more than twice its rows_per_table.';
+
+-- Everybody's list of published content holds what each organisation has published.
+create function private.bound_published() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  allowed constant bigint := 400 * private.plan_limit(new.organization_id, 'rows_per_table');
+  used bigint;
+begin
+  if allowed is null then
+    return null;
+  end if;
+  select sum(octet_length(c.content) + coalesce(octet_length(c.seo_meta::text), 0)) into used
+  from public.content c where c.organization_id = new.organization_id and c.status = 'PUBLISHED';
+  if used > allowed then
+    raise exception 'An organisation with this plan publishes at most % bytes', allowed using
+      errcode = 'PT402', detail = format('This would be %s bytes.', used),
+      hint = 'Archive something, or an owner can choose a larger plan.';
+  end if;
+  return null;
+end $$;
+comment on function private.bound_published() is 'PT402 for published content beyond 400 bytes for each of the rows_per_table.';
+create trigger bound_published after insert or update of status, content, seo_meta on public.content
+  for each row when (new.status = 'PUBLISHED') execute function private.bound_published();
 
 -- What counts in the gallery ------------------------------------------------------------------------------------------
 

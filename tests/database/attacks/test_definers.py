@@ -16,7 +16,7 @@ LOG = "select private.log_admin_action('USER_DELETE', 'forged', 'user', 'x', adm
     [
         "enter_once('{}', '{}', 'x', 'x', '')",
         "remember('x', 'x', '', '{}')",
-        "notify(null, null, 'INFO', 'x', 'x')",
+        "publish_events(null)",
         "tally('showcase_likes', gen_random_uuid(), 5)",
         "fold_tallies('showcase_likes', gen_random_uuid())",
         "roll_up_tallies()",

@@ -219,8 +219,8 @@ def test_attack_keep_access_beyond_an_impersonation(database: Database, statemen
     with scene(database) as cursor:
         impersonate(cursor, "owner")
         if "onboarding" in statement:
-            cursor.execute("set local role strive_functions")
-        with refused(cursor, "42501", "not possible by impersonation"):
+            cursor.execute("reset role")
+        with refused(cursor, "42501", "not allowed during an impersonation"):
             cursor.execute(statement)
 
 
@@ -428,6 +428,21 @@ def test_exports_expire(database: Database) -> None:
         cursor.execute("select private.repair_attachments()")
         cursor.execute("select name from private.doomed_objects where bucket_id = 'exports'")
         assert cursor.fetchall() == [{"name": "old"}]
+
+
+def test_attack_publish_pages_that_fill_everybodys_list(database: Database) -> None:
+    page = (
+        "insert into public.content (organization_id, title, slug, content_type, content, status)"
+        " select %s, 'Page', 'page-' || n, 'PAGE', repeat(%s, 60000), 'PUBLISHED' from generate_series(1, %s) n"
+    )
+    with scene(database) as cursor:
+        limit(cursor, rows_per_table=1000)
+        turn(cursor, "member")
+        with refused(cursor, "PT402", "publishes at most 400000 bytes"):
+            cursor.execute(page, [ACME, "x", 7])
+        cursor.execute(page, [ACME, "x", 6])
+        with refused(cursor, "23514", "content is at most 262144 bytes"):
+            cursor.execute(page, [ACME, "\N{GRINNING FACE}" * 2, 1])
 
 
 def test_attack_open_and_close_organisations_without_end(database: Database) -> None:
