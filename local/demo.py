@@ -148,6 +148,10 @@ def generate(
         connection.execute("set local session_replication_role = replica")
         for table, rows in story.rows.items():
             copy(connection, table, rows)
+        connection.execute(
+            "update public.project_showcases s set likes ="
+            " (select count(*) from public.showcase_likes l where l.showcase_id = s.id)"
+        )
         connection.execute("set local session_replication_role = origin")
     return {table: len(rows) for table, rows in story.rows.items()}
 
