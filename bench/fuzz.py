@@ -20,7 +20,7 @@ from xml.etree import ElementTree as ET
 
 import httpx
 
-from bench.drill.neighbour import Account
+from bench.drill.neighbor import Account
 from bench.drill.stack import running
 from local import ROOT
 from local.stack import Stack

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import psutil
 
-from bench.drill import neighbour
+from bench.drill import neighbor
 from bench.drill.pooler import behind_a_pooler
 from bench.drill.traffic import Book
 from local.postgres import SUPERUSER
@@ -108,8 +108,8 @@ def clocks_disagree(stack: Stack, _book: Book) -> None:
         assert answer.status_code == HTTPStatus.BAD_REQUEST, answer.text
 
 
-def hostile_neighbour(stack: Stack, _book: Book) -> dict[str, Any]:
-    return neighbour.drill(stack, HOSTILE_SECONDS)
+def hostile_neighbor(stack: Stack, _book: Book) -> dict[str, Any]:
+    return neighbor.drill(stack, HOSTILE_SECONDS)
 
 
 FAULTS: dict[str, Fault] = {
@@ -126,5 +126,5 @@ FAULTS: dict[str, Fault] = {
     f"Stripe: loses, doubles, delays and mixes for {UNWELL_SECONDS} s": stripe_is_unwell,
     "PgBouncer in between: kill -9": behind_a_pooler,
     "Stripe: its clock is ten minutes off": clocks_disagree,
-    f"a hostile account at full speed for {HOSTILE_SECONDS} s": hostile_neighbour,
+    f"a hostile account at full speed for {HOSTILE_SECONDS} s": hostile_neighbor,
 }

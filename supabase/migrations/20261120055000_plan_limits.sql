@@ -75,7 +75,7 @@ end $$;
 comment on function private.guard_plan() is 'Enforces the named limit of the plan on clients.';
 grant execute on function private.claim_room(uuid, text, bigint) to authenticated, service_role;
 
--- Free organisations cost nothing, so their number is bounded; closed ones remain for 30 days.
+-- Free organizations cost nothing, so their number is bounded; closed ones remain for 30 days.
 create function private.require_free_organization(owner uuid) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -88,13 +88,13 @@ begin
   from public.organization_members m join public.organizations o on o.id = m.organization_id
   where m.user_id = owner and m.role = 'OWNER' and o.subscription_tier = 'FREE';
   if open >= 3 then
-    raise exception 'You own three free organisations' using
+    raise exception 'You own three free organizations' using
       errcode = 'PT402', hint = 'Choose a plan for one of them, or close one.';
   elsif owned >= 6 then
-    raise exception 'You closed free organisations that are not erased yet' using
-      errcode = 'PT402', detail = format('You own %s free organisations, with closed ones.', owned),
+    raise exception 'You closed free organizations that are not erased yet' using
+      errcode = 'PT402', detail = format('You own %s free organizations, with closed ones.', owned),
       hint = 'Reopen one of them, or wait until one is erased, 30 days after it was closed.';
   end if;
 end $$;
 comment on function private.require_free_organization(uuid) is
-  'PT402 for an owner of three free organisations, or of six with those that are closed.';
+  'PT402 for an owner of three free organizations, or of six with those that are closed.';

@@ -146,18 +146,18 @@ begin
   if used.rows <= allowed and coalesce(used.bytes, 0) <= allowed * 4096 then
     return;
   elsif relation = 'trash' then
-    raise exception 'The trash of an organisation with this plan is full' using
+    raise exception 'The trash of an organization with this plan is full' using
       errcode = 'PT402', detail = format('It holds %s records with %s bytes.', used.rows, used.bytes),
       hint = 'An admin can delete entries of the trash, or an owner can choose a larger plan.';
   end if;
-  raise exception 'An organisation with this plan has changed too much today' using
+  raise exception 'An organization with this plan has changed too much today' using
     errcode = 'PT429', detail = format('The history of the last 24 hours has %s entries with %s bytes.', used.rows, used.bytes),
     hint = 'Try again tomorrow, or an owner can choose a larger plan.';
 end $$;
 comment on function private.bound_growth(text, uuid) is
-  'PT402 if the trash of an organisation holds, or PT429 if its history of a day has, more than twice its rows_per_table.';
+  'PT402 if the trash of an organization holds, or PT429 if its history of a day has, more than twice its rows_per_table.';
 
--- Everybody's list of published content holds what each organisation has published.
+-- Everybody's list of published content holds what each organization has published.
 create function private.bound_published() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -170,7 +170,7 @@ begin
   select sum(octet_length(c.content) + coalesce(octet_length(c.seo_meta::text), 0)) into used
   from public.content c where c.organization_id = new.organization_id and c.status = 'PUBLISHED';
   if used > allowed then
-    raise exception 'An organisation with this plan publishes at most % bytes', allowed using
+    raise exception 'An organization with this plan publishes at most % bytes', allowed using
       errcode = 'PT402', detail = format('This would be %s bytes.', used),
       hint = 'Archive something, or an owner can choose a larger plan.';
   end if;

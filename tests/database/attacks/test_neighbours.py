@@ -445,7 +445,7 @@ def test_attack_publish_pages_that_fill_everybodys_list(database: Database) -> N
             cursor.execute(page, [ACME, "\N{GRINNING FACE}" * 2, 1])
 
 
-def test_attack_open_and_close_organisations_without_end(database: Database) -> None:
+def test_attack_open_and_close_organizations_without_end(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "outsider")
         for _ in range(6):
@@ -496,7 +496,7 @@ def test_attack_fill_the_trash(database: Database) -> None:
             " select %s, 'leads', gen_random_uuid(), 'x', '{}' from generate_series(1, 61)",
             [ACME],
         )
-        with refused(cursor, "PT402", "trash of an organisation with this plan is full"):
+        with refused(cursor, "PT402", "trash of an organization with this plan is full"):
             grown(cursor, "trash", ACME)
         grown(cursor, "trash", GLOBEX)
 
