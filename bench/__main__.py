@@ -13,12 +13,13 @@ from typing import Any
 
 from bench import machine, population
 from bench.plots import draw
-from bench.report import page, summary
+from bench.report import page, summary, with_costs
 from bench.running import Bench, run_all
 from local import ROOT
 
 BUDGET_SECONDS = 600
 FOLDER = ROOT / "docs/benchmarks"
+CAPACITY = ROOT / "docs/capacity.md"
 # With the seconds each takes on two cores; the longest last, so that on a slow machine the others come to their turn.
 BENCHES = {
     "stack": Bench("bench.stack", 25),
@@ -47,6 +48,8 @@ def main(names: list[str], benches: Mapping[str, Bench], folder: Path, budget: f
     for path in draw(results["benches"], folder):
         print(path.name, end=" ", file=sys.stderr)
     (folder / "README.md").write_text(page(results))
+    if folder == FOLDER:
+        CAPACITY.write_text(with_costs(CAPACITY.read_text(), results["benches"]))
     print(summary(outcomes))
     return int(any("figures" not in outcome for outcome in outcomes.values()))
 

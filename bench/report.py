@@ -41,6 +41,45 @@ def summary(outcomes: Outcomes) -> str:
     )
 
 
+# A row of docs/capacity.md: the request, the processor time of the function in µs and that of Postgres, by their path.
+COSTS = [
+    ("record-activity", "functions/throughput/record_activity/cpu_us_per_request",
+     "functions/throughput/record_activity/postgres_cpu_us_per_request"),
+    ("record-activity on a lead", "functions/throughput/record_activity_on_a_lead/cpu_us_per_request",
+     "functions/throughput/record_activity_on_a_lead/postgres_cpu_us_per_request"),
+    ("evaluate-flag, one flag", "flags/serving/one/cpu_us_per_request", ""),
+    ("evaluate-flag, all 100 flags", "flags/serving/all/cpu_us_per_request", ""),
+    ("one Stripe event, verified and applied, eight at a time", "webhook/speed/8_at_once/http/cpu_us_per_event",
+     "webhook/speed/8_at_once/http/postgres_cpu_us_per_event"),
+    ("PostgREST: the newest 50 entries of a tenant's feed", "", "rls/statements/activity_feeds, newest 50/secured_us"),
+]  # fmt: skip
+
+
+def costs(outcomes: Outcomes) -> str:
+    """The table of docs/capacity.md."""
+    rows = [
+        f"| {what} | {_microseconds(outcomes, function)} | {_microseconds(outcomes, postgres)} |"
+        for what, function, postgres in COSTS
+    ]
+    return "\n".join(["| Request | Processor time of the function | of Postgres |", "|---|---|---|", *rows])
+
+
+def _microseconds(outcomes: Outcomes, path: str) -> str:
+    if not path:
+        return "none"
+    bench, *keys = path.split("/")
+    figure: Any = outcomes[bench].get("figures", {})
+    for key in keys:
+        figure = figure.get(key, {})
+    return f"{float(format(figure['median'], '.2g')):,.0f} µs" if "median" in figure else "not measured"
+
+
+def with_costs(document: str, outcomes: Outcomes) -> str:
+    begin, end = "<!-- costs: begin -->\n", "\n<!-- costs: end -->"
+    before, _, rest = document.partition(begin)
+    return before + begin + costs(outcomes) + end + rest.partition(end)[2]
+
+
 def page(results: Mapping[str, Any]) -> str:
     """Written from the results alone, so that it says nothing else."""
     outcomes = results["benches"]

@@ -51,7 +51,9 @@ def test_every_attack_that_is_played_stands_in_the_threat_model() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [*DOCUMENTS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name
+    "document",
+    [*sorted(DOCS.rglob("*.md")), *ROOT.glob("*.md"), *ROOT.glob("clients/*/*.md"), *ROOT.glob("examples/*/*.md")],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_every_link_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:{} ]*)(?:#([^)]+))?\)", document.read_text())  # {…} is a value in a snippet

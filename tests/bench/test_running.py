@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from bench import peers
-from bench.__main__ import BENCHES, FOLDER, main
+from bench.__main__ import BENCHES, CAPACITY, FOLDER, main
 from bench.goals import GOALS
 from bench.plots import PLOTS, draw
-from bench.report import absent, page, summary
+from bench.report import absent, page, summary, with_costs
 from bench.rounds import UNTIL, ratios, rounds, spread
 from bench.running import Bench, run_all
 
@@ -138,6 +138,7 @@ def test_a_goal_is_met_by_its_median() -> None:
 def test_the_page_and_the_plots_are_those_of_the_results(tmp_path: Path) -> None:
     results = json.loads((FOLDER / "results.json").read_text())
     assert (FOLDER / "README.md").read_text() == page(results)
+    assert CAPACITY.read_text() == with_costs(CAPACITY.read_text(), results["benches"])
     drawn = {path.name: path.read_text() for path in draw(results["benches"], tmp_path)}
     assert drawn == {path.name: path.read_text() for path in FOLDER.glob("*.svg")}
 

@@ -1,0 +1,107 @@
+"""Every snippet for clients in the docs runs as written: the blocks of a page are one program."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from local import NODE, ROOT
+from tests.conftest import Strive
+
+DOCS = ROOT / "docs"
+# The programs run where Node finds the packages. A response that is an error fails the page.
+STRICT = """
+const plain = globalThis.fetch;
+globalThis.fetch = async (...request) => {
+  const response = await plain(...request);
+  if (response.status >= 400) throw new Error(`${response.status} ${response.url}: ${await response.text()}`);
+  return response;
+};
+"""
+SIGNED_IN = """
+const strive = createClient(process.env.API_URL, process.env.PUBLISHABLE_KEY);
+await strive.auth.signInWithPassword({ email: 'owner@acme.test', password: 'strive-demo-1' });
+"""
+# An owner of a new organization on the plan GROWTH.
+PAID = """
+const strive = createClient(process.env.API_URL, process.env.PUBLISHABLE_KEY);
+await strive.auth.signUp({ email: `guide-${Date.now()}@example.test`, password: 'strive-demo-1' });
+const call = async (name, body) => (await strive.functions.invoke(name, { body })).data;
+const session = { session_id: (await call('create-onboarding-session', {})).session_id };
+await call('update-onboarding-session', { ...session, step: 1, name: 'Guide Homes' });
+await call('update-onboarding-session', { ...session, step: 2, tier: 'GROWTH', billing_cycle: 'MONTHLY' });
+const { client_secret } = await call('start-onboarding-payment', session);
+await fetch(`${process.env.STRIPE_API_BASE}/pay/${client_secret}`, {
+  method: 'POST', body: new URLSearchParams({ card: '4242424242424242' }),
+});
+await call('complete-onboarding-session', session);
+"""
+# Changes a lead and a task until the channels of the page have shown both, and somebody is online.
+HEARD = """
+const shown = [];
+console.log = (...words) => shown.push(JSON.stringify(words));
+const has = (text) => shown.some((line) => line.includes(text));
+for (let tries = 0; !(has('"leads"') && has('Heard it') && shown.some((line) => line.startsWith('[["'))); tries++) {
+  if (tries === 150) throw new Error(`Not heard: ${shown}`);
+  await strive.from('leads').insert({ name: 'Heard', email: `heard-${Date.now()}@example.test`, source: 'WEBSITE' });
+  await strive.from('tasks').insert({ title: 'Heard it' });
+  await new Promise((resolve) => setTimeout(resolve, 200));
+}
+"""
+# Page → what stands before its blocks, what stands after them, what is printed.
+JAVASCRIPT = {
+    "build/sign-in.md": ("", "", "signed in as ada-"),
+    "build/first-screen.md": ("", "", "Acme Realty"),
+    "build/lists.md": ("", "", "20 20 false"),
+    "build/files.md": ("", "", "two rooms"),
+    "build/invitations.md": ("", "", "members"),
+    "build/billing.md": (PAID, "", "ELITE"),
+    "realtime.md": ("", HEARD, ""),
+    "clients.md": ("", "", "Acme Realty"),
+    "functions.md": (f"{SIGNED_IN}const supabase = strive, last = null;", "", ""),
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(words: list[str | Path], stack: Strive) -> str:
+    names = ("api_url", "publishable_key", "stripe_api_base")
+    environment = os.environ | {name.upper(): getattr(stack, name) for name in names}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_page_for_clients_is_run() -> None:
+    pages = {str(path.relative_to(DOCS)) for path in (DOCS / "build").glob("*.md")}
+    assert pages <= JAVASCRIPT.keys()
+
+
+@pytest.mark.embedded  # the page on billing pays at the Stripe double
+@pytest.mark.parametrize("page", JAVASCRIPT)
+def test_javascript_of_a_page_runs(page: str, stack: Strive) -> None:
+    before, after, printed = JAVASCRIPT[page]
+    program = "\n".join([before, *blocks(page, "js"), after])
+    imports = dict.fromkeys(re.findall(r"^import .*$", program, re.MULTILINE))
+    imports.setdefault("import { createClient } from '@supabase/supabase-js';")
+    body = re.sub(r"^import .*$", "", program, flags=re.MULTILINE)
+    words = [*imports, STRICT, body, "process.exit(0);"]
+    assert printed in run([NODE, "--input-type=module", "--eval", "\n".join(words)], stack)
+
+
+@pytest.mark.embedded
+def test_requests_for_parts_that_are_not_local_get_a_sentence(stack: Strive) -> None:
+    requests = re.findall(r"^\| `(GET|POST) (/\S+)` \|", (DOCS / "local.md").read_text(), re.MULTILINE)
+    assert len(requests) >= 12
+    with httpx.Client(base_url=stack.api_url, headers={"apikey": stack.publishable_key}) as client:
+        for method, path in requests:
+            response = client.request(method, path, json={} if method == "POST" else None)
+            assert response.status_code == 501, path
+            assert "not_served" in response.text, path
+            assert "not part of the local API" in response.text, path
+            assert "official stack" in response.text, path
