@@ -12,6 +12,7 @@ from local import NODE, ROOT
 from tests.conftest import Strive
 
 DOCS = ROOT / "docs"
+PROGRAM = os.environ.get("SNIPPET_NODE", str(NODE))
 # The programs run where Node finds the packages. A response that is an error fails the page.
 STRICT = """
 const plain = globalThis.fetch;
@@ -91,7 +92,7 @@ def test_javascript_of_a_page_runs(page: str, stack: Strive) -> None:
     imports.setdefault("import { createClient } from '@supabase/supabase-js';")
     body = re.sub(r"^import .*$", "", program, flags=re.MULTILINE)
     words = [*imports, STRICT, body, "process.exit(0);"]
-    assert printed in run([NODE, "--input-type=module", "--eval", "\n".join(words)], stack)
+    assert printed in run([PROGRAM, "--input-type=module", "--eval", "\n".join(words)], stack)
 
 
 @pytest.mark.embedded

@@ -14,6 +14,7 @@ import psycopg
 
 from local import NODE, ROOT, StackError
 from local.schema.reference import functions_page
+from local.schema.requests import collection
 
 BIN = ROOT / "node_modules/.bin"
 # Version 3 of the Supabase CLI, whose type generator needs no Docker. It is locked for Linux on x86-64 only: packages
@@ -34,6 +35,7 @@ def files(database_url: str) -> dict[Path, str]:
         )
     return types | {
         ROOT / "docs/reference/functions.md": functions_page(document),
+        ROOT / "clients/strive.http": collection(document),
         ROOT / "docs/openapi.json": json.dumps(document, indent=2, ensure_ascii=False) + "\n",
         TYPESCRIPT / "functions.types.ts": f"// {NOTE}\n{_functions_types(document)}",
         PYTHON / "models.py": _models(document),

@@ -8,6 +8,7 @@ from typing import Any
 
 from local.database import migrations
 from local.schema.catalog import Connection
+from local.schema.openapi import follow, forms
 from shared.app.openapi import COMMON, DOMAINS, UNAUTHORIZED
 
 TITLES = {"crm": "CRM", "garage": "AI Garage", "flags": "Feature flags", "plan": "Plan limits"}
@@ -205,7 +206,7 @@ def _function(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[s
     callers = [FUNCTION_CALLERS[kind] for each in operation["security"] for kind in each or ("anyone",)]
     yield from ("", f"Called by {', '.join(callers) or 'Stripe, with a signature'}.")
     body = operation["requestBody"]["content"].get("application/json", {}).get("schema", {})
-    for schema in _forms(document, body):
+    for schema in forms(document, body):
         if fields := schema.get("properties"):
             yield from ("", "| Field | Type | Meaning |", "|---|---|---|")
             for name, field in fields.items():
@@ -217,20 +218,8 @@ def _function(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[s
             yield f"| {status} | {_cell(about['description'])} |"
 
 
-def _forms(document: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The forms that a body may have."""
-    found = _follow(document, schema)
-    choices = found.get("oneOf") or ([] if "properties" in found else found.get("anyOf", []))
-    return [_follow(document, choice) for choice in choices] or [found]
-
-
-def _follow(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    name = schema.get("$ref", "").rpartition("/")[2]
-    return document["components"]["schemas"][name] if name else schema
-
-
 def _kind(document: dict[str, Any], schema: dict[str, Any]) -> str:
-    found = _follow(document, schema)
+    found = follow(document, schema)
     if choices := found.get("oneOf") or found.get("anyOf"):
         return " or ".join(dict.fromkeys(_kind(document, choice) for choice in choices))
     if values := found.get("enum") or ([found["const"]] if "const" in found else []):
