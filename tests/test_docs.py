@@ -10,7 +10,7 @@ import pytest
 
 from local import ROOT
 from local.database import migrations
-from tests.database.isolation.expected import Expected
+from tests.database.isolation.expected import Expected, parse
 from tests.database.isolation.matrix import Matrix
 from tests.database.lint import advisors, ground, prepare, tenancy
 from tests.support.responses import refused
@@ -18,6 +18,7 @@ from tests.support.serving import BESIDE, environment, serving
 from tests.support.world import ACME, Database
 
 DOCS = ROOT / "docs"
+CALLERS = ROOT / "tests/database/isolation/expected.toml"
 DOCUMENTS = sorted(DOCS.glob("*.md"))
 TESTS = {
     name
@@ -64,7 +65,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 
 def block(text: str, language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)  # may be indented, in a list
     assert found
     return found[1]
 
@@ -93,9 +94,11 @@ def test_the_function_of_the_tutorial_works_as_written(tmp_path: Path, fresh_dat
         assert paths["/rename-organization"]["post"]["summary"] == "Rename the organization"
 
 
-def test_tutorial_table_passes_all_table_checks(fresh_database: Database) -> None:
-    tutorial = (DOCS / "tables.md").read_text()
+def test_tutorials_pass_the_checks_of_tables_and_functions(fresh_database: Database) -> None:
+    tutorial, function = (DOCS / "tables.md").read_text(), (DOCS / "functions.md").read_text()
     expected = Expected.read()
+    header, call = CALLERS.read_text().partition("[functions]")[2].splitlines()[3], block(function, "text").strip()
+    called = parse(f"{header}\n{call}")
     columns = tomllib.loads(block(tutorial, "toml"))["columns"]["offers"]
     assert "[class.business]" in tutorial
     expected = replace(
@@ -103,12 +106,14 @@ def test_tutorial_table_passes_all_table_checks(fresh_database: Database) -> Non
         lines={**expected.lines, "offers": expected.lines["projects"]},
         without={**expected.without, "offers": expected.without["projects"]},
         columns={**expected.columns, "offers": columns},
+        functions={**expected.functions, **called},
     )
     rules = [*advisors.RULES, *tenancy.RULES, *ground.RULES]
     with fresh_database.connect("supabase_admin") as superuser, fresh_database.connect() as owner:
         prepare(superuser)
         before = [rule.offences(superuser) for rule in rules]
         owner.execute(block(tutorial, "sql"))
+        owner.execute(block(function, "sql"))
         assert [rule.offences(superuser) for rule in rules] == before
         matrix = Matrix(superuser, expected)
         matrix.populate(owner)
@@ -116,6 +121,8 @@ def test_tutorial_table_passes_all_table_checks(fresh_database: Database) -> Non
         assert len(cells) > 100
         assert [str(cell) for cell in cells if not cell.holds] == []
         assert matrix.check_grants("offers") == []
+        (name,) = called
+        assert [str(cell) for cell in matrix.check_function(name) if not cell.holds] == []
 
 
 def test_the_readme_leads_to_every_document_and_every_picture() -> None:
