@@ -15,12 +15,16 @@ DOCS = ROOT / "docs"
 PROGRAM = os.environ.get("SNIPPET_NODE", str(NODE))
 # The programs run where Node finds the packages. A response that is an error fails the page.
 STRICT = """
-const plain = globalThis.fetch;
+const plain = globalThis.fetch, refused = [];
 globalThis.fetch = async (...request) => {
   const response = await plain(...request);
-  if (response.status >= 400) throw new Error(`${response.status} ${response.url}: ${await response.text()}`);
+  if (response.status >= 400) refused.push(`${response.status} ${response.url}: ${await response.clone().text()}`);
   return response;
 };
+"""
+END = """
+if (refused.length) console.error(refused.join());
+process.exit(refused.length ? 1 : 0);
 """
 SIGNED_IN = """
 const strive = createClient(process.env.API_URL, process.env.PUBLISHABLE_KEY);
@@ -91,7 +95,7 @@ def test_javascript_of_a_page_runs(page: str, stack: Strive) -> None:
     imports = dict.fromkeys(re.findall(r"^import .*$", program, re.MULTILINE))
     imports.setdefault("import { createClient } from '@supabase/supabase-js';")
     body = re.sub(r"^import .*$", "", program, flags=re.MULTILINE)
-    words = [*imports, STRICT, body, "process.exit(0);"]
+    words = [*imports, STRICT, body, END]
     assert printed in run([PROGRAM, "--input-type=module", "--eval", "\n".join(words)], stack)
 
 

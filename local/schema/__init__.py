@@ -14,7 +14,8 @@ def files(connection: catalog.Connection) -> dict[Path, str]:
         ROOT / "shared/database/version.py": python.version(),
     }
     for domain in schema.domains:
-        made[ROOT / f"docs/schema/{domain}.svg"] = diagram.render(schema, domain)
+        for name, picture in diagram.diagrams(schema, domain).items():
+            made[ROOT / "docs/schema" / name] = picture
     for page, text in reference.pages(connection).items():
         made[ROOT / "docs/reference" / page] = text
     made[ROOT / "shared/app/reference/catalog.json"] = reference.catalog(connection)

@@ -10,6 +10,7 @@ from local.schema.catalog import Column, Schema, Table
 from local.schema.layout import Edge, Layout, arrange
 
 ROW, HEAD, FONT = 18, 28, 11.5
+WIDEST = 1000  # a page of the docs shows about 900 pixels
 _SMALL, _GAP = 10.5, 16
 _FAMILY = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
 _CHARACTER = FONT * 0.602  # of a monospaced font
@@ -24,8 +25,26 @@ _LEGEND_WIDTH = round(sum(map(len, _LEGEND)) * _SMALL * 0.602 + (len(_LEGEND) - 
 _LINES = ("#4f46e5", "#0d9488", "#c2410c", "#be185d", "#0369a1", "#65a30d", "#7c3aed", "#a16207")
 
 
-def render(schema: Schema, domain: str) -> str:
-    tables = [table for table in schema.tables if table.domain == domain]
+def diagrams(schema: Schema, domain: str) -> dict[str, str]:
+    """File name → diagram. A domain whose tables would be wider than a page has several, each legible at page width."""
+    parts: list[list[Table]] = []
+    for table in (table for table in schema.tables if table.domain == domain):
+        fitting = [part for part in parts if _arranged([*part, table]).width <= WIDEST]
+        if fitting:
+            max(fitting, key=lambda part: sum(_is_joined(table, other) for other in part)).append(table)
+        else:
+            parts.append([table])
+    names = [domain, *(f"{domain}-{number}" for number in range(2, len(parts) + 1))]
+    return {f"{name}.svg": _render(domain, tables) for name, tables in zip(names, parts, strict=True)}
+
+
+def _is_joined(one: Table, other: Table) -> bool:
+    return any(key.target == other.name for key in one.foreign_keys) or any(
+        key.target == one.name for key in other.foreign_keys
+    )
+
+
+def _arranged(tables: list[Table]) -> Layout:
     inside = {table.name for table in tables}
     edges = [
         Edge(table.name, _offset(table, _column(key.columns)), key.target, not key.unique)
@@ -33,7 +52,12 @@ def render(schema: Schema, domain: str) -> str:
         for key in table.foreign_keys
         if key.target in inside - {table.name}
     ]
-    layout = arrange({table.name: _size(table, inside) for table in tables}, edges, HEAD / 2)
+    return arrange({table.name: _size(table, inside) for table in tables}, edges, HEAD / 2)
+
+
+def _render(domain: str, tables: list[Table]) -> str:
+    inside = {table.name for table in tables}
+    layout = _arranged(tables)
     width, height = f"{max(layout.width, _LEGEND_WIDTH):g}", f"{layout.height + 26:g}"
     legend = "".join(f'<tspan dx="{_GAP if at else 0}">{words}</tspan>' for at, words in enumerate(_LEGEND))
     parts = [
