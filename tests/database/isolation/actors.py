@@ -102,6 +102,9 @@ TWINS = [
     invalid("unknown subject", json.dumps({"sub": str(fixed_id("unknown")), "app_metadata": OWNERSHIP})),
 ]
 
+# They are nobody, so a function does not tell them of a suspension.
+WITHOUT_USER = {"empty claims", "no claims", "null subject", "unknown subject"}
+
 # Tokens no auth service signs. Most statements end in an error; none may do more than an anonymous caller.
 MALFORMED = [
     invalid("claims that are no JSON", "{sub:"),
