@@ -102,7 +102,6 @@ TWINS = [
     invalid("unknown subject", json.dumps({"sub": str(fixed_id("unknown")), "app_metadata": OWNERSHIP})),
 ]
 
-
 def api_key(access: str) -> Actor:
     """A key of Acme that its ADMIN made, with every scope to read, or every scope."""
     claims = {
@@ -119,6 +118,9 @@ READING = ["CRM_READ", "TASKS_READ", "ORDERS_READ", "DASHBOARD_READ", "BILLING_R
 SCOPES = {"read": READING, "write": [*READING, "CRM_WRITE", "TASKS_WRITE", "ORDERS_WRITE"]}
 # What they may follows from the list `api_keys` in expected.toml and from the columns of a VIEWER and a MEMBER.
 KEYS = [api_key("read"), api_key("write")]
+
+# These claims name no user, so no function refuses them as suspended.
+WITHOUT_USER = {"empty claims", "no claims", "null subject", "unknown subject"}
 
 # Tokens that no auth service signs. Most statements end in an error; none may do more than an anonymous caller.
 MALFORMED = [
