@@ -102,6 +102,7 @@ TWINS = [
     invalid("unknown subject", json.dumps({"sub": str(fixed_id("unknown")), "app_metadata": OWNERSHIP})),
 ]
 
+
 def api_key(access: str) -> Actor:
     """A key of Acme that its ADMIN made, with every scope to read, or every scope."""
     claims = {
