@@ -87,7 +87,7 @@ node_modules/installed: package-lock.json | .venv/installed
 
 $(EXAMPLE): examples/web/package-lock.json | .venv/installed
 	@echo '→ Packages of the example into examples/web'
-	@cd examples/web && PATH="$(NODE_BIN)/bin:$$PATH" node "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-fund --no-audit --no-update-notifier --loglevel=error
+	@cd examples/web && PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-fund --no-audit --no-update-notifier --loglevel=error
 	@touch $@
 
 # Universal (every platform and Python ≥ 3.11), hashed, and without a download address.
