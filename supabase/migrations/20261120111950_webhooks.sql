@@ -61,6 +61,8 @@ create table public.webhook_deliveries (
     references public.webhook_endpoints (organization_id, id) on delete cascade
 );
 comment on table public.webhook_deliveries is 'One event for one endpoint; id is the header webhook-id. Kept for 30 days.';
+comment on column public.webhook_deliveries.endpoint_id is 'Where it is sent.';
+comment on column public.webhook_deliveries.delivered_at is 'When the receiver accepted it.';
 comment on column public.webhook_deliveries.place is 'Order of the events of one record.';
 comment on column public.webhook_deliveries.subject_type is 'Table of the record that the event is about.';
 comment on column public.webhook_deliveries.subject_id is 'Id of that record: its events arrive in order.';
