@@ -36,7 +36,7 @@ PUBLIC_PERCENT = 20
 
 # An organization by its number; numbers are drawn by zipf, so that the first has 9 % of all rows and most nearly none.
 # Ids of organizations look random: searches use their prefix.
-ORG = "md5('organisation ' || {})::uuid"
+ORG = "md5('organization ' || {})::uuid"
 USER = "('00000000-0000-4000-9000-' || lpad(to_hex({}), 12, '0'))::uuid"
 # In ascending order, which fills the primary key index much faster.
 ROW = "('00000000-0000-4000-a000-' || lpad(to_hex({}), 12, '0'))::uuid"

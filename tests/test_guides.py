@@ -44,19 +44,19 @@ await fetch(`${process.env.STRIPE_API_BASE}/pay/${client_secret}`, {
 });
 await call('complete-onboarding-session', session);
 """
-# Changes a lead and a task until the channels of the page have shown both, and somebody is online.
+# Changes a lead and a task until the page has shown both changes and an online member.
 HEARD = """
 const shown = [];
 console.log = (...words) => shown.push(JSON.stringify(words));
 const has = (text) => shown.some((line) => line.includes(text));
 for (let tries = 0; !(has('"leads"') && has('Heard it') && shown.some((line) => line.startsWith('[["'))); tries++) {
-  if (tries === 150) throw new Error(`Not heard: ${shown}`);
+  if (tries === 150) throw new Error(`Not shown: ${shown}`);
   await strive.from('leads').insert({ name: 'Heard', email: `heard-${Date.now()}@example.test`, source: 'WEBSITE' });
   await strive.from('tasks').insert({ title: 'Heard it' });
   await new Promise((resolve) => setTimeout(resolve, 200));
 }
 """
-# Page → what stands before its blocks, what stands after them, what is printed.
+# Page → code before its blocks, code after them, expected output.
 JAVASCRIPT = {
     "build/sign-in.md": ("", "", "signed in as ada-"),
     "build/first-screen.md": ("", "", "Acme Realty"),

@@ -43,7 +43,7 @@ def test_every_npm_package_is_pinned_with_a_hash(folder: str) -> None:
             assert re.fullmatch(r"(npm:@?[\w./-]+@)?\d[\w.-]*", version), f"{name} is not pinned exactly: {version}"
 
 
-def test_no_file_names_a_path_of_somebodys_machine() -> None:
+def test_no_file_contains_a_path_of_a_machine() -> None:
     for path in tracked():
         if path.suffix in {".lock", ".png"} or not path.is_file():
             continue

@@ -29,8 +29,8 @@ for name in names:
         before, began = set(sys.modules), time.process_time()
         __import__("functions." + name)
         import shared.app.runtime, shared.server
-        told = {"cpu_ms": (time.process_time() - began) * 1000, "modules": len(set(sys.modules) - before)}
-        os.write(writing, json.dumps(told).encode())
+        found = {"cpu_ms": (time.process_time() - began) * 1000, "modules": len(set(sys.modules) - before)}
+        os.write(writing, json.dumps(found).encode())
         os._exit(0)
     os.wait()
     print(os.read(reading, 1000).decode())

@@ -281,7 +281,7 @@ def test_upcoming_dates_are_announced_once(fresh_database: Database) -> None:
 
 @pytest.mark.parametrize(("at", "holder"), [("subscription", "sub_card"), ("customer", "cus_card")])
 @pytest.mark.parametrize(("expires_in", "sent"), [(-1, True), (0, False)])
-def test_a_card_that_expires_before_the_next_payment_is_announced_once(
+def test_card_expiring_before_the_next_payment_is_announced_once(
     fresh_database: Database, at: str, holder: str, expires_in: int, sent: bool
 ) -> None:
     """The payment is due on the 10th of next month; a card is valid to the end of its month."""

@@ -110,7 +110,7 @@ def test_owners_and_assignee_hear_of_a_closed_deal(database: Database, stage: st
         assert {row[:2] for row in notified(connection, kind)} == {("member", title), ("owner", title)}
 
 
-def test_members_hear_of_their_role_and_removal_unless_they_did_it(database: Database) -> None:
+def test_members_are_notified_of_role_changes_by_others(database: Database) -> None:
     with acting(database, "owner") as connection:
         change = "update public.organization_members set role = 'ADMIN' where user_id = %s"
         connection.execute(change, [PEOPLE["member"]])

@@ -276,7 +276,7 @@ def test_attack_guessed_and_malformed_keys(functions: Serving) -> None:
         refused(client.post(CREATE, json={"name": "More", "scopes": ["CRM_READ"]}), 401, "invalid_token")
 
 
-def test_attack_take_over_the_account_with_the_token_of_a_key(platform: Platform) -> None:
+def test_attack_take_over_an_account_with_a_key_token(platform: Platform) -> None:
     admin = platform.person(member_of=platform.organization(), org_role="ADMIN")
     made = admin.call("create-api-key", name="Zapier", scopes=["CRM_WRITE"]).json()
     exchanged = platform.client(token=made["key"]).post("/functions/v1/token", json={})

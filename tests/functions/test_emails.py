@@ -163,7 +163,7 @@ def test_refusals_are_retried_or_final(functions: Serving, received: Received, c
     assert received.recipients == ["member@strive.test"]
 
 
-def test_email_is_given_up_after_a_day_and_people_see_it(
+def test_email_fails_after_a_day_and_is_reported(
     functions: Serving, received: Received, connection: Connection, fresh_database: Database
 ) -> None:
     received.hook = lambda step, _who: "451 Later" if step == "END" else None

@@ -349,7 +349,7 @@ def test_a_subscription_whose_payment_is_due_is_not_resumed(stripe: Shop, v1: An
         stripe.double.after_retries("cancel")
 
 
-def test_owners_of_a_suspended_organization_pay_and_of_a_closed_one_only_end(stripe: Shop) -> None:
+def test_suspended_organization_can_pay_and_closed_one_only_cancel(stripe: Shop) -> None:
     bodies = {"preview-plan-change": GROWTH, "change-plan": {**GROWTH, "tier": "ELITE"}, "cancel-subscription": {}}
     stripe.write("update public.organizations set suspended_at = now(), suspended_reason = 'x' where id = %s", ACME)
     try:
@@ -449,7 +449,7 @@ def test_a_closed_organization_is_not_charged_any_more(stripe: Shop) -> None:
 
 
 @pytest.mark.parametrize("end", ["closed", "deleted"])
-def test_a_page_that_is_paid_after_the_organization_is_gone_is_refunded(stripe: Shop, end: str) -> None:
+def test_checkout_paid_after_organization_deletion_is_refunded(stripe: Shop, end: str) -> None:
     page = checkout(stripe)
     if end == "closed":
         stripe.write("update public.organizations set closed_at = now() where id = %s", ACME)

@@ -139,9 +139,9 @@ def test_attack_call_functions_with_huge_arguments(database: Database) -> None:
                 try:
                     cursor.execute(f"select to_jsonb(f) from public.{name}({casts}) f limit 100", given)
                 except psycopg.Error as error:
-                    said = f"{error.diag.message_primary} {error.diag.message_detail} {error.diag.message_hint}"
-                    if str(error.sqlstate)[:2] in {"53", "54", "57", "58", "XX"} or len(said) > 4000:
-                        wrong.append(f"{name}({huge}): {error.sqlstate} {len(said)} {said[:100]}")
+                    text = f"{error.diag.message_primary} {error.diag.message_detail} {error.diag.message_hint}"
+                    if str(error.sqlstate)[:2] in {"53", "54", "57", "58", "XX"} or len(text) > 4000:
+                        wrong.append(f"{name}({huge}): {error.sqlstate} {len(text)} {text[:100]}")
     assert wrong == []
 
 
