@@ -31,7 +31,7 @@ OF_THE_PLATFORM = {
     " feature_flags plans platform_metrics refunds_due platform_revenue"
     " stripe_events stripe_objects stripe_tasks system_alert_dismissals system_alert_views system_alerts"
     " user_dashboards users",
-    "private": "api_key_operations api_key_tables assistant_quotas"
+    "private": "admin_operations api_key_operations api_key_tables assistant_quotas"
     " auth_syncs broadcast_channels column_bounds daily_counts deal_stages doomed_objects emails"
     " event_kinds exports"
     " feature_flag_group_uses"
