@@ -52,8 +52,12 @@ async def _change_now(v1: Any, subscription: Any, change: Change) -> None:
             "payment_behavior": "error_if_incomplete",
             "metadata": {"tier": change["tier"]},
         },
-        # Two owners who press the button at the same time send the same request. After it, the invoice is another.
-        {"idempotency_key": f"change:{subscription.id}:{price}:{quantity}:{_invoice(subscription)}"},
+        # Two owners who press the button at the same time send the same request. After it, the invoice is another; after
+        # a refusal because of a schedule, the schedule is.
+        {
+            "idempotency_key": f"change:{subscription.id}:{price}:{quantity}:{_name(subscription, 'latest_invoice')}"
+            f":{_name(subscription, 'schedule')}"
+        },
     )
 
 
@@ -143,8 +147,8 @@ def _discounts(of: Mapping[str, Any]) -> Any:
     return [{"discount": each if isinstance(each, str) else each["id"]} for each in of.get("discounts") or []]
 
 
-def _invoice(subscription: Any) -> str | None:
-    found = subscription.to_dict().get("latest_invoice")
+def _name(subscription: Any, field: str) -> str | None:
+    found = subscription.to_dict().get(field)
     name: str | None = found["id"] if isinstance(found, dict) else found
     return name
 
