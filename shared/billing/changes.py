@@ -52,8 +52,8 @@ async def _change_now(v1: Any, subscription: Any, change: Change) -> None:
             "payment_behavior": "error_if_incomplete",
             "metadata": {"tier": change["tier"]},
         },
-        # Two owners who press the button at the same time send the same request. After it, the invoice is another; after
-        # a refusal because of a schedule, the schedule is.
+        # Two owners who press the button at the same time send the same request. After it, the invoice is another; a
+        # request that a schedule had refused is sent with another schedule.
         {
             "idempotency_key": f"change:{subscription.id}:{price}:{quantity}:{_name(subscription, 'latest_invoice')}"
             f":{_name(subscription, 'schedule')}"
