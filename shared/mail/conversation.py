@@ -1,6 +1,6 @@
 """The conversation with an SMTP server, in two steps, so that the database can note the handover in between.
 
-Until the server has the end of a message it must not deliver it. Whoever dies before `finish` has mailed nobody.
+Until the server has the end of a message it must not deliver it. A process that dies before `finish` has sent nothing.
 """
 
 import re

@@ -95,7 +95,7 @@ begin
   );
   return null;
 end $$;
-comment on function private.announce_closed_deal() is 'Notifies the owners and whoever has a deal that it was won or lost.';
+comment on function private.announce_closed_deal() is 'Notifies the owners and the assignee of a deal that it was won or lost.';
 create trigger announce_closed after update of stage on public.deals
   for each row when (new.stage <> old.stage and new.stage in ('CLOSED_WON', 'CLOSED_LOST'))
   execute function private.announce_closed_deal();
@@ -130,7 +130,7 @@ begin
   return reported;
 end $$;
 comment on function private.report_due_tasks(timestamptz) is
-  'Notifies whoever has an open task (or created it) a day before it is due and once it is overdue, each once per due date.';
+  'Notifies the assignee of an open task (or its creator) a day before it is due and once it is overdue, each once per due date.';
 grant execute on function private.report_due_tasks(timestamptz) to service_role;
 
 -- Members and access ----------------------------------------------------------------------------------------------------

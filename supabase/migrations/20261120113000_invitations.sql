@@ -208,7 +208,7 @@ begin
     where o.id = invitation.organization_id
   );
 end $$;
-comment on function private.preview_invitation(jsonb) is 'What an invitation is about, for whoever has its {token}.';
+comment on function private.preview_invitation(jsonb) is 'The organization and inviter of an invitation, for the holder of its {token}.';
 
 create function private.remind_invited(moment timestamptz default now()) returns bigint
 language plpgsql security definer set search_path = '' as $$

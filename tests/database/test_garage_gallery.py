@@ -342,7 +342,7 @@ def test_only_platform_admins_feature_showcases(database: Database) -> None:
         "private.tally('showcase_likes', gen_random_uuid(), 1000)", "private.roll_up_tallies()",
         "private.fold_tallies('showcase_likes', gen_random_uuid())",
         "private.require_room(gen_random_uuid(), 'templates')", "private.visible_order(gen_random_uuid())",
-        "private.notify(gen_random_uuid(), null, 'INFO', 'a', 'b')",
+        "private.notify_members(gen_random_uuid(), 'INFO', 'a', 'b', null, null, null, null)",
     ],
 )  # fmt: skip
 def test_attack_call_a_definer_function_directly(database: Database, call: str) -> None:
