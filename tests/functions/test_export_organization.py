@@ -32,7 +32,7 @@ OF_THE_PLATFORM = {
     " stripe_events stripe_objects stripe_tasks system_alert_dismissals system_alert_views system_alerts"
     " user_dashboards users",
     "private": "admin_operations api_key_operations api_key_tables assistant_quotas"
-    " auth_syncs broadcast_channels column_bounds daily_counts deal_stages doomed_objects emails"
+    " auth_syncs broadcast_channels column_bounds daily_counts deal_stages doomed_objects email_suppressions emails"
     " event_kinds exports"
     " feature_flag_group_uses"
     " feature_flag_versions foreign_stripe_keys idempotency_keys impersonations"
@@ -40,7 +40,7 @@ OF_THE_PLATFORM = {
     " onboarding_steps order_moves"
     " payment_moves payment_statuses personal_columns plan_prices reporting_rates"
     " row_counts row_quotas sign_in_days stripe_account"
-    " subscription_statuses system_alert_tallies tallies",
+    " subscription_statuses system_alert_tallies tallies unsubscribe_key",
 }
 
 # Their rows come from Stripe events, and this database has none.

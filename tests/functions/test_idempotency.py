@@ -113,4 +113,4 @@ def test_login_of_the_functions_does_not_bypass_rls(database: Database) -> None:
             " array(select m.roleid::regrole::text from pg_auth_members m where m.member = o.oid)"
             " from pg_roles o where rolname = 'strive_functions'"
         ).fetchone()
-    assert row == (False, False, False, False, False, ["authenticated"])
+    assert row == (False, False, False, False, False, ["authenticated", "strive_api_key"])
