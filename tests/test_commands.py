@@ -211,6 +211,36 @@ def test_the_example_of_clients_signs_in_and_reads(made: Stack) -> None:
         script.unlink()
 
 
+# Makes changes until all three subscriptions have shown one.
+WATCHED = r"""
+const deadline = Date.now() + 30_000;
+const has = (pattern) => shown.some((line) => pattern.test(line));
+while (!(has(/^INSERT leads/) && has(/"title":"Watched"/) && has(/^\["/)) && Date.now() < deadline) {
+  await strive.from('leads').insert({ organization_id: organization.id, name: 'Watched', source: 'WEBSITE' });
+  await strive.from('tasks').insert({ organization_id: organization.id, title: 'Watched' });
+  await new Promise((resolve) => setTimeout(resolve, 250));
+}
+process.stdout.write(shown.join('\n'));
+process.exit();
+"""
+COLLECTS = """const shown = [];
+const text = (word) => (typeof word === 'string' ? word : JSON.stringify(word));
+console.log = (...words) => shown.push(words.map(text).join(' '));
+"""
+
+
+def test_the_examples_of_realtime_show_changes_and_presence(made: Stack) -> None:
+    script = ROOT / "realtime-example.mjs"
+    script.write_text("\n".join([COLLECTS, *blocks("js", "docs/realtime.md"), WATCHED]))
+    try:
+        shown = run([ROOT / ".venv/bin/strive", "run", str(script)], made)
+    finally:
+        script.unlink()
+    assert re.search(r"^INSERT leads ", shown, re.MULTILINE)
+    assert '"title":"Watched"' in shown
+    assert re.search(r'^\["[^"]+"\]$', shown, re.MULTILINE)
+
+
 def test_the_strive_commands_run_a_second_stack_beside_the_first(made: Stack) -> None:
     (commands,) = [text for text in blocks("sh") if ".strive/second" in text]
     try:

@@ -29,7 +29,7 @@ def upload(cursor: psycopg.Cursor[Row], bucket: str, path: str, owner: str) -> N
     )
 
 
-def test_config_toml_has_the_buckets_of_the_migration(database: Database) -> None:
+def test_config_toml_has_the_buckets_of_the_migrations(database: Database) -> None:
     """The official stack creates the buckets of config.toml when it starts."""
     configured = tomllib.loads((ROOT / "supabase/config.toml").read_text())["storage"]["buckets"]
     with database.connect() as connection:
