@@ -734,7 +734,8 @@ begin
   insert into public.refunds_due (object_id, stripe_payment_intent_id, amount_cents, currency, reason, status, error)
   select i.id, private.payment_of_invoice(i.id), (i.state ->> 'amount_paid')::bigint, lower(i.state ->> 'currency'), 'ENDED',
     -- A subscription that began after the closing never gave anything.
-    case when closed.at <= s.created_at then 'DUE' else 'TO_DECIDE' end::public."RefundStatus",
+    case when closed.at <= s.created_at and to_timestamp((s.state ->> 'started')::bigint) > closed.at - interval '1 day'
+      then 'DUE' else 'TO_DECIDE' end::public."RefundStatus",
     format('Invoice %s was paid after its %s.', coalesce(i.state ->> 'number', i.id), case when closed.at <= i.created_at
       then 'organization was closed' else format('subscription %s had ended', s.id) end)
   from public.stripe_objects i
@@ -747,7 +748,9 @@ begin
   ) closed
   where i.type = 'invoice' and (i.id = object.id or s.id = object.id) and i.customer_id = object.customer_id
     and i.state ->> 'status' = 'paid' and (i.state ->> 'amount_paid')::bigint > 0 and i.state ->> 'currency' ~ '^[a-zA-Z]{3}$'
-    and (closed.at <= i.created_at or s.state ->> 'status' = 'canceled'
+    and (closed.at <= i.created_at
+        and coalesce(to_timestamp((i.state ->> 'paid')::bigint), i.state_at) > closed.at - interval '1 day'
+      or s.state ->> 'status' = 'canceled'
       and coalesce((i.state ->> 'paid')::bigint, extract(epoch from i.state_at)::bigint)
         >= coalesce((s.state ->> 'ended_at')::bigint, extract(epoch from s.state_at)::bigint)
         -- Within one second only a subscription that was not paid for can have ended first.
