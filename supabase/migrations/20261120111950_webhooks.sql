@@ -95,7 +95,7 @@ returns text language sql stable set search_path = '' as $$
     'type', kind, 'version', 1, 'timestamp', to_json(now()), 'organization_id', organization_id,
     'data', jsonb_build_object('subject', jsonb_build_object('type', subject_type, 'id', subject_id))
       -- What only its recipient may have stays out.
-      || jsonb_build_object('details', coalesce(data, '{}') - '{token,link}'::text[])
+      || jsonb_build_object('details', coalesce(data, '{}') - '{token,link,secret_path}'::text[])
   )::text
 $$;
 comment on function private.webhook_payload(text, uuid, text, uuid, jsonb) is 'The body of a delivery, version 1.';
