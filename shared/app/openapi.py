@@ -22,6 +22,7 @@ DOMAINS = {
     "Dashboard": "dashboard-snapshot",
     "AI Garage": "submit-order",
     "Feature flags": "evaluate-flag record-exposure preview-flag-audience",
+    "Integrations": "create-api-key token ingest mcp ask-assistant",
     "Administration": "suspend-user reactivate-user bulk-admin-action impersonate-user export-organization "
     "delete-account",
 }

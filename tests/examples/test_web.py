@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -66,6 +67,9 @@ def test_the_example_is_typed_strictly() -> None:
     assert lines <= 2000
 
 
-def test_two_people_use_the_whole_example(application: str, connection: dict[str, str]) -> None:
+def test_two_people_use_the_whole_example(application: str, connection: dict[str, str], tmp_path: Path) -> None:
+    """With SCREENSHOTS=docs/pages it leaves a picture there."""
     assert BROWSER
-    assert "done" in run("tests/walk.mjs", APP=application, CHROMIUM=BROWSER, **connection)
+    assert "done" in run("tests/walk.mjs", APP=application, CHROMIUM=BROWSER, PICTURES=str(tmp_path), **connection)
+    if folder := os.environ.get("SCREENSHOTS"):
+        shutil.copy(tmp_path / "example.png", ROOT / folder / "example.png")

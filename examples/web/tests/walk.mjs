@@ -170,6 +170,19 @@ try {
     await inspect(phone, `phone-${name.toLowerCase()}`);
   }
   await phone.getByText('Only the owner changes the plan').waitFor();
+
+  // A demo account has a year of data.
+  const demo = await open({ viewport: { width: 1280, height: 900 }, colorScheme: 'light' });
+  await demo.goto(APP);
+  await demo.getByLabel('Email').fill('owner@acme.test');
+  await demo.getByLabel('Password').fill(PASSWORD);
+  await demo.getByRole('button', { name: 'Sign in' }).click();
+  await demo.getByText('live', { exact: true }).waitFor();
+  await demo.getByLabel('Feed').getByRole('listitem').nth(7).waitFor();
+  await inspect(demo, 'example');
+  await goTo(demo, 'Pipeline');
+  await demo.getByRole('region', { name: 'Proposal' }).getByRole('listitem').first().waitFor();
+  await inspect(demo, 'example-pipeline');
   console.log('done');
 } catch (failure) {
   for (const page of browser.contexts().flatMap((context) => context.pages())) {
