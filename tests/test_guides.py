@@ -44,29 +44,15 @@ await fetch(`${process.env.STRIPE_API_BASE}/pay/${client_secret}`, {
 });
 await call('complete-onboarding-session', session);
 """
-# Changes a lead and a task until the page has shown both changes and an online member.
-HEARD = """
-const shown = [];
-console.log = (...words) => shown.push(JSON.stringify(words));
-const has = (text) => shown.some((line) => line.includes(text));
-for (let tries = 0; !(has('"leads"') && has('Heard it') && shown.some((line) => line.startsWith('[["'))); tries++) {
-  if (tries === 150) throw new Error(`Not shown: ${shown}`);
-  await strive.from('leads').insert({ name: 'Heard', email: `heard-${Date.now()}@example.test`, source: 'WEBSITE' });
-  await strive.from('tasks').insert({ title: 'Heard it' });
-  await new Promise((resolve) => setTimeout(resolve, 200));
-}
-"""
-# Page → code before its blocks, code after them, expected output.
+# Page → code before its blocks, expected output.
 JAVASCRIPT = {
-    "build/sign-in.md": ("", "", "signed in as ada-"),
-    "build/first-screen.md": ("", "", "Acme Realty"),
-    "build/lists.md": ("", "", "20 20 false"),
-    "build/files.md": ("", "", "two rooms"),
-    "build/invitations.md": ("", "", "members"),
-    "build/billing.md": (PAID, "", "ELITE"),
-    "realtime.md": ("", HEARD, ""),
-    "clients.md": ("", "", "Acme Realty"),
-    "functions.md": (f"{SIGNED_IN}const supabase = strive, last = null;", "", ""),
+    "build/sign-in.md": ("", "signed in as ada-"),
+    "build/first-screen.md": ("", "Acme Realty"),
+    "build/lists.md": ("", "20 20 false"),
+    "build/files.md": ("", "two rooms"),
+    "build/invitations.md": ("", "members"),
+    "build/billing.md": (PAID, "ELITE"),
+    "functions.md": (f"{SIGNED_IN}const supabase = strive, last = null;", ""),
 }
 
 
@@ -90,8 +76,8 @@ def test_every_page_for_clients_is_run() -> None:
 @pytest.mark.embedded  # the page on billing pays at the Stripe double
 @pytest.mark.parametrize("page", JAVASCRIPT)
 def test_javascript_of_a_page_runs(page: str, stack: Strive) -> None:
-    before, after, printed = JAVASCRIPT[page]
-    program = "\n".join([before, *blocks(page, "js"), after])
+    before, printed = JAVASCRIPT[page]
+    program = "\n".join([before, *blocks(page, "js")])
     imports = dict.fromkeys(re.findall(r"^import .*$", program, re.MULTILINE))
     imports.setdefault("import { createClient } from '@supabase/supabase-js';")
     body = re.sub(r"^import .*$", "", program, flags=re.MULTILINE)
