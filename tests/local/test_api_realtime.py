@@ -349,12 +349,19 @@ def test_changes_arrive_again_after_the_database_was_killed(api: Api, person: Pe
     cluster = api.database.cluster
     with cluster.connect("supabase_admin", "template1") as superuser:
         superuser.execute("checkpoint")  # a test's cluster does not wait for the disk
+    with api.database.connect("supabase_admin") as superuser:
+        superuser.execute(
+            "insert into realtime.messages (topic, extension, inserted_at)"
+            " values ('old', 'broadcast', localtimestamp - interval '4 days')"
+        )
     postmaster = cluster.process()
     assert postmaster
     postmaster.kill()
     postmaster.wait(60)
     cluster.start()
     assert client.next("system", timeout=30)["message"] == "Subscribed to PostgreSQL"
+    with api.database.connect("supabase_admin") as superuser:
+        assert superuser.execute("select from realtime.messages where topic = 'old'").rowcount == 0
     made = note(api, person, "after the crash")
     assert client.next("postgres_changes")["data"]["record"]["id"] == made
 

@@ -35,6 +35,7 @@ join pg_type t on t.oid = a.atttypid
 left join pg_index i on i.indrelid = c.oid and i.indisprimary
 where c.oid = $1::oid order by a.attnum
 """
+OLD_MESSAGES = b"delete from realtime.messages where inserted_at < localtimestamp - interval '3 days'"
 MATCHES = """
 select json_agg(case t ->> 1 when 'like' then t ->> 0 like t ->> 2 when 'ilike' then t ->> 0 ilike t ->> 2
   when 'match' then t ->> 0 ~ (t ->> 2) else t ->> 0 ~* (t ->> 2) end <> (t ->> 3)::bool order by at) as fits
@@ -99,6 +100,7 @@ class Feed:
             stream = Stream(self._address)
             try:
                 await stream.open()
+                await self._delete_old_messages()
                 self.ready.set()
                 if again:
                     self._announce()
@@ -112,6 +114,13 @@ class Feed:
                 await stream.close()
             again = True
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _delete_old_messages(self) -> None:
+        async with self._pool.connection("begin; set local role supabase_realtime_admin") as connection:
+            await connection.execute(
+                b"delete from realtime.messages where inserted_at < localtimestamp - interval '3 days'"
+            )
+            await connection.commit()
 
     def _announce(self) -> None:
         """As hosted: changes of the time without a stream are lost, and the subscription is confirmed again."""
