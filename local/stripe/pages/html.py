@@ -33,7 +33,7 @@ def page(title: str, body: str, status: int = 200) -> Response:
 
 
 def section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+    return f'<section tabindex="0"><h2>{escape(title)}</h2>{body}</section>'
 
 
 def table(rows: list[list[str]], heads: str = "") -> str:
