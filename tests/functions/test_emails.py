@@ -5,13 +5,16 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
+import psutil
 import pytest
 
 from shared.mail.message import Email, Sender, render
@@ -194,6 +197,14 @@ def test_dead_server_loses_nothing(fresh_database: Database, received: Received,
         with mail_server(received, port):
             assert run_job(functions)["sent"] == 3
     assert sorted(received.ids()) == sorted(f"<{each}@strive.test>" for each in ids)
+
+
+def kill_now(pid: int) -> None:
+    """Return when the process runs no more; `serving` reaps it."""
+    os.kill(pid, signal.SIGKILL)
+    with suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
