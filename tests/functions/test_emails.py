@@ -227,16 +227,14 @@ def test_attack_kill_the_sender_between_two_steps(
                     threading.Thread(target=kill_waiting).start()
                 elif at == step and not dead.is_set():
                     dead.set()
-                    os.kill(functions.process.pid, signal.SIGKILL)
-                    functions.process.wait(60)
+                    kill_now(functions.process.pid)
                 return None
 
             def kill_waiting() -> None:
                 waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%hand_over%'"
                 while not connection.execute(waiting).rowcount:
                     pass
-                os.kill(functions.process.pid, signal.SIGKILL)
-                functions.process.wait(60)
+                kill_now(functions.process.pid)
                 dead.set()
 
             if step == "CONNECT":
