@@ -38,8 +38,10 @@ create index trash_purge_at_idx on public.trash (purge_at);
 
 -- Deleting ------------------------------------------------------------------------------------------------------------
 
+-- What refers to the row is locked here, and for half a second only: a transaction that holds such a row and then refers to
+-- the deleted one waits for this transaction, and Postgres would end either as a deadlock after a second.
 create function private.move_to_trash() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '500ms' as $$
 declare
   gone constant jsonb := to_jsonb(old);
   org constant uuid := gone ->> 'organization_id';
@@ -58,7 +60,9 @@ begin
   end if;
   for key in select * from private.keys_between(null, tg_relid) loop
     if key.on_delete = 'n' then
-      execute format('select jsonb_agg(c.id) from %s c where %s', key.child, key.child_match) into found_rows using gone;
+      execute format(
+        'select jsonb_agg(l.id) from (select c.id from %s c where %s for no key update) l', key.child, key.child_match
+      ) into found_rows using gone;
       if found_rows is not null then
         links := links || jsonb_build_object(
           'table', key.child_name, 'column', key.link_column, 'ids', found_rows
@@ -88,6 +92,8 @@ begin
     links = excluded.links, children = excluded.children, deleted_with = excluded.deleted_with,
     deleted_by = excluded.deleted_by, deleted_at = excluded.deleted_at, purge_at = excluded.purge_at;
   return old;
+exception when lock_not_available then
+  raise exception 'A record that refers to this one is being changed' using errcode = 'PT409', hint = 'Try again in a moment.';
 end $$;
 comment on function private.move_to_trash() is
   'Trigger `trash`: keeps a deleted row with what referred to it and what is deleted with it.';

@@ -1,10 +1,13 @@
 """The trash: deleted records can be restored with their links, in any order."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from tests.support.acting import wait_until_blocked
 from tests.support.rows import Cursor, add, call, one, refused, scene, turn
 from tests.support.world import ACME, PEOPLE, Database, Row
 
@@ -163,3 +166,25 @@ def test_one_entry_is_restored_once(database: Database) -> None:
         assert restore(cursor, entry) == [{"kind": "leads", "record_id": str(entry["record_id"])}]
         with refused(cursor, "PT404", "not in the trash"):
             restore(cursor, entry)
+
+
+def test_deletion_gives_way_to_a_change_of_what_refers_to_it(fresh_database: Database) -> None:
+    with fresh_database.acting_as("admin", commit=True) as cursor:
+        lead = add(cursor, "leads", organization_id=ACME, name="Ada")
+        task = add(cursor, "tasks", organization_id=ACME, title="Call", lead_id=lead["id"])
+
+    def delete_lead() -> str | None:
+        with fresh_database.acting_as("admin", commit=True) as cursor:
+            try:
+                cursor.execute("delete from public.leads where id = %s", [lead["id"]])
+            except psycopg.Error as error:
+                return error.sqlstate
+        return None
+
+    with ThreadPoolExecutor(1) as pool, fresh_database.acting_as("member", commit=True) as cursor:
+        cursor.execute("update public.tasks set title = 'Visit' where id = %s", [task["id"]])
+        deletion = pool.submit(delete_lead)
+        wait_until_blocked(fresh_database)
+        add(cursor, "notes", organization_id=ACME, lead_id=lead["id"], body="Waits for the deletion to give way.")
+        assert deletion.result() == "PT409"
+    assert delete_lead() is None

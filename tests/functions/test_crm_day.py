@@ -131,8 +131,10 @@ class Agent:
 
     def delete_and_undo(self) -> None:
         for _ in range(15):
-            deleted: Any = self.client.table("leads").delete().eq("id", self.one("leads")).execute().data
-            entry: Any = self.client.table("trash").select("id").eq("record_id", deleted[0]["id"]).execute().data
+            lead = self.one("leads")
+            while code(lambda: self.client.table("leads").delete().eq("id", lead).execute()) == "PT409":  # noqa: B023
+                pass
+            entry: Any = self.client.table("trash").select("id").eq("record_id", lead).execute().data
             call(self.client, "restore_from_trash", ids=[entry[0]["id"]])
 
     def tag(self) -> None:
