@@ -199,7 +199,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   created private.event[];
 begin
-  if not exists (
+  if private.is_quiet() or not exists (
     select from public.webhook_endpoints w
     where w.is_active and w.organization_id in (select a.organization_id from added a)
       and (w.kinds is null or tg_argv[0] = any (w.kinds))
