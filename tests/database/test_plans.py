@@ -27,6 +27,7 @@ NO_LISTS = {
     "users": "found by their ids",
     "activity_feed_reads": "found by the entries that are shown",
     "ai_tools": _CATALOGUE,
+    "api_keys": _HANDFUL,
     "plans": _CATALOGUE,
     "dashboard_metrics": _HANDFUL,
     "dashboard_widgets": _HANDFUL,
@@ -37,6 +38,7 @@ NO_LISTS = {
     "system_alert_dismissals": _HANDFUL,
     "system_alert_views": _HANDFUL,
     "user_dashboards": _HANDFUL,
+    "webhook_endpoints": _HANDFUL,
 }
 
 
