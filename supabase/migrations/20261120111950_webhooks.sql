@@ -71,6 +71,7 @@ comment on column public.webhook_deliveries.attempts is 'Attempts so far; after 
 comment on column public.webhook_deliveries.next_attempt_at is 'While an attempt runs: when another process may take it over.';
 comment on column public.webhook_deliveries.response_status is 'Status of the last response.';
 comment on column public.webhook_deliveries.error is 'Why the last attempt failed.';
+create index webhook_deliveries_organization_idx on public.webhook_deliveries (organization_id, created_at desc);
 create index webhook_deliveries_endpoint_idx on public.webhook_deliveries (organization_id, endpoint_id, created_at desc);
 -- In this order, so that claiming the first ones reads few of many.
 create index webhook_deliveries_pending_idx on public.webhook_deliveries (endpoint_id, place) where status = 'PENDING';
