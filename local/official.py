@@ -99,10 +99,10 @@ class OfficialStack(Stack):
                 "port = 54322", f"port = {ports.database}"
             )
         (folder / "config.toml").write_text(f"{config}\n[experimental]\nstack = true\n")
-        for name in ("migrations", "templates"):
-            target = folder / name
-            if (ROOT / "supabase" / name).is_dir() and not target.exists():
-                target.symlink_to(ROOT / "supabase" / name)
+        if not (folder / "migrations").exists():
+            (folder / "migrations").symlink_to(ROOT / "supabase/migrations")
+        # Copied: the CLI refuses a template outside of the project.
+        shutil.copytree(ROOT / "supabase/templates", folder / "templates", dirs_exist_ok=True)
         shutil.copy(ROOT / "supabase/seed.sql", folder / "seed.sql")
 
     def _remove_project(self) -> None:
