@@ -23,7 +23,7 @@ class Unsubscribed(ResponseModel):
     description: str | None
 
 
-@function("anyone", page=page)
+@function("anyone", page=page, errors={404: "The link is not valid."})
 async def unsubscribe(call: Call[Unsubscription]) -> Result[Unsubscribed]:
     """Stop e-mails of one kind.
 

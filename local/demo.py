@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -137,6 +138,8 @@ def generate(
             people[slug].append(person)
         for agency in AGENCIES:
             if agency.slug in organizations:
+                # Of its own, so that a new row of one agency does not change the other.
+                story.random = Random(f"{seed} {agency.slug} {leads}")  # noqa: S311
                 org, members = organizations[agency.slug], people[agency.slug]
                 companies, reasons = _known(connection, org) if not is_first else _settings(story, agency, org, members)
                 contacts = tell(story, agency, org, members, SIZES[size], companies, reasons)
@@ -532,6 +535,37 @@ def _desk(story: Story, org: UUID, people: list[UUID]) -> None:
     for entry in story.rows["activity_feeds"][-40:-5]:
         if entry["organization_id"] == org:
             story.add("activity_feed_reads", organization_id=org, user_id=people[0], activity_feed_id=entry["id"])
+    key = "strive_test_" + f"{random.getrandbits(192):048x}"
+    story.add(
+        "api_keys",
+        organization_id=org,
+        name="Portal",
+        prefix=key[:18],
+        key_hash=sha256(key.encode()).hexdigest(),
+        scopes=["CRM_READ", "CRM_WRITE"],
+        created_by=people[0],
+        created_at=story.at - timedelta(days=90),
+    )
+    endpoint = story.add(
+        "webhook_endpoints",
+        organization_id=org,
+        url="https://erp.example.test/strive",
+        kinds=["crm.deal.won"],
+        is_active=False,
+        created_at=story.at - timedelta(days=60),
+    )
+    story.add(
+        "webhook_deliveries",
+        organization_id=org,
+        endpoint_id=endpoint["id"],
+        kind="crm.deal.won",
+        payload='{"type": "crm.deal.won", "version": 1}',
+        status="DELIVERED",
+        attempts=1,
+        response_status=204,
+        delivered_at=story.at - timedelta(days=2),
+        created_at=story.at - timedelta(days=2),
+    )
     gone = story.name()
     lead: Row = {
         "id": str(UUID(int=random.getrandbits(128), version=4)),

@@ -15,7 +15,7 @@ DEALS = "select id::text, title from public.deals where organization_id = %s ord
 
 
 def buy_plans(connection: Connection, address: str, key: str) -> None:
-    """Buy STARTER with a test card and upgrade to GROWTH; the events bring the subscription and two paid invoices."""
+    """Buy STARTER with a test card and upgrade to GROWTH; the events bring a subscription, two invoices, a credit."""
     organization, name, email = connection.execute(ACME).fetchall()[0]
     prices = dict(connection.execute(PRICES).fetchall())
     with httpx.Client(base_url=f"{address}/v1", auth=(key, ""), timeout=30) as client:
@@ -36,6 +36,7 @@ def buy_plans(connection: Connection, address: str, key: str) -> None:
         bought = post("/subscriptions", customer=customer, **{"items[0][price]": prices["STARTER"], **about})
         upgrade = {"items[0][id]": bought["items"]["data"][0]["id"], "items[0][price]": prices["GROWTH"]}
         post(f"/subscriptions/{bought['id']}", proration_behavior="always_invoice", **upgrade)
+        post("/credit_notes", invoice=bought["latest_invoice"], amount="5000", refund_amount="5000")
 
 
 def upload_files(connection: Connection, api_url: str, key: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from shared.mail.message import Email, Sender, render
 from tests.support.mail_server import Received, mail_server
+from tests.support.served_flags import wait_for
 from tests.support.serving import CRON_KEY, Serving, environment, serving
 from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database
 
@@ -192,7 +193,7 @@ def test_dead_server_loses_nothing(fresh_database: Database, received: Received,
     with serving(tmp_path, variables(fresh_database, smtp)) as functions, fresh_database.connect() as connection:
         assert run_job(functions)["sent"] == 0
         assert {state(connection, each) for each in ids} == {"QUEUED"}
-        assert [line for line in functions.lines() if line["message"] == LOGGED]
+        wait_for(lambda: any(line["message"] == LOGGED for line in functions.lines()))
         make_due(connection)
         with mail_server(received, port):
             assert run_job(functions)["sent"] == 3

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 from functions import ALL, load
@@ -41,6 +42,12 @@ def test_schema_names_are_unique_words() -> None:
     assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
 
 
+SECRETS = {
+    "STRIPE_WEBHOOK_SECRETS": "whsec_of_the_fuzzer",
+    "MAIL_WEBHOOK_SECRETS": "whsec_" + b64encode(b"of the fuzzer, 24 bytes.").decode(),
+}
+
+
 def test_no_input_gets_an_undocumented_response(tmp_path: Path, database_url: str) -> None:
     """Schemathesis generates valid and invalid requests and compares each response with the document."""
     # It sometimes repeats an Idempotency-Key with another body, which no schema can forbid.
@@ -53,8 +60,10 @@ def test_no_input_gets_an_undocumented_response(tmp_path: Path, database_url: st
         # A schema cannot describe signatures.
         '[[operations]]\ninclude-path = "/stripe-webhook"\nchecks.positive_data_acceptance.expected-statuses ='
         ' ["400"]\n'
+        '[[operations]]\ninclude-path = "/mail-webhook"\nchecks.positive_data_acceptance.expected-statuses ='
+        ' ["400", "401"]\n'
     )
-    with serving(tmp_path, environment(database_url, STRIPE_WEBHOOK_SECRETS="whsec_of_the_fuzzer")) as functions:
+    with serving(tmp_path, environment(database_url, **SECRETS)) as functions:
         done = subprocess.run(
             [
                 Path(sys.executable).parent / "schemathesis", "run", f"{functions.url}/functions/v1/openapi.json",

@@ -518,8 +518,9 @@ def test_the_projects_own_check_runs_before_every_request(api: Api, anon: httpx.
 
 def test_callers_on_one_connection_share_no_state(api: Api, reader: dict[str, Any]) -> None:
     for _ in range(5):
-        own = api.http(token=reader["access_token"], **{"x-org-id": "mine"}).post("/rest/v1/rpc/whoami", json={}).json()
-        assert own["uid"] == reader["user"]["id"]
+        answer = api.http(token=reader["access_token"], **{"x-org-id": "mine"}).post("/rest/v1/rpc/whoami", json={})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["uid"] == reader["user"]["id"]
         stranger = api.http().post("/rest/v1/rpc/whoami", json={}).json()
         assert (stranger["uid"], stranger["current"], stranger["session"]) == (None, "anon", "authenticator")
         assert api.http().post("/rest/v1/rpc/setting", json={"name": "request.headers"}).json().find("mine") == -1

@@ -12431,6 +12431,17 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description The link is not valid. */
+            404: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description The request did not arrive in time. */
             408: {
                 headers: {
