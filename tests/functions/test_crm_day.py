@@ -153,7 +153,8 @@ def check_desk(boss: Client, agency: str, done: Counter[str]) -> None:
     tasks = everything(boss, "tasks", agency, "status, lead_id")
     assert sum(task["status"] == "DONE" for task in tasks) == done["finished"] > 0
     assert len(tasks) == done["todo"] + done["finished"]  # each one done has its successor
-    assert all(task["lead_id"] for task in tasks)
+    # The successor of a task that was done while its lead was in the trash is about no lead.
+    assert sum(task["lead_id"] is None for task in tasks) <= done["finished"]
     assert everything(boss, "trash", agency, "id") == []
     logged = Counter(row["action"] for row in everything(boss, "activity_logs", agency, "action, resource_type")
                      if row["resource_type"] == "leads")  # fmt: skip
