@@ -90,7 +90,7 @@ class Account:
 
 def work(tenant: Account) -> list[Callable[[], httpx.Response]]:
     def entry() -> httpx.Response:
-        body = {"type": "USER_ACTION", "title": "T", "entity_type": "drill", "entity_id": "1", "action": "done"}
+        body = {"type": "USER_ACTION", "title": "T", "entity_type": "neighbor", "entity_id": "1", "action": "done"}
         return tenant.http.post("/functions/v1/record-activity", json=body)
 
     def lead() -> httpx.Response:
