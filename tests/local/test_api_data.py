@@ -514,6 +514,9 @@ def test_the_projects_own_check_runs_before_every_request(api: Api, anon: httpx.
         finally:
             superuser.execute("alter role authenticator set pgrst.db_pre_request = 'private.check_request'")
             superuser.execute("notify pgrst, 'reload config'")
+    until(
+        lambda: anon.get("/rest/v1/books?id=eq.1", headers=blocked).is_success, "the API has reloaded its own settings"
+    )
 
 
 def test_callers_on_one_connection_share_no_state(api: Api, reader: dict[str, Any]) -> None:
@@ -622,6 +625,7 @@ def test_a_statement_that_takes_too_long_ends(api: Api, anon: httpx.Client) -> N
         finally:
             superuser.execute("alter role anon set statement_timeout = '3s'")
             superuser.execute("notify pgrst, 'reload config'")
+    until(lambda: anon.post("/rest/v1/rpc/slow", json={"seconds": 0.3}).is_success, "the API has reloaded its settings")
 
 
 @pytest.mark.parametrize(

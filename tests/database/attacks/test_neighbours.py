@@ -358,10 +358,12 @@ def test_attack_store_rows_without_end(database: Database) -> None:
 
 def test_attack_use_the_last_row_concurrently(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
-        connection.execute("update public.plans set limits = limits || '{\"rows_per_table\": 2}'")
+        connection.execute("update public.plans set limits = limits || '{\"rows_per_table\": 50}'")
     insert = "insert into public.leads (organization_id, name) values (%s, 'Ada')"
     with fresh_database.acting_as("member", commit=True) as cursor:
-        cursor.execute(insert, [ACME])
+        cursor.execute(
+            f"{insert.replace('values (%s', 'select %s').removesuffix(')')} from generate_series(1, 49)", [ACME]
+        )
     assert both(
         fresh_database,
         ("member", lambda c: c.execute(insert, [ACME])),
