@@ -40,7 +40,7 @@ async def cancel_subscription(call: Call[CancelSubscription]) -> Result[Subscrip
     For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments
     Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
     """
-    from shared.billing.changes import twice  # noqa: PLC0415 - imports Stripe's library
+    from shared.billing.changes import retried  # noqa: PLC0415 - imports Stripe's library
     from shared.billing.tasks import release_schedule  # noqa: PLC0415 - as above
 
     owned = await run(call, "private.subscription_to_change")
@@ -54,4 +54,4 @@ async def cancel_subscription(call: Call[CancelSubscription]) -> Result[Subscrip
         await release_schedule(v1, subscription)
         return await v1.subscriptions.update_async(subscription.id, request)
 
-    return Result(json.dumps(await show(call, await twice(v1, owned["subscription"], cancel))))
+    return Result(json.dumps(await show(call, await retried(v1, owned["subscription"], cancel))))

@@ -1,6 +1,7 @@
 """Change the plan of a subscription at Stripe: more now, with proration; less, or another cycle, at period end."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,16 +27,16 @@ async def apply_change(call: Call[Any], change: Change) -> Any:
             if change["effect"] == "NOW":
                 await _change_now(v1, subscription, change)
 
-    await twice(v1, change["subscription"], change_it)
+    await retried(v1, change["subscription"], change_it)
     return await v1.subscriptions.retrieve_async(change["subscription"], {"expand": EXPAND})
 
 
-async def twice(v1: Any, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Work on a subscription; again if Stripe refuses, since another owner may have scheduled a change meanwhile."""
-    try:
-        return await work(await v1.subscriptions.retrieve_async(name))
-    except stripe.InvalidRequestError:
-        return await work(await v1.subscriptions.retrieve_async(name))
+async def retried(v1: Any, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Work on a subscription; again if Stripe refuses, since other owners may have changed it meanwhile."""
+    for _ in range(3):
+        with suppress(stripe.InvalidRequestError):
+            return await work(await v1.subscriptions.retrieve_async(name))
+    return await work(await v1.subscriptions.retrieve_async(name))
 
 
 async def _change_now(v1: Any, subscription: Any, change: Change) -> None:
