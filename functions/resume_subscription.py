@@ -24,21 +24,27 @@ async def resume_subscription(call: Call[ResumeSubscription]) -> Result[Subscrip
     For its OWNER. A subscription whose trial ended without a card is billed from now on; one that was not cancelled
     stays as it is.
     """
+    from shared.billing.changes import retried  # noqa: PLC0415 - imports Stripe's library
+
     owned = await run(call, "private.subscription_to_change")
     v1 = call.stripe().v1
+
+    async def resume(found: Any) -> None:
+        if found.cancel_at_period_end:
+            await v1.subscriptions.update_async(found.id, {"cancel_at_period_end": False})
+        elif found.cancel_at:
+            await v1.subscriptions.update_async(found.id, {"cancel_at": ""})
+        elif found.status == "paused":
+            anew: Any = {"billing_cycle_anchor": "now"}
+            await v1.subscriptions.resume_async(found.id, anew)
+        elif found.status == "unpaid":
+            raise ApiError(
+                409,
+                "payment_due",
+                "A payment of this subscription is due",
+                hint="Pay the open invoice: create-billing-portal-session leads there.",
+            )
+
+    await retried(v1, owned["subscription"], resume)
     found = await v1.subscriptions.retrieve_async(owned["subscription"], {"expand": EXPAND})
-    if found.cancel_at_period_end:
-        found = await v1.subscriptions.update_async(found.id, {"cancel_at_period_end": False, "expand": EXPAND})
-    elif found.cancel_at:
-        found = await v1.subscriptions.update_async(found.id, {"cancel_at": "", "expand": EXPAND})
-    elif found.status == "paused":
-        anew: Any = {"billing_cycle_anchor": "now", "expand": EXPAND}
-        found = await v1.subscriptions.resume_async(found.id, anew)
-    elif found.status == "unpaid":
-        raise ApiError(
-            409,
-            "payment_due",
-            "A payment of this subscription is due",
-            hint="Pay the open invoice: create-billing-portal-session leads there.",
-        )
     return Result(json.dumps(await show(call, found)))

@@ -1,5 +1,6 @@
 """Change the plan of a subscription at Stripe: more now, with proration; less, or another cycle, at period end."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -33,9 +34,10 @@ async def apply_change(call: Call[Any], change: Change) -> Any:
 
 async def retried(v1: Any, name: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
     """Work on a subscription; again if Stripe refuses, since other owners may have changed it meanwhile."""
-    for _ in range(3):
+    for pause in (0.1, 0.3, 0.6):
         with suppress(stripe.InvalidRequestError):
             return await work(await v1.subscriptions.retrieve_async(name))
+        await asyncio.sleep(pause)
     return await work(await v1.subscriptions.retrieve_async(name))
 
 
