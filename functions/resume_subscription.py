@@ -25,11 +25,15 @@ async def resume_subscription(call: Call[ResumeSubscription]) -> Result[Subscrip
     stays as it is.
     """
     from shared.billing.changes import retried  # noqa: PLC0415 - imports Stripe's library
+    from shared.billing.tasks import release_schedule  # noqa: PLC0415 - as above
 
     owned = await run(call, "private.subscription_to_change")
     v1 = call.stripe().v1
 
     async def resume(found: Any) -> None:
+        if found.cancel_at_period_end or found.cancel_at:
+            # A change that was scheduled after the cancellation: while its schedule lasts, Stripe refuses the update.
+            await release_schedule(v1, found)
         if found.cancel_at_period_end:
             await v1.subscriptions.update_async(found.id, {"cancel_at_period_end": False})
         elif found.cancel_at:

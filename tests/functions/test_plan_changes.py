@@ -273,16 +273,13 @@ def test_cancelling_and_resuming_can_be_repeated(stripe: Shop) -> None:
         assert "create-checkout-session" in refused(send(stripe, function), 409, "PT409").json()["hint"]
 
 
-def test_owners_who_change_and_cancel_at_once_get_a_4xx_at_worst(stripe: Shop) -> None:
+def test_owners_who_change_and_cancel_at_once_are_not_refused(stripe: Shop) -> None:
     buy(stripe)
     less = {**GROWTH, "tier": "STARTER"}
     requests = [("change-plan", less), ("cancel-subscription", {}), ("change-plan", less), ("resume-subscription", {})]
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda each: send(stripe, each[0], **each[1]), requests))
-    found = {answer.status_code for answer in answers}
-    # 422: Stripe refused while another owner's schedule was in the way, also after retries.
-    assert 200 in found, [answer.text for answer in answers]
-    assert found <= {200, 409, 422}, [answer.text for answer in answers]
+    assert {answer.status_code for answer in answers} <= {200, 409}, [answer.text for answer in answers]
 
 
 def test_a_scheduled_change_keeps_discounts_and_other_items(stripe: Shop, v1: Any) -> None:
