@@ -193,7 +193,7 @@ begin
   end if;
 end $$;
 comment on function private.settle_email(uuid, integer, text, text, boolean) is
-  'Stores what became of an attempt: SENT, FAILED, UNCERTAIN, or RETRY and RELEASE, which fail for good a day after the event. bounced: the '
+  'Stores the result of an attempt: SENT, FAILED, UNCERTAIN, RETRY or RELEASE. A day after the event the last two become FAILED. bounced: the '
   'server knows no such recipient.';
 
 -- Problems ------------------------------------------------------------------------------------------------------------

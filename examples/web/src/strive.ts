@@ -4,7 +4,7 @@ import { useCallback, useEffect, useRef, useState } from 'react';
 
 export const API_URL: string = import.meta.env.API_URL;
 export const PUBLISHABLE_KEY: string = import.meta.env.PUBLISHABLE_KEY;
-/** The page that stands in for Stripe's payment form; empty in production. */
+/** Address of the local test page for payments. Empty in production, where Stripe.js shows the payment form. */
 export const TEST_PAYMENTS: string = import.meta.env.STRIPE_API_BASE ?? '';
 
 export const { supabase, functions } = createStrive(API_URL, PUBLISHABLE_KEY);
