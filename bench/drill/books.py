@@ -54,7 +54,7 @@ def _await_open_transactions(connection: psycopg.Connection[Any]) -> None:
     (now,) = connection.execute("select clock_timestamp()").fetchone() or (None,)
     deadline = time.monotonic() + 60
     while connection.execute(open_transactions, [now]).rowcount and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks at the transactions; the deadline only ends a hang
 
 
 def balance(stack: Stack, book: Book) -> dict[str, list[str]]:

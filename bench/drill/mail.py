@@ -87,6 +87,7 @@ def drill(cluster: Cluster, mail: Mail, folder: Path) -> dict[str, int | float]:
         senders = threading.Thread(target=send, args=(folder, variables, is_over))
         senders.start()
         for _ in range(SMTP_KILLS):
+            # How long the mail server lives and is dead: the fault of this drill. The counts do not depend on it.
             time.sleep(PAUSE_SECONDS)
             mail.kill()
             time.sleep(PAUSE_SECONDS / 3)
@@ -99,7 +100,7 @@ def drill(cluster: Cluster, mail: Mail, folder: Path) -> dict[str, int | float]:
                 "update private.emails set next_attempt_at = now() where status = 'SENDING'"
                 " and next_attempt_at < now() + interval '4 minutes 40 seconds'"
             )
-            time.sleep(1)
+            time.sleep(1)  # between two looks at the queue
         took = time.monotonic() - started
         is_over.set()
         senders.join()
@@ -129,7 +130,7 @@ def send(folder: Path, variables: dict[str, str], is_over: threading.Event) -> N
             with suppress(httpx.HTTPError), functions.client(None, apikey=CRON_KEY) as client:
                 while not is_over.is_set():
                     client.post("/functions/v1/send-emails", json={}, timeout=120)
-                    time.sleep(0.2)
+                    time.sleep(0.2)  # between two runs of the job, instead of its minute
 
 
 if __name__ == "__main__":
