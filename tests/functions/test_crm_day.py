@@ -102,7 +102,8 @@ class Agent:
             for _ in range(2):  # the connection was bad: sent again
                 self.client.functions.invoke("record-activity", send)
         except FunctionsHttpError as error:
-            if error.status != 404:  # 404: the lead is in the trash
+            # The lead is in the trash (404), or was moved there while the request ran: its key refuses (409).
+            if error.status not in {404, 409}:
                 raise
         else:
             self.done["call"] += 1
