@@ -275,6 +275,13 @@ begin
 end $$;
 comment on function private.known_emails(text[]) is 'Which of these the caller''s organization has already.';
 
+create function private.name_problem(message text) returns text language sql immutable set search_path = '' as $$
+  select left(regexp_replace(message, '^.* violates check constraint "(.*)"$', '\1'), 300)
+$$;
+comment on function private.name_problem(text) is
+  'The problem of an invalid record: the name of a check says what it requires, and replaces the text of Postgres around it.';
+grant execute on function private.name_problem(text) to authenticated, service_role, strive_api_key;
+
 create function private.import_row(org uuid, kind text, items jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -334,7 +341,7 @@ begin
         perform private.import_row(org, batch ->> 'kind', jsonb_build_array(item));
         imported := imported + 1;
       exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
-        problems := problems || jsonb_build_object('line', item -> 'line', 'problem', sqlerrm);
+        problems := problems || jsonb_build_object('line', item -> 'line', 'problem', private.name_problem(sqlerrm));
       end;
     end loop;
   end;
@@ -384,17 +391,14 @@ begin
           'index', item.place - 1, 'outcome', 'created', 'kind', 'lead', 'id', case when not is_dry_run then created end
         );
       exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
-        results := results || jsonb_build_object('index', item.place - 1, 'outcome', 'failed', 'problem', left(sqlerrm, 300));
+        results := results || jsonb_build_object('index', item.place - 1, 'outcome', 'failed', 'problem', private.name_problem(sqlerrm));
       end;
     end loop;
     if is_dry_run then
-      raise exception 'dry run';
+      raise sqlstate 'DRY00';
     end if;
-  exception when raise_exception then
-    -- Undone; the variables keep what would have happened.
-    if not is_dry_run then
-      raise;
-    end if;
+  exception when sqlstate 'DRY00' then
+    null; -- Undone; the variables keep what would have happened.
   end;
   return jsonb_build_object('dry_run', is_dry_run, 'results', results);
 end $$;

@@ -62,6 +62,12 @@ def test_records_without_a_mapping_are_matched_by_name(functions: Serving, key: 
     assert outcomes(ingest(functions, key, {"name": "Ada", "email": first, "unknown": 1})) == ["created"]
 
 
+def test_an_invalid_record_says_what_is_accepted(functions: Serving, key: str) -> None:
+    answer = ingest(functions, key, {"name": "x" * 256}, {"name": "Ada", "budget": "-1"}, dry_run=True)
+    results = answer.json()["results"]
+    assert [each["problem"] for each in results] == ["lead name is 1 to 255 characters", "budget is not negative"]
+
+
 def test_attack_ingest_beyond_the_scope_or_columns(functions: Serving, key: str) -> None:
     reading = make_key(functions, "CRM_READ")["key"]
     refused(ingest(functions, reading, {"name": "Ada"}), 403, "insufficient_scope")
