@@ -378,6 +378,8 @@ begin
       from jsonb_array_elements(deliveries) p, jsonb_array_elements(p #> '{state,items}') i
       where not exists (select from private.plan_prices k where k.stripe_price_id = i ->> 'price')
     )
+    -- A discount and its coupon that arrive together: the later one has to see the earlier one.
+    || array(select distinct d #>> '{state,coupon}' from jsonb_array_elements(deliveries) d where d #>> '{state,coupon}' is not null)
   into customers, keys
   from jsonb_array_elements(deliveries) d
   where d ->> 'object_type' is not null and (d ->> 'livemode')::boolean = live;

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from shared.billing.events import delivery
-from tests.support.stripe_events import sell
+from tests.support.acting import wait_until_blocked
+from tests.support.stripe_events import event, sell, subscription
 from tests.support.stripe_histories import History, deliveries, histories
-from tests.support.world import Connection, Database, Row
+from tests.support.world import ACME, Connection, Database, Row
 
 RECEIVE = "select private.receive_stripe_event(%s::jsonb)"
 
@@ -125,3 +126,23 @@ def test_customers_and_prices_known_late_give_the_same_result(fresh_database: Da
         assert wrong(connection, customers) == []
         left = connection.execute("select status, count(*) from public.stripe_events group by 1").fetchall()
         assert left == [("APPLIED", sum(len(one.events) for one in customers))]
+
+
+def test_coupon_and_discount_that_arrive_together_lower_the_amount(fresh_database: Database) -> None:
+    coupon = {"id": "half", "object": "coupon", "percent_off": 50, "duration": "forever"}
+    discount = {
+        "id": "di_1", "object": "discount", "customer": "cus_1", "end": None, "subscription": None,
+        "source": {"type": "coupon", "coupon": "half"},
+    }  # fmt: skip
+    with fresh_database.connect() as connection:
+        sell(connection)
+        connection.execute("update public.organizations set stripe_customer_id = 'cus_1' where id = %s", [ACME])
+        receive(connection, event("customer.subscription.created", subscription()))
+    with fresh_database.connect() as first, fresh_database.connect() as second, ThreadPoolExecutor(1) as pool:
+        with first.transaction():
+            receive(first, event("customer.discount.created", discount))
+            later = pool.submit(receive, second, event("coupon.created", coupon))
+            wait_until_blocked(fresh_database)
+        later.result()
+        (amount,) = second.execute("select net_monthly_amount from public.subscriptions").fetchone() or (None,)
+    assert amount == 69_900 / 2
