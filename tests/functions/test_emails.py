@@ -255,6 +255,12 @@ def test_attack_kill_the_sender_between_two_steps(
         received.hook = lambda _step, _who: None
         assert state(connection, id_) == "SENDING"
         make_due(connection)  # as if the lease had ended
+        # Postgres has to notice that the process is dead; until then it holds the lock of the job.
+        held = (
+            "select from pg_locks where locktype = 'advisory'"
+            " and database = (select oid from pg_database where datname = current_database())"
+        )
+        wait_for(lambda: connection.execute(held).rowcount == 0)
         with serving(tmp_path, variables(fresh_database, smtp)) as functions:
             result = run_job(functions)
         assert result["sent"] == int(resent)
