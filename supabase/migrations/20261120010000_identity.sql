@@ -44,6 +44,10 @@ create table public.users (
     constraint "suspended_reason is 1 to 500 characters" check (length(suspended_reason) between 1 and 500),
   deleted_at timestamptz,
   current_organization_id uuid,
+  time_zone text not null default 'UTC'
+    constraint "time_zone is at most 64 characters" check (length(time_zone) <= 64),
+  locale text not null default 'en' constraint "locale is a language and perhaps a country, such as en-US"
+    check (locale ~ '^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$' and length(locale) <= 16),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "suspended_until is after suspended_at" check (suspended_until > suspended_at),
@@ -56,6 +60,9 @@ comment on column public.users.deleted_at is
   'When the account was deleted: its personal data is gone; its id stays, because business records refer to it.';
 comment on column public.users.current_organization_id is
   'Chosen by set_current_organization(); counts in new access tokens while the user is a member there.';
+comment on column public.users.time_zone is 'IANA name, such as Europe/Berlin: times in e-mails and notices are in this zone.';
+comment on column public.users.locale is
+  'Language and perhaps country, such as en-US: decides how times are written. Texts are English.';
 comment on column public.users.suspended_until is 'Null while suspended: until reactivated by hand.';
 create index users_email_idx on public.users (lower(email));
 create index users_created_at_idx on public.users (created_at desc);
@@ -419,6 +426,21 @@ create trigger touch before update on public.organizations for each row execute 
 create trigger touch before update on public.organization_invitations
   for each row execute function private.touch_updated_at();
 
+-- Reads the time zones from files: only when one is chosen.
+create function private.check_time_zone() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if not exists (select from pg_catalog.pg_timezone_names z where z.name = new.time_zone and z.name !~ '^posix') then
+    raise exception 'There is no such time zone' using
+      errcode = 'PT422', detail = format('Found %L.', left(new.time_zone, 100)),
+      hint = 'Send an IANA name such as Europe/Berlin, America/New_York or UTC.';
+  end if;
+  return new;
+end $$;
+comment on function private.check_time_zone() is 'PT422 for a time zone that this server does not know.';
+create trigger check_time_zone before update of time_zone on public.users
+  for each row when (new.time_zone <> old.time_zone) execute function private.check_time_zone();
+
 create function private.stamp_author() returns trigger language plpgsql set search_path = '' as $$
 begin
   if not row_security_active(tg_relid) then
@@ -631,8 +653,8 @@ create policy "people see themselves and their organization" on public.users for
 create policy "people change themselves" on public.users for update to authenticated
   using (id = (select private.current_user_id())) with check (id = (select private.current_user_id()));
 -- Colleagues do not see the platform role, suspensions and sign-ins; my_account() shows a user their own.
-grant select (id, email, name, avatar_url, is_active, deleted_at, created_at, updated_at), update (name, avatar_url)
-  on public.users to authenticated;
+grant select (id, email, name, avatar_url, is_active, time_zone, locale, deleted_at, created_at, updated_at),
+  update (name, avatar_url, time_zone, locale) on public.users to authenticated;
 grant all on public.users to service_role;
 
 alter table public.organizations enable row level security;

@@ -95,6 +95,19 @@ begin
 end $$;
 comment on function private.unknown_kind(text) is 'Refuses an event that is not in private.event_kinds.';
 
+create function private.local_time(moment timestamptz, zone text, locale text) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  form constant text := case when locale ~ '-(US|CA|AU|NZ|IN|PH)$' then 'FMHH12:MI AM' else 'HH24:MI' end;
+begin
+  return to_char(
+    moment at time zone zone, case when locale ~ '-(US|PH)$' then 'Dy, Mon FMDD, YYYY, ' else 'Dy, FMDD Mon YYYY, ' end || form
+  ) || format(' (%s)', zone);
+exception when invalid_parameter_value then
+  return private.local_time(moment, 'UTC', locale); -- a zone of another server's list
+end $$;
+comment on function private.local_time(timestamptz, text, text) is 'A time for a person, in their time zone.';
+
 create function private.publish_events(events private.event[]) returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -107,7 +120,9 @@ begin
     on conflict do nothing returning kind, dedupe_key
   ), reached as (
     select distinct on (e.ordinality, u.id) coalesce(k.kind, private.unknown_kind(e.kind)) as kind, e.organization_id, u.id as user_id,
-      left(e.title, 100) as title, left(e.message, 500) as message, e.subject_type, e.subject_id,
+      left(e.title, 100) as title, left(case when e.data ? 'at'
+        then replace(e.message, '{at}', private.local_time((e.data ->> 'at')::timestamptz, u.time_zone, u.locale)) else e.message end,
+        500) as message, e.subject_type, e.subject_id,
       coalesce(e.data, '{}') as data, coalesce(e.type, k.type, 'INFO') as type,
       coalesce(e.path, replace(k.path, '{id}', e.subject_id::text)) as path,
       m.user_id is not null and case when k.is_mandatory then k.in_app else coalesce(p.in_app, d.in_app, k.in_app, true) end
@@ -149,7 +164,7 @@ begin
 end $$;
 comment on function private.publish_events(private.event[]) is
   'Publishes events: notifications and e-mails for their recipients, by preference; nobody is notified of what they did '
-  'themselves. Returns how many people were notified.';
+  'themselves. {at} in a message is the time `at` of data, in the time zone of each recipient. Returns how many people were notified.';
 
 create function private.publish_event(
   kind text, organization_id uuid, subject_type text, subject_id uuid, title text, message text, recipients uuid[],

@@ -108,9 +108,9 @@ declare
   reported bigint;
 begin
   select count(*), private.publish_events(array_agg((
-    d.kind, d.organization_id, 'task', d.id, d.title || d.name,
-    format(d.message, to_char(d.due_date at time zone 'UTC', 'YYYY-MM-DD HH24:MI')), array[d.recipient], null,
-    d.id || ' ' || d.due_date, null, null
+    d.kind, d.organization_id, 'task', d.id, d.title || d.name, d.message, array[d.recipient],
+    jsonb_build_object('at', d.due_date),
+    d.id || ' ' || extract(epoch from d.due_date), null, null
   )::private.event)) into reported
   from (
     select t.id, t.organization_id, coalesce(t.assigned_to, t.created_by) as recipient, t.due_date, left(t.title, 80) as name, k.*
@@ -118,12 +118,12 @@ begin
     cross join lateral (select
       case when t.due_date > moment then 'work.task.due' else 'work.task.overdue' end as kind,
       case when t.due_date > moment then 'Due soon: ' else 'Overdue: ' end as title,
-      case when t.due_date > moment then 'It is due at %s (UTC).' else 'It was due at %s (UTC).' end as message
+      case when t.due_date > moment then 'It is due on {at}.' else 'It was due on {at}.' end as message
     ) k
     where t.status in ('TODO', 'IN_PROGRESS', 'REVIEW')
       and t.due_date > moment - interval '7 days' and t.due_date <= moment + interval '1 day'
       and not exists (
-        select from private.published_events p where p.kind = k.kind and p.dedupe_key = t.id || ' ' || t.due_date
+        select from private.published_events p where p.kind = k.kind and p.dedupe_key = t.id || ' ' || extract(epoch from t.due_date)
       )
     order by t.due_date, t.id limit 5000
   ) d where d.recipient is not null;
@@ -207,8 +207,8 @@ begin
     perform private.publish_event(
       'account.access.suspended', null, 'user', new.id, 'Your account is suspended',
       concat_ws(' ', case when new.suspended_until is null then 'It stays suspended until an administrator reactivates it.'
-        else format('It is suspended until %s (UTC).', to_char(new.suspended_until at time zone 'UTC', 'YYYY-MM-DD HH24:MI')) end,
-        new.suspended_reason), array[new.id]
+        else 'It is suspended until {at}.' end, new.suspended_reason), array[new.id],
+      case when new.suspended_until is not null then jsonb_build_object('at', new.suspended_until) end
     );
   else
     perform private.publish_event(

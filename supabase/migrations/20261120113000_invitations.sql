@@ -25,9 +25,11 @@ begin
     left(case kind when 'organization.member.invited' then format('%s invites you to %s', left(inviter, 80), org.name)
       else format('Your invitation to %s expires soon', org.name) end, 200),
     jsonb_build_object(
-      'message', format('%s invites you to join %s as %s. The invitation is for %s and valid until %s (UTC).', left(inviter, 80),
-        org.name, lower(invitation.role::text), invitation.email,
-        to_char(invitation.expires_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI')),
+      'message', format('%s invites you to join %s as %s. The invitation is for %s and valid until %s.', left(inviter, 80),
+        org.name, lower(invitation.role::text), invitation.email, coalesce(
+          (select private.local_time(invitation.expires_at, u.time_zone, u.locale) from public.users u
+            where lower(u.email) = lower(invitation.email) and u.deleted_at is null limit 1),
+          private.local_time(invitation.expires_at, 'UTC', 'en'))),
       'label', 'See the invitation', 'secret_path', '/invitations/' || token, 'invitation_id', invitation.id
     )
   );

@@ -165,3 +165,33 @@ def test_choices_of_one_organization_do_not_reach_another(fresh_database: Databa
     with fresh_database.connect() as connection:
         assert publish(connection, "crm.lead.assigned", "member") == 1
         assert publish(connection, "crm.lead.assigned", "globex_member", org=GLOBEX) == 0
+
+
+def test_times_are_in_the_time_zone_of_each_recipient(database: Database) -> None:
+    zones = {"member": ("Europe/Berlin", "de-DE"), "admin": ("America/New_York", "en-US"), "owner": ("UTC", "en")}
+    with database.connect() as connection, connection.transaction(force_rollback=True):
+        for who, chosen in zones.items():
+            connection.execute("update public.users set time_zone = %s, locale = %s where id = %s", [*chosen, PEOPLE[who]])
+        connection.execute(
+            "select private.publish_event('work.task.due', %s, 'task', null, 'T', 'Due on {at}.', %s, %s)",
+            [ACME, [PEOPLE[who] for who in zones], json.dumps({"at": "2026-07-01T18:05:00Z"})],
+        )
+        shown = dict(connection.execute("select user_id, message from public.notifications").fetchall())
+        mailed = dict(connection.execute("select user_id, content ->> 'message' from private.emails").fetchall())
+    assert shown == mailed
+    assert {who: shown[PEOPLE[who]] for who in zones} == {
+        "member": "Due on Wed, 1 Jul 2026, 20:05 (Europe/Berlin).",
+        "admin": "Due on Wed, Jul 1, 2026, 2:05 PM (America/New_York).",
+        "owner": "Due on Wed, 1 Jul 2026, 18:05 (UTC).",
+    }
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "EST5EDT4,M3", "posix/UTC", "europe/berlin", "", "x" * 100])
+def test_unknown_time_zone_is_refused(database: Database, zone: str) -> None:
+    with database.acting_as("viewer") as cursor:
+        mine = [PEOPLE["viewer"]]
+        cursor.execute("update public.users set time_zone = 'Asia/Tokyo', locale = 'ja' where id = %s", mine)
+        with pytest.raises(psycopg.Error) as caught:
+            cursor.execute("update public.users set time_zone = %s where id = %s", [zone, *mine])
+        assert caught.value.sqlstate == "PT422"
+        assert (caught.value.diag.message_detail or "").startswith("Found ")
