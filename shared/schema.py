@@ -27,7 +27,7 @@ class ActivitySeverity(StrEnum):
 
 
 class ActivityType(StrEnum):
-    """What was done; all but TASK and NOTE is contact with somebody."""
+    """What was done; CALL, EMAIL, MEETING, SHOWING and FOLLOW_UP are contact with somebody."""
 
     CALL = "CALL"
     EMAIL = "EMAIL"

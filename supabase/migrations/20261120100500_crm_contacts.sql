@@ -50,7 +50,7 @@ comment on column public.contacts.property_types is 'What they would buy; empty:
 comment on column public.contacts.cities is 'Where they would buy; empty: anywhere.';
 comment on column public.contacts.is_watching is
   'True: the assigned member is notified of new listings that meet every wish stated here.';
-comment on column public.contacts.last_contact_at is 'When somebody last spoke with them; follows their activities.';
+comment on column public.contacts.last_contact_at is 'When contact last happened; follows activities that are done.';
 create index contacts_organization_idx on public.contacts (organization_id, created_at desc);
 create index contacts_company_idx on public.contacts (organization_id, company_id);
 create index contacts_organization_type_idx on public.contacts (organization_id, type);
@@ -113,7 +113,7 @@ grant select, delete,
   update (
     id, organization_id, assigned_to_id, name, email, phone, company_id, company, position, type, status, notes, tags,
     custom_fields, budget, property_types, cities, min_bedrooms, is_watching, linkedin_url, twitter_url,
-    preferred_contact_method, last_contact_at
+    preferred_contact_method
   )
   on public.contacts to authenticated;
 grant all on public.contacts to service_role;

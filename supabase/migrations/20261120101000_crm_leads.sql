@@ -64,7 +64,7 @@ comment on column public.leads.cities is 'Where they would buy; empty: anywhere.
 comment on column public.leads.converted_contact_id is 'The contact convert_lead() made of it.';
 comment on column public.leads.is_watching is
   'True: the assigned member is notified of new listings that meet every wish stated here.';
-comment on column public.leads.last_contact_at is 'When somebody last spoke with them; follows their activities.';
+comment on column public.leads.last_contact_at is 'When contact last happened; follows activities that are done.';
 create index leads_organization_idx on public.leads (organization_id, created_at desc);
 create index leads_organization_status_idx on public.leads (organization_id, status);
 create index leads_assigned_to_idx on public.leads (assigned_to_id, organization_id);
@@ -171,7 +171,7 @@ grant select, delete,
   ),
   update (
     id, organization_id, assigned_to_id, name, email, phone, company, source, status, score, score_value, budget,
-    property_types, cities, min_bedrooms, is_watching, timeline, notes, tags, custom_fields, last_contact_at
+    property_types, cities, min_bedrooms, is_watching, timeline, notes, tags, custom_fields
   )
   on public.leads to authenticated;
 grant all on public.leads to service_role;

@@ -3,7 +3,7 @@
 create type "ActivityType" as enum (
   'CALL', 'EMAIL', 'MEETING', 'TASK', 'NOTE', 'SHOWING', 'OPEN_HOUSE', 'FOLLOW_UP'
 );
-comment on type "ActivityType" is 'What was done; all but TASK and NOTE is contact with somebody.';
+comment on type "ActivityType" is 'What was done; CALL, EMAIL, MEETING, SHOWING and FOLLOW_UP are contact with somebody.';
 
 create table public.activities (
   id uuid primary key default gen_random_uuid(),
@@ -70,7 +70,8 @@ create index activities_type_follow_up_idx
 create function private.record_change(
   organization_id uuid, entity_type text, entity_id uuid, action text, title text, description text default null,
   lead_id uuid default null, contact_id uuid default null, deal_id uuid default null, listing_id uuid default null,
-  assigned_to_id uuid default null, severity "ActivitySeverity" default 'INFO'
+  assigned_to_id uuid default null, severity "ActivitySeverity" default 'INFO', type "ActivityType" default 'NOTE',
+  completed_at timestamptz default now()
 ) returns void language plpgsql security definer set search_path = '' as $$
 declare
   author uuid := auth.uid();
@@ -91,18 +92,19 @@ begin
       organization_id, created_by_id, type, title, description, completed_at, lead_id, contact_id, deal_id, listing_id,
       is_automatic
     ) values (
-      record_change.organization_id, author, 'NOTE', left(record_change.title, 255), left(record_change.description, 10000),
-      now(), record_change.lead_id, record_change.contact_id, record_change.deal_id, record_change.listing_id, true
+      record_change.organization_id, author, record_change.type, left(record_change.title, 255),
+      left(record_change.description, 10000), record_change.completed_at, record_change.lead_id, record_change.contact_id, record_change.deal_id, record_change.listing_id, true
     );
   end if;
 end $$;
 comment on function private.record_change(
-  uuid, text, uuid, text, text, text, uuid, uuid, uuid, uuid, uuid, "ActivitySeverity"
-) is 'Writes what happened to a lead, deal or listing as a NOTE and into the feed. Definer: no client writes is_automatic.';
+  uuid, text, uuid, text, text, text, uuid, uuid, uuid, uuid, uuid, "ActivitySeverity", "ActivityType", timestamptz
+) is 'Writes what happened to a record as an activity and into the feed. Definer: no client writes is_automatic.';
 
-create function private.note_contact() returns trigger language plpgsql set search_path = '' as $$
+-- Definer: clients do not write last_contact_at of a record that exists.
+create function private.note_contact() returns trigger language plpgsql security definer set search_path = '' as $$
 declare
-  contacted timestamptz := least(coalesce(new.completed_at, new.created_at), now());
+  contacted constant timestamptz := least(new.completed_at, now());
   a_lead uuid;
   a_contact uuid;
 begin
@@ -110,7 +112,6 @@ begin
     select d.lead_id, d.contact_id into a_lead, a_contact from public.deals d
     where d.organization_id = new.organization_id and d.id = new.deal_id;
   end if;
-  -- A statement that changes nothing still evaluates its policies.
   if coalesce(new.lead_id, a_lead) is not null then
     update public.leads l set last_contact_at = contacted
     where l.organization_id = new.organization_id and l.id = any (array[new.lead_id, a_lead])
@@ -124,12 +125,27 @@ begin
   return null;
 end $$;
 comment on function private.note_contact() is
-  'Updates last_contact_at of the lead and contact of an activity or of its deal. A date in the future counts as now.';
-create trigger note_contact after insert or update of completed_at on public.activities
-  for each row when (new.type not in ('NOTE', 'TASK')) execute function private.note_contact();
+  'Updates last_contact_at of the lead and contact of an activity or of its deal. A clock that is five minutes fast is accepted.';
+-- What is planned is no contact yet.
+create trigger note_contact after insert or update of completed_at, type, lead_id, contact_id, deal_id on public.activities
+  for each row when (
+    new.type in ('CALL', 'EMAIL', 'MEETING', 'SHOWING', 'FOLLOW_UP') and new.completed_at <= now() + interval '5 minutes'
+  ) execute function private.note_contact();
 
-grant execute on function private.note_contact(),
-  private.record_change(uuid, text, uuid, text, text, text, uuid, uuid, uuid, uuid, uuid, "ActivitySeverity")
+create function private.bound_last_contact() returns trigger language plpgsql set search_path = '' as $$
+begin
+  new.last_contact_at := now();
+  return new;
+end $$;
+comment on function private.bound_last_contact() is 'Contact in the future counts as now.';
+create trigger bound_last_contact before insert on public.leads
+  for each row when (new.last_contact_at > now()) execute function private.bound_last_contact();
+create trigger bound_last_contact before insert on public.contacts
+  for each row when (new.last_contact_at > now()) execute function private.bound_last_contact();
+
+grant execute on function private.note_contact(), private.bound_last_contact(), private.record_change(
+  uuid, text, uuid, text, text, text, uuid, uuid, uuid, uuid, uuid, "ActivitySeverity", "ActivityType", timestamptz
+)
   to authenticated, service_role;
 
 -- record_activity -----------------------------------------------------------------------------------------------------
@@ -183,13 +199,14 @@ begin
     raise exception 'The record that the activity is about does not exist' using
       errcode = 'PT404', detail = format('There is no %s in this organization.', missing);
   end if;
-  -- Its trigger keeps last_contact_at.
+  -- Its trigger keeps last_contact_at. Without completed_at it was done now, but for a task; null: it is planned.
   insert into public.activities (
     id, organization_id, created_by_id, type, title, description, outcome, duration_minutes, completed_at,
     lead_id, contact_id, deal_id, listing_id
   ) values (
     activity, org, auth.uid(), (item ->> 'type')::public."ActivityType", item ->> 'title', item ->> 'description',
-    item ->> 'outcome', (item ->> 'duration_minutes')::integer, (item ->> 'completed_at')::timestamptz,
+    item ->> 'outcome', (item ->> 'duration_minutes')::integer, case when item ? 'completed_at'
+      then (item ->> 'completed_at')::timestamptz when item ->> 'type' <> 'TASK' then now() end,
     lead, contact, deal, listing
   );
   insert into public.activity_feeds

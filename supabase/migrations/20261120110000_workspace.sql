@@ -364,30 +364,30 @@ create trigger default_assignee before insert on public.appointments
 create function private.record_appointment() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
-  who uuid := coalesce(auth.uid(), new.assigned_to);
+  happened constant boolean := new.status = 'COMPLETED' and (tg_op = 'INSERT' or old.status <> 'COMPLETED');
+  change constant text := case
+    when tg_op = 'INSERT' then case when happened then 'completed' else 'created' end
+    when new.status <> old.status then lower(new.status::text) else 'moved' end;
 begin
-  if who is not null then
-    insert into public.activities
-      (organization_id, type, title, description, lead_id, contact_id, deal_id, listing_id, created_by_id, is_automatic)
-    values (
-      new.organization_id,
-      case new.type when 'OTHER' then 'NOTE' else new.type::text end::public."ActivityType",
-      left(
-        concat('Appointment', case tg_op when 'UPDATE' then ' ' || lower(new.status::text) end, ': ', new.title), 255
-      ),
-      format('%s to %s (UTC)', to_char(new.start_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
-        to_char(new.end_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI')),
-      new.lead_id, new.contact_id, new.deal_id, new.listing_id, who, true
-    );
-  end if;
+  perform private.record_change(
+    new.organization_id, 'appointment', new.id, change,
+    concat('Appointment', ' ' || nullif(replace(change, '_', ' '), 'created'), ': ', new.title),
+    format('%s to %s (UTC)', to_char(new.start_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
+      to_char(new.end_time at time zone 'UTC', 'YYYY-MM-DD HH24:MI')),
+    new.lead_id, new.contact_id, new.deal_id, new.listing_id, new.assigned_to,
+    type => case when happened and new.type <> 'OTHER' then new.type::text else 'NOTE' end::public."ActivityType",
+    completed_at => case when happened then least(new.end_time, now()) else now() end
+  );
   return null;
 end $$;
-comment on function private.record_appointment() is 'New appointments and changes of their status are activities.';
+comment on function private.record_appointment() is
+  'New, moved and otherwise changed appointments are notes and entries of the feed; one that took place is an activity of its type.';
 create trigger record_appointment after insert on public.appointments
   for each row when (coalesce(current_setting('strive.history_action', true), '') <> 'restored')
   execute function private.record_appointment();
-create trigger record_appointment_status after update of status on public.appointments
-  for each row when (old.status <> new.status) execute function private.record_appointment();
+create trigger record_appointment_change after update of status, start_time on public.appointments
+  for each row when (old.status <> new.status or old.start_time <> new.start_time)
+  execute function private.record_appointment();
 
 create function private.publish_content() returns trigger language plpgsql set search_path = '' as $$
 begin

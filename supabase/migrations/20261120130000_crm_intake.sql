@@ -201,8 +201,11 @@ begin
       and (lower(l.email) = lower(trim(sent.email)) or private.same_phone(l.phone) = private.same_phone(sent.phone))
   ) p order by p.rank, p.created_at, p.contact_id, p.lead_id limit 1;
   if found then
-    -- Knowing a phone number does not authorize a change of the lead: the entry has what was sent, and a person
-    -- decides.
+    -- Knowing a phone number does not authorize a change of the lead, but for the time of contact: the entry has what was
+    -- sent, and a person decides.
+    update public.leads l set last_contact_at = now() where l.organization_id = token.organization_id and l.id = known.lead_id;
+    update public.contacts c set last_contact_at = now()
+    where c.organization_id = token.organization_id and c.id = known.contact_id;
     perform private.record_change(
       token.organization_id, case when known.lead_id is null then 'contact' else 'lead' end,
       coalesce(known.lead_id, known.contact_id), 'captured', format('%s wrote again on %s', sent.name, token.name),
@@ -219,14 +222,14 @@ begin
   perform set_config('strive.quiet', 'on', true); -- crm.lead.captured follows
   insert into public.leads (
     organization_id, assigned_to_id, name, email, phone, company, source, budget, property_types, cities, min_bedrooms,
-    notes, custom_fields
+    notes, custom_fields, last_contact_at
   ) values (
     token.organization_id, token.assigned_to_id, trim(sent.name), nullif(trim(sent.email), ''), nullif(trim(sent.phone), ''),
     sent.company, case lower(capture ->> 'utm_medium')
       when 'cpc' then 'GOOGLE_ADS' when 'social' then 'SOCIAL_MEDIA' when 'email' then 'EMAIL_CAMPAIGN'
       when 'referral' then 'REFERRAL' else token.source::text end::public."LeadSource",
     sent.budget, coalesce(sent.property_types, '{}'), coalesce(sent.cities, '{}'), sent.min_bedrooms, sent.message,
-    jsonb_build_object('captured', came_from)
+    jsonb_build_object('captured', came_from), now()
   ) returning id into a_lead;
   perform private.record_change(
     token.organization_id, 'lead', a_lead, 'captured', format('New lead from %s: %s', token.name, trim(sent.name)),

@@ -221,28 +221,48 @@ def test_attack_hand_an_activity_to_another_author(database: Database) -> None:
             change(cursor, "activities", row, created_by_id=PEOPLE["owner"])
 
 
-@pytest.mark.parametrize(
-    ("kind", "contacted"), [("CALL", True), ("SHOWING", True), ("FOLLOW_UP", True), ("NOTE", False), ("TASK", False)]
-)
-def test_contact_updates_last_contact_at_of_the_record(database: Database, kind: str, contacted: bool) -> None:
+CONTACT = {"CALL", "EMAIL", "MEETING", "SHOWING", "FOLLOW_UP"}
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("kind", [*sorted(CONTACT), "OPEN_HOUSE", "NOTE", "TASK"])
+def test_contact_that_happened_updates_last_contact_at(database: Database, kind: str, done: bool) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         rows = {table: make(cursor, table) for table in ("leads", "contacts")}
-        make(cursor, "activities", type=kind, lead_id=rows["leads"]["id"], contact_id=rows["contacts"]["id"])
+        about = {"lead_id": rows["leads"]["id"], "contact_id": rows["contacts"]["id"]}
+        now = dt.datetime.now(dt.UTC)
+        make(cursor, "activities", type=kind, completed_at=now if done else None, **about)
+        make(cursor, "activities", type=kind, completed_at=now + dt.timedelta(days=1), **about)
         for table, row in rows.items():
             after = seen(cursor, table, row)
             assert after
-            assert (after["last_contact_at"] is not None) == contacted
+            assert (after["last_contact_at"] is not None) == (done and kind in CONTACT)
 
 
 def test_contact_about_a_deal_is_contact_with_its_people(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
-        person = make(cursor, "contacts")
-        make(cursor, "activities", deal_id=make(cursor, "deals", contact_id=person["id"])["id"])
-        after = seen(cursor, "contacts", person)
-        assert after
-        assert after["last_contact_at"]
+        person, other = make(cursor, "contacts"), make(cursor, "contacts")
+        deal = make(cursor, "deals", contact_id=person["id"])["id"]
+        planned = make(cursor, "activities", deal_id=deal)
+        assert (seen(cursor, "contacts", person) or {})["last_contact_at"] is None
+        change(cursor, "activities", planned, completed_at=dt.datetime.now(dt.UTC))
+        assert (seen(cursor, "contacts", person) or {})["last_contact_at"]
+        change(cursor, "activities", planned, deal_id=None, contact_id=other["id"])
+        assert (seen(cursor, "contacts", other) or {})["last_contact_at"]
+
+
+def test_attack_claim_contact_that_did_not_happen(database: Database) -> None:
+    """The column can be given with a new row, as an import does, but neither in the future nor changed afterwards."""
+    now = dt.datetime.now(dt.UTC)
+    for table in ("leads", "contacts"):
+        with scene(database) as cursor:
+            turn(cursor, "member")
+            person = make(cursor, table, last_contact_at=now + dt.timedelta(days=30))
+            assert person["last_contact_at"] == person["created_at"]
+            with refused(cursor, "42501", "permission denied"):
+                change(cursor, table, person, last_contact_at=now)
 
 
 def test_older_contact_does_not_move_last_contact_at_back(database: Database) -> None:

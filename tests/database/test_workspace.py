@@ -201,20 +201,47 @@ def test_invalid_value_is_refused_with_the_rule(
         make(cursor, **wrong)
 
 
-def test_appointments_and_changes_of_their_status_are_activities(database: Database) -> None:
+def test_appointments_and_their_changes_are_notes_and_feed_entries(database: Database) -> None:
     with database.acting_as("member") as cursor:
         lead = insert(cursor, "leads", organization_id=ACME, name="Lead")["id"]
         row = appointment(cursor, type="SHOWING", lead_id=lead)["id"]
-        cursor.execute("update public.appointments set status = 'CONFIRMED' where id = %s", [row])
-        cursor.execute("update public.appointments set location = 'Elm 1' where id = %s", [row])
+        for change in ("status = 'CONFIRMED'", "location = 'Elm 1'", "start_time = start_time - interval '1 hour'"):
+            cursor.execute(f"update public.appointments set {change} where id = %s", [row])
         recorded = cursor.execute(
             "select type, title, created_by_id from public.activities where lead_id = %s order by title", [lead]
         ).fetchall()
-    assert [(row["type"], row["title"]) for row in recorded] == [
-        ("SHOWING", "Appointment confirmed: Visit"),
-        ("SHOWING", "Appointment: Visit"),
-    ]
-    assert {row["created_by_id"] for row in recorded} == {PEOPLE["member"]}
+        feed = cursor.execute(
+            "select action, title from public.activity_feeds where entity_type = 'appointment' and entity_id = %s"
+            " order by title",
+            [str(row)],
+        ).fetchall()
+    titles = ["Appointment confirmed: Visit", "Appointment moved: Visit", "Appointment: Visit"]
+    assert [(each["type"], each["title"]) for each in recorded] == [("NOTE", title) for title in titles]
+    assert {each["created_by_id"] for each in recorded} == {PEOPLE["member"]}
+    assert [(each["action"], each["title"]) for each in feed] == list(
+        zip(("confirmed", "moved", "created"), titles, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", ["SHOWING", "CALL", "MEETING", "FOLLOW_UP", "OPEN_HOUSE", "OTHER"])
+@pytest.mark.parametrize("outcome", ["SCHEDULED", "CONFIRMED", "NO_SHOW", "CANCELLED", "COMPLETED", "deleted"])
+def test_only_an_appointment_that_took_place_is_contact(database: Database, kind: str, outcome: str) -> None:
+    with database.acting_as("admin") as cursor:
+        lead = insert(cursor, "leads", organization_id=ACME, name="Lead")["id"]
+        contact = insert(cursor, "contacts", organization_id=ACME, name="Contact")["id"]
+        times = {"start_time": NOON - timedelta(hours=1), "end_time": NOON}
+        row = appointment(cursor, type=kind, lead_id=lead, contact_id=contact, **times)["id"]
+        if outcome == "deleted":
+            cursor.execute("delete from public.appointments where id = %s", [row])
+        else:
+            cursor.execute("update public.appointments set status = %s where id = %s", [outcome, row])
+        found = cursor.execute(
+            "select last_contact_at from public.leads where id = %s union all"
+            " select last_contact_at from public.contacts where id = %s",
+            [lead, contact],
+        ).fetchall()
+    happened = outcome == "COMPLETED" and kind in {"SHOWING", "CALL", "MEETING", "FOLLOW_UP"}
+    assert {each["last_contact_at"] for each in found} == {NOON if happened else None}
 
 
 # Content and files ---------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def test_known_person_creates_no_second_lead(functions: Serving, database: Datab
     again = capture(functions, token, email="ADA@visitor.test", phone="512 555 0100", message="Hello?")
     assert first.json() == again.json()
     (lead,) = leads(database)
+    assert lead["last_contact_at"] > lead["created_at"], "an inbound message is contact"
     with database.acting_as("viewer") as cursor:
         assert cursor.execute("select from public.activities where lead_id = %s", [lead["id"]]).rowcount == 2
 

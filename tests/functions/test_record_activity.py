@@ -97,6 +97,7 @@ def test_contact_moves_last_contact_at_forward_and_notes_do_not(
     with database.connect() as connection:
         connection.execute("update public.contacts set last_contact_at = null where id = %s", [things["contact"]])
     functions.record({"type": "NOTE", **about})
+    functions.record({"type": "CALL", "completed_at": None, **about})  # planned
     assert last_contact() is None
     yesterday = datetime.now(UTC) - timedelta(days=1)
     functions.record({"type": "EMAIL", "completed_at": yesterday.isoformat(), **about})

@@ -1932,14 +1932,14 @@ isOneToOne: true
                   ]
                 },"users": {
                   Row: {
-                    "avatar_url": string | null,"created_at": string,"current_organization_id": string | null,"deleted_at": string | null,"email": string,"global_role": Database["public"]['Enums']["UserRole"],"id": string,"is_active": boolean,"last_login_at": string | null,"name": string | null,"suspended_at": string | null,"suspended_reason": string | null,"suspended_until": string | null,"updated_at": string
+                    "avatar_url": string | null,"created_at": string,"current_organization_id": string | null,"deleted_at": string | null,"email": string,"global_role": Database["public"]['Enums']["UserRole"],"id": string,"is_active": boolean,"last_login_at": string | null,"locale": string,"name": string | null,"suspended_at": string | null,"suspended_reason": string | null,"suspended_until": string | null,"time_zone": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email": string,"global_role"?: Database["public"]['Enums']["UserRole"],"id": string,"is_active"?: boolean,"last_login_at"?: string | null,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"updated_at"?: string
+                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email": string,"global_role"?: Database["public"]['Enums']["UserRole"],"id": string,"is_active"?: boolean,"last_login_at"?: string | null,"locale"?: string,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"time_zone"?: string,"updated_at"?: string
                   }
                   Update: {
-                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email"?: string,"global_role"?: Database["public"]['Enums']["UserRole"],"id"?: string,"is_active"?: boolean,"last_login_at"?: string | null,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"updated_at"?: string
+                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email"?: string,"global_role"?: Database["public"]['Enums']["UserRole"],"id"?: string,"is_active"?: boolean,"last_login_at"?: string | null,"locale"?: string,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"time_zone"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     
@@ -2701,10 +2701,12 @@ isOneToOne: false
 "id": string,
 "is_active": boolean,
 "last_login_at": string | null,
+"locale": string,
 "name": string | null,
 "suspended_at": string | null,
 "suspended_reason": string | null,
 "suspended_until": string | null,
+"time_zone": string,
 "updated_at": string
             }
                           SetofOptions: {

@@ -1293,7 +1293,7 @@ export interface components {
         ActivitySeverity: "INFO" | "SUCCESS" | "WARNING" | "ERROR" | "CRITICAL";
         /**
          * ActivityType
-         * @description What was done; all but TASK and NOTE is contact with somebody.
+         * @description What was done; CALL, EMAIL, MEETING, SHOWING and FOLLOW_UP are contact with somebody.
          * @enum {string}
          */
         ActivityType: "CALL" | "EMAIL" | "MEETING" | "TASK" | "NOTE" | "SHOWING" | "OPEN_HOUSE" | "FOLLOW_UP";
