@@ -171,7 +171,9 @@ def test_times_are_in_the_time_zone_of_each_recipient(database: Database) -> Non
     zones = {"member": ("Europe/Berlin", "de-DE"), "admin": ("America/New_York", "en-US"), "owner": ("UTC", "en")}
     with database.connect() as connection, connection.transaction(force_rollback=True):
         for who, chosen in zones.items():
-            connection.execute("update public.users set time_zone = %s, locale = %s where id = %s", [*chosen, PEOPLE[who]])
+            connection.execute(
+                "update public.users set time_zone = %s, locale = %s where id = %s", [*chosen, PEOPLE[who]]
+            )
         connection.execute(
             "select private.publish_event('work.task.due', %s, 'task', null, 'T', 'Due on {at}.', %s, %s)",
             [ACME, [PEOPLE[who] for who in zones], json.dumps({"at": "2026-07-01T18:05:00Z"})],
