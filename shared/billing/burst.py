@@ -1,6 +1,8 @@
 """Receive deliveries that arrive at the same time in one transaction, on one connection.
 
 On the first of a month thousands arrive at once. Alone, each takes a connection, a round trip and a write to the disk.
+Measured with 32 at once on two cores: 1,480 to 1,580 events per second in two lanes, 1,120 to 1,140 in eight; with 8 at
+once the number of lanes makes no difference that exceeds the noise.
 """
 
 from asyncio import Future, Task, create_task, get_running_loop, sleep

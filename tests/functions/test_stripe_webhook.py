@@ -588,12 +588,14 @@ def test_connection_lost_before_commit_is_repaired_by_redelivery(
             # The event is already in the inbox when the subscription is written.
             blocker.execute("lock table public.subscriptions in share mode")
             answer = pool.submit(send, stripe, sent)
-            wait_until_blocked(database)
             with database.connect("supabase_admin") as superuser:
-                superuser.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'"
-                    " and usename = 'strive_functions' and datname = current_database()"
-                )
+                ended = 0
+                while not ended:  # a wait for a lock ends after 100 ms and is repeated
+                    wait_until_blocked(database)
+                    ended = superuser.execute(
+                        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where wait_event_type = 'Lock'"
+                        " and usename = 'strive_functions' and datname = current_database()"
+                    ).rowcount
         refused(answer.result(), 503, "database_unavailable")
     assert answer.result().headers["retry-after"]
     assert stored.execute("select count(*) from public.stripe_events").fetchone() == (0,)
