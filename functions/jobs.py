@@ -26,6 +26,10 @@ class ReconcileOptions(RequestModel):
     )
 
 
+class DeliveryOptions(RequestModel):
+    wait: bool = Field(True, description="Whether to wait for new events; false: only what is due now.")
+
+
 class MetricDays(RequestModel):
     """A range of past days to count; without it today and the days that were missed before."""
 
@@ -102,13 +106,13 @@ async def sync_attachments(call: Call[NoInput], name: str) -> Result[JobRun]:
 
 
 @job(
-    "A run sends for up to 50 seconds, the events of a record in order. An attempt that fails is repeated nine times "
-    "within three days.",
+    "A run lasts 50 seconds and sends new events within a second, those of a record in order; it ends at once where no "
+    "webhook is active. An attempt that fails is repeated nine times within three days.",
 )
-async def deliver_webhooks(call: Call[NoInput], name: str) -> Result[JobRun]:
+async def deliver_webhooks(call: Call[DeliveryOptions], name: str) -> Result[JobRun]:
     from shared.webhooks.delivery import deliver  # noqa: PLC0415 - brings a client that no other function needs
 
-    return await run_here(call, name, partial(deliver, call))
+    return await run_here(call, name, partial(deliver, call, wait=call.body.wait))
 
 
 @job("Up to 100 users a run, those with the fewest failures first.")

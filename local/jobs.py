@@ -4,8 +4,9 @@ import json
 import os
 import time
 import urllib.request
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
@@ -20,27 +21,58 @@ order by j.name
 """
 
 
+# One that waits for work, as deliver_webhooks does, is started again when it ends.
+WAITED_SECONDS = 45
+
+
 def main() -> None:
     environment = os.environ
-    while True:
-        try:
-            run_due(environment["DB_URL"], environment["FUNCTIONS_URL"], environment["SECRET_KEY"])
-        except psycopg.Error as error:
-            say(f"the database is unavailable: {error}")
-        time.sleep(60 - time.time() % 60)
+    with Jobs(environment["DB_URL"], environment["FUNCTIONS_URL"], environment["SECRET_KEY"]) as jobs:
+        while True:
+            try:
+                jobs.run_due()
+            except psycopg.Error as error:
+                say(f"the database is unavailable: {error}")
+            time.sleep(60 - time.time() % 60)
 
 
-def run_due(database_url: str, functions_url: str, secret_key: str) -> None:
-    """Run due jobs one after the other; print a line for each that changed something or failed."""
-    with psycopg.connect(database_url, autocommit=True, application_name="strive-jobs") as connection:
-        for job, is_sql in connection.execute(DUE).fetchall():
-            if is_sql:
-                outcome, result = _run_in_database(connection, job)
-            else:
-                outcome, result = _run_by_function(f"{functions_url}/{job.replace('_', '-')}", secret_key)
-            found = result.values() if isinstance(result, dict) else [result]
-            if outcome != "DONE" or any(found):
-                say(f"{job} {outcome}: {json.dumps(result, ensure_ascii=False)}")
+class Jobs:
+    """Leaving it waits for the jobs that run."""
+
+    def __init__(self, database_url: str, functions_url: str, secret_key: str) -> None:
+        self._database_url, self._functions_url, self._secret_key = database_url, functions_url, secret_key
+        self._pool = ThreadPoolExecutor()
+        self._running: dict[str, Future[None]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def run_due(self) -> None:
+        """Run due jobs: those of the database one after the other, those of functions beside them."""
+        with psycopg.connect(self._database_url, autocommit=True, application_name="strive-jobs") as connection:
+            for job, is_sql in connection.execute(DUE).fetchall():
+                if is_sql:
+                    _report(job, *_run_in_database(connection, job))
+                elif job not in self._running or self._running[job].done():
+                    self._running[job] = self._pool.submit(self._run_by_function, job)
+
+    def _run_by_function(self, job: str) -> None:
+        waited = True
+        while waited:
+            began = time.monotonic()
+            outcome, result = _call(f"{self._functions_url}/{job.replace('_', '-')}", self._secret_key)
+            _report(job, outcome, result)
+            waited = outcome == "DONE" and time.monotonic() - began > WAITED_SECONDS
+
+
+def _report(job: str, outcome: str, result: Any) -> None:
+    """A line for a job that changed something or failed."""
+    found = result.values() if isinstance(result, dict) else [result]
+    if outcome != "DONE" or any(found):
+        say(f"{job} {outcome}: {json.dumps(result, ensure_ascii=False)}")
 
 
 def say(text: str) -> None:
@@ -54,7 +86,7 @@ def _run_in_database(connection: Connection, job: str) -> tuple[str, Any]:
     return _outcome(done[0])
 
 
-def _run_by_function(address: str, secret_key: str) -> tuple[str, Any]:
+def _call(address: str, secret_key: str) -> tuple[str, Any]:
     headers = {"apikey": secret_key, "content-type": "application/json"}
     request = urllib.request.Request(address, b"{}", headers)  # noqa: S310 - the stack's own address
     try:

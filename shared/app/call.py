@@ -1,5 +1,6 @@
 """What a function works with: one request whose caller is known and whose body is parsed."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -37,7 +38,10 @@ class Result(Generic[Given]):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Body]):
-    """`raw_body` is the body as it was sent, `path_value` the text in place of the {…} that the path ends in."""
+    """`raw_body` is the body as it was sent, `path_value` the text in place of the {…} that the path ends in.
+
+    `ending` is set when the process is about to stop: a job that waits for work ends then.
+    """
 
     body: Body
     caller: Caller
@@ -48,6 +52,7 @@ class Call(Generic[Body]):
     session: Session
     flags: "Callable[[], Flags]"
     stripe: "Callable[[], Stripe]"
+    ending: asyncio.Event
 
     async def run(self, operation: str, payload: Any) -> Result[Any]:
         """Run `operation(jsonb)` in the database as the caller, once per Idempotency-Key: one round trip.

@@ -1,5 +1,6 @@
 """From a request to the response of a function: identify the caller, read the body, parse it, run the function."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -58,6 +59,7 @@ class Services:
     telemetry: "Telemetry | None"
     slots: Slots = field(default_factory=Slots)
     turns: Turns = field(default_factory=Turns)
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def admit(services: Services, function: Function, request: Request) -> Caller:
@@ -122,6 +124,7 @@ async def run(services: Services, function: Function, request: Request, caller: 
             _session(services, function, request, caller, hashlib.sha256(body).digest),
             services.flags,
             services.stripe,
+            services.ending,
         )
         result = await function.handler(call)
     if function.page and is_form:
@@ -150,6 +153,7 @@ async def _run_stream(
             _session(services, function, request, caller, None),
             services.flags,
             services.stripe,
+            services.ending,
         )
         items = await stack.enter_async_context(aclosing(cast("AsyncGenerator[BaseModel]", function.handler(call))))
         first = await anext(items)
@@ -186,6 +190,7 @@ async def _run_upload(services: Services, function: Function, request: Request, 
             _session(services, function, request, caller, lambda: request.query + digest),
             services.flags,
             services.stripe,
+            services.ending,
             file,
         )
         items = await stack.enter_async_context(aclosing(cast("AsyncGenerator[BaseModel]", function.handler(upload))))

@@ -72,6 +72,11 @@ class Runtime:
                 )
             return self._services
 
+    def end(self) -> None:
+        """Before the server waits for running requests."""
+        if self._services:
+            self._services.ending.set()
+
     async def close(self) -> None:
         if self._flags:
             await self._flags.close()

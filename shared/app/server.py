@@ -110,6 +110,7 @@ class _Server(uvicorn.Server):
         log("INFO", "ready", address=f"http://{host}:{port}")
 
     async def shutdown(self, sockets: Any = None) -> None:
+        self._runtime.end()
         await super().shutdown(sockets)
         await self._runtime.close()
 

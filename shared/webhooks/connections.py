@@ -8,6 +8,8 @@ import asyncio
 import socket
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
@@ -30,17 +32,19 @@ def is_public(address: Address) -> bool:
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
         if inner:
             return is_public(inner)
+        if address.is_site_local:
+            return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 class PublicBackend(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses, and to those of `allowed` networks. Plain http needs an allowed network."""
+    """Connects to the addresses of `allowed` networks, and with `public` to public ones."""
 
-    def __init__(self, allowed: Networks, most: int) -> None:
+    def __init__(self, allowed: Networks, lookups: ThreadPoolExecutor, *, public: bool) -> None:
         self._allowed = allowed
+        self._public = public
         self._sockets = httpcore.AnyIOBackend()
-        # One for each connection: a name server that hangs holds up nobody else.
-        self._lookups = ThreadPoolExecutor(most, "lookup")
+        self._lookups = lookups
 
     async def connect_tcp(
         self,
@@ -50,12 +54,17 @@ class PublicBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        addresses = await self.resolve(host, port)
+        addresses = await self._resolve(host, port)
         # One that is private among public ones is no accident.
         for address in addresses:
-            if not (is_public(address) or self.is_allowed(address)):
-                raise ForbiddenAddressError(f"{host} has the address {address}, which is not public")
-        return await self._sockets.connect_tcp(str(addresses[0]), port, timeout, local_address, socket_options)
+            if not ((self._public and is_public(address)) or self._is_allowed(address)):
+                why = "which is not public" if self._public else "and only https is accepted"
+                raise ForbiddenAddressError(f"{host} has the address {address}, {why}")
+        *others, last = addresses
+        for address in others:
+            with suppress(httpcore.ConnectError):
+                return await self._sockets.connect_tcp(str(address), port, timeout, local_address, socket_options)
+        return await self._sockets.connect_tcp(str(last), port, timeout, local_address, socket_options)
 
     async def connect_unix_socket(self, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
         raise ForbiddenAddressError("a Unix socket")
@@ -63,40 +72,38 @@ class PublicBackend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def resolve(self, host: str, port: int) -> list[Address]:
-        lookup = asyncio.get_running_loop().run_in_executor(self._lookups, socket.getaddrinfo, host.strip("[]"), port)
-        return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in await lookup]
+    async def _resolve(self, host: str, port: int) -> list[Address]:
+        lookup = partial(socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM)
+        entries = await asyncio.get_running_loop().run_in_executor(self._lookups, lookup)
+        return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
 
-    def close(self) -> None:
-        self._lookups.shutdown(wait=False, cancel_futures=True)
-
-    def is_allowed(self, address: Address) -> bool:
+    def _is_allowed(self, address: Address) -> bool:
         return any(address.version == network.version and address in network for network in self._allowed)
 
 
 class Connections:
-    """A pool that sends one request at a time per connection and follows nothing."""
+    """Pools that send one request at a time per connection and follow nothing. http is for allowed networks only."""
 
     def __init__(self, allowed: Networks, most: int) -> None:
-        self._backend = PublicBackend(allowed, most)
-        self._pool = httpcore.AsyncConnectionPool(
-            httpcore.default_ssl_context(),
-            max_connections=most,
-            max_keepalive_connections=most,
-            keepalive_expiry=5.0,
-            network_backend=self._backend,
-        )
+        # One for each connection: a name server that hangs holds up nobody else.
+        self._lookups = ThreadPoolExecutor(most, "lookup")
+        self._pools = {
+            scheme: httpcore.AsyncConnectionPool(
+                httpcore.default_ssl_context(),
+                max_connections=most,
+                max_keepalive_connections=most,
+                keepalive_expiry=5.0,
+                network_backend=PublicBackend(allowed, self._lookups, public=scheme == b"https"),
+            )
+            for scheme in (b"https", b"http")
+        }
 
     async def post(self, url: str, headers: dict[str, str], body: bytes, *, most_bytes: int) -> tuple[int, bytes]:
         """The status and the beginning of the response."""
         target = httpcore.URL(url)
-        if target.scheme == b"http":
-            addresses = await self._backend.resolve(target.host.decode(), target.port or 80)
-            if not all(self._backend.is_allowed(address) for address in addresses):
-                raise ForbiddenAddressError("only https is accepted")
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         host = urlsplit(url).netloc.encode()
-        async with self._pool.stream(
+        async with self._pools[target.scheme].stream(
             "POST", target, headers=[(b"host", host), (b"content-length", b"%d" % len(body)), *raw], content=body
         ) as response:
             read = b""
@@ -107,5 +114,6 @@ class Connections:
             return response.status, read[:most_bytes]
 
     async def close(self) -> None:
-        await self._pool.aclose()
-        self._backend.close()
+        for pool in self._pools.values():
+            await pool.aclose()
+        self._lookups.shutdown(wait=False, cancel_futures=True)

@@ -1,8 +1,10 @@
-"""Send what is due, many receivers at once: each has four requests at most, and ten seconds for a response."""
+"""Send what is due, many receivers at once. private.claim_webhooks() says how many requests each gets."""
 
 import asyncio
 import json
+import time
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,10 +16,14 @@ from shared.database.pool import Connection, one
 from shared.settings import Settings
 from shared.webhooks.connections import Connections, ForbiddenAddressError
 
+# With the last attempts a run ends before the next minute.
 SECONDS_OF_RUN = 50.0
 SECONDS_OF_ATTEMPT = 10.0
+# An endpoint that takes longer gets one request at a time.
+SECONDS_OF_SLOW = 2.0
+# Polled, since LISTEN works neither through a transaction pooler nor without a lock on every commit.
+SECONDS_BETWEEN_CLAIMS = 0.2
 AT_A_TIME = 64
-OF_ENDPOINT = 4
 RESPONSE_BYTES = 4096
 USER_AGENT = "Strive-Webhooks/1"
 
@@ -58,57 +64,68 @@ async def attempt(connections: Connections, delivery: dict[str, Any]) -> dict[st
     return result | {"status": status, "error": f"Status {status}: {text}" if failed else None}
 
 
-async def deliver(call: Call[Any], connection: Connection) -> dict[str, int]:
-    """Until nothing is due, or the time of a run is over."""
-    sender = _Sender(call.settings, connection)
+async def deliver(call: Call[Any], connection: Connection, *, wait: bool) -> dict[str, int]:
+    """Until the time of a run is over; without `wait`, until nothing is due."""
+    sender = _Sender(call.settings, connection, call.ending)
     try:
-        return await sender.run()
+        return await sender.run(wait=wait)
     finally:
         await sender.close()
 
 
 class _Sender:
-    def __init__(self, settings: Settings, connection: Connection) -> None:
+    def __init__(self, settings: Settings, connection: Connection, ending: asyncio.Event) -> None:
         self._connection = connection
-        self._lock = asyncio.Lock()  # a connection runs one statement at a time
+        self._ending = ending
         self._connections = Connections(settings.webhook_networks, AT_A_TIME)
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[dict[str, Any]]] = set()
         self._of_endpoint: Counter[str] = Counter()
-        self._counts: Counter[str] = Counter()
+        self._slow: set[str] = set()
+        self._counts = Counter(delivered=0, failed=0)
 
-    async def run(self) -> dict[str, int]:
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + SECONDS_OF_RUN
-        while loop.time() < ends:
-            for delivery in await self._claim():
+    async def run(self, *, wait: bool) -> dict[str, int]:
+        ends = time.monotonic() + SECONDS_OF_RUN
+        done: set[asyncio.Task[dict[str, Any]]] = set()
+        while True:
+            is_over = time.monotonic() >= ends or self._ending.is_set()
+            claimed, is_needed = await self._exchange([task.result() for task in done], claim=not is_over)
+            for delivery in claimed:
                 self._of_endpoint[delivery["endpoint_id"]] += 1
                 self._running.add(asyncio.create_task(self._send(delivery)))
-            if not self._running:
-                break
-            done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        if self._running:
-            await asyncio.gather(*self._running)
-        return {"delivered": self._counts["delivered"], "failed": self._counts["failed"]}
+            if self._running:
+                done, self._running = await asyncio.wait(
+                    self._running, timeout=SECONDS_BETWEEN_CLAIMS, return_when=asyncio.FIRST_COMPLETED
+                )
+            elif is_over or not (wait and is_needed):
+                return dict(self._counts)
+            else:
+                done = set()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), SECONDS_BETWEEN_CLAIMS)
 
     async def close(self) -> None:
         for task in self._running:
             task.cancel()
         await self._connections.close()
 
-    async def _claim(self) -> list[dict[str, Any]]:
-        free = AT_A_TIME - len(self._running)
-        busy = [endpoint for endpoint, running in self._of_endpoint.items() if running >= OF_ENDPOINT]
-        claimed: list[dict[str, Any]] = await self._operate("private.claim_webhooks", {"most": free, "busy": busy})
-        return claimed
+    async def _exchange(self, results: list[dict[str, Any]], *, claim: bool) -> tuple[list[dict[str, Any]], bool]:
+        """Stores what has ended and claims more: one statement, however many attempts end at once."""
+        request = {
+            "results": results,
+            "most": AT_A_TIME - len(self._running) if claim else 0,
+            "running": +self._of_endpoint,
+            "slow": list(self._slow),
+        }
+        answer = await one(self._connection, "select private.exchange_webhooks(%s::jsonb)", [json.dumps(request)])
+        return answer["claimed"], answer["is_needed"]
 
-    async def _send(self, delivery: dict[str, Any]) -> None:
-        result = await attempt(self._connections, delivery)
-        await self._operate("private.settle_webhook", result)
-        self._of_endpoint[delivery["endpoint_id"]] -= 1
+    async def _send(self, delivery: dict[str, Any]) -> dict[str, Any]:
+        endpoint, began = delivery["endpoint_id"], time.monotonic()
+        try:
+            result = await attempt(self._connections, delivery)
+        finally:
+            self._of_endpoint[endpoint] -= 1
+        is_slow = time.monotonic() - began > SECONDS_OF_SLOW or result["status"] is None
+        (self._slow.add if is_slow else self._slow.discard)(endpoint)
         self._counts["failed" if result["error"] else "delivered"] += 1
-
-    async def _operate(self, operation: str, payload: dict[str, Any]) -> Any:
-        async with self._lock:
-            return await one(self._connection, f"select {operation}(%s::jsonb)", [json.dumps(payload)])
+        return result

@@ -73,8 +73,9 @@ comment on column public.webhook_deliveries.response_status is 'Status of the la
 comment on column public.webhook_deliveries.error is 'Why the last attempt failed.';
 create index webhook_deliveries_organization_idx on public.webhook_deliveries (organization_id, created_at desc);
 create index webhook_deliveries_endpoint_idx on public.webhook_deliveries (organization_id, endpoint_id, created_at desc);
--- In this order, so that claiming the first ones reads few of many.
-create index webhook_deliveries_pending_idx on public.webhook_deliveries (endpoint_id, place) where status = 'PENDING';
+-- In this order, so that claiming reads few of many, also while most of them wait for their next attempt.
+create index webhook_deliveries_pending_idx on public.webhook_deliveries (endpoint_id, next_attempt_at, place)
+  where status = 'PENDING';
 create index webhook_deliveries_order_idx on public.webhook_deliveries (endpoint_id, subject_id, place) where status = 'PENDING';
 create index webhook_deliveries_created_at_idx on public.webhook_deliveries using brin (created_at);
 
@@ -106,26 +107,51 @@ comment on function private.webhook_payload(text, uuid, text, uuid, jsonb) is 'T
 create function private.claim_webhooks(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  busy constant uuid[] := array(select b::uuid from jsonb_array_elements_text(request -> 'busy') b);
+  of_endpoint constant integer := 4;
+  of_organization constant integer := 8;
+  of_slow_ones constant integer := 16;
+  running constant jsonb := coalesce(request -> 'running', '{}');
+  slow constant jsonb := coalesce(request -> 'slow', '[]');
   claimed jsonb;
 begin
-  with due as materialized (
-    select d.id, w.url from public.webhook_endpoints w
+  -- The endpoints that something waits for, each by one step through the index, however much waits.
+  with recursive waiting as (
+    (select d.endpoint_id from public.webhook_deliveries d where d.status = 'PENDING' order by d.endpoint_id limit 1)
+    union all
+    select (
+      select d.endpoint_id from public.webhook_deliveries d
+      where d.status = 'PENDING' and d.endpoint_id > waiting.endpoint_id order by d.endpoint_id limit 1
+    ) from waiting where waiting.endpoint_id is not null
+  ), endpoint as materialized (
+    select w.id, w.url, w.organization_id, coalesce((running ->> w.id::text)::integer, 0) as running,
+      w.failing_since is not null or slow ? w.id::text as is_slow
+    from public.webhook_endpoints w
+    where w.is_active and (w.id in (select waiting.endpoint_id from waiting) or running ? w.id::text)
+  ), due as (
+    select d.id, d.next_attempt_at, e.url, e.organization_id, e.is_slow,
+      row_number() over (partition by e.organization_id order by d.next_attempt_at, d.place)
+        + (select coalesce(sum(o.running), 0) from endpoint o where o.organization_id = e.organization_id) as turn,
+      row_number() over (partition by e.is_slow order by d.next_attempt_at, d.place)
+        + (select coalesce(sum(o.running), 0) from endpoint o where o.is_slow) as slow_turn
+    from endpoint e
     cross join lateral (
-      select d.id, d.next_attempt_at from public.webhook_deliveries d
-      where d.endpoint_id = w.id and d.status = 'PENDING' and d.next_attempt_at <= now()
+      select d.id, d.next_attempt_at, d.place from public.webhook_deliveries d
+      where d.endpoint_id = e.id and d.status = 'PENDING' and d.next_attempt_at <= now()
         and not exists (
           select from public.webhook_deliveries p
           where p.endpoint_id = d.endpoint_id and p.status = 'PENDING' and p.subject_id = d.subject_id and p.place < d.place
         )
-      order by d.place limit 4
+      order by d.next_attempt_at, d.place
+      limit greatest(case when e.is_slow then 1 else of_endpoint end - e.running, 0)
     ) d
-    where w.is_active and w.id <> all (busy)
-    order by d.next_attempt_at limit (request ->> 'most')::integer
+  ), chosen as (
+    select due.id, due.url from due
+    where due.turn <= of_organization and (not due.is_slow or due.slow_turn <= of_slow_ones)
+    order by due.turn, due.next_attempt_at limit (request ->> 'most')::integer
   ), taken as (
     update public.webhook_deliveries d set attempts = d.attempts + 1, next_attempt_at = now() + interval '60 seconds'
-    from due where d.id = due.id and d.status = 'PENDING' and d.next_attempt_at <= now()
-    returning d.id, d.endpoint_id, due.url, d.payload, d.place
+    from chosen where d.id = chosen.id and d.status = 'PENDING' and d.next_attempt_at <= now()
+    returning d.id, d.endpoint_id, chosen.url, d.payload, d.place
   )
   select jsonb_agg(jsonb_build_object(
     'id', t.id, 'endpoint_id', t.endpoint_id, 'url', t.url, 'payload', t.payload, 'secrets', jsonb_build_array(s.secret)
@@ -135,7 +161,8 @@ begin
   return coalesce(claimed, '[]');
 end $$;
 comment on function private.claim_webhooks(jsonb) is
-  'Claims deliveries that are due, the first of each record and at most four of an endpoint, for a minute.';
+  'Claims deliveries that are due for a minute, the first of each record. With those that run already an endpoint has at '
+  'most 4, one that fails or is slow 1, all of these together 16, and an organization 8; organizations take turns.';
 
 create function private.settle_webhook(result jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -182,6 +209,18 @@ comment on function private.settle_webhook(jsonb) is
   'Stores the result of an attempt: arrived, another attempt later, or failed; switches an endpoint off that is gone or '
   'failed for three days, and notifies its admins.';
 
+create function private.exchange_webhooks(request jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform private.settle_webhook(r) from jsonb_array_elements(request -> 'results') r;
+  return jsonb_build_object(
+    'claimed', case when (request ->> 'most')::integer > 0 then private.claim_webhooks(request) else '[]' end,
+    'is_needed', exists (select from public.webhook_endpoints w where w.is_active)
+  );
+end $$;
+comment on function private.exchange_webhooks(jsonb) is
+  'Stores the results of attempts and claims the next deliveries: one statement for a sender. is_needed: some webhook is active.';
+
 create function private.forget_webhook_deliveries() returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -192,7 +231,7 @@ begin
   return gone;
 end $$;
 comment on function private.forget_webhook_deliveries() is 'Deletes deliveries older than 30 days.';
-grant execute on function private.claim_webhooks(jsonb), private.settle_webhook(jsonb) to strive_functions;
+grant execute on function private.exchange_webhooks(jsonb) to strive_functions;
 grant execute on function private.forget_webhook_deliveries() to service_role;
 
 create function private.publish_created() returns trigger
@@ -251,19 +290,32 @@ comment on function private.trigger_action(public.quick_actions, uuid, jsonb) is
 
 -- Operations of admins ------------------------------------------------------------------------------------------------
 
-create function private.check_webhook_kinds(kinds text[]) returns void
+create function private.check_webhook(url text, kinds text[], description text) returns void
 language plpgsql stable security definer set search_path = '' as $$
 declare
   unknown text;
 begin
-  select w into unknown from unnest(kinds) w
+  if url is null or not (url ~* '^https?://[^[:space:]/@?#]+([/?][^[:space:]#]*)?$' and url ~ '^[!-~]+$') or length(url) > 2000 then
+    raise exception 'This is not an address that webhooks can be sent to' using
+      errcode = 'PT422', detail = format('Found %s.', coalesce(quote_literal(left(url, 100)), 'null')),
+      hint = 'Send an address such as https://example.com/strive: at most 2,000 ASCII characters, without a password and without #.';
+  end if;
+  if cardinality(kinds) not between 1 and 100 then
+    raise exception 'A webhook subscribes to 1 to 100 kinds of events' using
+      errcode = 'PT422', detail = format('Found %s.', cardinality(kinds)), hint = 'Omit kinds to subscribe to all.';
+  end if;
+  select coalesce(quote_literal(left(w, 100)), 'null') into unknown from unnest(kinds) w
   where not exists (select from private.event_kinds k where k.kind = w and k.is_webhook) limit 1;
   if unknown is not null then
     raise exception 'Webhooks cannot subscribe to this kind' using
-      errcode = 'PT422', detail = format('Found %L.', left(unknown, 100)), hint = 'webhook_kinds() lists the kinds.';
+      errcode = 'PT422', detail = format('Found %s.', unknown), hint = 'webhook_kinds() lists the kinds.';
+  end if;
+  if length(description) > 500 then
+    raise exception 'A description has at most 500 characters' using
+      errcode = 'PT422', detail = format('Found %s characters.', length(description));
   end if;
 end $$;
-comment on function private.check_webhook_kinds(text[]) is 'PT422 for a kind of event that webhooks cannot subscribe to.';
+comment on function private.check_webhook(text, text[], text) is 'PT422 for an address, kinds or a description that a webhook cannot have.';
 
 create function private.new_webhook_secret() returns text language sql set search_path = '' as $$
   select 'whsec_' || encode(extensions.gen_random_bytes(32), 'base64')
@@ -278,7 +330,7 @@ declare
   key text := private.new_webhook_secret();
 begin
   perform private.refuse_impersonation();
-  perform private.check_webhook_kinds(kinds);
+  perform private.check_webhook(url, kinds, description);
   perform from public.organizations o where o.id = org for update;
   if (select count(*) from public.webhook_endpoints w where w.organization_id = org) >= 20 then
     raise exception 'An organization has at most 20 webhooks' using errcode = 'PT422', hint = 'Delete one first.';
@@ -316,9 +368,28 @@ language plpgsql security definer set search_path = '' as $$
 declare
   endpoint public.webhook_endpoints := private.find_webhook(webhook_id);
   changed public.webhook_endpoints;
+  wrong text;
 begin
-  changed := jsonb_populate_record(endpoint, changes - '{id,organization_id,disabled_reason,failing_since,created_at}'::text[]);
-  perform private.check_webhook_kinds(changed.kinds);
+  if jsonb_typeof(changes) is distinct from 'object' then
+    wrong := coalesce(jsonb_typeof(changes), 'null');
+  else
+    select c.key into wrong from jsonb_each(changes) c
+    where not case c.key
+      when 'url' then jsonb_typeof(c.value) = 'string'
+      when 'description' then jsonb_typeof(c.value) in ('string', 'null')
+      when 'kinds' then jsonb_typeof(c.value) = 'null' or jsonb_typeof(c.value) = 'array'
+        and not jsonb_path_exists(c.value, '$[*] ? (@.type() != "string")', '{}', true)
+      when 'is_active' then jsonb_typeof(c.value) = 'boolean'
+      else false
+    end limit 1;
+  end if;
+  if wrong is not null then
+    raise exception 'A webhook has no such property, or not with such a value' using
+      errcode = 'PT422', detail = format('Found %L.', left(wrong, 100)),
+      hint = 'Send an object with url (text), kinds (array of texts, or null), description (text or null) or is_active (true or false).';
+  end if;
+  changed := jsonb_populate_record(endpoint, changes);
+  perform private.check_webhook(changed.url, changed.kinds, changed.description);
   update public.webhook_endpoints w set url = changed.url, kinds = changed.kinds, description = changed.description,
     is_active = changed.is_active,
     disabled_reason = case when changed.is_active then null else w.disabled_reason end,
@@ -357,7 +428,18 @@ language plpgsql security definer set search_path = '' as $$
 declare
   endpoint public.webhook_endpoints := private.find_webhook(webhook_id);
   made uuid;
+  waiting constant bigint := (
+    select count(*) from public.webhook_deliveries d
+    where d.endpoint_id = endpoint.id and d.status = 'PENDING' and d.kind = 'organization.webhook.tested'
+  );
 begin
+  if not endpoint.is_active then
+    raise exception 'This webhook is switched off' using
+      errcode = 'PT409', detail = endpoint.disabled_reason, hint = 'change_webhook() with is_active true switches it on.';
+  end if;
+  if waiting >= 10 then
+    raise exception 'Ten tests of this webhook wait already' using errcode = 'PT429', hint = 'webhook_deliveries shows their results.';
+  end if;
   insert into public.webhook_deliveries (organization_id, endpoint_id, kind, payload)
   values (
     endpoint.organization_id, endpoint.id, 'organization.webhook.tested',

@@ -1,5 +1,6 @@
 """Webhooks: signed, ordered per record, retried for three days, and never to a private address."""
 
+import asyncio
 import json
 import os
 import re
@@ -9,20 +10,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import httpx
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from local import NODE, ROOT
 from local.stack import free_port
-from shared.webhooks.connections import is_public
+from shared.webhooks.connections import Connections, is_public
+from shared.webhooks.delivery import attempt, signed_headers
 from tests.support.receivers import Receiver, receiving
 from tests.support.served_flags import wait_for
 from tests.support.serving import SECRET_KEY, Serving, environment, serving
@@ -52,6 +56,10 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
+def port_of(receiver: Receiver) -> int:
+    return urlsplit(receiver.url).port or 0
+
+
 def is_listening(port: int) -> bool:
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0
@@ -69,9 +77,9 @@ def publish(connection: psycopg.Connection[Any], record: UUID | None = None, **d
     connection.execute(PUBLISH, [ACME, record or uuid4(), json.dumps(data)])
 
 
-def deliver(functions: Serving) -> Row:
+def deliver(functions: Serving, *, wait: bool = False) -> Row:
     with functions.client(None, apikey=SECRET_KEY) as client:
-        answer = client.post("/functions/v1/deliver-webhooks", json={}, timeout=120)
+        answer = client.post("/functions/v1/deliver-webhooks", json={"wait": wait}, timeout=45 if wait else 120)
     assert answer.status_code == 200, answer.text
     result: Row = answer.json()["result"]
     return result
@@ -241,6 +249,53 @@ def test_killed_sender_loses_nothing(
     assert {row["status"] for row in deliveries(connection)} == {"DELIVERED"}
 
 
+def test_attack_fill_the_sender_with_hanging_receivers(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    with receiving(hanging=True) as hanging, ThreadPoolExecutor() as pool:
+        connection.execute(
+            "with made as (insert into public.webhook_endpoints (organization_id, url)"
+            " select %s, %s || '?' || n from generate_series(1, 20) n returning id)"
+            " insert into private.webhook_secrets (endpoint_id, secret)"
+            " select id, private.new_webhook_secret() from made",
+            [GLOBEX, hanging.url],
+        )
+        for _ in range(10):
+            connection.execute(PUBLISH, [GLOBEX, uuid4(), "{}"])
+        subscribe(database, receiver.url)
+        for _ in range(50):
+            publish(connection)
+        running = pool.submit(deliver, functions)
+        for _ in range(50):
+            assert receiver.arrived.acquire(timeout=60)
+        assert not running.done()
+        tried = connection.execute(
+            "select from public.webhook_deliveries where organization_id = %s and attempts > 0", [GLOBEX]
+        )
+        assert 0 < tried.rowcount <= 8
+        hanging.gate.set()
+        running.result()
+
+
+def test_waiting_run_sends_new_events_and_ends_with_its_process(
+    database: Database, connection: psycopg.Connection[Any], receiver: Receiver, tmp_path: Path
+) -> None:
+    subscribe(database, receiver.url)
+    variables = environment(database.url("strive_functions"), **LOCAL)
+    with ThreadPoolExecutor() as pool, serving(tmp_path, variables) as ending:
+        running = pool.submit(deliver, ending, wait=True)
+        for _ in range(2):
+            publish(connection)
+            assert receiver.arrived.acquire(timeout=60)
+        ending.process.terminate()
+        assert running.result() == {"delivered": 2, "failed": 0}
+
+
+@pytest.mark.usefixtures("connection")
+def test_run_ends_where_no_webhook_is_active(functions: Serving) -> None:
+    assert deliver(functions, wait=True) == {"delivered": 0, "failed": 0}
+
+
 @pytest.mark.usefixtures("connection")
 def test_actions_trigger_workflows_and_calls(functions: Serving, database: Database, receiver: Receiver) -> None:
     with receiving() as other:
@@ -289,30 +344,64 @@ def test_attack_redirect_to_another_address(
         assert victim.requests == []
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["http://127.0.0.1:{port}/", "http://localhost:{port}/", "https://localhost:{port}/", "https://[::1]:{port}/",
-     "https://169.254.169.254/latest/meta-data", "https://[::ffff:169.254.169.254]/", "http://2130706433:{port}/",
-     "https://0x7f000001:{port}/", "http://192.0.2.1/"],
+PRIVATE = (
+    "http://127.0.0.1:{port}/", "http://localhost:{port}/", "https://localhost:{port}/",
+    "https://[::1]:{port}/", "https://[::ffff:127.0.0.1]:{port}/", "https://[::ffff:7f00:1]:{port}/",
+    "https://[64:ff9b::7f00:1]:{port}/", "https://169.254.169.254/latest/meta-data", "http://2130706433:{port}/",
+    "https://2130706433:{port}/", "https://0x7f000001:{port}/", "https://0177.0.0.1:{port}/", "https://127.1:{port}/",
+    "https://0:{port}/", "HTTPS://127.0.0.1:{port}/", "http://192.0.2.1/",
 )  # fmt: skip
-def test_attack_have_a_private_address_called(
-    fresh_database: Database, tmp_path: Path, receiver: Receiver, url: str
-) -> None:
-    subscribe(fresh_database, url.format(port=receiver.url.split(":")[2].split("/")[0]))
+
+
+def test_attack_have_a_private_address_called(fresh_database: Database, tmp_path: Path, receiver: Receiver) -> None:
+    for url in PRIVATE:
+        subscribe(fresh_database, url.format(port=port_of(receiver)))
     with fresh_database.connect() as connection:
         publish(connection)
         with serving(tmp_path, environment(fresh_database.url("strive_functions"))) as functions:
-            assert deliver(functions)["failed"] == 1
-        (row,) = deliveries(connection)
-    assert row["error"].startswith("Not sent: ")
+            assert deliver(functions) == {"delivered": 0, "failed": len(PRIVATE)}
+        errors = [row["error"] for row in deliveries(connection)]
+    assert [error for error in errors if not error.startswith("Not sent: ")] == []
     assert receiver.requests == []
+
+
+def test_attack_change_the_address_of_a_name_after_its_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network 127.0.0.2/32 is the public one here, and 127.0.0.1 the victim."""
+    answers = [["127.0.0.2"], ["127.0.0.1"], ["127.0.0.2", "127.0.0.1"]]
+
+    def resolve(_host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answers.pop(0)]
+
+    async def send(port: int) -> str | None:
+        connections = Connections([ip_network("127.0.0.2/32")], 1)
+        delivery = {
+            "id": uuid4(),
+            "url": f"http://rebound.test:{port}/",
+            "payload": "{}",
+            "secrets": ["whsec_c2VjcmV0"],
+        }
+        try:
+            error: str | None = (await attempt(connections, delivery))["error"]
+        finally:
+            await connections.close()
+        return error
+
+    with receiving() as victim, receiving(address="127.0.0.2", port=port_of(victim)) as named:
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        assert asyncio.run(send(port_of(named))) is None
+        assert len(answers) == 2
+        for _ in range(2):
+            assert (asyncio.run(send(port_of(named))) or "").startswith(
+                "Not sent: rebound.test has the address 127.0.0.1"
+            )
+    assert (len(named.requests), victim.requests) == (1, [])
 
 
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.1", "224.0.0.1",
      "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:10.0.0.1",
-     "64:ff9b::a00:1", "2002:a00:1::", "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
+     "64:ff9b::a00:1", "2002:a00:1::", "fec0::1", "::7f00:1", "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
 )  # fmt: skip
 def test_attack_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(ip_address(address))
@@ -323,10 +412,67 @@ def test_public_addresses_are_accepted() -> None:
         assert is_public(ip_address(address))
 
 
-def test_attack_passwords_and_odd_schemes_in_an_address(database: Database) -> None:
-    for url in ("https://user:password@example.com/", "file:///etc/passwd", "gopher://example.com/", "https://"):
-        with pytest.raises(psycopg.errors.CheckViolation):
-            subscribe(database, url)
+@pytest.mark.parametrize(
+    "url",
+    ["https://user:password@example.com/", "file:///etc/passwd", "gopher://example.com/", "https://", "https:///path",
+     "https://example.com/#part", "https://example.com/\r\nx-org-id: 1", "https://example.com\r\nhost: x/",
+     "//example.com/", "https://example.com/ HTTP/1.1", "https://exämple.com/",
+     "https://example.com/" + "a" * 2000, None],
+)  # fmt: skip
+def test_attack_passwords_headers_and_odd_schemes_in_an_address(database: Database, url: Any) -> None:
+    with pytest.raises(psycopg.Error) as refusal:
+        subscribe(database, url)
+    assert refusal.value.sqlstate == "PT422"
+    assert "Found" in (refusal.value.diag.message_detail or "")
+    assert "https://example.com/strive" in (refusal.value.diag.message_hint or "")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"url": "ftp://example.com/"}, {"url": None}, {"url": 1}, {"kinds": []}, {"kinds": [None]},
+     {"kinds": "crm.deal.won"}, {"kinds": [1]}, {"is_active": None}, {"is_active": "often"},
+     {"organization_id": str(GLOBEX)}, {"description": "a" * 501}, [], None],
+)  # fmt: skip
+def test_change_that_a_webhook_cannot_have_is_explained(database: Database, changes: Any) -> None:
+    made = subscribe(database, "https://example.com/")
+    with database.acting_as("admin") as cursor, pytest.raises(psycopg.Error) as refusal:
+        cursor.execute("select public.change_webhook(%s, %s)", [made["id"], json.dumps(changes)])
+    assert refusal.value.sqlstate == "PT422"
+    assert "Found" in (refusal.value.diag.message_detail or "")
+
+
+@pytest.mark.usefixtures("connection")
+def test_attack_queue_tests_without_end(database: Database, receiver: Receiver) -> None:
+    made = subscribe(database, receiver.url)
+    with database.acting_as("admin") as cursor:
+        for _ in range(10):
+            cursor.execute("select public.test_webhook(%s)", [made["id"]])
+        with pytest.raises(psycopg.Error) as refusal:
+            cursor.execute("select public.test_webhook(%s)", [made["id"]])
+    assert refusal.value.sqlstate == "PT429"
+
+
+def test_attack_replay_or_change_a_delivery(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    secret, other = (subscribe(database, url)["secret"] for url in (receiver.url, "https://example.com/"))
+    publish(connection)
+    connection.execute("update public.webhook_endpoints set is_active = url like 'http:%'")
+    deliver(functions)
+    ((headers, body),) = receiver.requests
+    Webhook(secret).verify(body, headers)
+    later = str(int(headers["webhook-timestamp"]) + 1)
+    long_ago = datetime.now(UTC) - timedelta(minutes=6)
+    signed_then = signed_headers({"id": headers["webhook-id"], "payload": body.decode(), "secrets": [secret]}, long_ago)
+    for key, sent, content in (
+        (secret, headers, body.replace(b"won", b"lost")),
+        (secret, headers | {"webhook-id": str(uuid4())}, body),
+        (secret, headers | {"webhook-timestamp": later}, body),
+        (secret, signed_then, body),
+        (other, headers, body),
+    ):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(key).verify(content, sent)
 
 
 def test_only_admins_subscribe_and_read_deliveries(

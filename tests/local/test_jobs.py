@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from local.jobs import run_due
+from local.jobs import Jobs
 from local.stack import Stack, free_port
 from tests.local.test_stack import strive, until
 from tests.support.serving import SECRET_KEY, environment, serving
@@ -29,6 +29,11 @@ def functions_url(tmp_path: Path, due: Database) -> Iterator[str]:
         yield f"{functions.url}/functions/v1"
 
 
+def run_due(database: Database, functions_url: str, secret_key: str) -> None:
+    with Jobs(database.url("postgres"), functions_url, secret_key) as jobs:
+        jobs.run_due()
+
+
 def runs(database: Database) -> list[tuple[str, str]]:
     with database.connect() as connection:
         return connection.execute("select job, outcome from private.job_history order by job, started_at").fetchall()
@@ -45,7 +50,7 @@ def test_due_jobs_run_once_and_log_only_work(
             " schedule = to_char(now() at time zone 'UTC' - interval '12 hours', 'FMMI FMHH24 * * *')"
         )
     for _ in range(2):
-        run_due(due.url("postgres"), functions_url, SECRET_KEY)
+        run_due(due, functions_url, SECRET_KEY)
     assert runs(due) == [(IN_THE_DATABASE, "DONE"), (BY_ITS_FUNCTION, "DONE")]
     assert capsys.readouterr().out == ""
 
@@ -53,7 +58,7 @@ def test_due_jobs_run_once_and_log_only_work(
 def test_job_not_yet_due_does_not_run(due: Database, capsys: pytest.CaptureFixture[str]) -> None:
     with due.connect() as connection:
         connection.execute("update private.jobs set created_at = now() + interval '1 minute'")
-    run_due(due.url("postgres"), "", "")
+    run_due(due, "", "")
     assert runs(due) == []
     assert capsys.readouterr().out == ""
 
@@ -67,7 +72,7 @@ def test_log_names_results_and_failures_of_jobs(
             " suspended_until = now() - interval '1 hour'"
         )
         people = connection.execute("select from public.users").rowcount
-    run_due(due.url("postgres"), functions_url, "no key of theirs")
+    run_due(due, functions_url, "no key of theirs")
     assert [line.partition("UTC  ")[2] for line in capsys.readouterr().out.splitlines()] == [
         f"{IN_THE_DATABASE} DONE: {people}",
         f'{BY_ITS_FUNCTION} FAILED: "HTTP Error 401: Unauthorized"',
@@ -77,7 +82,7 @@ def test_log_names_results_and_failures_of_jobs(
 def test_unavailable_functions_do_not_stop_other_jobs(due: Database, capsys: pytest.CaptureFixture[str]) -> None:
     with due.connect() as connection:
         connection.execute("update private.jobs set name = 'a_job_before_it', runs = null where name = 'sync_auth'")
-    run_due(due.url("postgres"), f"http://127.0.0.1:{free_port()}", SECRET_KEY)
+    run_due(due, f"http://127.0.0.1:{free_port()}", SECRET_KEY)
     assert "a_job_before_it FAILED" in capsys.readouterr().out
     assert runs(due) == [(IN_THE_DATABASE, "DONE")]
 

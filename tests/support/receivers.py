@@ -28,7 +28,7 @@ class Receiver:
 
 
 @contextmanager
-def receiving(*, hanging: bool = False) -> Iterator[Receiver]:
+def receiving(*, hanging: bool = False, address: str = "127.0.0.1", port: int = 0) -> Iterator[Receiver]:
     receiver = Receiver()
     if not hanging:
         receiver.gate.set()
@@ -51,8 +51,11 @@ def receiving(*, hanging: bool = False) -> Iterator[Receiver]:
         def log_message(self, *_: Any) -> None:
             """Not to the output of the tests."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    receiver.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    server = Server((address, port), Handler)
+    receiver.url = f"http://{address}:{server.server_address[1]}/hook"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -267,6 +267,19 @@ class Delivery(BaseModel):
     bounce: Bounce | None = None
 
 
+class DeliveryOptions(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    wait: Annotated[
+        bool,
+        Field(
+            description='Whether to wait for new events; false: only what is due now.',
+            title='Wait',
+        ),
+    ] = True
+
+
 class EvaluateFlag(BaseModel):
     """
     The flag and the context. A user's identity always comes from the database.

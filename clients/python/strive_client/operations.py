@@ -30,7 +30,7 @@ delete_account: Operation[models.DeleteOwnAccount | models.DeleteUser, models.De
     "/delete-account", models.DeleteOwnAccount | models.DeleteUser, models.DeletedAccount  # type: ignore[arg-type]  # a union is not a type object
 )
 """Delete an account and its personal data."""
-deliver_webhooks = Operation("/deliver-webhooks", models.NoInput, models.JobRun)
+deliver_webhooks = Operation("/deliver-webhooks", models.DeliveryOptions, models.JobRun)
 """Send events to the webhooks of organizations."""
 end_suspensions = Operation("/end-suspensions", models.NoInput, models.JobRun)
 """End suspensions whose time has passed."""

@@ -295,7 +295,7 @@ export interface paths {
         put?: never;
         /**
          * Send events to the webhooks of organizations
-         * @description A run sends for up to 50 seconds, the events of a record in order. An attempt that fails is repeated nine times within three days.
+         * @description A run lasts 50 seconds and sends new events within a second, those of a record in order; it ends at once where no webhook is active. An attempt that fails is repeated nine times within three days.
          */
         post: operations["deliver-webhooks"];
         delete?: never;
@@ -1734,6 +1734,15 @@ export interface components {
             to: string[];
             /** @default null */
             bounce?: components["schemas"]["Bounce"] | null;
+        };
+        /** DeliveryOptions */
+        DeliveryOptions: {
+            /**
+             * Wait
+             * @description Whether to wait for new events; false: only what is due now.
+             * @default true
+             */
+            wait?: boolean;
         };
         /**
          * EvaluateFlag
@@ -5462,7 +5471,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["NoInput"];
+                "application/json": components["schemas"]["DeliveryOptions"];
             };
         };
         responses: {
