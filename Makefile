@@ -65,6 +65,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell
+	$(BIN)/zizmor --offline --quiet --min-severity medium .github
 	$(BIN)/mypy
 
 install: .venv/installed node_modules/installed
