@@ -105,6 +105,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, stack_at: Callable[..., Stac
 # They wait for processes. Started last, they would prolong the run.
 SLOW = {
     "test_web.py",
+    "test_recipes.py",
     "test_stack.py",
     "test_commands.py",
     "test_outage.py",

@@ -174,16 +174,6 @@ def test_the_examples_of_a_document_run_one_after_another(made: Stack, document:
     run([sys.executable, "-c", "\n".join([SIGNED_IN, *blocks("python", f"docs/{document}.md")])], made)
 
 
-def test_every_operation_has_an_example(made: Stack) -> None:
-    with made.connect() as connection:
-        operations = connection.execute(
-            "select distinct proname from pg_proc where pronamespace = 'public'::regnamespace"
-            " and prorettype <> 'trigger'::regtype and has_function_privilege('authenticated', oid, 'execute')"
-        ).fetchall()
-    code = "\n".join(text for path in (ROOT / "docs").glob("*.md") for _, text in all_blocks(f"docs/{path.name}"))
-    assert [name for (name,) in operations if not re.search(rf"\b{name}\b", code)] == []
-
-
 def test_the_python_and_node_examples_run_as_saved(made: Stack) -> None:
     (python,), (node,) = blocks("python"), blocks("js")
     (commands,) = [text for text in blocks("sh") if "strive run" in text]

@@ -1,8 +1,6 @@
 """The documents are correct: names, links and tables exist, examples work as written."""
 
 import re
-import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -10,15 +8,11 @@ import pytest
 
 from local import ROOT
 from local.database import migrations
-from tests.database.isolation.expected import Expected, parse
-from tests.database.isolation.matrix import Matrix
-from tests.database.lint import advisors, ground, prepare, tenancy
 from tests.support.responses import refused
 from tests.support.serving import BESIDE, environment, serving
 from tests.support.world import ACME, Database
 
 DOCS = ROOT / "docs"
-CALLERS = ROOT / "tests/database/isolation/expected.toml"
 DOCUMENTS = sorted(DOCS.glob("*.md"))
 TESTS = {
     name
@@ -94,35 +88,15 @@ def test_the_function_of_the_tutorial_works_as_written(tmp_path: Path, fresh_dat
         assert paths["/rename-organization"]["post"]["summary"] == "Rename the organization"
 
 
-def test_tutorials_pass_the_checks_of_tables_and_functions(fresh_database: Database) -> None:
-    tutorial, function = (DOCS / "tables.md").read_text(), (DOCS / "functions.md").read_text()
-    expected = Expected.read()
-    header, call = CALLERS.read_text().partition("[functions]")[2].splitlines()[3], block(function, "text").strip()
-    called = parse(f"{header}\n{call}")
-    columns = tomllib.loads(block(tutorial, "toml"))["columns"]["offers"]
-    assert "[class.business]" in tutorial
-    expected = replace(
-        expected,
-        lines={**expected.lines, "offers": expected.lines["projects"]},
-        without={**expected.without, "offers": expected.without["projects"]},
-        columns={**expected.columns, "offers": columns},
-        functions={**expected.functions, **called},
-    )
-    rules = [*advisors.RULES, *tenancy.RULES, *ground.RULES]
-    with fresh_database.connect("supabase_admin") as superuser, fresh_database.connect() as owner:
-        prepare(superuser)
-        before = [rule.offences(superuser) for rule in rules]
-        owner.execute(block(tutorial, "sql"))
-        owner.execute(block(function, "sql"))
-        assert [rule.offences(superuser) for rule in rules] == before
-        matrix = Matrix(superuser, expected)
-        matrix.populate(owner)
-        cells = matrix.check_table("offers")
-        assert len(cells) > 100
-        assert [str(cell) for cell in cells if not cell.holds] == []
-        assert matrix.check_grants("offers") == []
-        (name,) = called
-        assert [str(cell) for cell in matrix.check_function(name) if not cell.holds] == []
+def test_every_operation_has_an_example(database: Database) -> None:
+    with database.connect() as connection:
+        operations = connection.execute(
+            "select distinct proname from pg_proc where pronamespace = 'public'::regnamespace"
+            " and prorettype <> 'trigger'::regtype and has_function_privilege('authenticated', oid, 'execute')"
+        ).fetchall()
+    pages = "\n".join(path.read_text() for path in DOCUMENTS)
+    code = "\n".join(re.findall(r"^ *```\w+\n(.*?)^ *```$", pages, re.MULTILINE | re.DOTALL))
+    assert [name for (name,) in operations if not re.search(rf"\b{name}\b", code)] == []
 
 
 def test_the_readme_leads_to_every_document_and_every_picture() -> None:

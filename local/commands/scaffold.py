@@ -1,7 +1,7 @@
 """`strive new`: write the files with which a function, a table or a flag begins."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from local import ROOT, StackError
@@ -59,6 +59,7 @@ create table public.{name} (
   organization_id uuid not null default private.current_user_org()
     references public.organizations (id) on delete cascade,
   name text not null constraint "name has 1 to 200 characters" check (length(name) between 1 and 200),
+  description text constraint "description has at most 2000 characters" check (length(description) <= 2000),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   unique (organization_id, id)
@@ -67,6 +68,7 @@ comment on table public.{name} is '{title}.';
 comment on column public.{name}.id is 'Identifier of the row.';
 comment on column public.{name}.organization_id is 'The organization that owns the row.';
 comment on column public.{name}.name is 'What people call it.';
+comment on column public.{name}.description is 'More about it.';
 comment on column public.{name}.created_at is 'When the row was created.';
 comment on column public.{name}.updated_at is 'When the row was last changed.';
 create index {name}_organization_idx on public.{name} (organization_id, created_at desc);
@@ -82,18 +84,25 @@ create policy "members update {name}" on public.{name} for update to authenticat
   with check (organization_id = (select private.current_user_org('MEMBER')));
 create policy "admins delete {name}" on public.{name} for delete to authenticated
   using (organization_id = (select private.current_user_org('ADMIN')));
-grant select, delete, insert (organization_id, name), update (name) on public.{name} to authenticated;
+grant select, delete, insert (organization_id, name, description), update (name, description)
+  on public.{name} to authenticated;
 grant all on public.{name} to service_role;
+select private.bound_client_columns(), private.limit_rows();
 """
-FLAG = """-- {title}. Off until an admin turns it on.
-insert into public.feature_flags (name, description, is_enabled) values ('{name}', '{title}.', false);
-"""
+FLAG = """  ('{name}', '{title}.', false, 0, '{{}}', auth.uid()),\n"""
 NAMES = {
     "function": (r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", "words in lower case, such as rename-organization"),
     "table": (r"[a-z][a-z0-9]*(_[a-z0-9]+)*", "words in lower case joined by _, such as price_offers"),
     "flag": (r"[a-z0-9._-]{1,100}", "lower case letters, digits and . _ -, such as crm.offers"),
 }
 EXPECTED = "tests/database/isolation/expected.toml"
+NEXT = """Name the group of {url} in DOMAINS of shared/app/openapi.py, and show a call of {name} in a page of docs/;
+`make check` requires both."""
+CHAPTERS = "docs/schema.md"
+SEED = "supabase/seed.sql"
+FLAGS = re.compile(r"insert into public\.feature_flags \(.*\)\nvalues\n")
+# MEMBER and above of the own organization; in the order of the callers in the expected access.
+MEMBERS = "no no no ok ok ok ok no PT403 no no no"
 
 
 def new(kind: str, name: str, root: Path = ROOT) -> list[str]:
@@ -103,35 +112,68 @@ def new(kind: str, name: str, root: Path = ROOT) -> list[str]:
         raise StackError(f"{name!r} is not a name for a {kind}.", f"Use {example}.")
     snake = re.sub(r"[.-]", "_", name)
     title = re.sub(r"[._-]+", " ", name).capitalize()
-    migration = f"supabase/migrations/{datetime.now(UTC):%Y%m%d%H%M%S}_{snake}.sql"
-    match kind:
-        case "function":
-            model = "".join(word.capitalize() for word in snake.split("_"))
-            files = {
-                f"functions/{snake}.py": FUNCTION.format(name=snake, model=model, title=title),
-                migration: OPERATION.format(name=snake, title=title),
-                f"tests/functions/test_{snake}.py": FUNCTION_TEST.format(url=snake.replace("_", "-"), title=title),
-            }
-            after = ["Write the document again: .venv/bin/python -m functions openapi > docs/openapi.json"]
-        case "table":
-            files = {migration: TABLE.format(name=snake, title=title)}
-            after = [_expect(root / EXPECTED, snake), "Write the generated files again: make schema"]
-        case _:
-            files = {migration: FLAG.format(name=name, title=title)}
-            after = [f'Ask for it: call.flags().is_on("{name}", …), or from a client through evaluate-flag']
-    if taken := [path for path in files if (root / path).exists()]:
-        raise StackError(f"{taken[0]} exists already.", "Choose another name.")
+    if kind == "flag":
+        return _flag(root / SEED, name, title)
+    migrations = root / "supabase/migrations"
+    created = f"create {kind} public.{snake}"
+    if taken := [path.name for path in migrations.glob("*.sql") if re.search(rf"{created}\b", path.read_text())]:
+        raise StackError(f"{taken[0]} has a {kind} {snake} already.", "Choose another name.")
+    time = datetime.now(UTC)
+    while any(migrations.glob(f"{time:%Y%m%d%H%M%S}_*")):  # a version belongs to one chapter
+        time += timedelta(seconds=1)
+    chapter = f"supabase/migrations/{time:%Y%m%d%H%M%S}_{snake}.sql"
+    if kind == "function":
+        model = "".join(word.capitalize() for word in snake.split("_"))
+        files = {
+            f"functions/{snake}.py": FUNCTION.format(name=snake, model=model, title=title),
+            chapter: OPERATION.format(name=snake, title=title),
+            f"tests/functions/test_{snake}.py": FUNCTION_TEST.format(url=snake.replace("_", "-"), title=title),
+        }
+    else:
+        files = {chapter: TABLE.format(name=snake, title=title)}
+    if exists := [path for path in files if (root / path).exists()]:
+        raise StackError(f"{exists[0]} exists already.", "Choose another name.")
     for path, text in files.items():
         (root / path).write_text(text)
-    return [f"wrote {path}" for path in files] + after + ["Run `make dev` or `strive reset`, then `make check`."]
+    _name_chapter(root / CHAPTERS, snake, title)
+    (_expect_function if kind == "function" else _expect_table)(root / EXPECTED, snake)
+    return [
+        *(f"wrote {path}" for path in files),
+        f"added {snake} to {EXPECTED}: who may do what",
+        f"added {snake} to {CHAPTERS}: say there what it is for",
+        "`make dev` applies a new chapter at once. Then run `make schema` and `make check`.",
+        *(NEXT.format(name=snake, url=snake.replace("_", "-")).splitlines() if kind == "function" else []),
+    ]
 
 
-def _expect(file: Path, table: str) -> str:
+def _flag(seed: Path, name: str, title: str) -> list[str]:
+    """Add a flag to the demo data. In a deployment an admin creates it: no migration knows who that will be."""
+    text = seed.read_text()
+    if f"('{name}'," in text:
+        raise StackError(f"{SEED} has a flag {name} already.", "Choose another name.")
+    row = FLAG.format(name=name, title=title)
+    seed.write_text(FLAGS.sub(lambda insert: insert[0] + row, text))
+    return [
+        f"added {name}, off, to {SEED}; `strive reset` creates it on this machine",
+        "In a deployment a platform admin creates it; until then it is off: docs/flags.md",
+    ]
+
+
+def _name_chapter(page: Path, chapter: str, title: str) -> None:
+    """Add a row to the table of chapters."""
+    before, rows, after = re.split(r"((?:^\| `.*\n)+)", page.read_text(), maxsplit=1, flags=re.MULTILINE)
+    page.write_text(f"{before}{rows}| `{chapter}` | {title.lower()} |\n{after}")
+
+
+def _expect_function(file: Path, function: str) -> None:
+    """Add the function to the expected access as one that MEMBER and above may call."""
+    before, table, after = file.read_text().partition("\nmy_account()")
+    file.write_text(f'{before}\n{function}(\'{{"name": "x"}}\') {MEMBERS}{table}{after}')
+
+
+def _expect_table(file: Path, table: str) -> None:
     """Add the table to the business class of the expected access, which VIEWER reads and MEMBER writes."""
-    text = file.read_text()
-    header = "[class.business]"
-    start = text.index(header)
-    changed = re.sub(r"(tables = \[)", rf'\1"{table}", ', text[start:], count=1)
-    columns = f'\n[columns.{table}]\ninsert = "organization_id name"\nupdate = "name"\n'
-    file.write_text(text[:start] + changed.rstrip("\n") + "\n" + columns)
-    return f"added {table} to {EXPECTED}"
+    before, header, after = file.read_text().partition("[class.business]")
+    after = re.sub(r"(tables = \[)", rf'\1"{table}", ', after, count=1).rstrip("\n")
+    columns = f'\n\n[columns.{table}]\ninsert = "organization_id name description"\nupdate = "name description"\n'
+    file.write_text(before + header + after + columns)
