@@ -29,7 +29,12 @@ exit codes: 0 success · 1 the command failed, or status/doctor found a problem 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete  # noqa: PLC0415 - only while the shell completes a line
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(arguments)
     began = time.monotonic()
     stack = _stack(options, lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr))
     try:
@@ -244,8 +249,12 @@ def _parser() -> argparse.ArgumentParser:
     ran.add_argument("arguments", nargs=argparse.REMAINDER)
     opened = command("open", _open, "open a page of the running stack in the browser")
     opened.add_argument("page", nargs="?", choices=[*clients.PAGES, "payments"], default="home")
-    sql = command("psql", _psql, "open psql on the database, as `postgres`")
-    sql.add_argument("arguments", nargs=argparse.REMAINDER)
+    # Its options are psql's, so none is an option here: REMAINDER does not accept one in the first place.
+    sql = commands.add_parser(
+        "psql", help="open psql on the database, as `postgres`", prefix_chars="\0", add_help=False
+    )
+    sql.set_defaults(run=_psql)
+    sql.add_argument("arguments", nargs="*")
     watched = command("watch", _watch, "print the feed of a demo user, or changes of a table, as they happen")
     watched.add_argument(
         "what", nargs="?", choices=["feed", "leads", "notifications", "orders", "tasks"], default="feed"
@@ -267,10 +276,6 @@ def _parser() -> argparse.ArgumentParser:
     restored.add_argument("--db-url", metavar="URL", help="another database, as `postgres`; default: this stack's")
     completed = command("completion", _completion, "print the completion script for a shell")
     completed.add_argument("shell", choices=["bash", "zsh", "fish"])
-    if "_ARGCOMPLETE" in os.environ:
-        import argcomplete  # noqa: PLC0415 - only while the shell completes a line
-
-        argcomplete.autocomplete(parser)
     return parser
 
 

@@ -33,6 +33,7 @@ def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
         try:
             next(ticks, None)  # watch before starting: a file saved while the stack starts is not missed
             stack.start(api_port, db_port)
+            logs = Follower(stack, list(COLORS))  # what the start wrote matters only if it failed
             stack.say(f"Strive runs at {stack.values()['API_URL']}/  (Ctrl-C stops it)")
             failed, again_at = "", 0.0
             for changes in ticks:

@@ -31,6 +31,7 @@ PORTS = range(20_000, 32_000)
 SERVICES = ("stripe", "postgrest", "api", "functions", "jobs")
 HEALTH = {"stripe": "/", "postgrest": "/", "api": "/health", "functions": "/healthz"}
 # Used with STRIPE_SECRET_KEY of a real account, instead of the double.
+FEW = 5  # migrations that are named; more are counted
 STRIPE_API = "https://api.stripe.com"
 MAIL_FROM = "Strive <no-reply@strive.test>"
 
@@ -187,9 +188,15 @@ class Stack:
 
     def migrate(self) -> None:
         with self.connect() as connection:
-            database.migrate(connection, lambda name: self.say(f"migration {name}"))
+            applied: list[str] = []
+            database.migrate(connection, applied.append)
+            if len(applied) > FEW:
+                self.say(f"{len(applied)} migrations")
+            else:
+                for name in applied:
+                    self.say(f"migration {name}")
             for name in database.edited(connection):
-                self.say(f"note: {name} was edited after it was applied; `strive reset` applies it again")
+                self.say(f"note: {name} was edited or deleted after it was applied; `strive reset` applies all again")
 
     def put_on_sale(self) -> list[str]:
         """Create missing prices of the plans at Stripe; return the keys of the plans that changed."""
@@ -460,8 +467,8 @@ def free_port() -> int:
 def _own_port(port: int, flag: str) -> int:
     if not _is_free(port):
         raise StackError(
-            f"Port {port} is not free: {holder_of(port) or 'it cannot be bound'}.",
-            f"Choose another with {flag} PORT; {flag} 0 takes any free one.",
+            f"Port {port} is not free: {holder_of(port) or 'another program may have a connection from it'}.",
+            f"Try again, or choose another with {flag} PORT; {flag} 0 takes any free one.",
         )
     return port
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from local import StackError
 from local.stack import Stack
 
-COLORS = {"postgres": 34, "api": 35, "functions": 36, "stripe": 33, "jobs": 32}
+COLORS = {"postgres": 34, "api": 35, "functions": 36, "stripe": 33, "jobs": 32, "postgrest": 31}
 LINES = 50
 FOLLOW_SECONDS = 0.2
 
@@ -68,6 +68,15 @@ def _request(line: str) -> str | None:
     return " ".join(str(word) for word in words if word)
 
 
+def _entry(service: str, line: str) -> str:
+    """One line as JSON: what the service wrote as JSON, or its text as `message`."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    return json.dumps({"service": service} | (entry if isinstance(entry, dict) else {"message": line}))
+
+
 def _clock(moment: object) -> str:
     return f"{datetime.fromtimestamp(moment, UTC):%H:%M:%S}" if isinstance(moment, int | float) else ""
 
@@ -79,8 +88,7 @@ def show(stack: Stack, service: str | None, *, follow: bool, output: str) -> Non
     color = sys.stdout.isatty()
 
     def write(name: str, line: str) -> None:
-        text = json.dumps({"service": name, "line": line}) if output == "json" else readable(name, line, color=color)
-        print(text, flush=True)
+        print(_entry(name, line) if output == "json" else readable(name, line, color=color), flush=True)
 
     for name in services:
         for line in _last(stack.log(name)):

@@ -57,7 +57,8 @@ async def _watch(values: dict[str, str], name: str, email: str, last: int, secon
         ).data
         for row in reversed(rows):
             _print(row, title)
-        print(f"— {name} of {email}, live until Ctrl-C —", flush=True)
+        end = "until Ctrl-C" if seconds is None else f"for {seconds:g} seconds"
+        print(f"— {name} of {email}, live {end} —", flush=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await ended.wait()
