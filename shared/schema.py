@@ -272,6 +272,7 @@ JOBS = {
     "report_matching_listings": "Report new listings to the members whose buyers they suit.",
     "roll_up_alert_counts": "Add views and dismissals to their alerts.",
     "roll_up_tallies": "Add uses, views and likes that were left behind.",
+    "send_appointment_reminders": "Remind people of their appointments.",
     "send_digests": "Collect the events of a day into one e-mail for each person.",
     "send_emails": "Send due e-mails.",
     "send_weekly_summaries": "Send owners the week of their organization.",

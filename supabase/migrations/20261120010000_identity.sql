@@ -26,6 +26,13 @@ comment on type "SubscriptionTier" is 'What an organization has bought; plans ha
 create type "SubscriptionStatus" as enum ('TRIAL', 'ACTIVE', 'PAST_DUE', 'INACTIVE', 'CANCELLED');
 comment on type "SubscriptionStatus" is 'State of what an organization has bought.';
 
+create function private.are_reminders(minutes integer[]) returns boolean
+language sql immutable set search_path = '' as $$
+  select cardinality(minutes) <= 5 and 0 <= all (minutes) and 40320 >= all (minutes) and num_nulls(variadic minutes) = 0
+$$;
+comment on function private.are_reminders(integer[]) is 'Whether these are at most five numbers of minutes, each at most four weeks.';
+grant execute on function private.are_reminders(integer[]) to authenticated, service_role;
+
 -- Tables --------------------------------------------------------------------------------------------------------------
 -- Checks are named as sentences: a client sees the name when the check fails.
 
@@ -48,6 +55,8 @@ create table public.users (
     constraint "time_zone is at most 64 characters" check (length(time_zone) <= 64),
   locale text not null default 'en' constraint "locale is a language and perhaps a country, such as en-US"
     check (locale ~ '^[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|[0-9]{3}))?$' and length(locale) <= 16),
+  reminder_minutes integer[] not null default '{1440,15}' constraint "reminder_minutes are up to 5 numbers from 0 to 40320"
+    check (private.are_reminders(reminder_minutes)),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "suspended_until is after suspended_at" check (suspended_until > suspended_at),
@@ -63,6 +72,8 @@ comment on column public.users.current_organization_id is
 comment on column public.users.time_zone is 'IANA name, such as Europe/Berlin: times in e-mails and notices are in this zone.';
 comment on column public.users.locale is
   'Language and perhaps country, such as en-US: decides how times are written. Texts are English.';
+comment on column public.users.reminder_minutes is
+  'How many minutes before an appointment of theirs a person is reminded of it; empty: not at all.';
 comment on column public.users.suspended_until is 'Null while suspended: until reactivated by hand.';
 create index users_email_idx on public.users (lower(email));
 create index users_created_at_idx on public.users (created_at desc);
@@ -653,8 +664,8 @@ create policy "people see themselves and their organization" on public.users for
 create policy "people change themselves" on public.users for update to authenticated
   using (id = (select private.current_user_id())) with check (id = (select private.current_user_id()));
 -- Colleagues do not see the platform role, suspensions and sign-ins; my_account() shows a user their own.
-grant select (id, email, name, avatar_url, is_active, time_zone, locale, deleted_at, created_at, updated_at),
-  update (name, avatar_url, time_zone, locale) on public.users to authenticated;
+grant select (id, email, name, avatar_url, is_active, time_zone, locale, reminder_minutes, deleted_at, created_at, updated_at),
+  update (name, avatar_url, time_zone, locale, reminder_minutes) on public.users to authenticated;
 grant all on public.users to service_role;
 
 alter table public.organizations enable row level security;

@@ -78,6 +78,8 @@ insert into private.column_bounds (relation, name, most) values
   ('quick_actions', 'required_tier', 10),
   -- Bounded by checks of its own.
   ('feature_flag_group_members', 'value', 0),
+  ('users', 'reminder_minutes', 0),
+  ('appointments', 'reminder_minutes', 0),
   ('feature_flags', 'target_orgs', 100000),
   ('feature_flags', 'target_users', 100000),
   ('system_alerts', 'target_orgs', 100000),

@@ -139,11 +139,13 @@ begin
 end $$;
 comment on function private.bound_last_contact() is 'Contact in the future counts as now.';
 create trigger bound_last_contact before insert on public.leads
-  for each row when (new.last_contact_at > now()) execute function private.bound_last_contact();
+  for each row when (new.last_contact_at > now() and isfinite(new.last_contact_at))
+  execute function private.bound_last_contact();
 create trigger bound_last_contact before insert on public.contacts
-  for each row when (new.last_contact_at > now()) execute function private.bound_last_contact();
+  for each row when (new.last_contact_at > now() and isfinite(new.last_contact_at))
+  execute function private.bound_last_contact();
 
-grant execute on function private.note_contact(), private.bound_last_contact(), private.record_change(
+grant execute on function private.bound_last_contact(), private.record_change(
   uuid, text, uuid, text, text, text, uuid, uuid, uuid, uuid, uuid, "ActivitySeverity", "ActivityType", timestamptz
 )
   to authenticated, service_role;

@@ -103,7 +103,10 @@ create table public.appointments (
   contact_id uuid,
   deal_id uuid,
   listing_id uuid,
+  reminder_minutes integer[] constraint "reminder_minutes are up to 5 numbers from 0 to 40320"
+    check (private.are_reminders(reminder_minutes)),
   reminders_sent jsonb,
+  next_reminder_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
@@ -121,11 +124,15 @@ create table public.appointments (
 );
 comment on table public.appointments is 'The calendar of an organization.';
 comment on column public.appointments.assigned_to is 'By default its creator; null after that member has left.';
-comment on column public.appointments.reminders_sent is 'Which reminders went out when; written by the server.';
+comment on column public.appointments.reminders_sent is 'Which reminders (minutes before it begins) went out when.';
+comment on column public.appointments.reminder_minutes is
+  'How many minutes before it begins its assignee is reminded; null: as the assignee chose for all appointments.';
+comment on column public.appointments.next_reminder_at is 'When the next reminder is due; kept by the database.';
 create index appointments_organization_idx on public.appointments (organization_id, created_at desc);
 create index appointments_start_time_idx on public.appointments (organization_id, start_time);
 create index appointments_end_time_idx on public.appointments (organization_id, end_time);
 create index appointments_assigned_to_idx on public.appointments (assigned_to, organization_id, start_time);
+create index appointments_reminder_idx on public.appointments (next_reminder_at) where next_reminder_at is not null;
 create index appointments_customer_idx on public.appointments (organization_id, customer_id);
 create index appointments_lead_idx on public.appointments (organization_id, lead_id);
 create index appointments_contact_idx on public.appointments (organization_id, contact_id);
@@ -464,9 +471,9 @@ create policy "admins delete appointments" on public.appointments for delete to 
   using (organization_id = (select private.current_user_org('ADMIN')));
 grant select, delete,
   insert (organization_id, title, description, type, status, start_time, end_time, location, meeting_url, assigned_to,
-    customer_id, lead_id, contact_id, deal_id, listing_id),
+    customer_id, lead_id, contact_id, deal_id, listing_id, reminder_minutes),
   update (title, description, type, status, start_time, end_time, location, meeting_url, assigned_to, customer_id,
-    lead_id, contact_id, deal_id, listing_id)
+    lead_id, contact_id, deal_id, listing_id, reminder_minutes)
   on public.appointments to authenticated;
 grant all on public.appointments to service_role;
 

@@ -81,6 +81,8 @@ comment on column private.emails.error is 'The last error, without the content.'
 create index emails_due_idx on private.emails (next_attempt_at) where status in ('QUEUED', 'SENDING');
 create index emails_held_idx on private.emails (user_id, organization_id, created_at) where status = 'HELD';
 create index emails_problem_idx on private.emails (created_at desc) where status in ('UNCERTAIN', 'FAILED');
+create index emails_appointment_idx on private.emails ((content ->> 'appointment_id'))
+  where status in ('QUEUED', 'HELD') and content ? 'appointment_id';
 create index emails_created_at_idx on private.emails (created_at);
 create index emails_organization_idx on private.emails (organization_id);
 create index emails_user_idx on private.emails (user_id);

@@ -96,7 +96,8 @@ begin
     end || format(' where %I = %L', item.found_by, who)
       || case item.on_deletion when 'CLEAR' then format(' and %I is not null', item.name) else '' end;
   end loop;
-  update public.users u set email = format('%s@deleted.invalid', who), global_role = 'USER', time_zone = 'UTC', locale = 'en' where u.id = who;
+  update public.users u set email = format('%s@deleted.invalid', who), global_role = 'USER', time_zone = 'UTC', locale = 'en',
+    reminder_minutes = '{}' where u.id = who;
 end $$;
 comment on function private.erase_user(uuid) is 'Deletes and clears the columns in personal_columns, and clears name and address.';
 

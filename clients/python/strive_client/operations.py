@@ -98,6 +98,8 @@ roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models
 """Add views and dismissals to their alerts."""
 roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)
 """Add uses, views and likes that were left behind."""
+send_appointment_reminders = Operation("/send-appointment-reminders", models.NoInput, models.JobRun)
+"""Remind people of their appointments."""
 send_digests = Operation("/send-digests", models.NoInput, models.JobRun)
 """Collect the events of a day into one e-mail for each person."""
 send_emails = Operation("/send-emails", models.NoInput, models.JobRun)

@@ -284,14 +284,14 @@ isOneToOne: false
                   ]
                 },"appointments": {
                   Row: {
-                    "assigned_to": string | null,"contact_id": string | null,"created_at": string,"customer_id": string | null,"deal_id": string | null,"description": string | null,"end_time": string,"id": string,"lead_id": string | null,"listing_id": string | null,"location": string | null,"meeting_url": string | null,"organization_id": string,"reminders_sent": Json | null,"start_time": string,"status": Database["public"]['Enums']["AppointmentStatus"],"title": string,"type": Database["public"]['Enums']["AppointmentType"],"updated_at": string
+                    "assigned_to": string | null,"contact_id": string | null,"created_at": string,"customer_id": string | null,"deal_id": string | null,"description": string | null,"end_time": string,"id": string,"lead_id": string | null,"listing_id": string | null,"location": string | null,"meeting_url": string | null,"next_reminder_at": string | null,"organization_id": string,"reminder_minutes": (number)[] | null,"reminders_sent": Json | null,"start_time": string,"status": Database["public"]['Enums']["AppointmentStatus"],"title": string,"type": Database["public"]['Enums']["AppointmentType"],"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to"?: string | null,"contact_id"?: string | null,"created_at"?: string,"customer_id"?: string | null,"deal_id"?: string | null,"description"?: string | null,"end_time": string,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"location"?: string | null,"meeting_url"?: string | null,"organization_id"?: string,"reminders_sent"?: Json | null,"start_time": string,"status"?: Database["public"]['Enums']["AppointmentStatus"],"title": string,"type"?: Database["public"]['Enums']["AppointmentType"],"updated_at"?: string
+                    "assigned_to"?: string | null,"contact_id"?: string | null,"created_at"?: string,"customer_id"?: string | null,"deal_id"?: string | null,"description"?: string | null,"end_time": string,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"location"?: string | null,"meeting_url"?: string | null,"next_reminder_at"?: string | null,"organization_id"?: string,"reminder_minutes"?: (number)[] | null,"reminders_sent"?: Json | null,"start_time": string,"status"?: Database["public"]['Enums']["AppointmentStatus"],"title": string,"type"?: Database["public"]['Enums']["AppointmentType"],"updated_at"?: string
                   }
                   Update: {
-                    "assigned_to"?: string | null,"contact_id"?: string | null,"created_at"?: string,"customer_id"?: string | null,"deal_id"?: string | null,"description"?: string | null,"end_time"?: string,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"location"?: string | null,"meeting_url"?: string | null,"organization_id"?: string,"reminders_sent"?: Json | null,"start_time"?: string,"status"?: Database["public"]['Enums']["AppointmentStatus"],"title"?: string,"type"?: Database["public"]['Enums']["AppointmentType"],"updated_at"?: string
+                    "assigned_to"?: string | null,"contact_id"?: string | null,"created_at"?: string,"customer_id"?: string | null,"deal_id"?: string | null,"description"?: string | null,"end_time"?: string,"id"?: string,"lead_id"?: string | null,"listing_id"?: string | null,"location"?: string | null,"meeting_url"?: string | null,"next_reminder_at"?: string | null,"organization_id"?: string,"reminder_minutes"?: (number)[] | null,"reminders_sent"?: Json | null,"start_time"?: string,"status"?: Database["public"]['Enums']["AppointmentStatus"],"title"?: string,"type"?: Database["public"]['Enums']["AppointmentType"],"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -1932,14 +1932,14 @@ isOneToOne: true
                   ]
                 },"users": {
                   Row: {
-                    "avatar_url": string | null,"created_at": string,"current_organization_id": string | null,"deleted_at": string | null,"email": string,"global_role": Database["public"]['Enums']["UserRole"],"id": string,"is_active": boolean,"last_login_at": string | null,"locale": string,"name": string | null,"suspended_at": string | null,"suspended_reason": string | null,"suspended_until": string | null,"time_zone": string,"updated_at": string
+                    "avatar_url": string | null,"created_at": string,"current_organization_id": string | null,"deleted_at": string | null,"email": string,"global_role": Database["public"]['Enums']["UserRole"],"id": string,"is_active": boolean,"last_login_at": string | null,"locale": string,"name": string | null,"reminder_minutes": (number)[],"suspended_at": string | null,"suspended_reason": string | null,"suspended_until": string | null,"time_zone": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email": string,"global_role"?: Database["public"]['Enums']["UserRole"],"id": string,"is_active"?: boolean,"last_login_at"?: string | null,"locale"?: string,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"time_zone"?: string,"updated_at"?: string
+                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email": string,"global_role"?: Database["public"]['Enums']["UserRole"],"id": string,"is_active"?: boolean,"last_login_at"?: string | null,"locale"?: string,"name"?: string | null,"reminder_minutes"?: (number)[],"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"time_zone"?: string,"updated_at"?: string
                   }
                   Update: {
-                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email"?: string,"global_role"?: Database["public"]['Enums']["UserRole"],"id"?: string,"is_active"?: boolean,"last_login_at"?: string | null,"locale"?: string,"name"?: string | null,"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"time_zone"?: string,"updated_at"?: string
+                    "avatar_url"?: string | null,"created_at"?: string,"current_organization_id"?: string | null,"deleted_at"?: string | null,"email"?: string,"global_role"?: Database["public"]['Enums']["UserRole"],"id"?: string,"is_active"?: boolean,"last_login_at"?: string | null,"locale"?: string,"name"?: string | null,"reminder_minutes"?: (number)[],"suspended_at"?: string | null,"suspended_reason"?: string | null,"suspended_until"?: string | null,"time_zone"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     
@@ -2168,7 +2168,9 @@ isOneToOne: false
 "listing_id": string | null,
 "location": string | null,
 "meeting_url": string | null,
+"next_reminder_at": string | null,
 "organization_id": string,
+"reminder_minutes": (number)[] | null,
 "reminders_sent": Json | null,
 "start_time": string,
 "status": Database["public"]['Enums']["AppointmentStatus"],
@@ -2703,6 +2705,7 @@ isOneToOne: false
 "last_login_at": string | null,
 "locale": string,
 "name": string | null,
+"reminder_minutes": (number)[],
 "suspended_at": string | null,
 "suspended_reason": string | null,
 "suspended_until": string | null,
