@@ -7,7 +7,7 @@ Rows go in by COPY with triggers off: what triggers would stamp (times, history,
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
@@ -32,15 +32,6 @@ LAST = (
 )
 STREETS = ("Oak Street", "River Road", "Hill Lane", "Station Avenue", "Maple Court", "Harbor View", "Sunset Drive")
 STAGES = ("LEAD", "QUALIFIED", "PROPOSAL", "NEGOTIATION", "CLOSING")
-PROBABILITY = {
-    "LEAD": 10,
-    "QUALIFIED": 25,
-    "PROPOSAL": 50,
-    "NEGOTIATION": 75,
-    "CLOSING": 90,
-    "CLOSED_WON": 100,
-    "CLOSED_LOST": 0,
-}
 REASONS = ("Price", "Bought elsewhere", "Financing failed", "No longer moving")
 
 
@@ -92,6 +83,7 @@ class Story:
 
     at: datetime
     random: Random
+    stages: Mapping[str, tuple[str, int]]  # status and probability of a deal
     rows: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, table: str, **columns: Any) -> Row:
@@ -125,7 +117,13 @@ def generate(
         leads = connection.execute("select count(*) from public.leads").fetchone()
         is_first = before == (0,)
         now = (at or datetime.now(UTC)).replace(minute=0, second=0, microsecond=0)
-        story = Story(now, Random(seed if is_first else f"{seed} {leads}"))  # noqa: S311
+        stages = {
+            stage: (status, probability)
+            for stage, status, probability in connection.execute(
+                "select stage, status, probability from private.deal_stages"
+            )
+        }
+        story = Story(now, Random(seed if is_first else f"{seed} {leads}"), stages)  # noqa: S311
         people: dict[str, list[UUID]] = defaultdict(list)
         organizations: dict[str, UUID] = {}
         query = (
@@ -359,6 +357,7 @@ def _deal(story: Story, org: UUID, contact: Row, listing: Row, reasons: list[Row
     steps = [min(began + timedelta(days=n * random.randint(3, 12)), story.at) for n in range(len(path))]
     reason = random.choice(reasons) if end == "CLOSED_LOST" else None
     who = contact["assigned_to_id"]
+    status, probability = story.stages[end]
     deal = story.add(
         "deals",
         organization_id=org,
@@ -369,8 +368,8 @@ def _deal(story: Story, org: UUID, contact: Row, listing: Row, reasons: list[Row
         company_id=contact["company_id"],
         listing_id=listing["id"],
         assigned_to_id=who,
-        status={"CLOSED_WON": "WON", "CLOSED_LOST": "LOST"}.get(end, "ACTIVE"),
-        probability=PROBABILITY[end],
+        status=status,
+        probability=probability,
         expected_close_date=began + timedelta(days=random.randint(30, 150)),
         created_at=began,
         updated_at=steps[-1],

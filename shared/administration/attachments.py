@@ -11,11 +11,11 @@ async def sync(settings: Settings, connection: Connection) -> dict[str, int]:
     counts: dict[str, int] = await one(connection, "select private.repair_attachments()")
     counts["deleted"] = 0
     async with services(settings) as client:
-        while claimed := await one(connection, "select private.claim_doomed_objects(%s)", [DELETED_AT_ONCE]):
+        while claimed := await one(connection, "select private.claim_files_to_delete(%s)", [DELETED_AT_ONCE]):
             deleted = 0
             for bucket, names in claimed.items():
                 await remove(client, bucket, names)
-                deleted += await one(connection, "select private.forget_doomed_objects(%s, %s)", [bucket, names])
+                deleted += await one(connection, "select private.forget_deleted_files(%s, %s)", [bucket, names])
             if not deleted:
                 raise RuntimeError("the storage service deleted none of the files")
             counts["deleted"] += deleted

@@ -145,27 +145,27 @@ create policy "own files are deleted" on storage.objects for delete to authentic
 -- no row of an upload that failed. A row that is deleted leaves its file to the job sync_attachments, since files are
 -- removed through the storage service alone. The job also repairs what came apart while the trigger was not there.
 
-create table private.doomed_objects (
+create table private.files_to_delete (
   bucket_id text not null,
   name text not null,
-  doomed_at timestamptz not null default now(),
+  listed_at timestamptz not null default now(),
   claimed_at timestamptz,
   primary key (bucket_id, name)
 );
-comment on table private.doomed_objects is 'Files without an owner, to be deleted through the storage service.';
-comment on column private.doomed_objects.claimed_at is 'Since when its deletion is under way; nothing is stored there.';
+comment on table private.files_to_delete is 'Files without an owner, to be deleted through the storage service.';
+comment on column private.files_to_delete.claimed_at is 'Since when its deletion is under way; nothing is stored there.';
 
-create function private.doom_attachment() returns trigger
+create function private.list_file_for_deletion() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into private.doomed_objects (bucket_id, name)
+  insert into private.files_to_delete (bucket_id, name)
   select o.bucket_id, o.name from storage.objects o where o.bucket_id = 'attachments' and o.name = old.file_path
   on conflict (bucket_id, name) do nothing;
   return null;
 end $$;
-comment on function private.doom_attachment() is 'Has the file of a deleted row deleted, too.';
-create trigger doom_attachment after delete on public.attachments
-  for each row execute function private.doom_attachment();
+comment on function private.list_file_for_deletion() is 'Has the file of a deleted row deleted, too.';
+create trigger list_file_for_deletion after delete on public.attachments
+  for each row execute function private.list_file_for_deletion();
 
 create function private.keep_attachment(object storage.objects) returns boolean
 language plpgsql security definer set search_path = '' as $$
@@ -204,9 +204,9 @@ declare
   hint text;
 begin
   if new.bucket_id = 'attachments' and private.is_storage_path(new.bucket_id, new.name) then
-    delete from private.doomed_objects d
+    delete from private.files_to_delete d
     where d.bucket_id = new.bucket_id and d.name = new.name and d.claimed_at is null;
-    if exists (select from private.doomed_objects d where d.bucket_id = new.bucket_id and d.name = new.name) then
+    if exists (select from private.files_to_delete d where d.bucket_id = new.bucket_id and d.name = new.name) then
       raise exception 'A file with this name is being deleted' using
         errcode = '42501', hint = 'Try again in a few minutes, or choose another name.';
     end if;
@@ -242,7 +242,7 @@ create function private.follow_object_away() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   delete from public.attachments a where old.bucket_id = 'attachments' and a.file_path = old.name;
-  delete from private.doomed_objects d where d.bucket_id = old.bucket_id and d.name = old.name;
+  delete from private.files_to_delete d where d.bucket_id = old.bucket_id and d.name = old.name;
   return null;
 end $$;
 comment on function private.follow_object_away() is 'Deletes the row of a file that was deleted.';
@@ -330,12 +330,12 @@ language plpgsql security definer set search_path = '' as $$
 declare
   adopted bigint;
   forgotten bigint;
-  doomed bigint;
+  to_delete bigint;
 begin
   select count(*) filter (where private.keep_attachment(o)) into adopted
   from storage.objects o left join public.attachments a on a.file_path = o.name
   where o.bucket_id = 'attachments' and (a.id is null or a.stored_at is null)
-    and not exists (select from private.doomed_objects d where d.bucket_id = o.bucket_id and d.name = o.name);
+    and not exists (select from private.files_to_delete d where d.bucket_id = o.bucket_id and d.name = o.name);
   delete from public.attachments a
   where case when a.stored_at is null then a.created_at < now() - interval '24 hours' else true end
     and not exists (select from storage.objects o where o.bucket_id = 'attachments' and o.name = a.file_path);
@@ -347,26 +347,26 @@ begin
     left join public.users u on o.bucket_id = 'avatars' and u.id::text = split_part(o.name, '/', 1)
     where o.bucket_id in ('attachments', 'avatars') and g.id is null and u.id is null
   )
-  insert into private.doomed_objects (bucket_id, name)
+  insert into private.files_to_delete (bucket_id, name)
   select l.bucket_id, l.name from lost l where private.is_storage_path(l.bucket_id, l.name)
   on conflict (bucket_id, name) do nothing;
-  get diagnostics doomed = row_count;
-  doomed := doomed + private.expire_exports();
-  return jsonb_build_object('adopted', adopted, 'forgotten', forgotten, 'doomed', doomed);
+  get diagnostics to_delete = row_count;
+  to_delete := to_delete + private.expire_exports();
+  return jsonb_build_object('adopted', adopted, 'forgotten', forgotten, 'to_delete', to_delete);
 end $$;
 comment on function private.repair_attachments() is
-  'Makes rows for files without one, deletes rows without a file, and dooms files whose organization or user is gone, and '
-  'exports that are past their time.';
+  'Makes rows for files without one, deletes rows without a file, and lists for deletion the files whose organization or '
+  'user is gone, and expired exports.';
 
-create function private.claim_doomed_objects(most integer) returns jsonb
+create function private.claim_files_to_delete(most integer) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   claimed jsonb;
 begin
   with claimed as (
-    update private.doomed_objects d set claimed_at = now()
+    update private.files_to_delete d set claimed_at = now()
     from (
-      select o.bucket_id, o.name from private.doomed_objects o order by o.bucket_id, o.doomed_at limit most
+      select o.bucket_id, o.name from private.files_to_delete o order by o.bucket_id, o.listed_at limit most
       for update skip locked
     ) next
     where d.bucket_id = next.bucket_id and d.name = next.name
@@ -377,10 +377,10 @@ begin
   select coalesce(jsonb_object_agg(b.bucket_id, b.names), '{}') into claimed from by_bucket b;
   return claimed;
 end $$;
-comment on function private.claim_doomed_objects(integer) is
+comment on function private.claim_files_to_delete(integer) is
   'The next files to delete, by bucket: from now on nothing is stored in their places.';
 
-create function private.forget_doomed_objects(bucket text, names text[]) returns bigint
+create function private.forget_deleted_files(bucket text, names text[]) returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare
   gone text[] := array(
@@ -388,14 +388,14 @@ declare
     where not exists (select from storage.objects o where o.bucket_id = bucket and o.name = n)
   );
 begin
-  delete from private.doomed_objects d where d.bucket_id = bucket and d.name = any (gone);
+  delete from private.files_to_delete d where d.bucket_id = bucket and d.name = any (gone);
   return cardinality(gone);
 end $$;
-comment on function private.forget_doomed_objects(text, text[]) is
+comment on function private.forget_deleted_files(text, text[]) is
   'Removes the files that were deleted from the list, and returns how many.';
 
-grant execute on function private.repair_attachments(), private.claim_doomed_objects(integer),
-  private.forget_doomed_objects(text, text[]) to strive_functions;
+grant execute on function private.repair_attachments(), private.claim_files_to_delete(integer),
+  private.forget_deleted_files(text, text[]) to strive_functions;
 
 insert into private.jobs (name, schedule, runs, description) values
   ('sync_attachments', '*/5 * * * *', null, 'Sync files and their rows.');

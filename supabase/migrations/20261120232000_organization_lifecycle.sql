@@ -191,7 +191,7 @@ declare
   files bigint;
 begin
   -- Its files go through the storage service: the job sync_attachments deletes what is listed here.
-  insert into private.doomed_objects (bucket_id, name)
+  insert into private.files_to_delete (bucket_id, name)
   select o.bucket_id, o.name from storage.objects o
   where o.bucket_id in ('attachments', 'exports')
     and (starts_with(o.name, org || '/') or starts_with(o.name, 'platform/' || org || '/'))

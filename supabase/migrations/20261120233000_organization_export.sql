@@ -265,7 +265,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   expired bigint;
 begin
-  insert into private.doomed_objects (bucket_id, name)
+  insert into private.files_to_delete (bucket_id, name)
   select o.bucket_id, o.name from storage.objects o
   where o.bucket_id = 'exports'
     and o.created_at < now() - case when starts_with(o.name, 'platform/') then interval '90 days' else interval '7 days' end

@@ -84,7 +84,7 @@ changed_at: When it last changed.
 counter: What is counted.
 day: The day (UTC).
 dismissals: The number of dismissals.
-doomed_at: When the file was listed for deletion.
+listed_at: When the file was listed for deletion.
 due_at: When it is due.
 environment: The environment of the flag.
 first_at: The first time on this day.

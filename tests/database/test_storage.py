@@ -379,8 +379,8 @@ def test_server_files_outside_the_scheme_have_no_row(database: Database) -> None
         assert cursor.execute(ROW, [attachment(file="moves")]).fetchall() == []
 
 
-def doomed(cursor: psycopg.Cursor[Row]) -> set[str]:
-    return {row["name"] for row in cursor.execute("select name from private.doomed_objects")}
+def to_delete(cursor: psycopg.Cursor[Row]) -> set[str]:
+    return {row["name"] for row in cursor.execute("select name from private.files_to_delete")}
 
 
 @pytest.fixture
@@ -391,11 +391,11 @@ def server(fresh_database: Database) -> Iterator[psycopg.Cursor[Row]]:
 
 def repair(cursor: psycopg.Cursor[Row]) -> tuple[int, int, int]:
     (row,) = cursor.execute("select private.repair_attachments() as it").fetchall()
-    return row["it"]["adopted"], row["it"]["forgotten"], row["it"]["doomed"]
+    return row["it"]["adopted"], row["it"]["forgotten"], row["it"]["to_delete"]
 
 
 def claim(cursor: psycopg.Cursor[Row]) -> Any:
-    (row,) = cursor.execute("select private.claim_doomed_objects(10) as it").fetchall()
+    (row,) = cursor.execute("select private.claim_files_to_delete(10) as it").fetchall()
     return row["it"]
 
 
@@ -407,7 +407,7 @@ def test_job_deletes_files_of_deleted_rows(server: psycopg.Cursor[Row]) -> None:
     assert claim(server) == {"attachments": [deleted]}
     with pytest.raises(REFUSED, match="being deleted"):
         store(server, deleted, 2)
-    forget = "select private.forget_doomed_objects('attachments', %s) as n"
+    forget = "select private.forget_deleted_files('attachments', %s) as n"
     assert server.execute(forget, [[deleted, attachment(file="never")]]).fetchall() == [{"n": 1}]
     server.execute("delete from storage.objects where name = %s", [deleted])
     assert claim(server) == {}
@@ -419,9 +419,9 @@ def test_job_keeps_a_file_that_was_stored_again(server: psycopg.Cursor[Row]) -> 
     path = attachment(file="again")
     store(server, path, 1)
     server.execute("delete from public.attachments where file_path = %s", [path])
-    assert doomed(server) == {path}
+    assert to_delete(server) == {path}
     store(server, path, 2)
-    assert doomed(server) == set()
+    assert to_delete(server) == set()
     assert server.execute(ROW, [path]).rowcount == 1
 
 
@@ -446,7 +446,7 @@ def test_job_repairs_files_without_rows_and_rows_without_files(server: psycopg.C
         "select file_path, stored_at is null as awaited from public.attachments order by 2"
     ).fetchall()
     assert rows == [{"file_path": found, "awaited": False}, {"file_path": waiting, "awaited": True}]
-    assert doomed(server) == {attachment(fixed_id("unknown")), f"{fixed_id('unknown')}/face.png"}
+    assert to_delete(server) == {attachment(fixed_id("unknown")), f"{fixed_id('unknown')}/face.png"}
     assert repair(server) == (0, 0, 0)
 
 
@@ -458,7 +458,7 @@ def test_files_are_deleted_with_their_organization_or_person(server: psycopg.Cur
     server.execute("delete from public.organizations where id = %s", [ACME])
     server.execute("delete from auth.users where id = %s", [PEOPLE["member"]])
     repair(server)
-    assert doomed(server) == {attachment(), f"{PEOPLE['member']}/a.png"}
+    assert to_delete(server) == {attachment(), f"{PEOPLE['member']}/a.png"}
 
 
 def test_viewers_and_strangers_cannot_delete_files(database: Database) -> None:
@@ -471,7 +471,7 @@ def test_viewers_and_strangers_cannot_delete_files(database: Database) -> None:
 
 @pytest.mark.parametrize(
     "call",
-    ["repair_attachments()", "claim_doomed_objects(1)", "forget_doomed_objects('attachments', '{}')"],
+    ["repair_attachments()", "claim_files_to_delete(1)", "forget_deleted_files('attachments', '{}')"],
 )
 def test_attack_have_files_deleted_as_a_user(database: Database, call: str) -> None:
     with database.acting_as("super_admin") as cursor, pytest.raises(REFUSED):

@@ -32,7 +32,7 @@ OF_THE_PLATFORM = {
     " stripe_events stripe_objects stripe_tasks system_alert_dismissals system_alert_views system_alerts"
     " user_dashboards users",
     "private": "admin_operations api_key_operations api_key_tables assistant_quotas"
-    " auth_syncs broadcast_channels column_bounds daily_counts deal_stages doomed_objects email_suppressions emails"
+    " auth_syncs broadcast_channels column_bounds daily_counts deal_stages files_to_delete email_suppressions emails"
     " event_kinds exports"
     " feature_flag_group_uses"
     " feature_flag_versions foreign_stripe_keys idempotency_keys impersonations"

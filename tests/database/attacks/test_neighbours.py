@@ -428,7 +428,7 @@ def test_exports_expire(database: Database) -> None:
             " ('exports', 'platform/old', now() - interval '8 d')"
         )
         cursor.execute("select private.repair_attachments()")
-        cursor.execute("select name from private.doomed_objects where bucket_id = 'exports'")
+        cursor.execute("select name from private.files_to_delete where bucket_id = 'exports'")
         assert cursor.fetchall() == [{"name": "old"}]
 
 
