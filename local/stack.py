@@ -195,8 +195,8 @@ class Stack:
             else:
                 for name in applied:
                     self.say(f"migration {name}")
-            for name in database.edited(connection):
-                self.say(f"note: {name} was edited or deleted after it was applied; `strive reset` applies all again")
+            if edited := database.edited(connection):
+                self.say(f"note: `strive reset` applies what was edited or deleted since: {', '.join(edited)}")
 
     def put_on_sale(self) -> list[str]:
         """Create missing prices of the plans at Stripe; return the keys of the plans that changed."""

@@ -57,7 +57,7 @@ def _request(line: str) -> str | None:
         return None
     match entry:
         case {"message": "request", "status": status, **rest}:
-            words = [_clock(rest.get("time")), status, rest.get("method"), rest.get("function") or rest.get("path")]
+            words = [_clock(rest.get("time")), status, rest.get("method"), rest.get("function") or "(no function)"]
             words += [f"{rest['milliseconds']} ms" if "milliseconds" in rest else None, rest.get("code")]
         case {"message": message, **rest}:
             left_out = {"time", "severity", "message"}
