@@ -8,7 +8,7 @@ from shared.onboarding.sessions import OnboardingSession, SessionReference
 
 HINTS = {
     "PENDING": "Pay first, with the client secret of start-onboarding-payment.",
-    "FAILED": "Try again or another card, with the same client secret.",
+    "FAILED": "Try again, or pay with another card; the client secret stays the same.",
     "REQUIRES_ACTION": "The bank wants the customer to confirm the payment.",
     "PROCESSING": "Wait; the organization is created as soon as the payment has succeeded, even without this call.",
     "CANCELLED": "Start a new session.",

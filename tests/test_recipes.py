@@ -71,7 +71,7 @@ def test_the_recipes_followed_to_the_letter_pass_the_checks(copy: Path) -> None:
     chapter.write_text(chapter.read_text() + block(functions, "sql"))
     (copy / "functions/rename_organization.py").write_text(block(functions, "python"))
     edit(expected, "\nmy_account()", f"\n{block(functions, 'text').strip()}\nmy_account()")
-    edit(copy / "shared/app/openapi.py", '"Members": "', '"Members": "rename-organization ping-me ')
+    edit(copy / "shared/app/openapi.py", '"Organizations": "', '"Organizations": "rename-organization ping-me ')
 
     (migrations / "20991231235959_crm_offers.sql").write_text(block(tables, "sql"))
     edit(copy / "docs/schema.md", "`crm_operations`", "`crm_offers`, `crm_operations`")

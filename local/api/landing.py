@@ -58,7 +58,8 @@ class Landing:
 
     async def respond_mail(self, _request: Request) -> Response:
         messages = [
-            f"<article><h2>{escape(each.subject)}</h2><p>to <b>{escape(each.to)}</b> at {escape(each.at)}</p>"
+            f"<article><h2>{escape(each.subject)}</h2>"
+            f"<p>to <b>{escape(each.to)}</b> at {escape(_readable(each.at))}</p>"
             f"{_codes(each)}{_rendered(each)}</article>"
             for each in self._mail.box
         ]
@@ -86,6 +87,10 @@ class Landing:
                 return [row["email"] for row in await query(ACCOUNTS)]
         except (DatabaseUnavailable, psycopg.Error):
             return None
+
+
+def _readable(at: str) -> str:
+    return at.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _codes(message: Message) -> str:

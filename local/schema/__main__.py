@@ -16,10 +16,12 @@ def main() -> None:
 
 
 def write(generated: dict[Path, str]) -> None:
-    pictures = {path for path in generated if path.suffix == ".svg"}
-    if pictures:
-        for stale in set((ROOT / "docs/schema").glob("*.svg")) - pictures:
-            stale.unlink()
+    for pattern in ("schema/*.svg", "reference/*.md"):
+        made = {path for path in generated if path.match(f"docs/{pattern}")}
+        kept = {ROOT / "docs/reference/functions.md"}  # of the functions, not of the database
+        if made - kept:
+            for stale in set((ROOT / "docs").glob(pattern)) - made - kept:
+                stale.unlink()
     for path, text in generated.items():
         if not path.exists() or path.read_text() != text:
             path.parent.mkdir(parents=True, exist_ok=True)

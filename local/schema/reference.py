@@ -11,7 +11,21 @@ from local.schema.catalog import Connection
 from local.schema.openapi import follow, forms
 from shared.app.openapi import COMMON, DOMAINS, UNAUTHORIZED
 
-TITLES = {"crm": "CRM", "garage": "AI Garage", "flags": "Feature flags", "plan": "Plan limits"}
+# The first word of a chapter → the domain that people look for; other words are domains of their own.
+PARTS = {
+    "CRM": "crm",
+    "Workspace": "workspace tasks notes storage history saved trash",
+    "Dashboard": "dashboard",
+    "AI Garage": "garage",
+    "Organizations": "identity organization invitations account quotas",
+    "Notifications": "notices events emails",
+    "Onboarding": "onboarding",
+    "Billing": "billing plan stripe subscriptions revenue usage",
+    "Feature flags": "flags",
+    "Integrations": "api webhooks assistant",
+    "Administration": "administration alerts audit jobs platform support",
+}
+TITLES = {word: title for title, words in PARTS.items() for word in words.split()}
 ROLES = {"anon": "anyone", "authenticated": "signed-in users", "service_role": "servers"}
 
 FUNCTION_CALLERS = {
@@ -86,18 +100,18 @@ _OPTION = r"{}\s*=\s*(?:format\()?'((?:[^']|'')*)'"
 
 
 def domains(connection: Connection) -> Iterator[tuple[str, str, list[Relation], list[Rpc]]]:
-    """Name, title, tables and views, and rpcs of every domain that has any."""
+    """File, title, tables and views, and rpcs of every domain that has any."""
     places, sources = _places(), dict[str, str](connection.execute(_SOURCES).fetchall())
     relations = [Relation(*row) for row in connection.execute(_RELATIONS)]
     rpcs = [replace(Rpc(*row), errors=list(_errors(row[0], sources))) for row in connection.execute(_RPCS)]
     names = {relation.name for relation in relations}
     computed = {rpc.name for rpc in rpcs if rpc.arguments and rpc.arguments[0]["type"] in names}
     callable_rpcs = [rpc for rpc in rpcs if rpc.callers and rpc.name not in computed]
-    for domain in dict.fromkeys(places[name] for name in places):
-        here = [relation for relation in relations if places.get(relation.name) == domain and relation.reads]
-        calls = [rpc for rpc in callable_rpcs if places.get(rpc.name) == domain]
+    for title in dict.fromkeys([*PARTS, *places.values()]):
+        here = [relation for relation in relations if places.get(relation.name) == title and relation.reads]
+        calls = [rpc for rpc in callable_rpcs if places.get(rpc.name) == title]
         if here or calls:
-            yield domain, TITLES.get(domain, domain.replace("_", " ").capitalize()), here, calls
+            yield title.lower().replace(" ", "-"), title, here, calls
 
 
 def _errors(name: str, sources: dict[str, str]) -> Iterator[tuple[str, str, str]]:
@@ -243,8 +257,10 @@ def _cell(text: str) -> str:
 
 
 def _places() -> dict[str, str]:
-    """Name of a table, view or function → its domain, the first word of the chapter that creates it."""
+    """Name of a table, view or function → the domain of the chapter that creates it."""
     pattern = re.compile(r"^create (?:or replace )?(?:table|view|function) public\.(\w+)", re.MULTILINE)
     return {
-        found: name.partition("_")[0] for _, name, path in migrations() for found in pattern.findall(path.read_text())
+        found: TITLES.get(word := name.partition("_")[0], word.capitalize())
+        for _, name, path in migrations()
+        for found in pattern.findall(path.read_text())
     }

@@ -12,15 +12,15 @@ from shared.schema import JOBS
 
 # The tag of each function: groups of the reference. Jobs have their own; a function that is not listed is in "Other".
 DOMAINS = {
+    "CRM": "capture-lead import-records record-activity",
+    "Dashboard": "dashboard-snapshot",
+    "AI Garage": "submit-order",
+    "Organizations": "invite-member preview-invitation",
+    "Notifications": "unsubscribe mail-webhook",
     "Onboarding": "create-onboarding-session update-onboarding-session get-onboarding-session start-onboarding-payment "
     "complete-onboarding-session",
     "Billing": "create-checkout-session preview-plan-change change-plan cancel-subscription resume-subscription "
     "create-billing-portal-session stripe-webhook",
-    "CRM": "capture-lead import-records record-activity",
-    "Members": "invite-member preview-invitation",
-    "E-mail": "unsubscribe mail-webhook",
-    "Dashboard": "dashboard-snapshot",
-    "AI Garage": "submit-order",
     "Feature flags": "evaluate-flag record-exposure preview-flag-audience",
     "Integrations": "create-api-key token ingest mcp ask-assistant",
     "Administration": "suspend-user reactivate-user bulk-admin-action impersonate-user export-organization "

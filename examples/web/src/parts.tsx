@@ -4,11 +4,8 @@ import { Refused } from './strive';
 
 export function Problem({ error }: { error: Error | undefined }) {
   if (!error) return null;
-  return (
-    <p role="alert" className="problem">
-      {error.message} {error instanceof Refused && error.hint}
-    </p>
-  );
+  const hint = error instanceof Refused ? error.hint : null;
+  return <p role="alert" className="problem">{hint ? `${error.message.replace(/\.?$/, '.')} ${hint}` : error.message}</p>;
 }
 
 export function Card({ title, aside, children, className = '' }: {

@@ -169,7 +169,7 @@ try {
     await phone.getByText('Loading…').waitFor({ state: 'detached' });
     await inspect(phone, `phone-${name.toLowerCase()}`);
   }
-  await phone.getByText('Only the owner changes the plan').waitFor();
+  await phone.getByText('Only the owner can change the plan').waitFor();
 
   // A demo account has a year of data.
   const demo = await open({ viewport: { width: 1280, height: 900 }, colorScheme: 'light' });

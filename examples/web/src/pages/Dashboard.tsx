@@ -52,7 +52,7 @@ function Chart({ widget }: { widget: Widget }) {
   const total = series.reduce((sum, point) => sum + (point.value ?? 0), 0);
   const width = 100 / Math.max(1, series.length);
   return (
-    <Card title={widget.title} aside={<span className="soft">{total} in all</span>}>
+    <Card title={widget.title} aside={<span className="soft">{total} in total</span>}>
       {widget.error && <Problem error={new Error(widget.error.message)} />}
       {total === 0 && <p className="soft">No data yet.</p>}
       <svg className="bars" viewBox="0 0 100 40" preserveAspectRatio="none" role="img"

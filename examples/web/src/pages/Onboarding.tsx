@@ -95,15 +95,18 @@ export function PlanCard({ plan, busy, isCurrent = false, onChoose }: {
   onChoose: () => void;
 }) {
   const limits = plan.limits as Record<string, number | null>;
-  const amount = (key: string) => limits[key]?.toLocaleString('en') ?? 'Any number of';
+  const amount = (key: string, one: string, more = `${one}s`) => {
+    const limit = limits[key] ?? Infinity;
+    return `${limit === Infinity ? 'Any number of' : limit === 0 ? 'No' : limit.toLocaleString('en')} ${limit === 1 ? one : more}`;
+  };
   return (
     <article className="card plan" aria-label={words(plan.tier)}>
       <h2>{words(plan.tier)}</h2>
       <p className="price">{cents(plan.amount_cents, plan.currency)}<small> a month</small></p>
       <ul>
-        <li>{amount('members')} members</li>
-        <li>{amount('orders_per_month')} agent orders a month</li>
-        <li>{amount('rows_per_table')} records of a kind</li>
+        <li>{amount('members', 'member')}</li>
+        <li>{amount('orders_per_month', 'agent order')} a month</li>
+        <li>{amount('rows_per_table', 'record')} of each kind</li>
       </ul>
       {isCurrent ? <p className="pill">Your plan</p> : (
         <button type="button" disabled={busy} onClick={onChoose}>Choose {words(plan.tier)}</button>

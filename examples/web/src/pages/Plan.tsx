@@ -22,7 +22,7 @@ export function Plan({ organization, onChange }: { organization: Organization; o
       setDone(changed.takes_effect === 'NOW' ? `You have ${words(plan.tier)} now.` : `${words(plan.tier)} begins on ${day(changed.effective_at)}.`);
       await onChange();
     });
-  if (organization.role !== 'OWNER') return <p>Only the owner changes the plan. It is {words(organization.subscription_tier)}.</p>;
+  if (organization.role !== 'OWNER') return <p>Only the owner can change the plan. Your plan is {words(organization.subscription_tier)}.</p>;
   return (
     <>
       {done && <p role="status" className="notice">{done}</p>}
