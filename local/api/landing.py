@@ -24,8 +24,9 @@ DEMO_PASSWORD = "strive-demo-1"  # noqa: S105 - of every account in supabase/see
 UPSTREAM_SECONDS = 1
 NO_FUNCTIONS = "No function server answers yet."
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
-# Only addresses that can't exist: real people's accounts are private.
-ACCOUNTS = """select email from auth.users where email like '%.test'
+# Those of supabase/seed.sql alone: accounts of people are private.
+ACCOUNTS = """select email from auth.users
+  where split_part(email, '@', 2) in ('acme.test', 'globex.test', 'strive.test')
   order by split_part(email, '@', 2), created_at, email limit 20"""
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'nonce-{nonce}'; connect-src {origins}"
