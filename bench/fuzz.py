@@ -1,7 +1,8 @@
 """Random requests to the data API and the functions: `python -m bench.fuzz [SECONDS] [SEED]` (600 seconds by default).
 
 One generator of our own for PostgREST and for bodies of functions, then Schemathesis for what the functions' document
-promises. It ends with status 1 if a response is a 5xx that is neither documented nor a 503 with a code, and prints those.
+promises. It ends with status 1 if a response is a 5xx that is neither documented nor a 503 with a code, and prints
+those.
 """
 
 import json
