@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from shared.auth.api_keys import is_well_formed, new_key
 from tests.support.api_keys import make_key
 from tests.support.platform import Platform
 from tests.support.responses import refused
+from tests.support.served_flags import wait_for
 from tests.support.serving import ENTRY, RECORD, SIGNING_KEY, Serving, environment, public_jwk, serving, token
 from tests.support.world import ACME, GLOBEX, PEOPLE, Database, become, claims_of
 
@@ -248,6 +250,31 @@ def test_rotated_key_works_beside_its_replacement(functions: Serving, database: 
         connection.execute("update public.api_keys set expires_at = now() where id = %s", [made["id"]])
     refused(post(functions, TOKEN, made["key"]), 401, "invalid_api_key")
     assert post(functions, TOKEN, replaced["key"]).status_code == 200
+
+
+def test_attack_pass_the_rate_of_a_key_by_simultaneous_requests(functions: Serving, database: Database) -> None:
+    made = make_key(functions, "CRM_READ")
+    with database.connect() as connection:
+        connection.execute(
+            "insert into private.api_key_uses (api_key_id, minute, slot, requests)"
+            " select %s, date_trunc('minute', now()) + make_interval(mins => n), 8, 599 from generate_series(0, 1) n",
+            [made["id"]],
+        )
+    count = "select private.count_api_key_use(%s)"
+    with database.connect() as first, database.connect() as second, ThreadPoolExecutor(1) as thread:
+        first.autocommit = False
+        first.execute(count, [made["id"]])
+        refusal = thread.submit(lambda: second.execute(count, [made["id"]]))
+        # Without a lock the second one would not wait, and count 600 as well.
+        wait_for(lambda: refusal.done() or is_blocked(database, second.info.backend_pid))
+        first.commit()
+        with pytest.raises(psycopg.Error, match="too many requests"):
+            refusal.result()
+
+
+def is_blocked(database: Database, pid: int) -> bool:
+    with database.connect() as connection:
+        return connection.execute("select where pg_blocking_pids(%s) <> '{}'", [pid]).rowcount == 1
 
 
 def test_key_beyond_its_rate_waits(functions: Serving, database: Database) -> None:
