@@ -1,5 +1,6 @@
 """The connection pool, and the one statement that sets the claims of a request and runs its operation."""
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from shared.database.connection import PooledConnection
 from shared.settings import Settings
 
 CONNECT_SECONDS = 5
-CHECKOUT_SECONDS = 2.0
-WAITING_REQUESTS = 256
+# How long a request waits for a connection while Postgres responds to others, and while it does not.
+CHECKOUT_SECONDS, STUCK_SECONDS = 8.0, 2.0
+WAITING_REQUESTS = 1024
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
@@ -43,13 +45,13 @@ class Database:
             },
             min_size=1,
             max_size=settings.database_connections,
-            timeout=CHECKOUT_SECONDS,
             max_waiting=WAITING_REQUESTS,
             # Short: while the server is unavailable, the next request tries again at once.
             reconnect_timeout=2.0,
             configure=_prepare_if_direct,
             open=False,
         )
+        self._responded_at = float("-inf")
 
     async def open(self) -> None:
         await self._pool.open()
@@ -126,6 +128,7 @@ class Database:
         try:
             cursor = await connection.execute(statement, values)
             row: tuple[Any, ...] | None = await cursor.fetchone()
+            self._responded_at = time.monotonic()
         finally:
             await self._pool.putconn(connection)
         if row is None:
@@ -133,7 +136,8 @@ class Database:
         return row
 
     async def _checkout(self) -> PooledConnection:
-        while (connection := await self._pool.getconn()).ended:
+        is_stuck = time.monotonic() - self._responded_at > STUCK_SECONDS
+        while (connection := await self._pool.getconn(STUCK_SECONDS if is_stuck else CHECKOUT_SECONDS)).ended:
             await connection.close()
             await self._pool.putconn(connection)  # which opens another in its place
         return connection
