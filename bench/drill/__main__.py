@@ -1,4 +1,4 @@
-"""Kill, pause and mislead a running stack under traffic, then balance the books: `make drill` (about five minutes).
+"""Kill, pause and mislead a running stack under traffic, then balance the books: `make drill` (about seven minutes).
 
 Nothing acknowledged may be lost, nothing done twice, nothing half, and no goal of a fault missed; exit status 1 if so.
 """
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.drill import instances
 from bench.drill.books import balance
 from bench.drill.faults import FAULTS
 from bench.drill.pooler import AbsentError
@@ -17,6 +18,7 @@ from bench.drill.stack import running
 from bench.drill.traffic import Traffic
 
 CALM_SECONDS = 2
+INSTANCES = "four instances behind a load balancer and PgBouncer"
 
 
 def main() -> None:
@@ -24,6 +26,11 @@ def main() -> None:
     faults = {name: fault for name, fault in FAULTS.items() if not chosen or any(word in name for word in chosen)}
     recoveries: dict[str, float] = {}
     measured: dict[str, dict[str, Any]] = {}
+    if not chosen or any(word in INSTANCES for word in chosen):
+        try:
+            measured[INSTANCES] = instances.alone()
+        except AbsentError as why:
+            print(f"{INSTANCES}: skipped: {why}", file=sys.stderr)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, running(Path(folder)) as stack:
         with stack.cluster.connect() as connection:
             # A plan without a quota of orders.

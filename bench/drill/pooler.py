@@ -16,7 +16,7 @@ from local.stack import Stack, free_port
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 ENTRIES = 200
-READY_SECONDS = 30
+READY_SECONDS = 60
 
 
 class AbsentError(Exception):
@@ -25,12 +25,11 @@ class AbsentError(Exception):
 
 def behind_a_pooler(stack: Stack, book: Book) -> None:
     """Traffic through the pooler; its acknowledged rows are checked like all others."""
-    if PGBOUNCER is None:
-        raise AbsentError("there is no PgBouncer on this machine")
+    require()
     with tempfile.TemporaryDirectory() as folder:
         home, port = Path(folder), free_port()
-        settings = _settings(stack, home, port)
-        pooler = _pooler(settings)
+        settings = configure(stack, home, port, servers=4)
+        pooler = start(settings)
         words, environment = stack.command("functions")
         database = stack.cluster.url("strive_functions")
         behind = database.replace(f":{stack.cluster.port}/", f":{port}/")
@@ -40,7 +39,7 @@ def behind_a_pooler(stack: Stack, book: Book) -> None:
             env=os.environ | environment | {"PORT": str(own), "SUPABASE_DB_URL": behind},
         )  # fmt: skip
         try:
-            _await(f"{url}/readyz")
+            await_ready(url)
             client = Client(stack.values(), ACME[0], book, threading.Event())
             client.sign_in()
             client.http.base_url = httpx.URL(url)
@@ -48,7 +47,7 @@ def behind_a_pooler(stack: Stack, book: Book) -> None:
                 if number == ENTRIES // 2:
                     pooler.kill()
                     pooler.wait()
-                    pooler = _pooler(settings)
+                    pooler = start(settings)
                 record(client)
         finally:
             stop(functions)
@@ -56,7 +55,13 @@ def behind_a_pooler(stack: Stack, book: Book) -> None:
             pooler.wait()
 
 
-def _settings(stack: Stack, home: Path, port: int) -> Path:
+def require() -> None:
+    if PGBOUNCER is None:
+        raise AbsentError("there is no PgBouncer on this machine (Debian and Ubuntu: apt install pgbouncer)")
+
+
+def configure(stack: Stack, home: Path, port: int, servers: int) -> Path:
+    """The settings of a pooler that opens so many connections to Postgres."""
     cluster = stack.cluster
     (home / "users.txt").write_text(f'"strive_functions" "{cluster.password}"\n')
     (home / "pgbouncer.ini").write_text(
@@ -69,7 +74,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {home}/users.txt
 pool_mode = transaction
-default_pool_size = 4
+default_pool_size = {servers}
 {"user = nobody" if os.geteuid() == 0 else ""}
 """  # as Postgres, it refuses to run as root
     )
@@ -77,16 +82,17 @@ default_pool_size = 4
     return home / "pgbouncer.ini"
 
 
-def _pooler(settings: Path) -> "subprocess.Popen[bytes]":
+def start(settings: Path) -> "subprocess.Popen[bytes]":
     assert PGBOUNCER
     return subprocess.Popen([PGBOUNCER, settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _await(url: str) -> None:
+def await_ready(url: str) -> None:
+    """Until the functions at this address respond with a migrated database."""
     deadline = time.monotonic() + READY_SECONDS
     while True:
         try:
-            if httpx.get(url).is_success:
+            if httpx.get(f"{url}/readyz").is_success:
                 return
         except httpx.TransportError:
             pass
