@@ -269,7 +269,7 @@ JOBS = {
     "refresh_platform_metrics": "Count the platform metrics of today.",
     "remind_invited": "Remind people of invitations that expire within a day.",
     "report_due_tasks": "Notify people of tasks that are due or overdue.",
-    "report_matching_listings": "Report new listings to the members whose buyers they suit.",
+    "report_matches": "Report listings and buyers that suit each other to their members.",
     "roll_up_alert_counts": "Add views and dismissals to their alerts.",
     "roll_up_tallies": "Add uses, views and likes that were left behind.",
     "send_appointment_reminders": "Remind people of their appointments.",

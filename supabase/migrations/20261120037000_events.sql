@@ -40,7 +40,7 @@ insert into private.event_kinds (kind, description, type, path, email) values
   ('crm.deal.lost', 'A deal was lost', 'WARNING', '/deals/{id}', 'DIGEST'),
   ('crm.listing.assigned', 'A listing was assigned to you', 'INFO', '/listings/{id}', 'NOW'),
   ('crm.listing.matched', 'A new listing suits your buyers', 'INFO', '/listings/{id}', 'NOW'),
-  ('crm.buyer.matched', 'A new buyer looks for one of your listings', 'INFO', '/listings/{id}', 'NOW'),
+  ('crm.buyer.matched', 'A new buyer looks for one of your listings', 'INFO', null, 'NOW'),
   ('work.project.assigned', 'A project was assigned to you', 'INFO', '/projects/{id}', 'NOW'),
   ('work.task.assigned', 'A task was assigned to you', 'INFO', '/tasks/{id}', 'NOW'),
   ('work.task.due', 'A task of yours is due within a day', 'INFO', '/tasks/{id}', 'DIGEST'),
@@ -54,7 +54,7 @@ insert into private.event_kinds (kind, description, type, path, email) values
   ('organization.message.sent', 'A message from the server to members', 'INFO', null, 'OFF');
 
 insert into private.event_kinds (kind, description, type, path, reaches_actor, is_webhook) values
-  ('organization.export.ready', 'An export you requested is ready', 'SUCCESS', '/settings/export', true, true),
+  ('organization.export.ready', 'Data of your organization was exported', 'SUCCESS', '/settings/export', true, true),
   ('organization.summary.weekly', 'The week of your organization, for owners', 'INFO', '/dashboard', true, false);
 
 insert into private.event_kinds (kind, description, type, path, in_app, is_mandatory, reaches_actor, needs_membership, is_webhook) values

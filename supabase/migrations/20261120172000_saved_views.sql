@@ -174,62 +174,134 @@ grant select, delete, insert (organization_id, name, source, filter, sort, colum
 grant all on public.saved_views to service_role;
 
 -- Buyers' wishes ------------------------------------------------------------------------------------------------------
+-- Triggers queue listings and watching buyers that are new or changed in what is compared; the job compares them. A listing
+-- and a buyer that suit each other are reported once, to whom the other one is news.
 
-create table private.reported_listings (
+create table private.matches_due (
+  kind text not null constraint "kind is listing, lead or contact" check (kind in ('listing', 'lead', 'contact')),
+  record_id uuid not null,
+  organization_id uuid not null references public.organizations (id) on delete cascade,
+  queued_at timestamptz not null default now(),
+  primary key (kind, record_id)
+);
+comment on table private.matches_due is 'Listings and watching buyers that the job report_matches has to compare.';
+comment on column private.matches_due.kind is 'listing, lead or contact.';
+comment on column private.matches_due.record_id is 'The listing or buyer.';
+comment on column private.matches_due.organization_id is 'The organization it belongs to.';
+comment on column private.matches_due.queued_at is 'Since when it waits.';
+create index matches_due_queued_at_idx on private.matches_due (queued_at);
+create index matches_due_organization_idx on private.matches_due (organization_id);
+
+create table private.matches (
   organization_id uuid not null,
   listing_id uuid not null,
-  buyers integer not null,
+  buyer_id uuid not null,
   reported_at timestamptz not null default now(),
-  primary key (organization_id, listing_id),
+  primary key (organization_id, listing_id, buyer_id),
   foreign key (organization_id, listing_id) references public.listings (organization_id, id) on delete cascade
 );
-comment on table private.reported_listings is 'Listings that were compared with the wishes of buyers, once each.';
-comment on column private.reported_listings.organization_id is 'The organization of the listing.';
-comment on column private.reported_listings.listing_id is 'The listing.';
-comment on column private.reported_listings.buyers is 'How many watching buyers it suits.';
-comment on column private.reported_listings.reported_at is 'When.';
+comment on table private.matches is 'Listings and watching buyers that suit each other and were reported.';
+comment on column private.matches.organization_id is 'The organization of both.';
+comment on column private.matches.listing_id is 'The listing.';
+comment on column private.matches.buyer_id is 'The lead or contact.';
+comment on column private.matches.reported_at is 'When.';
 
-create function private.report_matching_listings() returns bigint
+create function private.queue_match() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into private.matches_due (kind, record_id, organization_id) values (tg_argv[0], new.id, new.organization_id)
+  on conflict do nothing;
+  return null;
+end $$;
+comment on function private.queue_match() is 'Queues a listing or buyer (the argument) for the job report_matches.';
+create trigger queue_match after insert or update of status, price, bedrooms, property_type, city on public.listings
+  for each row when (new.status = 'ACTIVE' and coalesce(current_setting('strive.history_action', true), '') <> 'restored')
+  execute function private.queue_match('listing');
+create trigger queue_match after insert or update of is_watching, budget, min_bedrooms, property_types, cities on public.leads
+  for each row when (new.is_watching and coalesce(current_setting('strive.history_action', true), '') <> 'restored')
+  execute function private.queue_match('lead');
+create trigger queue_match after insert or update of is_watching, budget, min_bedrooms, property_types, cities on public.contacts
+  for each row when (new.is_watching and coalesce(current_setting('strive.history_action', true), '') <> 'restored')
+  execute function private.queue_match('contact');
+
+create function private.assignee_or_owners(org uuid, assignee uuid) returns uuid[]
+language sql stable set search_path = '' as $$
+  select case when assignee is null then private.members_at_least(org, 'OWNER') else array[assignee] end
+$$;
+comment on function private.assignee_or_owners(uuid, uuid) is 'Whom something about a record concerns.';
+
+create function private.report_listing(org uuid, listing uuid) returns void
+language sql set search_path = '' as $$
+  with found_buyers as materialized (
+    select b.* from public.match_buyers(listing) b where b.is_watching
+  ), news as (
+    insert into private.matches (organization_id, listing_id, buyer_id)
+    select org, listing, b.id from found_buyers b on conflict do nothing returning buyer_id
+  )
+  select private.publish_events(array_agg((
+    'crm.listing.matched', org, 'listing', listing, 'New for your buyers: ' || g.title,
+    format('%s in %s suits %s.', g.title, g.city, g.names), private.assignee_or_owners(org, g.assigned_to_id),
+    jsonb_build_object('buyer_ids', g.ids), null, null, null
+  )::private.event)) from (
+    select b.assigned_to_id, l.title, l.city, (array_agg(b.id order by b.wishes desc, b.name))[:100] as ids,
+      left(string_agg(b.name, ', ' order by b.wishes desc, b.name), 400) as names
+    from found_buyers b join news n on n.buyer_id = b.id join public.listings l on l.id = listing
+    group by b.assigned_to_id, l.title, l.city
+  ) g
+$$;
+comment on function private.report_listing(uuid, uuid) is 'Reports to the assignees of watching buyers (or the owners) a listing that suits them.';
+
+create function private.report_buyer(org uuid, kind text, buyer uuid, name text) returns void
+language sql set search_path = '' as $$
+  with news as (
+    insert into private.matches (organization_id, listing_id, buyer_id)
+    select org, l.id, buyer from public.listings l
+    where l.organization_id = org and l.status = 'ACTIVE'
+      and exists (select from public.match_buyers(l.id) b where b.id = buyer and b.is_watching)
+    on conflict do nothing returning listing_id
+  )
+  select private.publish_events(array_agg((
+    'crm.buyer.matched', org, kind, buyer, 'New buyer for your listings: ' || name,
+    format('%s looks for %s.', name, g.titles), private.assignee_or_owners(org, g.assigned_to_id),
+    jsonb_build_object('listing_ids', g.ids), null, null, format('/%ss/%s', kind, buyer)
+  )::private.event)) from (
+    select l.assigned_to_id, (array_agg(l.id order by l.created_at desc, l.id))[:100] as ids,
+      left(string_agg(l.title, ', ' order by l.created_at desc, l.id), 400) as titles
+    from news n join public.listings l on l.id = n.listing_id group by 1
+  ) g
+$$;
+comment on function private.report_buyer(uuid, text, uuid, text) is
+  'Reports to the assignees of listings (or the owners) a watching buyer whom they suit.';
+
+create function private.report_matches() returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare
-  house public.listings;
-  found_buyers record;
-  reported bigint := 0;
-  suited integer;
+  item record;
+  compared bigint := 0;
 begin
-  for house in
-    select l.* from public.listings l
-    where l.status = 'ACTIVE' and l.created_at > now() - interval '7 days' and not exists (
-      select from private.reported_listings r where r.organization_id = l.organization_id and r.listing_id = l.id
+  for item in
+    with taken as (
+      delete from private.matches_due d where (d.kind, d.record_id) in (
+        select q.kind, q.record_id from private.matches_due q order by q.queued_at limit 500 for update skip locked
+      ) returning d.*
     )
-    order by l.created_at, l.id limit 200 for no key update of l skip locked
+    select t.*, coalesce(l.name, c.name) as buyer, h.id is not null and h.status = 'ACTIVE' as is_offered from taken t
+    left join public.listings h on t.kind = 'listing' and h.id = t.record_id
+    left join public.leads l on t.kind = 'lead' and l.id = t.record_id
+    left join public.contacts c on t.kind = 'contact' and c.id = t.record_id
+    order by t.queued_at, t.record_id
   loop
-    suited := 0;
-    for found_buyers in
-      select b.assigned_to_id, count(*)::integer as buyers,
-        left(string_agg(b.name, ', ' order by b.wishes desc, b.name), 400) as names
-      from public.match_buyers(house.id) b where b.is_watching group by b.assigned_to_id
-    loop
-      suited := suited + found_buyers.buyers;
-      perform private.publish_event(
-        'crm.listing.matched', house.organization_id, 'listing', house.id, 'New for your buyers: ' || house.title,
-        format('%s in %s suits %s.', house.title, house.city, found_buyers.names), array(
-          select m.user_id from public.organization_members m
-          where m.organization_id = house.organization_id
-            and (m.user_id = found_buyers.assigned_to_id or found_buyers.assigned_to_id is null and m.role = 'OWNER')
-        )
-      );
-    end loop;
-    insert into private.reported_listings (organization_id, listing_id, buyers)
-    values (house.organization_id, house.id, suited);
-    reported := reported + 1;
+    if item.is_offered then
+      perform private.report_listing(item.organization_id, item.record_id);
+    elsif item.buyer is not null then
+      perform private.report_buyer(item.organization_id, item.kind, item.record_id, item.buyer);
+    end if;
+    compared := compared + 1;
   end loop;
-  return reported;
+  return compared;
 end $$;
-comment on function private.report_matching_listings() is
-  'Notifies the assignee of a buyer (or the owners) of new listings that meet every wish of the buyer; each listing '
-  'once.';
-grant execute on function private.report_matching_listings() to service_role;
+comment on function private.report_matches() is
+  'Compares new and changed listings and watching buyers; each pair that suits is reported once. Returns how many were compared.';
+grant execute on function private.report_matches() to service_role;
 insert into private.jobs (name, schedule, runs, description) values
-  ('report_matching_listings', '*/10 * * * *', 'private.report_matching_listings',
-    'Report new listings to the members whose buyers they suit.');
+  ('report_matches', '*/10 * * * *', 'private.report_matches', 'Report listings and buyers that suit each other to their members.');

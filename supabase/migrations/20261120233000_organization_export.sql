@@ -255,6 +255,16 @@ begin
     case when outcome ->> 'error' is null then 'Export finished' else 'Export failed' end,
     'organization', done.organization_id::text, outcome - 'error', outcome ->> 'error' is null,
     left(outcome ->> 'error', 500), null);
+  if outcome ->> 'error' is null then
+    perform private.publish_event(
+      'organization.export.ready', done.organization_id, 'organization', done.organization_id, 'Your data was exported',
+      format('%s exported %s rows. Ask them, and your other owners, if you did not expect it.', coalesce(
+        (select coalesce(nullif(trim(u.name), ''), u.email) from public.users u where u.id = done.requested_by
+          and exists (select from public.organization_members m where m.user_id = u.id and m.organization_id = done.organization_id)),
+        'Support'), outcome ->> 'rows'),
+      private.members_at_least(done.organization_id, 'OWNER'), jsonb_build_object('export_id', done.id)
+    );
+  end if;
   return '{}';
 end $$;
 comment on function private.finish_export(jsonb) is 'Notes how {export_id, sha256, rows, error} ended; logged.';

@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 from tests.support.rows import Cursor, add, call, change, one, refused, remove, scene, turn
 from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
+REPORT = "select private.report_matches() as compared"
 HOUSE = {"title": "House", "address": "1 Elm", "city": "Austin", "state": "TX", "zip_code": "78701", "price": 100}
 
 
@@ -94,8 +95,8 @@ def test_new_listing_is_reported_once_to_agents_with_matching_buyers(database: D
         add(cursor, "leads", name="Theirs", **{**wish, "organization_id": GLOBEX})
         add(cursor, "listings", organization_id=ACME, **HOUSE)
         add(cursor, "listings", organization_id=ACME, **{**HOUSE, "status": "SOLD"})
-        report = "select private.report_matching_listings() as reported"
-        assert [one(cursor.execute(report))["reported"] for _ in range(2)] == [1, 0]
+        cursor.execute("delete from private.matches_due where kind <> 'listing'")
+        assert [one(cursor.execute(REPORT))["compared"] for _ in range(2)] == [1, 0]
         sent = cursor.execute(
             "select user_id, message from public.notifications where message like 'House%' order by message"
         ).fetchall()
@@ -103,3 +104,58 @@ def test_new_listing_is_reported_once_to_agents_with_matching_buyers(database: D
             PEOPLE["member"]: "House in Austin suits Ada, Ben.",
             PEOPLE["owner"]: "House in Austin suits Cyd.",
         }
+
+
+def matched(cursor: Cursor) -> list[tuple[str, str]]:
+    """What is reported of what is queued, to whom."""
+    people = {id_: name for name, id_ in PEOPLE.items()}
+    cursor.execute("delete from public.notifications")
+    cursor.execute(REPORT)
+    rows = cursor.execute(
+        "select user_id, message from public.notifications where kind like 'crm.%.matched'"
+    ).fetchall()
+    return sorted((people[row["user_id"]], row["message"]) for row in rows)
+
+
+def test_new_buyer_is_reported_once_to_agents_with_matching_listings(database: Database) -> None:
+    with scene(database) as cursor:
+        for title, who, price in (
+            ("Elm", "member", 100),
+            ("Oak", "member", 150),
+            ("Ash", None, 90),
+            ("Hall", None, 900),
+        ):
+            house = {**HOUSE, "title": title, "price": price, "assigned_to_id": PEOPLE.get(who or "")}
+            add(cursor, "listings", organization_id=ACME, **house)
+        add(cursor, "listings", organization_id=GLOBEX, **HOUSE)
+        assert matched(cursor) == []
+        wish = {"organization_id": ACME, "budget": 120, "cities": ["austin"], "assigned_to_id": PEOPLE["admin"]}
+        buyer = add(cursor, "contacts", name="Ada", **wish)
+        assert matched(cursor) == [], "she does not watch"
+        change(cursor, "contacts", buyer, is_watching=True)
+        assert matched(cursor) == [("member", "Ada looks for Elm."), ("owner", "Ada looks for Ash.")]
+        change(cursor, "contacts", buyer, budget=200)
+        assert matched(cursor) == [("member", "Ada looks for Oak.")], "only what is new"
+        change(cursor, "contacts", buyer, min_bedrooms=1)
+        change(cursor, "contacts", buyer, min_bedrooms=None, name="Ada L.")
+        assert matched(cursor) == []
+
+
+def test_cheaper_listing_is_reported_to_the_buyers_it_suits_now(database: Database) -> None:
+    with scene(database) as cursor:
+        wish = {"organization_id": ACME, "budget": 120, "is_watching": True, "assigned_to_id": PEOPLE["admin"]}
+        add(cursor, "leads", name="Ada", **wish)
+        house = add(cursor, "listings", organization_id=ACME, **{**HOUSE, "price": 150})
+        assert matched(cursor) == []
+        change(cursor, "listings", house, price=110)
+        assert matched(cursor) == [("admin", "House in Austin suits Ada.")]
+        change(cursor, "listings", house, price=115)
+        assert matched(cursor) == []
+
+
+def test_matches_of_deleted_records_are_reported_to_nobody(database: Database) -> None:
+    with scene(database) as cursor:
+        add(cursor, "listings", organization_id=ACME, **HOUSE)
+        buyer = add(cursor, "leads", organization_id=ACME, name="Ada", budget=900, is_watching=True)
+        remove(cursor, "leads", buyer)
+        assert matched(cursor) == []

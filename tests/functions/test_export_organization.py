@@ -124,8 +124,8 @@ def exporting(tmp_path_factory: pytest.TempPathFactory, database: Database, data
             [ACME],
         )
         owner.execute(
-            "insert into private.reported_listings (organization_id, listing_id, buyers)"
-            " select organization_id, id, 0 from public.listings where organization_id = %s",
+            "insert into private.matches (organization_id, listing_id, buyer_id)"
+            " select organization_id, id, id from public.listings where organization_id = %s",
             [ACME],
         )
     with running(database, home / "api") as api:
@@ -159,11 +159,18 @@ def rows_of(connection: Connection, organization: object) -> dict[str, list[str]
 
 
 def test_restored_organization_has_every_row(exporting: Exporting, fresh_database: Database, tmp_path: Path) -> None:
+    with exporting.database.connect() as connection:
+        before = rows_of(connection, ACME)  # the owners are notified of the export afterwards
+        kept = {name: len(rows) for name, rows in before.items()}
     export = ok(exporting.request("super_admin"))
     manifest = exporting.fetched(export, tmp_path / "export")
     with exporting.database.connect() as connection:
-        before = rows_of(connection, ACME)
-        kept = {name: len(rows) for name, rows in before.items()}
+        said = connection.execute(
+            "select user_id, message from public.notifications where kind = 'organization.export.ready'"
+            " order by created_at desc limit 1"
+        ).fetchone()
+        assert said
+        assert (said[0], said[1].startswith("Support exported ")) == (PEOPLE["owner"], True)
     assert {
         name for name, rows in before.items() if not rows
     } == FROM_STRIPE  # a table without rows would prove nothing

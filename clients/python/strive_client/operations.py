@@ -90,8 +90,8 @@ remind_invited = Operation("/remind-invited", models.NoInput, models.JobRun)
 """Remind people of invitations that expire within a day."""
 report_due_tasks = Operation("/report-due-tasks", models.NoInput, models.JobRun)
 """Notify people of tasks that are due or overdue."""
-report_matching_listings = Operation("/report-matching-listings", models.NoInput, models.JobRun)
-"""Report new listings to the members whose buyers they suit."""
+report_matches = Operation("/report-matches", models.NoInput, models.JobRun)
+"""Report listings and buyers that suit each other to their members."""
 resume_subscription = Operation("/resume-subscription", models.ResumeSubscription, models.Subscription)
 """Take back the cancellation of the current organization's subscription, before it has ended."""
 roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models.JobRun)

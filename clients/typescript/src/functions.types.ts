@@ -913,7 +913,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/report-matching-listings": {
+    "/report-matches": {
         parameters: {
             query?: never;
             header?: never;
@@ -922,8 +922,8 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Report new listings to the members whose buyers they suit */
-        post: operations["report-matching-listings"];
+        /** Report listings and buyers that suit each other to their members */
+        post: operations["report-matches"];
         delete?: never;
         options?: never;
         head?: never;
@@ -10256,7 +10256,7 @@ export interface operations {
             };
         };
     };
-    "report-matching-listings": {
+    "report-matches": {
         parameters: {
             query?: never;
             header?: never;
