@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,11 +132,16 @@ def _jobs(stack: Stack) -> str:
 
 
 def _restore(stack: Stack, options: argparse.Namespace) -> int:
-    from shared.administration.restore import RestoreError, restore  # noqa: PLC0415 - only this command needs it
+    from shared.administration.restore import RestoreError, download, restore  # noqa: PLC0415 - only this needs it
 
-    with psycopg.connect(options.db_url or stack.values()["DB_URL"], autocommit=True) as connection:
+    url = options.db_url or stack.values()["DB_URL"]
+    with tempfile.TemporaryDirectory() as downloads, psycopg.connect(url, autocommit=True) as connection:
+        folder = options.export
         try:
-            rows = restore(connection, options.folder)
+            if folder.is_file():
+                folder = Path(downloads)
+                download(options.export, folder)
+            rows = restore(connection, folder)
         except RestoreError as error:
             raise StackError(str(error), error.hint) from error
     print("\n".join(f"{count:>9}  {table}" for table, count in rows.items() if count))
@@ -272,7 +278,9 @@ def _parser() -> argparse.ArgumentParser:
     payments.add_argument("what", choices=["clock"])
     payments.add_argument("days", type=float, help="days to move on, as 31 or 0.5")
     restored = command("restore", _restore, "restore an exported organization, all of it or nothing")
-    restored.add_argument("folder", type=Path, help="the folder with the manifest and the files of the export")
+    restored.add_argument(
+        "export", type=Path, help="the saved response of export-organization, or a folder with its manifest and files"
+    )
     restored.add_argument("--db-url", metavar="URL", help="another database, as `postgres`; default: this stack's")
     completed = command("completion", _completion, "print the completion script for a shell")
     completed.add_argument("shell", choices=["bash", "zsh", "fish"])

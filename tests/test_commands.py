@@ -161,6 +161,56 @@ def test_onboarding_recipe_ends_with_a_paid_organization(made: Stack) -> None:
     assert json.loads(organizations) == [bought]
 
 
+def as_documented(made: Stack, document: str, *before: str) -> str:
+    """What the sh blocks of a page print, after the helpers of the five minutes and these lines."""
+    return bash("\n".join([five_minutes()[0], *before, *blocks("sh", document)]), made)
+
+
+def test_owner_gets_a_checkout_page(made: Stack) -> None:
+    owner = (
+        'TOKEN=$(call auth/v1/signup -d "{\\"email\\": \\"o-$RANDOM@free.test\\", \\"password\\": \\"strive-demo-1\\"}"'
+    )
+    organization = 'call rest/v1/rpc/create_organization -d \'{"name": "Free Homes"}\' > /dev/null'
+    shown = as_documented(made, "docs/billing.md", f"{owner} | pick access_token)", organization)
+    assert made.values()["STRIPE_API_BASE"] in shown
+
+
+def test_an_invitation_is_sent_again(made: Stack) -> None:
+    (block,) = blocks("sh", "docs/organizations.md")
+    invited = """sign_in owner@acme.test
+    ID=$(call rest/v1/rpc/create_invitation -d '{"email": "again@colleague.test"}' | pick id)"""
+    shown = bash(
+        "\n".join([five_minutes()[0], invited, block.replace('\'{"id": "…"}\'', '"{\\"id\\": \\"$ID\\"}"')]), made
+    )
+    assert "again@colleague.test" in shown
+
+
+def test_programs_call_with_a_key(made: Stack) -> None:
+    """The key of the page is bound to a network that is not this one, so a second one calls."""
+    create, exchange, ingest, subscribe, ask = blocks("sh", "docs/integrations.md")
+    create_open = create.replace('"networks": ["192.0.2.0/24"], ', "")
+    assert create_open != create
+    shown = bash(
+        "\n".join(
+            [
+                five_minutes()[0],
+                "sign_in admin@acme.test; URL=$API_URL ADMIN_TOKEN=$TOKEN",
+                f"{create}; echo",
+                f"KEY=$({create_open} | pick key)",
+                exchange.replace(
+                    "\n", " | tee token.json\nTOKEN=$(pick access_token < token.json); rm token.json\n", 1
+                ),
+                *(f"{block}; echo" for block in (ingest, subscribe, ask.replace("$TOKEN", "$ADMIN_TOKEN"))),
+            ]
+        ),
+        made,
+    )
+    assert '"key": "strive_test_' in shown
+    assert '"outcome": "created"' in shown
+    assert '"secret": "whsec_' in shown
+    assert "AI_BASE_URL" in shown, "the assistant is not configured"
+
+
 SIGNED_IN = """
 import os
 from supabase import create_client
@@ -241,6 +291,29 @@ def test_the_strive_commands_run_a_second_stack_beside_the_first(made: Stack) ->
     assert '"API_URL"' in printed
     assert "Stopped." in printed
     assert made.running()
+
+
+def test_an_organization_is_restored_from_a_saved_response(made: Stack, tmp_path: Path) -> None:
+    (command,) = blocks("sh", "docs/administration.md")
+    answer = tmp_path / "answer.json"
+    export = f"""sign_in admin@strive.test
+    GLOBEX=$(call rest/v1/rpc/admin_organizations -d '{{"search": "globex"}}' | pick 0 id)
+    call functions/v1/export-organization -d "{{\\"organization_id\\": \\"$GLOBEX\\"}}" > {answer}"""
+    bash(f"{five_minutes()[0]}\n{export}", made)
+    leads = "select count(*) from public.leads l join public.organizations o on o.id = l.organization_id"
+    with made.connect() as connection:
+        before = connection.execute(f"{leads} where o.slug = 'globex'").fetchone()
+        connection.execute("delete from public.organizations where slug = 'globex'")
+    command = re.sub(r"'postgresql:.*'", '"$DB_URL"', command).replace("answer.json", str(answer))
+    assert "public.leads" in bash(f"PATH=.venv/bin:$PATH\n{command}", made)
+    with made.connect() as connection:
+        assert connection.execute(f"{leads} where o.slug = 'globex'").fetchone() == before
+
+
+def test_the_double_of_stripe_moves_its_time_and_misbehaves(made: Stack) -> None:
+    pages, _, control = blocks("sh", "docs/stripe-double.md")
+    shown = bash(f"PATH=.venv/bin:$PATH\n{pages}\n{control}", made)
+    assert made.values()["STRIPE_API_BASE"] in shown
 
 
 def test_ci_reaches_these_tests_through_make_test() -> None:

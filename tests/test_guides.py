@@ -68,6 +68,18 @@ def run(words: list[str | Path], stack: Strive) -> str:
     return done.stdout
 
 
+@pytest.mark.embedded
+def test_functions_have_an_address_of_their_own(stack: Strive) -> None:
+    (snippet,) = blocks("deployment.md", "js")
+    imports, program = snippet.split("\n\n", 1)
+    program = program.replace("https://strive-functions-….run.app", stack.api_url)
+    key = "const key = process.env.PUBLISHABLE_KEY, { data: { session } } = await strive.auth.getSession();"
+    call = "const { data } = await functions.invoke('evaluate-flag', { body: { flag: 'crm.match-buyers' } });"
+    client = "import { createClient } from '@supabase/supabase-js';"
+    words = [imports, client, STRICT, SIGNED_IN, key, program, call, "console.log(data.key);", END]
+    assert "crm.match-buyers" in run([PROGRAM, "--input-type=module", "--eval", "\n".join(words)], stack)
+
+
 def test_every_page_for_clients_is_run() -> None:
     pages = {str(path.relative_to(DOCS)) for path in (DOCS / "build").glob("*.md")}
     assert pages <= JAVASCRIPT.keys()

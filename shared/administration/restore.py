@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psycopg
 from psycopg import sql
 
@@ -41,6 +42,26 @@ insert into auth.identities (id, provider, provider_id, user_id, identity_data, 
 values (gen_random_uuid(), 'email', %(id)s::text, %(id)s::uuid,
   jsonb_build_object('sub', %(id)s::text, 'email', %(email)s::text), now(), now())
 """
+
+
+def download(response: Path, folder: Path) -> None:
+    """Fetch the manifest and the files that a saved response of export-organization names."""
+    try:
+        export = json.loads(response.read_text())
+        addresses = {"manifest.json": export["manifest_url"]} | {file["name"]: file["url"] for file in export["files"]}
+        with httpx.Client() as client:
+            for name, address in addresses.items():
+                (folder / Path(name).name).write_bytes(client.get(address).raise_for_status().content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RestoreError(
+            f"{response} is not a response of export-organization: {type(error).__name__} {error}.",
+            "Save its whole body, or name a folder with the manifest and the files.",
+        ) from None
+    except httpx.HTTPError as error:
+        raise RestoreError(
+            f"A file of the export could not be fetched: {error}.",
+            "The addresses are valid for an hour. Export again, or sign new ones.",
+        ) from None
 
 
 def restore(connection: SyncConnection, folder: Path) -> dict[str, int]:
