@@ -60,7 +60,8 @@ class BulkEvaluation(ResponseModel):
 FAILURES = {400: "The flag cannot be evaluated for this context.", 404: "There is no such flag in this environment."}
 
 
-@function("user", "publishable", "secret", errors=FAILURES)
+# Not metered: it answers from memory, and a row for each evaluation would cost more than the evaluation.
+@function("user", "publishable", "secret", errors=FAILURES, metered=False)
 async def evaluate_flag(call: Call[EvaluateFlag]) -> Result[FlagEvaluation]:
     """Evaluate one feature flag.
 

@@ -143,7 +143,8 @@ def generate(
                 contacts = tell(story, agency, org, members, SIZES[size], companies, reasons)
                 if is_first:
                     _plans(story, org, members, contacts)
-                    _desk(story, org, members)
+                    key = _desk(story, org, members)
+                    _usage(story, agency, org, members, key)
         if is_first:
             tell_platform(story, connection)
         connection.execute("set local session_replication_role = replica")
@@ -453,15 +454,36 @@ def _plans(story: Story, org: UUID, people: list[UUID], contacts: list[Row]) -> 
             for _ in range(back):
                 month = (month - timedelta(days=1)).replace(day=1)
             story.add("sales_goals", organization_id=org, user_id=person, month=month, measure="WON_DEALS", target=4)
+
+
+def _usage(story: Story, agency: Agency, org: UUID, people: list[UUID], key: UUID) -> None:
+    """What the organization used on each day of the year, more on working days, and what it had."""
+    random, share = story.random, (agency.leads / 240) ** 2
+    for back in range(365, 0, -1):
+        day, grown = (story.at - timedelta(days=back)).date(), 1 - back / 500
+        busy = grown if day.weekday() < 5 else grown / 6
+
+        def use(resource: str, name: str, amount: float, day: date = day, **who: UUID) -> None:
             story.add(
                 "usage_tracking",
                 organization_id=org,
-                user_id=person,
-                resource_type="AI_TOKENS",
-                resource_name="assistant",
-                usage_amount=random.randint(10_000, 90_000),
-                billing_period=f"{month:%Y-%m}",
+                resource_type=resource,
+                resource_name=name,
+                usage_amount=round(amount),
+                day=day,
+                created_at=datetime(day.year, day.month, day.day, 9, tzinfo=UTC),
+                updated_at=datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, minutes=1),
+                **who,
             )
+
+        for person in people:
+            use("API_CALLS", "dashboard-snapshot", busy * random.randint(20, 60), user_id=person)
+            use("API_CALLS", "record-activity", busy * random.randint(5, 30), user_id=person)
+        use("API_CALLS", "ingest", share * grown * random.randint(30, 90), api_key_id=key)
+        use("API_CALLS", "data-api", share * grown * random.randint(100, 300), api_key_id=key)
+        use("AI_TOKENS", "demo", share * busy * random.randint(500, 8_000), user_id=random.choice(people))
+        use("STORAGE", "attachments", grown * 40_000_000)
+        use("SEATS", "organization_members", len(people))
 
 
 def _calendar(
@@ -493,7 +515,7 @@ def _calendar(
         )
 
 
-def _desk(story: Story, org: UUID, people: list[UUID]) -> None:
+def _desk(story: Story, org: UUID, people: list[UUID]) -> UUID:
     random = story.random
     for person in people:
         for title in ("Draft an e-mail", "Price of a house"):
@@ -535,7 +557,7 @@ def _desk(story: Story, org: UUID, people: list[UUID]) -> None:
         if entry["organization_id"] == org:
             story.add("activity_feed_reads", organization_id=org, user_id=people[0], activity_feed_id=entry["id"])
     key = "strive_test_" + f"{random.getrandbits(192):048x}"
-    story.add(
+    made = story.add(
         "api_keys",
         organization_id=org,
         name="Portal",
@@ -543,7 +565,7 @@ def _desk(story: Story, org: UUID, people: list[UUID]) -> None:
         key_hash=sha256(key.encode()).hexdigest(),
         scopes=["CRM_READ", "CRM_WRITE"],
         created_by=people[0],
-        created_at=story.at - timedelta(days=90),
+        created_at=story.at - timedelta(days=366),
     )
     endpoint = story.add(
         "webhook_endpoints",
@@ -592,6 +614,8 @@ def _desk(story: Story, org: UUID, people: list[UUID]) -> None:
         deleted_at=story.at - timedelta(days=3),
         purge_at=story.at + timedelta(days=27),
     )
+    key_id: UUID = made["id"]
+    return key_id
 
 
 def _plan(story: Story, org: UUID) -> Row:
@@ -609,6 +633,9 @@ def tell_platform(story: Story, connection: Connection) -> None:
     """400 days of metrics, an experiment that runs, alerts, tools."""
     random = story.random
     known = {day for (day,) in connection.execute("select date from public.platform_metrics")}
+    used: dict[tuple[str, date], int] = defaultdict(int)
+    for usage in story.rows["usage_tracking"]:
+        used[usage["resource_type"], usage["day"]] += usage["usage_amount"]
     for back in range(400, 0, -1):
         day, grown = (story.at - timedelta(days=back)).date(), 1 - back / 500
         orgs = round(180 * grown)
@@ -631,8 +658,8 @@ def tell_platform(story: Story, connection: Connection) -> None:
                 growth_count=paying // 3,
                 elite_count=paying // 6,
                 enterprise_count=2,
-                total_storage=orgs * 40_000_000,
-                api_calls=orgs * random.randint(200, 400),
+                total_storage=used["STORAGE", day],
+                api_calls=used["API_CALLS", day],
                 measured_at=datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, minutes=1),
             )
     admin = connection.execute("select id from public.users where global_role = 'SUPER_ADMIN' order by id").fetchone()

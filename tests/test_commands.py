@@ -219,7 +219,9 @@ strive.auth.sign_in_with_password({"email": "owner@acme.test", "password": "stri
 """
 
 
-@pytest.mark.parametrize("document", ["crm", "garage", "dashboard", "organizations", "administration", "notifications"])
+@pytest.mark.parametrize(
+    "document", ["crm", "garage", "dashboard", "organizations", "administration", "notifications", "usage"]
+)
 def test_the_examples_of_a_document_run_one_after_another(made: Stack, document: str) -> None:
     run([sys.executable, "-c", "\n".join([SIGNED_IN, *blocks("python", f"docs/{document}.md")])], made)
 

@@ -387,7 +387,7 @@ def rate_limits(world: World) -> tuple[dict[str, bool], dict[str, Any]]:
 
     await_minute()
     used = world.at_once(KEY_REQUESTS_ALLOWED + 60, use)
-    counted = world.one("select sum(requests) from private.api_key_uses where api_key_id = %s", UUID(key.json()["id"]))
+    counted = world.one("select sum(usage_amount) from private.metered where api_key_id = %s", UUID(key.json()["id"]))
     statuses = Counter(each.status_code for each in used)
     accepted = sum(each.is_success for each in captured)
     goals = {

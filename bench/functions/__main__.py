@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 from bench import machine
-from bench.functions import cold, memory, peer, throughput
+from bench.functions import cold, memory, metering, peer, throughput
 from bench.functions.world import world
 
 # The last one is cut short on a slow machine.
-MEASUREMENTS = {"throughput": throughput, "cold": cold, "peer": peer, "memory": memory}
+MEASUREMENTS = {"throughput": throughput, "metering": metering, "cold": cold, "peer": peer, "memory": memory}
 
 
 def main() -> None:

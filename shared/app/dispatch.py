@@ -22,7 +22,8 @@ from shared.auth.api_keys import identify, sent_key
 from shared.auth.caller import ANYONE, WEBHOOK, Caller
 from shared.auth.credentials import Credentials
 from shared.database.pool import Database, Idempotency
-from shared.database.session import Session
+from shared.database.pool import Request as CountedRequest
+from shared.database.session import Count, Session
 from shared.errors import INTERNAL, ApiError, ErrorResponse, error_response
 from shared.logs import log_exception
 from shared.settings import Settings
@@ -79,7 +80,7 @@ async def admit(services: Services, function: Function, request: Request) -> Cal
 async def _admit_key(services: Services, function: Function, request: Request, key: str) -> Caller:
     # Anyone can make up keys: looking them up is bounded by network.
     async with services.turns.take(name_caller(ANYONE, _address(services, request))):
-        caller = await identify(services.database, key, _headers(services, request))
+        caller = await identify(services.database, key, _headers(services, request), function.name)
     if function.scope is None:
         raise ApiError(
             403,
@@ -127,6 +128,7 @@ async def run(services: Services, function: Function, request: Request, caller: 
             services.ending,
         )
         result = await function.handler(call)
+        await call.session.count()
     if function.page and is_form:
         return Response(200, function.page(True), content_type=HTML)
     headers = {"idempotency-replayed": "true", **result.headers} if result.replayed else result.headers
@@ -157,6 +159,7 @@ async def _run_stream(
         )
         items = await stack.enter_async_context(aclosing(cast("AsyncGenerator[BaseModel]", function.handler(call))))
         first = await anext(items)
+        await call.session.count()
         lines = _events(first, items, request.id)
         return LineStream(function.status, lines, stack.pop_all(), b"text/event-stream")
 
@@ -171,9 +174,11 @@ async def _events(first: BaseModel, items: AsyncIterator[BaseModel], request_id:
 
 
 async def _run_upload(services: Services, function: Function, request: Request, caller: Caller) -> Response:
-    if function.authorize:
-        async with services.turns.take(name_caller(caller, _address(services, request))):
-            await _session(services, function, request, caller, None).run(function.authorize, "{}")
+    session = _session(services, function, request, caller, None)
+    async with services.turns.take(name_caller(caller, _address(services, request))):
+        if function.authorize:
+            await session.run(function.authorize, "{}")
+        await session.count()
     query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
     parsed = await parse(function.request, json.dumps(query).encode(), function.body_values)
     async with AsyncExitStack() as stack:
@@ -187,7 +192,7 @@ async def _run_upload(services: Services, function: Function, request: Request, 
             request.headers,
             request.query,
             request.path_value,
-            _session(services, function, request, caller, lambda: request.query + digest),
+            _session(services, function, request, caller, lambda: request.query + digest, is_counted=True),
             services.flags,
             services.stripe,
             services.ending,
@@ -209,13 +214,25 @@ async def _lines(first: BaseModel, items: AsyncIterator[BaseModel], request_id: 
 
 
 def _session(
-    services: Services, function: Function, request: Request, caller: Caller, digest: Callable[[], bytes] | None
+    services: Services,
+    function: Function,
+    request: Request,
+    caller: Caller,
+    digest: Callable[[], bytes] | None,
+    *,
+    is_counted: bool = False,
 ) -> Session:
     idempotency = None
     if digest and function.idempotent and (key := request.headers.get(b"idempotency-key")):
         org = request.headers.get(b"x-org-id", b"").lower()
         idempotency = Idempotency(key.decode(), hashlib.sha256(org + b"\n" + digest()).digest())
-    return Session(services.database, caller.claims, _headers(services, request), idempotency, services.telemetry)
+    # A request with an API key was counted when the key was looked up.
+    count = Count()
+    if function.metered and caller.mode == "user" and not is_counted:
+        organization = request.headers.get(b"x-org-id", b"").decode() or caller.organization
+        count.request = CountedRequest(function.name, caller.user_id, organization)
+    headers = _headers(services, request)
+    return Session(services.database, caller.claims, headers, idempotency, services.telemetry, count)
 
 
 def _headers(services: Services, request: Request) -> str:

@@ -59,6 +59,7 @@ class Function:
     page: Page | None = None
     scope: str | None = None
     stream: bool = False
+    metered: bool = True
     children: list["Function"] = field(default_factory=list)
 
     @cached_property
@@ -74,7 +75,7 @@ class Function:
         """Declare another function at a path below this one; it may end in one {…}, which becomes `Call.path_value`."""
 
         def declare(handler: Handler) -> Function:
-            made: Function = function(*self.auth, **declared)(handler)
+            made: Function = function(*self.auth, metered=self.metered, **declared)(handler)
             made = replace(made, name=f"{self.name}/{path}")
             self.children.append(made)
             return made
@@ -95,6 +96,7 @@ def function(
     page: Page | None = None,
     scope: str | None = None,
     stream: bool = False,
+    metered: bool = True,
 ) -> Callable[[Handler | UploadHandler], Function]:
     """Declare that the coroutine below is a function.
 
@@ -109,6 +111,8 @@ def function(
 
     `page` makes the HTML that a browser gets: for GET a form, and after it was sent (true) the result. The fields of
     the form and of the query string are the request.
+
+    Requests of people are counted in `usage_tracking`, unless `metered` is false.
     """
     if bool(auth) == bool(signature) or any(CALLER.fullmatch(mode) is None for mode in auth):
         raise ValueError(f"found {auth} and {signature}; expected who may call, or who signs")
@@ -137,6 +141,7 @@ def function(
             page=page,
             scope=scope,
             stream=stream,
+            metered=metered,
         )
 
     return declare

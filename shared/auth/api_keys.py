@@ -44,9 +44,9 @@ def sent_key(headers: Mapping[bytes, bytes]) -> str | None:
     return token.decode("latin-1") if scheme.lower() == b"bearer" and token.startswith(b"strive_") else None
 
 
-async def identify(database: Database, key: str, headers: str) -> Caller:
-    """The key as a caller; one more request in its count. Headers are those that the database gets."""
-    claims = await database.use_api_key(hash_of(key), headers) if is_well_formed(key) else None
+async def identify(database: Database, key: str, headers: str, function: str) -> Caller:
+    """The key as a caller; its request to the function is counted. Headers are those that the database gets."""
+    claims = await database.use_api_key(hash_of(key), headers, function) if is_well_formed(key) else None
     if claims is None:
         raise ApiError(
             401,

@@ -14,6 +14,8 @@ class Caller:
     claims: str
     user_id: str | None = None
     key_name: str | None = None
+    # The one that the token names, or none.
+    organization: str = ""
     scopes: frozenset[str] = frozenset()
 
 

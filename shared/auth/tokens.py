@@ -54,7 +54,13 @@ class Tokens:
             return known[1]
         claims = await self._verify(token)
         for_database = {name: claim for name, claim in claims.items() if name not in LEFT_OUT}
-        caller = Caller("user", json.dumps(for_database), user_id=claims["sub"])
+        organization = str((claims.get("app_metadata") or {}).get("org_id") or "")
+        caller = Caller(
+            "user",
+            json.dumps(for_database),
+            user_id=claims["sub"],
+            organization=organization if UUID.fullmatch(organization) else "",
+        )
         if (until := min(now + REMEMBER_SECONDS, claims["exp"])) > now:
             while len(self._verified) >= REMEMBER_TOKENS:
                 del self._verified[next(iter(self._verified))]

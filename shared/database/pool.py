@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, sql
 from psycopg_pool import AsyncConnectionPool
@@ -27,6 +27,17 @@ class Idempotency:
 
     key: str
     fingerprint: bytes
+
+
+class Request(NamedTuple):
+    """A request of a person that is counted: to which function, and the organization that its header or token names."""
+
+    function: str | None
+    person: str | None
+    organization: str
+
+
+UNCOUNTED = Request(None, None, "")
 
 
 class Database:
@@ -60,15 +71,25 @@ class Database:
         await self._pool.close()
 
     async def run(
-        self, operation: str, payload: str, *, claims: str, headers: str, idempotency: Idempotency | None = None
+        self,
+        operation: str,
+        payload: str,
+        *,
+        claims: str,
+        headers: str,
+        idempotency: Idempotency | None = None,
+        counted: Request = UNCOUNTED,
     ) -> tuple[str, bool]:
-        """Run `operation(jsonb)` under the caller's policies: its result, and whether an earlier request got it."""
+        """Run `operation(jsonb)` under the caller's policies: its result, and whether an earlier request got it.
+
+        The transaction also counts the request `counted`.
+        """
         if '"act"' in claims:
             # In a transaction of its own: what an impersonator tried is logged even if it fails.
             await self._one(LOG_IMPERSONATED, (operation, claims, headers))
         as_key = '"api_key_id"' in claims
         if idempotency is None:
-            (result,) = await self._one(_run(operation, as_key), (payload, claims, headers))
+            (result,) = await self._one(_run(operation, as_key), (payload, claims, headers, *counted))
             return result, False
         result, replayed = await self._one(
             _run_once(operation, as_key),
@@ -79,13 +100,20 @@ class Database:
                 "operation": operation,
                 "key": idempotency.key,
                 "fingerprint": idempotency.fingerprint,
+                "function": counted.function,
+                "person": counted.person,
+                "organization": counted.organization,
             },
         )
         return result, replayed
 
-    async def use_api_key(self, key_hash: str, headers: str) -> dict[str, Any] | None:
-        """The claims of the key with this hash, if it works from where the headers say."""
-        (claims,) = await self._one("select private.use_api_key(%s, %s)", (key_hash, headers))
+    async def count(self, counted: Request) -> None:
+        """Count a request that ran no operation."""
+        await self._one(f"select {COUNT}", counted)
+
+    async def use_api_key(self, key_hash: str, headers: str, function: str) -> dict[str, Any] | None:
+        """The claims of the key with this hash, if it works from where the headers say; counts the request."""
+        (claims,) = await self._one("select private.use_api_key(%s, %s, %s)", (key_hash, headers, function))
         return claims  # type: ignore[no-any-return]  # jsonb
 
     @asynccontextmanager
@@ -169,6 +197,8 @@ LOG_IMPERSONATED = (
     " set_config('request.headers', %s, true)) as entered"
 )
 SET_CALLER = "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)"
+# Nothing without a function. Requests with API keys are counted by use_api_key().
+COUNT = "private.count_request(%s, %s, %s)"
 # An API key has the rights of a role of its own, for this transaction.
 SET_KEY_ROLE = "set_config('role', 'strive_api_key', true)"
 
@@ -177,7 +207,7 @@ SET_KEY_ROLE = "set_config('role', 'strive_api_key', true)"
 # transaction, which is this statement; then the operation is called.
 @cache
 def _run(operation: str, as_key: bool = False) -> str:
-    entered = f"{SET_CALLER}, {SET_KEY_ROLE}" if as_key else SET_CALLER
+    entered = f"{SET_CALLER}, {COUNT}{f', {SET_KEY_ROLE}' if as_key else ''}"
     return f"select {operation}(%s::jsonb)::text from ({entered}) as entered"  # noqa: S608 - named in code, see above
 
 
@@ -186,7 +216,7 @@ def _run_once(operation: str, as_key: bool = False) -> str:
     done = f"private.remember(%(operation)s, %(key)s, %(fingerprint)s, {operation}(%(payload)s::jsonb))"
     role = f", {SET_KEY_ROLE} as role" if as_key else ""
     entered = (
-        f"select known{role} from private.enter_once("  # noqa: S608 - named in code, see above
-        "%(claims)s, %(headers)s, %(operation)s, %(key)s, %(fingerprint)s) as known"
+        f"select known, private.count_request(%(function)s, %(person)s, %(organization)s) as counted{role}"  # noqa: S608 - as above
+        " from private.enter_once(%(claims)s, %(headers)s, %(operation)s, %(key)s, %(fingerprint)s) as known"
     )
     return f"select coalesce(known, {done})::text, known is not null from ({entered}) as entered"  # noqa: S608 - as above

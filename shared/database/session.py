@@ -4,9 +4,10 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.database.pool import SET_CALLER, Connection, Database, Idempotency, one
+from shared.database.pool import SET_CALLER, UNCOUNTED, Connection, Database, Idempotency, Request, one
 
 if TYPE_CHECKING:
     from shared.telemetry import Telemetry
@@ -41,6 +42,17 @@ class Transaction:
             await one(self._connection, "select private.remember(%s, %s, %s, %s)", values)
 
 
+@dataclass(slots=True)
+class Count:
+    """The request until it is counted: the first operation does so in its transaction."""
+
+    request: Request = UNCOUNTED
+
+    def take(self) -> Request:
+        taken, self.request = self.request, UNCOUNTED
+        return taken
+
+
 class Session:
     """Every statement carries the caller's claims, so that row-level security covers it."""
 
@@ -51,27 +63,47 @@ class Session:
         headers: str,
         idempotency: Idempotency | None,
         telemetry: "Telemetry | None",
+        count: Count,
     ) -> None:
         self._database = database
         self._claims = claims
         self._headers = headers
         self._idempotency = idempotency
         self._telemetry = telemetry
+        self._count = count
 
     def once(self, key: str, fingerprint: bytes) -> "Session":
         """The same caller, with an idempotency key of its own."""
-        return Session(self._database, self._claims, self._headers, Idempotency(key, fingerprint), self._telemetry)
+        return Session(
+            self._database, self._claims, self._headers, Idempotency(key, fingerprint), self._telemetry, self._count
+        )
 
     def connect(self, application_name: str) -> AbstractAsyncContextManager[Connection]:
         """A connection as the functions' login, without the caller's claims."""
         return self._database.connect(application_name)
 
-    async def run(self, operation: str, payload: str) -> tuple[str, bool]:
+    async def run(self, operation: str, payload: str, *, counts: bool = True) -> tuple[str, bool]:
         """The JSON that `operation(jsonb)` returns, and whether an earlier request with this key got it."""
+        counted = self._count.take() if counts else UNCOUNTED
         running: Awaitable[tuple[str, bool]] = self._database.run(
-            operation, payload, claims=self._claims, headers=self._headers, idempotency=self._idempotency
+            operation,
+            payload,
+            claims=self._claims,
+            headers=self._headers,
+            idempotency=self._idempotency,
+            counted=counted,
         )
-        return await (self._telemetry.statement(operation, running) if self._telemetry else running)
+        try:
+            return await (self._telemetry.statement(operation, running) if self._telemetry else running)
+        except BaseException:
+            if counted.function:
+                self._count.request = counted  # rolled back
+            raise
+
+    async def count(self) -> None:
+        """Count the request unless one of its operations did."""
+        if (counted := self._count.take()).function:
+            await self._database.count(counted)
 
     @asynccontextmanager
     async def transaction(self, operation: str) -> AsyncIterator[Transaction]:

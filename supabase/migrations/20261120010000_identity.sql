@@ -788,7 +788,7 @@ begin
   seats := private.plan_limit(invitation.organization_id, 'members');
   if seats <= (select count(*) from public.organization_members m where m.organization_id = invitation.organization_id) then
     raise exception 'The organization has no seat left' using
-      errcode = 'PT402', detail = format('Its plan allows %s members.', seats),
+      errcode = 'PT402', detail = format('Its plan allows %s members, and it has %1$s or more.', seats),
       hint = 'An owner can choose a larger plan or remove a member.';
   end if;
   insert into public.organization_members (user_id, organization_id, role)

@@ -59,21 +59,6 @@ create index api_keys_created_by_idx on public.api_keys (created_by);
 create index api_keys_revoked_by_idx on public.api_keys (revoked_by);
 create trigger touch before update on public.api_keys for each row execute function private.touch_updated_at();
 
--- Eight rows a minute, so that simultaneous requests seldom wait for each other.
-create table private.api_key_uses (
-  api_key_id uuid not null references public.api_keys (id) on delete cascade,
-  minute timestamptz not null,
-  slot integer not null,
-  requests integer not null,
-  primary key (api_key_id, minute, slot)
-);
-comment on table private.api_key_uses is 'Requests of a key in a minute: for its rate limit and for metering. Kept for three days.';
-comment on column private.api_key_uses.api_key_id is 'The key.';
-comment on column private.api_key_uses.minute is 'Beginning of the minute.';
-comment on column private.api_key_uses.slot is 'One of eight rows, chosen at random.';
-comment on column private.api_key_uses.requests is 'How many requests.';
-create index api_key_uses_minute_idx on private.api_key_uses (minute);
-
 -- Operations of the data API that keys may call; filled by the chapter api_key_scopes.
 create table private.api_key_operations (
   name text primary key,
@@ -170,49 +155,9 @@ begin
 end $$;
 comment on function private.api_key_name(uuid) is 'What history calls a key of the caller''s organization.';
 
--- Counting ------------------------------------------------------------------------------------------------------------
+-- Counting: see private.count_api_call() in the chapter usage ----------------------------------------------------------
 
-create function private.count_uses(api_key_id uuid, minute timestamptz) returns integer
-language sql volatile set search_path = '' as $$
-  select sum(u.requests)::integer from private.api_key_uses u
-  where u.api_key_id = count_uses.api_key_id and u.minute = count_uses.minute
-$$;
-comment on function private.count_uses(uuid, timestamptz) is 'Requests of a key in a minute that are committed, and its own.';
-
-create function private.count_api_key_use(api_key_id uuid) returns void
-language plpgsql security definer set search_path = '' as $$
-declare
-  most constant integer := 600;
-  -- More than transactions run at once: so many uses may be missing from a count.
-  margin constant integer := 200;
-  this_minute constant timestamptz := date_trunc('minute', now());
-  used integer;
-  mine public.api_keys;
-begin
-  insert into private.api_key_uses as u (api_key_id, minute, slot, requests)
-  values (count_api_key_use.api_key_id, this_minute, floor(random() * 8), 1)
-  on conflict on constraint api_key_uses_pkey do update set requests = u.requests + 1;
-  used := private.count_uses(api_key_id, this_minute);
-  if used > most - margin then
-    -- Near the limit one request counts at a time, after those before it have committed.
-    perform pg_advisory_xact_lock(hashtextextended('api key:' || api_key_id, 0));
-    used := private.count_uses(api_key_id, this_minute);
-  end if;
-  if used > most then
-    raise exception 'This API key sent too many requests' using
-      errcode = 'PT429', detail = format('A key may send %s requests a minute.', most), hint = 'Wait for the next minute.';
-  end if;
-  -- Once a minute, and never waiting for another request.
-  select k.* into mine from public.api_keys k
-  where k.id = count_api_key_use.api_key_id and (k.last_used_at is null or k.last_used_at < this_minute)
-  for no key update skip locked;
-  if mine.id is not null then
-    update public.api_keys k set last_used_at = this_minute where k.id = mine.id;
-  end if;
-end $$;
-comment on function private.count_api_key_use(uuid) is 'Counts a request of a key; PT429 beyond its rate.';
-
-create function private.use_api_key(hash text, headers text) returns jsonb
+create function private.use_api_key(hash text, headers text, function_name text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   found_one public.api_keys;
@@ -223,42 +168,36 @@ begin
   if found_one.id is null then
     return null;
   end if;
-  perform private.count_api_key_use(found_one.id);
+  perform private.count_api_call(found_one, function_name);
   -- The session is one that the auth service does not know: it changes no account with a token of a key.
   return jsonb_build_object(
     'role', 'strive_api_key', 'sub', found_one.created_by, 'session_id', found_one.id, 'api_key_id', found_one.id,
     'app_metadata', jsonb_build_object('org_id', found_one.organization_id), 'scopes', to_jsonb(found_one.scopes)
   );
 end $$;
-comment on function private.use_api_key(text, text) is
+comment on function private.use_api_key(text, text, text) is
   'Counts a request to a function with the key of this hash and returns the claims it runs with; null if no key works.';
 
 create function private.admit_api_key() returns void
 language plpgsql security definer set search_path = '' as $$
+declare
+  key public.api_keys := private.working_api_key((auth.jwt() ->> 'api_key_id')::uuid, (auth.jwt() ->> 'sub')::uuid);
 begin
-  perform private.check_api_key();
+  if key.id is null then
+    perform private.check_api_key();
+  end if;
   -- A transaction that only reads cannot count.
   if current_setting('transaction_read_only') = 'off' then
-    perform private.count_api_key_use((auth.jwt() ->> 'api_key_id')::uuid);
+    perform private.count_api_call(key, 'data-api');
+  else
+    perform private.require_calls(key.organization_id);
   end if;
 end $$;
 comment on function private.admit_api_key() is
-  'For every request of a key to the data API: PT401 unless the key works; counts requests that may write.';
-
-create function private.forget_api_key_uses() returns bigint
-language plpgsql security definer set search_path = '' as $$
-declare
-  gone bigint;
-begin
-  delete from private.api_key_uses u where u.minute < now() - interval '3 days';
-  get diagnostics gone = row_count;
-  return gone;
-end $$;
-comment on function private.forget_api_key_uses() is 'Deletes counts older than three days.';
+  'For every request of a key to the data API: PT401 unless the key works, PT402 beyond the plan; counts requests that may write.';
 
 grant execute on function private.api_key_name(uuid), private.check_api_key() to authenticated, service_role;
-grant execute on function private.use_api_key(text, text) to strive_functions;
-grant execute on function private.forget_api_key_uses() to service_role;
+grant execute on function private.use_api_key(text, text, text) to strive_functions;
 
 -- Policies ------------------------------------------------------------------------------------------------------------
 

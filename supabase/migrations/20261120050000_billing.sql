@@ -15,11 +15,11 @@ comment on type "StripeEventStatus" is
 
 create function private.are_plan_limits(limits jsonb) returns boolean language sql immutable set search_path = '' as $$
   select jsonb_typeof(limits) = 'object'
-    and limits ?& array['members', 'storage_bytes', 'api_calls', 'orders_per_month', 'templates', 'blueprints']
+    and limits ?& array['members', 'storage_bytes', 'api_calls', 'ai_tokens', 'orders_per_month', 'templates', 'blueprints']
     and (
       select bool_and(
-        e.key in ('members', 'storage_bytes', 'api_calls', 'orders_per_month', 'templates', 'blueprints', 'rows_per_table',
-          'exports_per_day')
+        e.key in ('members', 'storage_bytes', 'api_calls', 'ai_tokens', 'orders_per_month', 'templates', 'blueprints',
+          'rows_per_table', 'exports_per_day')
         and (jsonb_typeof(e.value) = 'null' or (jsonb_typeof(e.value) = 'number' and e.value::text ~ '^[0-9]{1,18}$'))
       )
       from jsonb_each(case when jsonb_typeof(limits) = 'object' then limits else '{}' end) e
@@ -74,8 +74,8 @@ comment on column public.plans.amount_cents is 'Price of one billing cycle in mi
 comment on column public.plans.trial_days is 'Free days at the start of an organization''s first subscription.';
 comment on column public.plans.per_seat is 'The price is per seat: the subscription has a quantity, and it limits the members.';
 comment on column public.plans.limits is
-  'Null is unlimited, and so are rows_per_table and exports_per_day when left out. api_calls and orders_per_month count in '
-  'a calendar month (UTC), exports_per_day in 24 hours, the others are totals.';
+  'Null is unlimited, and so are rows_per_table and exports_per_day when left out. api_calls (of API keys), ai_tokens and '
+  'orders_per_month count in a calendar month (UTC), exports_per_day in 24 hours, the others are totals.';
 comment on column public.plans.is_active is
   'True: on sale. False: kept for organizations that have it (ENTERPRISE is by agreement).';
 create unique index plans_on_sale_idx on public.plans (tier, billing_cycle) where is_active;
@@ -119,16 +119,16 @@ insert into public.plans (tier, billing_cycle, amount_cents, limits, is_active)
 select p.tier::public."SubscriptionTier", c.cycle::public."BillingCycle",
   case c.cycle when 'MONTHLY' then p.monthly else p.yearly end,
   jsonb_build_object('members', p.members, 'storage_bytes', p.storage_gib << 30, 'api_calls', p.api_calls,
-    'orders_per_month', p.orders, 'templates', p.templates, 'blueprints', p.blueprints, 'rows_per_table', p.rows,
-    'exports_per_day', p.exports),
+    'ai_tokens', p.ai_tokens, 'orders_per_month', p.orders, 'templates', p.templates, 'blueprints', p.blueprints,
+    'rows_per_table', p.rows, 'exports_per_day', p.exports),
   p.tier <> 'ENTERPRISE'
 from (values
-  ('FREE',            0,       0,    1,    1::bigint,     1000, 0,    0,    0,       10000,    2),
-  ('STARTER',     29900,  299000,    5,   10,            10000, 0,    0,    0,      100000,    5),
-  ('GROWTH',      69900,  699000,   25,  100,           100000, 3,    10,   5,     1000000,   20),
-  ('ELITE',      199900, 1999000,  100, 1024,          1000000, null, null, null, 10000000,   50),
-  ('ENTERPRISE',      0,       0, null, null,             null, null, null, null,     null, null)
-) p (tier, monthly, yearly, members, storage_gib, api_calls, orders, templates, blueprints, rows, exports)
+  ('FREE',            0,       0,    1,    1::bigint,     1000,    20000, 0,    0,    0,       10000,    2),
+  ('STARTER',     29900,  299000,    5,   10,            10000,   200000, 0,    0,    0,      100000,    5),
+  ('GROWTH',      69900,  699000,   25,  100,           100000,  2000000, 3,    10,   5,     1000000,   20),
+  ('ELITE',      199900, 1999000,  100, 1024,          1000000, 10000000, null, null, null, 10000000,   50),
+  ('ENTERPRISE',      0,       0, null, null,             null,     null, null, null, null,     null, null)
+) p (tier, monthly, yearly, members, storage_gib, api_calls, ai_tokens, orders, templates, blueprints, rows, exports)
 cross join (values ('MONTHLY'), ('YEARLY')) c (cycle);
 
 -- Subscriptions -------------------------------------------------------------------------------------------------------

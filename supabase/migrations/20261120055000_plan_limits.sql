@@ -4,10 +4,18 @@ create function private.this_month() returns timestamptz language sql stable set
   $$ select date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' $$;
 comment on function private.this_month() is 'When the calendar month (UTC) began.';
 
+create function private.renews_at(what text) returns timestamptz language sql stable set search_path = '' as $$
+  select case when what in ('api_calls', 'ai_tokens', 'orders_per_month')
+    then (private.this_month() at time zone 'UTC' + interval '1 month') at time zone 'UTC' end
+$$;
+comment on function private.renews_at(text) is 'When a limit of a plan renews; null for one that is a total.';
+
 create function private.used_room(organization_id uuid, what text) returns bigint
-language plpgsql security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = '' as $$
 begin
   return case what
+    when 'members' then
+      (select count(*) from public.organization_members m where m.organization_id = used_room.organization_id)
     when 'templates' then
       (select count(*) from public.agent_templates t where t.organization_id = used_room.organization_id)
     when 'blueprints' then
@@ -20,37 +28,50 @@ begin
       select coalesce(sum(a.file_size), 0) from public.attachments a
       where a.organization_id = used_room.organization_id
     )
+    when 'api_calls' then private.used_calls(organization_id)
+    when 'ai_tokens' then private.used_tokens(organization_id)
   end;
 end $$;
 comment on function private.used_room(uuid, text) is 'How much of a limit of its plan an organization uses.';
+
+create function private.refuse_room(organization_id uuid, what text, allowed bigint, used bigint, more bigint default 1) returns void
+language plpgsql stable set search_path = '' as $$
+declare
+  has_tier public."SubscriptionTier";
+  renews constant timestamptz := private.renews_at(what);
+  larger text;
+begin
+  select o.subscription_tier into has_tier from public.organizations o where o.id = refuse_room.organization_id;
+  select format('%s allows %s.', p.tier, coalesce(p.limits ->> what, 'any number')) into larger
+  from public.plans p
+  where p.tier > has_tier and coalesce((p.limits ->> what)::bigint >= used + more, true)
+  order by p.tier, p.is_active desc limit 1;
+  raise exception 'Your plan allows no more %',
+    replace(replace(what, '_per_month', ''), '_', ' ') || case when renews is not null then ' this month' else '' end
+    using errcode = 'PT402', detail = concat_ws(' ', format('%s allows %s, and %s are used.', has_tier, allowed, used),
+      'They renew at ' || (to_json(renews) #>> '{}') || '.'),
+    hint = coalesce(larger || ' An owner can choose it.', 'Contact us for a larger plan.');
+end $$;
+comment on function private.refuse_room(uuid, text, bigint, bigint, bigint) is
+  'PT402 with what a plan allows, what is used, when it renews, and the plan that allows more.';
 
 -- Counted under the organization's row lock: at the limit, two at once cannot both fit. FOR NO KEY UPDATE lets others
 -- go on inserting rows that refer to the organization.
 create function private.require_room(organization_id uuid, what text, more bigint default 1) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
-  has_tier public."SubscriptionTier";
   allowed bigint;
   used bigint;
-  larger text;
 begin
-  select o.subscription_tier into has_tier from public.organizations o
-  where o.id = require_room.organization_id for no key update;
+  perform from public.organizations o where o.id = require_room.organization_id for no key update;
   allowed := private.plan_limit(require_room.organization_id, what);
   if allowed is null then
     return;
   end if;
   used := private.used_room(require_room.organization_id, what);
-  if used + more <= allowed then
-    return;
+  if used + more > allowed then
+    perform private.refuse_room(organization_id, what, allowed, used, more);
   end if;
-  select format('%s allows %s.', p.tier, coalesce(p.limits ->> what, 'any number')) into larger
-  from public.plans p
-  where p.tier > has_tier and coalesce((p.limits ->> what)::bigint >= used + more, true)
-  order by p.tier, p.is_active desc limit 1;
-  raise exception 'Your plan allows no more %', replace(replace(what, '_per_month', ' this month'), '_', ' ') using
-    errcode = 'PT402', detail = format('%s allows %s, and %s are used.', has_tier, allowed, used),
-    hint = coalesce(larger || ' An owner can choose it.', 'Contact us for a larger plan.');
 end $$;
 comment on function private.require_room(uuid, text, bigint) is 'Refuses what would exceed a limit of the plan.';
 

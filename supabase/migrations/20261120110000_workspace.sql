@@ -1,5 +1,4 @@
--- Workspace: customers, projects and appointments; content and attachments; notifications; usage; AI tools and
--- conversations.
+-- Workspace: customers, projects and appointments; content and attachments; notifications; AI tools and conversations.
 
 -- Types ---------------------------------------------------------------------------------------------------------------
 
@@ -19,8 +18,6 @@ create type "ContentType" as enum ('PAGE', 'BLOG_POST', 'DOCUMENTATION', 'TEMPLA
 comment on type "ContentType" is 'Kind of content.';
 create type "ContentStatus" as enum ('DRAFT', 'PUBLISHED', 'ARCHIVED');
 comment on type "ContentStatus" is 'PUBLISHED content is readable by anyone.';
-create type "ResourceType" as enum ('AI_TOKENS', 'API_CALLS', 'STORAGE', 'SEATS');
-comment on type "ResourceType" is 'What usage is counted of.';
 
 -- Work ----------------------------------------------------------------------------------------------------------------
 -- Assignees and managers refer to the membership: only a member can be named, and leaving clears the column.
@@ -243,25 +240,6 @@ create index notifications_user_idx on public.notifications (user_id, organizati
 create index notifications_unread_idx
   on public.notifications (user_id, organization_id, created_at desc) where not read;
 
-create table public.usage_tracking (
-  id uuid primary key default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
-  user_id uuid references public.users (id) on delete set null,
-  resource_type "ResourceType" not null,
-  resource_name text not null
-    constraint "resource_name is 1 to 100 characters" check (length(resource_name) between 1 and 100),
-  usage_amount bigint not null constraint "usage_amount is not negative" check (usage_amount >= 0),
-  billing_period text not null default to_char(now() at time zone 'UTC', 'YYYY-MM')
-    constraint "billing_period is a month like 2026-11" check (billing_period ~ '^[0-9]{4}-(0[1-9]|1[0-2])$'),
-  metadata jsonb constraint "metadata is an object" check (jsonb_typeof(metadata) = 'object'),
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
-);
-comment on table public.usage_tracking is 'What an organization used in a month (UTC), appended by the server.';
-create index usage_tracking_organization_idx on public.usage_tracking (organization_id, created_at desc);
-create index usage_tracking_period_idx on public.usage_tracking (organization_id, billing_period, resource_type);
-create index usage_tracking_user_idx on public.usage_tracking (user_id);
-
 -- AI ------------------------------------------------------------------------------------------------------------------
 
 create table public.ai_tools (
@@ -312,7 +290,6 @@ create trigger touch before update on public.appointments for each row execute f
 create trigger touch before update on public.content for each row execute function private.touch_updated_at();
 create trigger touch before update on public.attachments for each row execute function private.touch_updated_at();
 create trigger touch before update on public.notifications for each row execute function private.touch_updated_at();
-create trigger touch before update on public.usage_tracking for each row execute function private.touch_updated_at();
 create trigger touch before update on public.ai_tools for each row execute function private.touch_updated_at();
 create trigger touch before update on public.ai_conversations
   for each row execute function private.touch_updated_at();
@@ -523,12 +500,6 @@ create policy "people delete their notifications" on public.notifications for de
   using (user_id = (select auth.uid()) and organization_id = (select private.current_user_org()));
 grant select, delete, update (read) on public.notifications to authenticated;
 grant all on public.notifications to service_role;
-
-alter table public.usage_tracking enable row level security;
-create policy "members see usage" on public.usage_tracking for select to authenticated
-  using (organization_id = (select private.current_user_org()));
-grant select on public.usage_tracking to authenticated;
-grant all on public.usage_tracking to service_role;
 
 alter table public.ai_tools enable row level security;
 create policy "everyone sees active tools, platform admins all" on public.ai_tools for select to authenticated

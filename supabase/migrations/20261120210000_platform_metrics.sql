@@ -42,8 +42,8 @@ comment on column public.platform_metrics.arr_cents is 'mrr_cents × 12.';
 comment on column public.platform_metrics.churn_rate is
   'Customers of 30 days before who pay nothing now, per customers of 30 days before: 0.05 is 5 %. 0 without any.';
 comment on column public.platform_metrics.free_count is 'Organizations of this tier; so the other four.';
-comment on column public.platform_metrics.total_storage is 'Bytes of all files.';
-comment on column public.platform_metrics.api_calls is 'Of this day.';
+comment on column public.platform_metrics.total_storage is 'Bytes of the attachments of all organizations, as metered (STORAGE).';
+comment on column public.platform_metrics.api_calls is 'Calls of this day, as metered (API_CALLS).';
 comment on column public.platform_metrics.measured_at is 'When it was counted. Before the end of the day: the day so far.';
 comment on column public.platform_metrics.is_estimated is
   'Counted more than an hour after the day: what was deleted or changed since is missing, prices are those of then.';
@@ -131,10 +131,10 @@ begin
   ) into measured.churn_rate
   from (select distinct p.organization_id from private.paying_before(month_before) p) b;
   measured.arr_cents := measured.mrr_cents * 12;
-  select coalesce(sum((o.metadata ->> 'size')::bigint), 0) into measured.total_storage
-  from storage.objects o where o.created_at < as_of;
-  select coalesce(sum(t.usage_amount), 0) into measured.api_calls from public.usage_tracking t
-  where t.resource_type = 'API_CALLS' and t.created_at >= begins and t.created_at < as_of;
+  select coalesce(sum(m.usage_amount) filter (where m.resource_type = 'STORAGE'), 0),
+    coalesce(sum(m.usage_amount) filter (where m.resource_type = 'API_CALLS'), 0)
+  into measured.total_storage, measured.api_calls
+  from private.metered m where m.day = measure_platform.day and m.resource_type in ('STORAGE', 'API_CALLS');
   return measured;
 end $$;
 comment on function private.measure_platform(date, timestamptz) is
@@ -154,6 +154,7 @@ begin
   ) then
     return false;
   end if;
+  perform private.roll_up_usage(), private.measure_usage(day);
   measured := private.measure_platform(day, least(now(), private.end_of_day(day)));
   insert into public.platform_metrics as p (
     date, total_users, active_users, new_users, total_orgs, active_orgs, new_orgs, mrr_cents, arr_cents,

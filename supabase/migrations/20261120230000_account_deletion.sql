@@ -42,7 +42,7 @@ from (values
     custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by, deal_stage_changes.changed_by, notes.author_id, notes.mentions, organizations.closed_by,
     feature_flags.created_by, feature_flag_exposures.user_id, organization_invitations.invited_by, project_showcases.created_by_id,
     quick_actions.created_by, system_alerts.created_by, tasks.created_by, template_reviews.reviewer_id,
-    private.sign_in_days.user_id, private.checkouts.requested_by, tool_blueprints.created_by_id, usage_tracking.user_id, feature_flags.target_users, system_alerts.target_users}$$),
+    private.sign_in_days.user_id, private.checkouts.requested_by, tool_blueprints.created_by_id, usage_tracking.user_id, private.usage_entries.user_id, feature_flags.target_users, system_alerts.target_users}$$),
   ('KEEP', null, 'emptied with the membership', $${
     appointments.assigned_to, companies.assigned_to_id, contacts.assigned_to_id, customers.assigned_to, deals.assigned_to_id, leads.assigned_to_id,
     listings.assigned_to_id, projects.project_manager_id, tasks.assigned_to, private.capture_tokens.assigned_to_id}$$),

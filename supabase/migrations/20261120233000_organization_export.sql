@@ -176,9 +176,11 @@ begin
       select count(*) from private.exports e
       where e.organization_id = org and not e.is_complete and e.started_at > now() - interval '1 day'
     ) then
-      raise exception 'This organization was exported % times in the last 24 hours', allowed using
-        errcode = 'PT429', detail = 'Its plan allows no more.',
-        hint = 'Use an export of today, try again tomorrow, or choose a larger plan.';
+      raise exception 'Your plan allows no more exports today' using
+        errcode = 'PT402', detail = format('It allows %s in 24 hours, and they are used. The next one is possible at %s.', allowed, (
+          select to_json(e.started_at + interval '1 day') #>> '{}' from private.exports e
+          where e.organization_id = org and not e.is_complete order by e.started_at desc offset greatest(allowed, 1) - 1 limit 1
+        )), hint = 'Use an export of today, wait, or choose a larger plan.';
     end if;
   end if;
   insert into private.exports (organization_id, requested_by, is_complete, format)

@@ -342,11 +342,6 @@ tool_blueprints.connections: How the parts are connected.
 tool_blueprints.configuration: Its settings.
 tool_blueprints.version: Semantic version, such as 1.2.0.
 tool_blueprints.complexity: SIMPLE to ENTERPRISE.
-usage_tracking.user_id: Who used it; null: the server.
-usage_tracking.resource_type: What is metered.
-usage_tracking.resource_name: What was used, such as the model.
-usage_tracking.usage_amount: The amount.
-usage_tracking.billing_period: The month it counts for, such as 2026-11.
 user_dashboards.layout: Where the widgets are placed.
 user_dashboards.theme: LIGHT, DARK or AUTO.
 user_dashboards.density: COMPACT, NORMAL or SPACIOUS.

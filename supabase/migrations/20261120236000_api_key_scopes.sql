@@ -198,6 +198,3 @@ language sql set search_path = '' as 'select private.revoke_api_key(key_id)';
 comment on function public.revoke_api_key(uuid) is
   'Revokes a key of the organization, for ADMIN: it and the tokens made from it stop working with their next statement.';
 grant execute on function private.revoke_api_key(uuid), public.revoke_api_key(uuid) to authenticated, service_role;
-
-insert into private.jobs (name, schedule, runs, description) values
-  ('forget_api_key_uses', '37 4 * * *', 'private.forget_api_key_uses', 'Delete request counts of API keys older than three days.');

@@ -1,16 +1,6 @@
 -- The assistant: what the function ask-assistant does in the database. A conversation belongs to one person; its tools are
 -- those of the chapter assistant_tools, as far as ai_tools lets the plan of the organization use them.
 
-create table private.assistant_quotas (
-  tier "SubscriptionTier" primary key,
-  tokens_per_month bigint constraint "tokens_per_month is not negative" check (tokens_per_month >= 0)
-);
-comment on table private.assistant_quotas is 'Tokens of the assistant that a plan includes in a calendar month (UTC).';
-comment on column private.assistant_quotas.tier is 'The plan.';
-comment on column private.assistant_quotas.tokens_per_month is 'Null: any number.';
-insert into private.assistant_quotas (tier, tokens_per_month) values
-  ('FREE', 20000), ('STARTER', 200000), ('GROWTH', 2000000), ('ELITE', 10000000), ('ENTERPRISE', null);
-
 -- A tool that is not here, or not active, is closed. Written by no admin, so not audited.
 alter table public.ai_tools disable trigger audit_change;
 insert into public.ai_tools (name, description, tool_type, required_tier) values
@@ -31,16 +21,12 @@ declare
   org constant uuid := private.require_org('MEMBER');
   me constant uuid := private.current_user_id();
   tier constant public."SubscriptionTier" := (select o.subscription_tier from public.organizations o where o.id = org);
-  allowed constant bigint := (select q.tokens_per_month from private.assistant_quotas q where q.tier = (select o.subscription_tier from public.organizations o where o.id = org));
-  used bigint;
+  allowed constant bigint := private.plan_limit(org, 'ai_tokens');
+  used constant bigint := private.used_tokens(org);
   conversation public.ai_conversations;
 begin
-  select coalesce(sum(u.usage_amount), 0) into used from public.usage_tracking u
-  where u.organization_id = org and u.resource_type = 'AI_TOKENS'
-    and u.billing_period = to_char(now() at time zone 'UTC', 'YYYY-MM');
   if used >= allowed then
-    raise exception 'The plan includes no more tokens of the assistant this month' using
-      errcode = 'PT402', detail = format('%s of %s are used.', used, allowed), hint = 'An owner can choose a larger plan.';
+    perform private.refuse_room(org, 'ai_tokens', allowed, used);
   end if;
   if request ->> 'conversation_id' is null then
     insert into public.ai_conversations (organization_id, user_id, title, ai_model)
@@ -75,8 +61,7 @@ begin
   set conversation_data = coalesce(request -> 'messages', c.conversation_data), usage_tokens = c.usage_tokens + tokens
   where c.id = (request ->> 'conversation_id')::uuid and c.user_id = auth.uid() returning c.* into changed;
   if changed.id is not null and tokens > 0 then
-    insert into public.usage_tracking (organization_id, user_id, resource_type, resource_name, usage_amount)
-    values (changed.organization_id, changed.user_id, 'AI_TOKENS', left(request ->> 'model', 100), tokens);
+    perform private.count_usage(changed.organization_id, changed.user_id, null, 'AI_TOKENS', request ->> 'model', tokens);
   end if;
   return jsonb_build_object('tokens', tokens);
 end $$;

@@ -94,7 +94,7 @@ def test_attack_put_a_free_enterprise_plan_on_sale(database: Database) -> None:
         "limits || '{\"members\": -1}'",
         "limits || '{\"members\": 1.5}'",
         'limits || \'{"members": "5"}\'',
-        '\'["members", "storage_bytes", "api_calls", "orders_per_month", "templates", "blueprints"]\'',
+        '\'["members", "storage_bytes", "api_calls", "ai_tokens", "orders_per_month", "templates", "blueprints"]\'',
         "'null'",
     ],
 )

@@ -293,7 +293,7 @@ def test_exhausted_quota_is_402_and_names_the_next_plan(database: Database) -> N
         with refused("PT402") as caught:
             cursor.execute("select public.submit_order(%s)", [orders[3]])
     diagnostics = caught.value.diag
-    assert diagnostics.message_detail == "GROWTH allows 3, and 3 are used."
+    assert str(diagnostics.message_detail).startswith("GROWTH allows 3, and 3 are used. They renew at 20")
     assert str(diagnostics.message_hint).startswith("ELITE allows any number.")
 
 

@@ -1,12 +1,12 @@
 """The platform metrics, compared with a slow count in Python."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -70,8 +70,8 @@ def slowly(connection: Connection, day: date) -> dict[str, Any]:
     at_end, at_start = paying(connection, ends), paying(connection, month_before)
     mrr = int(sum(at_end.values(), Decimal()).quantize(Decimal(1), ROUND_HALF_UP))
     stayed, left = at_start.keys(), at_start.keys() - at_end.keys()
-    objects = rows("select created_at, metadata from storage.objects")
-    usage = rows("select * from public.usage_tracking where resource_type = 'API_CALLS'")
+    attachments = rows("select created_at, file_size from public.attachments")
+    usage = rows("select * from private.metered where resource_type = 'API_CALLS'")
     return {
         "total_users": len(users),
         "active_users": len(active),
@@ -83,8 +83,8 @@ def slowly(connection: Connection, day: date) -> dict[str, Any]:
         "arr_cents": 12 * mrr,
         "churn_rate": len(left) / len(stayed) if stayed else 0.0,
         **{f"{tier.lower()}_count": tiers[tier] for tier in TIERS},
-        "total_storage": sum(o["metadata"]["size"] for o in objects if o["metadata"] and o["created_at"] < ends),
-        "api_calls": sum(u["usage_amount"] for u in usage if begins <= u["created_at"] < ends),
+        "total_storage": sum(a["file_size"] for a in attachments if a["created_at"] < ends),
+        "api_calls": sum(u["usage_amount"] for u in usage if u["day"] == day),
     }
 
 
@@ -116,12 +116,18 @@ class Platform:
                 resource_type=self.random.choice(("API_CALLS", "API_CALLS", "AI_TOKENS")),
                 resource_name="x",
                 usage_amount=self.random.randrange(2**33),
-                created_at=self.moment(),
+                day=self.moment().date(),
             )
-            size = self.random.choice(({"size": self.random.randrange(2**31)}, None))
-            connection.execute(
-                "insert into storage.objects (bucket_id, name, metadata, created_at) values ('avatars', %s, %s, %s)",
-                [id_, json.dumps(size) if size else None, self.moment()],
+            self.add(
+                "attachments",
+                organization_id=id_,
+                entity_type="leads",
+                entity_id=id_,
+                file_name="a.pdf",
+                file_size=self.random.randrange(50 << 20),
+                mime_type="application/pdf",
+                file_path=f"{UUID(id_)}/leads/{id_}/a.pdf",
+                created_at=self.moment(),
             )
         connection.execute("set local session_replication_role = origin")
 

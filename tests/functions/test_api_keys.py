@@ -115,8 +115,8 @@ def test_key_calls_a_function_once_per_idempotency_key(functions: Serving, datab
     assert "idempotency-replayed" not in other.headers
     with database.connect() as connection:
         (use,) = connection.execute(
-            "select sum(requests), (select last_used_at is not null from public.api_keys where id = api_key_id)"
-            " from private.api_key_uses where api_key_id = %s group by api_key_id",
+            "select sum(usage_amount), (select last_used_at is not null from public.api_keys where id = api_key_id)"
+            " from private.metered where api_key_id = %s group by api_key_id",
             [made["id"]],
         )
     assert use == (3, True)
@@ -254,13 +254,8 @@ def test_rotated_key_works_beside_its_replacement(functions: Serving, database: 
 
 def test_attack_pass_the_rate_of_a_key_by_simultaneous_requests(functions: Serving, database: Database) -> None:
     made = make_key(functions, "CRM_READ")
-    with database.connect() as connection:
-        connection.execute(
-            "insert into private.api_key_uses (api_key_id, minute, slot, requests)"
-            " select %s, date_trunc('minute', now()) + make_interval(mins => n), 8, 599 from generate_series(0, 1) n",
-            [made["id"]],
-        )
-    count = "select private.count_api_key_use(%s)"
+    enter_calls(database, made["id"], 599)
+    count = "select private.count_api_call(k, 'token') from public.api_keys k where k.id = %s"
     with database.connect() as first, database.connect() as second, ThreadPoolExecutor(1) as thread:
         first.autocommit = False
         first.execute(count, [made["id"]])
@@ -272,6 +267,17 @@ def test_attack_pass_the_rate_of_a_key_by_simultaneous_requests(functions: Servi
             refusal.result()
 
 
+def enter_calls(database: Database, key: str, times: int) -> None:
+    """Calls of this minute, also if the next one begins meanwhile."""
+    with database.connect() as connection:
+        connection.execute(
+            "insert into private.usage_entries"
+            " (organization_id, api_key_id, resource_type, resource_name, usage_amount, used_at)"
+            " select %s, %s, 'API_CALLS', 'token', 1, now() + interval '1 minute' from generate_series(1, %s)",
+            [ACME, key, times],
+        )
+
+
 def is_blocked(database: Database, pid: int) -> bool:
     with database.connect() as connection:
         return connection.execute("select where pg_blocking_pids(%s) <> '{}'", [pid]).rowcount == 1
@@ -279,12 +285,7 @@ def is_blocked(database: Database, pid: int) -> bool:
 
 def test_key_beyond_its_rate_waits(functions: Serving, database: Database) -> None:
     made = make_key(functions, "CRM_READ")
-    with database.connect() as connection:
-        connection.execute(
-            "insert into private.api_key_uses (api_key_id, minute, slot, requests)"
-            " select %s, date_trunc('minute', now()) + make_interval(mins => n), 8, 600 from generate_series(0, 1) n",
-            [made["id"]],
-        )
+    enter_calls(database, made["id"], 600)
     answer = post(functions, TOKEN, made["key"])
     refused(answer, 429, "PT429")
     assert "retry-after" in answer.headers

@@ -41,7 +41,7 @@ def unused(database: Database, model: ScriptedModel) -> None:
     model.script.clear()
     model.requests.clear()
     with database.connect() as connection:
-        connection.execute("delete from public.usage_tracking where resource_type = 'AI_TOKENS'")
+        connection.execute("delete from public.usage_tracking; delete from private.usage_entries")
 
 
 def ask(assistant: Serving, message: str, person: str = "member", **body: Any) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def test_answer_streams_and_the_conversation_goes_on(
     with database.connect() as connection:
         row = connection.execute(
             "select user_id, usage_tokens, jsonb_array_length(conversation_data), (select sum(usage_amount)::int"
-            " from public.usage_tracking where resource_type = 'AI_TOKENS') from public.ai_conversations where id = %s",
+            " from private.metered where resource_type = 'AI_TOKENS') from public.ai_conversations where id = %s",
             [conversation],
         ).fetchone()
     assert row == (PEOPLE["member"], 200, 4, 200)
@@ -137,7 +137,9 @@ def test_answer_beyond_the_plan_is_refused(assistant: Serving, database: Databas
             [ACME],
         )
     with assistant.client("member") as client:
-        refused(client.post(ASK, json={"message": "Hello"}), 402, "PT402")
+        answer = refused(client.post(ASK, json={"message": "Hello"}), 402, "PT402").json()
+    assert answer["message"] == "Your plan allows no more ai tokens this month"
+    assert answer["details"].startswith("GROWTH allows 2000000, and 2000000 are used. They renew at 20")
 
 
 def test_model_stops_when_the_client_goes(assistant: Serving, database: Database, model: ScriptedModel) -> None:
@@ -146,7 +148,7 @@ def test_model_stops_when_the_client_goes(assistant: Serving, database: Database
     with assistant.client("member") as client, client.stream("POST", ASK, json={"message": "Tell"}) as answer:
         next(line for line in answer.iter_lines() if '"token"' in line)
     assert model.stopped.wait(60)
-    used = "select coalesce(sum(usage_amount), 0)::int from public.usage_tracking where resource_type = 'AI_TOKENS'"
+    used = "select coalesce(sum(usage_amount), 0)::int from private.metered where resource_type = 'AI_TOKENS'"
     with database.connect() as connection:
         assert wait_for_value(lambda: connection.execute(used).fetchone()) > 0
 

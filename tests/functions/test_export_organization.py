@@ -31,7 +31,7 @@ OF_THE_PLATFORM = {
     " feature_flags plans platform_metrics refunds_due platform_revenue"
     " stripe_events stripe_objects stripe_tasks system_alert_dismissals system_alert_views system_alerts"
     " user_dashboards users",
-    "private": "admin_operations api_key_operations api_key_tables assistant_quotas"
+    "private": "admin_operations api_key_operations api_key_tables metered_resources"
     " auth_syncs broadcast_channels column_bounds daily_counts deal_stages files_to_delete email_suppressions emails"
     " event_kinds exports"
     " feature_flag_group_uses"
@@ -111,8 +111,8 @@ def exporting(tmp_path_factory: pytest.TempPathFactory, database: Database, data
             [ACME],
         )
         owner.execute(
-            "insert into private.api_key_uses (api_key_id, minute, slot, requests)"
-            " select id, '2026-11-20', 1, 1 from public.api_keys where organization_id = %s",
+            "insert into private.usage_entries (organization_id, resource_type, resource_name, usage_amount, used_at)"
+            " values (%s, 'API_CALLS', 'token', 1, now() + interval '1 hour')",
             [ACME],
         )
         owner.execute(
@@ -383,8 +383,8 @@ def test_all_tables_are_as_of_one_moment(exporting: Exporting, tmp_path: Path) -
                     )
                     connection.execute(
                         "insert into public.usage_tracking"
-                        " (organization_id, resource_type, resource_name, usage_amount, billing_period)"
-                        " values (%s, 'API_CALLS', 'Moment', 1, '2026-11')",
+                        " (organization_id, resource_type, resource_name, usage_amount)"
+                        " values (%s, 'API_CALLS', 'Moment', 1)",
                         [GLOBEX],
                     )
 
@@ -408,7 +408,7 @@ def test_large_export_uses_little_memory(exporting: Exporting, tmp_path: Path) -
     with exporting.database.connect() as connection:
         connection.execute(
             "insert into public.usage_tracking (organization_id, resource_type, resource_name, usage_amount,"
-            " billing_period, metadata) select %s, 'API_CALLS', 'call ' || n, 1, '2026-11',"
+            " metadata) select %s, 'API_CALLS', 'call ' || n, 1,"
             " jsonb_build_object('n', repeat('x', 800)) from generate_series(1, 20000) n",
             [GLOBEX],
         )

@@ -143,7 +143,7 @@ def test_order_beyond_the_quota_is_402(functions: Serving, database: Database) -
         assert submit(functions, in_status(database, "DRAFT")).status_code == 200
     order = in_status(database, "DRAFT")
     answer = refused(submit(functions, order, complexity="ENTERPRISE"), 402, "PT402")
-    assert answer.json()["details"] == "GROWTH allows 3, and 3 are used."
+    assert answer.json()["details"].startswith("GROWTH allows 3, and 3 are used. They renew at 20")
     assert answer.json()["hint"].startswith("ELITE allows any number.")
     row = stored(database, order)
     assert (row["status"], row["complexity"], row["submitted_at"]) == ("DRAFT", "SIMPLE", None)
@@ -158,7 +158,7 @@ def test_402_names_the_next_plan_with_orders(functions: Serving, database: Datab
             answer = refused(submit(functions, order, "globex_member"), 402, "PT402")
         finally:
             connection.execute("update public.organizations set subscription_tier = 'GROWTH' where id = %s", [GLOBEX])
-    assert answer.json()["details"] == "FREE allows 0, and 0 are used."
+    assert answer.json()["details"].startswith("FREE allows 0, and 0 are used. They renew at 20")
     assert answer.json()["hint"].startswith("GROWTH allows 3.")
 
 

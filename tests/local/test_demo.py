@@ -55,6 +55,14 @@ def test_the_demo_year_is_whole_and_repeatable(database: Database) -> None:
                     [AT],
                 ).fetchall()
                 stages = connection.execute("select count(distinct stage) from public.deals").fetchone()
+                metered = connection.execute(
+                    "select count(*), bool_and(p.api_calls = u.calls and p.total_storage = u.storage)"
+                    " from public.platform_metrics p join ("
+                    "   select day, sum(usage_amount) filter (where resource_type = 'API_CALLS') as calls,"
+                    "     sum(usage_amount) filter (where resource_type = 'STORAGE') as storage"
+                    "   from public.usage_tracking group by 1"
+                    " ) u on u.day = p.date"
+                ).fetchone()
     assert years[0] == years[1]
     assert counts["platform_metrics"] == 400
     assert [(slug, count > 90, is_old) for slug, count, is_old, _ in shares] == [
@@ -63,3 +71,4 @@ def test_the_demo_year_is_whole_and_repeatable(database: Database) -> None:
     ]
     assert shares[0][1] > 2 * shares[1][1]
     assert stages == (7,)
+    assert metered == (365, True)

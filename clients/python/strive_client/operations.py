@@ -44,8 +44,6 @@ expire_onboarding_sessions = Operation("/expire-onboarding-sessions", models.NoI
 """Delete abandoned onboarding sessions."""
 export_organization = Operation("/export-organization", models.ExportRequest, models.ExportResult)
 """Export all data of an organization."""
-forget_api_key_uses = Operation("/forget-api-key-uses", models.NoInput, models.JobRun)
-"""Delete request counts of API keys older than three days."""
 forget_emails = Operation("/forget-emails", models.NoInput, models.JobRun)
 """Delete old e-mails from the outbox."""
 forget_expired_keys = Operation("/forget-expired-keys", models.NoInput, models.JobRun)
@@ -98,6 +96,8 @@ roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models
 """Add views and dismissals to their alerts."""
 roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)
 """Add uses, views and likes that were left behind."""
+roll_up_usage = Operation("/roll-up-usage", models.NoInput, models.JobRun)
+"""Add what requests used to the usage of their day."""
 send_appointment_reminders = Operation("/send-appointment-reminders", models.NoInput, models.JobRun)
 """Remind people of their appointments."""
 send_digests = Operation("/send-digests", models.NoInput, models.JobRun)

@@ -417,7 +417,8 @@ def test_attack_export_again_and_again(database: Database) -> None:
         first = one(cursor.execute(begin, [wish]))["answer"]
         assert "done" in first
         cursor.execute("update private.exports set finished_at = now()")
-        assert one(cursor.execute(begin, [wish]))["answer"]["refused"]["code"] == "PT429"
+        refusal = one(cursor.execute(begin, [wish]))["answer"]["refused"]
+        assert refusal["code"] == "PT402"
 
 
 def test_exports_expire(database: Database) -> None:

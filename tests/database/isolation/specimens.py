@@ -42,7 +42,9 @@ SIGNATURES = {"activities": "created_by_id", "activity_feeds": "user_id", "stora
 # The column an update writes, where the default choice is unsuitable.
 CHANGED = {"storage.objects": "metadata"}
 LIMITS = Jsonb(
-    dict.fromkeys(("members", "storage_bytes", "api_calls", "orders_per_month", "templates", "blueprints"), 9)
+    dict.fromkeys(
+        ("members", "storage_bytes", "api_calls", "ai_tokens", "orders_per_month", "templates", "blueprints"), 9
+    )
 )
 GUARDED = {"permissions": ["reports"]}
 PUBLIC = {"ours public": {"is_public": True}, "theirs public": {"is_public": True}}
