@@ -1,0 +1,239 @@
+"""How soon a subscriber sees a change: `python -m bench.realtime [CHANGES_PER_SECOND] [SUBSCRIBERS] [SECONDS]`.
+
+People of one organization subscribe to its tasks by `postgres_changes`; tasks of another organization change, too. The
+reference is plain LISTEN/NOTIFY with the row as payload: same writes, as many listeners. A third run without listeners
+shows what the writes cost. Exit status 1 if a message was lost, doubled, out of order or another tenant's.
+"""
+
+import asyncio
+import json
+import multiprocessing
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import httpx
+import psycopg
+from websockets.asyncio.client import connect
+
+from bench import machine
+from bench.drill.stack import running
+from local.stack import Stack
+from tests.support.platform import PASSWORD
+
+PEOPLE = ("owner", "admin", "member", "viewer")
+ROWS = 100
+EVERY = 10  # every tenth change is another organization's
+MARK = re.compile(r"(ours|theirs) (\d+)")
+SETTLE_SECONDS = 15
+LISTENING = "listening"
+WRITERS = 4  # each has rows of its own, so the changes of a row have an order
+WRITE = "update public.tasks set title = %s where id = %s"
+NOTIFY = f"with written as ({WRITE} returning *) select pg_notify('bench', to_jsonb(w)::text) from written w"
+
+
+@dataclass
+class Heard:
+    """What one listener got: the numbers of the changes in order, when each came, and those of another tenant."""
+
+    numbers: list[int] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
+    foreign: int = 0
+
+    def take(self, text: str) -> None:
+        if found := MARK.search(text):
+            if found[1] == "theirs":
+                self.foreign += 1
+            else:
+                self.numbers.append(int(found[2]))
+                self.moments.append(time.monotonic())
+
+
+@dataclass(frozen=True)
+class Run:
+    committed: dict[int, float]
+    seconds: float
+    cpu_seconds: float
+    heard: list[Heard]
+
+    def wrong(self) -> dict[str, int]:
+        expected = list(self.committed)
+        return {
+            "lost": sum(len(set(expected) - set(each.numbers)) for each in self.heard),
+            "doubled": sum(len(each.numbers) - len(set(each.numbers)) for each in self.heard),
+            "out_of_order": sum(map(_disorder, self.heard)),
+            "foreign": sum(each.foreign for each in self.heard),
+        }
+
+    def latency_ms(self) -> dict[str, float]:
+        delays = [
+            (moment - self.committed[number]) * 1e3
+            for each in self.heard
+            for number, moment in zip(each.numbers, each.moments, strict=True)
+        ]
+        cuts = quantiles(delays, n=100)
+        return {"p50": round(cuts[49], 1), "p99": round(cuts[98], 1)}
+
+
+def _disorder(heard: Heard) -> int:
+    """How many changes came after a later one of the same row."""
+    latest: dict[int, int] = {}
+    wrong = 0
+    for number in heard.numbers:
+        wrong += number < latest.get(number % ROWS, -1)
+        latest[number % ROWS] = max(number, latest.get(number % ROWS, -1))
+    return wrong
+
+
+async def _subscribe(address: str, token: str, heard: Heard, ready: Callable[[], None]) -> None:
+    async with connect(address, compression=None, max_size=None) as socket:
+        wanted = [{"event": "*", "schema": "public", "table": "tasks"}]
+        join = {"config": {"postgres_changes": wanted}, "access_token": token}
+        await socket.send(json.dumps(["1", "1", "realtime:bench", "phx_join", join]))
+        async for message in socket:
+            if '"Subscribed to PostgreSQL"' in str(message):
+                ready()
+            heard.take(str(message))
+
+
+async def _listen(url: str, heard: Heard, ready: Callable[[], None]) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute("listen bench")
+        ready()
+        async for notice in connection.notifies():
+            heard.take(notice.payload)
+
+
+def _listeners(pipe: Pipe, addresses: Sequence[tuple[str, str | None]]) -> None:
+    """A process of its own: what the listeners cost is not the servers'."""
+
+    async def run() -> list[Heard]:
+        heard, missing = [Heard() for _ in addresses], len(addresses)
+
+        def ready() -> None:
+            nonlocal missing
+            missing -= 1
+            if not missing:
+                pipe.send(LISTENING)
+
+        tasks = [
+            asyncio.create_task(_subscribe(address, token, each, ready) if token else _listen(address, each, ready))
+            for (address, token), each in zip(addresses, heard, strict=True)
+        ]
+        expected = await asyncio.to_thread(pipe.recv)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline and any(len(each.numbers) < expected for each in heard):  # noqa: ASYNC110 - 50 listeners share no event
+            await asyncio.sleep(0.05)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return heard
+
+    pipe.send(asyncio.run(run()))
+
+
+class Bench:
+    def __init__(self, stack: Stack, rate: int, seconds: int) -> None:
+        self.stack, self.rate, self.seconds = stack, rate, seconds
+        with stack.cluster.connect() as connection:
+            self.ours, self.theirs = (
+                [row for (row,) in connection.execute(
+                    "insert into public.tasks (organization_id, title) select id, 'ours' from public.organizations,"
+                    " generate_series(1, %s) where slug = %s returning id", [ROWS, slug],
+                )]
+                for slug in ("acme", "globex")
+            )  # fmt: skip
+
+    def tokens(self) -> list[str]:
+        values = self.stack.values()
+        headers = {"apikey": values["PUBLISHABLE_KEY"]}
+        found = []
+        for name in PEOPLE:
+            body = {"email": f"{name}@acme.test", "password": PASSWORD}
+            url = f"{values['API_URL']}/auth/v1/token?grant_type=password"
+            found.append(httpx.post(url, json=body, headers=headers).raise_for_status().json()["access_token"])
+        return found
+
+    def run(self, addresses: Sequence[tuple[str, str | None]], *, notify: bool = False) -> Run:
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        process = context.Process(target=_listeners, args=(theirs, addresses)) if addresses else None
+        if process:
+            process.start()
+            assert mine.recv() == LISTENING
+        before = self._cpu_seconds()
+        committed, seconds = self._write(notify=notify)
+        heard: list[Heard] = []
+        if process:
+            mine.send(len(committed))
+            heard = mine.recv()
+        spent = self._cpu_seconds() - before
+        if process:
+            process.join()
+        return Run(committed, seconds, spent, heard)
+
+    def _write(self, *, notify: bool) -> tuple[dict[int, float], float]:
+        committed: dict[int, float] = {}
+
+        def write(writer: int) -> None:
+            with self.stack.cluster.connect() as connection:
+                for number in range(writer, self.rate * self.seconds, WRITERS):
+                    time.sleep(max(0.0, began + number / self.rate - time.monotonic()))  # the rate is the subject
+                    is_theirs = number % EVERY == 0
+                    row = (self.theirs if is_theirs else self.ours)[number % ROWS]
+                    mark = f"{'theirs' if is_theirs else 'ours'} {number}"
+                    connection.execute(NOTIFY if notify and not is_theirs else WRITE, [mark, row])
+                    if not is_theirs:
+                        committed[number] = time.monotonic()
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(write, range(WRITERS)))
+        return committed, time.monotonic() - began
+
+    def _cpu_seconds(self) -> float:
+        total = 0.0
+        for name in ("postgres", "api"):
+            process = self.stack.processes()[name]
+            assert process
+            for each in [process, *process.children(recursive=True)]:
+                times = each.cpu_times()
+                total += times.user + times.system
+        return total
+
+
+def main() -> None:
+    given = [int(one) for one in sys.argv[1:]]
+    rate, subscribers, seconds = [*given, *(500, 50, 20)[len(given) :]]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, running(Path(folder)) as stack:
+        bench, values = Bench(stack, rate, seconds), stack.values()
+        tokens = bench.tokens()
+        query = f"vsn=2.0.0&apikey={values['PUBLISHABLE_KEY']}"
+        socket = f"{values['API_URL'].replace('http', 'ws')}/realtime/v1/websocket?{query}"
+        alone = bench.run([])
+        notified = bench.run([(stack.cluster.url(), None)] * subscribers, notify=True)
+        live = bench.run([(socket, tokens[number % len(tokens)]) for number in range(subscribers)])
+    figures: dict[str, Any] = {"subscribers": subscribers, "changes_per_second": rate}
+    for name, run in (("realtime", live), ("listen_notify", notified)):
+        delivered = sum(len(each.numbers) for each in run.heard)
+        figures[name] = {
+            "delivered": delivered,
+            "writes_per_second": round(rate * seconds / run.seconds),
+            "commit_to_client_ms": run.latency_ms(),
+            "cpu_us_per_message": round((run.cpu_seconds - alone.cpu_seconds) / delivered * 1e6, 1),
+            **run.wrong(),
+        }
+    print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
+    sys.exit(any(live.wrong().values()))
+
+
+if __name__ == "__main__":
+    main()
