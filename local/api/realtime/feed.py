@@ -35,7 +35,6 @@ join pg_type t on t.oid = a.atttypid
 left join pg_index i on i.indrelid = c.oid and i.indisprimary
 where c.oid = $1::oid order by a.attnum
 """
-OLD_MESSAGES = b"delete from realtime.messages where inserted_at < localtimestamp - interval '3 days'"
 MATCHES = """
 select json_agg(case t ->> 1 when 'like' then t ->> 0 like t ->> 2 when 'ilike' then t ->> 0 ilike t ->> 2
   when 'match' then t ->> 0 ~ (t ->> 2) else t ->> 0 ~* (t ->> 2) end <> (t ->> 3)::bool order by at) as fits
@@ -138,10 +137,6 @@ class Feed:
                 self._descriptions.pop(item.id, None)
             elif isinstance(item, Commit):
                 position = item.position
-            elif (item.relation.schema, item.relation.table) == MESSAGES:
-                await self._deliver(pending)
-                pending = []
-                self._broadcast(item.new or {})
             else:
                 pending.append(item)
         await self._deliver(pending)
@@ -158,10 +153,36 @@ class Feed:
     # Changes of tables -----------------------------------------------------------------------------------------------
 
     async def _deliver(self, changes: list[Change]) -> None:
+        """In order of commit; one query checks all changes."""
+        interests, identities = self._interests()
+        wanted: list[Wanted] = []
+        for change in changes if interests else ():
+            if _is_broadcast(change):
+                continue
+            description = await self._description(change.relation)
+            found = [each for each in interests if each.subscription.wants(change, description.types)]
+            if found and description.columns:
+                wanted.append((change, description, found))
+        wanted = await self._matching(wanted)
+        seen = await self._visible(wanted, identities)
+        shown = {
+            id(change): (description, [each for each in found if visible is None or each.identity in visible])
+            for (change, description, found), visible in zip(wanted, seen, strict=True)
+        }
+        for change in changes:
+            if _is_broadcast(change):
+                self._broadcast(change.new or {})
+            elif id(change) in shown:
+                description, found = shown[id(change)]
+                self._send(change, description, [(each, channel) for each in found for channel in interests[each]])
+                await asyncio.sleep(0)  # the sockets are written before their buffers fill
+
+    def _interests(self) -> tuple[dict[Interest, list[Channel]], list[dict[str, str]]]:
+        """The channels by what they subscribe to, and the identities that interests refer to by number."""
         interests: dict[Interest, list[Channel]] = defaultdict(list)
         identities: list[dict[str, str]] = []
         numbers: dict[str, int] = {}
-        for channel in self._hub if changes else ():
+        for channel in self._hub:
             if not channel.subscriptions:
                 continue
             if channel.identity not in numbers:
@@ -170,21 +191,8 @@ class Feed:
             for subscription in channel.subscriptions:
                 interest = Interest(channel.claims["role"], numbers[channel.identity], subscription)
                 interests[interest].append(channel)
-        if not interests:
-            return
         self._roles |= {interest.role for interest in interests}
-        wanted: list[Wanted] = []
-        for change in changes:
-            description = await self._description(change.relation)
-            found = [each for each in interests if each.subscription.wants(change, description.types)]
-            if found and description.columns:
-                wanted.append((change, description, found))
-        wanted = await self._matching(wanted)
-        seen = await self._visible(wanted, identities)
-        for (change, description, found), visible in zip(wanted, seen, strict=True):
-            shown = [each for each in found if visible is None or each.identity in visible]
-            self._send(change, description, [(each, channel) for each in shown for channel in interests[each]])
-            await asyncio.sleep(0)  # the sockets are written before their buffers fill
+        return interests, identities
 
     async def _matching(self, wanted: list[Wanted]) -> list[Wanted]:
         """Without the interests whose filters by pattern do not match; Postgres evaluates each of them once."""
@@ -257,6 +265,10 @@ class Feed:
         types = {column.name: column.type for column in relation.columns}
         self._descriptions[relation.id] = Description(columns, types, roles, time.monotonic())
         return self._descriptions[relation.id]
+
+
+def _is_broadcast(change: Change) -> bool:
+    return (change.relation.schema, change.relation.table) == MESSAGES
 
 
 def _body(change: Change, description: Description, role: str, select: tuple[str, ...] | None) -> str:
