@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import re
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -21,6 +22,7 @@ DRAINED_BYTES = 32 << 20
 FILE_BYTES = 16 << 20
 MEMORY_BYTES = 1 << 20
 REPORTED_FIELDS = 100
+REPORTED_CHARACTERS = 60
 # A string of JSON, terminated or not.
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
@@ -163,12 +165,15 @@ def invalid_body(error: ValidationError, body: bytes) -> ApiError:
     if found[0]["type"] == "json_invalid":
         return ApiError(400, "malformed_json", "The body is not valid JSON", details=found[0]["msg"])
     sent = from_json(body)
-    fields = [{"field": _path(each, sent), "problem": each["msg"], "type": each["type"]} for each in found]
+    fields = [_problem(each, sent) for each in found]
     return ApiError(422, "invalid_body", "The body has invalid fields", details=fields)
 
 
-def _path(error: ErrorDetails, sent: Any) -> str:
-    """The path in the body. pydantic's location has a further step for the alternative of a union that was tried."""
+def _problem(error: ErrorDetails, sent: Any) -> dict[str, str]:
+    """The path in the body, and what was found there if that is short.
+
+    pydantic's location has a further step for the alternative of a union that was tried.
+    """
     path = []
     for step in error["loc"]:
         exists = (isinstance(sent, dict) and step in sent) or (isinstance(sent, list) and isinstance(step, int))
@@ -177,4 +182,7 @@ def _path(error: ErrorDetails, sent: Any) -> str:
             sent = sent[step] if exists else None
     if error["type"].startswith("union_tag"):  # the discriminator itself is invalid
         path.append(error["ctx"]["discriminator"].strip("'"))
-    return ".".join(path)
+    problem = error["msg"]
+    if isinstance(sent, str | int | float | None) and error["type"] != "missing" and "found" not in problem:
+        problem += f"; found {json.dumps(sent, ensure_ascii=False)[:REPORTED_CHARACTERS]}"
+    return {"field": ".".join(path), "problem": problem, "type": error["type"]}

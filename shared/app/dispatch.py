@@ -66,7 +66,7 @@ class Services:
 async def admit(services: Services, function: Function, request: Request) -> Caller:
     """The caller, from the headers alone: without the right credentials no body is read."""
     if request.method != "POST" and not (function.page and request.method in {"GET", "HEAD"}):
-        raise wrong_method("GET, HEAD, POST, OPTIONS" if function.page else "POST, OPTIONS")
+        raise wrong_method(request.method, "GET, HEAD, POST, OPTIONS" if function.page else "POST, OPTIONS")
     check_headers(request.headers)
     if request.method == "POST" and not _is_form(function, request):
         check_content(request.headers, function.upload or "application/json")
@@ -251,11 +251,11 @@ def explained(error: BaseException, request_id: bytes) -> ErrorResponse:
     return response
 
 
-def wrong_method(allow: str) -> ApiError:
+def wrong_method(method: str, allow: str) -> ApiError:
     return ApiError(
         405,
         "method_not_allowed",
-        "This path does not accept the method",
+        f"This path does not accept {method}",
         hint=f"Use {allow}.",
         headers={"allow": allow},
     )

@@ -6,6 +6,7 @@ from shared.app.function import Function
 from shared.settings import Settings, SettingsError
 
 BASE = "/functions/v1"
+LONGEST_PATH = 100  # that is compared and repeated in errors
 
 
 class Routes:
@@ -24,6 +25,13 @@ class Routes:
             return function, ""
         before, _, value = path.rpartition("/")
         return (self._open_ended.get(before) if value else None), value
+
+    def similar(self, path: str) -> str:
+        """Names the function that a misspelled path may have meant."""
+        from difflib import get_close_matches  # noqa: PLC0415 - only for a path that does not exist
+
+        found = get_close_matches(path, self.functions, 1, 0.8) if len(path) <= LONGEST_PATH else []
+        return f"Perhaps you meant {found[0]}. " if found else ""
 
 
 def check_callable(settings: Settings, function: Function) -> None:

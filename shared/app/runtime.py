@@ -16,7 +16,7 @@ from shared.app.dispatch import Request, Services
 from shared.app.function import Function
 from shared.app.headers import read_headers, request_id
 from shared.app.responses import PREFLIGHT, Response
-from shared.app.routes import BASE, Routes, check_callable
+from shared.app.routes import BASE, LONGEST_PATH, Routes, check_callable
 from shared.auth.credentials import Credentials
 from shared.database import errors as _registered  # noqa: F401 - importing it registers the database's errors
 from shared.database.pool import Database
@@ -154,10 +154,11 @@ class Runtime:
                 404,
                 "unknown_function",
                 "There is no function at this path",
-                hint=f"{BASE}/openapi.json lists all functions.",
+                details=f"Found {path[:LONGEST_PATH]}.",
+                hint=f"{self._routes.similar(path)}{BASE}/openapi.json lists all functions.",
             )
         if method not in {"GET", "HEAD"}:
-            raise dispatch.wrong_method("GET, HEAD, OPTIONS")
+            raise dispatch.wrong_method(method, "GET, HEAD, OPTIONS")
         return await page()
 
     async def _openapi(self) -> Response:

@@ -23,6 +23,17 @@ def test_an_unknown_function_is_404(functions: Serving) -> None:
     with functions.client() as client:
         refused(client.post("/functions/v1/no-such-function", json={}), 404, "unknown_function")
         refused(client.get("/"), 404, "unknown_function")
+        close = refused(client.post("/functions/v1/record-activty", json={}), 404, "unknown_function").json()
+    assert close["details"] == "Found /functions/v1/record-activty."
+    assert close["hint"].startswith("Perhaps you meant /functions/v1/record-activity.")
+
+
+def test_invalid_field_says_what_was_found(functions: Serving) -> None:
+    body = {"type": "CALL", "title": "", "entity_type": "lead", "entity_id": "1", "action": 5}
+    with functions.client() as client:
+        details = refused(client.post(RECORD, json=body), 422, "invalid_body").json()["details"]
+    found = {each["field"]: each["problem"].rpartition("; ")[2] for each in details}
+    assert found == {"type": 'found "CALL"', "title": 'found ""', "action": "found 5"}
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
@@ -30,6 +41,7 @@ def test_wrong_method_is_405_with_allow(functions: Serving, method: str) -> None
     with functions.client() as client:
         answer = refused(client.request(method, RECORD), 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST, OPTIONS"
+    assert method in answer.json()["message"]
 
 
 def test_pages_reject_post(functions: Serving) -> None:
