@@ -69,8 +69,8 @@ BY_HAND = "the same statement without policies, its condition written by hand"
 
 GOALS: dict[str, list[Goal]] = {
     "rls": [
-        Goal("newest 50 of a tenant, the dearest table", BY_HAND, "worst_read", at_most=1.3),
-        Goal("single-row writes, the dearest", BY_HAND, "worst_write", at_most=1.5),
+        Goal("newest 50 of a tenant, the most expensive table", BY_HAND, "worst_read", at_most=1.3),
+        Goal("single-row writes, the most expensive", BY_HAND, "worst_write", at_most=1.5),
         Goal(
             "newest 50 of the feed, growth from 100 k to 3 M rows",
             "a list of a table that does not grow",
@@ -139,7 +139,7 @@ GOALS: dict[str, list[Goal]] = {
         Goal("one flag over HTTP, requests a second", HELLO, "serving.one.of_hello", at_least=0.6),
         Goal("one flag over HTTP for a user", HELLO, "serving.one_user.of_hello", at_least=0.6),
         Goal("all 100 over HTTP", HELLO, "serving.all.of_hello", at_least=0.4),
-        Goal("all 100, no answer remembered", HELLO, "serving.all_anew.of_hello"),
+        Goal("all 100, without remembered responses", HELLO, "serving.all_anew.of_hello"),
         Goal("304 Not Modified", "all 100 over HTTP", "serving.unchanged_of_all", at_least=1),
         Goal("transactions in 1,000 requests", "none", "serving.transactions_per_1000_requests", "", at_most=1),
         Goal("memory of 10,000 flags", "budget", "loading.memory_mb", "MB", at_most=60),

@@ -11,10 +11,11 @@ Line = tuple[Goal, str, str]  # the goal, the figure, and whether it meets the g
 MET = {True: "met", False: "not met", None: ""}
 
 INTRODUCTION = """\
-`make bench` writes this page, the plots and [results.json](results.json) anew; `make bench ARGS="flags"` one part.
-Everything is set against a reference of the same run, which had its turn in every round: a figure is the median of its
-rounds, beside it the lowest and the highest. × is a ratio to the reference; a *budget* is a bound that was set
-beforehand. Goals are judged by the median."""
+What was measured, beside what, and which goals are met? `make bench` writes this page, the plots and
+[results.json](results.json); `make bench ARGS="flags"` writes one part.
+
+A figure is the median of several rounds, with the lowest and the highest in parentheses. Each round also measures the
+reference; × is the ratio to it. A *budget* is a bound that was set beforehand. Goals are judged by the median."""
 TITLES = {
     "rls": "Row-level security",
     "functions": "Functions",
