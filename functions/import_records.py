@@ -14,6 +14,7 @@ from shared.app.call import Upload, as_json
 from shared.app.function import RequestModel, ResponseModel, function
 from shared.database.session import Transaction
 from shared.errors import ApiError
+from shared.schema import ApiKeyScope
 
 PEOPLE = ("name", "email", "phone", "company", "notes", "tags", "budget", "property_types", "cities", "min_bedrooms")
 COLUMNS = {
@@ -130,9 +131,11 @@ class Rows:
             ) from None
 
 
-@function("user", upload="text/csv", authorize="private.authorize_import", idempotent=True)
+@function("user", upload="text/csv", authorize="private.authorize_import", scope=ApiKeyScope.CRM_WRITE, idempotent=True)
 async def import_records(upload: Upload[ImportOptions]) -> AsyncIterator[ImportProgress]:
     """Import leads or contacts from a CSV file.
+
+    For MEMBER and above, or an API key.
 
     The response has a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet
     would run as a formula is an error. An organization runs one import at a time, for at most two minutes. An upload

@@ -1,7 +1,7 @@
 """A language model for tests and demos: an OpenAI-compatible server that answers by rules.
 
-`search for X` calls the tool search_crm; after a tool the model repeats the result, else the message. Run it
-with `python -m local.model PORT`, and set AI_BASE_URL=http://127.0.0.1:PORT/v1, AI_API_KEY and AI_MODEL to any text.
+`search for X` calls the tool search_crm, and a message with `pipeline` calls pipeline_report; after a tool the model
+repeats the result, else the message. `strive start` runs it, unless AI_BASE_URL names another.
 """
 
 import json
@@ -33,6 +33,12 @@ class ScriptedModel(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: ScriptedModel
 
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"object": "list", "data": [{"id": "double", "object": "model"}]}')
+
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.requests.append(request)
@@ -58,6 +64,8 @@ def by_rule(messages: list[Chunk]) -> str | Chunk:
         return f"I found: {last['content'][:500]}"
     if (text := str(last["content"])).lower().startswith("search for "):
         return {"name": "search_crm", "arguments": {"query": text[11:]}}
+    if "pipeline" in text.lower():
+        return {"name": "pipeline_report", "arguments": {}}
     return f"You wrote: {text}"
 
 

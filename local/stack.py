@@ -1,4 +1,4 @@
-"""The whole stack of one workdir: Postgres, the API, the functions, the Stripe double and the jobs."""
+"""The stack of one workdir: Postgres, the API, the functions, the jobs, and doubles of Stripe and of a model."""
 
 import fcntl
 import http.client
@@ -28,8 +28,10 @@ from local.processes import find, launch, stop, tail
 API_PORT, DB_PORT = 54321, 54322
 # The Supabase CLI reserves 10000 to 19999 for services of its own.
 PORTS = range(20_000, 32_000)
-SERVICES = ("stripe", "postgrest", "api", "functions", "jobs")
-HEALTH = {"stripe": "/", "postgrest": "/", "api": "/health", "functions": "/healthz"}
+SERVICES = ("stripe", "model", "postgrest", "api", "functions", "jobs")
+HEALTH = {"stripe": "/", "model": "/v1/models", "postgrest": "/", "api": "/health", "functions": "/healthz"}
+# Variables that a double replaces.
+DOUBLES = {"STRIPE_": "stripe", "AI_": "model"}
 # Used with STRIPE_SECRET_KEY of a real account, instead of the double.
 FEW = 5  # migrations that are named; more are counted
 STRIPE_API = "https://api.stripe.com"
@@ -42,6 +44,7 @@ class Ports:
     database: int
     functions: int
     stripe: int = 0  # 0: a real account is used, so no double runs
+    model: int = 0  # 0: AI_BASE_URL names a real language model, so no double runs
     smtp: int = 0  # the API takes the product's e-mails there and shows them at /mail
     postgrest: int = 0  # 0: the API answers /rest/v1 itself, without POSTGREST_BIN
 
@@ -115,6 +118,7 @@ class Stack:
         ports = self.ports
         optional = {
             "stripe": ports and ports.stripe,
+            "model": ports and ports.model,
             "postgrest": ports and ports.postgrest,
             "jobs": self._state().get("jobs"),
         }
@@ -231,7 +235,7 @@ class Stack:
                 self.put_on_sale()
             else:
                 self.say("Stripe: your own account. `strive prices` creates the prices of the plans there.")
-            for service in ("postgrest", "api", "functions"):
+            for service in ("model", "postgrest", "api", "functions"):
                 if service in self.services:
                     self._await(service)
             if is_new and seed and self.demo_year:
@@ -294,7 +298,12 @@ class Stack:
 
     def _start_service(self, service: str) -> None:
         words, environment = self.command(service)
-        withheld = ("SUPABASE_", "SMTP_", "MAIL_", *(["STRIPE_"] if "stripe" in self.services else []))
+        withheld = (
+            "SUPABASE_",
+            "SMTP_",
+            "MAIL_",
+            *(prefix for prefix, double in DOUBLES.items() if double in self.services),
+        )
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(withheld)}
         process = launch(words, log=self.log(service), cwd=ROOT, env=inherited | environment)
         state = self._state()
@@ -312,6 +321,8 @@ class Stack:
                 "WEBHOOK_URL": f"{values['FUNCTIONS_URL']}/stripe-webhook",
                 **stripe,
             }
+        if service == "model":
+            return [sys.executable, "-m", "local.model", str(ports.model)], {}
         if service == "postgrest":
             environment = postgrest_environment(self.cluster.url("authenticator"), ports.postgrest, keys)
             return [postgrest_binary()], environment
@@ -346,6 +357,15 @@ class Stack:
             "SUPABASE_DB_URL": self.database_url("strive_functions"),
             "RETURN_ORIGINS": return_origins(),
             **({"SMTP_URL": f"smtp://127.0.0.1:{ports.smtp}", "MAIL_FROM": MAIL_FROM} if ports.smtp else {}),
+            **(
+                {
+                    "AI_BASE_URL": f"http://127.0.0.1:{ports.model}/v1",
+                    "AI_API_KEY": "of the double",
+                    "AI_MODEL": "double",
+                }
+                if ports.model
+                else {}
+            ),
             **stripe,
         }
 
@@ -384,6 +404,7 @@ class Stack:
         # A restart keeps these ports while they are free: open pages and links stay valid.
         inner = ["functions", "smtp"]
         inner += [] if os.environ.get("STRIPE_SECRET_KEY") else ["stripe"]
+        inner += [] if os.environ.get("AI_BASE_URL") else ["model"]
         inner += ["postgrest"] if os.environ.get("POSTGREST_BIN") else []
         for name in inner:
             port = getattr(last, name) if last else 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from local import StackError
 from local.stack import Stack
 
-COLORS = {"postgres": 34, "api": 35, "functions": 36, "stripe": 33, "jobs": 32, "postgrest": 31}
+COLORS = {"postgres": 34, "api": 35, "functions": 36, "stripe": 33, "jobs": 32, "model": 37, "postgrest": 31}
 LINES = 50
 FOLLOW_SECONDS = 0.2
 

@@ -1,5 +1,6 @@
 """What `make schema` generates from the database: Python modules, entity diagrams, the reference of the data API."""
 
+import json
 from pathlib import Path
 
 from local import ROOT
@@ -11,6 +12,10 @@ def files(connection: catalog.Connection) -> dict[Path, str]:
     schema = catalog.read(connection)
     made = {
         ROOT / "shared/schema.py": python.schema(schema),
+        ROOT / "shared/app/events.json": json.dumps(
+            {kind: event._asdict() for kind, event in schema.events.items()}, indent=2
+        )
+        + "\n",
         ROOT / "shared/database/version.py": python.version(),
     }
     for domain in schema.domains:

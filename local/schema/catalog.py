@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -45,11 +45,18 @@ class Table:
     domain: str
 
 
+class Event(NamedTuple):
+    description: str
+    subjects: list[str] | None
+    details: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Schema:
     enums: tuple[Enum, ...]
     tables: tuple[Table, ...]
     jobs: tuple[tuple[str, str], ...]
+    events: dict[str, Event]
 
     @property
     def domains(self) -> list[str]:
@@ -72,6 +79,10 @@ _COLUMNS = """
       coalesce(col_description(a.attrelid, a.attnum), '')
     from pg_attribute a join pg_type t on t.oid = a.atttypid left join pg_type e on e.oid = t.typelem
     where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum
+"""
+_EVENTS = """
+    select kind, description, subjects, details from private.event_kinds
+    where is_webhook or kind = 'organization.webhook.tested' order by kind
 """
 _FOREIGN_KEYS = """
     select array(select a.attname::text from unnest(k.conkey) with ordinality n (number, at)
@@ -99,8 +110,14 @@ def read(connection: Connection) -> Schema:
         tables.append(Table(name, comment, columns, tuple(primary_key), keys, domains[name]))
     order = list(dict.fromkeys(domains.values()))
     jobs = connection.execute("select name, description from private.jobs order by name").fetchall()
+    events = connection.execute(_EVENTS).fetchall()
     ordered = tuple(sorted(tables, key=lambda table: (order.index(table.domain), table.name)))
-    return Schema(enums, ordered, tuple((name, description) for name, description in jobs))
+    return Schema(
+        enums,
+        ordered,
+        tuple((name, description) for name, description in jobs),
+        {kind: Event(*rest) for kind, *rest in events},
+    )
 
 
 def _domains() -> dict[str, str]:

@@ -182,7 +182,7 @@ async def _run_upload(services: Services, function: Function, request: Request, 
     query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
     parsed = await parse(function.request, json.dumps(query).encode(), function.body_values)
     async with AsyncExitStack() as stack:
-        stack.enter_context(services.slots.hold(caller.user_id or caller.mode))
+        stack.enter_context(services.slots.hold(caller.user_id or caller.key_name or caller.mode))
         file, digest = await read_file(request.receive)
         stack.enter_context(file)
         upload = Upload(

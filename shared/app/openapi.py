@@ -1,8 +1,10 @@
 """The OpenAPI 3.1 document, made from the declarations of the functions."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -81,6 +83,17 @@ ONCE = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
 }
 
+# The catalog of events, of `make schema`.
+EVENTS = Path(__file__).with_name("events.json")
+SIGNED = [
+    {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+    for name, text in (
+        ("webhook-id", "The delivery; a retry or a replay repeats it."),
+        ("webhook-timestamp", "When it was sent, in seconds since 1970."),
+        ("webhook-signature", "`v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks."),
+    )
+]
+
 
 def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
     functions = list({each.name: each for function in functions for each in (function, *function.children)}.values())
@@ -89,6 +102,7 @@ def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
         + [(f.name, "serialization", f.response) for f in functions],
         ref_template="#/components/schemas/{model}",
     )
+    events = json.loads(EVENTS.read_text())
     return {
         "openapi": "3.1.1",
         "info": {
@@ -105,11 +119,59 @@ def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
             }
             for function in functions
         },
+        "webhooks": {kind: {"post": _delivery(kind, event["description"])} for kind, event in events.items()},
         "components": {
             "securitySchemes": SCHEMES,
-            "schemas": {"Error": ERROR, **definitions.get("$defs", {})},
+            "schemas": {
+                "Error": ERROR,
+                **definitions.get("$defs", {}),
+                **{_event_name(kind): _payload(kind, **event) for kind, event in events.items()},
+            },
         },
     }
+
+
+def _event_name(kind: str) -> str:
+    return "".join(word.capitalize() for word in re.split(r"[._]", kind)) + "Event"
+
+
+def _delivery(kind: str, description: str) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{_event_name(kind)}"}
+    return {
+        "tags": ["Webhooks"],
+        "operationId": kind,
+        "summary": description,
+        "security": [],
+        "parameters": SIGNED,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {
+            "2XX": {"description": "The event has arrived. Any other response is a failure, and is tried again."},
+            "410": {"description": "The receiver is gone: the webhook is switched off."},
+        },
+    }
+
+
+def _payload(kind: str, description: str, subjects: list[str] | None, details: dict[str, Any]) -> dict[str, Any]:
+    """Version 1. A receiver accepts properties that are added later."""
+    subject: dict[str, Any] = {"type": "string", "enum": subjects} if subjects else {"type": ["string", "null"]}
+    return _object(
+        {
+            "type": {"const": kind, "type": "string"},
+            "version": {"const": 1, "type": "integer"},
+            "timestamp": {"type": "string", "format": "date-time", "description": "When it happened."},
+            "organization_id": {"type": "string", "format": "uuid"},
+            "data": _object(
+                {
+                    "subject": _object({"type": subject, "id": {"type": ["string", "null"], "format": "uuid"}}),
+                    "details": {"type": "object", "properties": details},
+                }
+            ),
+        }
+    ) | {"description": f"{description}."}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def _content_type(function: Function) -> str:

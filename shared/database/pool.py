@@ -87,7 +87,7 @@ class Database:
         if '"act"' in claims:
             # In a transaction of its own: what an impersonator tried is logged even if it fails.
             await self._one(LOG_IMPERSONATED, (operation, claims, headers))
-        as_key = '"api_key_id"' in claims
+        as_key = is_key(claims)
         if idempotency is None:
             (result,) = await self._one(_run(operation, as_key), (payload, claims, headers, *counted))
             return result, False
@@ -201,6 +201,10 @@ SET_CALLER = "select set_config('request.jwt.claims', %s, true), set_config('req
 COUNT = "private.count_request(%s, %s, %s)"
 # An API key has the rights of a role of its own, for this transaction.
 SET_KEY_ROLE = "set_config('role', 'strive_api_key', true)"
+
+
+def is_key(claims: str) -> bool:
+    return '"api_key_id"' in claims
 
 
 # Operations are named in code, never by a caller. FROM runs before the select list: it sets the claims for this

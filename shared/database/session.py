@@ -7,7 +7,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.database.pool import SET_CALLER, UNCOUNTED, Connection, Database, Idempotency, Request, one
+from shared.database.pool import (
+    SET_CALLER,
+    SET_KEY_ROLE,
+    UNCOUNTED,
+    Connection,
+    Database,
+    Idempotency,
+    Request,
+    is_key,
+    one,
+)
 
 if TYPE_CHECKING:
     from shared.telemetry import Telemetry
@@ -113,12 +123,14 @@ class Session:
         """
         key = self._idempotency
         async with self._database.connect("strive-uploads") as connection, connection.transaction():
+            stored = None
             if key is None:
                 await connection.execute(SET_CALLER, (self._claims, self._headers))
-                yield Transaction(connection, operation, None, None)
-                return
-            values = (self._claims, self._headers, operation, key.key, key.fingerprint)
-            stored = await one(connection, "select private.enter_once(%s, %s, %s, %s, %s)", values)
+            else:
+                values = (self._claims, self._headers, operation, key.key, key.fingerprint)
+                stored = await one(connection, "select private.enter_once(%s, %s, %s, %s, %s)", values)
+            if is_key(self._claims):
+                await connection.execute(f"select {SET_KEY_ROLE}")
             yield Transaction(connection, operation, key, stored)
 
     @asynccontextmanager

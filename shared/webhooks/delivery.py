@@ -23,7 +23,7 @@ SECONDS_OF_ATTEMPT = 10.0
 SECONDS_OF_SLOW = 2.0
 # Polled, since LISTEN works neither through a transaction pooler nor without a lock on every commit.
 SECONDS_BETWEEN_CLAIMS = 0.2
-AT_A_TIME = 64
+AT_A_TIME = 128
 RESPONSE_BYTES = 4096
 USER_AGENT = "Strive-Webhooks/1"
 

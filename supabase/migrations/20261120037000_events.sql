@@ -17,7 +17,9 @@ create table private.event_kinds (
   is_mandatory boolean not null default false,
   reaches_actor boolean not null default false,
   needs_membership boolean not null default true,
-  is_webhook boolean not null default true
+  is_webhook boolean not null default true,
+  subjects text[],
+  details jsonb not null default '{}' constraint "details are properties of a JSON Schema" check (jsonb_typeof(details) = 'object')
 );
 comment on table private.event_kinds is 'Every kind of event, with its defaults; docs/notifications.md lists the same.';
 comment on column private.event_kinds.kind is 'source.subject.action, such as crm.lead.assigned.';
@@ -30,6 +32,9 @@ comment on column private.event_kinds.is_mandatory is 'True: the defaults always
 comment on column private.event_kinds.reaches_actor is 'True: also the person whose request caused the event is notified.';
 comment on column private.event_kinds.needs_membership is 'False: also reaches people who do not belong to the organization, by e-mail.';
 comment on column private.event_kinds.is_webhook is 'Whether webhooks of an organization may subscribe to it.';
+comment on column private.event_kinds.subjects is 'What it may be about, as the payload of webhooks says; null: anything.';
+comment on column private.event_kinds.details is
+  'What its data may have, as properties of a JSON Schema. Webhooks get nothing else, so no secret by mistake.';
 
 insert into private.event_kinds (kind, description, type, path, email) values
   ('crm.lead.assigned', 'A lead was assigned to you', 'INFO', '/leads/{id}', 'NOW'),
@@ -89,6 +94,35 @@ select k.kind, k.description, k.type::public."NotificationType", '/settings/bill
   ('billing.usage.near_limit', 'You have used 80 % of what your plan includes', 'WARNING'),
   ('billing.usage.at_limit', 'You have used all that your plan includes', 'ERROR')
 ) k (kind, description, type);
+
+-- Without subjects, the kind names its subject.
+do $$
+declare
+  v record;
+begin
+  for v in select * from (values
+    ('crm.%.assigned', null, '{"ids": {"type": "array", "items": {"type": "string", "format": "uuid"}}}'),
+    ('work.%.assigned', null, '{"ids": {"type": "array", "items": {"type": "string", "format": "uuid"}}}'),
+    ('garage.order.assigned', null, '{}'),
+    ('crm.lead.captured', '{lead,contact}', '{}'),
+    ('crm.deal.won', null, '{"value": {"type": ["number", "null"]}}'),
+    ('crm.deal.lost', null, '{"value": {"type": ["number", "null"]}}'),
+    ('crm.%.matched', '{listing}', '{}'),
+    ('work.task.due', null, '{}'),
+    ('work.task.overdue', null, '{}'),
+    ('work.appointment.reminder', null, '{"at": {"type": "string", "format": "date-time"}, "minutes": {"type": "integer"}}'),
+    ('work.note.mentioned', null, '{}'),
+    ('garage.order.moved', null, '{"from": {"type": "string"}, "to": {"type": "string"}}'),
+    ('organization.member.joined', null, '{"role": {"type": "string"}}'),
+    ('organization.member.role_changed', null, '{"role": {"type": "string"}, "was": {"type": "string"}}'),
+    ('organization.member.removed', null, '{}'),
+    ('billing.%', '{organization,subscription}', '{}')
+  ) v (kinds, subjects, details) loop
+    update private.event_kinds k
+    set subjects = coalesce(v.subjects::text[], array[split_part(k.kind, '.', 2)]), details = v.details::jsonb
+    where k.kind like v.kinds;
+  end loop;
+end $$;
 
 create type private.event as (
   kind text,

@@ -82,39 +82,49 @@ create index webhook_deliveries_created_at_idx on public.webhook_deliveries usin
 insert into private.event_kinds (kind, description, type, path, is_webhook, reaches_actor) values
   ('organization.webhook.disabled', 'A webhook was switched off because its address fails', 'ERROR', '/settings/webhooks', false, true);
 -- For programs alone: nobody is notified.
-insert into private.event_kinds (kind, description, in_app, email, is_webhook) values
-  ('organization.webhook.tested', 'A test of a webhook', false, 'OFF', false),
-  ('dashboard.action.triggered', 'Somebody ran an action that triggers a workflow', false, 'OFF', true),
-  ('crm.lead.created', 'A lead was created', false, 'OFF', true),
-  ('crm.contact.created', 'A contact was created', false, 'OFF', true),
-  ('crm.deal.created', 'A deal was created', false, 'OFF', true);
+insert into private.event_kinds (kind, description, in_app, email, is_webhook, subjects, details) values
+  ('organization.webhook.tested', 'A test of a webhook', false, 'OFF', false, '{webhook}', '{}'),
+  ('dashboard.action.triggered', 'Somebody ran an action that triggers a workflow', false, 'OFF', true, '{quick_action}',
+    '{"name": {"type": "string"}, "input": {"type": ["object", "null"]}}'),
+  ('crm.lead.created', 'A lead was created', false, 'OFF', true, '{lead}', '{}'),
+  ('crm.contact.created', 'A contact was created', false, 'OFF', true, '{contact}', '{}'),
+  ('crm.deal.created', 'A deal was created', false, 'OFF', true, '{deal}', '{}');
 
 -- Sending -------------------------------------------------------------------------------------------------------------
 
 create function private.webhook_payload(kind text, organization_id uuid, subject_type text, subject_id uuid, data jsonb)
 returns text language sql stable set search_path = '' as $$
   select jsonb_build_object(
-    'type', kind, 'version', 1, 'timestamp', to_json(now()), 'organization_id', organization_id,
-    'data', jsonb_build_object('subject', jsonb_build_object('type', subject_type, 'id', subject_id))
-      -- What only its recipient may have stays out.
-      || jsonb_build_object('details', coalesce(data, '{}') - '{token,link,secret_path}'::text[])
+    'type', kind, 'version', 1, 'timestamp', to_json(now()), 'organization_id', organization_id, 'data', jsonb_build_object(
+      'subject', jsonb_build_object('type', subject_type, 'id', subject_id),
+      -- Nothing that the catalog does not list.
+      'details', (
+        select coalesce(jsonb_object_agg(d.key, d.value), '{}') from private.event_kinds k
+        cross join jsonb_each(case jsonb_typeof(data) when 'object' then data else '{}' end) d
+        where k.kind = webhook_payload.kind and k.details ? d.key
+      )
+    )
   )::text
 $$;
-comment on function private.webhook_payload(text, uuid, text, uuid, jsonb) is 'The body of a delivery, version 1.';
+comment on function private.webhook_payload(text, uuid, text, uuid, jsonb) is
+  'The body of a delivery, version 1: shared/app/openapi.py makes its schema from the catalog.';
 
 -- A delivery that is claimed stays PENDING until its result is stored, so a later event of the same record waits, and
--- after a crash another run takes the delivery over.
+-- after a crash another run takes the delivery over. Events that wait for one of their record are put off when they are met,
+-- and the next one is due when that one is settled: so claiming reads few rows, however many wait.
 create function private.claim_webhooks(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   of_endpoint constant integer := 4;
-  of_organization constant integer := 8;
-  of_slow_ones constant integer := 16;
-  running constant jsonb := coalesce(request -> 'running', '{}');
+  of_organization constant integer := 16;
+  of_slow_ones constant integer := 32;
+  looked_at constant integer := 10;
+  claimed_until constant timestamptz := now() + interval '60 seconds';
+  under_way constant jsonb := coalesce(request -> 'running', '{}');
   slow constant jsonb := coalesce(request -> 'slow', '[]');
   claimed jsonb;
 begin
-  -- The endpoints that something waits for, each by one step through the index, however much waits.
+  -- The endpoints that something waits for, each by one step through the index.
   with recursive waiting as (
     (select d.endpoint_id from public.webhook_deliveries d where d.status = 'PENDING' order by d.endpoint_id limit 1)
     union all
@@ -123,33 +133,44 @@ begin
       where d.status = 'PENDING' and d.endpoint_id > waiting.endpoint_id order by d.endpoint_id limit 1
     ) from waiting where waiting.endpoint_id is not null
   ), endpoint as materialized (
-    select w.id, w.url, w.organization_id, coalesce((running ->> w.id::text)::integer, 0) as running,
-      w.failing_since is not null or slow ? w.id::text as is_slow
+    select w.id, w.url, w.organization_id, s.is_slow, r.running, case when s.is_slow then 1 else of_endpoint end - r.running as free
     from public.webhook_endpoints w
-    where w.is_active and (w.id in (select waiting.endpoint_id from waiting) or running ? w.id::text)
-  ), due as (
-    select d.id, d.next_attempt_at, e.url, e.organization_id, e.is_slow,
-      row_number() over (partition by e.organization_id order by d.next_attempt_at, d.place)
-        + (select coalesce(sum(o.running), 0) from endpoint o where o.organization_id = e.organization_id) as turn,
-      row_number() over (partition by e.is_slow order by d.next_attempt_at, d.place)
-        + (select coalesce(sum(o.running), 0) from endpoint o where o.is_slow) as slow_turn
+    cross join lateral (select w.failing_since is not null or slow ? w.id::text as is_slow) s
+    cross join lateral (select coalesce((under_way ->> w.id::text)::integer, 0) as running) r
+    where w.is_active and (w.id in (select waiting.endpoint_id from waiting) or under_way ? w.id::text)
+  ), due as materialized (
+    select d.id, d.place, d.next_attempt_at, e.id as endpoint_id, e.url, e.organization_id, e.is_slow, e.free, (
+      select p.next_attempt_at from public.webhook_deliveries p
+      where p.endpoint_id = e.id and p.status = 'PENDING' and p.subject_id = d.subject_id and p.place < d.place
+      order by p.place limit 1
+    ) as first_at
     from endpoint e
     cross join lateral (
-      select d.id, d.next_attempt_at, d.place from public.webhook_deliveries d
+      select d.id, d.place, d.next_attempt_at, d.subject_id from public.webhook_deliveries d
       where d.endpoint_id = e.id and d.status = 'PENDING' and d.next_attempt_at <= now()
-        and not exists (
-          select from public.webhook_deliveries p
-          where p.endpoint_id = d.endpoint_id and p.status = 'PENDING' and p.subject_id = d.subject_id and p.place < d.place
-        )
-      order by d.next_attempt_at, d.place
-      limit greatest(case when e.is_slow then 1 else of_endpoint end - e.running, 0)
+      order by d.next_attempt_at, d.place limit case when e.free > 0 then looked_at else 0 end
     ) d
+  ), put_off as (
+    update public.webhook_deliveries d set next_attempt_at = greatest(due.first_at, claimed_until)
+    from due where d.id = due.id and due.first_at is not null
+  ), possible as (
+    select * from (
+      select due.*, row_number() over (partition by due.endpoint_id order by due.next_attempt_at, due.place) as place_in_endpoint
+      from due where due.first_at is null
+    ) p where p.place_in_endpoint <= p.free
+  ), turn as (
+    select p.id, p.url, p.is_slow, p.next_attempt_at,
+      row_number() over (partition by p.organization_id order by p.next_attempt_at, p.place)
+        + (select coalesce(sum(e.running), 0) from endpoint e where e.organization_id = p.organization_id) as in_organization,
+      row_number() over (partition by p.is_slow order by p.next_attempt_at, p.place)
+        + (select coalesce(sum(e.running), 0) from endpoint e where e.is_slow) as among_slow_ones
+    from possible p
   ), chosen as (
-    select due.id, due.url from due
-    where due.turn <= of_organization and (not due.is_slow or due.slow_turn <= of_slow_ones)
-    order by due.turn, due.next_attempt_at limit (request ->> 'most')::integer
+    select t.id, t.url from turn t
+    where t.in_organization <= of_organization and (not t.is_slow or t.among_slow_ones <= of_slow_ones)
+    order by t.in_organization, t.next_attempt_at limit (request ->> 'most')::integer
   ), taken as (
-    update public.webhook_deliveries d set attempts = d.attempts + 1, next_attempt_at = now() + interval '60 seconds'
+    update public.webhook_deliveries d set attempts = d.attempts + 1, next_attempt_at = claimed_until
     from chosen where d.id = chosen.id and d.status = 'PENDING' and d.next_attempt_at <= now()
     returning d.id, d.endpoint_id, chosen.url, d.payload, d.place
   )
@@ -162,7 +183,7 @@ begin
 end $$;
 comment on function private.claim_webhooks(jsonb) is
   'Claims deliveries that are due for a minute, the first of each record. With those that run already an endpoint has at '
-  'most 4, one that fails or is slow 1, all of these together 16, and an organization 8; organizations take turns.';
+  'most 4, one that fails or is slow 1, all of these together 32, and an organization 16; organizations take turns.';
 
 create function private.settle_webhook(result jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -184,6 +205,14 @@ begin
   if delivery.id is null then
     return 'null';
   end if;
+  if delivery.status <> 'PENDING' then
+    update public.webhook_deliveries d set next_attempt_at = now()
+    where d.next_attempt_at > now() and d.id = (
+      select n.id from public.webhook_deliveries n
+      where n.endpoint_id = delivery.endpoint_id and n.status = 'PENDING' and n.subject_id = delivery.subject_id
+      order by n.place limit 1
+    );
+  end if;
   if arrived then
     update public.webhook_endpoints w set failing_since = null where w.id = delivery.endpoint_id and w.failing_since is not null;
     return 'null';
@@ -198,7 +227,7 @@ begin
   returning w.* into endpoint;
   if endpoint.id is not null then
     perform private.publish_event(
-      'organization.webhook.disabled', endpoint.organization_id, 'webhook_endpoints', endpoint.id,
+      'organization.webhook.disabled', endpoint.organization_id, 'webhook', endpoint.id,
       'A webhook was switched off', format('%s %s', left(endpoint.url, 300), endpoint.disabled_reason),
       private.members_at_least(endpoint.organization_id, 'ADMIN'), null, null, null, null
     );
@@ -247,7 +276,7 @@ begin
     return null;
   end if;
   select array_agg((
-    tg_argv[0], a.organization_id, tg_table_name, a.id, null, null, '{}', null, null, null, null
+    tg_argv[0], a.organization_id, split_part(tg_argv[0], '.', 2), a.id, null, null, '{}', null, null, null, null
   )::private.event) into created from added a;
   perform private.publish_events(created);
   return null;
@@ -271,12 +300,12 @@ begin
   case action.action_type
     when 'WORKFLOW_TRIGGER' then
       perform private.publish_event(
-        'dashboard.action.triggered', org, 'quick_actions', action.id, null, null, '{}', data, null, null, null
+        'dashboard.action.triggered', org, 'quick_action', action.id, null, null, '{}', data, null, null, null
       );
     when 'API_CALL' then
       insert into public.webhook_deliveries (organization_id, endpoint_id, kind, subject_type, subject_id, payload)
-      select org, w.id, 'dashboard.action.triggered', 'quick_actions', action.id,
-        private.webhook_payload('dashboard.action.triggered', org, 'quick_actions', action.id, data)
+      select org, w.id, 'dashboard.action.triggered', 'quick_action', action.id,
+        private.webhook_payload('dashboard.action.triggered', org, 'quick_action', action.id, data)
       from public.webhook_endpoints w
       where w.organization_id = org and w.url = action.api_endpoint and w.is_active
       order by w.created_at limit 1
@@ -443,7 +472,7 @@ begin
   insert into public.webhook_deliveries (organization_id, endpoint_id, kind, payload)
   values (
     endpoint.organization_id, endpoint.id, 'organization.webhook.tested',
-    private.webhook_payload('organization.webhook.tested', endpoint.organization_id, 'webhook_endpoints', endpoint.id, null)
+    private.webhook_payload('organization.webhook.tested', endpoint.organization_id, 'webhook', endpoint.id, null)
   ) returning id into made;
   return jsonb_build_object('id', made);
 end $$;

@@ -355,7 +355,7 @@ end $$;
 comment on function private.import_rows(jsonb) is 'Imports some rows of a file; returns which rows failed, and why.';
 
 grant execute on function private.authorize_import(jsonb), private.begin_import(jsonb), private.known_emails(text[]), private.import_row(uuid, text, jsonb),
-  private.import_rows(jsonb) to strive_functions;
+  private.import_rows(jsonb) to strive_functions, strive_api_key;
 
 -- ingest --------------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import pytest
 
 from local.model import ScriptedModel
 from tests.support.api_keys import make_key
+from tests.support.platform import Platform
 from tests.support.responses import refused
 from tests.support.serving import Serving, environment, serving
 from tests.support.world import ACME, GLOBEX, PEOPLE, Database
@@ -172,6 +173,15 @@ def test_assistant_is_off_without_settings_and_closed_to_keys(
     with assistant.client(None, authorization=f"Bearer {key}") as client:
         refused(client.post(ASK, json={"message": "Hello"}), 403, "insufficient_scope")
     assert model.requests == []
+
+
+def test_assistant_answers_on_the_local_stack(platform: Platform) -> None:
+    member = platform.person(member_of=platform.organization())
+    answer = member.call("ask-assistant", message="How is the pipeline?")
+    assert answer.status_code == 200, answer.text
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert [each["tool"] for each in events if each["event"] == "tool"] == ["pipeline_report"]
+    assert text_of(events).startswith("I found: [")
 
 
 def test_unavailable_model_is_an_error(tmp_path: Path, database_url: str) -> None:

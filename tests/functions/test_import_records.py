@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.api_keys import make_key
 from tests.support.responses import refused
 from tests.support.serving import Serving, token
 from tests.support.world import ACME, Database, Row
@@ -170,6 +171,25 @@ def test_repeated_upload_is_imported_once(functions: Serving, database: Database
     refused(send(functions, csv + "Eve\n", key=key), 422, "PT422")
     refused(send(functions, csv, key=key, on_error="skip"), 422, "PT422")
     assert len(rows(database)) == 1500
+
+
+def test_api_key_imports_within_its_scope(functions: Serving, database: Database) -> None:
+    made = make_key(functions, "CRM_WRITE")
+
+    def upload(key: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}", "content-type": "text/csv", "idempotency-key": made["id"]}
+        with functions.client(None, **headers) as client:
+            return client.post("/functions/v1/import-records", params={"kind": "leads"}, content="name\nAda\n")
+
+    first, again = (report(upload(made["key"])) for _ in range(2))
+    assert (first[-1]["imported"], again[-1]["imported"]) == (1, 1)
+    (lead,) = rows(database)
+    with database.connect() as connection:
+        logged = connection.execute(
+            "select user_id, api_key_id::text from public.activity_logs where resource_id = %s", [lead["id"]]
+        ).fetchall()
+    assert logged == [(None, made["id"])]
+    refused(upload(make_key(functions, "CRM_READ", "ORDERS_WRITE")["key"]), 403, "insufficient_scope")
 
 
 def test_failed_import_does_not_use_its_key(functions: Serving, database: Database) -> None:

@@ -20,20 +20,24 @@ from uuid import UUID, uuid4
 import httpx
 import psycopg
 import pytest
+from jsonschema_rs import Draft202012Validator
 from psycopg.rows import dict_row
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from functions import ALL, load
 from local import NODE, ROOT
+from local.schema.openapi import follow
 from local.stack import free_port
+from shared.app.openapi import EVENTS, document
 from shared.webhooks.connections import Connections, is_public
 from shared.webhooks.delivery import attempt, signed_headers
 from tests.support.receivers import Receiver, receiving
 from tests.support.served_flags import wait_for
 from tests.support.serving import SECRET_KEY, Serving, environment, serving
-from tests.support.world import ACME, GLOBEX, Database, Row
+from tests.support.world import ACME, GLOBEX, PEOPLE, Database, Row
 
 LOCAL = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
-PUBLISH = "select private.publish_event('crm.deal.won', %s, 'deals', %s, 'Won', 'Won', '{}', %s)"
+PUBLISH = "select private.publish_event('crm.deal.won', %s, 'deal', %s, 'Won', 'Won', '{}', %s)"
 DUE = "update public.webhook_deliveries set next_attempt_at = now() where status = 'PENDING'"
 
 
@@ -54,6 +58,25 @@ def connection(database: Database) -> Iterator[psycopg.Connection[Any]]:
 def receiver() -> Iterator[Receiver]:
     with receiving() as receiver:
         yield receiver
+
+
+# What members do, and what each returns as `id` is a parameter of the next.
+ACTS = {
+    "lead": "insert into public.leads (organization_id, name, assigned_to_id)"
+    " values (%(org)s, 'A', %(member)s) returning id",
+    "contact": "insert into public.contacts (organization_id, name) values (%(org)s, 'A') returning id",
+    "deal": "insert into public.deals (organization_id, title, value, stage)"
+    " values (%(org)s, 'A', 1.5, 'CLOSING') returning id",
+    "won": "update public.deals set stage = 'CLOSED_WON' where id = %(deal)s",
+    "task": "insert into public.tasks (organization_id, title, assigned_to)"
+    " values (%(org)s, 'A', %(member)s) returning id",
+    "role": "update public.organization_members set role = 'MEMBER' where user_id = %(viewer)s",
+    "back": "update public.organization_members set role = 'VIEWER' where user_id = %(viewer)s",
+    "action": "insert into public.quick_actions (organization_id, name, icon, action_type)"
+    " values (%(org)s, 'Sync', 'bolt', 'WORKFLOW_TRIGGER') returning id",
+    "triggered": "select public.run_quick_action(%(action)s, jsonb_build_object('n', 1))",
+    "tested": "select public.test_webhook(%(webhook)s)",
+}
 
 
 def port_of(receiver: Receiver) -> int:
@@ -102,7 +125,7 @@ def test_delivery_passes_the_standard_verifier(
     ((headers, body),) = receiver.requests
     payload = Webhook(secret).verify(body, headers)
     assert (payload["type"], payload["version"], payload["organization_id"]) == ("crm.deal.won", 1, str(ACME))
-    assert payload["data"] == {"subject": {"type": "deals", "id": str(deal)}, "details": {"value": 250_000}}
+    assert payload["data"] == {"subject": {"type": "deal", "id": str(deal)}, "details": {"value": 250_000}}
     (row,) = deliveries(connection)
     assert (str(row["id"]), row["status"], row["response_status"]) == (headers["webhook-id"], "DELIVERED", 200)
 
@@ -142,16 +165,16 @@ def test_events_of_a_record_stay_in_order(
     subscribe(database, receiver.url)
     record, other = uuid4(), uuid4()
     for number in range(3):
-        publish(connection, record, number=number)
+        publish(connection, record, value=number)
     publish(connection, other)
     receiver.answers = [500, 500]
     deliver(functions)
-    numbers = [json.loads(body)["data"]["details"].get("number") for _, body in receiver.requests]
+    numbers = [json.loads(body)["data"]["details"].get("value") for _, body in receiver.requests]
     assert sorted(numbers, key=str) == [0, None]
     for _ in range(3):
         connection.execute(DUE)
         deliver(functions)
-    numbers = [json.loads(body)["data"]["details"].get("number") for _, body in receiver.requests]
+    numbers = [json.loads(body)["data"]["details"].get("value") for _, body in receiver.requests]
     assert [number for number in numbers if number is not None] == [0, 0, 1, 2]
     assert {row["status"] for row in deliveries(connection)} == {"DELIVERED"}
 
@@ -234,7 +257,7 @@ def test_killed_sender_loses_nothing(
     with receiving(hanging=True) as receiver, ThreadPoolExecutor() as pool:
         subscribe(database, receiver.url)
         for number in range(30):
-            publish(connection, number=number)
+            publish(connection, value=number)
         with serving(tmp_path, environment(database.url("strive_functions"), **LOCAL)) as doomed:
             running = pool.submit(deliver, doomed)
             assert receiver.arrived.acquire(timeout=60)
@@ -272,7 +295,7 @@ def test_attack_fill_the_sender_with_hanging_receivers(
         tried = connection.execute(
             "select from public.webhook_deliveries where organization_id = %s and attempts > 0", [GLOBEX]
         )
-        assert 0 < tried.rowcount <= 8
+        assert 0 < tried.rowcount <= 16
         hanging.gate.set()
         running.result()
 
@@ -331,6 +354,42 @@ def test_created_records_are_events(functions: Serving, database: Database, rece
         made = {str(row["id"]) for row in cursor.fetchall()}
     deliver(functions)
     assert {json.loads(body)["data"]["subject"]["id"] for _, body in receiver.requests} == made
+
+
+def test_delivered_events_match_their_documented_schemas(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    described = document("http://x", load(ALL))
+    made = subscribe(database, receiver.url)
+    ids: dict[str, Any] = {"org": ACME, "member": PEOPLE["member"], "viewer": PEOPLE["viewer"], "webhook": made["id"]}
+    with database.acting_as("owner", commit=True) as cursor:
+        for name, statement in ACTS.items():
+            cursor.execute(statement, ids)
+            ids[name] = cursor.fetchall()[0]["id"] if cursor.description else None
+    for kind in described["webhooks"]:  # those that need more than a statement, and data that nobody may get
+        subjects = json.loads(EVENTS.read_text())[kind]["subjects"] or ["anything"]
+        secret = json.dumps({"token": "of the recipient alone", "secret_path": "/invitations/token", "link": "/token"})
+        connection.execute(
+            "select private.publish_event(%s, %s, %s, %s, 'A', 'B', '{}', %s)",
+            [kind, ACME, subjects[0], uuid4(), secret],
+        )
+    assert deliver(functions)["failed"] == 0
+    arrived = [json.loads(body) for _, body in receiver.requests]
+    assert {event["type"] for event in arrived} == described["webhooks"].keys()
+    by_acts = {event["type"] for event in arrived if event["data"]["details"]}
+    assert {
+        "crm.lead.assigned",
+        "crm.deal.won",
+        "organization.member.role_changed",
+        "dashboard.action.triggered",
+    } <= by_acts
+    for event in arrived:
+        operation = described["webhooks"][event["type"]]["post"]
+        schema = follow(described, operation["requestBody"]["content"]["application/json"]["schema"])
+        details = schema["properties"]["data"]["properties"]["details"]
+        Draft202012Validator(schema, validate_formats=True).validate(event)
+        assert event["data"]["details"].keys() <= details["properties"].keys()
+        assert set(event["data"]["details"]).isdisjoint({"token", "secret_path", "link"})
 
 
 def test_attack_redirect_to_another_address(

@@ -312,7 +312,7 @@ def test_concurrent_starts_start_one_stack(own: Stack) -> None:
     try:
         assert [attempt.wait(300) for attempt in attempts] == [0, 0, 0]
         running = pids(Stack(workdir))
-        assert set(running) == {"postgres", "stripe", "api", "functions", "jobs"}
+        assert set(running) == {"postgres", "stripe", "model", "api", "functions", "jobs"}
         # The later starts started no processes.
         mine = [p for p in psutil.process_iter(["cmdline"]) if str(workdir) in " ".join(p.info["cmdline"] or [])]
         assert {p.pid for p in mine if p.ppid() != running["postgres"]} == {running["postgres"]}

@@ -1502,6 +1502,1079 @@ class WidgetType(StrEnum):
     WEATHER = 'WEATHER'
 
 
+class Type(StrEnum):
+    organization = 'organization'
+    subscription = 'subscription'
+
+
+class Subject(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data(BaseModel):
+    subject: Subject
+    details: dict[str, Any]
+
+
+class BillingCardExpiringEvent(BaseModel):
+    """
+    Your card expires before the next payment.
+    """
+
+    type: Literal['billing.card.expiring']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data
+
+
+class Subject1(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data1(BaseModel):
+    subject: Subject1
+    details: dict[str, Any]
+
+
+class BillingCardRefusedEvent(BaseModel):
+    """
+    A card could not be saved.
+    """
+
+    type: Literal['billing.card.refused']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data1
+
+
+class Subject2(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data2(BaseModel):
+    subject: Subject2
+    details: dict[str, Any]
+
+
+class BillingDisputeOpenedEvent(BaseModel):
+    """
+    A payment is disputed.
+    """
+
+    type: Literal['billing.dispute.opened']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data2
+
+
+class Subject3(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data3(BaseModel):
+    subject: Subject3
+    details: dict[str, Any]
+
+
+class BillingPaymentFailedEvent(BaseModel):
+    """
+    A payment failed.
+    """
+
+    type: Literal['billing.payment.failed']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data3
+
+
+class Subject4(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data4(BaseModel):
+    subject: Subject4
+    details: dict[str, Any]
+
+
+class BillingPaymentRecoveredEvent(BaseModel):
+    """
+    A late payment has arrived.
+    """
+
+    type: Literal['billing.payment.recovered']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data4
+
+
+class Subject5(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data5(BaseModel):
+    subject: Subject5
+    details: dict[str, Any]
+
+
+class BillingPlanChangedEvent(BaseModel):
+    """
+    Your plan, its cycle or its seats changed.
+    """
+
+    type: Literal['billing.plan.changed']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data5
+
+
+class Subject6(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data6(BaseModel):
+    subject: Subject6
+    details: dict[str, Any]
+
+
+class BillingPlanContinuedEvent(BaseModel):
+    """
+    Your plan does not end after all.
+    """
+
+    type: Literal['billing.plan.continued']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data6
+
+
+class Subject7(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data7(BaseModel):
+    subject: Subject7
+    details: dict[str, Any]
+
+
+class BillingPlanEndedEvent(BaseModel):
+    """
+    Your plan has ended.
+    """
+
+    type: Literal['billing.plan.ended']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data7
+
+
+class Subject8(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data8(BaseModel):
+    subject: Subject8
+    details: dict[str, Any]
+
+
+class BillingPlanEndingEvent(BaseModel):
+    """
+    Your plan ends on a date.
+    """
+
+    type: Literal['billing.plan.ending']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data8
+
+
+class Subject9(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data9(BaseModel):
+    subject: Subject9
+    details: dict[str, Any]
+
+
+class BillingPlanRenewingEvent(BaseModel):
+    """
+    Your yearly plan renews in a week.
+    """
+
+    type: Literal['billing.plan.renewing']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data9
+
+
+class Subject10(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data10(BaseModel):
+    subject: Subject10
+    details: dict[str, Any]
+
+
+class BillingPlanStartedEvent(BaseModel):
+    """
+    Your plan begins.
+    """
+
+    type: Literal['billing.plan.started']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data10
+
+
+class Subject11(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data11(BaseModel):
+    subject: Subject11
+    details: dict[str, Any]
+
+
+class BillingRefundIssuedEvent(BaseModel):
+    """
+    You are refunded.
+    """
+
+    type: Literal['billing.refund.issued']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data11
+
+
+class Subject12(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data12(BaseModel):
+    subject: Subject12
+    details: dict[str, Any]
+
+
+class BillingTrialEndingEvent(BaseModel):
+    """
+    Your trial ends in three days.
+    """
+
+    type: Literal['billing.trial.ending']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data12
+
+
+class Subject13(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data13(BaseModel):
+    subject: Subject13
+    details: dict[str, Any]
+
+
+class BillingUsageAtLimitEvent(BaseModel):
+    """
+    You have used all that your plan includes.
+    """
+
+    type: Literal['billing.usage.at_limit']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data13
+
+
+class Subject14(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data14(BaseModel):
+    subject: Subject14
+    details: dict[str, Any]
+
+
+class BillingUsageNearLimitEvent(BaseModel):
+    """
+    You have used 80 % of what your plan includes.
+    """
+
+    type: Literal['billing.usage.near_limit']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data14
+
+
+class Type15(StrEnum):
+    listing = 'listing'
+
+
+class Subject15(BaseModel):
+    type: Type15
+    id: UUID | None
+
+
+class Data15(BaseModel):
+    subject: Subject15
+    details: dict[str, Any]
+
+
+class CrmBuyerMatchedEvent(BaseModel):
+    """
+    A new buyer looks for one of your listings.
+    """
+
+    type: Literal['crm.buyer.matched']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data15
+
+
+class Type16(StrEnum):
+    contact = 'contact'
+
+
+class Subject16(BaseModel):
+    type: Type16
+    id: UUID | None
+
+
+class Details(BaseModel):
+    ids: list[UUID] | None = None
+
+
+class Data16(BaseModel):
+    subject: Subject16
+    details: Details
+
+
+class CrmContactAssignedEvent(BaseModel):
+    """
+    A contact was assigned to you.
+    """
+
+    type: Literal['crm.contact.assigned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data16
+
+
+class Subject17(BaseModel):
+    type: Type16
+    id: UUID | None
+
+
+class Data17(BaseModel):
+    subject: Subject17
+    details: dict[str, Any]
+
+
+class CrmContactCreatedEvent(BaseModel):
+    """
+    A contact was created.
+    """
+
+    type: Literal['crm.contact.created']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data17
+
+
+class Type18(StrEnum):
+    deal = 'deal'
+
+
+class Subject18(BaseModel):
+    type: Type18
+    id: UUID | None
+
+
+class Data18(BaseModel):
+    subject: Subject18
+    details: Details
+
+
+class CrmDealAssignedEvent(BaseModel):
+    """
+    A deal was assigned to you.
+    """
+
+    type: Literal['crm.deal.assigned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data18
+
+
+class Subject19(BaseModel):
+    type: Type18
+    id: UUID | None
+
+
+class Data19(BaseModel):
+    subject: Subject19
+    details: dict[str, Any]
+
+
+class CrmDealCreatedEvent(BaseModel):
+    """
+    A deal was created.
+    """
+
+    type: Literal['crm.deal.created']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data19
+
+
+class Subject20(BaseModel):
+    type: Type18
+    id: UUID | None
+
+
+class Details2(BaseModel):
+    value: float | None = None
+
+
+class Data20(BaseModel):
+    subject: Subject20
+    details: Details2
+
+
+class CrmDealLostEvent(BaseModel):
+    """
+    A deal was lost.
+    """
+
+    type: Literal['crm.deal.lost']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data20
+
+
+class Subject21(BaseModel):
+    type: Type18
+    id: UUID | None
+
+
+class Data21(BaseModel):
+    subject: Subject21
+    details: Details2
+
+
+class CrmDealWonEvent(BaseModel):
+    """
+    A deal was won.
+    """
+
+    type: Literal['crm.deal.won']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data21
+
+
+class Type22(StrEnum):
+    lead = 'lead'
+
+
+class Subject22(BaseModel):
+    type: Type22
+    id: UUID | None
+
+
+class Details4(BaseModel):
+    ids: list[UUID] | None = None
+
+
+class Data22(BaseModel):
+    subject: Subject22
+    details: Details4
+
+
+class CrmLeadAssignedEvent(BaseModel):
+    """
+    A lead was assigned to you.
+    """
+
+    type: Literal['crm.lead.assigned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data22
+
+
+class Type23(StrEnum):
+    lead = 'lead'
+    contact = 'contact'
+
+
+class Subject23(BaseModel):
+    type: Type23
+    id: UUID | None
+
+
+class Data23(BaseModel):
+    subject: Subject23
+    details: dict[str, Any]
+
+
+class CrmLeadCapturedEvent(BaseModel):
+    """
+    Somebody wrote through your website.
+    """
+
+    type: Literal['crm.lead.captured']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data23
+
+
+class Type24(StrEnum):
+    lead = 'lead'
+
+
+class Subject24(BaseModel):
+    type: Type24
+    id: UUID | None
+
+
+class Data24(BaseModel):
+    subject: Subject24
+    details: dict[str, Any]
+
+
+class CrmLeadCreatedEvent(BaseModel):
+    """
+    A lead was created.
+    """
+
+    type: Literal['crm.lead.created']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data24
+
+
+class Type25(StrEnum):
+    listing = 'listing'
+
+
+class Subject25(BaseModel):
+    type: Type25
+    id: UUID | None
+
+
+class Data25(BaseModel):
+    subject: Subject25
+    details: Details4
+
+
+class CrmListingAssignedEvent(BaseModel):
+    """
+    A listing was assigned to you.
+    """
+
+    type: Literal['crm.listing.assigned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data25
+
+
+class Subject26(BaseModel):
+    type: Type25
+    id: UUID | None
+
+
+class Data26(BaseModel):
+    subject: Subject26
+    details: dict[str, Any]
+
+
+class CrmListingMatchedEvent(BaseModel):
+    """
+    A new listing suits your buyers.
+    """
+
+    type: Literal['crm.listing.matched']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data26
+
+
+class Type27(StrEnum):
+    quick_action = 'quick_action'
+
+
+class Subject27(BaseModel):
+    type: Type27
+    id: UUID | None
+
+
+class Details6(BaseModel):
+    name: str | None = None
+    input: dict[str, Any] | None = None
+
+
+class Data27(BaseModel):
+    subject: Subject27
+    details: Details6
+
+
+class DashboardActionTriggeredEvent(BaseModel):
+    """
+    Somebody ran an action that triggers a workflow.
+    """
+
+    type: Literal['dashboard.action.triggered']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data27
+
+
+class Type28(StrEnum):
+    order = 'order'
+
+
+class Subject28(BaseModel):
+    type: Type28
+    id: UUID | None
+
+
+class Data28(BaseModel):
+    subject: Subject28
+    details: dict[str, Any]
+
+
+class GarageOrderAssignedEvent(BaseModel):
+    """
+    You build an agent order.
+    """
+
+    type: Literal['garage.order.assigned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data28
+
+
+class Subject29(BaseModel):
+    type: Type28
+    id: UUID | None
+
+
+class Details7(BaseModel):
+    to: str | None = None
+    from_: Annotated[str | None, Field(alias='from')] = None
+
+
+class Data29(BaseModel):
+    subject: Subject29
+    details: Details7
+
+
+class GarageOrderMovedEvent(BaseModel):
+    """
+    An order of yours has a new status.
+    """
+
+    type: Literal['garage.order.moved']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data29
+
+
+class Subject30(BaseModel):
+    type: str | None
+    id: UUID | None
+
+
+class Data30(BaseModel):
+    subject: Subject30
+    details: dict[str, Any]
+
+
+class OrganizationExportReadyEvent(BaseModel):
+    """
+    An export you requested is ready.
+    """
+
+    type: Literal['organization.export.ready']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data30
+
+
+class Data31(BaseModel):
+    subject: Subject30
+    details: dict[str, Any]
+
+
+class OrganizationMemberInvitedEvent(BaseModel):
+    """
+    You are invited to an organization.
+    """
+
+    type: Literal['organization.member.invited']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data31
+
+
+class Type30(StrEnum):
+    member = 'member'
+
+
+class Subject32(BaseModel):
+    type: Type30
+    id: UUID | None
+
+
+class Details8(BaseModel):
+    role: str | None = None
+
+
+class Data32(BaseModel):
+    subject: Subject32
+    details: Details8
+
+
+class OrganizationMemberJoinedEvent(BaseModel):
+    """
+    Somebody joined the organization.
+    """
+
+    type: Literal['organization.member.joined']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data32
+
+
+class Subject33(BaseModel):
+    type: Type30
+    id: UUID | None
+
+
+class Data33(BaseModel):
+    subject: Subject33
+    details: dict[str, Any]
+
+
+class OrganizationMemberRemovedEvent(BaseModel):
+    """
+    You were removed from an organization.
+    """
+
+    type: Literal['organization.member.removed']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data33
+
+
+class Subject34(BaseModel):
+    type: Type30
+    id: UUID | None
+
+
+class Details9(BaseModel):
+    was: str | None = None
+    role: str | None = None
+
+
+class Data34(BaseModel):
+    subject: Subject34
+    details: Details9
+
+
+class OrganizationMemberRoleChangedEvent(BaseModel):
+    """
+    Your role in an organization was changed.
+    """
+
+    type: Literal['organization.member.role_changed']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data34
+
+
+class Subject35(BaseModel):
+    type: str | None
+    id: UUID | None
+
+
+class Data35(BaseModel):
+    subject: Subject35
+    details: dict[str, Any]
+
+
+class OrganizationMessageSentEvent(BaseModel):
+    """
+    A message from the server to members.
+    """
+
+    type: Literal['organization.message.sent']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data35
+
+
+class Type33(StrEnum):
+    webhook = 'webhook'
+
+
+class Subject36(BaseModel):
+    type: Type33
+    id: UUID | None
+
+
+class Data36(BaseModel):
+    subject: Subject36
+    details: dict[str, Any]
+
+
+class OrganizationWebhookTestedEvent(BaseModel):
+    """
+    A test of a webhook.
+    """
+
+    type: Literal['organization.webhook.tested']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data36
+
+
+class Type34(StrEnum):
+    appointment = 'appointment'
+
+
+class Subject37(BaseModel):
+    type: Type34
+    id: UUID | None
+
+
+class Details10(BaseModel):
+    ids: list[UUID] | None = None
+
+
+class Data37(BaseModel):
+    subject: Subject37
+    details: Details10
+
+
+class WorkAppointmentAssignedEvent(BaseModel):
+    """
+    An appointment was assigned to you.
+    """
+
+    type: Literal['work.appointment.assigned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data37
+
+
+class Subject38(BaseModel):
+    type: Type34
+    id: UUID | None
+
+
+class Details11(BaseModel):
+    at: AwareDatetime | None = None
+    minutes: int | None = None
+
+
+class Data38(BaseModel):
+    subject: Subject38
+    details: Details11
+
+
+class WorkAppointmentReminderEvent(BaseModel):
+    """
+    An appointment of yours begins soon.
+    """
+
+    type: Literal['work.appointment.reminder']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data38
+
+
+class Type36(StrEnum):
+    note = 'note'
+
+
+class Subject39(BaseModel):
+    type: Type36
+    id: UUID | None
+
+
+class Data39(BaseModel):
+    subject: Subject39
+    details: dict[str, Any]
+
+
+class WorkNoteMentionedEvent(BaseModel):
+    """
+    You were mentioned in a note.
+    """
+
+    type: Literal['work.note.mentioned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data39
+
+
+class Type37(StrEnum):
+    project = 'project'
+
+
+class Subject40(BaseModel):
+    type: Type37
+    id: UUID | None
+
+
+class Details12(BaseModel):
+    ids: list[UUID] | None = None
+
+
+class Data40(BaseModel):
+    subject: Subject40
+    details: Details12
+
+
+class WorkProjectAssignedEvent(BaseModel):
+    """
+    A project was assigned to you.
+    """
+
+    type: Literal['work.project.assigned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data40
+
+
+class Type38(StrEnum):
+    task = 'task'
+
+
+class Subject41(BaseModel):
+    type: Type38
+    id: UUID | None
+
+
+class Data41(BaseModel):
+    subject: Subject41
+    details: Details12
+
+
+class WorkTaskAssignedEvent(BaseModel):
+    """
+    A task was assigned to you.
+    """
+
+    type: Literal['work.task.assigned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data41
+
+
+class Subject42(BaseModel):
+    type: Type38
+    id: UUID | None
+
+
+class Data42(BaseModel):
+    subject: Subject42
+    details: dict[str, Any]
+
+
+class WorkTaskDueEvent(BaseModel):
+    """
+    A task of yours is due within a day.
+    """
+
+    type: Literal['work.task.due']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data42
+
+
+class Subject43(BaseModel):
+    type: Type38
+    id: UUID | None
+
+
+class Data43(BaseModel):
+    subject: Subject43
+    details: dict[str, Any]
+
+
+class WorkTaskOverdueEvent(BaseModel):
+    """
+    A task of yours is overdue.
+    """
+
+    type: Literal['work.task.overdue']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data43
+
+
 class AdministeredUser(BaseModel):
     user_id: Annotated[UUID, Field(title='User Id')]
     global_role: UserRole

@@ -1282,7 +1282,756 @@ export interface paths {
         trace?: never;
     };
 }
-export type webhooks = Record<string, never>;
+export interface webhooks {
+    "billing.card.expiring": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Your card expires before the next payment */
+        post: operations["billing.card.expiring"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.card.refused": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A card could not be saved */
+        post: operations["billing.card.refused"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.dispute.opened": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A payment is disputed */
+        post: operations["billing.dispute.opened"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.payment.failed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A payment failed */
+        post: operations["billing.payment.failed"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.payment.recovered": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A late payment has arrived */
+        post: operations["billing.payment.recovered"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.plan.changed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Your plan, its cycle or its seats changed */
+        post: operations["billing.plan.changed"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.plan.continued": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Your plan does not end after all */
+        post: operations["billing.plan.continued"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.plan.ended": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Your plan has ended */
+        post: operations["billing.plan.ended"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.plan.ending": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Your plan ends on a date */
+        post: operations["billing.plan.ending"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.plan.renewing": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Your yearly plan renews in a week */
+        post: operations["billing.plan.renewing"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.plan.started": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Your plan begins */
+        post: operations["billing.plan.started"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.refund.issued": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** You are refunded */
+        post: operations["billing.refund.issued"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.trial.ending": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Your trial ends in three days */
+        post: operations["billing.trial.ending"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.usage.at_limit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** You have used all that your plan includes */
+        post: operations["billing.usage.at_limit"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "billing.usage.near_limit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** You have used 80 % of what your plan includes */
+        post: operations["billing.usage.near_limit"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.buyer.matched": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A new buyer looks for one of your listings */
+        post: operations["crm.buyer.matched"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.contact.assigned": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A contact was assigned to you */
+        post: operations["crm.contact.assigned"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.contact.created": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A contact was created */
+        post: operations["crm.contact.created"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.deal.assigned": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A deal was assigned to you */
+        post: operations["crm.deal.assigned"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.deal.created": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A deal was created */
+        post: operations["crm.deal.created"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.deal.lost": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A deal was lost */
+        post: operations["crm.deal.lost"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.deal.won": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A deal was won */
+        post: operations["crm.deal.won"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.lead.assigned": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A lead was assigned to you */
+        post: operations["crm.lead.assigned"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.lead.captured": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Somebody wrote through your website */
+        post: operations["crm.lead.captured"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.lead.created": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A lead was created */
+        post: operations["crm.lead.created"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.listing.assigned": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A listing was assigned to you */
+        post: operations["crm.listing.assigned"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "crm.listing.matched": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A new listing suits your buyers */
+        post: operations["crm.listing.matched"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "dashboard.action.triggered": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Somebody ran an action that triggers a workflow */
+        post: operations["dashboard.action.triggered"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "garage.order.assigned": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** You build an agent order */
+        post: operations["garage.order.assigned"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "garage.order.moved": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** An order of yours has a new status */
+        post: operations["garage.order.moved"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "organization.export.ready": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** An export you requested is ready */
+        post: operations["organization.export.ready"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "organization.member.invited": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** You are invited to an organization */
+        post: operations["organization.member.invited"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "organization.member.joined": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Somebody joined the organization */
+        post: operations["organization.member.joined"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "organization.member.removed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** You were removed from an organization */
+        post: operations["organization.member.removed"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "organization.member.role_changed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Your role in an organization was changed */
+        post: operations["organization.member.role_changed"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "organization.message.sent": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A message from the server to members */
+        post: operations["organization.message.sent"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "organization.webhook.tested": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A test of a webhook */
+        post: operations["organization.webhook.tested"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "work.appointment.assigned": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** An appointment was assigned to you */
+        post: operations["work.appointment.assigned"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "work.appointment.reminder": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** An appointment of yours begins soon */
+        post: operations["work.appointment.reminder"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "work.note.mentioned": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** You were mentioned in a note */
+        post: operations["work.note.mentioned"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "work.project.assigned": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A project was assigned to you */
+        post: operations["work.project.assigned"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "work.task.assigned": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A task was assigned to you */
+        post: operations["work.task.assigned"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "work.task.due": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A task of yours is due within a day */
+        post: operations["work.task.due"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "work.task.overdue": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A task of yours is overdue */
+        post: operations["work.task.overdue"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+}
 export interface components {
     schemas: {
         /** @description Every error has this form. */
@@ -3501,6 +4250,1048 @@ export interface components {
          * @enum {string}
          */
         WidgetType: "KPI_CARD" | "CHART" | "TABLE" | "ACTIVITY_FEED" | "QUICK_ACTIONS" | "MODULE_SHORTCUTS" | "PROGRESS_TRACKER" | "NOTIFICATION_PANEL" | "CALENDAR" | "WEATHER";
+        /** @description Your card expires before the next payment. */
+        BillingCardExpiringEvent: {
+            /** @constant */
+            type: "billing.card.expiring";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A card could not be saved. */
+        BillingCardRefusedEvent: {
+            /** @constant */
+            type: "billing.card.refused";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A payment is disputed. */
+        BillingDisputeOpenedEvent: {
+            /** @constant */
+            type: "billing.dispute.opened";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A payment failed. */
+        BillingPaymentFailedEvent: {
+            /** @constant */
+            type: "billing.payment.failed";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A late payment has arrived. */
+        BillingPaymentRecoveredEvent: {
+            /** @constant */
+            type: "billing.payment.recovered";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Your plan, its cycle or its seats changed. */
+        BillingPlanChangedEvent: {
+            /** @constant */
+            type: "billing.plan.changed";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Your plan does not end after all. */
+        BillingPlanContinuedEvent: {
+            /** @constant */
+            type: "billing.plan.continued";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Your plan has ended. */
+        BillingPlanEndedEvent: {
+            /** @constant */
+            type: "billing.plan.ended";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Your plan ends on a date. */
+        BillingPlanEndingEvent: {
+            /** @constant */
+            type: "billing.plan.ending";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Your yearly plan renews in a week. */
+        BillingPlanRenewingEvent: {
+            /** @constant */
+            type: "billing.plan.renewing";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Your plan begins. */
+        BillingPlanStartedEvent: {
+            /** @constant */
+            type: "billing.plan.started";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description You are refunded. */
+        BillingRefundIssuedEvent: {
+            /** @constant */
+            type: "billing.refund.issued";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Your trial ends in three days. */
+        BillingTrialEndingEvent: {
+            /** @constant */
+            type: "billing.trial.ending";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description You have used all that your plan includes. */
+        BillingUsageAtLimitEvent: {
+            /** @constant */
+            type: "billing.usage.at_limit";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description You have used 80 % of what your plan includes. */
+        BillingUsageNearLimitEvent: {
+            /** @constant */
+            type: "billing.usage.near_limit";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A new buyer looks for one of your listings. */
+        CrmBuyerMatchedEvent: {
+            /** @constant */
+            type: "crm.buyer.matched";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "listing";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A contact was assigned to you. */
+        CrmContactAssignedEvent: {
+            /** @constant */
+            type: "crm.contact.assigned";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "contact";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    ids?: string[];
+                };
+            };
+        };
+        /** @description A contact was created. */
+        CrmContactCreatedEvent: {
+            /** @constant */
+            type: "crm.contact.created";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "contact";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A deal was assigned to you. */
+        CrmDealAssignedEvent: {
+            /** @constant */
+            type: "crm.deal.assigned";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "deal";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    ids?: string[];
+                };
+            };
+        };
+        /** @description A deal was created. */
+        CrmDealCreatedEvent: {
+            /** @constant */
+            type: "crm.deal.created";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "deal";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A deal was lost. */
+        CrmDealLostEvent: {
+            /** @constant */
+            type: "crm.deal.lost";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "deal";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    value?: number | null;
+                };
+            };
+        };
+        /** @description A deal was won. */
+        CrmDealWonEvent: {
+            /** @constant */
+            type: "crm.deal.won";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "deal";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    value?: number | null;
+                };
+            };
+        };
+        /** @description A lead was assigned to you. */
+        CrmLeadAssignedEvent: {
+            /** @constant */
+            type: "crm.lead.assigned";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "lead";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    ids?: string[];
+                };
+            };
+        };
+        /** @description Somebody wrote through your website. */
+        CrmLeadCapturedEvent: {
+            /** @constant */
+            type: "crm.lead.captured";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "lead" | "contact";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A lead was created. */
+        CrmLeadCreatedEvent: {
+            /** @constant */
+            type: "crm.lead.created";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "lead";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A listing was assigned to you. */
+        CrmListingAssignedEvent: {
+            /** @constant */
+            type: "crm.listing.assigned";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "listing";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    ids?: string[];
+                };
+            };
+        };
+        /** @description A new listing suits your buyers. */
+        CrmListingMatchedEvent: {
+            /** @constant */
+            type: "crm.listing.matched";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "listing";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Somebody ran an action that triggers a workflow. */
+        DashboardActionTriggeredEvent: {
+            /** @constant */
+            type: "dashboard.action.triggered";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "quick_action";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    name?: string;
+                    input?: Record<string, never> | null;
+                };
+            };
+        };
+        /** @description You build an agent order. */
+        GarageOrderAssignedEvent: {
+            /** @constant */
+            type: "garage.order.assigned";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "order";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description An order of yours has a new status. */
+        GarageOrderMovedEvent: {
+            /** @constant */
+            type: "garage.order.moved";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "order";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    to?: string;
+                    from?: string;
+                };
+            };
+        };
+        /** @description An export you requested is ready. */
+        OrganizationExportReadyEvent: {
+            /** @constant */
+            type: "organization.export.ready";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    type: string | null;
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description You are invited to an organization. */
+        OrganizationMemberInvitedEvent: {
+            /** @constant */
+            type: "organization.member.invited";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    type: string | null;
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Somebody joined the organization. */
+        OrganizationMemberJoinedEvent: {
+            /** @constant */
+            type: "organization.member.joined";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "member";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    role?: string;
+                };
+            };
+        };
+        /** @description You were removed from an organization. */
+        OrganizationMemberRemovedEvent: {
+            /** @constant */
+            type: "organization.member.removed";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "member";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description Your role in an organization was changed. */
+        OrganizationMemberRoleChangedEvent: {
+            /** @constant */
+            type: "organization.member.role_changed";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "member";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    was?: string;
+                    role?: string;
+                };
+            };
+        };
+        /** @description A message from the server to members. */
+        OrganizationMessageSentEvent: {
+            /** @constant */
+            type: "organization.message.sent";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    type: string | null;
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A test of a webhook. */
+        OrganizationWebhookTestedEvent: {
+            /** @constant */
+            type: "organization.webhook.tested";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "webhook";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description An appointment was assigned to you. */
+        WorkAppointmentAssignedEvent: {
+            /** @constant */
+            type: "work.appointment.assigned";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "appointment";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    ids?: string[];
+                };
+            };
+        };
+        /** @description An appointment of yours begins soon. */
+        WorkAppointmentReminderEvent: {
+            /** @constant */
+            type: "work.appointment.reminder";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "appointment";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    /** Format: date-time */
+                    at?: string;
+                    minutes?: number;
+                };
+            };
+        };
+        /** @description You were mentioned in a note. */
+        WorkNoteMentionedEvent: {
+            /** @constant */
+            type: "work.note.mentioned";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "note";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A project was assigned to you. */
+        WorkProjectAssignedEvent: {
+            /** @constant */
+            type: "work.project.assigned";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "project";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    ids?: string[];
+                };
+            };
+        };
+        /** @description A task was assigned to you. */
+        WorkTaskAssignedEvent: {
+            /** @constant */
+            type: "work.task.assigned";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "task";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: {
+                    ids?: string[];
+                };
+            };
+        };
+        /** @description A task of yours is due within a day. */
+        WorkTaskDueEvent: {
+            /** @constant */
+            type: "work.task.due";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "task";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
+        /** @description A task of yours is overdue. */
+        WorkTaskOverdueEvent: {
+            /** @constant */
+            type: "work.task.overdue";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "task";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
     };
     responses: never;
     parameters: never;
@@ -12988,6 +14779,1590 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Error"];
                 };
+            };
+        };
+    };
+    "billing.card.expiring": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingCardExpiringEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.card.refused": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingCardRefusedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.dispute.opened": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingDisputeOpenedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.payment.failed": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingPaymentFailedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.payment.recovered": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingPaymentRecoveredEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.plan.changed": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingPlanChangedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.plan.continued": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingPlanContinuedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.plan.ended": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingPlanEndedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.plan.ending": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingPlanEndingEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.plan.renewing": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingPlanRenewingEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.plan.started": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingPlanStartedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.refund.issued": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingRefundIssuedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.trial.ending": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingTrialEndingEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.usage.at_limit": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingUsageAtLimitEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "billing.usage.near_limit": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingUsageNearLimitEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.buyer.matched": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmBuyerMatchedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.contact.assigned": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmContactAssignedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.contact.created": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmContactCreatedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.deal.assigned": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmDealAssignedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.deal.created": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmDealCreatedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.deal.lost": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmDealLostEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.deal.won": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmDealWonEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.lead.assigned": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmLeadAssignedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.lead.captured": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmLeadCapturedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.lead.created": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmLeadCreatedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.listing.assigned": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmListingAssignedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "crm.listing.matched": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CrmListingMatchedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "dashboard.action.triggered": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DashboardActionTriggeredEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "garage.order.assigned": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["GarageOrderAssignedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "garage.order.moved": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["GarageOrderMovedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "organization.export.ready": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OrganizationExportReadyEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "organization.member.invited": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OrganizationMemberInvitedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "organization.member.joined": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OrganizationMemberJoinedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "organization.member.removed": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OrganizationMemberRemovedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "organization.member.role_changed": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OrganizationMemberRoleChangedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "organization.message.sent": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OrganizationMessageSentEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "organization.webhook.tested": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OrganizationWebhookTestedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "work.appointment.assigned": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkAppointmentAssignedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "work.appointment.reminder": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkAppointmentReminderEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "work.note.mentioned": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkNoteMentionedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "work.project.assigned": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkProjectAssignedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "work.task.assigned": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkTaskAssignedEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "work.task.due": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkTaskDueEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    "work.task.overdue": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": string;
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": string;
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkTaskOverdueEvent"];
+            };
+        };
+        responses: {
+            /** @description The receiver is gone: the webhook is switched off. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The event has arrived. Any other response is a failure, and is tried again. */
+            "2XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
         };
     };
