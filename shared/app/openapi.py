@@ -85,14 +85,18 @@ ONCE = {
 
 # The catalog of events, of `make schema`.
 EVENTS = Path(__file__).with_name("events.json")
-SIGNED = [
-    {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+SIGNED = {
+    name: {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
     for name, text in (
         ("webhook-id", "The delivery; a retry or a replay repeats it."),
         ("webhook-timestamp", "When it was sent, in seconds since 1970."),
         ("webhook-signature", "`v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks."),
     )
-]
+}
+RECEIVED = {
+    "2XX": {"description": "The event has arrived. Any other response is a failure, and is tried again."},
+    "410": {"description": "The receiver is gone: the webhook is switched off."},
+}
 
 
 def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
@@ -122,6 +126,8 @@ def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
         "webhooks": {kind: {"post": _delivery(kind, event["description"])} for kind, event in events.items()},
         "components": {
             "securitySchemes": SCHEMES,
+            "parameters": SIGNED,
+            "responses": {f"Delivery{status}": response for status, response in RECEIVED.items()},
             "schemas": {
                 "Error": ERROR,
                 **definitions.get("$defs", {}),
@@ -142,12 +148,9 @@ def _delivery(kind: str, description: str) -> dict[str, Any]:
         "operationId": kind,
         "summary": description,
         "security": [],
-        "parameters": SIGNED,
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in SIGNED],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {
-            "2XX": {"description": "The event has arrived. Any other response is a failure, and is tried again."},
-            "410": {"description": "The receiver is gone: the webhook is switched off."},
-        },
+        "responses": {status: {"$ref": f"#/components/responses/Delivery{status}"} for status in RECEIVED},
     }
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.exceptions import MCPError
 from mcp.types import (
+    INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
     ListResourcesResult,
@@ -65,11 +67,10 @@ def _server(call: Call[Any]) -> Server[Any]:
         )
 
     async def read_resource(_: Any, params: ReadResourceRequestParams) -> ReadResourceResult:
-        table = str(params.uri).removeprefix(SCHEMA).strip("/")
-        text, _replayed = await call.session.run("private.tool_schema", f'{{"table": "{table}"}}' if table else "{}")
-        return ReadResourceResult(
-            contents=[TextResourceContents(uri=params.uri, mime_type="application/json", text=text or "[]")]
-        )
+        if str(params.uri) != SCHEMA:
+            raise MCPError(INVALID_PARAMS, f"There is no such resource; there is {SCHEMA}", str(params.uri)[:200])
+        text, _replayed = await call.session.run("private.tool_schema", "{}")
+        return ReadResourceResult(contents=[TextResourceContents(uri=SCHEMA, mime_type="application/json", text=text)])
 
     return Server(
         "strive",

@@ -278,11 +278,30 @@ begin
 end $$;
 comment on function private.known_emails(text[]) is 'Which of these the caller''s organization has already.';
 
-create function private.name_problem(message text) returns text language sql immutable set search_path = '' as $$
-  select left(regexp_replace(message, '^.* violates check constraint "(.*)"$', '\1'), 300)
-$$;
+create function private.name_problem(message text) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  part text[];
+begin
+  if message like '%violates check constraint%' then
+    return left(substring(message from ' violates check constraint "(.*)"$'), 300);
+  end if;
+  part := regexp_match(message, '^invalid input value for enum (?:public\.)?"?(\w+)"?: "(.*)"$');
+  if part is not null then
+    return format('found %L; accepted: %s', left(part[2], 100), (
+      select string_agg(e.enumlabel, ', ' order by e.enumsortorder) from pg_catalog.pg_enum e
+      join pg_catalog.pg_type t on t.oid = e.enumtypid
+      where t.typname = part[1] and t.typnamespace = 'public'::regnamespace
+    ));
+  end if;
+  message := regexp_replace(message, '^null value in column "(\w+)" .*$', '\1 is required');
+  message := regexp_replace(message, '^invalid input syntax for type (?:numeric|integer): (".*")$', 'found \1; accepted: a number');
+  message := regexp_replace(message, '^malformed array literal: (".*")$', 'found \1; accepted: a list');
+  message := regexp_replace(message, '^numeric field overflow$', 'a number is larger than its field accepts');
+  return left(message, 300);
+end $$;
 comment on function private.name_problem(text) is
-  'The problem of an invalid record: the name of a check says what it requires, and replaces the text of Postgres around it.';
+  'The problem of an invalid record in words for its sender: what was found and what is accepted, instead of the text of Postgres.';
 grant execute on function private.name_problem(text) to authenticated, service_role, strive_api_key;
 
 create function private.import_row(org uuid, kind text, items jsonb) returns void

@@ -152,7 +152,8 @@ begin
       raise exception 'There is no such key that works' using errcode = 'PT404', hint = 'api_keys lists the keys.';
     end if;
   elsif (wish ->> 'expires_at')::timestamptz not between now() and now() + interval '10 years' then
-    raise exception 'expires_at is within the next ten years' using errcode = 'PT422';
+    raise exception 'expires_at is not within the next ten years' using
+      errcode = 'PT422', detail = format('Found %s.', wish ->> 'expires_at'), hint = 'Omit it for a key that does not expire.';
   end if;
   insert into public.api_keys (
     organization_id, name, prefix, key_hash, scopes, networks, expires_at, created_by, rotated_from

@@ -91,8 +91,8 @@ declare
   created jsonb;
 begin
   execute format(
-    'insert into %s (organization_id, %s) select $1, %2$s from jsonb_populate_record(null::%1$s, $2) returning to_jsonb(%3$s.*)',
-    target, private.tool_list(array_remove(columns, 'organization_id')), split_part(target::text, '.', 2)
+    'insert into %s (organization_id%s) select $1%2$s from jsonb_populate_record(null::%1$s, $2) returning to_jsonb(%3$s.*)',
+    target, ', ' || private.tool_list(array_remove(columns, 'organization_id')), split_part(target::text, '.', 2)
   ) into created using private.require_org('MEMBER'), request -> 'values';
   return created;
 end $$;
@@ -169,7 +169,6 @@ begin
       )
     ) order by t.relation)
     from private.api_key_tables t join pg_catalog.pg_class c on c.oid = format('public.%I', t.relation)::regclass
-    where request ->> 'table' is null or t.relation = request ->> 'table'
   );
 end $$;
 comment on function private.tool_schema(jsonb) is 'The tables that tools reach, with their columns, types and values.';

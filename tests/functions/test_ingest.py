@@ -63,9 +63,20 @@ def test_records_without_a_mapping_are_matched_by_name(functions: Serving, key: 
 
 
 def test_an_invalid_record_says_what_is_accepted(functions: Serving, key: str) -> None:
-    answer = ingest(functions, key, {"name": "x" * 256}, {"name": "Ada", "budget": "-1"}, dry_run=True)
-    results = answer.json()["results"]
-    assert [each["problem"] for each in results] == ["lead name is 1 to 255 characters", "budget is not negative"]
+    wrong = {
+        "lead name is 1 to 255 characters": {"name": "x" * 256},
+        "budget is not negative": {"name": "Ada", "budget": "-1"},
+        "name is required": {"email": "ada@portal.test"},
+        "found 'OLD'; accepted: NEW_LEAD, IN_CONTACT, QUALIFIED, UNQUALIFIED, CONVERTED, LOST": {
+            "name": "Ada",
+            "status": "OLD",
+        },
+        'found "much"; accepted: a number': {"name": "Ada", "budget": "much"},
+        'found "hot"; accepted: a list': {"name": "Ada", "tags": "hot"},
+        "a number is larger than its field accepts": {"name": "Ada", "budget": 1e300},
+    }
+    answer = ingest(functions, key, *wrong.values(), dry_run=True)
+    assert [each["problem"] for each in answer.json()["results"]] == list(wrong)
 
 
 def test_attack_ingest_beyond_the_scope_or_columns(functions: Serving, key: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import httpx2
 import pytest
 from mcp.client.client import Client
@@ -16,6 +17,7 @@ from tests.support.serving import NO_TLS, Serving, token
 from tests.support.world import ACME, GLOBEX, Database
 
 MCP = "/functions/v1/mcp"
+ACCEPT = {"accept": "application/json, text/event-stream"}
 Use = Callable[[Client], Awaitable[Any]]
 
 
@@ -29,6 +31,13 @@ def run(functions: Serving, credential: str, use: Use, **options: Any) -> Any:
             return await use(client)
 
     return asyncio.run(connected())
+
+
+def send(functions: Serving, credential: str, method: str, params: Any, **headers: str) -> httpx.Response:
+    """A message as a client of the attacker's own sends it."""
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    with functions.client(None, authorization=f"Bearer {credential}") as client:
+        return client.post(MCP, json=message, headers=ACCEPT | headers)
 
 
 def call(functions: Serving, credential: str, tool: str, **arguments: Any) -> tuple[Any, bool]:
@@ -120,6 +129,8 @@ def test_wrong_arguments_are_explained(functions: Serving) -> None:
     assert refused(functions, member, "search_crm", query="") == "invalid_arguments"
     assert refused(functions, member, "list_records", table="users; drop table users") == "PT400"
     assert refused(functions, member, "create_record", table="leads", values={"no_column": 1}) == "PT400"
+    nameless = {"table": "leads", "values": {"organization_id": str(ACME)}}
+    assert refused(functions, member, "create_record", **nameless) == "23502"
     assert refused(functions, member, "get_record", table="leads", id=str(uuid4())) == "PT404"
     assert refused(functions, member, "update_record", table="leads", id=str(uuid4()), values={"name": "A"}) == "PT404"
 
@@ -145,6 +156,40 @@ def test_attack_tools_reach_no_further_than_their_caller(functions: Serving, dat
     assert (
         done(functions, make_key(functions, "BILLING_READ")["key"], "list_records", table="subscriptions") is not None
     )
+
+
+def test_attack_name_another_organization_with_a_key(functions: Serving, database: Database) -> None:
+    key = make_key(functions, "CRM_WRITE")["key"]
+    create = {"name": "create_record", "arguments": {"table": "leads", "values": {"name": "Planted"}}}
+    for request in (create, {"name": "list_records", "arguments": {"table": "leads"}}):
+        answer = send(functions, key, "tools/call", request, **{"x-org-id": str(GLOBEX)})
+        text = json.loads(answer.json()["result"]["content"][0]["text"])
+        assert text.get("code") == "42501" or text == {"records": []}
+    with database.connect() as connection:
+        assert connection.execute("select count(*) from public.leads where name = 'Planted'").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "uri", ["strive://schema/leads", 'strive://schema/","x":"', "file:///etc/passwd", "strive://keys"]
+)
+def test_attack_read_a_resource_that_is_not_there(functions: Serving, uri: str) -> None:
+    answer = send(functions, token("member"), "resources/read", {"uri": uri})
+    assert "There is no such resource" in answer.json()["error"]["message"]
+
+
+def test_attack_messages_without_measure(functions: Serving) -> None:
+    member = token("member")
+    search = {"name": "search_crm", "arguments": {"query": "a" * (1 << 18)}}
+    assert send(functions, member, "tools/call", search).status_code == 413
+    deep: Any = "a"
+    for _ in range(500):
+        deep = [deep]
+    for arguments in ({"query": deep}, dict.fromkeys(map(str, range(5000)))):
+        wrong = {"name": "search_crm", "arguments": arguments}
+        assert send(functions, member, "tools/call", wrong).status_code in {400, 413, 422}
+    with functions.client("member") as client:
+        batch = [{"jsonrpc": "2.0", "id": n, "method": "tools/list"} for n in range(1000)]
+        assert client.post(MCP, json=batch, headers=ACCEPT).status_code == 422
 
 
 def test_server_needs_credentials(functions: Serving) -> None:

@@ -345,6 +345,25 @@ def test_actions_trigger_workflows_and_calls(functions: Serving, database: Datab
 
 
 @pytest.mark.usefixtures("connection")
+def test_attack_call_the_webhook_of_another_organization(
+    functions: Serving, database: Database, receiver: Receiver
+) -> None:
+    with database.acting_as("globex_owner", commit=True) as cursor:
+        cursor.execute("select public.create_webhook(%s)", [receiver.url])
+    with database.acting_as("admin", commit=True) as cursor:
+        cursor.execute(
+            "insert into public.quick_actions (organization_id, name, icon, action_type, api_endpoint)"
+            " values (%s, 'Sync', 'bolt', 'API_CALL', %s) returning id",
+            [ACME, receiver.url],
+        )
+        action = cursor.fetchall()[0]["id"]
+        cursor.execute("select public.run_quick_action(%s) as result", [action])
+        assert cursor.fetchall()[0]["result"]["delivery_id"] is None
+    deliver(functions)
+    assert receiver.requests == []
+
+
+@pytest.mark.usefixtures("connection")
 def test_created_records_are_events(functions: Serving, database: Database, receiver: Receiver) -> None:
     subscribe(database, receiver.url, ["crm.lead.created"])
     with database.acting_as("member", commit=True) as cursor:
@@ -365,7 +384,7 @@ def test_delivered_events_match_their_documented_schemas(
     with database.acting_as("owner", commit=True) as cursor:
         for name, statement in ACTS.items():
             cursor.execute(statement, ids)
-            ids[name] = cursor.fetchall()[0]["id"] if cursor.description else None
+            ids[name] = cursor.fetchall()[0].get("id") if cursor.description else None
     for kind in described["webhooks"]:  # those that need more than a statement, and data that nobody may get
         subjects = json.loads(EVENTS.read_text())[kind]["subjects"] or ["anything"]
         secret = json.dumps({"token": "of the recipient alone", "secret_path": "/invitations/token", "link": "/token"})

@@ -172,7 +172,8 @@ def test_every_plan_on_sale_has_a_price_at_stripe(own: Stack) -> None:
     assert {plan for plan in before if before[plan] != after[plan]} == {"GROWTH MONTHLY"}
 
 
-def test_own_stripe_key_replaces_the_double(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_stripe_key_and_model_replace_the_doubles(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AI_BASE_URL", "https://models.test/v1")
     monkeypatch.setenv("STRIPE_SECRET_KEY", "sk_test_of_ones_own")
     monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_of_ones_own")
     own.start(0, 0)
@@ -182,6 +183,7 @@ def test_own_stripe_key_replaces_the_double(own: Stack, monkeypatch: pytest.Monk
     variables = processes["functions"].environ()
     assert variables["STRIPE_SECRET_KEY"] == "sk_test_of_ones_own"
     assert "STRIPE_API_BASE" not in variables
+    assert variables["AI_BASE_URL"] == "https://models.test/v1"
     values = own.values()
     assert (values["STRIPE_API_BASE"], values["STRIPE_WEBHOOK_SECRET"]) == (
         "https://api.stripe.com",

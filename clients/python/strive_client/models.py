@@ -1838,7 +1838,8 @@ class BillingUsageNearLimitEvent(BaseModel):
 
 
 class Type15(StrEnum):
-    listing = 'listing'
+    lead = 'lead'
+    contact = 'contact'
 
 
 class Subject15(BaseModel):
@@ -1846,9 +1847,13 @@ class Subject15(BaseModel):
     id: UUID | None
 
 
+class Details(BaseModel):
+    listing_ids: list[UUID] | None = None
+
+
 class Data15(BaseModel):
     subject: Subject15
-    details: dict[str, Any]
+    details: Details
 
 
 class CrmBuyerMatchedEvent(BaseModel):
@@ -1872,13 +1877,13 @@ class Subject16(BaseModel):
     id: UUID | None
 
 
-class Details(BaseModel):
+class Details1(BaseModel):
     ids: list[UUID] | None = None
 
 
 class Data16(BaseModel):
     subject: Subject16
-    details: Details
+    details: Details1
 
 
 class CrmContactAssignedEvent(BaseModel):
@@ -1926,7 +1931,7 @@ class Subject18(BaseModel):
 
 class Data18(BaseModel):
     subject: Subject18
-    details: Details
+    details: Details1
 
 
 class CrmDealAssignedEvent(BaseModel):
@@ -1968,13 +1973,13 @@ class Subject20(BaseModel):
     id: UUID | None
 
 
-class Details2(BaseModel):
+class Details3(BaseModel):
     value: float | None = None
 
 
 class Data20(BaseModel):
     subject: Subject20
-    details: Details2
+    details: Details3
 
 
 class CrmDealLostEvent(BaseModel):
@@ -1996,7 +2001,7 @@ class Subject21(BaseModel):
 
 class Data21(BaseModel):
     subject: Subject21
-    details: Details2
+    details: Details3
 
 
 class CrmDealWonEvent(BaseModel):
@@ -2020,13 +2025,13 @@ class Subject22(BaseModel):
     id: UUID | None
 
 
-class Details4(BaseModel):
+class Details5(BaseModel):
     ids: list[UUID] | None = None
 
 
 class Data22(BaseModel):
     subject: Subject22
-    details: Details4
+    details: Details5
 
 
 class CrmLeadAssignedEvent(BaseModel):
@@ -2105,7 +2110,7 @@ class Subject25(BaseModel):
 
 class Data25(BaseModel):
     subject: Subject25
-    details: Details4
+    details: Details5
 
 
 class CrmListingAssignedEvent(BaseModel):
@@ -2151,14 +2156,14 @@ class Subject27(BaseModel):
     id: UUID | None
 
 
-class Details6(BaseModel):
+class Details7(BaseModel):
     name: str | None = None
     input: dict[str, Any] | None = None
 
 
 class Data27(BaseModel):
     subject: Subject27
-    details: Details6
+    details: Details7
 
 
 class DashboardActionTriggeredEvent(BaseModel):
@@ -2204,14 +2209,14 @@ class Subject29(BaseModel):
     id: UUID | None
 
 
-class Details7(BaseModel):
+class Details8(BaseModel):
     to: str | None = None
     from_: Annotated[str | None, Field(alias='from')] = None
 
 
 class Data29(BaseModel):
     subject: Subject29
-    details: Details7
+    details: Details8
 
 
 class GarageOrderMovedEvent(BaseModel):
@@ -2226,19 +2231,27 @@ class GarageOrderMovedEvent(BaseModel):
     data: Data29
 
 
+class Type30(StrEnum):
+    organization = 'organization'
+
+
 class Subject30(BaseModel):
-    type: str | None
+    type: Type30
     id: UUID | None
+
+
+class Details9(BaseModel):
+    export_id: UUID | None = None
 
 
 class Data30(BaseModel):
     subject: Subject30
-    details: dict[str, Any]
+    details: Details9
 
 
 class OrganizationExportReadyEvent(BaseModel):
     """
-    An export you requested is ready.
+    Data of your organization was exported.
     """
 
     type: Literal['organization.export.ready']
@@ -2248,8 +2261,13 @@ class OrganizationExportReadyEvent(BaseModel):
     data: Data30
 
 
+class Subject31(BaseModel):
+    type: str | None
+    id: UUID | None
+
+
 class Data31(BaseModel):
-    subject: Subject30
+    subject: Subject31
     details: dict[str, Any]
 
 
@@ -2265,22 +2283,22 @@ class OrganizationMemberInvitedEvent(BaseModel):
     data: Data31
 
 
-class Type30(StrEnum):
+class Type31(StrEnum):
     member = 'member'
 
 
 class Subject32(BaseModel):
-    type: Type30
+    type: Type31
     id: UUID | None
 
 
-class Details8(BaseModel):
+class Details10(BaseModel):
     role: str | None = None
 
 
 class Data32(BaseModel):
     subject: Subject32
-    details: Details8
+    details: Details10
 
 
 class OrganizationMemberJoinedEvent(BaseModel):
@@ -2296,7 +2314,7 @@ class OrganizationMemberJoinedEvent(BaseModel):
 
 
 class Subject33(BaseModel):
-    type: Type30
+    type: Type31
     id: UUID | None
 
 
@@ -2318,18 +2336,18 @@ class OrganizationMemberRemovedEvent(BaseModel):
 
 
 class Subject34(BaseModel):
-    type: Type30
+    type: Type31
     id: UUID | None
 
 
-class Details9(BaseModel):
+class Details11(BaseModel):
     was: str | None = None
     role: str | None = None
 
 
 class Data34(BaseModel):
     subject: Subject34
-    details: Details9
+    details: Details11
 
 
 class OrganizationMemberRoleChangedEvent(BaseModel):
@@ -2366,12 +2384,12 @@ class OrganizationMessageSentEvent(BaseModel):
     data: Data35
 
 
-class Type33(StrEnum):
+class Type34(StrEnum):
     webhook = 'webhook'
 
 
 class Subject36(BaseModel):
-    type: Type33
+    type: Type34
     id: UUID | None
 
 
@@ -2392,22 +2410,22 @@ class OrganizationWebhookTestedEvent(BaseModel):
     data: Data36
 
 
-class Type34(StrEnum):
+class Type35(StrEnum):
     appointment = 'appointment'
 
 
 class Subject37(BaseModel):
-    type: Type34
+    type: Type35
     id: UUID | None
 
 
-class Details10(BaseModel):
+class Details12(BaseModel):
     ids: list[UUID] | None = None
 
 
 class Data37(BaseModel):
     subject: Subject37
-    details: Details10
+    details: Details12
 
 
 class WorkAppointmentAssignedEvent(BaseModel):
@@ -2423,18 +2441,18 @@ class WorkAppointmentAssignedEvent(BaseModel):
 
 
 class Subject38(BaseModel):
-    type: Type34
+    type: Type35
     id: UUID | None
 
 
-class Details11(BaseModel):
+class Details13(BaseModel):
     at: AwareDatetime | None = None
     minutes: int | None = None
 
 
 class Data38(BaseModel):
     subject: Subject38
-    details: Details11
+    details: Details13
 
 
 class WorkAppointmentReminderEvent(BaseModel):
@@ -2449,12 +2467,12 @@ class WorkAppointmentReminderEvent(BaseModel):
     data: Data38
 
 
-class Type36(StrEnum):
+class Type37(StrEnum):
     note = 'note'
 
 
 class Subject39(BaseModel):
-    type: Type36
+    type: Type37
     id: UUID | None
 
 
@@ -2475,22 +2493,22 @@ class WorkNoteMentionedEvent(BaseModel):
     data: Data39
 
 
-class Type37(StrEnum):
+class Type38(StrEnum):
     project = 'project'
 
 
 class Subject40(BaseModel):
-    type: Type37
+    type: Type38
     id: UUID | None
 
 
-class Details12(BaseModel):
+class Details14(BaseModel):
     ids: list[UUID] | None = None
 
 
 class Data40(BaseModel):
     subject: Subject40
-    details: Details12
+    details: Details14
 
 
 class WorkProjectAssignedEvent(BaseModel):
@@ -2505,18 +2523,18 @@ class WorkProjectAssignedEvent(BaseModel):
     data: Data40
 
 
-class Type38(StrEnum):
+class Type39(StrEnum):
     task = 'task'
 
 
 class Subject41(BaseModel):
-    type: Type38
+    type: Type39
     id: UUID | None
 
 
 class Data41(BaseModel):
     subject: Subject41
-    details: Details12
+    details: Details14
 
 
 class WorkTaskAssignedEvent(BaseModel):
@@ -2532,7 +2550,7 @@ class WorkTaskAssignedEvent(BaseModel):
 
 
 class Subject42(BaseModel):
-    type: Type38
+    type: Type39
     id: UUID | None
 
 
@@ -2554,7 +2572,7 @@ class WorkTaskDueEvent(BaseModel):
 
 
 class Subject43(BaseModel):
-    type: Type38
+    type: Type39
     id: UUID | None
 
 

@@ -553,7 +553,9 @@ export interface paths {
         put?: never;
         /**
          * Import leads or contacts from a CSV file
-         * @description The response has a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet
+         * @description For MEMBER and above, or an API key.
+         *
+         *     The response has a line of JSON for every thousand lines of the file, and a last one. A cell that a spreadsheet
          *     would run as a formula is an error. An organization runs one import at a time, for at most two minutes. An upload
          *     repeated with its Idempotency-Key is imported once; the response is the last line of the first one.
          */
@@ -1802,7 +1804,7 @@ export interface webhooks {
         };
         get?: never;
         put?: never;
-        /** An export you requested is ready */
+        /** Data of your organization was exported */
         post: operations["organization.export.ready"];
         delete?: never;
         options?: never;
@@ -4611,11 +4613,13 @@ export interface components {
             data: {
                 subject: {
                     /** @enum {string} */
-                    type: "listing";
+                    type: "lead" | "contact";
                     /** Format: uuid */
                     id: string | null;
                 };
-                details: Record<string, never>;
+                details: {
+                    listing_ids?: string[];
+                };
             };
         };
         /** @description A contact was assigned to you. */
@@ -4958,7 +4962,7 @@ export interface components {
                 };
             };
         };
-        /** @description An export you requested is ready. */
+        /** @description Data of your organization was exported. */
         OrganizationExportReadyEvent: {
             /** @constant */
             type: "organization.export.ready";
@@ -4973,11 +4977,15 @@ export interface components {
             organization_id: string;
             data: {
                 subject: {
-                    type: string | null;
+                    /** @enum {string} */
+                    type: "organization";
                     /** Format: uuid */
                     id: string | null;
                 };
-                details: Record<string, never>;
+                details: {
+                    /** Format: uuid */
+                    export_id?: string;
+                };
             };
         };
         /** @description You are invited to an organization. */
@@ -5293,8 +5301,30 @@ export interface components {
             };
         };
     };
-    responses: never;
-    parameters: never;
+    responses: {
+        /** @description The event has arrived. Any other response is a failure, and is tried again. */
+        Delivery2XX: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content?: never;
+        };
+        /** @description The receiver is gone: the webhook is switched off. */
+        Delivery410: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content?: never;
+        };
+    };
+    parameters: {
+        /** @description The delivery; a retry or a replay repeats it. */
+        "webhook-id": string;
+        /** @description When it was sent, in seconds since 1970. */
+        "webhook-timestamp": string;
+        /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+        "webhook-signature": string;
+    };
     requestBodies: never;
     headers: never;
     pathItems: never;
@@ -14787,11 +14817,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -14802,20 +14832,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.card.refused": {
@@ -14823,11 +14841,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -14838,20 +14856,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.dispute.opened": {
@@ -14859,11 +14865,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -14874,20 +14880,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.payment.failed": {
@@ -14895,11 +14889,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -14910,20 +14904,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.payment.recovered": {
@@ -14931,11 +14913,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -14946,20 +14928,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.plan.changed": {
@@ -14967,11 +14937,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -14982,20 +14952,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.plan.continued": {
@@ -15003,11 +14961,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15018,20 +14976,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.plan.ended": {
@@ -15039,11 +14985,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15054,20 +15000,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.plan.ending": {
@@ -15075,11 +15009,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15090,20 +15024,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.plan.renewing": {
@@ -15111,11 +15033,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15126,20 +15048,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.plan.started": {
@@ -15147,11 +15057,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15162,20 +15072,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.refund.issued": {
@@ -15183,11 +15081,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15198,20 +15096,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.trial.ending": {
@@ -15219,11 +15105,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15234,20 +15120,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.usage.at_limit": {
@@ -15255,11 +15129,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15270,20 +15144,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "billing.usage.near_limit": {
@@ -15291,11 +15153,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15306,20 +15168,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.buyer.matched": {
@@ -15327,11 +15177,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15342,20 +15192,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.contact.assigned": {
@@ -15363,11 +15201,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15378,20 +15216,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.contact.created": {
@@ -15399,11 +15225,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15414,20 +15240,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.deal.assigned": {
@@ -15435,11 +15249,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15450,20 +15264,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.deal.created": {
@@ -15471,11 +15273,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15486,20 +15288,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.deal.lost": {
@@ -15507,11 +15297,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15522,20 +15312,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.deal.won": {
@@ -15543,11 +15321,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15558,20 +15336,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.lead.assigned": {
@@ -15579,11 +15345,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15594,20 +15360,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.lead.captured": {
@@ -15615,11 +15369,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15630,20 +15384,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.lead.created": {
@@ -15651,11 +15393,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15666,20 +15408,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.listing.assigned": {
@@ -15687,11 +15417,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15702,20 +15432,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "crm.listing.matched": {
@@ -15723,11 +15441,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15738,20 +15456,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "dashboard.action.triggered": {
@@ -15759,11 +15465,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15774,20 +15480,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "garage.order.assigned": {
@@ -15795,11 +15489,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15810,20 +15504,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "garage.order.moved": {
@@ -15831,11 +15513,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15846,20 +15528,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "organization.export.ready": {
@@ -15867,11 +15537,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15882,20 +15552,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "organization.member.invited": {
@@ -15903,11 +15561,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15918,20 +15576,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "organization.member.joined": {
@@ -15939,11 +15585,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15954,20 +15600,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "organization.member.removed": {
@@ -15975,11 +15609,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -15990,20 +15624,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "organization.member.role_changed": {
@@ -16011,11 +15633,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16026,20 +15648,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "organization.message.sent": {
@@ -16047,11 +15657,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16062,20 +15672,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "organization.webhook.tested": {
@@ -16083,11 +15681,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16098,20 +15696,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "work.appointment.assigned": {
@@ -16119,11 +15705,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16134,20 +15720,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "work.appointment.reminder": {
@@ -16155,11 +15729,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16170,20 +15744,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "work.note.mentioned": {
@@ -16191,11 +15753,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16206,20 +15768,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "work.project.assigned": {
@@ -16227,11 +15777,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16242,20 +15792,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "work.task.assigned": {
@@ -16263,11 +15801,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16278,20 +15816,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "work.task.due": {
@@ -16299,11 +15825,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16314,20 +15840,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
     "work.task.overdue": {
@@ -16335,11 +15849,11 @@ export interface operations {
             query?: never;
             header: {
                 /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": string;
+                "webhook-id": components["parameters"]["webhook-id"];
                 /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": string;
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
                 /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": string;
+                "webhook-signature": components["parameters"]["webhook-signature"];
             };
             path?: never;
             cookie?: never;
@@ -16350,20 +15864,8 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The receiver is gone: the webhook is switched off. */
-            410: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
-            /** @description The event has arrived. Any other response is a failure, and is tried again. */
-            "2XX": {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
         };
     };
 }
