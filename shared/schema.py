@@ -261,6 +261,7 @@ JOBS = {
     "forget_expired_keys": "Delete expired idempotency keys.",
     "forget_job_runs": "Delete runs of jobs older than 30 days.",
     "forget_webhook_deliveries": "Delete webhook deliveries older than 30 days.",
+    "keep_months": "Add the next months of the activity log and archive old ones.",
     "purge_trash": "Delete what has been in the trash for 30 days.",
     "reconcile_stripe": "Apply events that were never delivered, and fetch what is in doubt.",
     "redact_stripe_events": "Delete the payload of old events of Stripe.",

@@ -61,7 +61,7 @@ def database_types(database_url: str) -> str:
 
 # Columns without a default that a trigger fills: those that signed-in users may not insert, and a deal's probability.
 FILLED = """select c.relname, a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid
-  where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attnum > 0 and a.attnotnull
+  where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and a.attnum > 0 and a.attnotnull
     and not a.atthasdef and not a.attisdropped and has_any_column_privilege('authenticated', c.oid, 'insert')
     and (not has_column_privilege('authenticated', c.oid, a.attnum, 'insert')
       or (c.relname, a.attname) = ('deals', 'probability'))"""

@@ -144,7 +144,7 @@ def _make_room(connection: SyncConnection, organization: str) -> None:
     relations = connection.execute(
         "select relation::text, condition from private.export_relations()"
         " where relation not in ('public.organizations'::regclass, 'public.organization_members'::regclass,"
-        " 'public.activity_logs'::regclass)"
+        " 'public.activity_logs'::regclass, 'private.archived_activity_logs'::regclass)"
     ).fetchall()
     for relation, condition in relations:
         query = f"select from {relation} t where {condition.replace('$1', '%s')} limit 1"

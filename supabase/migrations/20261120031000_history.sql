@@ -1,8 +1,12 @@
 -- History: who changed what in an organization. One trigger function writes activity_logs for every table that has the
--- trigger `history`; record_history() pages the history of one record.
+-- trigger `history`; record_history() pages the history of one record. The log is stored by month; old months are in a
+-- table of their own, so that what is written and read every day stays small.
+
+-- Months of tables. Nobody but postgres uses this schema.
+create schema partitions;
 
 create table public.activity_logs (
-  id uuid primary key default gen_random_uuid(),
+  id uuid not null default gen_random_uuid(),
   organization_id uuid not null references public.organizations (id) on delete cascade,
   user_id uuid,
   impersonated_by uuid,
@@ -15,8 +19,9 @@ create table public.activity_logs (
   new_data jsonb,
   ip_address text,
   user_agent text,
-  created_at timestamptz not null default clock_timestamp()
-);
+  created_at timestamptz not null default clock_timestamp(),
+  primary key (id, created_at)
+) partition by range (created_at);
 comment on table public.activity_logs is 'Who changed what in an organization. Append-only for everyone.';
 comment on column public.activity_logs.user_id is
   'Who did it; null for the server and for an API key. Stays when the account is deleted, as a pseudonym; without a '
@@ -34,6 +39,112 @@ comment on column public.activity_logs.new_data is 'The row after; of an update 
 create index activity_logs_organization_idx on public.activity_logs (organization_id, created_at desc);
 create index activity_logs_resource_idx on public.activity_logs (organization_id, resource_id, created_at desc, id desc);
 create index activity_logs_user_idx on public.activity_logs (user_id);
+
+create table private.archived_activity_logs (like public.activity_logs including all) partition by range (created_at);
+alter table private.archived_activity_logs
+  add foreign key (organization_id) references public.organizations (id) on delete cascade;
+comment on table private.archived_activity_logs is
+  'Months of activity_logs older than a year: part of history and exports, and not of lists.';
+
+-- Months --------------------------------------------------------------------------------------------------------------
+
+-- Ranges without a gap and without a default partition: only then does a list read one month after the other, without
+-- opening all of them. What is older than the first month is in `…_past`. `…_future` is empty unless the job is late.
+create table partitions.activity_logs_past partition of public.activity_logs for values from (minvalue) to ('2026-01-01 00:00Z');
+create table partitions.activity_logs_future partition of public.activity_logs for values from ('2026-01-01 00:00Z') to (maxvalue);
+create table partitions.archived_activity_logs_rest partition of private.archived_activity_logs default;
+
+create function private.months_of(relation regclass) returns table (partition regclass, starts timestamptz)
+language sql stable set search_path = '' set timezone = 'UTC' as $$
+  select i.inhrelid::regclass, to_date(right(c.relname, 7), 'YYYY_MM')::timestamptz
+  from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+  where i.inhparent = relation and c.relname ~ '_\d{4}_\d{2}$'
+  order by 2
+$$;
+comment on function private.months_of(regclass) is 'The partitions of a table that are a month, oldest first.';
+
+create function private.add_months(relation regclass, ahead integer) returns integer
+language plpgsql set search_path = '' set timezone = 'UTC' as $$
+declare
+  name constant text := (select c.relname from pg_catalog.pg_class c where c.oid = relation);
+  future constant text := format('partitions.%I', name || '_future');
+  last constant timestamptz := date_trunc('month', now()) + make_interval(months => ahead);
+  starts timestamptz := (select max(m.starts) + interval '1 month' from private.months_of(relation) m);
+  ends timestamptz;
+  made integer := 0;
+begin
+  if starts > last then
+    return 0;
+  end if;
+  execute format('alter table %s detach partition %s', relation, future);
+  if starts is null then
+    -- The first time: a year back, so that the past of an installation is in months, too.
+    starts := date_trunc('month', now()) - interval '12 months';
+    execute format('alter table %s detach partition partitions.%I', relation, name || '_past');
+    execute format(
+      'alter table %s attach partition partitions.%I for values from (minvalue) to (%L)', relation, name || '_past', starts
+    );
+  end if;
+  while starts <= last loop
+    ends := starts + interval '1 month';
+    -- The check repeats the range, so that the month is attached to the archive without a look at its rows.
+    execute format(
+      'create table partitions.%I partition of %s (constraint "created_at is in its month" check '
+      '(created_at >= %L and created_at < %L)) for values from (%3$L) to (%4$L)',
+      name || to_char(starts, '_YYYY_MM'), relation, starts, ends
+    );
+    starts := ends;
+    made := made + 1;
+  end loop;
+  execute format(
+    'with late as (delete from %1$s where created_at < %2$L returning *) insert into %3$s select * from late',
+    future, starts, relation
+  );
+  execute format('alter table %s attach partition %s for values from (%L) to (maxvalue)', relation, future, starts);
+  return made;
+end $$;
+comment on function private.add_months(regclass, integer) is
+  'Creates the months of a table up to so many after the current one; entries of a late job move to them. Returns how many.';
+
+create function private.archive_months(relation regclass, archive regclass, kept integer) returns integer
+language plpgsql set search_path = '' set timezone = 'UTC' as $$
+declare
+  past constant text := format('partitions.%I', (select c.relname from pg_catalog.pg_class c where c.oid = relation) || '_past');
+  month record;
+  moved integer := 0;
+begin
+  for month in
+    select m.* from private.months_of(relation) m
+    where m.starts < date_trunc('month', now()) - make_interval(months => kept)
+  loop
+    execute format('alter table %s detach partition %s', relation, month.partition);
+    execute format('alter table %s detach partition %s', relation, past);
+    execute format(
+      'alter table %s attach partition %s for values from (%L) to (%L)', archive, month.partition, month.starts,
+      month.starts + interval '1 month'
+    );
+    execute format(
+      'alter table %s attach partition %s for values from (minvalue) to (%L)', relation, past, month.starts + interval '1 month'
+    );
+    moved := moved + 1;
+  end loop;
+  return moved;
+end $$;
+comment on function private.archive_months(regclass, regclass, integer) is
+  'Moves months older than so many before the current one to the archive of a table. Returns how many.';
+
+-- Each step locks the table for a moment: it does not wait for a long transaction, the next run repeats it.
+create function private.keep_months() returns jsonb
+language plpgsql security definer set search_path = '' set lock_timeout = '2s' as $$
+begin
+  return jsonb_build_object(
+    'added', private.add_months('public.activity_logs', 3),
+    'archived', private.archive_months('public.activity_logs', 'private.archived_activity_logs', 12)
+  );
+end $$;
+comment on function private.keep_months() is
+  'Adds the next three months of activity_logs and archives those older than a year; returns how many of each.';
+select private.keep_months();
 
 -- Writing -------------------------------------------------------------------------------------------------------------
 
@@ -134,6 +245,10 @@ create trigger keep before update or delete on public.activity_logs
   for each row execute function private.keep_activity_logs();
 create trigger keep_all before truncate on public.activity_logs
   for each statement execute function private.keep_activity_logs();
+create trigger keep before update or delete on private.archived_activity_logs
+  for each row execute function private.keep_activity_logs();
+create trigger keep_all before truncate on private.archived_activity_logs
+  for each statement execute function private.keep_activity_logs();
 
 -- Policies ------------------------------------------------------------------------------------------------------------
 
@@ -159,6 +274,7 @@ create function private.record_history(
 language plpgsql stable security definer set search_path = '' as $$
 declare
   org uuid;
+  found_rows bigint;
 begin
   org := case
     when type in ('organizations', 'organization_members', 'organization_invitations') then private.require_org('ADMIN', true)
@@ -177,6 +293,14 @@ begin
   where l.organization_id = org and l.resource_type = record_history.type and l.resource_id = record_history.id
     and (l.created_at, l.id) < (before, before_id)
   order by l.created_at desc, l.id desc limit page_size;
+  get diagnostics found_rows = row_count;
+  if found_rows < page_size then
+    return query
+    select l.* from private.archived_activity_logs l
+    where l.organization_id = org and l.resource_type = record_history.type and l.resource_id = record_history.id
+      and (l.created_at, l.id) < (before, before_id)
+    order by l.created_at desc, l.id desc limit page_size - found_rows;
+  end if;
 end $$;
 comment on function private.record_history(text, uuid, timestamptz, uuid, integer) is
   'Does the work of public.record_history(): activity_logs itself is for ADMIN.';

@@ -380,4 +380,5 @@ grant execute on function private.forget_job_runs() to service_role;
 insert into private.jobs (name, schedule, runs, description) values
   ('forget_expired_keys', '7 * * * *', 'private.forget_expired_keys', 'Delete expired idempotency keys.'),
   ('roll_up_alert_counts', '*/5 * * * *', 'private.roll_up_alert_counts', 'Add views and dismissals to their alerts.'),
+  ('keep_months', '37 2 * * *', 'private.keep_months', 'Add the next months of the activity log and archive old ones.'),
   ('forget_job_runs', '17 3 * * *', 'private.forget_job_runs', 'Delete runs of jobs older than 30 days.');

@@ -31,13 +31,15 @@ from (values
   ('CLEAR', 'billing_email', 'the person''s name and address, in sessions of their own', $${
     private.onboarding_payments.billing_email, private.onboarding_payments.billing_name}$$),
   ('CLEAR', 'user_id', 'where the person was', $${
-    activity_logs.ip_address, activity_logs.user_agent, feature_flag_exposures.network}$$),
+    activity_logs.ip_address, activity_logs.user_agent, private.archived_activity_logs.ip_address,
+    private.archived_activity_logs.user_agent, feature_flag_exposures.network}$$),
   ('CLEAR', 'user_id', 'the organization it made stays', '{onboarding_sessions.user_id}'),
   ('CLEAR', 'id', 'the account itself', $${
     users.name, users.avatar_url, users.last_login_at, users.suspended_at, users.suspended_until, users.suspended_reason}$$),
   ('KEEP', null, 'replaced by an address that is nobody''s', '{users.email}'),
   ('KEEP', null, 'a pseudonym: it points to an account without a name', $${
-    activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by, trash.deleted_by,
+    activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by,
+    private.archived_activity_logs.user_id, private.archived_activity_logs.impersonated_by, trash.deleted_by,
     agent_templates.created_by_id, api_keys.created_by, api_keys.revoked_by, attachments.uploaded_by_id, content.author_id, custom_agent_orders.created_by_id,
     custom_agent_orders.assigned_to_id, dashboard_metrics.created_by, dashboard_widgets.created_by, deal_stage_changes.changed_by, notes.author_id, notes.mentions, organizations.closed_by,
     feature_flags.created_by, feature_flag_exposures.user_id, organization_invitations.invited_by, project_showcases.created_by_id,

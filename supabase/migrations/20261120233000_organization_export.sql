@@ -65,6 +65,8 @@ language sql stable set search_path = '' as $$
     -- The log has every membership there ever was.
     when not complete then 'select m.user_id from public.organization_members m where m.organization_id = $1 union '
       'select l.resource_id from public.activity_logs l where l.organization_id = $1 '
+      'and l.resource_type = ''organization_members'' and l.resource_id is not null union '
+      'select l.resource_id from private.archived_activity_logs l where l.organization_id = $1 '
       'and l.resource_type = ''organization_members'' and l.resource_id is not null'
     else (
       select string_agg(
@@ -85,7 +87,7 @@ comment on function private.people_condition(boolean) is
 create function private.export_column(relation regclass, name text) returns text
 language sql stable set search_path = '' as $$
   select case when not a.attnotnull and a.atttypid = 'uuid'::regtype and (
-      relation = 'public.activity_logs'::regclass and name in ('user_id', 'impersonated_by') or exists (
+      relation in ('public.activity_logs'::regclass, 'private.archived_activity_logs'::regclass) and name in ('user_id', 'impersonated_by') or exists (
         select from pg_catalog.pg_constraint k where k.conrelid = relation and k.contype = 'f'
           and k.confrelid = 'public.users'::regclass and k.conkey = array[a.attnum]
       )

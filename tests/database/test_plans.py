@@ -26,6 +26,7 @@ NO_LISTS = {
     "organizations": "the current one",
     "users": "found by their ids",
     "activity_feed_reads": "found by the entries that are shown",
+    "activity_logs": "by month: test_newest_log_entries_are_read_from_the_newest_months_alone",
     "ai_tools": _CATALOGUE,
     "api_keys": _HANDFUL,
     "plans": _CATALOGUE,
@@ -273,3 +274,20 @@ def test_report_reads_only_rows_of_the_tenant(report: str, caller: Connection, b
     assert conditions
     assert all("organization_id" in condition for condition in conditions)
     assert not any(node.get("Rows Removed by Filter") for node in plan.nodes)
+
+
+def test_newest_log_entries_are_read_from_the_newest_months_alone(full: Database) -> None:
+    with full.connect("supabase_admin") as connection, connection.transaction(force_rollback=True):
+        connection.execute(
+            "insert into public.activity_logs (organization_id, action, resource_type, created_at)"
+            " select o.id, 'updated', 'leads', now() - n * interval '1 hour' from public.organizations o,"
+            " generate_series(1, 8000) n",
+        )
+        connection.execute("analyze public.activity_logs")
+        become(connection, "authenticated", claims_of("owner"), {})
+        plan = explain(connection, "select * from public.activity_logs order by created_at desc limit 50")
+    assert "Sort" not in plan.shape, plan.nodes[:6]
+    months = [node for node in plan.nodes if node["Node Type"] == "Index Scan"]
+    assert len(months) > 12
+    # Of 50 hours: the months to come, the current one, and early in a month the one before.
+    assert sum(node["Actual Loops"] > 0 for node in months) <= 6

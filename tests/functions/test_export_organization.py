@@ -102,6 +102,11 @@ def exporting(tmp_path_factory: pytest.TempPathFactory, database: Database, data
             [ACME],
         )
         owner.execute(
+            "insert into private.archived_activity_logs (organization_id, action, resource_type, created_at)"
+            " values (%s, 'updated', 'leads', now() - interval '3 years')",
+            [ACME],
+        )
+        owner.execute(
             "insert into private.former_customers (stripe_customer_id, organization_id) values ('cus_before', %s)",
             [ACME],
         )

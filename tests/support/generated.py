@@ -100,7 +100,9 @@ def _fill(connection: Connection, table: str) -> None:
     columns = connection.execute(_COLUMNS, oid).fetchall()
     # Building an index once is faster than keeping it for every row; a unique one skips conflicting rows.
     indexes = connection.execute(
-        "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index where indrelid = %s"
+        # Of a table by month, the months get theirs again, too.
+        "select indexrelid::regclass::text, replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ')"
+        " from pg_index where indrelid = %s"
         " and not indisunique",
         oid,
     ).fetchall()

@@ -60,6 +60,8 @@ ingest = Operation("/ingest", models.Ingestion, models.IngestionResult)
 """Create leads from another program, such as Zapier or a portal."""
 invite_member = Operation("/invite-member", models.Invitations, models.InvitedAndSkipped)
 """Invite up to 100 people by e-mail."""
+keep_months = Operation("/keep-months", models.NoInput, models.JobRun)
+"""Add the next months of the activity log and archive old ones."""
 mail_webhook = Operation("/mail-webhook", models.MailEvent, models.Suppressed)
 """Take a bounce or a complaint from the mail provider."""
 mcp = Operation("/mcp", models.Message, models.Answer)

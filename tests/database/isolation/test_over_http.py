@@ -49,7 +49,8 @@ def client(api: Api, actor: Actor) -> httpx.Client:
 
 
 def key(table: Table, row: dict[str, Any]) -> str:
-    return ",".join(str(row[column]) for column in table.key)
+    """As Postgres writes it: JSON writes times in another form."""
+    return ",".join(str(row[column]).replace("T", " ").replace("+00:00", "+00") for column in table.key)
 
 
 def visible(matrix: Matrix, name: str, actor: Actor) -> tuple[set[str], set[str]]:
