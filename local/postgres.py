@@ -124,7 +124,7 @@ class Cluster:
     def _ready(self) -> bool:
         # The eighth line of the pid file is Postgres's own word; asking by connecting would fill its log with refusals.
         try:
-            return (self.data / "postmaster.pid").read_text().split("\n")[7].strip() == "ready"
+            return (self.data / "postmaster.pid").read_text().split("\n")[7].strip() in {"ready", "standby"}
         except (OSError, IndexError):
             return False
 

@@ -49,6 +49,7 @@ class Settings:
     publishable_keys: Mapping[str, str] = field(repr=False)
     secret_keys: Mapping[str, str] = field(repr=False)
     database_url: str = field(repr=False)
+    database_read_url: str | None = field(repr=False)
     database_connections: int
     flag_environment: str
     stripe_secret_key: str | None = field(repr=False)
@@ -129,6 +130,12 @@ class Settings:
             secret_keys=api_keys("SUPABASE_SECRET_KEY", "sb_secret_"),
             database_url=required(
                 "SUPABASE_DB_URL", _database_url, "postgresql://strive_functions:<password>@<host>:<port>/postgres"
+            ),
+            database_read_url=optional(
+                "DATABASE_READ_URL",
+                _database_url,
+                None,
+                "the address of a read replica: postgresql://strive_functions:<password>@<host>:<port>/postgres",
             ),
             database_connections=optional("DATABASE_CONNECTIONS", _connections, 16, "a number from 1 to 100"),
             flag_environment=optional("FLAG_ENVIRONMENT", _flag_environment, "PRODUCTION", " or ".join(Environment)),

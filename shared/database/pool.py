@@ -1,22 +1,28 @@
 """The connection pool, and the one statement that sets the claims of a request and runs its operation."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
+import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg_pool import AsyncConnectionPool
 
 from shared.database.connection import PooledConnection
+from shared.logs import log
 from shared.settings import Settings
 
 CONNECT_SECONDS = 5
 # How long a request waits for a connection while Postgres responds to others, and while it does not.
 CHECKOUT_SECONDS, STUCK_SECONDS = 8.0, 2.0
 WAITING_REQUESTS = 1024
+# How long a read waits until the replica has everything that was committed before it.
+REPLICA_SECONDS = 2.0
+REPLICA_PAUSE_SECONDS = 0.02
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
@@ -45,6 +51,7 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.database_url
+        self._read_url = settings.database_read_url
         self._pool = AsyncConnectionPool(
             self._url,
             connection_class=PooledConnection,
@@ -117,15 +124,32 @@ class Database:
         return claims  # type: ignore[no-any-return]  # jsonb
 
     @asynccontextmanager
-    async def connect(self, application_name: str) -> AsyncIterator[Connection]:
+    async def connect(self, application_name: str, url: str | None = None) -> AsyncIterator[Connection]:
         """A connection outside of the pool, for work that may be long."""
         async with await AsyncConnection.connect(
-            self._url,
+            url or self._url,
             autocommit=True,
             connect_timeout=CONNECT_SECONDS,
             prepare_threshold=None,  # a pooler may be in between
             application_name=application_name,
         ) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def connect_to_read(self, application_name: str) -> AsyncIterator[Connection]:
+        """A connection for long reads: to the replica once it has all that is committed now, else to the primary."""
+        async with AsyncExitStack() as stack:
+            connection = None
+            if self._read_url:
+                (committed,) = await self._one("select pg_current_wal_insert_lsn()::text", ())
+                try:
+                    connection = await stack.enter_async_context(self.connect(application_name, self._read_url))
+                    await _await_replay(connection, committed)
+                except (psycopg.Error, TimeoutError) as error:
+                    log("WARNING", "the replica is not used; the primary is read", why=str(error))
+                    connection = None
+            if connection is None:
+                connection = await stack.enter_async_context(self.connect(application_name))
             yield connection
 
     async def migration_version(self) -> str | None:
@@ -169,6 +193,22 @@ class Database:
             await connection.close()
             await self._pool.putconn(connection)  # which opens another in its place
         return connection
+
+
+async def _await_replay(replica: Connection, committed: str) -> None:
+    """TimeoutError unless the replica soon has this position of the write-ahead log. A promoted one is no replica."""
+    query = "select pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn() >= %s::pg_lsn, false)"
+    deadline = time.monotonic() + REPLICA_SECONDS
+    async with asyncio.timeout(2 * REPLICA_SECONDS):  # a replica that hangs
+        while True:
+            is_replica, has_it = await (await replica.execute(query, [committed])).fetchone() or (False, False)
+            if is_replica and has_it:
+                return
+            if not is_replica:
+                raise TimeoutError("It was promoted.")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"It lacks {committed} after {REPLICA_SECONDS:.0f} s.")
+            await asyncio.sleep(REPLICA_PAUSE_SECONDS)
 
 
 async def one(connection: Connection, statement: str, values: Sequence[Any] = ()) -> Any:

@@ -137,6 +137,7 @@ class Session:
     async def snapshot(self) -> AsyncIterator[ReadLines]:
         """A transaction that only reads, in which everything is as of one moment, on a connection of its own.
 
+        It may be on a replica, which then has everything that was committed before.
         It yields what reads lines: an operation opens the cursor `exported`, and its rows come a few at a time.
         """
 
@@ -152,7 +153,7 @@ class Session:
                     yield line
             await connection.execute("close exported")
 
-        async with self._database.connect("strive-exports") as connection, connection.transaction():
+        async with self._database.connect_to_read("strive-exports") as connection, connection.transaction():
             await connection.execute("set transaction isolation level repeatable read, read only")
             await connection.execute(f"set local idle_in_transaction_session_timeout = '{SNAPSHOT_IDLE}'")
             await connection.execute(SET_CALLER, (self._claims, self._headers))
