@@ -1,7 +1,8 @@
 """Everything under bench/ in one go: `make bench` (at most ten minutes), into docs/benchmarks/.
 
 Every figure is set against a reference of the same run. A peer that is not available is skipped, a failed bench is
-reported, and neither stops the others. Choose some by name: `make bench ARGS="stack flags"`.
+reported, and neither stops the others. Choose some by name: `make bench ARGS="stack flags"`. With `--check` nothing is
+written: the exit status is 1 where a ratio is worse than the committed one by more than 15 %.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 
 from bench import machine, population
 from bench.plots import draw
-from bench.report import page, summary, with_costs
+from bench.report import page, regressions, summary, with_costs
 from bench.running import Bench, run_all
 from local import ROOT
 
@@ -29,17 +30,21 @@ BENCHES = {
     "crm": Bench("bench.crm", 40, needs_population=True),
     "dashboard": Bench("bench.dashboard", 8, needs_population=True),
     "templates": Bench("bench.templates", 8, needs_population=True),
-    "functions": Bench("bench.functions", 150),
+    "functions": Bench("bench.functions", 170),
 }
 
 
-def main(names: list[str], benches: Mapping[str, Bench], folder: Path, budget: float) -> int:
+def main(names: list[str], benches: Mapping[str, Bench], folder: Path, budget: float, *, is_check: bool = False) -> int:
     if unknown := [name for name in names if name not in benches]:
         raise SystemExit(f"There is no {', '.join(unknown)}. Found: {', '.join(benches)}.")
     chosen = {name: bench for name, bench in benches.items() if not names or name in names}
     began = time.monotonic()
     outcomes = run_all(chosen, budget, population.shared)
     results = _kept(folder)
+    if is_check:
+        worse = list(regressions(results["benches"], outcomes))
+        print("\n".join([summary(outcomes), "", *worse]))
+        return int(bool(worse))
     results["benches"] |= outcomes
     if len(chosen) == len(benches):
         results["whole"] = {"seconds": round(time.monotonic() - began), "machine": machine()}
@@ -62,4 +67,5 @@ def _kept(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], BENCHES, FOLDER, BUDGET_SECONDS))
+    chosen = [name for name in sys.argv[1:] if name != "--check"]
+    sys.exit(main(chosen, BENCHES, FOLDER, BUDGET_SECONDS, is_check="--check" in sys.argv))

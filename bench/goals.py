@@ -64,6 +64,8 @@ def described(goal: Goal, figure: Spread) -> str:
 BARE = "a bare functions-framework endpoint that does the same INSERT"
 HELLO_ALONE = "a bare functions-framework hello"
 HELLO = "the same server's /healthz"
+USUAL = "FastAPI with supabase-py"
+DENO = "a Deno Edge Function with supabase-js"
 PEER = "@supabase/stripe-sync-engine"
 BY_HAND = "the same statement without policies, its condition written by hand"
 
@@ -112,9 +114,14 @@ GOALS: dict[str, list[Goal]] = {
         Goal("memory of a worker, at most", "budget", "memory.highest_mb", "MB", at_most=80),
         Goal("memory of a worker at its start", HELLO_ALONE, "memory.at_start_ratio"),
         Goal("memory over 100,000 requests, last quarter", "the second quarter", "memory.growth", at_most=1.02),
+        Goal("record-activity, requests a second", USUAL, "peer.rate_ratios.with_supabase", at_least=3),
         Goal(
-            "record-activity, requests a second", "the same as a Deno Edge Function with supabase-js", "peer.rate_ratio"
+            "record-activity, requests a second",
+            "FastAPI with SQLAlchemy and asyncpg",
+            "peer.rate_ratios.with_sqlalchemy",
         ),
+        Goal("record-activity, requests a second", DENO, "peer.rate_ratios.deno", at_least=1.5),
+        Goal("record-activity, requests a second", "the rpc at the data API", "peer.rate_ratios.rpc"),
     ],
     "webhook": [
         Goal("events a second over HTTP, 8 at once", PEER, "speed.http_rate_ratio_at_8", at_least=3),

@@ -25,11 +25,11 @@ def npm(folder: Path, *packages: str) -> str | None:
     return _reason(words, beside_node(folder))
 
 
-def pypi(folder: Path, package: str) -> str | None:
+def pypi(folder: Path, *packages: str) -> str | None:
     """Install into a separate environment; return None, or why it failed."""
     if not python(folder).exists():
         venv.create(folder / "venv")
-    return _reason([UV, "pip", "install", "--python", python(folder), package], dict(os.environ))
+    return _reason([UV, "pip", "install", "--python", python(folder), *packages], dict(os.environ))
 
 
 def python(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from bench.plots import PLOTS
 
 Outcomes = Mapping[str, Any]
 Line = tuple[Goal, str, str]  # the goal, the figure, and whether it meets the goal
+WORSE = 1.15
 MET = {True: "met", False: "not met", None: ""}
 
 INTRODUCTION = """\
@@ -107,8 +108,10 @@ def page(results: Mapping[str, Any]) -> str:
 def _section(name: str, outcome: Outcomes) -> Iterator[str]:
     yield f"`python -m bench.{name}`, {outcome['at']} UTC, {outcome['seconds']:.0f} s"
     if why := _why(outcome):
-        yield f"Nothing was measured: {why}"
-        return
+        if "figures" not in outcome:
+            yield f"Nothing was measured: {why}"
+            return
+        yield f"Not all was measured: {why}"
     lines = [
         f"| {goal.what} | {goal.reference} | {found} | {goal.bound} | {met if met != 'not met' else '**not met**'} |"
         for goal, found, met in _lines(name, outcome)
@@ -143,6 +146,24 @@ def _missed(outcomes: Outcomes) -> Iterator[str]:
                 yield f"Not met: {goal.what}: {found}, wanted {goal.bound}"
 
 
+def regressions(before: Outcomes, now: Outcomes) -> Iterator[str]:
+    """Ratios whose every round now is worse than the committed median, and their median by more than 15 %.
+
+    Figures in seconds or bytes depend on the machine and are not compared.
+    """
+    for name, outcome in now.items():
+        for goal in GOALS.get(name, []):
+            old, new = goal.figure(before.get(name, {})), goal.figure(outcome)
+            if goal.unit != "×" or not goal.bound or old is None or new is None:
+                continue
+            lower_is_better = goal.at_most is not None
+            best = new["low"] if lower_is_better else new["high"]
+            factor = new["median"] / old["median"] if lower_is_better else old["median"] / new["median"]
+            is_worse = best > old["median"] if lower_is_better else best < old["median"]
+            if factor > WORSE and is_worse:
+                yield f"Regression: {name}: {goal.what}: {described(goal, new)}, committed {described(goal, old)}"
+
+
 def _missing(outcomes: Outcomes) -> Iterator[str]:
     for name, outcome in outcomes.items():
         if why := _why(outcome):
@@ -154,6 +175,8 @@ def _missing(outcomes: Outcomes) -> Iterator[str]:
 def _why(outcome: Outcomes) -> str | None:
     if "failed" in outcome:
         return f"it failed: {outcome['failed']}"
+    if "cut_short" in outcome:
+        return str(outcome["cut_short"])
     return f"it was left out: {outcome['left_out']}" if "left_out" in outcome else None
 
 

@@ -131,19 +131,21 @@ def _run(bench: Bench, environment: Environment, progress: _Progress) -> Outcome
     ):
         listener = threading.Thread(target=_listen, args=(process.stderr or [], last_lines, progress))
         listener.start()
+        late = ""
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
-            return {
-                "failed": f"it was not ready within {limit:.0f} s; last line: {last_lines[-1] if last_lines else '-'}"
-            }
+            late = f"it was not ready within {limit:.0f} s; last line: {last_lines[-1] if last_lines else '-'}"
         finally:
             _end(process)
             listener.join()
+        output.seek(0)
+        if late:  # interrupted, it may have printed what it had
+            partly = output.read()
+            return dict(json.loads(partly)) if partly else {"failed": late}
         if process.returncode:
             print("\n".join(["", *last_lines]), file=sys.stderr)
             return {"failed": last_lines[-1] if last_lines else f"exit status {process.returncode}"}
-        output.seek(0)
         reported: Outcome = json.loads(output.read())
         return reported
 

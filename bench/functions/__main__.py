@@ -8,13 +8,14 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bench import machine
 from bench.functions import cold, memory, metering, peer, throughput
 from bench.functions.world import world
 
-# The last one is cut short on a slow machine.
-MEASUREMENTS = {"throughput": throughput, "metering": metering, "cold": cold, "peer": peer, "memory": memory}
+# The longest is last: on a slow machine the runner interrupts it, and the figures of the others stay.
+MEASUREMENTS = {"throughput": throughput, "metering": metering, "peer": peer, "memory": memory, "cold": cold}
 
 
 def main() -> None:
@@ -23,9 +24,14 @@ def main() -> None:
     chosen = parser.parse_args().measurements or list(MEASUREMENTS)
     if unknown := set(chosen) - MEASUREMENTS.keys():
         parser.error(f"found {', '.join(unknown)}; expected some of {', '.join(MEASUREMENTS)}")
+    found: dict[str, Any] = {"machine": machine(), "figures": {}}
     with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as database:
-        figures = {name: MEASUREMENTS[name].measure(Path(folder), database) for name in chosen}
-    print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
+        try:
+            for name in chosen:
+                found["figures"][name] = MEASUREMENTS[name].measure(Path(folder), database)
+        except KeyboardInterrupt:
+            found["cut_short"] = f"there was no time for {', '.join(set(chosen) - found['figures'].keys())}"
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import httpx
 import psutil
 
 from local import ROOT
+from local.processes import tail
 from local.stack import free_port
 from local.temporary import migrated
 from tests.support.serving import ENTRY, RECORD, environment, serving, token
@@ -76,14 +77,15 @@ def ours(home: Path, database: Database, **variables: str) -> Iterator[tuple[int
         yield running.port, psutil.Process(running.process.pid)
 
 
-def await_answer(port: int, timeout: float = 30) -> None:
+def await_answer(port: int, timeout: float = 120, log: Path | None = None) -> None:
+    """Until the server at this port responds; the error of one that does not has the end of its log."""
     deadline = time.monotonic() + timeout
     while True:
         try:
             httpx.get(f"http://127.0.0.1:{port}/robots.txt", timeout=timeout)  # no work for the functions
-        except httpx.TransportError:
+        except httpx.TransportError as error:
             if time.monotonic() > deadline:
-                raise
+                raise TimeoutError(f"No response within {timeout:.0f} s. {tail(log) if log else ''}") from error
             time.sleep(0.05)
         else:
             return

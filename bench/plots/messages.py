@@ -91,14 +91,22 @@ def _record_activity(figures: Figures) -> Drawing:
     )  # fmt: skip
 
 
-def _edge_function(figures: Figures) -> Drawing:
+PEERS = {
+    "rpc": "the rpc at the data API",
+    "deno": "Edge Function on Deno, supabase-js",
+    "with_sqlalchemy": "FastAPI, SQLAlchemy, asyncpg",
+    "with_supabase": "FastAPI, supabase-py",
+}
+
+
+def _peers(figures: Figures) -> Drawing:
     found = figures["peer"]
     rows = [
         Row("record-activity", found["record_activity"]["per_second"]),
-        Row("Edge Function on Deno, supabase-js", reference=found["deno"]["per_second"]),
+        *(Row(name, reference=found[peer]["per_second"]) for peer, name in PEERS.items() if peer in found),
     ]
-    subtitle = "requests a second, one worker, 16 connections, the same stack"
-    return Drawing("record-activity beside a Deno Edge Function", subtitle, [Group(rows)], "/s")
+    subtitle = "requests a second, one worker, 12 connections, the same local stack"
+    return Drawing("record-activity beside its peers", subtitle, [Group(rows)], "/s")
 
 
 def _cold_start(figures: Figures) -> Drawing:
@@ -226,7 +234,7 @@ PLOTS = [
     Plot("row-level-security", "rls", "what row-level security costs as the table grows", _row_level_security),
     Plot("statements", "rls", "what row-level security costs, by statement", _statements),
     Plot("record-activity", "functions", "record-activity beside a bare endpoint", _record_activity),
-    Plot("edge-function", "functions", "record-activity beside a Deno Edge Function", _edge_function),
+    Plot("peers", "functions", "record-activity beside its peers", _peers),
     Plot("cold-start", "functions", "cold start of every function", _cold_start),
     Plot("webhook", "webhook", "Stripe's events beside stripe-sync-engine", _webhook),
     Plot("flags", "flags", "flags beside the engines of others", _flags),

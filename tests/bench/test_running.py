@@ -16,7 +16,7 @@ from bench import peers
 from bench.__main__ import BENCHES, CAPACITY, FOLDER, main
 from bench.goals import GOALS
 from bench.plots import PLOTS, draw
-from bench.report import absent, page, summary, with_costs
+from bench.report import absent, page, regressions, summary, with_costs
 from bench.rounds import UNTIL, ratios, rounds, spread
 from bench.running import Bench, run_all
 
@@ -25,6 +25,11 @@ WORKS = (
 )
 FAILS = 'raise ValueError("no such table")'
 HANGS = 'import pathlib, time\nprint("waiting", file=__import__("sys").stderr, flush=True)\ntry:\n  time.sleep(60)\n'
+CUT_SHORT = (
+    HANGS
+    + """except KeyboardInterrupt:
+  print('{"figures": {"memory": {"highest_mb": 50}}, "cut_short": "there was no time for cold"}')"""
+)
 HANGS += 'finally:\n  pathlib.Path("cleaned").touch()'
 
 
@@ -69,10 +74,31 @@ def test_hanging_bench_is_ended_and_the_rest_runs(run: Any, tmp_path: Path) -> N
     assert (tmp_path / "cleaned").exists()
 
 
+def test_interrupted_bench_keeps_the_figures_it_has(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = run(budget=4, functions=CUT_SHORT)
+    assert status == 0
+    assert found["functions"]["figures"] == {"memory": {"highest_mb": 50}}
+    assert "functions: there was no time for cold" in capsys.readouterr().out
+
+
 def test_benches_beyond_the_time_limit_are_named(run: Any) -> None:
     status, found = run(budget=0, stack=WORKS)
     assert status == 1
     assert found["stack"]["left_out"] == "the 0 minutes were over"
+
+
+def spread_of(median: float) -> dict[str, Any]:
+    found = {"median": median, "low": median * 0.95, "high": median * 1.05, "rounds": 5}
+    return {"functions": {"figures": {"throughput": {"rate_ratio": found, "p99_ratio": found}}}}
+
+
+def test_ratio_that_is_worse_than_the_committed_one_is_a_regression() -> None:
+    (slower,) = regressions(spread_of(1.0), spread_of(0.8))
+    assert slower.startswith("Regression: functions: record-activity, requests a second: 0.8×")
+    (later,) = regressions(spread_of(1.0), spread_of(1.3))
+    assert later.startswith("Regression: functions: record-activity, p99: 1.3×")
+    assert not list(regressions(spread_of(1.0), spread_of(1.1)))
+    assert not list(regressions({}, spread_of(1.3)))
 
 
 def test_partial_run_keeps_earlier_results(run: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from local.postgres import SUPERUSER, Cluster
 from local.stack import free_port
 from shared.database import pool
-from shared.database.session import Session
+from shared.database.session import Count, Session
 from shared.settings import Settings
 from tests.support.replica import replica_of
 from tests.support.serving import environment
@@ -42,7 +42,7 @@ def read(primary: Database, replica: Cluster, *, rename_to: str) -> tuple[bool, 
         urls = {"DATABASE_READ_URL": replica.url("strive_functions", primary.name)}
         database = pool.Database(Settings.read(environment(primary.url("strive_functions"), **urls)))
         await database.open()
-        session = Session(database, CLAIMS, "{}", None, None)
+        session = Session(database, CLAIMS, "{}", None, None, Count())
         begun = await session.run(
             "private.begin_export", json.dumps({"organization_id": str(ACME), "format": "ndjson"})
         )
