@@ -14,6 +14,7 @@ import pytest
 
 from local import NODE, ROOT
 from tests.support.world import Database
+from tests.test_commands import IN_ORDER
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
@@ -36,7 +37,7 @@ def blocks() -> Iterator[Block]:
 
 
 BLOCKS = list(blocks())
-# page language → the test that runs all its blocks; test_sql_… explains every statement here.
+# page language → the test that runs all its blocks.
 RUN = {
     "README.md sh": "test_every_readme_block_is_tested",
     "README.md python": "test_the_python_and_node_examples_run_as_saved",
@@ -70,11 +71,10 @@ RUN = {
     "docs/stripe-double.md sh": "test_the_double_of_stripe_moves_its_time_and_misbehaves",
     "docs/tables.md sql": "test_the_recipes_followed_to_the_letter_pass_the_checks",
     "docs/tables.md toml": "test_the_recipes_followed_to_the_letter_pass_the_checks",
-    **{
-        f"docs/{page}.md python": "test_the_examples_of_a_document_run_one_after_another"
-        for page in ("administration", "crm", "dashboard", "garage", "notifications", "organizations")
-    },
+    **{f"docs/{page}.md python": "test_the_examples_of_a_document_run_one_after_another" for page in IN_ORDER},
 }
+# test_sql_… explains SQL, test_a_block_parses parses JSON, and text is no code.
+CHECKED_HERE = {"sql", "json", "text"}
 # Blocks that no test runs: page language → why, for those whose text begins like this.
 NOT_RUN = {
     "CONTRIBUTING.md sh": {
@@ -95,13 +95,6 @@ NOT_RUN = {
     "docs/supabase.md sh": {"POSTGREST_BIN": "needs PostgREST; the nightly lane of CI starts it"},
     "examples/web/README.md sh": {"make example": "runs until Ctrl-C; tests/examples start the application"},
 }
-NOT_CODE = {
-    "docs/errors.md json",
-    "docs/integrations.md json",
-    "docs/integrations.md text",
-    "docs/notifications.md json",
-    "docs/realtime.md json",
-}
 TESTS = {
     name
     for path in (ROOT / "tests").rglob("test_*.py")
@@ -118,10 +111,10 @@ def reason(block: Block) -> str | None:
 
 
 def test_every_block_is_run_or_has_a_reason() -> None:
-    others = [block for block in BLOCKS if kind(block) not in RUN and kind(block) not in NOT_CODE and not reason(block)]
-    assert [(kind(block), block.text[:60]) for block in others if block.language != "sql"] == []
+    others = [block for block in BLOCKS if kind(block) not in RUN and not reason(block)]
+    assert [(kind(block), block.text[:60]) for block in others if block.language not in CHECKED_HERE] == []
     kinds = {kind(block) for block in BLOCKS}
-    assert {*RUN, *NOT_RUN, *NOT_CODE} - kinds == set(), "no such block any more"
+    assert {*RUN, *NOT_RUN} - kinds == set(), "no such block any more"
     assert set(RUN.values()) - TESTS == set()
     unused = {
         start

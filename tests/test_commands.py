@@ -211,6 +211,8 @@ def test_programs_call_with_a_key(made: Stack) -> None:
     assert "AI_BASE_URL" in shown, "the assistant is not configured"
 
 
+# The python blocks of these pages are one program, which an owner runs.
+IN_ORDER = ["crm", "garage", "dashboard", "organizations", "administration", "notifications", "usage"]
 SIGNED_IN = """
 import os
 from supabase import create_client
@@ -219,9 +221,7 @@ strive.auth.sign_in_with_password({"email": "owner@acme.test", "password": "stri
 """
 
 
-@pytest.mark.parametrize(
-    "document", ["crm", "garage", "dashboard", "organizations", "administration", "notifications", "usage"]
-)
+@pytest.mark.parametrize("document", IN_ORDER)
 def test_the_examples_of_a_document_run_one_after_another(made: Stack, document: str) -> None:
     run([sys.executable, "-c", "\n".join([SIGNED_IN, *blocks("python", f"docs/{document}.md")])], made)
 

@@ -80,6 +80,14 @@ def test_functions_have_an_address_of_their_own(stack: Strive) -> None:
     assert "crm.match-buyers" in run([PROGRAM, "--input-type=module", "--eval", "\n".join(words)], stack)
 
 
+def test_flag_is_evaluated_without_a_provider(stack: Strive) -> None:
+    _, snippet = blocks("flags.md", "js")
+    program = snippet.replace("new-ui", "crm.match-buyers")
+    imports = "import { createClient } from '@supabase/supabase-js';"
+    words = [imports, STRICT, SIGNED_IN, "const supabase = strive;", program, "console.log(typeof data.value);", END]
+    assert run([PROGRAM, "--input-type=module", "--eval", "\n".join(words)], stack) == "boolean\n"
+
+
 def test_every_page_for_clients_is_run() -> None:
     pages = {str(path.relative_to(DOCS)) for path in (DOCS / "build").glob("*.md")}
     assert pages <= JAVASCRIPT.keys()
