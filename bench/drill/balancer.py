@@ -109,8 +109,8 @@ class Balancer:
             while True:
                 request = await read_message(reader)
                 writer.write(await self._exchange(request))
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the client has gone
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has gone, or the drill is over
         finally:
             writer.close()
 

@@ -395,7 +395,7 @@ def rate_limits(world: World) -> tuple[dict[str, bool], dict[str, Any]]:
         "key_requests_exact": statuses[201] == KEY_REQUESTS_ALLOWED,
         "key_requests_counted": counted == statuses[201],
     }
-    return goals, {"captured": accepted, "key_requests": dict(statuses), "counted": counted}
+    return goals, {"captured": accepted, "key_requests": dict(statuses), "counted": int(counted)}
 
 
 def await_minute() -> None:
