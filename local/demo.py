@@ -495,7 +495,7 @@ def _calendar(
         start = (story.at + timedelta(days=random.randint(-200, 30))).replace(hour=random.randint(8, 18))
         house, contact = random.choice(listings), random.choice(contacts) if contacts else None
         is_past = start < story.at
-        story.add(
+        appointment = story.add(
             "appointments",
             organization_id=org,
             title=f"{kinds[n % 6].replace('_', ' ').capitalize()}: {house['title']}",
@@ -513,6 +513,14 @@ def _calendar(
             contact_id=contact and contact["id"],
             created_at=min(start - timedelta(days=3), story.at),
         )
+        if is_past:  # attendees of those to come would be mailed
+            story.add(
+                "appointment_attendees",
+                organization_id=org,
+                appointment_id=appointment["id"],
+                user_id=random.choice(people),
+                reply=random.choice(("ACCEPTED", "DECLINED", "PENDING")),
+            )
 
 
 def _desk(story: Story, org: UUID, people: list[UUID]) -> UUID:

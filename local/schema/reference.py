@@ -14,7 +14,7 @@ from shared.app.openapi import COMMON, DOMAINS, UNAUTHORIZED
 # The first word of a chapter → the domain that people look for; other words are domains of their own.
 PARTS = {
     "CRM": "crm",
-    "Workspace": "workspace tasks notes storage history saved trash",
+    "Workspace": "workspace calendar tasks notes storage history saved trash",
     "Dashboard": "dashboard",
     "AI Garage": "garage",
     "Organizations": "identity organization invitations account quotas",

@@ -16,7 +16,7 @@ from shared.app.call import Call, Upload
 from shared.app.client_address import client_address
 from shared.app.function import ANY_SCOPE, Function
 from shared.app.headers import FORWARDED, check_headers, for_database
-from shared.app.responses import LineStream, Response
+from shared.app.responses import JSON, LineStream, Response
 from shared.app.turns import Turns, name_caller
 from shared.auth.api_keys import identify, sent_key
 from shared.auth.caller import ANYONE, WEBHOOK, Caller
@@ -65,8 +65,9 @@ class Services:
 
 async def admit(services: Services, function: Function, request: Request) -> Caller:
     """The caller, from the headers alone: without the right credentials no body is read."""
-    if request.method != "POST" and not (function.page and request.method in {"GET", "HEAD"}):
-        raise wrong_method(request.method, "GET, HEAD, POST, OPTIONS" if function.page else "POST, OPTIONS")
+    readable = bool(function.page or function.content_type)
+    if request.method != "POST" and not (readable and request.method in {"GET", "HEAD"}):
+        raise wrong_method(request.method, "GET, HEAD, POST, OPTIONS" if readable else "POST, OPTIONS")
     check_headers(request.headers)
     if request.method == "POST" and not _is_form(function, request):
         check_content(request.headers, function.upload or "application/json")
@@ -104,8 +105,9 @@ async def run(services: Services, function: Function, request: Request, caller: 
         return await _run_upload(services, function, request, caller)
     if function.page and request.method != "POST":
         return Response(200, function.page(False), content_type=HTML)
-    body = await read_body(request.receive, function.body_bytes)
-    if is_form := _is_form(function, request):
+    is_query = request.method != "POST"
+    body = b"" if is_query else await read_body(request.receive, function.body_bytes)
+    if (is_form := _is_form(function, request)) or is_query:
         fields = parse_qsl(f"{request.query.decode('latin-1')}&{body.decode('latin-1')}", keep_blank_values=True)
         body = json.dumps(dict(fields)).encode()
     if function.stream:
@@ -133,7 +135,8 @@ async def run(services: Services, function: Function, request: Request, caller: 
         return Response(200, function.page(True), content_type=HTML)
     headers = {"idempotency-replayed": "true", **result.headers} if result.replayed else result.headers
     content = result.json if isinstance(result.json, bytes) else result.json.encode()
-    return Response(result.status or function.status, content, headers)
+    kind = function.content_type.encode() if function.content_type else JSON
+    return Response(result.status or function.status, content, headers, content_type=kind)
 
 
 def _is_form(function: Function, request: Request) -> bool:

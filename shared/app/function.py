@@ -57,6 +57,7 @@ class Function:
     upload: str | None = None
     authorize: str | None = None
     page: Page | None = None
+    content_type: str | None = None
     scope: str | None = None
     stream: bool = False
     metered: bool = True
@@ -94,6 +95,7 @@ def function(
     upload: str | None = None,
     authorize: str | None = None,
     page: Page | None = None,
+    content_type: str | None = None,
     scope: str | None = None,
     stream: bool = False,
     metered: bool = True,
@@ -111,6 +113,8 @@ def function(
 
     `page` makes the HTML that a browser gets: for GET a form, and after it was sent (true) the result. The fields of
     the form and of the query string are the request.
+
+    `content_type` is that of a response that programs fetch by GET, too: then the query string is the request.
 
     Requests of people are counted in `usage_tracking`, unless `metered` is false.
     """
@@ -139,6 +143,7 @@ def function(
             upload=upload,
             authorize=authorize,
             page=page,
+            content_type=content_type,
             scope=scope,
             stream=stream,
             metered=metered,

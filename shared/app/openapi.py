@@ -18,7 +18,7 @@ DOMAINS = {
     "Dashboard": "dashboard-snapshot",
     "AI Garage": "submit-order",
     "Organizations": "invite-member preview-invitation",
-    "Notifications": "unsubscribe mail-webhook",
+    "Notifications": "unsubscribe mail-webhook calendar answer-invitation",
     "Onboarding": "create-onboarding-session update-onboarding-session get-onboarding-session start-onboarding-payment "
     "complete-onboarding-session",
     "Billing": "create-checkout-session preview-plan-change change-plan cancel-subscription resume-subscription "
@@ -178,6 +178,8 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _content_type(function: Function) -> str:
+    if function.content_type:
+        return function.content_type.partition(";")[0]
     return "application/x-ndjson" if function.upload else "text/event-stream" if function.stream else "application/json"
 
 

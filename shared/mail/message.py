@@ -7,7 +7,7 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -64,7 +64,20 @@ def compose(email: Email, sender: Sender) -> EmailMessage:
         message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
     message.set_content(text)
     message.add_alternative(page, subtype="html")
+    if "calendar" in email.content:
+        _attach_calendar(message, email)
     return message
+
+
+def _attach_calendar(message: EmailMessage, email: Email) -> None:
+    """Twice: as a form of the message, which mail programs show, and as a file."""
+    from shared.calendar import Item, write  # noqa: PLC0415 - few e-mails need the library
+
+    item = Item.model_validate(email.content["calendar"])
+    method: Literal["CANCEL", "REQUEST"] = "CANCEL" if item.status == "CANCELLED" else "REQUEST"
+    content = write([item], method=method, attendee=email.to)
+    message.add_alternative(content.decode(), subtype="calendar", params={"method": method})
+    message.add_attachment(content, maintype="application", subtype="ics", filename="invite.ics")
 
 
 def one_line(text: str) -> str:
@@ -80,17 +93,25 @@ def render(email: Email, sender: Sender, unsubscribe: str | None) -> tuple[str, 
         "message": "",
         "items": [],
         "rows": [],
-        "label": "Open",
         **email.content,
         "organization": email.organization or sender.name,
         "logo_url": email.logo_url,
         "product": sender.name,
-        "url": _app_link(sender, email.content.get("secret_path") or email.content.get("path")),
+        "url": _answer_link(email, sender)
+        or _app_link(sender, email.content.get("secret_path") or email.content.get("path")),
+        "label": "Answer" if _answer_link(email, sender) else email.content.get("label", "Open"),
         "links": [_app_link(sender, item.get("path")) for item in email.content.get("items", [])],
         "settings_url": _app_link(sender, "/settings/notifications") if email.name is not None else None,
         "unsubscribe": unsubscribe,
     }
     return template("notice.txt").render(values), template("notice.html").render(values)
+
+
+def _answer_link(email: Email, sender: Sender) -> str | None:
+    token, item = email.content.get("reply_token"), email.content.get("calendar", {})
+    if not token or item.get("status") == "CANCELLED":
+        return None
+    return f"{sender.functions_url}/answer-invitation?token={quote(token)}"
 
 
 def _app_link(sender: Sender, path: Any) -> str | None:

@@ -154,7 +154,7 @@ create function private.record_history() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
   ignored constant text[] := coalesce(tg_argv[0]::text[], '{}') || '{updated_at,last_contact_at,usage_count,rating,is_popular,'
-    'views,likes,price_per_sqft,blocked_until,reminders_sent,next_reminder_at,stored_at,stripe_customer_id,token_hash}'::text[];
+    'views,likes,price_per_sqft,blocked_until,reminders_sent,next_reminder_at,sequence,stored_at,stripe_customer_id,token_hash}'::text[];
   headers constant jsonb := nullif(current_setting('request.headers', true), '')::jsonb;
   claims constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
   before jsonb;

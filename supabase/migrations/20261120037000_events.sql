@@ -73,6 +73,11 @@ insert into private.event_kinds (kind, description, type, path, in_app, is_manda
   ('account.access.restored', 'Your account is no longer suspended', 'SUCCESS', null, false, true, false, false, false),
   ('platform.alert.raised', 'An alert of level ERROR, for the people it names', 'ERROR', null, false, true, true, false, false);
 
+insert into private.event_kinds (kind, description, path, email, is_webhook) values
+  ('work.appointment.invited', 'You are invited to an appointment', '/appointments/{id}', 'NOW', false),
+  ('work.appointment.changed', 'An appointment that you attend was moved or cancelled', '/appointments/{id}', 'NOW', false),
+  ('work.appointment.answered', 'An attendee answered your invitation', '/appointments/{id}', 'DIGEST', false);
+
 insert into private.event_kinds (kind, description, path, in_app, reaches_actor, is_webhook) values
   ('account.digest.sent', 'The daily digest of events that you do not want mailed at once', '/notifications', false, true, false);
 

@@ -104,6 +104,7 @@ create table public.appointments (
     check (private.are_reminders(reminder_minutes)),
   reminders_sent jsonb,
   next_reminder_at timestamptz,
+  sequence integer not null default 0,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   unique (organization_id, id),
@@ -124,6 +125,7 @@ comment on column public.appointments.assigned_to is 'By default its creator; nu
 comment on column public.appointments.reminders_sent is 'Which reminders (minutes before it begins) went out when.';
 comment on column public.appointments.reminder_minutes is
   'How many minutes before it begins its assignee is reminded; null: as the assignee chose for all appointments.';
+comment on column public.appointments.sequence is 'How often it changed in what calendars show (RFC 5545).';
 comment on column public.appointments.next_reminder_at is 'When the next reminder is due; kept by the database.';
 create index appointments_organization_idx on public.appointments (organization_id, created_at desc);
 create index appointments_start_time_idx on public.appointments (organization_id, start_time);

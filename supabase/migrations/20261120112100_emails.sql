@@ -33,11 +33,30 @@ create function private.url_base64(bytes bytea) returns text language sql immuta
 $$;
 comment on function private.url_base64(bytea) is 'base64url without padding.';
 
-create function private.unsubscribe_token(recipient text, kind text) returns text
+create function private.signed_token(purpose text, payload text) returns text
 language sql stable security definer set search_path = '' as $$
-  select private.url_base64(convert_to(s.signed, 'UTF8')) || '.'
-    || private.url_base64(extensions.hmac(convert_to('unsubscribe:' || s.signed, 'UTF8'), k.key, 'sha256'))
-  from private.unsubscribe_key k, lateral (select recipient || ' ' || kind as signed) s
+  select private.url_base64(convert_to(payload, 'UTF8')) || '.'
+    || private.url_base64(extensions.hmac(convert_to(purpose || ':' || payload, 'UTF8'), k.key, 'sha256'))
+  from private.unsubscribe_key k
+$$;
+comment on function private.signed_token(text, text) is 'A token for a link that is good for one purpose.';
+
+create function private.token_payload(purpose text, token text) returns text
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  encoded constant text := split_part(token, '.', 1);
+  payload text;
+begin
+  payload := convert_from(decode(translate(encoded, '-_', '+/') || repeat('=', -length(encoded) & 3), 'base64'), 'UTF8');
+  return case when private.signed_token(purpose, payload) = token then payload end;
+exception when others then
+  return null;
+end $$;
+comment on function private.token_payload(text, text) is 'What a token says, or null if it was not signed here for this purpose.';
+
+create function private.unsubscribe_token(recipient text, kind text) returns text
+language sql stable set search_path = '' as $$
+  select private.signed_token('unsubscribe', recipient || ' ' || kind)
 $$;
 comment on function private.unsubscribe_token(text, text) is
   'A token that unsubscribes a user (id) or an address from a kind of event.';
@@ -45,20 +64,11 @@ comment on function private.unsubscribe_token(text, text) is
 create function private.unsubscribe(wish jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  sent constant text := wish ->> 'token';
-  payload constant text := split_part(sent, '.', 1);
-  signed text;
-  recipient text;
-  from_kind text;
+  signed constant text := private.token_payload('unsubscribe', wish ->> 'token');
+  recipient constant text := split_part(signed, ' ', 1);
+  from_kind constant text := split_part(signed, ' ', 2);
 begin
-  begin
-    signed := convert_from(decode(translate(payload, '-_', '+/') || repeat('=', -length(payload) & 3), 'base64'), 'UTF8');
-  exception when others then
-    signed := null;
-  end;
-  recipient := split_part(signed, ' ', 1);
-  from_kind := split_part(signed, ' ', 2);
-  if signed is null or private.unsubscribe_token(recipient, from_kind) is distinct from sent then
+  if signed is null then
     raise exception 'This link is not valid' using
       errcode = 'PT404', hint = 'Use the link of the newest e-mail, or change the settings of your notifications.';
   end if;
@@ -144,8 +154,8 @@ begin
   select case when exists (select from due) then coalesce(jsonb_agg(jsonb_build_object(
     'id', c.id, 'attempt', c.attempts, 'to', c.to_address, 'name', c.name, 'kind', c.kind, 'subject', c.subject,
     'content', c.content, 'organization', c.organization, 'logo_url', c.logo_url, 'created_at', c.created_at,
-    'unsubscribe', case when not c.is_mandatory then private.unsubscribe_token(c.user_id::text, c.kind)
-      when c.user_id is null then private.unsubscribe_token(lower(c.to_address), c.kind) end
+    'unsubscribe', case when c.user_id is null then private.unsubscribe_token(lower(c.to_address), c.kind)
+      when not c.is_mandatory then private.unsubscribe_token(c.user_id::text, c.kind) end
   ) order by c.created_at, c.id), '[]') end into claimed
   from changed c where c.status = 'SENDING';
   return claimed;
@@ -183,7 +193,7 @@ begin
     next_attempt_at = clock_timestamp() + case outcome when 'RELEASE' then interval '30 seconds'
       else least(interval '1 hour', interval '30 seconds' * 2 ^ least(e.attempts - 1, 10)) end,
     -- A link with a token is kept no longer than it is needed.
-    content = case outcome when 'SENT' then e.content - 'secret_path' else e.content end
+    content = case outcome when 'SENT' then e.content - 'secret_path' - 'reply_token' else e.content end
   where e.id = settle_email.id and e.attempts = attempt and e.status = 'SENDING'
   returning e.* into settled;
   if bounced and found then

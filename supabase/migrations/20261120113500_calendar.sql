@@ -1,4 +1,4 @@
--- The calendar: reminders of appointments.
+-- The calendar: reminders of appointments, their attendees, and feeds for calendar programs.
 
 -- Reminders -----------------------------------------------------------------------------------------------------------
 -- next_reminder_at says when the next one is due, so that the job reads only what is due. It follows the appointment and
@@ -122,3 +122,385 @@ create trigger withdraw_reminders_of_deleted after delete on public.appointments
 
 insert into private.jobs (name, schedule, runs, description) values
   ('send_appointment_reminders', '* * * * *', 'private.send_appointment_reminders', 'Remind people of their appointments.');
+
+-- What calendars show -------------------------------------------------------------------------------------------------
+
+create function private.count_revision() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if tg_op = 'INSERT' then
+    new.sequence := new.sequence + 2; -- its deletion was announced as the next one
+  elsif (new.title, new.description, new.start_time, new.end_time, new.location, new.meeting_url, new.status) is distinct from
+    (old.title, old.description, old.start_time, old.end_time, old.location, old.meeting_url, old.status) then
+    new.sequence := old.sequence + 1;
+  end if;
+  return new;
+end $$;
+comment on function private.count_revision() is 'Counts the revisions of an appointment.';
+create trigger count_revision before update on public.appointments for each row execute function private.count_revision();
+create trigger count_restored before insert on public.appointments
+  for each row when (current_setting('strive.history_action', true) = 'restored') execute function private.count_revision();
+
+create function private.calendar_item(a public.appointments) returns jsonb
+language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object(
+    'uid', a.id, 'sequence', a.sequence, 'status', a.status, 'title', a.title, 'description', a.description,
+    'start', a.start_time, 'end', a.end_time, 'location', a.location, 'url', a.meeting_url, 'updated_at', a.updated_at,
+    'organizer', (select jsonb_build_object('name', u.name, 'email', u.email) from public.users u where u.id = a.assigned_to)
+  )
+$$;
+comment on function private.calendar_item(public.appointments) is 'An appointment as calendar programs get it.';
+
+-- Attendees -----------------------------------------------------------------------------------------------------------
+
+create type "AttendeeReply" as enum ('PENDING', 'ACCEPTED', 'TENTATIVE', 'DECLINED');
+comment on type "AttendeeReply" is 'What an attendee answered; PENDING: nothing yet.';
+
+create table public.appointment_attendees (
+  id uuid primary key default gen_random_uuid(),
+  organization_id uuid not null default private.current_user_org() references public.organizations (id) on delete cascade,
+  appointment_id uuid not null,
+  user_id uuid,
+  contact_id uuid,
+  email text constraint "email has an @ between two parts, in at most 255 characters"
+    check (email ~ '^[^@[:space:]<>,;:"]+@[^@[:space:]<>,;:"]+$' and length(email) <= 255),
+  reply "AttendeeReply" not null default 'PENDING',
+  replied_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint "an attendee is a member, a contact or an address" check (num_nonnulls(user_id, contact_id, email) = 1),
+  constraint "a member attends an appointment once" unique (appointment_id, user_id),
+  constraint "an address attends an appointment once" unique (appointment_id, email),
+  foreign key (organization_id, appointment_id) references public.appointments (organization_id, id) on delete cascade,
+  foreign key (user_id, organization_id) references public.organization_members (user_id, organization_id) on delete cascade,
+  foreign key (organization_id, contact_id) references public.contacts (organization_id, id) on delete cascade,
+  constraint "a contact attends an appointment once" unique (appointment_id, contact_id)
+);
+comment on table public.appointment_attendees is
+  'Who is invited to an appointment: members, contacts or addresses. Each gets an e-mail when added, and when it is moved or '
+  'cancelled.';
+comment on column public.appointment_attendees.appointment_id is 'The appointment.';
+comment on column public.appointment_attendees.user_id is 'A member of the organization.';
+comment on column public.appointment_attendees.contact_id is 'A contact, invited at the address of the contact.';
+comment on column public.appointment_attendees.email is 'The address of anybody else, in lower case.';
+comment on column public.appointment_attendees.reply is
+  'What they answered; members write their own, others answer by the link in the e-mail.';
+comment on column public.appointment_attendees.replied_at is 'When they answered.';
+create index appointment_attendees_appointment_idx on public.appointment_attendees (organization_id, appointment_id);
+create index appointment_attendees_user_idx on public.appointment_attendees (user_id, organization_id);
+create index appointment_attendees_contact_idx on public.appointment_attendees (organization_id, contact_id);
+create trigger touch before update on public.appointment_attendees for each row execute function private.touch_updated_at();
+create trigger history after insert or update or delete on public.appointment_attendees
+  for each row execute function private.record_history();
+
+-- Attendees of one appointment are counted under its lock.
+create function private.guard_attendee() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  person public.contacts;
+begin
+  new.email := lower(trim(new.email));
+  perform from public.appointments a
+  where a.organization_id = new.organization_id and a.id = new.appointment_id for no key update;
+  if (select count(*) from public.appointment_attendees t where t.appointment_id = new.appointment_id) >= 50 then
+    raise exception 'An appointment has at most 50 attendees' using errcode = 'PT422', hint = 'Remove others first.';
+  end if;
+  if new.contact_id is not null then
+    select c.* into person from public.contacts c where c.organization_id = new.organization_id and c.id = new.contact_id;
+    if person.email is null or person.status = 'DO_NOT_CONTACT' then
+      raise exception 'This contact cannot be invited' using errcode = 'PT422',
+        detail = case person.status when 'DO_NOT_CONTACT' then 'The contact is DO_NOT_CONTACT.'
+          else 'The contact has no e-mail address.' end;
+    end if;
+  end if;
+  return new;
+end $$;
+comment on function private.guard_attendee() is
+  'At most 50 attendees of an appointment; contacts need an address and must not be DO_NOT_CONTACT.';
+create trigger guard_attendee before insert on public.appointment_attendees
+  for each row execute function private.guard_attendee();
+
+-- Strangers are not to be mailed without end: 500 e-mails of an organization in a day. One that is not sent yet is replaced.
+create function private.notify_attendees(a public.appointments, kind text, attendee uuid default null) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  item constant jsonb := private.calendar_item(a);
+  data constant jsonb := jsonb_build_object('at', a.start_time, 'appointment_id', a.id, 'calendar', item);
+  place constant text := concat(' Where: ' || left(a.location, 200) || '.', E'\n' || a.meeting_url);
+  host public.users;
+  subject text;
+  message text;
+  sent bigint;
+begin
+  select u.* into host from public.users u where u.id = a.assigned_to;
+  subject := case when a.status = 'CANCELLED' then 'Cancelled: ' when kind = 'work.appointment.invited' then 'Invitation: '
+    else 'Changed: ' end || a.title;
+  message := case
+    when a.status = 'CANCELLED' then 'It was planned for {at}.'
+    when kind = 'work.appointment.invited' then format('%s invites you on {at}.', coalesce(nullif(trim(host.name), ''),
+      (select o.name from public.organizations o where o.id = a.organization_id))) || place
+    else 'It begins on {at} now.' || place
+  end;
+  update private.emails e set status = 'CANCELLED', error = 'A newer one replaces it.'
+  where e.status = 'QUEUED' and e.content ? 'appointment_id' and e.content ->> 'appointment_id' = a.id::text
+    and e.content ? 'reply_token' and (attendee is null or e.content ->> 'attendee_id' = attendee::text);
+  perform private.publish_events(array_agg((
+    kind, a.organization_id, 'appointment', a.id, subject, message, array[t.user_id],
+    data || jsonb_build_object('attendee_id', t.id, 'reply_token', private.signed_token('attendance', t.id::text)),
+    null, null, null
+  )::private.event))
+  from public.appointment_attendees t
+  where t.appointment_id = a.id and t.user_id is not null and (attendee is null or t.id = attendee) and t.reply <> 'DECLINED';
+  insert into private.emails (organization_id, address, kind, subject, content)
+  select a.organization_id, coalesce(c.email, t.email), kind, left(subject, 200),
+    data || jsonb_build_object('attendee_id', t.id, 'reply_token', private.signed_token('attendance', t.id::text),
+      'message', replace(
+        message, '{at}', private.local_time(a.start_time, coalesce(host.time_zone, 'UTC'), coalesce(host.locale, 'en'))
+      ))
+  from public.appointment_attendees t left join public.contacts c on c.id = t.contact_id
+  where t.appointment_id = a.id and t.user_id is null and (attendee is null or t.id = attendee) and t.reply <> 'DECLINED'
+    and coalesce(c.email, t.email) is not null and c.status is distinct from 'DO_NOT_CONTACT';
+  if found then
+    select count(*) into sent from private.emails e
+    where e.organization_id = a.organization_id and e.user_id is null and e.kind like 'work.appointment.%'
+      and e.created_at > now() - interval '1 day';
+    if sent > 500 then
+      raise exception 'Too many invitations' using
+        errcode = 'PT429', detail = 'An organization mails at most 500 invitations to appointments and changes of them in a day.',
+        hint = 'Invite the others tomorrow.';
+    end if;
+  end if;
+end $$;
+comment on function private.notify_attendees(public.appointments, text, uuid) is
+  'Mails attendees of an appointment (or one): members by preference, others at their address. PT429 beyond 500 in a day.';
+
+create function private.invite_attendee() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  a public.appointments;
+begin
+  select x.* into a from public.appointments x where x.id = new.appointment_id;
+  if a.status in ('SCHEDULED', 'CONFIRMED') and a.end_time > now() then
+    perform private.notify_attendees(a, 'work.appointment.invited', new.id);
+  end if;
+  return null;
+end $$;
+comment on function private.invite_attendee() is 'Invites whoever is added to an appointment to come.';
+create trigger invite after insert on public.appointment_attendees for each row execute function private.invite_attendee();
+
+create function private.announce_appointment() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  a public.appointments := coalesce(new, old);
+begin
+  if tg_op = 'DELETE' then
+    a.status := 'CANCELLED';
+    a.sequence := a.sequence + 1;
+  end if;
+  if a.status in ('SCHEDULED', 'CONFIRMED', 'CANCELLED') and exists (
+    select from public.appointment_attendees t where t.appointment_id = a.id
+  ) and exists (select from public.organizations o where o.id = a.organization_id) then
+    perform private.notify_attendees(a, 'work.appointment.changed');
+  end if;
+  return coalesce(new, old);
+end $$;
+comment on function private.announce_appointment() is 'Mails the attendees of an appointment that is moved, cancelled or deleted.';
+create trigger announce_change after update of start_time, end_time, location, meeting_url, status on public.appointments
+  for each row when (new.end_time > now() and (
+    (new.start_time, new.end_time, new.location, new.meeting_url)
+      is distinct from (old.start_time, old.end_time, old.location, old.meeting_url)
+    or (new.status = 'CANCELLED') <> (old.status = 'CANCELLED')
+  )) execute function private.announce_appointment();
+create trigger announce_deletion before delete on public.appointments
+  for each row when (old.end_time > now() and old.status in ('SCHEDULED', 'CONFIRMED'))
+  execute function private.announce_appointment();
+
+create function private.note_reply() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  a public.appointments;
+  who text;
+begin
+  if tg_when = 'BEFORE' then
+    new.replied_at := now();
+    return new;
+  end if;
+  select x.* into a from public.appointments x where x.id = new.appointment_id;
+  select coalesce(nullif(trim(u.name), ''), c.name, new.email, u.email) into who
+  from (select) one left join public.users u on u.id = new.user_id left join public.contacts c on c.id = new.contact_id;
+  -- Once for each answer to each revision, however often a link is used.
+  perform private.publish_event(
+    'work.appointment.answered', a.organization_id, 'appointment', a.id,
+    left(format('%s: %s', initcap(new.reply::text), a.title), 100),
+    format('%s answered the invitation for {at}: %s.', who, lower(new.reply::text)), array_remove(array[a.assigned_to], null),
+    jsonb_build_object('at', a.start_time, 'reply', new.reply), concat_ws(' ', new.id, a.sequence, new.reply)
+  );
+  return null;
+end $$;
+comment on function private.note_reply() is 'Notes when an attendee answered, and notifies the assignee of the appointment.';
+create trigger note_reply before update of reply on public.appointment_attendees
+  for each row when (new.reply <> old.reply) execute function private.note_reply();
+create trigger announce_reply after update of reply on public.appointment_attendees
+  for each row when (new.reply <> old.reply) execute function private.note_reply();
+
+create function private.answer_invitation(wish jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  attendee constant uuid := private.token_payload('attendance', wish ->> 'token');
+  a public.appointments;
+begin
+  select x.* into a from public.appointment_attendees t join public.appointments x on x.id = t.appointment_id
+  where t.id = attendee;
+  if a.id is null then
+    raise exception 'This link is not valid' using
+      errcode = 'PT404', hint = 'Use the link of the newest e-mail, or ask who invited you.';
+  elsif a.status not in ('SCHEDULED', 'CONFIRMED') or a.end_time <= now() then
+    raise exception 'This appointment is over or cancelled' using errcode = 'PT410';
+  end if;
+  update public.appointment_attendees t set reply = (wish ->> 'reply')::public."AttendeeReply"
+  where t.id = attendee and t.reply <> (wish ->> 'reply')::public."AttendeeReply";
+  return jsonb_build_object('title', a.title, 'start_time', a.start_time, 'reply', wish ->> 'reply');
+end $$;
+comment on function private.answer_invitation(jsonb) is
+  'Stores the {reply} of the attendee that {token} names; PT404 for any token that was not signed here.';
+grant execute on function private.answer_invitation(jsonb) to strive_functions;
+
+alter table public.appointment_attendees enable row level security;
+create policy "members see attendees" on public.appointment_attendees for select to authenticated
+  using (organization_id = (select private.current_user_org()));
+create policy "members invite attendees" on public.appointment_attendees for insert to authenticated
+  with check (organization_id = (select private.current_user_org('MEMBER')));
+create policy "people answer for themselves" on public.appointment_attendees for update to authenticated
+  using (organization_id = (select private.current_user_org()) and user_id = (select private.current_user_id()))
+  with check (organization_id = (select private.current_user_org()) and user_id = (select private.current_user_id()));
+create policy "members remove attendees" on public.appointment_attendees for delete to authenticated
+  using (organization_id = (select private.current_user_org('MEMBER')));
+grant select, delete, insert (organization_id, appointment_id, user_id, contact_id, email), update (reply)
+  on public.appointment_attendees to authenticated;
+grant all on public.appointment_attendees to service_role;
+
+-- Feeds ---------------------------------------------------------------------------------------------------------------
+
+create table private.calendar_feeds (
+  user_id uuid not null,
+  organization_id uuid not null,
+  token_hash text not null unique constraint "token_hash is a SHA-256 in hex" check (token_hash ~ '^[0-9a-f]{64}$'),
+  created_at timestamptz not null default now(),
+  last_read_at timestamptz,
+  primary key (user_id, organization_id),
+  foreign key (user_id, organization_id) references public.organization_members (user_id, organization_id) on delete cascade
+);
+comment on table private.calendar_feeds is
+  'Secret addresses at which calendar programs read the appointments of a member; they end with the membership.';
+comment on column private.calendar_feeds.user_id is 'Whose appointments.';
+comment on column private.calendar_feeds.organization_id is 'In which organization.';
+comment on column private.calendar_feeds.token_hash is 'SHA-256 (hex) of the token that was handed out once.';
+comment on column private.calendar_feeds.created_at is 'When the address was made.';
+comment on column private.calendar_feeds.last_read_at is 'To the hour.';
+create index calendar_feeds_organization_idx on private.calendar_feeds (organization_id);
+
+create function private.require_person() returns uuid
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  me constant uuid := private.current_user_id();
+begin
+  perform private.refuse_impersonation(); -- a feed outlasts it
+  if me is null then
+    perform private.refuse_suspended();
+    raise exception 'Sign in first' using errcode = '42501';
+  end if;
+  return me;
+end $$;
+comment on function private.require_person() is 'The person who calls; 42501 for nobody, an API key or an impersonation.';
+
+create function private.create_calendar_feed() returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  me constant uuid := private.require_person();
+  org constant uuid := private.require_org('VIEWER');
+  token constant text := private.new_token();
+begin
+  if not exists (select from public.organization_members m where m.user_id = me and m.organization_id = org) then
+    raise exception 'You do not belong to this organization' using errcode = '42501';
+  end if;
+  insert into private.calendar_feeds as f (user_id, organization_id, token_hash) values (me, org, private.token_hash(token))
+  on conflict on constraint calendar_feeds_pkey do update set
+    token_hash = excluded.token_hash, created_at = now(), last_read_at = null;
+  return jsonb_build_object('token', token, 'path', '/functions/v1/calendar?token=' || token);
+end $$;
+comment on function private.create_calendar_feed() is 'See public.create_calendar_feed().';
+create function public.create_calendar_feed() returns jsonb
+language sql set search_path = '' as 'select private.create_calendar_feed()';
+comment on function public.create_calendar_feed() is
+  'Makes the secret address at which a calendar program reads the caller''s appointments in this organization; an earlier one '
+  'ends. It is returned this once and kept only as a hash.';
+
+create function private.revoke_calendar_feed() returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  me constant uuid := private.require_person();
+begin
+  delete from private.calendar_feeds f where f.user_id = me and f.organization_id = private.require_org('VIEWER');
+end $$;
+comment on function private.revoke_calendar_feed() is 'See public.revoke_calendar_feed().';
+create function public.revoke_calendar_feed() returns void
+language sql set search_path = '' as 'select private.revoke_calendar_feed()';
+comment on function public.revoke_calendar_feed() is 'Ends the address of the caller''s calendar in this organization.';
+
+create function private.my_calendar_feed() returns jsonb
+language sql stable security definer set search_path = '' as $$
+  select jsonb_build_object('created_at', f.created_at, 'last_read_at', f.last_read_at) from private.calendar_feeds f
+  where f.user_id = private.current_user_id() and f.organization_id = private.current_user_org()
+$$;
+comment on function private.my_calendar_feed() is 'See public.my_calendar_feed().';
+create function public.my_calendar_feed() returns jsonb
+language sql stable set search_path = '' as 'select private.my_calendar_feed()';
+comment on function public.my_calendar_feed() is
+  'Since when the caller''s calendar has an address, and when it was read (to the hour); null: none.';
+
+create function private.read_calendar(request jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+  feed private.calendar_feeds;
+  owner text;
+  shown uuid[];
+  tag text;
+begin
+  select f.*, o.name into feed.user_id, feed.organization_id, feed.token_hash, feed.created_at, feed.last_read_at, owner
+  from private.calendar_feeds f
+  join public.organization_members m using (user_id, organization_id)
+  join public.organizations o on o.id = f.organization_id
+  where f.token_hash = private.token_hash(request ->> 'token') and (m.blocked_until is null or m.blocked_until <= now());
+  if not found then
+    raise exception 'There is no such calendar' using
+      errcode = 'PT404', hint = 'Its address was replaced or revoked; create another one.';
+  end if;
+  -- To come first, the next ones first.
+  with mine as (
+    select a.id from public.appointments a where a.assigned_to = feed.user_id and a.organization_id = feed.organization_id
+      and a.start_time between now() - interval '90 days' and now() + interval '366 days'
+    union
+    select t.appointment_id from public.appointment_attendees t
+    where t.user_id = feed.user_id and t.organization_id = feed.organization_id and t.reply <> 'DECLINED'
+  ), bounded as (
+    select a.id, a.updated_at from mine join public.appointments a using (id)
+    where a.start_time between now() - interval '90 days' and now() + interval '366 days'
+    order by a.start_time < now(), abs(extract(epoch from a.start_time - now())), a.id limit 1000
+  )
+  select coalesce(array_agg(b.id order by b.id), '{}'),
+    md5(concat(owner, string_agg(b.id || ' ' || extract(epoch from b.updated_at), ',' order by b.id))) into shown, tag from bounded b;
+  update private.calendar_feeds f set last_read_at = date_trunc('hour', now())
+  where f.user_id = feed.user_id and f.organization_id = feed.organization_id
+    and f.last_read_at is distinct from date_trunc('hour', now());
+  return jsonb_build_object('etag', tag, 'name', owner, 'items', case when request ->> 'etag' is distinct from tag then (
+    select coalesce(jsonb_agg(private.calendar_item(a) order by a.start_time, a.id), '[]')
+    from public.appointments a where a.id = any (shown)
+  ) end);
+end $$;
+comment on function private.read_calendar(jsonb) is
+  'The appointments that the owner of {token} is assigned to or attends, 90 days back and a year ahead, at most 1,000; without '
+  'items if nothing changed since {etag}.';
+
+grant execute on function private.read_calendar(jsonb) to strive_functions;
+grant execute on function private.create_calendar_feed(), public.create_calendar_feed(), private.revoke_calendar_feed(),
+  public.revoke_calendar_feed(), private.my_calendar_feed(), public.my_calendar_feed()
+  to authenticated, service_role;

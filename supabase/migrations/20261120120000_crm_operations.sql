@@ -356,6 +356,11 @@ begin
       errcode = 'PT404', detail = 'They are not in this organization, or were merged already.',
       hint = 'Nothing was changed.';
   end if;
+  -- Of an appointment that several of them attend, one attendee stays.
+  delete from public.appointment_attendees t using public.appointment_attendees k
+  where t.organization_id = org and k.organization_id = org and k.appointment_id = t.appointment_id
+    and t.contact_id = any (gone) and k.contact_id = any (gone || into_id)
+    and (k.contact_id = into_id or k.contact_id <> t.contact_id and k.id < t.id);
   perform private.repoint_links('public.contacts', org, gone, into_id);
   delete from public.contacts c where c.organization_id = org and c.id = any (gone);
   perform private.repoint_trash(org, gone, into_id);

@@ -23,7 +23,8 @@ from (values
   ('DELETE', 'user_id', 'the person''s own', $${
     organization_members.user_id, notifications.user_id, user_dashboards.user_id, ai_conversations.user_id,
     activity_feed_reads.user_id, showcase_likes.user_id, sales_goals.user_id, saved_views.user_id, system_alert_views.user_id, system_alert_dismissals.user_id,
-    private.notification_preferences.user_id, private.emails.user_id}$$),
+    private.notification_preferences.user_id, private.emails.user_id, private.calendar_feeds.user_id,
+    appointment_attendees.user_id}$$),
   ('DELETE', 'owner', 'answers the person was given', '{private.idempotency_keys.owner}'),
   ('DELETE', 'email', 'an invitation of the person, if they have confirmed the address', '{organization_invitations.email}'),
   ('DELETE', 'email', 'mails to the person, if they have confirmed the address', '{private.emails.address}'),
@@ -53,7 +54,7 @@ from (values
     admin_action_logs.user_agent, private.impersonations.admin_id, private.impersonations.user_id}$$),
   ('KEEP', null, 'due syncs with Supabase Auth', '{private.auth_syncs.user_id}'),
   ('KEEP', null, 'an organization''s record of its own customers, for which it answers', $${
-    leads.name, leads.email, leads.phone, contacts.name, contacts.email, contacts.phone, contacts.linkedin_url,
+    leads.name, leads.email, leads.phone, contacts.name, contacts.email, contacts.phone, contacts.linkedin_url, appointment_attendees.email,
     contacts.twitter_url, customers.name, customers.email, customers.phone, companies.name,
     companies.email, companies.phone, companies.address, companies.website}$$),
   ('KEEP', null, 'of a house', '{listings.address}'),

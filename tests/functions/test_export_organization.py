@@ -129,6 +129,12 @@ def exporting(tmp_path_factory: pytest.TempPathFactory, database: Database, data
             [ACME],
         )
         owner.execute(
+            "insert into private.calendar_feeds (user_id, organization_id, token_hash)"
+            " select user_id, organization_id, repeat('c', 64) from public.organization_members"
+            " where organization_id = %s limit 1",
+            [ACME],
+        )
+        owner.execute(
             "insert into private.matches (organization_id, listing_id, buyer_id)"
             " select organization_id, id, id from public.listings where organization_id = %s",
             [ACME],

@@ -121,6 +121,28 @@ class ApiKeyScope(StrEnum):
     ORGANIZATION_READ = 'ORGANIZATION_READ'
 
 
+class Reply(StrEnum):
+    ACCEPTED = 'ACCEPTED'
+    TENTATIVE = 'TENTATIVE'
+    DECLINED = 'DECLINED'
+
+
+class AppointmentReply(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    token: Annotated[
+        str,
+        Field(
+            description='From the link in an e-mail.',
+            max_length=500,
+            min_length=1,
+            title='Token',
+        ),
+    ]
+    reply: Annotated[Reply, Field(title='Reply')]
+
+
 class Event(StrEnum):
     start = 'start'
     token = 'token'
@@ -157,6 +179,21 @@ class Message(RootModel[str]):
 class Bounce(BaseModel):
     type: Annotated[str, Field(title='Type')] = 'Permanent'
     message: Annotated[Message | None, Field(title='Message')] = None
+
+
+class CalendarRequest(BaseModel):
+    model_config = ConfigDict(
+        extra='forbid',
+    )
+    token: Annotated[
+        str,
+        Field(
+            description='From create_calendar_feed().',
+            max_length=100,
+            min_length=1,
+            title='Token',
+        ),
+    ]
 
 
 class Feedback(StrEnum):
@@ -1348,6 +1385,12 @@ class StartPayment(BaseModel):
     )
     country: Annotated[Country | None, Field(title='Country')] = None
     postal_code: Annotated[PostalCode | None, Field(title='Postal Code')] = None
+
+
+class StoredReply(BaseModel):
+    title: Annotated[str, Field(title='Title')]
+    start_time: Annotated[AwareDatetime, Field(title='Start Time')]
+    reply: Annotated[str, Field(title='Reply')]
 
 
 class StripeEventStatus(StrEnum):

@@ -2,6 +2,8 @@
 
 from strive_client import Operation, models
 
+answer_invitation = Operation("/answer-invitation", models.AppointmentReply, models.StoredReply)
+"""Answer an invitation to an appointment."""
 bulk_admin_action: Operation[models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsersResult] = Operation(
     "/bulk-admin-action", models.SuspendUsers | models.ReactivateUsers | models.SetRoleOfUsers, models.AdministeredUsersResult  # type: ignore[arg-type]  # a union is not a type object
 )

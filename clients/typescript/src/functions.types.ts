@@ -5,6 +5,28 @@
  */
 
 export interface paths {
+    "/answer-invitation": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Answer an invitation to an appointment
+         * @description The link in an invitation leads here: GET shows a form and changes nothing, since mail scanners follow links; POST
+         *     stores the reply, which may be changed until the appointment is over. Members can also write `reply` of their row in
+         *     `appointment_attendees`.
+         */
+        post: operations["answer-invitation"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/ask-assistant": {
         parameters: {
             query?: never;
@@ -42,6 +64,27 @@ export interface paths {
          *     user. Repeating the request changes nothing.
          */
         post: operations["bulk-admin-action"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/calendar": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Read a member's appointments in a calendar program
+         * @description The program fetches `/functions/v1/calendar?token=…` by GET: what the member is assigned to or attends, from 90 days
+         *     ago to a year ahead, at most 1,000. The address ends when it is replaced or revoked, and with the membership.
+         */
+        post: operations["calendar"];
         delete?: never;
         options?: never;
         head?: never;
@@ -2216,6 +2259,19 @@ export interface components {
          * @enum {string}
          */
         ApiKeyScope: "CRM_READ" | "CRM_WRITE" | "TASKS_READ" | "TASKS_WRITE" | "ORDERS_READ" | "ORDERS_WRITE" | "DASHBOARD_READ" | "BILLING_READ" | "ORGANIZATION_READ";
+        /** AppointmentReply */
+        AppointmentReply: {
+            /**
+             * Token
+             * @description From the link in an e-mail.
+             */
+            token: string;
+            /**
+             * Reply
+             * @enum {string}
+             */
+            reply: "ACCEPTED" | "TENTATIVE" | "DECLINED";
+        };
         /**
          * AssistantEvent
          * @description `start`, then `token` and `tool` as they happen, at last `done`; or `error` with a code.
@@ -2276,6 +2332,14 @@ export interface components {
             /** Flags */
             flags: (components["schemas"]["FlagEvaluation"] | components["schemas"]["FlagEvaluationFailure"])[];
             metadata: components["schemas"]["FlagSetMetadata"];
+        };
+        /** CalendarRequest */
+        CalendarRequest: {
+            /**
+             * Token
+             * @description From create_calendar_feed().
+             */
+            token: string;
         };
         /**
          * CancelSubscription
@@ -4049,6 +4113,18 @@ export interface components {
              */
             postal_code?: string | null;
         };
+        /** StoredReply */
+        StoredReply: {
+            /** Title */
+            title: string;
+            /**
+             * Start Time
+             * Format: date-time
+             */
+            start_time: string;
+            /** Reply */
+            reply: string;
+        };
         /**
          * StripeEventReceipt
          * @description `duplicate`: the event was received before; `status` is its present status.
@@ -5348,6 +5424,164 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    "answer-invitation": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AppointmentReply"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StoredReply"];
+                };
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The link is not valid. */
+            404: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The appointment is over or cancelled. */
+            410: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     "ask-assistant": {
         parameters: {
             query?: never;
@@ -5581,6 +5815,162 @@ export interface operations {
                 };
             };
             /** @description One of the users does not exist. */
+            404: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The request did not arrive in time. */
+            408: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body is not JSON. */
+            415: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The body has invalid fields, listed in `details`; or a rule forbids it; or the Idempotency-Key was used for another request. */
+            422: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Too many requests of the caller are running; `Retry-After` says when to try again. */
+            429: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description Something went wrong on our side. */
+            500: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The database is busy or unavailable; `Retry-After` says when to try again. */
+            503: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
+    calendar: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CalendarRequest"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/calendar": string;
+                };
+            };
+            /** @description Nothing has changed since `If-None-Match`. */
+            304: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request is malformed: its JSON, a header or a value. */
+            400: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The access token or API key is missing or not valid. */
+            401: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The caller is suspended, or lacks the role for this. */
+            403: {
+                headers: {
+                    /** @description Names this request in our logs. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description The address is unknown, replaced or revoked. */
             404: {
                 headers: {
                     /** @description Names this request in our logs. */

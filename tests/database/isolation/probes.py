@@ -16,7 +16,7 @@ from tests.support.world import Connection, Row, fixed_id
 
 PROBE = Path(__file__).with_name("probe.sql").read_text()
 # Their user_id is not the author: an admin chooses it.
-ABOUT_OTHERS = {"sales_goals"}
+ABOUT_OTHERS = {"sales_goals", "appointment_attendees"}
 CHANNELS = "realtime.messages"
 EVERYBODY = (*ACTORS, *TWINS, *MALFORMED)
 

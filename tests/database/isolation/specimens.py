@@ -71,8 +71,15 @@ VALUES: dict[str, dict[str, Row]] = {
         "ours": {"key_hash": "6" * 64},
         "theirs": {"key_hash": "7" * 64},
     },
+    "appointment_attendees": {
+        "*": {"email": None},
+        "ours": {"user_id": PEOPLE["member"], "contact_id": None},
+        "ours guest": {"user_id": None},
+        "theirs": {"user_id": PEOPLE["globex_member"], "contact_id": None},
+    },
     "appointments": {"*": {"end_time": "2026-11-20T13:00:00Z"}},
     "build_logs": {"ours move": {"stage": "status_change"}},
+    "contacts": {"*": {"email": "guest@visitor.test"}},
     "content": {"*": {"slug": "draft"}, "ours public": PUBLISHED, "theirs public": PUBLISHED},
     "dashboard_metrics": {
         "*": {"query": Jsonb({"source": "leads", "aggregate": "count"})},

@@ -1,0 +1,31 @@
+from typing import Annotated
+
+from pydantic import Field
+
+from shared.app.call import Call, Result
+from shared.app.function import RequestModel, function
+
+
+class CalendarRequest(RequestModel):
+    token: Annotated[str, Field(min_length=1, max_length=100, description="From create_calendar_feed().")]
+
+
+@function(
+    "anyone",
+    content_type="text/calendar; charset=utf-8",
+    errors={304: "Nothing has changed since `If-None-Match`.", 404: "The address is unknown, replaced or revoked."},
+)
+async def calendar(call: Call[CalendarRequest]) -> Result[str]:
+    """Read a member's appointments in a calendar program.
+
+    The program fetches `/functions/v1/calendar?token=…` by GET: what the member is assigned to or attends, from 90 days
+    ago to a year ahead, at most 1,000. The address ends when it is replaced or revoked, and with the membership.
+    """
+    from shared.calendar import Feed, write  # noqa: PLC0415 - no other function needs the library
+
+    tag = call.headers.get(b"if-none-match", b"").decode("latin-1").strip().removeprefix("W/").strip('"')
+    feed = await call.load("private.read_calendar", {"token": call.body.token, "etag": tag}, Feed)
+    headers = {"etag": f'"{feed.etag}"', "cache-control": "private, no-cache"}
+    if feed.items is None:
+        return Result(b"", status=304, headers=headers)
+    return Result(write(feed.items, name=feed.name), headers=headers)

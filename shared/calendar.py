@@ -1,0 +1,96 @@
+"""Appointments as calendar programs read them (RFC 5545): feeds, and what is attached to invitations."""
+
+import re
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from icalendar import Calendar, Event, vCalAddress, vText
+from pydantic import BaseModel
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\u0085\u2028\u2029]+")
+STATUSES = {"SCHEDULED": "TENTATIVE", "CANCELLED": "CANCELLED"}
+
+
+class Organizer(BaseModel):
+    name: str | None
+    email: str
+
+
+class Item(BaseModel):
+    """What private.calendar_item() returns."""
+
+    uid: UUID
+    sequence: int
+    status: str
+    title: str
+    description: str | None
+    start: datetime
+    end: datetime
+    location: str | None
+    url: str | None
+    updated_at: datetime
+    organizer: Organizer | None
+
+
+class Feed(BaseModel):
+    """What private.read_calendar() returns; items is null if the etag is the one that was sent."""
+
+    etag: str
+    name: str
+    items: list[Item] | None
+
+
+def write(
+    items: list[Item],
+    *,
+    name: str | None = None,
+    method: Literal["PUBLISH", "REQUEST", "CANCEL"] = "PUBLISH",
+    attendee: str | None = None,
+) -> bytes:
+    """All times are UTC, which every program shows in its own time zone."""
+    made = Calendar()
+    made.add("prodid", "-//Strive//Calendar//EN")
+    made.add("version", "2.0")
+    made.add("method", method)
+    if name:
+        made.add("x-wr-calname", _clean(name))
+    for item in items:
+        made.add_component(_event(item, attendee))
+    content: bytes = made.to_ical()
+    return content
+
+
+def _event(item: Item, attendee: str | None) -> Event:
+    event = Event()
+    event.add("uid", str(item.uid))
+    event.add("sequence", item.sequence)
+    event.add("dtstamp", item.updated_at)
+    event.add("last-modified", item.updated_at)
+    event.add("dtstart", item.start)
+    event.add("dtend", item.end)
+    event.add("summary", _clean(item.title))
+    event.add("status", STATUSES.get(item.status, "CONFIRMED"))
+    for property_name, value in (("description", item.description), ("location", item.location), ("url", item.url)):
+        if value:
+            event.add(property_name, _clean(value))
+    if item.organizer:
+        event.add("organizer", _person(item.organizer.email, item.organizer.name))
+    if attendee:
+        # Replies come through the links of the e-mail, not by mail.
+        event.add("attendee", _person(attendee, None, RSVP="FALSE", PARTSTAT="NEEDS-ACTION"))
+    return event
+
+
+def _person(address: str, name: str | None, **parameters: str) -> vCalAddress:
+    person = vCalAddress(f"mailto:{_clean(address)}")
+    for key, value in parameters.items():
+        person.params[key] = vText(value)
+    if name and (shown := _clean(name).replace('"', "'").replace("\n", " ")):
+        person.params["CN"] = vText(shown)
+    return person
+
+
+def _clean(text: str) -> str:
+    """A line break is escaped by the library; other control characters may not be in a calendar."""
+    return CONTROL.sub(" ", text)
