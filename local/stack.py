@@ -35,6 +35,8 @@ DOUBLES = {"STRIPE_": "stripe", "AI_": "model"}
 # Used with STRIPE_SECRET_KEY of a real account, instead of the double.
 FEW = 5  # migrations that are named; more are counted
 STRIPE_API = "https://api.stripe.com"
+# Receivers of webhooks on this machine.
+LOOPBACK = "127.0.0.0/8,::1/128"
 MAIL_FROM = "Strive <no-reply@strive.test>"
 
 
@@ -356,6 +358,7 @@ class Stack:
             "SUPABASE_SIGNING_KEY": json.dumps(keys.jwk),
             "SUPABASE_DB_URL": self.database_url("strive_functions"),
             "RETURN_ORIGINS": return_origins(),
+            "WEBHOOK_ALLOWED_NETWORKS": os.environ.get("WEBHOOK_ALLOWED_NETWORKS", LOOPBACK),
             **({"SMTP_URL": f"smtp://127.0.0.1:{ports.smtp}", "MAIL_FROM": MAIL_FROM} if ports.smtp else {}),
             **(
                 {

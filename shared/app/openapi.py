@@ -132,6 +132,7 @@ def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
                 "Error": ERROR,
                 **definitions.get("$defs", {}),
                 **{_event_name(kind): _payload(kind, **event) for kind, event in events.items()},
+                "WebhookEvent": _any_of(events),
             },
         },
     }
@@ -139,6 +140,15 @@ def document(url: str, functions: Iterable[Function]) -> dict[str, Any]:
 
 def _event_name(kind: str) -> str:
     return "".join(word.capitalize() for word in re.split(r"[._]", kind)) + "Event"
+
+
+def _any_of(kinds: Iterable[str]) -> dict[str, Any]:
+    schemas = {kind: f"#/components/schemas/{_event_name(kind)}" for kind in kinds}
+    return {
+        "description": "The payload of any event that webhooks get.",
+        "oneOf": [{"$ref": schema} for schema in schemas.values()],
+        "discriminator": {"propertyName": "type", "mapping": schemas},
+    }
 
 
 def _delivery(kind: str, description: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ insert into private.event_kinds (kind, description, type, path, reaches_actor, i
   ('organization.summary.weekly', 'The week of your organization, for owners', 'INFO', '/dashboard', true, false);
 
 insert into private.event_kinds (kind, description, type, path, in_app, is_mandatory, reaches_actor, needs_membership, is_webhook) values
-  ('organization.member.invited', 'You are invited to an organization', 'INFO', null, false, true, true, false, true),
+  ('organization.member.invited', 'You are invited to an organization', 'INFO', null, false, true, true, false, false),
   ('organization.invitation.expiring', 'Your invitation expires soon', 'INFO', null, false, true, true, false, false),
   ('organization.member.role_changed', 'Your role in an organization was changed', 'INFO', '/settings/members', true, true, false, true, true),
   ('organization.member.removed', 'You were removed from an organization', 'WARNING', null, false, true, false, false, true),

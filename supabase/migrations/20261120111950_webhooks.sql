@@ -110,7 +110,7 @@ comment on function private.webhook_payload(text, uuid, text, uuid, jsonb) is
   'The body of a delivery, version 1: shared/app/openapi.py makes its schema from the catalog.';
 
 -- A delivery that is claimed stays PENDING until its result is stored, so a later event of the same record waits, and
--- after a crash another run takes the delivery over. Events that wait for one of their record are put off when they are met,
+-- after a crash another run takes the delivery over. Events that wait for one of their record are put off when one is met,
 -- and the next one is due when that one is settled: so claiming reads few rows, however many wait.
 create function private.claim_webhooks(request jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -123,62 +123,72 @@ declare
   under_way constant jsonb := coalesce(request -> 'running', '{}');
   slow constant jsonb := coalesce(request -> 'slow', '[]');
   claimed jsonb;
+  moved bigint;
 begin
-  -- The endpoints that something waits for, each by one step through the index.
-  with recursive waiting as (
-    (select d.endpoint_id from public.webhook_deliveries d where d.status = 'PENDING' order by d.endpoint_id limit 1)
-    union all
-    select (
-      select d.endpoint_id from public.webhook_deliveries d
-      where d.status = 'PENDING' and d.endpoint_id > waiting.endpoint_id order by d.endpoint_id limit 1
-    ) from waiting where waiting.endpoint_id is not null
-  ), endpoint as materialized (
-    select w.id, w.url, w.organization_id, s.is_slow, r.running, case when s.is_slow then 1 else of_endpoint end - r.running as free
-    from public.webhook_endpoints w
-    cross join lateral (select w.failing_since is not null or slow ? w.id::text as is_slow) s
-    cross join lateral (select coalesce((under_way ->> w.id::text)::integer, 0) as running) r
-    where w.is_active and (w.id in (select waiting.endpoint_id from waiting) or under_way ? w.id::text)
-  ), due as materialized (
-    select d.id, d.place, d.next_attempt_at, e.id as endpoint_id, e.url, e.organization_id, e.is_slow, e.free, (
-      select p.next_attempt_at from public.webhook_deliveries p
-      where p.endpoint_id = e.id and p.status = 'PENDING' and p.subject_id = d.subject_id and p.place < d.place
-      order by p.place limit 1
-    ) as first_at
-    from endpoint e
-    cross join lateral (
-      select d.id, d.place, d.next_attempt_at, d.subject_id from public.webhook_deliveries d
-      where d.endpoint_id = e.id and d.status = 'PENDING' and d.next_attempt_at <= now()
-      order by d.next_attempt_at, d.place limit case when e.free > 0 then looked_at else 0 end
-    ) d
-  ), put_off as (
-    update public.webhook_deliveries d set next_attempt_at = greatest(due.first_at, claimed_until)
-    from due where d.id = due.id and due.first_at is not null
-  ), possible as (
-    select * from (
-      select due.*, row_number() over (partition by due.endpoint_id order by due.next_attempt_at, due.place) as place_in_endpoint
-      from due where due.first_at is null
-    ) p where p.place_in_endpoint <= p.free
-  ), turn as (
-    select p.id, p.url, p.is_slow, p.next_attempt_at,
-      row_number() over (partition by p.organization_id order by p.next_attempt_at, p.place)
-        + (select coalesce(sum(e.running), 0) from endpoint e where e.organization_id = p.organization_id) as in_organization,
-      row_number() over (partition by p.is_slow order by p.next_attempt_at, p.place)
-        + (select coalesce(sum(e.running), 0) from endpoint e where e.is_slow) as among_slow_ones
-    from possible p
-  ), chosen as (
-    select t.id, t.url from turn t
-    where t.in_organization <= of_organization and (not t.is_slow or t.among_slow_ones <= of_slow_ones)
-    order by t.in_organization, t.next_attempt_at limit (request ->> 'most')::integer
-  ), taken as (
-    update public.webhook_deliveries d set attempts = d.attempts + 1, next_attempt_at = claimed_until
-    from chosen where d.id = chosen.id and d.status = 'PENDING' and d.next_attempt_at <= now()
-    returning d.id, d.endpoint_id, chosen.url, d.payload, d.place
-  )
-  select jsonb_agg(jsonb_build_object(
-    'id', t.id, 'endpoint_id', t.endpoint_id, 'url', t.url, 'payload', t.payload, 'secrets', jsonb_build_array(s.secret)
-      || case when s.previous_until > now() then jsonb_build_array(s.previous_secret) else '[]' end
-  ) order by t.place) into claimed
-  from taken t join private.webhook_secrets s on s.endpoint_id = t.endpoint_id;
+  -- Again if all that were looked at wait for others.
+  for tried in 1..20 loop
+    -- The endpoints that something waits for, each by one step through the index.
+    with recursive waiting as (
+      (select d.endpoint_id from public.webhook_deliveries d where d.status = 'PENDING' order by d.endpoint_id limit 1)
+      union all
+      select (
+        select d.endpoint_id from public.webhook_deliveries d
+        where d.status = 'PENDING' and d.endpoint_id > waiting.endpoint_id order by d.endpoint_id limit 1
+      ) from waiting where waiting.endpoint_id is not null
+    ), endpoint as materialized (
+      select w.id, w.url, w.organization_id, s.is_slow, r.running, case when s.is_slow then 1 else of_endpoint end - r.running as free
+      from public.webhook_endpoints w
+      cross join lateral (select w.failing_since is not null or slow ? w.id::text as is_slow) s
+      cross join lateral (select coalesce((under_way ->> w.id::text)::integer, 0) as running) r
+      where w.is_active and (w.id in (select waiting.endpoint_id from waiting) or under_way ? w.id::text)
+    ), due as materialized (
+      select d.id, d.place, d.next_attempt_at, e.id as endpoint_id, e.url, e.organization_id, e.is_slow, e.free, (
+        select p.place from public.webhook_deliveries p
+        where p.endpoint_id = e.id and p.status = 'PENDING' and p.subject_id = d.subject_id and p.place < d.place
+        order by p.place limit 1
+      ) as first_place, d.subject_id
+      from endpoint e
+      cross join lateral (
+        select d.id, d.place, d.next_attempt_at, d.subject_id from public.webhook_deliveries d
+        where d.endpoint_id = e.id and d.status = 'PENDING' and d.next_attempt_at <= now()
+        order by d.next_attempt_at, d.place limit case when e.free > 0 then looked_at else 0 end
+      ) d
+    ), put_off as (
+      update public.webhook_deliveries d set next_attempt_at = greatest(f.next_attempt_at, claimed_until)
+      from (select distinct due.endpoint_id, due.subject_id, due.first_place from due where due.first_place is not null) b
+      join public.webhook_deliveries f on f.endpoint_id = b.endpoint_id and f.status = 'PENDING' and f.subject_id = b.subject_id
+        and f.place = b.first_place
+      where d.endpoint_id = b.endpoint_id and d.status = 'PENDING' and d.subject_id = b.subject_id and d.place > b.first_place
+        and d.next_attempt_at <= now()
+      returning d.id
+    ), possible as (
+      select * from (
+        select due.*, row_number() over (partition by due.endpoint_id order by due.next_attempt_at, due.place) as place_in_endpoint
+        from due where due.first_place is null
+      ) p where p.place_in_endpoint <= p.free
+    ), turn as (
+      select p.id, p.url, p.is_slow, p.next_attempt_at,
+        row_number() over (partition by p.organization_id order by p.next_attempt_at, p.place)
+          + (select coalesce(sum(e.running), 0) from endpoint e where e.organization_id = p.organization_id) as in_organization,
+        row_number() over (partition by p.is_slow order by p.next_attempt_at, p.place)
+          + (select coalesce(sum(e.running), 0) from endpoint e where e.is_slow) as among_slow_ones
+      from possible p
+    ), chosen as (
+      select t.id, t.url from turn t
+      where t.in_organization <= of_organization and (not t.is_slow or t.among_slow_ones <= of_slow_ones)
+      order by t.in_organization, t.next_attempt_at limit (request ->> 'most')::integer
+    ), taken as (
+      update public.webhook_deliveries d set attempts = d.attempts + 1, next_attempt_at = claimed_until
+      from chosen where d.id = chosen.id and d.status = 'PENDING' and d.next_attempt_at <= now()
+      returning d.id, d.endpoint_id, chosen.url, d.payload, d.place
+    )
+    select jsonb_agg(jsonb_build_object(
+      'id', t.id, 'endpoint_id', t.endpoint_id, 'url', t.url, 'payload', t.payload, 'secrets', jsonb_build_array(s.secret)
+        || case when s.previous_until > now() then jsonb_build_array(s.previous_secret) else '[]' end
+    ) order by t.place), (select count(*) from put_off) into claimed, moved
+    from taken t join private.webhook_secrets s on s.endpoint_id = t.endpoint_id;
+    exit when claimed is not null or moved = 0;
+  end loop;
   return coalesce(claimed, '[]');
 end $$;
 comment on function private.claim_webhooks(jsonb) is
@@ -206,7 +216,8 @@ begin
     return 'null';
   end if;
   if delivery.status <> 'PENDING' then
-    update public.webhook_deliveries d set next_attempt_at = now()
+    -- Where it would be if it had never waited: before those that came later.
+    update public.webhook_deliveries d set next_attempt_at = d.created_at
     where d.next_attempt_at > now() and d.id = (
       select n.id from public.webhook_deliveries n
       where n.endpoint_id = delivery.endpoint_id and n.status = 'PENDING' and n.subject_id = delivery.subject_id
@@ -226,6 +237,12 @@ begin
     and (code = 410 or delivery.status = 'FAILED' and w.failing_since < now() - interval '70 hours')
   returning w.* into endpoint;
   if endpoint.id is not null then
+    -- Without the address, which may be a secret of the admins.
+    insert into public.activity_feeds (organization_id, user_id, title, description, type, entity_type, entity_id, action, severity)
+    values (
+      endpoint.organization_id, null, 'A webhook was switched off', endpoint.disabled_reason, 'INTEGRATION_EVENT', 'webhook',
+      endpoint.id, 'disabled', 'ERROR'
+    );
     perform private.publish_event(
       'organization.webhook.disabled', endpoint.organization_id, 'webhook', endpoint.id,
       'A webhook was switched off', format('%s %s', left(endpoint.url, 300), endpoint.disabled_reason),

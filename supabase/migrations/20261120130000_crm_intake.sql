@@ -390,6 +390,7 @@ declare
   known record;
   results jsonb := '[]';
   created uuid;
+  made uuid[] := '{}';
 begin
   -- One after the other in an organization, so that a person who is sent twice at once is known the second time.
   perform pg_advisory_xact_lock(hashtextextended('capture:' || org, 0));
@@ -409,6 +410,7 @@ begin
           org, sent.name, sent.email, sent.phone, sent.company, sent.source, sent.status, sent.score_value, sent.budget,
           sent.property_types, sent.cities, sent.min_bedrooms, sent.timeline, sent.notes, sent.tags
         ) returning id into created;
+        made := made || created;
         results := results || jsonb_build_object(
           'index', item.place - 1, 'outcome', 'created', 'kind', 'lead', 'id', case when not is_dry_run then created end
         );
@@ -418,6 +420,13 @@ begin
     end loop;
     if is_dry_run then
       raise sqlstate 'DRY00';
+    end if;
+    if cardinality(made) > 0 then
+      insert into public.activity_feeds (organization_id, user_id, title, type, entity_type, entity_id, action, metadata)
+      values (
+        org, auth.uid(), case cardinality(made) when 1 then 'A lead arrived' else format('%s leads arrived', cardinality(made)) end,
+        'INTEGRATION_EVENT', 'lead', made[1], 'ingested', jsonb_build_object('ids', made)
+      );
     end if;
   exception when sqlstate 'DRY00' then
     null; -- Undone; the variables keep what would have happened.

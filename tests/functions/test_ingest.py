@@ -54,7 +54,12 @@ def test_mapped_records_become_leads_once(functions: Serving, key: str, database
             "select organization_id, name, source::text, budget::int, tags from public.leads where lower(email) = %s",
             [first],
         ).fetchall()
+        feed = connection.execute(
+            "select title, jsonb_array_length(metadata -> 'ids') from public.activity_feeds"
+            " where type = 'INTEGRATION_EVENT' and entity_type = 'lead'"
+        ).fetchall()
     assert rows == [(ACME, "Ada", "REFERRAL", 250_000, ["portal"])]
+    assert feed == [("A lead arrived", 1)]
 
 
 def test_records_without_a_mapping_are_matched_by_name(functions: Serving, key: str) -> None:

@@ -179,6 +179,30 @@ def test_events_of_a_record_stay_in_order(
     assert {row["status"] for row in deliveries(connection)} == {"DELIVERED"}
 
 
+def test_many_events_of_a_record_arrive_in_one_run(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    subscribe(database, receiver.url)
+    record = uuid4()
+    for number in range(50):
+        publish(connection, record, value=number)
+    assert deliver(functions) == {"delivered": 50, "failed": 0}
+    assert [json.loads(body)["data"]["details"]["value"] for _, body in receiver.requests] == list(range(50))
+
+
+def test_many_events_that_wait_hold_up_no_other_record(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    subscribe(database, receiver.url)
+    record = uuid4()
+    for number in range(300):
+        publish(connection, record, value=number)
+    receiver.answers = [500]
+    assert deliver(functions) == {"delivered": 0, "failed": 1}
+    publish(connection, value="of another record")
+    assert deliver(functions) == {"delivered": 1, "failed": 0}
+
+
 def test_failing_receiver_is_retried_for_three_days_and_switched_off(
     functions: Serving, database: Database, connection: psycopg.Connection[Any], receiver: Receiver
 ) -> None:
@@ -206,6 +230,8 @@ def test_failing_receiver_is_retried_for_three_days_and_switched_off(
         "select is_active, disabled_reason from public.webhook_endpoints where id = %s", [made["id"]]
     )
     assert (active, reason) == (False, "No delivery arrived for three days.")
+    feed = "select type::text, description from public.activity_feeds where entity_id = %s"
+    assert connection.execute(feed, [made["id"]]).fetchall() == [("INTEGRATION_EVENT", reason)]
     ((notified,),) = connection.execute(
         "select count(*) from public.notifications where kind = 'organization.webhook.disabled' and entity_id = %s",
         [made["id"]],

@@ -2304,33 +2304,11 @@ class OrganizationExportReadyEvent(BaseModel):
     data: Data30
 
 
-class Subject31(BaseModel):
-    type: str | None
-    id: UUID | None
-
-
-class Data31(BaseModel):
-    subject: Subject31
-    details: dict[str, Any]
-
-
-class OrganizationMemberInvitedEvent(BaseModel):
-    """
-    You are invited to an organization.
-    """
-
-    type: Literal['organization.member.invited']
-    version: Literal[1]
-    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
-    organization_id: UUID
-    data: Data31
-
-
 class Type31(StrEnum):
     member = 'member'
 
 
-class Subject32(BaseModel):
+class Subject31(BaseModel):
     type: Type31
     id: UUID | None
 
@@ -2339,8 +2317,8 @@ class Details10(BaseModel):
     role: str | None = None
 
 
-class Data32(BaseModel):
-    subject: Subject32
+class Data31(BaseModel):
+    subject: Subject31
     details: Details10
 
 
@@ -2353,16 +2331,16 @@ class OrganizationMemberJoinedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data32
+    data: Data31
 
 
-class Subject33(BaseModel):
+class Subject32(BaseModel):
     type: Type31
     id: UUID | None
 
 
-class Data33(BaseModel):
-    subject: Subject33
+class Data32(BaseModel):
+    subject: Subject32
     details: dict[str, Any]
 
 
@@ -2375,10 +2353,10 @@ class OrganizationMemberRemovedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data33
+    data: Data32
 
 
-class Subject34(BaseModel):
+class Subject33(BaseModel):
     type: Type31
     id: UUID | None
 
@@ -2388,8 +2366,8 @@ class Details11(BaseModel):
     role: str | None = None
 
 
-class Data34(BaseModel):
-    subject: Subject34
+class Data33(BaseModel):
+    subject: Subject33
     details: Details11
 
 
@@ -2402,16 +2380,16 @@ class OrganizationMemberRoleChangedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data34
+    data: Data33
 
 
-class Subject35(BaseModel):
+class Subject34(BaseModel):
     type: str | None
     id: UUID | None
 
 
-class Data35(BaseModel):
-    subject: Subject35
+class Data34(BaseModel):
+    subject: Subject34
     details: dict[str, Any]
 
 
@@ -2424,20 +2402,20 @@ class OrganizationMessageSentEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data35
+    data: Data34
 
 
 class Type34(StrEnum):
     webhook = 'webhook'
 
 
-class Subject36(BaseModel):
+class Subject35(BaseModel):
     type: Type34
     id: UUID | None
 
 
-class Data36(BaseModel):
-    subject: Subject36
+class Data35(BaseModel):
+    subject: Subject35
     details: dict[str, Any]
 
 
@@ -2450,14 +2428,14 @@ class OrganizationWebhookTestedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data36
+    data: Data35
 
 
 class Type35(StrEnum):
     appointment = 'appointment'
 
 
-class Subject37(BaseModel):
+class Subject36(BaseModel):
     type: Type35
     id: UUID | None
 
@@ -2466,8 +2444,8 @@ class Details12(BaseModel):
     ids: list[UUID] | None = None
 
 
-class Data37(BaseModel):
-    subject: Subject37
+class Data36(BaseModel):
+    subject: Subject36
     details: Details12
 
 
@@ -2480,10 +2458,10 @@ class WorkAppointmentAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data37
+    data: Data36
 
 
-class Subject38(BaseModel):
+class Subject37(BaseModel):
     type: Type35
     id: UUID | None
 
@@ -2493,8 +2471,8 @@ class Details13(BaseModel):
     minutes: int | None = None
 
 
-class Data38(BaseModel):
-    subject: Subject38
+class Data37(BaseModel):
+    subject: Subject37
     details: Details13
 
 
@@ -2507,20 +2485,20 @@ class WorkAppointmentReminderEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data38
+    data: Data37
 
 
 class Type37(StrEnum):
     note = 'note'
 
 
-class Subject39(BaseModel):
+class Subject38(BaseModel):
     type: Type37
     id: UUID | None
 
 
-class Data39(BaseModel):
-    subject: Subject39
+class Data38(BaseModel):
+    subject: Subject38
     details: dict[str, Any]
 
 
@@ -2533,14 +2511,14 @@ class WorkNoteMentionedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data39
+    data: Data38
 
 
 class Type38(StrEnum):
     project = 'project'
 
 
-class Subject40(BaseModel):
+class Subject39(BaseModel):
     type: Type38
     id: UUID | None
 
@@ -2549,8 +2527,8 @@ class Details14(BaseModel):
     ids: list[UUID] | None = None
 
 
-class Data40(BaseModel):
-    subject: Subject40
+class Data39(BaseModel):
+    subject: Subject39
     details: Details14
 
 
@@ -2563,20 +2541,20 @@ class WorkProjectAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data40
+    data: Data39
 
 
 class Type39(StrEnum):
     task = 'task'
 
 
-class Subject41(BaseModel):
+class Subject40(BaseModel):
     type: Type39
     id: UUID | None
 
 
-class Data41(BaseModel):
-    subject: Subject41
+class Data40(BaseModel):
+    subject: Subject40
     details: Details14
 
 
@@ -2586,6 +2564,28 @@ class WorkTaskAssignedEvent(BaseModel):
     """
 
     type: Literal['work.task.assigned']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data40
+
+
+class Subject41(BaseModel):
+    type: Type39
+    id: UUID | None
+
+
+class Data41(BaseModel):
+    subject: Subject41
+    details: dict[str, Any]
+
+
+class WorkTaskDueEvent(BaseModel):
+    """
+    A task of yours is due within a day.
+    """
+
+    type: Literal['work.task.due']
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
@@ -2602,28 +2602,6 @@ class Data42(BaseModel):
     details: dict[str, Any]
 
 
-class WorkTaskDueEvent(BaseModel):
-    """
-    A task of yours is due within a day.
-    """
-
-    type: Literal['work.task.due']
-    version: Literal[1]
-    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
-    organization_id: UUID
-    data: Data42
-
-
-class Subject43(BaseModel):
-    type: Type39
-    id: UUID | None
-
-
-class Data43(BaseModel):
-    subject: Subject43
-    details: dict[str, Any]
-
-
 class WorkTaskOverdueEvent(BaseModel):
     """
     A task of yours is overdue.
@@ -2633,7 +2611,105 @@ class WorkTaskOverdueEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data43
+    data: Data42
+
+
+class WebhookEvent(
+    RootModel[
+        BillingCardExpiringEvent
+        | BillingCardRefusedEvent
+        | BillingDisputeOpenedEvent
+        | BillingPaymentFailedEvent
+        | BillingPaymentRecoveredEvent
+        | BillingPlanChangedEvent
+        | BillingPlanContinuedEvent
+        | BillingPlanEndedEvent
+        | BillingPlanEndingEvent
+        | BillingPlanRenewingEvent
+        | BillingPlanStartedEvent
+        | BillingRefundIssuedEvent
+        | BillingTrialEndingEvent
+        | BillingUsageAtLimitEvent
+        | BillingUsageNearLimitEvent
+        | CrmBuyerMatchedEvent
+        | CrmContactAssignedEvent
+        | CrmContactCreatedEvent
+        | CrmDealAssignedEvent
+        | CrmDealCreatedEvent
+        | CrmDealLostEvent
+        | CrmDealWonEvent
+        | CrmLeadAssignedEvent
+        | CrmLeadCapturedEvent
+        | CrmLeadCreatedEvent
+        | CrmListingAssignedEvent
+        | CrmListingMatchedEvent
+        | DashboardActionTriggeredEvent
+        | GarageOrderAssignedEvent
+        | GarageOrderMovedEvent
+        | OrganizationExportReadyEvent
+        | OrganizationMemberJoinedEvent
+        | OrganizationMemberRemovedEvent
+        | OrganizationMemberRoleChangedEvent
+        | OrganizationMessageSentEvent
+        | OrganizationWebhookTestedEvent
+        | WorkAppointmentAssignedEvent
+        | WorkAppointmentReminderEvent
+        | WorkNoteMentionedEvent
+        | WorkProjectAssignedEvent
+        | WorkTaskAssignedEvent
+        | WorkTaskDueEvent
+        | WorkTaskOverdueEvent
+    ]
+):
+    root: Annotated[
+        BillingCardExpiringEvent
+        | BillingCardRefusedEvent
+        | BillingDisputeOpenedEvent
+        | BillingPaymentFailedEvent
+        | BillingPaymentRecoveredEvent
+        | BillingPlanChangedEvent
+        | BillingPlanContinuedEvent
+        | BillingPlanEndedEvent
+        | BillingPlanEndingEvent
+        | BillingPlanRenewingEvent
+        | BillingPlanStartedEvent
+        | BillingRefundIssuedEvent
+        | BillingTrialEndingEvent
+        | BillingUsageAtLimitEvent
+        | BillingUsageNearLimitEvent
+        | CrmBuyerMatchedEvent
+        | CrmContactAssignedEvent
+        | CrmContactCreatedEvent
+        | CrmDealAssignedEvent
+        | CrmDealCreatedEvent
+        | CrmDealLostEvent
+        | CrmDealWonEvent
+        | CrmLeadAssignedEvent
+        | CrmLeadCapturedEvent
+        | CrmLeadCreatedEvent
+        | CrmListingAssignedEvent
+        | CrmListingMatchedEvent
+        | DashboardActionTriggeredEvent
+        | GarageOrderAssignedEvent
+        | GarageOrderMovedEvent
+        | OrganizationExportReadyEvent
+        | OrganizationMemberJoinedEvent
+        | OrganizationMemberRemovedEvent
+        | OrganizationMemberRoleChangedEvent
+        | OrganizationMessageSentEvent
+        | OrganizationWebhookTestedEvent
+        | WorkAppointmentAssignedEvent
+        | WorkAppointmentReminderEvent
+        | WorkNoteMentionedEvent
+        | WorkProjectAssignedEvent
+        | WorkTaskAssignedEvent
+        | WorkTaskDueEvent
+        | WorkTaskOverdueEvent,
+        Field(
+            description='The payload of any event that webhooks get.',
+            discriminator='type',
+        ),
+    ]
 
 
 class AdministeredUser(BaseModel):

@@ -1872,23 +1872,6 @@ export interface webhooks {
         patch?: never;
         trace?: never;
     };
-    "organization.member.invited": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /** You are invited to an organization */
-        post: operations["organization.member.invited"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "organization.member.joined": {
         parameters: {
             query?: never;
@@ -5081,28 +5064,6 @@ export interface components {
                 };
             };
         };
-        /** @description You are invited to an organization. */
-        OrganizationMemberInvitedEvent: {
-            /** @constant */
-            type: "organization.member.invited";
-            /** @constant */
-            version: 1;
-            /**
-             * Format: date-time
-             * @description When it happened.
-             */
-            timestamp: string;
-            /** Format: uuid */
-            organization_id: string;
-            data: {
-                subject: {
-                    type: string | null;
-                    /** Format: uuid */
-                    id: string | null;
-                };
-                details: Record<string, never>;
-            };
-        };
         /** @description Somebody joined the organization. */
         OrganizationMemberJoinedEvent: {
             /** @constant */
@@ -5393,6 +5354,8 @@ export interface components {
                 details: Record<string, never>;
             };
         };
+        /** @description The payload of any event that webhooks get. */
+        WebhookEvent: components["schemas"]["BillingCardExpiringEvent"] | components["schemas"]["BillingCardRefusedEvent"] | components["schemas"]["BillingDisputeOpenedEvent"] | components["schemas"]["BillingPaymentFailedEvent"] | components["schemas"]["BillingPaymentRecoveredEvent"] | components["schemas"]["BillingPlanChangedEvent"] | components["schemas"]["BillingPlanContinuedEvent"] | components["schemas"]["BillingPlanEndedEvent"] | components["schemas"]["BillingPlanEndingEvent"] | components["schemas"]["BillingPlanRenewingEvent"] | components["schemas"]["BillingPlanStartedEvent"] | components["schemas"]["BillingRefundIssuedEvent"] | components["schemas"]["BillingTrialEndingEvent"] | components["schemas"]["BillingUsageAtLimitEvent"] | components["schemas"]["BillingUsageNearLimitEvent"] | components["schemas"]["CrmBuyerMatchedEvent"] | components["schemas"]["CrmContactAssignedEvent"] | components["schemas"]["CrmContactCreatedEvent"] | components["schemas"]["CrmDealAssignedEvent"] | components["schemas"]["CrmDealCreatedEvent"] | components["schemas"]["CrmDealLostEvent"] | components["schemas"]["CrmDealWonEvent"] | components["schemas"]["CrmLeadAssignedEvent"] | components["schemas"]["CrmLeadCapturedEvent"] | components["schemas"]["CrmLeadCreatedEvent"] | components["schemas"]["CrmListingAssignedEvent"] | components["schemas"]["CrmListingMatchedEvent"] | components["schemas"]["DashboardActionTriggeredEvent"] | components["schemas"]["GarageOrderAssignedEvent"] | components["schemas"]["GarageOrderMovedEvent"] | components["schemas"]["OrganizationExportReadyEvent"] | components["schemas"]["OrganizationMemberJoinedEvent"] | components["schemas"]["OrganizationMemberRemovedEvent"] | components["schemas"]["OrganizationMemberRoleChangedEvent"] | components["schemas"]["OrganizationMessageSentEvent"] | components["schemas"]["OrganizationWebhookTestedEvent"] | components["schemas"]["WorkAppointmentAssignedEvent"] | components["schemas"]["WorkAppointmentReminderEvent"] | components["schemas"]["WorkNoteMentionedEvent"] | components["schemas"]["WorkProjectAssignedEvent"] | components["schemas"]["WorkTaskAssignedEvent"] | components["schemas"]["WorkTaskDueEvent"] | components["schemas"]["WorkTaskOverdueEvent"];
     };
     responses: {
         /** @description The event has arrived. Any other response is a failure, and is tried again. */
@@ -16092,30 +16055,6 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["OrganizationExportReadyEvent"];
-            };
-        };
-        responses: {
-            410: components["responses"]["Delivery410"];
-            "2XX": components["responses"]["Delivery2XX"];
-        };
-    };
-    "organization.member.invited": {
-        parameters: {
-            query?: never;
-            header: {
-                /** @description The delivery; a retry or a replay repeats it. */
-                "webhook-id": components["parameters"]["webhook-id"];
-                /** @description When it was sent, in seconds since 1970. */
-                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
-                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
-                "webhook-signature": components["parameters"]["webhook-signature"];
-            };
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["OrganizationMemberInvitedEvent"];
             };
         };
         responses: {
