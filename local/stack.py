@@ -279,6 +279,8 @@ class Stack:
         self.migrate()
         with cluster.connect() as connection:
             database.set_functions_password(connection, self.keys.database_password)
+            if not ready.exists():
+                connection.execute("select private.meter_reads()")
             if not ready.exists() and seed:
                 self.say("demo data")
                 database.seed(connection)

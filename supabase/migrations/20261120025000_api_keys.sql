@@ -188,15 +188,14 @@ begin
   if key.id is null then
     perform private.check_api_key();
   end if;
-  -- A transaction that only reads cannot count.
   if current_setting('transaction_read_only') = 'off' then
     perform private.count_api_call(key, 'data-api');
   else
-    perform private.require_calls(key.organization_id);
+    perform private.require_calls(key.organization_id), private.note_read(key);
   end if;
 end $$;
 comment on function private.admit_api_key() is
-  'For every request of a key to the data API: PT401 unless the key works, PT402 beyond the plan; counts requests that may write.';
+  'For every request of a key to the data API: PT401 unless the key works, PT402 beyond the plan; counts it.';
 
 grant execute on function private.api_key_name(uuid), private.check_api_key() to authenticated, service_role;
 grant execute on function private.use_api_key(text, text, text) to strive_functions;

@@ -215,6 +215,77 @@ end $$;
 comment on function private.count_api_call(public.api_keys, text) is
   'Counts a request of a key; PT429 beyond its rate, PT402 beyond the plan.';
 
+-- Reads of the data API with a key -----------------------------------------------------------------------------------------
+-- PostgREST reads in transactions that write no row. But they may write a message into the log of the database (WAL), which
+-- the roll-up reads from a replication slot. The slot keeps the log until then, so the roll-up has to run.
+
+create publication strive_usage;
+
+create table private.usage_position (
+  is_only boolean primary key default true constraint "there is one position" check (is_only),
+  lsn pg_lsn not null
+);
+comment on table private.usage_position is 'Up to where the log was read for messages about usage.';
+comment on column private.usage_position.is_only is 'True.';
+comment on column private.usage_position.lsn is 'Messages before it are counted.';
+insert into private.usage_position (lsn) values ('0/0');
+
+create function private.usage_slot() returns text language sql stable set search_path = '' as $$
+  select 'strive_usage_' || d.oid from pg_catalog.pg_database d where d.datname = current_database()
+$$;
+comment on function private.usage_slot() is 'The name of the replication slot for messages about usage; a cluster may have several databases.';
+
+create function private.meter_reads() returns text
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform pg_drop_replication_slot(s.slot_name) from pg_replication_slots s
+  where s.slot_name = private.usage_slot() and s.wal_status = 'lost';
+  perform pg_create_logical_replication_slot(private.usage_slot(), 'pgoutput')
+  where not exists (select from pg_replication_slots s where s.slot_name = private.usage_slot());
+  return private.usage_slot();
+end $$;
+comment on function private.meter_reads() is
+  'Creates the replication slot with which reads of API keys are counted, also after it was lost. Call it once after the '
+  'migrations, in a transaction of its own.';
+
+create function private.note_read(key public.api_keys) returns void language sql set search_path = '' as $$
+  select pg_logical_emit_message(
+    false, 'strive.usage', json_build_object('org', key.organization_id, 'key', key.id, 'at', now())::text
+  )
+$$;
+comment on function private.note_read(public.api_keys) is 'Writes a message about a request that only reads, for the next roll-up.';
+
+create function private.collect_reads() returns bigint
+language plpgsql set search_path = '' as $$
+declare
+  slot constant text := private.usage_slot();
+  -- Before a message is read: what is written later is left to the next run.
+  until constant pg_lsn := pg_current_wal_flush_lsn();
+  since pg_lsn;
+  collected bigint;
+begin
+  if not exists (select from pg_replication_slots s where s.slot_name = slot and s.wal_status <> 'lost') then
+    return 0;
+  end if;
+  select p.lsn into since from private.usage_position p;
+  -- What an earlier run counted and committed is released; what this one counts, by the next run.
+  if since > (select s.confirmed_flush_lsn from pg_replication_slots s where s.slot_name = slot) then
+    perform pg_replication_slot_advance(slot, since);
+  end if;
+  -- A message of pgoutput: M, 1 byte of flags, 8 of its place, the prefix and a zero, 4 of a length, then the content.
+  insert into private.usage_entries (organization_id, api_key_id, resource_type, resource_name, usage_amount, used_at)
+  select (m.content ->> 'org')::uuid, (m.content ->> 'key')::uuid, 'API_CALLS', 'data-api', 1, (m.content ->> 'at')::timestamptz
+  from pg_logical_slot_peek_binary_changes(slot, until, null, 'proto_version', '1', 'publication_names', 'strive_usage',
+    'messages', 'true') c,
+    lateral (select convert_from(substring(c.data from 28), 'UTF8')::json as content) m
+  where c.lsn >= since and c.lsn < until and get_byte(c.data, 0) = ascii('M')
+    and substring(c.data from 11 for 13) = 'strive.usage\000'::bytea;
+  get diagnostics collected = row_count;
+  update private.usage_position p set lsn = until;
+  return collected;
+end $$;
+comment on function private.collect_reads() is 'Makes entries of the messages about reads that were written since the last run; returns how many.';
+
 -- Rolling up ----------------------------------------------------------------------------------------------------------
 
 -- One statement moves the entries, so a roll-up that is killed has changed nothing. Those of the current minute stay: the rate
@@ -227,6 +298,7 @@ declare
 begin
   -- Another one that runs finishes first; its entries are gone then.
   perform pg_advisory_xact_lock(hashtextextended('private.roll_up_usage', 0));
+  perform private.collect_reads();
   with gone as (
     delete from private.usage_entries e where e.used_at < date_trunc('minute', now()) returning e.*
   ), summed as (

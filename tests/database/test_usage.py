@@ -10,7 +10,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tests.support.rows import one, refused, scene, turn
-from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, become
 
 KEY = "00000000-0000-4000-8000-0000000000aa"
 ENTER = (
@@ -31,6 +31,14 @@ def enter(connection: Connection, times: int = 1, amount: int = 1, **entry: Any)
     """Entries from before the current minute."""
     usual = {"org": ACME, "user": PEOPLE["member"], "key": None, "resource": "API_CALLS"}
     connection.execute(ENTER, usual | {"amount": amount, "times": times} | entry)
+
+
+def add_key(connection: Connection) -> None:
+    connection.execute(
+        "insert into public.api_keys (id, organization_id, name, prefix, key_hash, scopes, created_by)"
+        " values (%s, %s, 'Zapier', 'strive_test_0000000', %s, '{CRM_READ}', %s)",
+        [KEY, ACME, "0" * 64, PEOPLE["admin"]],
+    )
 
 
 def enter_calls_of_a_key(connection: Connection, times: int) -> None:
@@ -133,17 +141,49 @@ def test_no_call_is_lost_or_doubled_by_roll_ups(fresh_database: Database) -> Non
     assert ended > 5
 
 
+# Reads of the data API -----------------------------------------------------------------------------------------------
+
+
+def test_reads_with_a_key_are_counted_once(fresh_database: Database) -> None:
+    """They write no row, but a message; a roll-up that is rolled back leaves the messages to the next."""
+    with fresh_database.connect() as connection, fresh_database.connect("authenticator") as reader:
+        add_key(connection)
+        connection.execute("select private.meter_reads()")
+        connection.execute("set synchronous_commit = on")
+        reader.autocommit = False
+        reader.read_only = True
+        claims = {"role": "strive_api_key", "sub": str(PEOPLE["admin"]), "api_key_id": KEY, "scopes": ["CRM_READ"]}
+
+        def read(times: int) -> None:
+            for _ in range(times):
+                become(reader, "strive_api_key", claims, {})
+                reader.execute("select private.check_request()")
+                reader.rollback()
+            # Where commits wait for it, each flushes the log.
+            connection.execute("update public.organizations set name = name where id = %s", [ACME])
+
+        used = "select private.used_calls(%s)"
+        read(3)
+        with connection.transaction(force_rollback=True):
+            connection.execute("select private.roll_up_usage()")
+            assert connection.execute(used, [ACME]).fetchone() == (3,)
+        assert connection.execute(used, [ACME]).fetchone() == (0,)
+        for more, expected in ((0, 3), (0, 3), (2, 5), (0, 5), (0, 5)):
+            read(more)
+            connection.execute("select private.roll_up_usage()")
+            assert connection.execute(used, [ACME]).fetchone() == (expected,)
+        limit(connection, api_calls=5)
+        with pytest.raises(psycopg.Error, match="no more api calls"):
+            read(1)
+
+
 # Limits --------------------------------------------------------------------------------------------------------------
 
 
 def test_last_calls_of_a_month_go_to_the_first(fresh_database: Database) -> None:
     """Eight at once for the last three calls: three pass."""
     with fresh_database.connect() as connection:
-        connection.execute(
-            "insert into public.api_keys (id, organization_id, name, prefix, key_hash, scopes, created_by)"
-            " values (%s, %s, 'Zapier', 'strive_test_0000000', %s, '{CRM_READ}', %s)",
-            [KEY, ACME, "0" * 64, PEOPLE["admin"]],
-        )
+        add_key(connection)
         limit(connection, api_calls=13)
         enter_calls_of_a_key(connection, 10)
 
@@ -186,11 +226,7 @@ def test_usage_of_another_month_does_not_count(connection: Connection, resource:
 
 def test_attack_lower_usage_by_deleting_the_key_and_its_creator(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
-        connection.execute(
-            "insert into public.api_keys (id, organization_id, name, prefix, key_hash, scopes, created_by)"
-            " values (%s, %s, 'Zapier', 'strive_test_0000000', %s, '{CRM_READ}', %s)",
-            [KEY, ACME, "0" * 64, PEOPLE["admin"]],
-        )
+        add_key(connection)
         enter_calls_of_a_key(connection, 5)
         connection.execute("select private.roll_up_usage()")
         enter_calls_of_a_key(connection, 2)

@@ -204,7 +204,8 @@ def test_day_of_the_platform_equals_the_reports(functions: Serving, database: Da
 
 
 def test_data_api_counts_and_refuses_keys(platform: Platform) -> None:
-    """Through the whole stack: a write counts, and beyond the plan neither reading nor writing goes on."""
+    """Through the whole stack: reading and writing count, and beyond the plan neither goes on."""
+    platform.sql("select private.meter_reads()")
     org = platform.organization()
     admin = platform.person(member_of=org, org_role="ADMIN")
     made = admin.call("create-api-key", name="Zapier", scopes=["CRM_WRITE"]).json()
@@ -215,10 +216,17 @@ def test_data_api_counts_and_refuses_keys(platform: Platform) -> None:
     )
     assert http.post("/rest/v1/leads", json={"name": "Ada"}).status_code == 201
     assert platform.sql(used, made["id"]) == [("data-api", 1), ("token", 1)]
+    for path in ("leads", "leads?select=name", "contacts"):
+        assert http.get(f"/rest/v1/{path}").status_code == 200
+    assert http.post("/rest/v1/leads", json={"name": "Eve"}).status_code == 201
+    platform.sql("set synchronous_commit = on")
+    platform.sql("update public.organizations set name = name where id = %s", org)  # its commit flushes the log
+    assert platform.server.post("/functions/v1/roll-up-usage", json={}).status_code == 200
+    assert platform.sql(used, made["id"]) == [("data-api", 5), ("token", 1)]
     platform.sql("update public.organizations set subscription_tier = 'FREE' where id = %s", org)
     platform.sql(
         "insert into public.usage_tracking (organization_id, api_key_id, resource_type, resource_name, usage_amount)"
-        " values (%s, %s, 'API_CALLS', 'data-api', 998)",
+        " values (%s, %s, 'API_CALLS', 'data-api', 994)",
         org,
         made["id"],
     )
