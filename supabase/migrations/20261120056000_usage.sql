@@ -242,6 +242,9 @@ begin
   where s.slot_name = private.usage_slot() and s.wal_status = 'lost';
   perform pg_create_logical_replication_slot(private.usage_slot(), 'pgoutput')
   where not exists (select from pg_replication_slots s where s.slot_name = private.usage_slot());
+  if found then
+    update private.usage_position p set lsn = '0/0'; -- of another cluster, after a restore
+  end if;
   return private.usage_slot();
 end $$;
 comment on function private.meter_reads() is

@@ -40,7 +40,7 @@ OF_THE_PLATFORM = {
     " onboarding_steps order_moves"
     " payment_moves payment_statuses personal_columns plan_prices reporting_rates"
     " row_counts row_quotas sign_in_days stripe_account"
-    " subscription_statuses system_alert_tallies tallies unsubscribe_key",
+    " subscription_statuses system_alert_tallies tallies unsubscribe_key usage_entries usage_position",
 }
 
 # Their rows come from Stripe events, and this database has none.
@@ -113,11 +113,6 @@ def exporting(tmp_path_factory: pytest.TempPathFactory, database: Database, data
         owner.execute(
             "insert into private.webhook_secrets (endpoint_id, secret)"
             " select id, 'whsec_00' from public.webhook_endpoints where organization_id = %s",
-            [ACME],
-        )
-        owner.execute(
-            "insert into private.usage_entries (organization_id, resource_type, resource_name, usage_amount, used_at)"
-            " values (%s, 'API_CALLS', 'token', 1, now() + interval '1 hour')",
             [ACME],
         )
         owner.execute(
