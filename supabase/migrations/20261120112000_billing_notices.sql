@@ -22,8 +22,10 @@ declare
   was_live boolean := tg_op = 'UPDATE' and private.is_live(old.status);
   is_live boolean := private.is_live(new.status);
   plan text := initcap(new.tier::text);
-  notice record;
   replaced public.subscriptions;
+  notice_kind text;
+  notice_title text;
+  notice_message text;
 begin
   -- Others of the organization that run at Stripe and do not count: one of them takes over, or was replaced just now.
   if was_live and not is_live and exists (
@@ -42,46 +44,66 @@ begin
       return null;
     end if;
   end if;
-  select n.* into notice from (values
-    (is_live and replaced.id is not null, 'billing.plan.changed', format('Your plan is %s now', plan),
-      format('It was %s.', initcap(replaced.tier::text))),
-    (is_live and not was_live and new.status <> 'PAST_DUE', 'billing.plan.started', format('Your plan is %s', plan),
-      case when new.status = 'TRIAL' and new.trial_ends_at is not null
-        then format('It is free until %s.', private.day(new.trial_ends_at))
-        else 'You can use everything it includes from now on.' end),
-    (was_live and not is_live and old.tier <> 'FREE', 'billing.plan.ended', format('Your %s plan has ended', plan),
-      case when new.past_due_since is not null then 'The payment did not arrive. ' else '' end
-        || 'The organization is on the FREE plan now; its data is kept.'),
-    (is_live and new.status = 'PAST_DUE' and (tg_op = 'INSERT' or old.status <> 'PAST_DUE'), 'billing.payment.failed',
-      'A payment failed',
-      format('Stripe retries the payment; you keep the %s plan until %s at the latest. Please check your payment method.',
-        plan, private.day(new.past_due_since + private.payment_grace()))),
-    (was_live and is_live and new.tier <> old.tier, 'billing.plan.changed', format('Your plan is %s now', plan),
-      format('It was %s.', case when tg_op = 'UPDATE' then initcap(old.tier::text) end)),
-    (was_live and is_live and (new.billing_cycle, new.quantity) is distinct from (old.billing_cycle, old.quantity), 'billing.plan.changed',
-      format('Your %s plan has changed', plan),
-      format('It is billed %s for %s.', lower(new.billing_cycle::text), case new.quantity
-        when 1 then 'one seat' else new.quantity || ' seats' end)),
-    (is_live and new.ends_at is not null
-      and (tg_op = 'INSERT' or old.ends_at is null or not was_live) and new.granted_reason is null, 'billing.plan.ending',
-      format('Your %s plan ends on %s', plan, private.day(new.ends_at)),
-      'Until then nothing changes; afterwards the organization is on the FREE plan.'),
-    (was_live and is_live and old.ends_at is not null and new.ends_at is null, 'billing.plan.continued',
-      format('Your %s plan goes on', plan), format('It renews on %s.', private.day(new.current_period_end))),
-    (was_live and is_live and new.pending_at is not null
-      and (new.pending_tier, new.pending_billing_cycle, new.pending_quantity)
-        is distinct from (old.pending_tier, old.pending_billing_cycle, old.pending_quantity), 'billing.plan.changed',
-      format('Your plan changes to %s on %s', initcap(new.pending_tier::text), private.day(new.pending_at)),
-      format('Until then it stays %s. You can change your mind before that.', plan)),
-    (was_live and is_live and old.status = 'PAST_DUE' and new.status <> 'PAST_DUE', 'billing.payment.recovered', 'The payment has arrived',
-      format('The %s plan goes on.', plan))
-  ) n (applies, kind, title, message) where n.applies limit 1;
-  if notice.title is not null then
-    -- Who cancels, resumes and cancels again has one notice of the cancellation: the newest.
-    delete from public.notifications n
-    where n.organization_id = new.organization_id and n.title = notice.title and n.message = notice.message;
-    perform private.notify_owners(new.organization_id, notice.kind, notice.title, notice.message, 'subscription', new.id);
+  if is_live and replaced.id is not null then
+    notice_kind := 'billing.plan.changed';
+    notice_title := format('Your plan is %s now', plan);
+    notice_message := format('It was %s.', initcap(replaced.tier::text));
+  elsif is_live and not was_live and new.status <> 'PAST_DUE' then
+    notice_kind := 'billing.plan.started';
+    notice_title := format('Your plan is %s', plan);
+    notice_message := case when new.status = 'TRIAL' and new.trial_ends_at is not null
+      then format('It is free until %s.', private.day(new.trial_ends_at))
+      else 'You can use everything it includes from now on.' end;
+  elsif was_live and not is_live and old.tier <> 'FREE' then
+    notice_kind := 'billing.plan.ended';
+    notice_title := format('Your %s plan has ended', plan);
+    notice_message := case when new.past_due_since is not null then 'The payment did not arrive. ' else '' end
+      || 'The organization is on the FREE plan now; its data is kept.';
+  elsif is_live and new.status = 'PAST_DUE' and (tg_op = 'INSERT' or old.status <> 'PAST_DUE') then
+    notice_kind := 'billing.payment.failed';
+    notice_title := 'A payment failed';
+    notice_message := format(
+      'Stripe retries the payment; you keep the %s plan until %s at the latest. Please check your payment method.',
+      plan, private.day(new.past_due_since + private.payment_grace()));
+  elsif was_live and is_live and new.tier <> old.tier then
+    notice_kind := 'billing.plan.changed';
+    notice_title := format('Your plan is %s now', plan);
+    notice_message := format('It was %s.', initcap(old.tier::text));
+  elsif was_live and is_live and (new.billing_cycle, new.quantity) is distinct from (old.billing_cycle, old.quantity) then
+    notice_kind := 'billing.plan.changed';
+    notice_title := format('Your %s plan has changed', plan);
+    notice_message := format('It is billed %s for %s.', lower(new.billing_cycle::text),
+      case new.quantity when 1 then 'one seat' else new.quantity || ' seats' end);
+  elsif is_live and new.ends_at is not null and new.granted_reason is null
+    and (tg_op = 'INSERT' or old.ends_at is null or not was_live)
+  then
+    notice_kind := 'billing.plan.ending';
+    notice_title := format('Your %s plan ends on %s', plan, private.day(new.ends_at));
+    notice_message := 'Until then nothing changes; afterwards the organization is on the FREE plan.';
+  elsif was_live and is_live and old.ends_at is not null and new.ends_at is null then
+    notice_kind := 'billing.plan.continued';
+    notice_title := format('Your %s plan goes on', plan);
+    notice_message := format('It renews on %s.', private.day(new.current_period_end));
+  elsif was_live and is_live and new.pending_at is not null
+    and (new.pending_tier, new.pending_billing_cycle, new.pending_quantity)
+      is distinct from (old.pending_tier, old.pending_billing_cycle, old.pending_quantity)
+  then
+    notice_kind := 'billing.plan.changed';
+    notice_title := format('Your plan changes to %s on %s', initcap(new.pending_tier::text), private.day(new.pending_at));
+    notice_message := format('Until then it stays %s. You can change your mind before that.', plan);
+  elsif was_live and is_live and old.status = 'PAST_DUE' and new.status <> 'PAST_DUE' then
+    notice_kind := 'billing.payment.recovered';
+    notice_title := 'The payment has arrived';
+    notice_message := format('The %s plan goes on.', plan);
+  else
+    return null;
   end if;
+  -- Who cancels, resumes and cancels again has one notice of the cancellation: the newest.
+  delete from public.notifications n
+  where n.user_id = any (private.members_at_least(new.organization_id, 'OWNER')) and n.organization_id = new.organization_id
+    and n.created_at > now() - interval '30 days'
+    and n.title = notice_title and n.message = notice_message;
+  perform private.notify_owners(new.organization_id, notice_kind, notice_title, notice_message, 'subscription', new.id);
   return null;
 end $$;
 comment on function private.notify_owners_of_plan() is 'Notifies owners when their plan begins, changes or ends, and when a payment fails.';
