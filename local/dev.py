@@ -57,6 +57,8 @@ def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
 
 def _show(logs: Follower) -> None:
     for service, line in logs.lines():
+        if '"method": "OPTIONS", "status": 204' in line:
+            continue  # a browser asks before many requests
         print(readable(service, line, color=sys.stdout.isatty()), flush=True)
 
 

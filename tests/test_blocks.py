@@ -89,6 +89,7 @@ NOT_RUN = {
         "cp requirements.lock": "needs Google Cloud",
     },
     "docs/flags.md python": {"from shared.flags": "inside a function; tests/shared/flags run the same calls"},
+    "docs/integrations.md sh": {"npx @modelcontextprotocol/inspector": "downloads a program"},
     "docs/local.md sh": {"pgweb": "not installed here"},
     "docs/operations.md sql": {"select vault.": "Vault is an extension of hosted projects"},
     "docs/stripe-double.md sh": {"export STRIPE_SECRET_KEY": "needs an account at Stripe"},
