@@ -254,7 +254,7 @@ comment on function private.meter_reads() is
 create function private.note_read(key public.api_keys) returns void language sql set search_path = '' as $$
   select pg_logical_emit_message(
     false, 'strive.usage', json_build_object('org', key.organization_id, 'key', key.id, 'at', now())::text
-  )
+  ) where not pg_is_in_recovery() -- a replica cannot write into the log
 $$;
 comment on function private.note_read(public.api_keys) is 'Writes a message about a request that only reads, for the next roll-up.';
 

@@ -66,6 +66,13 @@ def test_replica_is_read_with_what_was_just_written(primary: Database, replica: 
         assert read(primary, replica, rename_to=name) == (True, [name])
 
 
+def test_reads_with_an_api_key_work_on_a_replica(primary: Database, replica: Cluster) -> None:
+    """They are counted by a message in the log, which a replica cannot write."""
+    with primary.connect() as connection, replica.connect(SUPERUSER, primary.name) as reader:
+        connection.execute("select private.note_read(jsonb_populate_record(null::public.api_keys, '{}'))")
+        reader.execute("select private.note_read(jsonb_populate_record(null::public.api_keys, '{}'))")
+
+
 def test_replica_that_lags_is_not_read(
     primary: Database, replica: Cluster, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
