@@ -101,8 +101,8 @@ def test_addresses_of_a_deleted_account_are_cleared_in_the_archive(connection: C
 
 def test_entries_before_the_first_month_are_accepted(connection: Connection) -> None:
     archive(connection, 3)
-    assert place(connection, add(connection, 9)) == "partitions.activity_logs_past"
-    assert place(connection, add(connection, 900)) == "partitions.activity_logs_past"
+    for months_ago in (4, 9, 900):
+        assert place(connection, add(connection, months_ago)) == "partitions.activity_logs_past"
 
 
 def test_entries_of_a_late_job_move_to_their_month(connection: Connection) -> None:
