@@ -138,7 +138,9 @@ end $$;
 comment on function private.count_revision() is 'Counts the revisions of an appointment.';
 create trigger count_revision before update on public.appointments for each row execute function private.count_revision();
 create trigger count_restored before insert on public.appointments
-  for each row when (current_setting('strive.history_action', true) = 'restored') execute function private.count_revision();
+  for each row when (
+    current_setting('strive.history_action', true) = 'restored' and new.end_time > now() and new.status in ('SCHEDULED', 'CONFIRMED')
+  ) execute function private.count_revision();
 
 create function private.calendar_item(a public.appointments) returns jsonb
 language sql stable security definer set search_path = '' as $$

@@ -98,6 +98,7 @@ def marked(fresh_database: Database) -> Database:
             [ACME, who, MARKS["ip"], MARKS["agent"]],
         )
         owner.execute("insert into private.notification_preferences values (%s, 'crm.deal.won', true, 'OFF')", [who])
+        owner.execute("insert into private.calendar_feeds values (%s, %s, %s)", [who, ACME, "c" * 64])
         owner.execute(
             "insert into private.emails (organization_id, user_id, address, kind, subject, content)"
             " values (%s, %s, null, 'crm.deal.won', 'Won', '{}'),"
