@@ -277,7 +277,9 @@ declare
   found_rows bigint;
 begin
   org := case
-    when type in ('organizations', 'organization_members', 'organization_invitations') then private.require_org('ADMIN', true)
+    -- Those whose rows MEMBERs do not read either, or not all of them.
+    when type in ('organizations', 'organization_members', 'organization_invitations', 'api_keys', 'webhook_endpoints')
+      then private.require_org('ADMIN', true)
     else private.require_org('VIEWER')
   end;
   if type is null or type <> all (private.history_tables()) then

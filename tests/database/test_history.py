@@ -110,3 +110,13 @@ def test_history_is_immutable(database: Database, role: str) -> None:
         for statement in ("update public.activity_logs set action = 'x'", "delete from public.activity_logs"):
             with refused(cursor, "42501", "."):
                 cursor.execute(statement)
+
+
+@pytest.mark.parametrize("kind", ["webhook_endpoints", "api_keys"])
+def test_attack_read_what_is_for_admins_in_its_history(database: Database, kind: str) -> None:
+    statement = "select * from public.record_history(%s, gen_random_uuid())"
+    for person in ("member", "viewer"):
+        with database.acting_as(person) as cursor, refused(cursor, "42501", "may not"):
+            cursor.execute(statement, [kind])
+    with database.acting_as("admin") as cursor:
+        assert cursor.execute(statement, [kind]).fetchall() == []
