@@ -9,9 +9,9 @@ from tests.support.rows import Cursor, add, call, change, one, refused, remove, 
 from tests.support.world import ACME, PEOPLE, Database, Row, become, claims_of
 
 TABLES = """
-    activities agent_templates api_keys appointments attachments companies contacts content custom_agent_orders
-    customers deals leads listings notes organization_invitations organization_members organizations project_showcases
-    projects tasks tool_blueprints webhook_endpoints
+    activities agent_templates api_keys appointment_attendees appointments attachments companies contacts content
+    custom_agent_orders customers deals leads listings notes organization_invitations organization_members organizations
+    project_showcases projects tasks tool_blueprints webhook_endpoints
 """.split()  # noqa: SIM905 - words read better than a list of quotes
 
 
