@@ -61,7 +61,9 @@ class Outbox:
         try:
             while email := await self._next():
                 try:
-                    content = compose(email, self.sender).as_bytes()
+                    # In a thread: it may import the library of calendars.
+                    message = await run(threads, compose, email, self.sender)
+                    content = message.as_bytes()
                     await run(threads, conversation.begin, self.sender.address, email.to, content)
                     if not await self._hand_over(email):
                         conversation.close()
