@@ -26,6 +26,7 @@ BENCHES = {
     "stack": Bench("bench.stack", 25),
     "flags": Bench("bench.flags", 75),
     "webhook": Bench("bench.webhook", 75),
+    "realtime": Bench("bench.realtime", 90),
     "rls": Bench("bench.rls", 110, needs_population=True),
     "crm": Bench("bench.crm", 40, needs_population=True),
     "dashboard": Bench("bench.dashboard", 8, needs_population=True),

@@ -26,6 +26,7 @@ TITLES = {
     "crm": "CRM",
     "dashboard": "Dashboard",
     "templates": "AI Garage",
+    "realtime": "Realtime",
 }
 
 
