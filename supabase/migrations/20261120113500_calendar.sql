@@ -170,12 +170,12 @@ create table public.appointment_attendees (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "an attendee is a member, a contact or an address" check (num_nonnulls(user_id, contact_id, email) = 1),
-  constraint "a member attends an appointment once" unique (appointment_id, user_id),
-  constraint "an address attends an appointment once" unique (appointment_id, email),
+  constraint "a member attends an appointment once" unique (organization_id, appointment_id, user_id),
+  constraint "an address attends an appointment once" unique (organization_id, appointment_id, email),
   foreign key (organization_id, appointment_id) references public.appointments (organization_id, id) on delete cascade,
   foreign key (user_id, organization_id) references public.organization_members (user_id, organization_id) on delete cascade,
   foreign key (organization_id, contact_id) references public.contacts (organization_id, id) on delete cascade,
-  constraint "a contact attends an appointment once" unique (appointment_id, contact_id)
+  constraint "a contact attends an appointment once" unique (organization_id, appointment_id, contact_id)
 );
 comment on table public.appointment_attendees is
   'Who is invited to an appointment: members, contacts or addresses. Each gets an e-mail when added, and when it is moved or '
@@ -187,7 +187,6 @@ comment on column public.appointment_attendees.email is 'The address of anybody 
 comment on column public.appointment_attendees.reply is
   'What they answered; members write their own, others answer by the link in the e-mail.';
 comment on column public.appointment_attendees.replied_at is 'When they answered.';
-create index appointment_attendees_appointment_idx on public.appointment_attendees (organization_id, appointment_id);
 create index appointment_attendees_user_idx on public.appointment_attendees (user_id, organization_id);
 create index appointment_attendees_contact_idx on public.appointment_attendees (organization_id, contact_id);
 create trigger touch before update on public.appointment_attendees for each row execute function private.touch_updated_at();
@@ -201,6 +200,10 @@ declare
   person public.contacts;
 begin
   new.email := lower(trim(new.email));
+  -- The policy refuses a row of another organization; nothing of it is locked or revealed.
+  if auth.role() = 'authenticated' and new.organization_id is distinct from private.current_user_org('MEMBER') then
+    return new;
+  end if;
   perform from public.appointments a
   where a.organization_id = new.organization_id and a.id = new.appointment_id for no key update;
   if (select count(*) from public.appointment_attendees t where t.appointment_id = new.appointment_id) >= 50 then

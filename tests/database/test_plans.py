@@ -28,6 +28,7 @@ NO_LISTS = {
     "activity_feed_reads": "found by the entries that are shown",
     "activity_logs": "by month: test_newest_log_entries_are_read_from_the_newest_months_alone",
     "ai_tools": _CATALOGUE,
+    "appointment_attendees": "found by the appointment",
     "api_keys": _HANDFUL,
     "plans": _CATALOGUE,
     "dashboard_metrics": _HANDFUL,

@@ -271,7 +271,7 @@ def test_choice_between_two_reminders_keeps_the_one_that_is_due(connection: Conn
     soon = NOW + timedelta(minutes=30)
     id_ = plan(connection, soon)
     connection.execute(
-        "update public.appointments set next_reminder_at = now() - interval '1 minute' where id = %s", [id_]
+        "update public.appointments set next_reminder_at = %s where id = %s", [NOW - timedelta(minutes=1), id_]
     )
     due = 30
     connection.execute(f"update public.users set reminder_minutes = '{{{due},10}}' where id = %s", [PEOPLE["member"]])
