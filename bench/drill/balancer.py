@@ -101,7 +101,7 @@ class Balancer:
             instance.is_serving = instance.port in ports
             while not instance.is_serving and instance.idle:
                 instance.idle.pop()[1].close()
-        while any(each.under_way for each in self.instances.values() if not each.is_serving):  # noqa: ASYNC110 - it ends soon
+        while any(each.under_way for each in self.instances.values() if not each.is_serving):  # noqa: ASYNC110 - the requests have no event, and each is bounded by its timeout
             await asyncio.sleep(0.01)  # between two looks at the requests under way
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

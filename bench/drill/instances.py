@@ -276,7 +276,7 @@ def killed(world: World) -> tuple[dict[str, bool], dict[str, Any]]:
     """Its clients get errors and repeat their requests with the same key; the books show that all were done once."""
     port = next(iter(world.hosts.running))
     with world.under_load(CLIENTS) as sent:
-        time.sleep(2)  # so that it works when it dies
+        time.sleep(2)  # the traffic, not the test: the instance has requests under way when it is killed
         world.hosts.remove(port, signal=SIGKILL)
         world.balancer.serve_with(*world.hosts.running)
         world.balancer.add(world.hosts.add())
@@ -401,7 +401,7 @@ def rate_limits(world: World) -> tuple[dict[str, bool], dict[str, Any]]:
 def await_minute() -> None:
     """Rate limits count by the minute of the clock."""
     if (left := 60 - time.time() % 60) < AHEAD_SECONDS:
-        time.sleep(left + 0.1)
+        time.sleep(left + 0.1)  # a rate counts within a minute of the clock: begin with a new one
 
 
 CHECKS = (throughput, many_clients, rolling_restart, killed, idempotency, jobs, flags, rate_limits)

@@ -114,7 +114,7 @@ def requests(cluster: Cluster, mail: Mail, folder: Path) -> dict[str, int | floa
             sender = threading.Thread(target=send, args=(folder, variables, is_over, 0))
             sender.start()
             while not connection.execute("select from private.emails where status = 'SENT'").rowcount:
-                time.sleep(0.1)  # until it sends
+                time.sleep(0.1)  # between two looks at whether it sends
             measure("sending")
             left = connection.execute("select count(*) from private.emails where status = 'QUEUED'").fetchone()
             result["queued_at_the_end"] = left[0] if left else 0

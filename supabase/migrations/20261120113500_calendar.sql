@@ -289,7 +289,7 @@ begin
   end if;
   return null;
 end $$;
-comment on function private.invite_attendee() is 'Invites whoever is added to an appointment to come.';
+comment on function private.invite_attendee() is 'Sends the invitation to a new attendee of an appointment that is not over.';
 create trigger invite after insert on public.appointment_attendees for each row execute function private.invite_attendee();
 
 create function private.announce_appointment() returns trigger

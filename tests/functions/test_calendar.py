@@ -1,4 +1,4 @@
-"""The calendar: attendees who are invited, told of changes and answer, and feeds for calendar programs."""
+"""The calendar: invitations, changes and replies of attendees, and feeds for calendar programs."""
 
 import re
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ def reply(database: Database, attendee: UUID) -> str:
 # Attendees -----------------------------------------------------------------------------------------------------------
 
 
-def test_attendees_are_invited_told_of_changes_and_of_the_end(
+def test_attendees_get_invitation_changes_and_cancellation(
     functions: Serving, received: Received, fresh_database: Database
 ) -> None:
     with fresh_database.acting_as("member", commit=True) as cursor:
@@ -146,12 +146,12 @@ def test_guest_answers_by_the_link(functions: Serving, received: Received, fresh
             assert client.post(path, data={"reply": answer}).status_code == 200
             assert reply(fresh_database, guest) == answer
         refused(client.post(path, data={"reply": "PENDING"}), 422, "invalid_body")
-    told = execute(
+    notices = execute(
         fresh_database,
         "select title from public.notifications where kind = 'work.appointment.answered' and user_id = %s order by 1",
         PEOPLE["member"],
     )
-    assert told == [("Accepted: Visit",), ("Declined: Visit",)], "once for each answer"
+    assert notices == [("Accepted: Visit",), ("Declined: Visit",)], "once for each answer"
     execute(fresh_database, "update public.appointments set status = 'CANCELLED'")
     with httpx.Client(base_url=functions.url) as client:
         refused(client.post(path, data={"reply": "ACCEPTED"}), 410, "PT410")
@@ -187,7 +187,7 @@ def test_attack_answer_for_somebody_else(functions: Serving, fresh_database: Dat
 
 
 def test_attack_invite_without_end(fresh_database: Database) -> None:
-    """50 attendees of an appointment, whoever adds them at once; 500 e-mails to strangers in a day."""
+    """50 attendees of an appointment, also if two people add them at once; 500 e-mails to strangers in a day."""
     visit = plan(fresh_database)
     for number in range(49):
         attend(fresh_database, visit, email=f"{number}@visitor.test")
