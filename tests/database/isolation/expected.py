@@ -100,18 +100,20 @@ class Expected:
         return table in self.api_keys["read"] or table in self.api_keys["written"]
 
     def of_key(self, table: str, line: str, access: str) -> str:
-        """A key reads what a VIEWER reads, writes to listed tables what a MEMBER writes, and deletes nothing."""
+        """A key reads what a VIEWER reads, writes to listed tables what a MEMBER writes, and deletes nothing; one
+        without the scope gets no row."""
         action = line.rpartition(" ")[2]
         is_written = table in self.api_keys["written"]
         if not self.is_open_to_keys(table):
             return self.lines[table][line]["anon"]
         if action == "delete":
             return "no"
-        if action == "select":
-            return self.lines[table][line]["view"]
-        if not is_written:
+        if action != "select" and not is_written:
             return "no"
-        return self.lines[table][line]["memb" if access == "write" else "view"]
+        allowed = self.lines[table][line]["memb" if access == "write" and action != "select" else "view"]
+        if access == "bare" and allowed == "ok":
+            return "." if action in {"select", "update"} else "no"
+        return allowed
 
     def kinds(self, table: str) -> list[str]:
         """The kinds of row this table has lines for; each kind has a line for every action."""
