@@ -106,13 +106,17 @@ async def sync_attachments(call: Call[NoInput], name: str) -> Result[JobRun]:
 
 
 @job(
-    "A run lasts 50 seconds and sends new events within a second, those of a record in order; it ends at once where no "
+    "A run lasts 58 seconds and sends new events within a second, those of a record in order; it ends at once where no "
     "webhook is active. An attempt that fails is repeated nine times within three days.",
 )
 async def deliver_webhooks(call: Call[DeliveryOptions], name: str) -> Result[JobRun]:
-    from shared.webhooks.delivery import deliver  # noqa: PLC0415 - brings a client that no other function needs
+    from shared.webhooks.delivery import (  # noqa: PLC0415 - brings a client that no other function needs
+        SECONDS_OF_HANDOVER,
+        deliver,
+    )
 
-    return await run_here(call, name, partial(deliver, call, wait=call.body.wait))
+    patience = SECONDS_OF_HANDOVER if call.body.wait else 0
+    return await run_here(call, name, partial(deliver, call, wait=call.body.wait), patience=patience)
 
 
 @job("Up to 100 users a run, those with the fewest failures first.")

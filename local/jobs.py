@@ -29,11 +29,13 @@ def main() -> None:
     environment = os.environ
     with Jobs(environment["DB_URL"], environment["FUNCTIONS_URL"], environment["SECRET_KEY"]) as jobs:
         while True:
+            minute_ends = time.monotonic() + 60 - time.time() % 60
             try:
                 jobs.run_due()
+                jobs.run_started(minute_ends)
             except psycopg.Error as error:
                 say(f"the database is unavailable: {error}")
-            time.sleep(60 - time.time() % 60)
+            time.sleep(max(0, minute_ends - time.monotonic()))
 
 
 class Jobs:
@@ -56,8 +58,19 @@ class Jobs:
             for job, is_sql in connection.execute(DUE).fetchall():
                 if is_sql:
                     _report(job, *_run_in_database(connection, job))
-                elif job not in self._running or self._running[job].done():
-                    self._running[job] = self._pool.submit(self._run_by_function, job)
+                else:
+                    self._start(job)
+
+    def run_started(self, until: float) -> None:
+        """Run the jobs that the database starts between two minutes (private.start_job)."""
+        with psycopg.connect(self._database_url, autocommit=True, application_name="strive-jobs") as connection:
+            connection.execute("listen strive_jobs")
+            for notice in connection.notifies(timeout=until - time.monotonic()):
+                self._start(notice.payload)
+
+    def _start(self, job: str) -> None:
+        if job not in self._running or self._running[job].done():
+            self._running[job] = self._pool.submit(self._run_by_function, job)
 
     def _run_by_function(self, job: str) -> None:
         waited = True

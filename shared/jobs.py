@@ -5,6 +5,7 @@ A run holds the lock of its job in a transaction. If its process dies, the conne
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 from uuid import UUID
@@ -20,6 +21,7 @@ from shared.logs import log
 
 APPLICATION = "strive-jobs"
 BEAT_SECONDS = 20.0
+SECONDS_BETWEEN_TRIES = 0.2
 # The server ends the transaction of a process that sent nothing for so long, and with it the lock.
 SILENCE = "60s"
 LONGEST_STATEMENT = "15min"
@@ -57,12 +59,16 @@ async def run_in_database(call: Call[Any], job: str) -> Result[JobRun]:
             return _result(await one(connection, "select private.perform_run(%s)", [run]))
 
 
-async def run_here(call: Call[Any], job: str, work: Work) -> Result[JobRun]:
-    """Run a job whose work is done in this process."""
+async def run_here(call: Call[Any], job: str, work: Work, *, patience: float = 0) -> Result[JobRun]:
+    """Run a job whose work is done in this process; wait up to `patience` seconds for an earlier run to end."""
     connect = call.session.connect
     async with connect(APPLICATION) as keeper, connect(APPLICATION) as connection, keeper.transaction():
         await keeper.execute(f"set local idle_in_transaction_session_timeout = '{SILENCE}'")
-        held = await one(keeper, "select private.try_job_lock(%s)", [job])
+        given_up = time.monotonic() + patience
+        while not (held := await one(keeper, "select private.try_job_lock(%s)", [job])):
+            if time.monotonic() >= given_up or call.ending.is_set():
+                break
+            await asyncio.sleep(SECONDS_BETWEEN_TRIES)
         run = await one(connection, "select private.start_run(%s, %s)", [job, held])
         if not held:
             return _result(await one(connection, "select private.perform_run(%s)", [run]))

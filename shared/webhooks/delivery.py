@@ -16,9 +16,10 @@ from shared.database.pool import Connection, one
 from shared.settings import Settings
 from shared.webhooks.connections import Connections, ForbiddenAddressError
 
-# With the last attempts a run ends before the next minute.
-SECONDS_OF_RUN = 50.0
+# Ends with its minute. The next run waits for the last attempts.
+SECONDS_OF_RUN = 58.0
 SECONDS_OF_ATTEMPT = 10.0
+SECONDS_OF_HANDOVER = SECONDS_OF_ATTEMPT + 2
 # An endpoint that takes longer gets one request at a time.
 SECONDS_OF_SLOW = 2.0
 # Polled, since LISTEN works neither through a transaction pooler nor without a lock on every commit.

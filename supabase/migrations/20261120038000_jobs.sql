@@ -343,6 +343,27 @@ end $$;
 comment on function private.call_job(text) is
   'Lets pg_net call the HTTP function of a job, with the URL and the key from the vault.';
 
+create function private.start_job(job text) returns void
+language plpgsql security definer set search_path = '' as $$
+begin
+  if exists (
+    select from private.job_runs r
+    where r.job = start_job.job and (r.outcome = 'RUNNING' or r.started_at > clock_timestamp() - interval '10 seconds')
+  ) then
+    return;
+  end if;
+  perform pg_notify('strive_jobs', job);
+  if to_regclass('vault.decrypted_secrets') is not null then
+    begin
+      perform private.call_job(job);
+    exception when sqlstate 'PT409' then  -- the vault has no key of the functions: an external scheduler runs the jobs
+    end;
+  end if;
+end $$;
+comment on function private.start_job(text) is
+  'Starts a job of an HTTP function before its next scheduled run, at most every ten seconds. Best effort; the schedule '
+  'runs it anyway.';
+
 create function private.schedule_jobs() returns bigint
 language plpgsql set search_path = '' as $$
 begin

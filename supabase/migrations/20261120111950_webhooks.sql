@@ -267,6 +267,19 @@ end $$;
 comment on function private.exchange_webhooks(jsonb) is
   'Stores the results of attempts and claims the next deliveries: one statement for a sender. is_needed: some webhook is active.';
 
+-- A run of the job ends where no webhook is active, so the first one starts it.
+create function private.start_deliveries() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if not exists (select from public.webhook_endpoints w where w.is_active and w.id <> new.id) then
+    perform private.start_job('deliver_webhooks');
+  end if;
+  return null;
+end $$;
+comment on function private.start_deliveries() is 'Starts the job deliver_webhooks with the first active webhook.';
+create trigger start_deliveries after insert or update of is_active on public.webhook_endpoints
+  for each row when (new.is_active) execute function private.start_deliveries();
+
 create function private.forget_webhook_deliveries() returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare

@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from tests.support.world import PEOPLE, Connection, Database, Row
+from tests.support.world import ACME, PEOPLE, Connection, Database, Row
+
+FUNCTIONS = "https://f.test/functions/v1"
 
 CRON = (
     "create schema cron;"
@@ -358,33 +360,59 @@ def test_pg_cron_commits_a_run_before_its_work_begins(fresh_database: Database) 
         assert commands["there"] == "select private.call_job('there')"
 
 
+def install_pg_net(connection: Connection) -> None:
+    """A vault, and a pg_net that only records its calls."""
+    connection.execute("create schema if not exists vault; create schema if not exists net")
+    connection.execute(
+        "create table vault.decrypted_secrets (name text, decrypted_secret text);"
+        "create table net.sent (url text, body jsonb, headers jsonb, timeout_milliseconds int);"
+        "create function net.http_post(url text, body jsonb, headers jsonb, timeout_milliseconds int)"
+        " returns bigint language sql as"
+        " $$ insert into net.sent values (url, body, headers, timeout_milliseconds) returning 7 $$;"
+        "grant usage on schema vault, net to postgres; grant all on all tables in schema vault, net to postgres"
+    )
+
+
+def store_keys(connection: Connection) -> None:
+    connection.execute(
+        "insert into vault.decrypted_secrets values ('functions_url', %s), ('functions_secret_key', 'sb_secret_x')",
+        [FUNCTIONS],
+    )
+
+
 def test_http_job_is_called_by_pg_net(fresh_database: Database) -> None:
     with fresh_database.connect("supabase_admin") as connection:
-        connection.execute("create schema if not exists vault; create schema if not exists net")
-        connection.execute(
-            "create table vault.decrypted_secrets (name text, decrypted_secret text);"
-            "create table net.sent (url text, body jsonb, headers jsonb, timeout_milliseconds int);"
-            "create function net.http_post(url text, body jsonb, headers jsonb, timeout_milliseconds int)"
-            " returns bigint language sql as"
-            " $$ insert into net.sent values (url, body, headers, timeout_milliseconds) returning 7 $$;"
-            "grant usage on schema vault, net to postgres; grant all on all tables in schema vault, net to postgres"
-        )
+        install_pg_net(connection)
     with fresh_database.connect() as connection:
         with pytest.raises(psycopg.Error, match="not in the vault"):
             connection.execute("select private.call_job('reconcile_stripe')")
-        connection.execute(
-            "insert into vault.decrypted_secrets values ('functions_url', 'https://f.test/functions/v1'),"
-            " ('functions_secret_key', 'sb_secret_x')"
-        )
+        store_keys(connection)
         assert connection.execute("select private.call_job('reconcile_stripe')").fetchone() == (7,)
         sent = connection.execute("select url, body, headers from net.sent").fetchall()
         assert sent == [
             (
-                "https://f.test/functions/v1/reconcile-stripe",
+                f"{FUNCTIONS}/reconcile-stripe",
                 {},
                 {"apikey": "sb_secret_x", "content-type": "application/json"},
             )
         ]
+
+
+def test_first_active_webhook_starts_its_job_once(fresh_database: Database) -> None:
+    add = "insert into public.webhook_endpoints (organization_id, url) values (%s, %s)"
+    with fresh_database.connect("supabase_admin") as connection:
+        install_pg_net(connection)
+    with fresh_database.connect() as connection:
+        connection.execute(add, [ACME, "https://example.com/without-keys-in-the-vault"])
+        connection.execute("delete from public.webhook_endpoints")
+        store_keys(connection)
+        for path in ("first", "second"):
+            connection.execute(add, [ACME, f"https://example.com/{path}"])
+        assert connection.execute("select url from net.sent").fetchall() == [(f"{FUNCTIONS}/deliver-webhooks",)]
+        connection.execute("delete from public.webhook_endpoints")
+        connection.execute("insert into private.job_runs (job) values ('deliver_webhooks')")
+        connection.execute(add, [ACME, "https://example.com/while-it-runs"])
+        assert connection.execute("select from net.sent").rowcount == 1
 
 
 def test_unpaid_onboarding_sessions_are_deleted_a_week_after_expiry(database: Database) -> None:

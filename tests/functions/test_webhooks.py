@@ -31,6 +31,7 @@ from local.stack import free_port
 from shared.app.openapi import EVENTS, document
 from shared.webhooks.connections import Connections, is_public
 from shared.webhooks.delivery import attempt, signed_headers
+from tests.support.acting import wait_until_blocked
 from tests.support.receivers import Receiver, receiving
 from tests.support.served_flags import wait_for
 from tests.support.serving import SECRET_KEY, Serving, environment, serving
@@ -338,6 +339,17 @@ def test_waiting_run_sends_new_events_and_ends_with_its_process(
             assert receiver.arrived.acquire(timeout=60)
         ending.process.terminate()
         assert running.result() == {"delivered": 2, "failed": 0}
+
+
+def test_run_waits_for_the_end_of_the_one_before(
+    functions: Serving, database: Database, connection: psycopg.Connection[Any]
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        with connection.transaction():
+            connection.execute("select private.try_job_lock('deliver_webhooks')")
+            running = pool.submit(deliver, functions, wait=True)
+            wait_until_blocked(database, "state = 'idle in transaction' and query like 'select private.try_job_lock(%'")
+        assert running.result() == {"delivered": 0, "failed": 0}
 
 
 @pytest.mark.usefixtures("connection")

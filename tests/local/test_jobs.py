@@ -1,8 +1,11 @@
 """The jobs of a stack run once when they are due, and failures are reported."""
 
+import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from local.jobs import Jobs
@@ -77,6 +80,22 @@ def test_log_names_results_and_failures_of_jobs(
         f"{IN_THE_DATABASE} DONE: {people}",
         f'{BY_ITS_FUNCTION} FAILED: "HTTP Error 401: Unauthorized"',
     ]
+
+
+def test_job_that_the_database_starts_runs_before_the_next_minute(due: Database, functions_url: str) -> None:
+    listening = "from pg_stat_activity where application_name = 'strive-jobs' and query = 'listen strive_jobs'"
+    with (
+        due.connect() as connection,
+        ThreadPoolExecutor() as pool,
+        Jobs(due.url("postgres"), functions_url, SECRET_KEY) as jobs,
+    ):
+        waiting = pool.submit(jobs.run_started, math.inf)
+        until(lambda: connection.execute(f"select {listening}").rowcount == 1, "the jobs listen")
+        connection.execute("select private.start_job(%s)", [BY_ITS_FUNCTION])
+        until(lambda: runs(due) == [(BY_ITS_FUNCTION, "DONE")], "the job has run")
+        connection.execute(f"select pg_terminate_backend(pid) {listening}")
+        with pytest.raises(psycopg.OperationalError):
+            waiting.result()
 
 
 def test_unavailable_functions_do_not_stop_other_jobs(due: Database, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import AbstractContextManager
+from typing import LiteralString
 
 import psycopg
 
@@ -32,12 +33,12 @@ def value(cursor: Cursor, query: str, parameters: list[object] | None = None) ->
     return answer
 
 
-def wait_until_blocked(database: Database) -> None:
-    """Wait until a transaction of this database waits for a lock."""
+def wait_until_blocked(database: Database, session: LiteralString = "wait_event_type = 'Lock'") -> None:
+    """Wait until a session of this database waits for a lock, or meets another condition on pg_stat_activity."""
     deadline = time.monotonic() + 60
     with database.connect() as connection:
         while not connection.execute(
-            "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            f"select from pg_stat_activity where datname = current_database() and {session}"
         ).rowcount:
-            assert time.monotonic() < deadline, "no transaction waits for a lock"
+            assert time.monotonic() < deadline, f"no session has {session}"
             time.sleep(0.005)

@@ -338,7 +338,7 @@ export interface paths {
         put?: never;
         /**
          * Send events to the webhooks of organizations
-         * @description A run lasts 50 seconds and sends new events within a second, those of a record in order; it ends at once where no webhook is active. An attempt that fails is repeated nine times within three days.
+         * @description A run lasts 58 seconds and sends new events within a second, those of a record in order; it ends at once where no webhook is active. An attempt that fails is repeated nine times within three days.
          */
         post: operations["deliver-webhooks"];
         delete?: never;

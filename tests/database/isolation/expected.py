@@ -100,8 +100,7 @@ class Expected:
         return table in self.api_keys["read"] or table in self.api_keys["written"]
 
     def of_key(self, table: str, line: str, access: str) -> str:
-        """A key reads what a VIEWER reads, writes to listed tables what a MEMBER writes, and deletes nothing; one
-        without the scope gets no row."""
+        """A key with the scope reads what a VIEWER reads, writes listed tables as a MEMBER, deletes nothing."""
         action = line.rpartition(" ")[2]
         is_written = table in self.api_keys["written"]
         if not self.is_open_to_keys(table):
