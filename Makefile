@@ -11,6 +11,9 @@ NPM = PATH="$(NODE_BIN)/bin:$$PATH" "$(NODE_BIN)/bin/node" "$(NODE_BIN)/lib/node
 CHROMIUM = $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name))))
 EXAMPLE = examples/web/node_modules/installed
 
+# Compiled modules are kept: without them, each of the hundreds of processes of a test run compiles its libraries again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: dev example test check coverage mutate bench drill fuzz install lint lock schema docs clean
 .DEFAULT_GOAL := help
 help:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,10 @@ from local.stack import Stack, free_port
 from local.stripe.server import Double
 from tests.support.templates import copy_of, prepare_cluster, prepare_stack
 from tests.support.world import Database
+
+# Compiled tests are kept, as in the Makefile: collecting them takes a quarter of the time.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Copying a database takes a tenth of the time in memory. pytest makes its temporary folders there, if there is room.
 MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it
