@@ -94,13 +94,22 @@ async def read_object(request: Request, refused: Callable[[str], ApiError]) -> d
     if not body.strip():
         return {}
     try:
-        value = json.loads(body, parse_constant=_no_constant)
-        if b"\\u" in body:
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be stored
-    except (ValueError, RecursionError) as error:
+        value = strict_json(body.decode())
+    except ValueError as error:
         raise refused(f"Could not parse request body as JSON: {error}") from None
     if not isinstance(value, dict):
         raise refused(f"The request body is {json.dumps(value)[:40]}, not a JSON object.")
+    return value
+
+
+def strict_json(text: str) -> Any:
+    """JSON that Postgres and clients accept too; raises ValueError."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be stored or sent on
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     return value
 
 

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from local.api.http import strict_json
+
 USER_BROADCAST_PUSH, USER_BROADCAST = 3, 4
 BINARY, JSON = 0, 1
 VERSIONS = {"1.0.0", "2.0.0"}
@@ -57,12 +59,7 @@ def decode(version: str, message: str | bytes) -> Frame:
     """Raises ValueError for what is no frame."""
     if isinstance(message, bytes):
         return _decode_binary(message)
-    try:
-        found = json.loads(message, parse_constant=_refuse)
-        if "\\u" in message:
-            compact(found).encode()  # half of a surrogate pair can't be sent on
-    except RecursionError:
-        raise ValueError("too deep") from None
+    found = strict_json(message)
     if version == "1.0.0" and isinstance(found, dict):
         found = [found.get(name) for name in ("join_ref", "ref", "topic", "event", "payload")]
     if not isinstance(found, list) or len(found) < 5:  # noqa: PLR2004 - join_ref, ref, topic, event, payload
@@ -71,10 +68,6 @@ def decode(version: str, message: str | bytes) -> Frame:
     if not isinstance(topic, str) or not isinstance(event, str):
         raise ValueError("no topic or event")  # noqa: TRY004 - of the message, not of a value
     return Frame(topic, event, payload, _text(ref), _text(join_ref))
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _text(value: object) -> str | None:
@@ -92,6 +85,6 @@ def _decode_binary(message: bytes) -> Frame:
     body = message[at:]
     payload: dict[str, Any] = {"type": "broadcast", "event": event}
     if message[6] == JSON:
-        payload["payload"] = json.loads(body or b"{}")
+        payload["payload"] = strict_json(body.decode() or "{}")
         return Frame(topic, "broadcast", payload, ref or None, join_ref or None)
     return Frame(topic, "broadcast", payload, ref or None, join_ref or None, body)

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 LOGIN = "authenticator"
 LISTEN_AGAIN_SECONDS = 0.2
+METHODS_OF_ROOT = {"GET", "HEAD", "OPTIONS"}
+METHODS_OF_FUNCTIONS = METHODS_OF_ROOT | {"POST"}
+METHODS_OF_RELATIONS = METHODS_OF_FUNCTIONS | {"PUT", "PATCH", "DELETE"}
 
 # Functions may choose any status of three digits; uvicorn knows the lines of those below 600.
 STATUS_LINE.update({status: b"HTTP/1.1 %d \r\n" % status for status in range(600, 1000)})
@@ -144,21 +147,25 @@ class Rest:
             token = bearer(request.headers.get("authorization"))
             claims = {} if token is None else self.tokens.verify(token)
         catalog = await self.catalog()
-        incoming = read_request(request, claims, await read_body(request), catalog, self.settings)
-        names = path_segments(request)
+        body, names = await read_body(request), path_segments(request)
+        calls = len(names) == 2 and names[0] == "rpc"  # noqa: PLR2004 - rpc and the name of a function
+        if len(names) > 1 and not calls:
+            raise RestError(404, "PGRST125", "Invalid path specified in request URL")
+        incoming = read_request(request, claims, body, catalog, self.settings)
+        if calls and incoming.method not in METHODS_OF_FUNCTIONS:
+            raise RestError(405, "PGRST101", f"Cannot use the {incoming.method} method on RPC")
+        if incoming.method not in (METHODS_OF_RELATIONS if names else METHODS_OF_ROOT):
+            raise RestError(405, "PGRST117", f"Unsupported HTTP method: {incoming.method}")
+        query = parse_query(query_text(request), parameters=calls and incoming.reads)
+        top = top_range(incoming, query)
         if not names:
             return await self._root(incoming)
-        if len(names) == 1:
-            return await self._relation(incoming, names[0], query_text(request))
-        if len(names) == 2 and names[0] == "rpc":  # noqa: PLR2004 - rpc and its name
-            return await self._function(incoming, names[1], query_text(request))
-        raise RestError(404, "PGRST125", "Invalid path specified in request URL")
+        answer = self._function if calls else self._relation
+        return await answer(incoming, names[-1], query, top)
 
     async def _root(self, incoming: Incoming) -> Response:
         if incoming.method == "OPTIONS":
             return _allow("OPTIONS,GET,HEAD")
-        if not incoming.reads:
-            raise _unsupported(incoming.method)
         if not {media.OPEN_API, media.JSON, media.ANY} & set(incoming.accepts):
             raise media.not_available(incoming.accepts)
         if self.settings.hosted and incoming.role != "service_role":
@@ -168,19 +175,13 @@ class Rest:
         text = json.dumps(describe(incoming.catalog, incoming.schema, result.body, base), ensure_ascii=False).encode()
         return _response(result, 200, incoming.content_headers(media.OPEN_API), text)
 
-    async def _relation(self, incoming: Incoming, name: str, text: str) -> Response:
+    async def _relation(self, incoming: Incoming, name: str, query: Query, top: Range) -> Response:
         writes = {"POST": self._insert, "PUT": self._put, "PATCH": self._update, "DELETE": self._delete}
         known = (incoming.schema, name)
         if incoming.method == "OPTIONS":
             return _allow(_allowed(_relation(incoming.catalog, known)))
         if incoming.reads:
-            query = parse_query(text)
-            top = top_range(incoming, query)
             return await self._read_rows(incoming, _relation(incoming.catalog, known), query, top)
-        if incoming.method not in writes:
-            raise _unsupported(incoming.method)
-        query = parse_query(text)
-        top_range(incoming, query)
         payload = Payload()
         if incoming.method != "DELETE":
             columns = query.columns if incoming.method != "PUT" else None
@@ -334,12 +335,8 @@ class Rest:
 
     # Calling ----------------------------------------------------------------------------------------------------------
 
-    async def _function(self, incoming: Incoming, name: str, text: str) -> Response:
+    async def _function(self, incoming: Incoming, name: str, query: Query, top: Range) -> Response:
         catalog, preferences, post = incoming.catalog, incoming.preferences, incoming.method == "POST"
-        if not post and not incoming.reads and incoming.method != "OPTIONS":
-            raise RestError(405, "PGRST101", f"Cannot use the {incoming.method} method on RPC")
-        query = parse_query(text, parameters=incoming.reads or incoming.method == "OPTIONS")
-        top = top_range(incoming, query)
         payload = Payload(keys=frozenset(key for key, _ in query.parameters))
         if post:
             payload = read_payload(incoming.body, incoming.content, query.columns, call=True)
@@ -347,13 +344,13 @@ class Rest:
         function = choose_function(catalog, known, payload.keys, incoming.content, post=post)
         relation = (function.name[0], function.relation)
         root = Planner(catalog, incoming.schema, query, source=True).plan(relation, top)
-        if incoming.method == "OPTIONS":
-            return _allow("OPTIONS,POST" if function.volatility == "v" else "OPTIONS,GET,HEAD,POST")
         chosen = media.negotiate(incoming.accepts, catalog.handlers, relation, whole=root.whole)
         preferences.refuse_invalid()
         if preferences.strict and preferences.max_affected is not None and not function.many:
             message = "Function must return SETOF or TABLE when max-affected preference is used with handling=strict"
             raise RestError(400, "PGRST128", message)
+        if incoming.method == "OPTIONS":
+            return _allow("OPTIONS,POST" if function.volatility == "v" else "OPTIONS,GET,HEAD,POST")
         read_only = incoming.reads or function.volatility != "v"
         statement = Statement(inline=read_only)
         source, rows, total = _called(statement, incoming, function, payload, query, root)
@@ -418,10 +415,6 @@ def _called(
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
-
-
-def _unsupported(method: str) -> RestError:
-    return RestError(405, "PGRST117", f"Unsupported HTTP method: {method}")
 
 
 def _refuse_plural(chosen: str, result: Result) -> None:

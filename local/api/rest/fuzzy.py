@@ -17,9 +17,8 @@ LEAST = 0.33
 
 class FuzzySet:
     def __init__(self, names: Iterable[str]) -> None:
-        self._exact: dict[str, str] = {}
-        for name in names:
-            self._exact.setdefault(name.lower(), name)
+        # Of names that are equally near the last counts.
+        self._exact = {name.lower(): name for name in reversed(list(names))}
         self._grams = {size: [(word, _grams(word, size)) for word in self._exact] for size in SIZES}
 
     def matches(self, name: str, least: float = LEAST) -> list[tuple[float, str]]:

@@ -107,8 +107,8 @@ def query_text(request: Request) -> str:
 
 
 def _cookies(header: str) -> dict[str, str]:
-    pairs = (part.partition("=") for part in header.split(";") if part.strip())
-    return {name.lstrip(): value for name, _, value in pairs}
+    pairs = (part.partition("=") for part in header.removesuffix(";").split(";"))
+    return {name.lstrip(" "): value for name, _, value in pairs}
 
 
 def top_range(incoming: Incoming, query: Query) -> Range:

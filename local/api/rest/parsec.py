@@ -110,6 +110,7 @@ class Parser:
         if char:
             quoted = "'" + _shown(char, "'") + "'"
             raise self.fail(self.at, (UNEXPECTED, quoted), (EXPECTED, "end of input"))
+        self.errors = merge(self.errors, Errors(self.at, ((UNEXPECTED_INPUT, ""), (EXPECTED, "end of input"))))
 
     # Combinations -----------------------------------------------------------------------------------------------------
 
@@ -176,10 +177,11 @@ class Parser:
     def optional(self, parser: Callable[[], T]) -> T | None:
         return self.either(parser, lambda: None)
 
-    def many(self, parser: Callable[[], T]) -> list[T]:
+    def many(self, parser: Callable[[], T], *, within_list: bool = False) -> list[T]:
+        """Parsec's lists forget what the element before expected."""
         found: list[T] = []
         while True:
-            start, before = self.at, None if found else self.errors
+            start, before = self.at, None if found and within_list else self.errors
             self.errors = None
             try:
                 found.append(parser())
@@ -201,7 +203,7 @@ class Parser:
             separator()
             return parser()
 
-        return first + self.many(further)
+        return first + self.many(further, within_list=True)
 
 
 def _labelled(errors: Errors | None, label: str | None) -> Errors | None:

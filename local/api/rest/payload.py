@@ -1,16 +1,19 @@
 """The body of a write or of a call."""
 
-import csv
-import io
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from local.api.http import strict_json
 from local.api.rest import media
 from local.api.rest.errors import RestError
+from local.api.rest.parsec import shown
 from local.api.rest.query import read_pairs
 
-EMPTY_OR_INVALID = "Empty or invalid json"
+FIELD = re.compile(r'"((?:[^"]++|"")*+)("?)|([^",\r\n]*+)')
+LINE_END = re.compile(r"\r\n|\n|\r")
+SHOWN_LENGTH = 100
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,10 @@ def read_payload(body: bytes, content: str, columns: frozenset[str] | None, *, c
         rows = _csv(body)
         return _uniform(_dumped(rows), rows, "All lines must have same number of fields")
     if content == media.FORM:
-        pairs = tuple((name, value or "") for name, value in read_pairs(body.decode(errors="replace")))
+        text = body.decode(errors="replace").removeprefix("?")
+        pairs = tuple((name, value or "") for name, value in read_pairs(text))
         keys = frozenset(name for name, _ in pairs)
-        return Payload(b"", keys, pairs) if call else Payload(_dumped(dict(reversed(pairs))), keys)
+        return Payload(b"", keys, pairs) if call else Payload(_dumped(dict(pairs)), keys)
     if call and content in {media.TEXT, media.XML, media.OCTETS}:
         return Payload(body)
     raise invalid(f"Content-Type not acceptable: {content}")
@@ -49,13 +53,9 @@ def read_payload(body: bytes, content: str, columns: frozenset[str] | None, *, c
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise invalid(EMPTY_OR_INVALID) from None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
+        return strict_json(body.decode())
+    except ValueError:
+        raise invalid("Empty or invalid json") from None
 
 
 def _dumped(value: Any) -> bytes:
@@ -65,7 +65,7 @@ def _dumped(value: Any) -> bytes:
 def _uniform(raw: bytes, value: Any, otherwise: str) -> Payload:
     """The payload of an object or of a list of objects with the same keys; anything else is an empty list."""
     if isinstance(value, dict):
-        return Payload(raw or b"{}", frozenset(value))
+        return Payload(raw, frozenset(value))
     if not isinstance(value, list) or not value:
         return Payload(b"[]")
     keys = value[0].keys() if isinstance(value[0], dict) else None
@@ -75,24 +75,38 @@ def _uniform(raw: bytes, value: Any, otherwise: str) -> Payload:
 
 
 def _csv(body: bytes) -> list[dict[str, str | None]]:
-    """Rows by the names of the first line. NULL is null, a line may be shorter or longer, blank lines don't count."""
-    if not body:
-        raise invalid('parse error (not enough input) at ""')
-    text = body.decode(errors="replace")
-    try:
-        lines = _lines(text)
-    except csv.Error:
-        try:  # a quote that nothing closes ends at the end, without its last character
-            lines = _lines(f'{text[:-1]}"')
-        except csv.Error as error:
-            raise invalid(f"parse error ({error})") from None
-    names, *rows = lines or [[""]]
+    """Rows by the names of the first line. NULL is null, a line may be shorter or longer, blank lines don't count.
+
+    PostgREST's grammar differs from that of Python's module: only the first character of a value may begin a quotation,
+    a quotation that nothing closes ends at the end, without its last character, and the errors are shown to clients.
+    """
+    text = body.decode("latin-1")  # a character for each byte
+    names, at = _record(text, 0)
+    rows: list[list[str]] = []
+    while found := LINE_END.match(text, at):
+        row, at = _record(text, found.end())
+        rows.append(row)
+    if at < len(text) or not rows:
+        reason = "Failed reading: satisfy" if at < len(text) else "not enough input"
+        rest = shown(text[at:]) if len(text) - at <= SHOWN_LENGTH else f"{text[at:][:SHOWN_LENGTH]} (truncated)"
+        raise invalid(f"parse error ({reason}) at {rest}")
     return [
         {name: None if value == "NULL" else value for name, value in zip(names, row, strict=False)}
         for row in rows
-        if row not in ([], [""])
+        if row != [""]
     ]
 
 
-def _lines(text: str) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+def _record(text: str, at: int) -> tuple[list[str], int]:
+    """The values of the line that begins at a position, and where it ends."""
+    values = []
+    while found := FIELD.match(text, at):
+        quoted, closing, value = found.groups()
+        if value is None:
+            value = (quoted if closing else quoted[:-1]).replace('""', '"')
+        values.append(value.encode("latin-1").decode(errors="replace"))
+        at = found.end()
+        if not text.startswith(",", at):
+            break
+        at += 1
+    return values, at

@@ -137,10 +137,11 @@ class Planner:
 
     def _place(self, root: Node, top: Range) -> None:
         """Give each node its conditions, order and range; those of the root of a write choose what is written."""
-        for path, each in self.query.filters:
+        # From the last to the first: of several names that are not embedded, the error names the last.
+        for path, each in reversed(self.query.filters):
             if path or not self.write:
                 node = self._at(root, path)
-                node.where.append(self._where(node, each))
+                node.where.insert(0, self._where(node, each))
         for path, terms in reversed(self.query.order):  # of several for one relation the first counts
             node = self._at(root, path)
             node.order = [Order(self._coerced(node, term.field), term) for term in terms]

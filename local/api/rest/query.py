@@ -103,12 +103,11 @@ def _operation(text: str, *, or_parameter: bool) -> Operation:
 
 def read_pairs(text: str) -> list[tuple[str, str | None]]:
     """The pairs of a query string or a form; None is the value of a name without `=`."""
-    pairs: list[tuple[str, str | None]] = []
-    for part in re.split("[&;]", text):
-        if part:
-            name, equals, value = part.partition("=")
-            pairs.append((_decoded(name), _decoded(value) if equals else None))
-    return pairs
+    parts = re.split("[&;]", text)
+    if not parts[-1]:
+        parts.pop()
+    split = (part.partition("=") for part in parts)
+    return [(_decoded(name), _decoded(value) if equals else None) for name, equals, value in split]
 
 
 def _decoded(text: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from local.api.rest.errors import RestError
 
-RANGE = re.compile(r"([0-9]{1,18})-([0-9]{0,18})\Z")
+RANGE = re.compile(r"([0-9]{1,40})-([0-9]{0,40})\Z")
 
 
 @dataclass(frozen=True)
