@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.database.isolation.actors import ACTORS
+from tests.database.isolation.actors import ACTORS, API_KEYS, Actor
 
 FILE = Path(__file__).with_name("expected.toml")
 ACTIONS = ("select", "insert", "upsert", "update", "delete")
@@ -59,8 +59,9 @@ class Expected:
     buckets: Mapping[str, Mapping[str, Any]]
     definer_functions: Mapping[str, list[str]]
     keys_across_tenants: Mapping[str, list[str]]
-    api_keys: Mapping[str, list[str]]
-    """What API keys reach: tables they read, tables they write too, functions they call."""
+    key_tables: Mapping[str, tuple[str, bool]]
+    """Table that API keys reach → domain of its scopes, and whether keys write it."""
+    key_functions: list[str]
 
     @classmethod
     def read(cls) -> "Expected":
@@ -93,26 +94,30 @@ class Expected:
             text["buckets"],
             text["definer_functions"],
             text["keys_across_tenants"],
-            text["api_keys"],
+            {
+                table: (domain, written)
+                for group, written in (("read", False), ("written", True))
+                for domain, tables in text["api_keys"][group].items()
+                for table in tables
+            },
+            text["api_keys"]["functions"],
         )
 
-    def is_open_to_keys(self, table: str) -> bool:
-        return table in self.api_keys["read"] or table in self.api_keys["written"]
-
-    def of_key(self, table: str, line: str, access: str) -> str:
+    def of_key(self, table: str, line: str, key: Actor) -> str:
         """A key with the scope reads what a VIEWER reads, writes listed tables as a MEMBER, deletes nothing."""
-        action = line.rpartition(" ")[2]
-        is_written = table in self.api_keys["written"]
-        if not self.is_open_to_keys(table):
-            return self.lines[table][line]["anon"]
-        if action == "delete":
+        cells, action = self.lines[table][line], line.rpartition(" ")[2]
+        if table not in self.key_tables:
+            return cells["anon"]
+        domain, is_written = self.key_tables[table]
+        _, scopes = API_KEYS[key.name]
+        reads, writes = f"{domain}_READ" in scopes, f"{domain}_WRITE" in scopes
+        if action == "select":
+            return cells["view"] if reads or cells["view"] == "no" else "."
+        if action == "delete" or not is_written:
             return "no"
-        if action != "select" and not is_written:
-            return "no"
-        allowed = self.lines[table][line]["memb" if access == "write" and action != "select" else "view"]
-        if access == "bare" and allowed == "ok":
-            return "." if action in {"select", "update"} else "no"
-        return allowed
+        if not writes:  # its row is not there to be changed, or is refused
+            return "no" if action != "update" or cells["memb"] == "no" else "."
+        return cells["memb"]
 
     def kinds(self, table: str) -> list[str]:
         """The kinds of row this table has lines for; each kind has a line for every action."""

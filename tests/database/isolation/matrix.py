@@ -62,7 +62,8 @@ class Matrix:
         """All cells of a table, and of those who forged their token."""
         cells = []
         lines, without = self.expected.lines[name], self.expected.without[name]
-        probes = TableProbes(self.specimens, self.catalog[name], lines, without)
+        keys = KEYS if name in self.expected.key_tables else KEYS[-1:]
+        probes = TableProbes(self.specimens, self.catalog[name], lines, without, keys)
         for probe, answer in run(self.connection, probes.all(), probes.state):
             for kind in probe.kinds:
                 found = read(probe, answer, self.specimens.keys[name][kind])
@@ -74,7 +75,7 @@ class Matrix:
         table = self.catalog[name]
         select = [cells["anon"] for line, cells in self.expected.lines[name].items() if line.endswith("select")]
         roles = {"authenticated"} | ({"anon"} if "ok" in select else set())
-        roles |= {"strive_api_key"} if self.expected.is_open_to_keys(name) else set()
+        roles |= {"strive_api_key"} if name in self.expected.key_tables else set()
         columns = self.expected.columns.get(name, {})
         wrong = []
         for policy, names in policy_roles(self.connection, table).items():
@@ -129,11 +130,12 @@ class Matrix:
             if table in self.expected.personal and actor.name == "member naming another organization":
                 column = "memb"
             wanted = (
-                self.expected.of_key(table, line, column) if actor in KEYS else self.expected.lines[table][line][column]
+                self.expected.of_key(table, line, actor) if actor in KEYS else self.expected.lines[table][line][column]
             )
             line += " blindly" if probe.blind else ""
         at_most = probe.blind or actor in MALFORMED
-        wanted = self.expected.exceptions.get(f"{table}: {line} as {actor.name}", wanted)
+        who = "a key that writes" if actor in KEYS and wanted == "ok" else actor.name
+        wanted = self.expected.exceptions.get(f"{table}: {line} as {who}", wanted)
         return Cell(table, line, actor, wanted, found, at_most, why)
 
     def check_function(self, call: str) -> list[Cell]:

@@ -20,11 +20,13 @@ ROLES = ["OWNER", "ADMIN", "MEMBER", "VIEWER"]
 CURRENT_ORG = re.compile(r"= \( SELECT private\.current_user_org\((?:'(\w+)'::\"OrgRole\")?\) AS current_user_org\)")
 # A condition on no column at all.
 ABOUT_THE_CALLER = re.compile(r"\( SELECT private\.\w+\(\) AS \w+\)")
-# Mutations that no cell has to detect, with the reason: table → part of the name of the mutation.
+# Mutations that no cell has to detect, with the reason: table → pattern in the name of the mutation.
 HARMLESS = {
-    "agent_templates": "without (NOT is_system)",  # a check constraint excludes system templates with an organization
-    "storage.objects": "with check without ((owner_id",  # the storage service never changes an owner
+    "agent_templates": r"without \(NOT is_system\)",  # a check constraint excludes system templates of a tenant
+    "storage.objects": r"with check without \(\(owner_id",  # the storage service never changes an owner
 }
+# A key with a scope to write, which its policies demand, is a MEMBER.
+HARMLESS_FOR_KEYS = r"^keys: .*VIEWER instead of MEMBER"
 ANY_ORG = """
 create function private.any_org("OrgRole") returns uuid[] language sql stable security definer set search_path = '' as
   'select array(select organization_id from public.organization_members where user_id = auth.uid() and role <= $1)';
@@ -122,8 +124,8 @@ def survives(matrix: Matrix, table: str, mutation: Mutation) -> bool:
 @pytest.mark.parametrize("table", EXPECTED.lines)
 def test_every_weakened_policy_fails_a_cell(matrix: Matrix, table: str) -> None:
     tried = list(mutations(matrix.connection, matrix.catalog[table]))
-    harmless = HARMLESS.get(table)
-    tried = [mutation for mutation in tried if not (harmless and harmless in mutation.what)]
+    harmless = f"{HARMLESS_FOR_KEYS}|{HARMLESS.get(table, '^$')}"
+    tried = [mutation for mutation in tried if not re.search(harmless, mutation.what)]
     survivors = [mutation.what for mutation in tried if survives(matrix, table, mutation)]
     if survivors:
         pytest.fail(f"{len(survivors)} of {len(tried)} went unnoticed on {table}:\n" + "\n".join(survivors))

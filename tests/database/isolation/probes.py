@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg import sql
 
-from tests.database.isolation.actors import ACTORS, KEYS, MALFORMED, TWINS, Actor
+from tests.database.isolation.actors import ACTORS, MALFORMED, TWINS, Actor
 from tests.database.isolation.catalog import Table
 from tests.database.isolation.expected import Cells
 from tests.database.isolation.specimens import CHANGED, OWNERS, SIGNATURES, Specimens
@@ -55,12 +55,13 @@ def run(connection: Connection, probes: Iterable[Probe], state: str = "") -> Ite
 
 
 class TableProbes:
-    def __init__(self, specimens: Specimens, table: Table, lines: Cells, without: list[str]) -> None:
+    def __init__(self, specimens: Specimens, table: Table, lines: Cells, without: list[str], keys: list[Actor]) -> None:
         self.table = table
         self.specimens = specimens
         self.kinds = list(specimens.rows[table.name])
         self.lines = lines
         self.without = without
+        self.keys = keys
         key = table.key_text
         self.state = (
             f"select jsonb_object_agg({key}, jsonb_build_object('version', xmin::text, 'row', to_jsonb(t)))"
@@ -69,7 +70,7 @@ class TableProbes:
         self.change = self._changing()
 
     def all(self) -> Iterator[Probe]:
-        for actor in (*EVERYBODY, *KEYS):
+        for actor in (*EVERYBODY, *self.keys):
             if actor.name not in self.without:
                 yield from self.reads(actor)
                 yield from self.writes(actor)
@@ -104,7 +105,7 @@ class TableProbes:
             yield Probe(actor, insert, "insert", [kind], gone, topic=topic, planted=planted)
             yield Probe(actor, upsert, "upsert", [kind], topic=topic)
             # The following grants all columns, so that only policies protect.
-            grants = f"grant insert, update on {name} to authenticated"
+            grants = f"grant insert, update on {name} to authenticated, strive_api_key"
             for column, other in self._others(kind):
                 move = f"update {name} set {column} = {literal(other)}"
                 alone = f"{grants}; delete from {name} where {self._in_the_way(here)}"

@@ -68,6 +68,6 @@ def test_clients_call_no_definer_function_but_these(matrix: Matrix) -> None:
 
 
 def test_api_keys_call_no_function_but_these(matrix: Matrix) -> None:
-    assert catalog.functions_of_keys(matrix.connection) == EXPECTED.api_keys["functions"]
+    assert catalog.functions_of_keys(matrix.connection) == EXPECTED.key_functions
     scopes = matrix.connection.execute("select name from private.api_key_operations order by 1").fetchall()
-    assert [name for (name,) in scopes] == EXPECTED.api_keys["functions"]
+    assert [name for (name,) in scopes] == EXPECTED.key_functions
