@@ -271,13 +271,19 @@ comment on function public.requeue_emails(uuid[]) is
 
 -- The digest ----------------------------------------------------------------------------------------------------------
 
-create function private.send_digests() returns bigint
+create function private.send_digests(moment timestamptz default now()) returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare
   sent bigint;
 begin
-  with held as (
-    delete from private.emails e where e.status = 'HELD' returning e.*
+  with due as (
+    select distinct e.user_id
+    from private.emails e join public.users u on u.id = e.user_id
+    where e.status = 'HELD' and moment >= (
+      date_trunc('day', (e.created_at at time zone u.time_zone) - interval '6:30') + interval '1 day 6:30'
+    ) at time zone u.time_zone
+  ), held as (
+    delete from private.emails e using due d where e.status = 'HELD' and e.user_id = d.user_id returning e.*
   ), digest as (
     select h.user_id, h.organization_id, count(*) as events,
       (array_agg(jsonb_build_object('title', h.subject, 'message', h.content -> 'message', 'path', h.content -> 'path')
@@ -296,8 +302,8 @@ begin
   get diagnostics sent = row_count;
   return sent;
 end $$;
-comment on function private.send_digests() is
-  'Turns what people want to read once a day into one e-mail for each of their organizations.';
+comment on function private.send_digests(timestamptz) is
+  'Turns what people want to read once a day into one e-mail for each of their organizations, at 6:30 in their time zone.';
 
 create function private.forget_emails() returns bigint
 language plpgsql security definer set search_path = '' as $$
@@ -317,12 +323,12 @@ grant execute on function private.claim_emails(integer, interval, timestamptz), 
   private.settle_email(uuid, integer, text, text, boolean), private.alert_email_problems(), private.unsubscribe(jsonb),
   private.suppress_addresses(jsonb)
   to strive_functions;
-grant execute on function private.send_digests(), private.forget_emails() to service_role;
+grant execute on function private.send_digests(timestamptz), private.forget_emails() to service_role;
 grant execute on function private.email_problems(), public.email_problems(), private.requeue_emails(uuid[]),
   public.requeue_emails(uuid[])
   to authenticated, service_role;
 
 insert into private.jobs (name, schedule, runs, description) values
   ('send_emails', '* * * * *', null, 'Send due e-mails.'),
-  ('send_digests', '30 6 * * *', 'private.send_digests', 'Collect the events of a day into one e-mail for each person.'),
+  ('send_digests', '*/15 * * * *', 'private.send_digests', 'Collect the events of a day into one e-mail for each person.'),
   ('forget_emails', '37 3 * * *', 'private.forget_emails', 'Delete old e-mails from the outbox.');

@@ -301,11 +301,29 @@ def test_digest_collects_events_of_one_organization(
     for org in (ACME, ACME, GLOBEX):
         publish(connection, kind="crm.deal.won", org=org)
     assert run_job(functions)["sent"] == 0
-    assert connection.execute("select private.send_digests()").fetchone() == (2,)
-    assert connection.execute("select private.send_digests()").fetchone() == (0,)
+    assert connection.execute("select private.send_digests(now() + interval '1 day')").fetchone() == (2,)
+    assert connection.execute("select private.send_digests(now() + interval '1 day')").fetchone() == (0,)
     assert run_job(functions)["sent"] == 2
     subjects = {str(message["From"]).partition(" ")[0]: str(message["Subject"]) for message in received.messages}
     assert subjects == {"Acme": "2 things happened", "Globex": "A lead for you"}
+
+
+@pytest.mark.parametrize(
+    ("time_zone", "due"),
+    [
+        ("UTC", "2026-03-10 06:30+00"),
+        ("Europe/Berlin", "2026-03-10 05:30+00"),
+        ("Asia/Kathmandu", "2026-03-11 00:45+00"),
+        ("America/Los_Angeles", "2026-03-10 13:30+00"),
+    ],
+)
+def test_digest_is_sent_in_the_morning_of_the_person(connection: Connection, time_zone: str, due: str) -> None:
+    connection.execute("update public.users set time_zone = %s where id = %s", [time_zone, PEOPLE["member"]])
+    publish(connection, kind="crm.deal.won", org=ACME)
+    connection.execute("update private.emails set created_at = '2026-03-10 04:00+00'")
+    sent = "select private.send_digests(%s::timestamptz - make_interval(secs => %s))"
+    assert connection.execute(sent, [due, 1]).fetchone() == (0,)
+    assert connection.execute(sent, [due, 0]).fetchone() == (1,)
 
 
 def test_attack_inject_a_header_by_a_name(functions: Serving, received: Received, connection: Connection) -> None:
