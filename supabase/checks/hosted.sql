@@ -119,6 +119,16 @@ checks (place, name, problem, advice) as (
         )
     ) unbounded having count(*) > 0),
     'Run: select private.bound_client_columns();'
+  union all
+  select 15, 'Reads with API keys are counted',
+    case
+      when s.slot_name is null then 'there is no replication slot ' || private.usage_slot()
+      when s.wal_status = 'lost' then 'the replication slot was lost, since the roll-up did not run'
+      when pg_wal_lsn_diff(pg_current_wal_flush_lsn(), s.confirmed_flush_lsn) > 1 << 30
+      then 'the replication slot holds more than 1 GB of the log'
+    end,
+    'Run: select private.meter_reads(); and see that the job roll_up_usage runs.'
+  from (values (1)) one (row) left join pg_catalog.pg_replication_slots s on s.slot_name = private.usage_slot()
 )
 select c.name, nullif(c.problem, '') is null as ok, coalesce(nullif(c.problem, ''), 'as it should be') as found, c.advice
 from checks c order by c.place;

@@ -1,5 +1,7 @@
 """The checks of a hosted project pass after the migrations, and each finds its defect."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from local.commands.doctor import HOSTED
@@ -11,6 +13,15 @@ EVE = "gen_random_uuid(), 'eve@strive.test'"
 
 def failing(connection: Connection) -> list[str]:
     return [name for name, ok, _found, _advice in connection.execute(HOSTED.read_bytes()) if not ok]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def slot(database: Database) -> Iterator[None]:
+    """The replication slot that a deployment creates; no transaction that is rolled back can drop it."""
+    with database.connect() as connection:
+        connection.execute("select private.meter_reads()")
+        yield
+        connection.execute("select pg_drop_replication_slot(private.usage_slot())")
 
 
 @pytest.mark.parametrize(
@@ -36,6 +47,10 @@ def failing(connection: Connection) -> list[str]:
             "alter table public.leads add extra jsonb; grant update (extra) on public.leads to authenticated",
             "Every column",
         ),
+        (
+            "create or replace function private.usage_slot() returns text language sql as $$ select 'another' $$",
+            "Reads with API keys",
+        ),
     ],
 )
 def test_an_unsafe_project_is_reported(database: Database, statement: str, check: str) -> None:
@@ -50,4 +65,4 @@ def test_an_unsafe_project_is_reported(database: Database, statement: str, check
 
 def test_postgres_may_run_the_checks(database: Database) -> None:
     with database.connect() as connection:
-        assert connection.execute(HOSTED.read_bytes()).rowcount == 14
+        assert connection.execute(HOSTED.read_bytes()).rowcount == 15
