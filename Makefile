@@ -98,7 +98,6 @@ $(EXAMPLE): examples/web/package-lock.json | .venv/installed
 lock:
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra otel pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -c requirements.lock pyproject.toml --group dev --extra otel -o requirements-dev.lock
-	echo 'mkdocs-material>=9.8,<10' | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links - -o requirements-docs.lock
 	$(NPM) install --package-lock-only --ignore-scripts --no-fund --no-audit
 	$(NPM) install --package-lock-only --ignore-scripts --no-fund --no-audit --omit-lockfile-registry-resolved --prefix examples/web
 
@@ -106,7 +105,7 @@ schema: install
 	@$(BIN)/python -m local.schema
 
 docs: install
-	@NO_MKDOCS_2_WARNING=1 $(UV) run --quiet --isolated --no-project --with-requirements requirements-docs.lock mkdocs build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
 	-@test ! -x $(BIN)/strive || $(BIN)/strive stop

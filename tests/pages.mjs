@@ -1,77 +1,48 @@
 // Opens every page of the stack in Chromium, on a desk and on a phone in the dark.
 // Environment: CHROMIUM, API_URL, STRIPE_API_BASE; PICTURES (a folder) is optional.
 import assert from 'node:assert/strict';
-import { createRequire } from 'node:module';
 
-const { axe, chromium } = load();
-const { API_URL, CHROMIUM, PICTURES, STRIPE_API_BASE } = process.env;
-const SCREENS = {
-  desk: { viewport: { width: 1280, height: 900 }, colorScheme: 'light' },
-  phone: { viewport: { width: 375, height: 740 }, isMobile: true, colorScheme: 'dark' },
-};
+import { onEachScreen } from './screens.mjs';
 
-function load() {
-  const require = createRequire(new URL('../examples/web/package.json', import.meta.url));
-  return { axe: require('axe-core'), chromium: require('playwright-core').chromium };
-}
+const { API_URL, PICTURES, STRIPE_API_BASE } = process.env;
 
-const browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
-try {
-  for (const [screen, options] of Object.entries(SCREENS)) {
-    const context = await browser.newContext(options);
-    context.setDefaultTimeout(30_000);
-    const page = await context.newPage();
-    const problems = [];
-    page.on('pageerror', (error) => problems.push(error.message));
-    page.on('console', (message) => message.type() === 'error' && problems.push(message.text()));
+await onEachScreen(async (page, screen, check) => {
+  const inspect = async (name) => {
+    if (PICTURES && screen === 'desk') await page.screenshot({ path: `${PICTURES}/${name}.png` });
+    await check(name);
+  };
 
-    const inspect = async (name) => {
-      if (PICTURES && screen === 'desk') await page.screenshot({ path: `${PICTURES}/${name}.png` });
-      const serious = await page.evaluate(`(async () => { ${axe.source}; return (await window.axe.run()).violations
-        .filter(({ impact }) => ['serious', 'critical'].includes(impact))
-        .map(({ id, nodes }) => id + ': ' + nodes.map((node) => node.html).join(' ')); })()`);
-      assert.deepEqual(serious, [], `${name} on a ${screen}`);
-      const over = await page.evaluate(() => document.documentElement.scrollWidth - screen.width);
-      assert.ok(over <= 0, `${name} is ${over} pixels wider than the ${screen}`);
-      assert.deepEqual(problems, [], name);
-    };
+  await page.goto(`${API_URL}/#owner@acme.test`);
+  await page.locator('#feed time').nth(4).waitFor();
+  assert.equal(await page.getByText('running', { exact: true }).count(), 3);
+  await inspect('landing');
+  await page.getByRole('link', { name: '/functions/v1/submit-order' }).click();
+  await page.getByRole('heading', { name: 'Submit a draft' }).waitFor();
+  await inspect('function');
 
-    await page.goto(`${API_URL}/#owner@acme.test`);
-    await page.locator('#feed time').nth(4).waitFor();
-    assert.equal(await page.getByText('running', { exact: true }).count(), 3);
-    await inspect('landing');
-    await page.getByRole('link', { name: '/functions/v1/submit-order' }).click();
-    await page.getByRole('heading', { name: 'Submit a draft' }).waitFor();
-    await inspect('function');
+  // Every function and every rpc is listed; the search finds one by what it does; a demo account calls it.
+  await page.goto(`${API_URL}/functions/v1/docs`);
+  await page.locator('.list a').first().waitFor();
+  const { paths } = await (await fetch(`${API_URL}/functions/v1/openapi.json`)).json();
+  const shown = await page.locator('.list a').evaluateAll((links) => links.map((link) => link.getAttribute('href')));
+  for (const { post } of Object.values(paths)) assert.ok(shown.includes(`#${post.operationId}`), post.operationId);
+  assert.ok(shown.filter((href) => href.startsWith('#rpc/')).length > 100);
+  await inspect('reference');
+  await page.getByLabel('Search').fill('pipeline report');
+  await page.locator('main').getByRole('link', { name: 'pipeline_report' }).click();
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await page.getByText('owner@acme.test', { exact: true }).waitFor();
+  await page.getByRole('button', { name: 'Send' }).click();
+  await page.getByLabel('Response').getByText('NEGOTIATION').waitFor();
+  await page.getByRole('button', { name: 'supabase-py' }).click();
+  await page.getByLabel('Code').getByText('strive.rpc("pipeline_report")').waitFor();
+  await inspect('rpc');
+  await page.goto(`${API_URL}/functions/v1/docs#table/deals`);
+  await page.getByRole('heading', { name: 'deals', exact: true }).waitFor();
+  await inspect('table');
 
-    // Every function and every rpc is listed; the search finds one by what it does; a demo account calls it.
-    await page.goto(`${API_URL}/functions/v1/docs`);
-    await page.locator('.list a').first().waitFor();
-    const { paths } = await (await fetch(`${API_URL}/functions/v1/openapi.json`)).json();
-    const shown = await page.locator('.list a').evaluateAll((links) => links.map((link) => link.getAttribute('href')));
-    for (const { post } of Object.values(paths)) assert.ok(shown.includes(`#${post.operationId}`), post.operationId);
-    assert.ok(shown.filter((href) => href.startsWith('#rpc/')).length > 100);
-    await inspect('reference');
-    await page.getByLabel('Search').fill('pipeline report');
-    await page.locator('main').getByRole('link', { name: 'pipeline_report' }).click();
-    await page.getByRole('button', { name: 'Sign in' }).click();
-    await page.getByText('owner@acme.test', { exact: true }).waitFor();
-    await page.getByRole('button', { name: 'Send' }).click();
-    await page.getByLabel('Response').getByText('NEGOTIATION').waitFor();
-    await page.getByRole('button', { name: 'supabase-py' }).click();
-    await page.getByLabel('Code').getByText('strive.rpc("pipeline_report")').waitFor();
-    await inspect('rpc');
-    await page.goto(`${API_URL}/functions/v1/docs#table/deals`);
-    await page.getByRole('heading', { name: 'deals', exact: true }).waitFor();
-    await inspect('table');
-
-    for (const [name, address] of [['mail', `${API_URL}/mail`], ['payments', STRIPE_API_BASE]]) {
-      await page.goto(address);
-      await inspect(name);
-    }
-    await context.close();
+  for (const [name, address] of [['mail', `${API_URL}/mail`], ['payments', STRIPE_API_BASE]]) {
+    await page.goto(address);
+    await inspect(name);
   }
-  console.log('done');
-} finally {
-  await browser.close();
-}
+});

@@ -9,7 +9,7 @@ import pytest
 
 from local import ROOT
 
-LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-docs.lock"]
+LOCKS = ["requirements.lock", "requirements-dev.lock"]
 
 
 def tracked() -> list[Path]:

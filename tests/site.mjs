@@ -1,0 +1,21 @@
+// Opens pages of the documentation site in Chromium and searches it. Environment: CHROMIUM, SITE_URL, PAGES (with spaces between).
+import assert from 'node:assert/strict';
+
+import { onEachScreen } from './screens.mjs';
+
+const { PAGES, SITE_URL } = process.env;
+
+await onEachScreen(async (page, screen, check) => {
+  const elsewhere = [];
+  page.on('request', (request) => request.url().startsWith(SITE_URL) || elsewhere.push(request.url()));
+  for (const path of PAGES.split(' ')) {
+    await page.goto(`${SITE_URL}/${path}`);
+    await page.locator('article h1').waitFor();
+    await check(path);
+  }
+  if (screen === 'desk') {
+    await page.getByRole('textbox', { name: 'Search' }).fill('coupon');
+    await page.locator('.md-search-result__link').first().waitFor();
+  }
+  assert.deepEqual(elsewhere.filter((url) => !url.startsWith('data:')), [], 'the site works offline');
+});
