@@ -148,6 +148,12 @@ def _restore(stack: Stack, options: argparse.Namespace) -> int:
     return 0
 
 
+def _move(stack: Stack, options: argparse.Namespace) -> int:
+    from local.commands.move import move  # noqa: PLC0415 - only this command needs it
+
+    return move(stack, options)
+
+
 def _dev(stack: Stack, options: argparse.Namespace) -> int:
     dev(stack, options.api_port, options.db_port)
     return 0
@@ -282,9 +288,22 @@ def _parser() -> argparse.ArgumentParser:
         "export", type=Path, help="the saved response of export-organization, or a folder with its manifest and files"
     )
     restored.add_argument("--db-url", metavar="URL", help="another database, as `postgres`; default: this stack's")
+    _accept_move(command("move", _move, "move an organization to another database while it is used; repeat to go on"))
     completed = command("completion", _completion, "print the completion script for a shell")
     completed.add_argument("shell", choices=["bash", "zsh", "fish"])
     return parser
+
+
+def _accept_move(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("organization", help="its id or slug")
+    parser.add_argument("--to", required=True, metavar="URL", help="the database it moves to, as `postgres`")
+    parser.add_argument(
+        "--address", metavar="URL", help="the project of that database, to which late requests are sent"
+    )
+    parser.add_argument("--db-url", metavar="URL", help="the database it leaves, as `postgres`; default: this stack's")
+    ending = parser.add_mutually_exclusive_group()
+    ending.add_argument("--abort", action="store_true", help="before the switch: undo what was copied")
+    ending.add_argument("--erase", action="store_true", help="after the switch: delete the rows that were left behind")
 
 
 def _port(text: str) -> int:

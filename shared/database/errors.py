@@ -1,5 +1,6 @@
 """What the database's errors mean to a client: the status of each SQLSTATE."""
 
+import json
 import re
 from collections.abc import Callable
 from http import HTTPStatus
@@ -78,9 +79,24 @@ def from_sqlstate(state: str, message: str | None, detail: str | None, hint: str
     )
 
 
+def _whole_response(message: str | None, detail: str | None) -> ErrorResponse:
+    """Of `raise sqlstate 'PGRST'`, which PostgREST reads in the same way: JSON in message and detail."""
+    body, about = json.loads(message or "{}"), json.loads(detail or "{}")
+    return ErrorResponse(
+        about["status"],
+        body["code"],
+        body["message"],
+        body.get("details"),
+        body.get("hint"),
+        {name.lower(): value for name, value in about["headers"].items()},
+    )
+
+
 def _from_error(error: psycopg.Error) -> ErrorResponse:
     if error.sqlstate:
         found = error.diag
+        if error.sqlstate == "PGRST":
+            return _whole_response(found.message_primary, found.message_detail)
         rewritten = MESSAGES.get(error.sqlstate)
         message = rewritten(found) if rewritten else found.message_primary
         return from_sqlstate(error.sqlstate, message, found.message_detail, found.message_hint)

@@ -337,6 +337,9 @@ begin
       return named::uuid;
     end if;
   end if;
+  if found_org is null and claims ? 'sub' then
+    perform private.refuse_moved(named, claims ->> 'sub'); -- see the chapter moves
+  end if;
   -- The organization is chosen first, then the role is compared: a role that is too low never selects another
   -- organization.
   if read_only and minimum_role <> 'VIEWER' and not reading then

@@ -104,6 +104,9 @@ declare
   called text := substring(current_setting('request.path', true) from '^/rpc/(.*)$');
   key public.api_keys := private.working_api_key((claims ->> 'api_key_id')::uuid, (claims ->> 'sub')::uuid);
 begin
+  if key.id is null then
+    perform private.refuse_moved(null, claims ->> 'api_key_id');
+  end if;
   if key.id is null or minimum_role < 'MEMBER' or lower(named) <> key.organization_id::text then
     return null;
   end if;
@@ -141,6 +144,7 @@ create function private.check_api_key() returns void
 language plpgsql stable security definer set search_path = '' as $$
 begin
   if (private.working_api_key((auth.jwt() ->> 'api_key_id')::uuid, (auth.jwt() ->> 'sub')::uuid)).id is null then
+    perform private.refuse_moved(null, auth.jwt() ->> 'api_key_id');
     raise exception 'This API key does not work any more, or not from here' using
       errcode = 'PT401', hint = 'An admin of the organization sees in api_keys whether it expired or was revoked.';
   end if;
@@ -168,6 +172,7 @@ begin
   select k.* into found_one from public.api_keys k where k.key_hash = hash;
   found_one := private.working_api_key(found_one.id, found_one.created_by);
   if found_one.id is null then
+    perform private.refuse_moved(null, hash);
     return null;
   end if;
   perform private.count_api_call(found_one, function_name);

@@ -207,6 +207,11 @@ begin
   if left_over <> '{}' then
     raise exception 'An organization was not erased completely' using detail = left_over::text;
   end if;
+  update private.organization_moves m set state = 'ERASED', erased_at = now()
+  where m.organization_id = org and m.state = 'MOVED';
+  if found then
+    perform private.note_moves();
+  end if;
   perform private.append_admin_action('ORG_DELETE', 'Organization erased', 'organization', org::text, proof, true, null, null);
   return proof;
 end $$;

@@ -1,0 +1,408 @@
+"""An organization moves between two databases: what arrives, what is refused, and what happens when the move dies."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import psycopg
+import pytest
+
+from local.postgres import SUPERUSER, Cluster
+from shared.administration import move as moving
+from shared.administration.move import Move, MoveError, Report
+from shared.database import errors  # noqa: F401 - registers the responses of the database
+from shared.errors import error_response
+from tests.database.isolation.expected import Expected
+from tests.database.isolation.matrix import Matrix
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database
+
+ADDRESS = "https://second.example"
+
+
+class KilledError(BaseException):
+    """The process of the move died: nothing after this line ran."""
+
+
+@dataclass
+class Pair:
+    source: Database
+    target: Database
+
+    @contextmanager
+    def moving(self, step: Any = lambda _: None) -> Iterator[Move]:
+        with self.source.connect() as here, self.target.connect() as there:
+            yield Move(here, there, str(ACME), step)
+
+    def move(self, step: Any = lambda _: None) -> Report:
+        with self.moving(step) as move:
+            return move.run(ADDRESS)
+
+
+@pytest.fixture(scope="module")
+def template(cluster: Cluster) -> Iterator[Pair]:
+    """Acme has rows in every table; the other database has no organizations and no people."""
+    with Database(cluster, "world").copied() as source, Database(cluster, "world").copied() as target:
+        with source.connect(SUPERUSER) as superuser, source.connect() as owner:
+            Matrix(superuser, Expected.read()).populate(owner)
+            # Public templates of others are not at the target, and files do not move.
+            owner.execute("delete from public.template_reviews r where r.organization_id is distinct from"
+                " (select t.organization_id from public.agent_templates t where t.id = r.template_id)")  # fmt: skip
+            owner.execute("delete from storage.objects")
+        with target.connect() as owner:
+            owner.execute("set session_replication_role = replica")
+            for (relation,) in owner.execute("select relation::text from private.export_relations()").fetchall():
+                owner.execute(f"delete from {relation}")
+            owner.execute("delete from public.users; delete from auth.users; delete from auth.identities")
+        yield Pair(source, target)
+
+
+@pytest.fixture
+def pair(template: Pair) -> Iterator[Pair]:
+    with template.source.copied() as source, template.target.copied() as target:
+        yield Pair(source, target)
+
+
+def rows(database: Database, organization: Any = ACME) -> dict[str, Any]:
+    """Every row of the organization, by table."""
+    found = {}
+    with database.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        relations = connection.execute(
+            "select relation::text, condition, private.stored_columns(relation) from private.move_relations()"
+            " where owners is null"
+        ).fetchall()
+        for relation, condition, columns in relations:
+            hidden = {"id"} if relation == "private.usage_entries" else set()
+            line = ", ".join(f't."{name}"' for name in columns if name not in hidden)
+            query = f"select row({line})::text from {relation} t where {condition.replace('$1', '%s')} order by 1"
+            if lines := connection.execute(query, [organization]).fetchall():
+                found[relation] = lines
+    return found
+
+
+def states(pair: Pair) -> tuple[str | None, str | None]:
+    with pair.moving() as move:
+        return move.states()
+
+
+def test_everything_arrives_as_it_was(pair: Pair) -> None:
+    before = rows(pair.source)
+    globex = rows(pair.source, GLOBEX)
+    report = pair.move()
+    assert rows(pair.target) == before
+    assert rows(pair.source, GLOBEX) == globex
+    assert states(pair) == ("MOVED", "ARRIVED")
+    assert report.rows["public.organization_members"] == len(before["organization_members"])
+
+
+STEPS = ["check", "begin", "note", "copy 0", "copy 1", "hold", "last round", "switch", "arrive"]
+
+
+def test_move_killed_at_every_step_is_finished_by_the_same_command(pair: Pair) -> None:
+    before = rows(pair.source)
+    write = "insert into public.tasks (title) values ('late') returning id"
+    for last in STEPS:
+
+        def step(name: str, last: str = last) -> None:
+            if name == last:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            pair.move(step)
+        # Until the switch everything goes on at the source; after it nothing does.
+        with pair.source.acting_as("member") as cursor:
+            if last == "arrive":
+                assert refusal(cursor, write) == (421, "organization_moved", ADDRESS)
+            else:
+                cursor.execute(write)
+    pair.move()
+    assert rows(pair.target) == before
+    assert pair.move().rows == {}  # nothing is done twice
+
+
+def refusal(cursor: psycopg.Cursor[Any], statement: str, *values: Any) -> tuple[int, str, Any]:
+    with pytest.raises(psycopg.Error) as caught:
+        cursor.execute(statement, values)
+    response = error_response(caught.value)
+    return response.status, response.code, response.details
+
+
+def test_rows_written_during_the_copy_arrive(pair: Pair) -> None:
+    serial = count()
+
+    def step(name: str) -> None:
+        if not name.startswith("copy"):
+            return
+        number = next(serial)
+        with pair.source.connect() as owner:
+            owner.execute("insert into public.tasks (organization_id, title) values (%s, %s)", [ACME, f"new {number}"])
+            owner.execute("update public.leads set name = %s where organization_id = %s", [f"Lead {number}", ACME])
+            one = "select id from public.notes where organization_id = %s limit 1"
+            owner.execute(f"delete from public.notes where id in ({one})", [ACME])
+            owner.execute("insert into private.idempotency_keys (owner, operation, key, fingerprint, answer)"
+                " values (%s, 'x', %s, '', '{}')", [str(PEOPLE["member"]), f"key {number}"])  # fmt: skip
+
+    left = {}
+
+    def last(name: str) -> None:
+        step(name)
+        if name == "switch":
+            left.update(rows(pair.source))
+
+    pair.move(last)
+    assert rows(pair.target) == left
+    with pair.target.connect() as owner:
+        found = owner.execute("select key from private.idempotency_keys order by key").fetchall()
+    assert found == [("key 0",), ("key 1",)]
+
+
+def test_writes_are_refused_and_reads_continue_while_held(pair: Pair) -> None:
+    found: list[Any] = []
+
+    def step(name: str) -> None:
+        if name != "last round":
+            return
+        with pair.source.acting_as("member") as cursor:
+            found.append(refusal(cursor, "insert into public.tasks (title) values ('late')")[:2])
+        with pair.source.acting_as("member") as cursor:
+            found.append(refusal(cursor, "update public.tasks set title = 'late'")[:2])
+        with pair.source.acting_as("owner") as cursor:
+            found.append(refusal(cursor, "delete from public.tasks")[:2])
+        with pair.source.connect() as owner:  # a job, or an event of Stripe
+            change = "update public.subscriptions set updated_at = now() where organization_id = %s"
+            found.append(refusal(owner.cursor(), change, ACME)[:2])
+        with pair.source.acting_as("member") as cursor:
+            found.append(cursor.execute("select count(*) from public.tasks").fetchone())
+        with pair.source.acting_as("globex_member") as cursor:
+            found.append(cursor.execute("insert into public.tasks (title) values ('other') returning title").fetchone())
+
+    pair.move(step)
+    assert found == [(503, "organization_moving")] * 4 + [{"count": 1}, {"title": "other"}]
+
+
+def test_transaction_that_wrote_before_the_hold_is_waited_for(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moving, "LOCK_SECONDS", 0.01)
+    with ExitStack() as open_ones:
+        held = 0
+        writer: Connection | None = None
+
+        def step(name: str) -> None:
+            nonlocal held, writer
+            if name == "hold":
+                held += 1
+                if held == 1:
+                    writer = open_ones.enter_context(pair.source.connect())
+                    writer.autocommit = False
+                    writer.execute("insert into public.tasks (organization_id, title) values (%s, 'slow')", [ACME])
+                elif writer:
+                    writer.commit()
+
+        pair.move(step)
+    assert held == 2
+    assert any("slow" in line for (line,) in rows(pair.target)["tasks"])
+
+
+def test_member_signs_in_at_the_new_home(pair: Pair) -> None:
+    with pair.source.connect() as owner:
+        owner.execute("update auth.users set encrypted_password = 'hash' where id = %s", [PEOPLE["member"]])
+        owner.execute("update public.users set global_role = 'ADMIN' where id = %s", [PEOPLE["owner"]])
+    pair.move()
+    with pair.target.connect() as owner:
+        statement = (
+            "select encrypted_password, global_role::text from auth.users join public.users using (id) where id = %s"
+        )
+        assert owner.execute(statement, [PEOPLE["member"]]).fetchone() == ("hash", "USER")
+        assert owner.execute(statement, [PEOPLE["owner"]]).fetchone() == (None, "USER")
+    with pair.target.acting_as("member") as cursor:
+        assert cursor.execute("insert into public.tasks (title) values ('new') returning title").fetchone() == {
+            "title": "new"
+        }
+    with pair.target.acting_as("suspended") as cursor:
+        assert cursor.execute("select from public.tasks").rowcount == 0
+
+
+def test_copy_is_invisible_before_the_switch(pair: Pair) -> None:
+    def step(name: str) -> None:
+        if name == "switch":
+            for person in ("member", "owner", "outsider"):
+                with pair.target.acting_as(person) as cursor:
+                    assert cursor.execute("select from public.tasks").rowcount == 0
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        pair.move(step)
+
+
+def test_late_requests_get_the_new_address(pair: Pair) -> None:
+    with pair.source.connect() as owner:
+        statement = "select id, created_by from public.api_keys where organization_id = %s limit 1"
+        key, creator = owner.execute(statement, [ACME]).fetchone() or ("", "")
+    pair.move()
+    moved = (421, "organization_moved", ADDRESS)
+    for erased in (False, True):
+        if erased:
+            with pair.moving() as move:
+                move.erase()
+        for statement in (
+            "select from public.tasks",
+            "insert into public.tasks (title) values ('late')",
+        ):
+            with pair.source.acting_as("member") as cursor:
+                assert refusal(cursor, statement) == moved, statement
+        # Also without naming it, as it was their only one.
+        with pair.source.acting_as("member", claims={"sub": str(PEOPLE["member"]), "role": "authenticated"}) as cursor:
+            assert refusal(cursor, "select from public.tasks") == moved
+        claims = {"sub": str(creator), "role": "authenticated", "api_key_id": str(key), "scopes": []}
+        with pair.source.acting_as(None, claims=claims, role="authenticated") as cursor:
+            assert refusal(cursor, "select from public.tasks") == moved
+        with pair.source.acting_as("globex_member") as cursor:
+            cursor.execute("insert into public.tasks (title) values ('other')")
+    assert rows(pair.source) == {}
+
+
+def test_late_write_of_an_old_transaction_is_refused(pair: Pair) -> None:
+    """It was allowed to write before the switch, and writes after it."""
+    with pair.source.connect("authenticator") as late:
+        late.autocommit = False
+        late.execute("set local role authenticated")
+        late.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps({"sub": str(PEOPLE["member"])})])
+        pair.move()
+        assert (
+            refusal(late.cursor(), "insert into public.tasks (organization_id, title) values (%s, 'late')", ACME)[0]
+            == 421
+        )
+
+
+def test_abort_leaves_both_as_before(pair: Pair) -> None:
+    before, there = rows(pair.source), rows(pair.target)
+
+    def step(name: str) -> None:
+        if name == "switch":
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        pair.move(step)
+    assert rows(pair.target) != there
+    with pair.moving() as move:
+        move.abort()
+        assert move.states() == (None, None)
+    assert (rows(pair.source), rows(pair.target)) == (before, there)
+    with pair.target.connect() as owner:
+        assert owner.execute("select count(*) from auth.users").fetchone() == (0,)
+    pair.move()
+    assert rows(pair.target) == before
+    with pair.moving() as move, pytest.raises(MoveError, match="It has moved already"):
+        move.abort()
+
+
+def test_moves_back_after_it_was_erased(pair: Pair) -> None:
+    before = rows(pair.source)
+    pair.move()
+    back = Pair(pair.target, pair.source)
+    with pytest.raises(MoveError, match="The target has an organization with id"):
+        back.move()
+    with pair.moving() as move:
+        move.erase()
+    back.move()
+    assert rows(pair.source) == before
+    with pair.source.acting_as("member") as cursor:
+        cursor.execute("insert into public.tasks (title) values ('at home')")
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("insert into public.organizations (name, slug) values ('Acme', 'acme')", "slug acme"),
+        (
+            "insert into auth.users (id, email) values (gen_random_uuid(), 'MEMBER@strive.test')",
+            "has member@strive.test at the target",
+        ),
+        ("insert into auth.users (id, email) select {member}, 'x@strive.test'", "x@strive.test at the target"),
+        (
+            "insert into public.organizations (name, slug, stripe_customer_id) values ('Other', 'other', 'cus_moved')",
+            "stripe_customer_id cus_moved",
+        ),
+        ("alter table public.tasks add column extra text", "another public.tasks"),
+        ("create table public.extras (id uuid primary key, organization_id uuid)", "no public.extras"),
+    ],
+)  # fmt: skip
+def test_conflict_is_refused_before_anything_is_copied(pair: Pair, statement: str, message: str) -> None:
+    with pair.source.connect() as owner:
+        owner.execute("set session_replication_role = replica")
+        owner.execute("update public.organizations set stripe_customer_id = 'cus_moved' where id = %s", [ACME])
+    with pair.target.connect() as owner:
+        owner.execute(statement.format(member=f"'{PEOPLE['member']}'::uuid"))
+    with pytest.raises(MoveError, match=message):
+        pair.move()
+    assert states(pair) == (None, None)
+
+
+def test_files_are_refused(pair: Pair) -> None:
+    with pair.source.connect(SUPERUSER) as owner:
+        owner.execute(
+            "insert into storage.objects (bucket_id, name) values ('attachments', %s)", [f"{ACME}/lead/1/a.txt"]
+        )
+    with pytest.raises(MoveError, match="1 files"):
+        pair.move()
+
+
+def test_reference_to_a_row_of_others_is_refused(pair: Pair) -> None:
+    with pair.source.connect() as owner:
+        owner.execute("set session_replication_role = replica")
+        owner.execute(
+            "update public.template_reviews set template_id = gen_random_uuid() where organization_id = %s", [ACME]
+        )
+    with pytest.raises(MoveError, match="template_reviews refers to"):
+        pair.move()
+    with pair.moving() as move:
+        move.abort()
+
+
+def test_two_moves_of_one_organization_are_refused(pair: Pair) -> None:
+    with pair.moving(), pytest.raises(MoveError, match="Another process"), pair.moving():
+        pass
+
+
+def test_every_table_of_organizations_is_guarded(database: Database) -> None:
+    with database.connect() as owner:
+        unguarded = owner.execute(
+            "select r.relation::text from private.move_relations() r where r.owners is null"
+            " and r.relation <> 'private.usage_entries'::regclass and not exists ("
+            " select from pg_trigger t where t.tgrelid = r.relation and t.tgname = 'guard_move')"
+        ).fetchall()
+    assert unguarded == []
+
+
+@pytest.mark.parametrize("person", ["owner", "member", "globex_owner", "platform_admin"])
+def test_attack_start_see_or_fake_a_move(database: Database, person: str) -> None:
+    """Nobody but the operator starts, sees or fakes a move."""
+    for statement in (
+        "select from private.organization_moves",
+        "insert into private.organization_moves (organization_id, state) values (gen_random_uuid(), 'MOVED')",
+        f"select private.hold_writes('{ACME}')",
+        f"select private.switch_away('{ACME}')",
+        "select private.note_moves()",
+        "select setval('private.moves', 2)",
+        f"select private.refuse_moved('{ACME}', '{PEOPLE['member']}')",
+    ):
+        with database.acting_as(person) as cursor, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            cursor.execute(statement)
+
+
+def test_attack_hold_up_a_move(database: Database) -> None:
+    """A guard that ran before the policies would take the lock of an organization for whoever names it."""
+    guards = "select tgtype::integer & 2 from pg_trigger where tgfoid = 'private.guard_move'::regproc"
+    with database.connect() as owner:
+        kinds = [kind for (kind,) in owner.execute(guards)]
+    assert len(kinds) > 100
+    assert set(kinds) == {0}
+
+
+def test_attack_learn_where_an_organization_moved(pair: Pair) -> None:
+    pair.move()
+    for person in ("globex_member", "outsider"):
+        with pair.source.acting_as(person, org=ACME) as cursor:
+            assert cursor.execute("select from public.tasks").rowcount == 0
