@@ -81,7 +81,10 @@ def from_sqlstate(state: str, message: str | None, detail: str | None, hint: str
 
 def _whole_response(message: str | None, detail: str | None) -> ErrorResponse:
     """Of `raise sqlstate 'PGRST'`, which PostgREST reads in the same way: JSON in message and detail."""
-    body, about = json.loads(message or "{}"), json.loads(detail or "{}")
+    try:
+        body, about = json.loads(message or ""), json.loads(detail or "")
+    except ValueError:
+        return INTERNAL
     return ErrorResponse(
         about["status"],
         body["code"],
