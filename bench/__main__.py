@@ -25,7 +25,7 @@ CAPACITY = ROOT / "docs/capacity.md"
 BENCHES = {
     "stack": Bench("bench.stack", 25),
     "flags": Bench("bench.flags", 75),
-    "webhook": Bench("bench.webhook", 75),
+    "webhook": Bench("bench.webhook", 150),
     "realtime": Bench("bench.realtime", 90),
     "rls": Bench("bench.rls", 110, needs_population=True),
     "crm": Bench("bench.crm", 40, needs_population=True),

@@ -125,9 +125,15 @@ GOALS: dict[str, list[Goal]] = {
     ],
     "webhook": [
         Goal("events a second over HTTP, 8 at once", PEER, "speed.http_rate_ratio_at_8", at_least=1.2),
+        Goal("events a second over HTTP, 32 at once", PEER, "speed.http_rate_ratio_at_32", at_least=2),
         Goal("events a second in one process, 8 at once", PEER, "speed.in_process_rate_ratio_at_8"),
-        Goal("one INSERT of the payload over HTTP, nothing applied", PEER, "speed.bare_http_rate_ratio_at_8"),
-        Goal("the same in one process", PEER, "speed.bare_in_process_rate_ratio_at_8"),
+        Goal("events a second in one process, 32 at once", PEER, "speed.in_process_rate_ratio_at_32"),
+        Goal(
+            "one INSERT of the payload over HTTP, nothing applied, 8 at once", PEER, "speed.bare_http_rate_ratio_at_8"
+        ),
+        Goal("the same, 32 at once", PEER, "speed.bare_http_rate_ratio_at_32"),
+        Goal("the same in one process, 8 at once", PEER, "speed.bare_in_process_rate_ratio_at_8"),
+        Goal("the same in one process, 32 at once", PEER, "speed.bare_in_process_rate_ratio_at_32"),
         Goal("wrong final states of 1,000 subscriptions, shuffled", "none", "order.wrong", "", at_most=0),
     ],
     "flags": [

@@ -5,7 +5,7 @@ The shape of an object follows the API version of the webhook endpoint, so each 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -27,7 +27,7 @@ LONGEST_TEXT = 2000
 def at(value: Any, *path: str | int) -> Any:
     """The value at a path, null if the path does not exist."""
     for step in path:
-        if isinstance(step, str) and isinstance(value, Mapping):
+        if isinstance(value, dict):
             value = value.get(step)
         elif isinstance(step, int) and isinstance(value, list) and step < len(value):
             value = value[step]
@@ -38,7 +38,7 @@ def at(value: Any, *path: str | int) -> Any:
 
 def identity(value: Any) -> str | None:
     """An id, or the id of an expanded object."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value = value.get("id")
     return value if isinstance(value, str) and 0 < len(value) <= ID_CHARACTERS and "\0" not in value else None
 
@@ -75,7 +75,7 @@ def moment(value: Any) -> int | None:
 
 def listed(value: Any) -> list[Any]:
     """The elements of a list, or of Stripe's list object."""
-    found = at(value, "data") if isinstance(value, Mapping) else value
+    found = at(value, "data") if isinstance(value, dict) else value
     return found if isinstance(found, list) else []
 
 
@@ -179,7 +179,7 @@ def discount(of: Any) -> State:
         "coupon": identity(coupon),
         "end": moment(at(of, "end")),
         "subscription": identity(at(of, "subscription")),
-        "terms": _terms(coupon) if isinstance(coupon, Mapping) else None,
+        "terms": _terms(coupon) if isinstance(coupon, dict) else None,
     }
 
 
@@ -286,6 +286,7 @@ def checkout_session(of: Any) -> State:
         "status": word(at(of, "status")),
         "payment_status": word(at(of, "payment_status")),
         "mode": word(at(of, "mode")),
+        "created": moment(at(of, "created")),
         "subscription": identity(at(of, "subscription")),
         "payment_intent": identity(at(of, "payment_intent")),
         "organization": _organization(named),

@@ -134,9 +134,10 @@ cross join (values ('MONTHLY'), ('YEARLY')) c (cycle);
 -- Subscriptions -------------------------------------------------------------------------------------------------------
 
 create function private.is_live(status "SubscriptionStatus") returns boolean
-language sql immutable set search_path = '' as $$
-  select status in ('TRIAL', 'ACTIVE', 'PAST_DUE')
-$$;
+language plpgsql immutable set search_path = '' as $$
+begin
+  return status in ('TRIAL', 'ACTIVE', 'PAST_DUE');
+end $$;
 comment on function private.is_live("SubscriptionStatus") is 'Whether a subscription of this status gives its tier.';
 grant execute on function private.is_live("SubscriptionStatus") to authenticated, service_role;
 
@@ -211,18 +212,20 @@ create index subscriptions_cancelled_at_idx on public.subscriptions (cancelled_a
 create index subscriptions_ends_at_idx on public.subscriptions (ends_at) where ends_at is not null;
 create trigger touch before update on public.subscriptions for each row execute function private.touch_updated_at();
 
-create function private.months_of(cycle "BillingCycle") returns integer language sql immutable set search_path = '' as $$
-  select case cycle when 'YEARLY' then 12 else 1 end
-$$;
+create function private.months_of(cycle "BillingCycle") returns integer language plpgsql immutable set search_path = '' as $$
+begin
+  return case cycle when 'YEARLY' then 12 else 1 end;
+end $$;
 comment on function private.months_of("BillingCycle") is 'Months of one billing cycle.';
 
 create function private.monthly_amount(subscription public.subscriptions) returns numeric
-language sql immutable set search_path = '' as $$
-  select coalesce(
+language plpgsql immutable set search_path = '' as $$
+begin
+  return coalesce(
     subscription.net_monthly_amount,
     subscription.amount_cents::numeric / private.months_of(subscription.billing_cycle)
-  )
-$$;
+  );
+end $$;
 comment on function private.monthly_amount(public.subscriptions) is
   'What a subscription brings per month; one written by hand without discounts brings its list price.';
 

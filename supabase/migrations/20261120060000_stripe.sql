@@ -173,37 +173,48 @@ create function private.place_stripe_event(
 declare
   known public.stripe_objects;
   folded record;
+  others record;
 begin
   select * into known from public.stripe_objects o where o.id = event.object_id;
-  if known.id is not null and not known.is_last and known.in_doubt_since is null and event.created > known.state_at
-    and not exists (
-      select from public.stripe_events e
-      where e.object_id = event.object_id and e.created >= known.state_at and e.id <> event.id
-        and (e.created = event.created or e.is_last)
-    )
-    or known.id is null and not exists (
-      select from public.stripe_events e where e.object_id = event.object_id and e.id <> event.id
-    )
+  select count(*) filter (where e.created >= event.created or e.is_last) as newer,
+    count(*) filter (where e.created = known.state_at) as of_last_second into others
+  from public.stripe_events e
+  where e.object_id = event.object_id and e.id <> event.id and e.created >= coalesce(known.state_at, '-infinity');
+  if known.in_doubt_since is null and not event.is_last
+    and (known.is_last or event.created < known.state_at and others.of_last_second <= 1)
+  then
+    -- An outdated event: the end of the object, or the only event of its last second, decides.
+    object := known;
+    is_changed := known.customer_id is null and event.customer_id is not null;
+    if is_changed then
+      update public.stripe_objects o set customer_id = event.customer_id where o.id = known.id returning o.* into object;
+    end if;
+    return;
+  elsif others.newer = 0
+    and (known.id is null or not known.is_last and known.in_doubt_since is null and event.created > known.state_at)
   then
     -- The newest event: its state is the state of the object.
     select event.state as state, event.created as state_at, event.is_last as is_last, true as is_certain into folded;
   else
     folded := private.fold_stripe_object(event.object_id, 'infinity');
   end if;
-  insert into public.stripe_objects as o (id, type, customer_id, state, state_at, is_last, in_doubt_since)
-  values (event.object_id, event.object_type, event.customer_id, folded.state, folded.state_at, folded.is_last,
-    case when not folded.is_certain then now() end)
-  on conflict (id) do update set
-    customer_id = coalesce(excluded.customer_id, o.customer_id), state = excluded.state, state_at = excluded.state_at,
-    is_last = excluded.is_last,
-    in_doubt_since = case when excluded.in_doubt_since is not null then coalesce(o.in_doubt_since, now()) end
-  where (o.state, o.state_at, o.is_last, o.in_doubt_since is null) is distinct from
-    (excluded.state, excluded.state_at, excluded.is_last, excluded.in_doubt_since is null)
-    or excluded.customer_id <> o.customer_id or o.customer_id is null and excluded.customer_id is not null
-  returning o.* into object;
-  is_changed := found;
-  if not is_changed then
-    object := known;
+  if known.id is null then
+    insert into public.stripe_objects as o (id, type, customer_id, state, state_at, is_last, in_doubt_since)
+    values (event.object_id, event.object_type, event.customer_id, folded.state, folded.state_at, folded.is_last,
+      case when not folded.is_certain then now() end)
+    returning o.* into object;
+    is_changed := true;
+    return;
+  end if;
+  object := known;
+  is_changed := (known.state, known.state_at, known.is_last, known.in_doubt_since is null)
+    is distinct from (folded.state, folded.state_at, folded.is_last, folded.is_certain)
+    or coalesce(event.customer_id <> known.customer_id, event.customer_id is not null);
+  if is_changed then
+    update public.stripe_objects o set
+      customer_id = coalesce(event.customer_id, o.customer_id), state = folded.state, state_at = folded.state_at,
+      is_last = folded.is_last, in_doubt_since = case when not folded.is_certain then coalesce(o.in_doubt_since, now()) end
+    where o.id = event.object_id returning o.* into object;
   end if;
 end $$;
 comment on function private.place_stripe_event(public.stripe_events) is
@@ -360,7 +371,8 @@ end $$;
 comment on function private.reapply_stripe_event(public.stripe_events, text[]) is 'Retries an event that was not applied.';
 
 create function private.receive_stripe_events(deliveries jsonb) returns jsonb
-language plpgsql security definer set search_path = '' set plan_cache_mode = force_generic_plan as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off as $$
 declare
   live boolean := (deliveries #>> '{0,expected_livemode}')::boolean;
   ids text[];
@@ -422,7 +434,7 @@ begin
     from public.stripe_events e
     where e.id = any (ids) and e.livemode = live and e.object_type is not null
       and (e.id = any (stored) or e.status in ('RECEIVED', 'QUARANTINED'))
-    order by e.object_id, e.status <> 'APPLIED' desc, e.created desc, e.id
+    order by e.object_id, e.status <> 'APPLIED' desc, e.is_last desc, e.created desc, e.id
   loop
     if event.status = 'APPLIED' then
       perform private.apply_stripe_event(event, stored);
@@ -435,7 +447,8 @@ begin
       'id', e.id, 'status', e.status,
       'duplicate', not coalesce(e.id = any (stored), false) or array_position(ids, e.id) < d.n
     ) order by d.n)
-    from unnest(ids) with ordinality d (id, n) join public.stripe_events e on e.id = d.id
+    from unnest(ids) with ordinality d (id, n)
+    cross join lateral (select * from public.stripe_events s where s.id = d.id limit 1) e
   );
 end $$;
 comment on function private.receive_stripe_events(jsonb) is

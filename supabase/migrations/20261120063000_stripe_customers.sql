@@ -125,13 +125,13 @@ language plpgsql stable set search_path = '' as $$
 begin
   return array(
     select o.stripe_customer_id from public.organizations o where o.id = org and o.stripe_customer_id is not null
-    union
+    union all
     select f.stripe_customer_id from private.former_customers f where f.organization_id = org
-    union
+    union all
     select s.stripe_customer_id from public.subscriptions s where s.organization_id = org and s.stripe_customer_id is not null
   );
 end $$;
-comment on function private.customers_of(uuid) is 'All customers at Stripe that an organization has or had.';
+comment on function private.customers_of(uuid) is 'All customers at Stripe that an organization has or had, some of them twice.';
 
 create function private.organization_of(customer text, subscription text default null) returns uuid
 language plpgsql stable set search_path = '' as $$

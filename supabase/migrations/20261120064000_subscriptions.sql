@@ -71,25 +71,26 @@ end $$;
 comment on function private.net_monthly_amount(jsonb, bigint, integer) is
   'What a subscription brings per month in minor units: all items less the discounts that recur, before tax.';
 
-create function private.discounts_of(subscription public.stripe_objects) returns jsonb
+create function private.with_discounts(subscription public.stripe_objects) returns public.stripe_objects
 language plpgsql stable set search_path = '' as $$
 begin
-  if coalesce(subscription.state -> 'discounts', '[]') <> '[]' then
-    return subscription.state -> 'discounts';
+  if coalesce(subscription.state -> 'discounts', '[]') = '[]' then
+    subscription.state := subscription.state || (
+      select jsonb_build_object('discounts', coalesce(jsonb_agg(d.id), '[]')) from public.stripe_objects d
+      where d.customer_id = subscription.customer_id and d.type = 'discount' and d.state ->> 'subscription' is null
+        and not coalesce((d.state ->> 'deleted')::boolean, false)
+    );
   end if;
-  return (
-    select coalesce(jsonb_agg(d.id), '[]') from public.stripe_objects d
-    where d.customer_id = subscription.customer_id and d.type = 'discount' and d.state ->> 'subscription' is null
-      and not coalesce((d.state ->> 'deleted')::boolean, false)
-  );
+  return subscription;
 end $$;
-comment on function private.discounts_of(public.stripe_objects) is
-  'The discounts of a subscription; without any, that of its customer.';
+comment on function private.with_discounts(public.stripe_objects) is
+  'A subscription with its discounts; without any, with that of its customer.';
 
 create function private.has_discounts(state jsonb) returns boolean
-language sql immutable set search_path = '' as $$
-  select coalesce(state -> 'discounts', '[]') <> '[]' or state -> 'items' @? '$[*].discounts[*]'
-$$;
+language plpgsql immutable set search_path = '' as $$
+begin
+  return coalesce(state -> 'discounts', '[]') <> '[]' or state -> 'items' @? '$[*].discounts[*]';
+end $$;
 comment on function private.has_discounts(jsonb) is 'Whether a subscription or one of its items has a discount.';
 
 create function private.has_unknown_discounts(state jsonb) returns boolean
@@ -166,18 +167,14 @@ comment on function private.pending_phase_of(public.stripe_objects) is 'The next
 create function private.subscription_of(object public.stripe_objects, org uuid) returns public.subscriptions
 language plpgsql stable set search_path = '' as $$
 declare
-  details jsonb := object.state || jsonb_build_object('discounts', private.discounts_of(object));
+  details jsonb := object.state;
   price private.plan_prices := private.plan_of(object);
   months integer;
   item jsonb;
   plan_amount bigint;
   gross numeric;
   phase jsonb;
-  deleted_at timestamptz := (
-    select c.state_at from public.stripe_objects c
-    where c.id = object.customer_id and c.type = 'customer' and (c.state ->> 'deleted')::boolean
-      and c.state_at >= object.state_at
-  );
+  deleted_at timestamptz;
   made public.subscriptions;
 begin
   if price.tier is null then
@@ -187,18 +184,23 @@ begin
     end if;
   end if;
   months := private.months_of(price.billing_cycle);
-  item := coalesce(
-    (select i from jsonb_array_elements(details -> 'items') i where i ->> 'price' = price.stripe_price_id limit 1),
-    details #> '{items,0}'
-  );
+  item := details #> '{items,0}';
+  if item ->> 'price' <> price.stripe_price_id then
+    item := coalesce(
+      (select i from jsonb_array_elements(details -> 'items') i where i ->> 'price' = price.stripe_price_id limit 1), item
+    );
+  end if;
   select p.amount_cents into plan_amount from public.plans p where p.tier = price.tier and p.billing_cycle = price.billing_cycle
   order by p.stripe_price_id = price.stripe_price_id desc nulls last, p.is_active desc, p.created_at desc, p.id limit 1;
   made.organization_id := org;
   made.stripe_subscription_id := object.id;
   made.stripe_customer_id := object.customer_id;
-  made.status := case when deleted_at is not null then 'CANCELLED' else coalesce(
-    (select s.status from private.subscription_statuses s where s.stripe_status = details ->> 'status'), 'INACTIVE'
-  ) end;
+  select c.state_at, case when c.id is not null then 'CANCELLED' else coalesce(s.status, 'INACTIVE') end
+  into deleted_at, made.status
+  from (values (0)) one (row)
+  left join private.subscription_statuses s on s.stripe_status = details ->> 'status'
+  left join public.stripe_objects c
+    on c.id = object.customer_id and c.type = 'customer' and (c.state ->> 'deleted')::boolean and c.state_at >= object.state_at;
   made.tier := price.tier;
   made.billing_cycle := price.billing_cycle;
   made.currency := lower(coalesce(item ->> 'currency', 'usd'));
@@ -258,32 +260,29 @@ create function private.settle_subscriptions(org uuid) returns void
 language plpgsql set search_path = '' as $$
 declare
   customers text[];
+  present public.subscriptions;
+  is_granted boolean;
   wanted record;
   made public.subscriptions;
 begin
   -- The trigger of subscriptions locks the same row: a later transaction sees what the earlier one wrote.
   perform from public.organizations o where o.id = org for no key update;
   customers := private.customers_of(org);
+  select s.* into present from public.subscriptions s where s.organization_id = org and private.is_live(s.status);
+  -- A granted plan counts before those of Stripe.
+  is_granted := present.tier <> 'FREE'
+    and not exists (select from public.stripe_objects o where o.id = present.stripe_subscription_id);
   for wanted in
-    select m as made, o.state || jsonb_build_object('discounts', private.discounts_of(o)) as state, l.is_live and (
-      -- A granted plan counts before those of Stripe.
-      exists (
-        select from public.subscriptions s
-        where s.organization_id = org and private.is_live(s.status) and s.tier <> 'FREE'
-          and not exists (select from public.stripe_objects o where o.id = s.stripe_subscription_id)
-      )
-      or row_number() over (
+    select m as made, d.state, o.is_last, l.is_live,
+      l.is_live and row_number() over (
         partition by l.is_live
         order by m.status <> 'PAST_DUE' desc, (o.state ->> 'started')::bigint desc nulls last, o.id desc
-      ) > 1
-    ) as is_doubled,
-    l.is_live and exists (
-      select from public.subscriptions s
-      where s.organization_id = org and private.is_live(s.status) and s.tier = 'FREE'
-    ) as was_free,
-    max(m.started_at) filter (where l.is_live) over () as newest_start, o.is_last
+      ) > 1 as is_doubled,
+      max(m.started_at) filter (where l.is_live) over () as newest_start,
+      array_agg(d.state ->> 'checkout') filter (where l.is_live and d.state ->> 'checkout' is not null) over () as checkouts
     from public.stripe_objects o
-    cross join lateral private.subscription_of(o, org) m
+    cross join lateral private.with_discounts(o) d
+    cross join lateral private.subscription_of(d, org) m
     cross join lateral (select private.is_live(m.status) as is_live) l
     where o.customer_id = any (customers) and o.type = 'subscription'
       and m.stripe_subscription_id is not null
@@ -292,22 +291,24 @@ begin
         select from private.onboarding_payments p where p.stripe_subscription_id = o.id and p.status = 'SUCCEEDED'
       ))
     -- The live one last: it may replace another.
-    order by l.is_live, 3 desc
+    order by l.is_live, 5 desc
   loop
     made := wanted.made;
-    if private.has_discounts(wanted.state) and not wanted.is_last and private.has_unknown_discounts(wanted.state) then
+    if not wanted.is_last and private.has_discounts(wanted.state) and private.has_unknown_discounts(wanted.state) then
       update public.stripe_objects o set in_doubt_since = now()
       where o.id = made.stripe_subscription_id and o.in_doubt_since is null;
     end if;
-    if wanted.is_doubled then
+    if wanted.is_doubled or wanted.is_live and is_granted then
       made.status := 'INACTIVE';
-      -- Two checkouts were paid at almost the same time: the customer wanted one of them.
-      if wanted.state ->> 'checkout' is not null and made.started_at > wanted.newest_start - interval '24 hours' then
+      -- Two checkouts were paid at almost the same time: the customer wanted one of them. Or an old subscription was paid
+      -- for again while a checkout was open, which replaces it.
+      if wanted.state ->> 'checkout' is not null and made.started_at > wanted.newest_start - interval '24 hours'
+        or private.has_revived(made.stripe_subscription_id, wanted.checkouts)
+      then
         perform private.refund_duplicate(made);
       end if;
-    elsif wanted.was_free then
-      update public.subscriptions s set status = 'CANCELLED', cancelled_at = now()
-      where s.organization_id = org and s.tier = 'FREE' and private.is_live(s.status);
+    elsif wanted.is_live and present.tier = 'FREE' then
+      update public.subscriptions s set status = 'CANCELLED', cancelled_at = now() where s.id = present.id;
     end if;
     insert into public.subscriptions as s (
       organization_id, stripe_subscription_id, stripe_customer_id, status, tier, billing_cycle, currency, amount_cents,
@@ -353,7 +354,7 @@ begin
     select * from public.stripe_objects i
     where i.type = 'invoice' and i.customer_id = subscription.stripe_customer_id
       and i.state ->> 'subscription' = subscription.stripe_subscription_id
-    order by i.state_at limit 1
+    order by (i.state ->> 'paid')::bigint desc nulls last, i.state_at limit 1
   ) i on true
   on conflict (object_id) where reason <> 'REQUESTED' do update
   set amount_cents = excluded.amount_cents, stripe_payment_intent_id = excluded.stripe_payment_intent_id

@@ -88,7 +88,8 @@ create index emails_organization_idx on private.emails (organization_id);
 create index emails_user_idx on private.emails (user_id);
 
 -- Publishing ----------------------------------------------------------------------------------------------------------
--- One statement for all recipients of all events. With a dedupe_key an event is published once: a concurrent publisher
+-- One statement for all recipients of all events; those for keys and webhooks, which most events lack, run only where there
+-- are any. With a dedupe_key an event is published once: a concurrent publisher
 -- waits for the first one's transaction, and publishes nothing if that committed.
 
 create function private.unknown_kind(kind text) returns text language plpgsql set search_path = '' as $$
@@ -116,11 +117,29 @@ declare
   actor constant uuid := auth.uid();
   notified bigint;
 begin
-  with new_key as (
-    insert into private.published_events (kind, dedupe_key, organization_id)
-    select e.kind, e.dedupe_key, e.organization_id from unnest(events) e where e.dedupe_key is not null
-    on conflict do nothing returning kind, dedupe_key
-  ), reached as (
+  if exists (select from unnest(events) e where e.dedupe_key is not null) then
+    with new_key as (
+      insert into private.published_events (kind, dedupe_key, organization_id)
+      select e.kind, e.dedupe_key, e.organization_id from unnest(events) e where e.dedupe_key is not null
+      on conflict do nothing returning kind, dedupe_key
+    )
+    select array_agg(e) into events from unnest(events) e
+    where e.dedupe_key is null or (e.kind, e.dedupe_key) in (select n.kind, n.dedupe_key from new_key n);
+  end if;
+  if exists (
+    select from public.webhook_endpoints w
+    where w.organization_id = any (array(select e.organization_id from unnest(events) e)) and w.is_active
+  ) then
+    insert into public.webhook_deliveries (organization_id, endpoint_id, kind, subject_type, subject_id, payload)
+    select e.organization_id, w.id, e.kind, e.subject_type, e.subject_id,
+      private.webhook_payload(e.kind, e.organization_id, e.subject_type, e.subject_id, e.data)
+    from unnest(events) with ordinality e
+    join private.event_kinds k on k.kind = e.kind and k.is_webhook
+    join public.webhook_endpoints w on w.organization_id = e.organization_id and w.is_active
+      and (w.kinds is null or e.kind = any (w.kinds))
+    order by e.ordinality;
+  end if;
+  with reached as (
     select distinct on (e.ordinality, u.id) coalesce(k.kind, private.unknown_kind(e.kind)) as kind, e.organization_id, u.id as user_id,
       left(e.title, 100) as title, left(case when e.data ? 'at'
         then replace(e.message, '{at}', private.local_time((e.data ->> 'at')::timestamptz, u.time_zone, u.locale)) else e.message end,
@@ -137,8 +156,7 @@ begin
     left join public.organization_members m on m.user_id = u.id and m.organization_id = e.organization_id
     left join private.notification_preferences p on p.user_id = u.id and p.kind = e.kind
     left join private.notification_defaults d on d.organization_id = e.organization_id and d.kind = e.kind
-    where (m.user_id is not null or k.needs_membership is not true)
-      and (e.dedupe_key is null or exists (select from new_key n where n.kind = e.kind and n.dedupe_key = e.dedupe_key))
+    where m.user_id is not null or k.needs_membership is not true
   ), mailed as (
     insert into private.emails (organization_id, user_id, kind, subject, content, status)
     select r.organization_id, r.user_id, r.kind, r.title,
@@ -150,16 +168,6 @@ begin
       (organization_id, user_id, kind, type, title, message, action_url, entity_type, entity_id)
     select r.organization_id, r.user_id, r.kind, r.type, r.title, r.message, r.path, r.subject_type, r.subject_id
     from reached r where r.in_app
-  ), hooked as (
-    insert into public.webhook_deliveries (organization_id, endpoint_id, kind, subject_type, subject_id, payload)
-    select e.organization_id, w.id, e.kind, e.subject_type, e.subject_id,
-      private.webhook_payload(e.kind, e.organization_id, e.subject_type, e.subject_id, e.data)
-    from unnest(events) with ordinality e
-    join private.event_kinds k on k.kind = e.kind and k.is_webhook
-    join public.webhook_endpoints w on w.organization_id = e.organization_id and w.is_active
-      and (w.kinds is null or e.kind = any (w.kinds))
-    where e.dedupe_key is null or exists (select from new_key n where n.kind = e.kind and n.dedupe_key = e.dedupe_key)
-    order by e.ordinality
   )
   select count(*) into notified from reached r where r.in_app or r.email <> 'OFF';
   return notified;
@@ -180,10 +188,12 @@ comment on function private.publish_event(text, uuid, text, uuid, text, text, uu
   'Publishes one event; with a dedupe_key at most once, whatever is retried.';
 
 create function private.members_at_least(org uuid, minimum_role "OrgRole") returns uuid[]
-language sql stable security definer set search_path = '' as $$
-  select coalesce(array_agg(m.user_id), '{}') from public.organization_members m
-  where m.organization_id = org and m.role <= minimum_role
-$$;
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return array(
+    select m.user_id from public.organization_members m where m.organization_id = org and m.role <= minimum_role
+  );
+end $$;
 comment on function private.members_at_least(uuid, "OrgRole") is 'The members of an organization with at least this role.';
 
 create function private.notify_members(
