@@ -184,10 +184,24 @@ begin
     perform private.add_stripe_task('CANCEL_SUBSCRIPTION', s.id, 'Replaced by a new subscription')
     from public.stripe_objects s
     where s.customer_id = any (private.customers_of(checkout.organization_id)) and s.type = 'subscription'
-      and s.state ->> 'status' in ('unpaid', 'paused', 'incomplete') and s.id <> object.state ->> 'subscription';
+      and s.state ->> 'status' in ('past_due', 'unpaid', 'paused', 'incomplete') and s.id <> object.state ->> 'subscription';
+    perform private.settle_subscriptions(checkout.organization_id);
   end if;
 end $$;
 comment on function private.settle_checkout(public.stripe_objects) is 'A checkout session at Stripe was completed or has expired.';
+
+create function private.has_revived(subscription text, bought text[]) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return exists (
+    select from private.checkouts c
+    join public.stripe_objects s on s.id = c.stripe_session_id
+    cross join lateral private.fold_stripe_object(subscription, to_timestamp((s.state ->> 'created')::bigint)) was
+    where c.id = any (bought::uuid[]) and c.status = 'PAID' and was.state ->> 'status' not in ('active', 'trialing')
+  );
+end $$;
+comment on function private.has_revived(text, text[]) is
+  'Whether a subscription was not running when one of these checkouts was opened: it was paid for again meanwhile.';
 
 create function private.billing_customer(request jsonb) returns jsonb
 language plpgsql stable set search_path = '' as $$
@@ -301,7 +315,7 @@ begin
   object.state := fetched -> 'state';
   object.state_at := now();
   object.is_last := fetched #>> '{state,status}' in ('canceled', 'incomplete_expired');
-  shown := private.subscription_of(object, org);
+  shown := private.subscription_of(private.with_discounts(object), org);
   return jsonb_build_object(
     'tier', shown.tier, 'billing_cycle', shown.billing_cycle, 'status', shown.status, 'quantity', shown.quantity,
     'currency', shown.currency, 'amount_cents', shown.amount_cents, 'current_period_start', shown.current_period_start,

@@ -94,6 +94,14 @@ def live(stripe: Shop) -> list[Any]:
     return [each for each in stripe.at_stripe("subscription") if each["status"] in {"active", "trialing", "past_due"}]
 
 
+def save_card(v1: Any, subscription: Any, token: str) -> str:
+    """A new default card of a subscription."""
+    card = v1.payment_methods.create({"type": "card", "card": {"token": token}})
+    v1.payment_methods.attach(card.id, {"customer": subscription["customer"]})
+    v1.subscriptions.update(subscription["id"], {"default_payment_method": card.id})
+    return str(card.id)
+
+
 # Buying
 
 
@@ -152,6 +160,34 @@ def test_plan_paid_twice_is_refunded_once(stripe: Shop) -> None:
     (entry,) = stripe.refunds()
     assert (entry["reason"], entry["status"], entry["amount_cents"]) == ("DUPLICATE", "REFUNDED", 69_900)
     assert sum(each["amount_refunded"] for each in stripe.at_stripe("charge")) == 69_900
+
+
+def test_a_subscription_that_revives_beside_an_open_checkout_is_refunded(stripe: Shop, v1: Any) -> None:
+    old = buy(stripe)
+    save_card(v1, old, "tok_chargeCustomerFail")
+    stripe.double.after_retries("unpaid")
+    try:
+        stripe.double.advance(days=32)
+        stripe.double.advance(days=20)
+    finally:
+        stripe.double.after_retries("cancel")
+    assert plan(stripe) == ("FREE", "INACTIVE")
+    page = checkout(stripe, tier="ELITE")
+    stripe.double.advance(days=0.5)
+    good = save_card(v1, old, "tok_visa")
+    for invoice in v1.invoices.list({"customer": old["customer"], "status": "open"}).data:
+        v1.invoices.pay(invoice.id, {"payment_method": good})
+    assert plan(stripe) == ("GROWTH", "ACTIVE")
+    stripe.double.check_out(page)
+    assert plan(stripe) == ("ELITE", "ACTIVE")
+    job(stripe, "settle-onboarding-payments")
+    assert [each["status"] for each in stripe.at_stripe("subscription") if each["id"] == old["id"]] == ["canceled"]
+    assert len(live(stripe)) == 1
+    assert plan(stripe) == ("ELITE", "ACTIVE")
+    (entry,) = stripe.refunds()
+    assert (entry["object_id"], entry["reason"], entry["status"]) == (old["id"], "DUPLICATE", "REFUNDED")
+    assert [each["amount_refunded"] for each in stripe.at_stripe("charge")].count(69_900) == 1
+    assert stripe.look("select kind, object_id from public.billing_attention") == []
 
 
 def test_a_trial_is_for_the_first_subscription_only(stripe: Shop, v1: Any) -> None:
@@ -214,11 +250,26 @@ def test_upgrade_is_immediate_and_costs_the_previewed_amount(stripe: Shop) -> No
     assert newest["total_cents"] == pytest.approx(preview["due_now"]["total_cents"], abs=2)
 
 
+def test_an_upgrade_under_a_full_discount_is_previewed(stripe: Shop, v1: Any) -> None:
+    coupon = v1.coupons.create({"percent_off": 100, "duration": "forever"})
+    v1.promotion_codes.create({"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "ALL"})
+    buy(stripe, tier="STARTER", code="ALL")
+    preview = done(stripe, "preview-plan-change", **GROWTH)
+    # Prorations contain their discount, so those of a free subscription are zero; the next invoice shows it.
+    assert [line["amount_cents"] for line in preview["lines"]] == [0, 0]
+    assert preview["due_now"]["total_cents"] == preview["due_now"]["subtotal_cents"] == 0
+    next_invoice = preview["next_invoice"]
+    assert (next_invoice["subtotal_cents"], next_invoice["discount_cents"], next_invoice["total_cents"]) == (
+        69_900, 69_900, 0,
+    )  # fmt: skip
+    done(stripe, "change-plan", **GROWTH)
+    assert plan(stripe) == ("GROWTH", "ACTIVE")
+    v1.promotion_codes.update(v1.promotion_codes.list({"code": "ALL"}).data[0].id, {"active": False})
+
+
 def test_an_upgrade_that_cannot_be_paid_changes_nothing(stripe: Shop, v1: Any) -> None:
     bought = buy(stripe, tier="STARTER")
-    card = v1.payment_methods.create({"type": "card", "card": {"token": "tok_chargeCustomerFail"}})
-    v1.payment_methods.attach(card.id, {"customer": bought["customer"]})
-    v1.subscriptions.update(bought["id"], {"default_payment_method": card.id})
+    save_card(v1, bought, "tok_chargeCustomerFail")
     refused(send(stripe, "change-plan", **GROWTH), 402, "card_declined")
     assert plan(stripe) == ("STARTER", "ACTIVE")
 
@@ -336,9 +387,7 @@ def test_a_trial_that_ended_without_a_card_is_resumed(stripe: Shop, v1: Any) -> 
 
 def test_a_subscription_whose_payment_is_due_is_not_resumed(stripe: Shop, v1: Any) -> None:
     bought = buy(stripe)
-    card = v1.payment_methods.create({"type": "card", "card": {"token": "tok_chargeCustomerFail"}})
-    v1.payment_methods.attach(card.id, {"customer": bought["customer"]})
-    v1.subscriptions.update(bought["id"], {"default_payment_method": card.id})
+    save_card(v1, bought, "tok_chargeCustomerFail")
     stripe.double.after_retries("unpaid")
     try:
         stripe.double.advance(days=32)
@@ -491,9 +540,7 @@ def test_owners_have_one_notice_of_each_fact(stripe: Shop) -> None:
 
 def test_money_that_arrives_after_the_end_is_shown(stripe: Shop, v1: Any) -> None:
     bought = buy(stripe)
-    bad = v1.payment_methods.create({"type": "card", "card": {"token": "tok_chargeCustomerFail"}})
-    v1.payment_methods.attach(bad.id, {"customer": bought["customer"]})
-    v1.subscriptions.update(bought["id"], {"default_payment_method": bad.id})
+    save_card(v1, bought, "tok_chargeCustomerFail")
     stripe.double.advance(days=32)
     stripe.double.advance(days=20)
     assert plan(stripe) == ("FREE", "CANCELLED")
