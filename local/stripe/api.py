@@ -90,10 +90,12 @@ def _nested_owners(values: Object) -> list[Any]:
 # What all have -------------------------------------------------------------------------------------------------------
 
 
-def resource(path: str, kind: str, *, filters: str = "", fields: str | None = None, event: str | None = "") -> None:
+def resource(
+    path: str, kind: str, *, filters: str = "created:range", fields: str | None = None, event: str | None = ""
+) -> None:
     """Retrieve and list; with `fields` also an update that sets them, announced as `event`."""
     route(f"GET /v1/{path}/{{id}}")(lambda account, _values, place: _retrieved(account, kind, place["id"]))
-    route(f"GET /v1/{path}", f"{filters} {PAGING} created:range")(listing(kind, f"/v1/{path}"))
+    route(f"GET /v1/{path}", f"{filters} {PAGING}")(listing(kind, f"/v1/{path}"))
     if fields is not None:
         announced = f"{kind}.updated" if event == "" else event
         route(f"POST /v1/{path}/{{id}}", f"{fields} metadata:metadata")(update(kind, announced))

@@ -9,7 +9,7 @@ from local.stripe.store import Object
 KIND = "test_helpers.test_clock"
 LIVES_DAYS = 30
 
-resource("test_helpers/test_clocks", KIND)
+resource("test_helpers/test_clocks", KIND, filters="")
 
 
 @route("POST /v1/test_helpers/test_clocks", "frozen_time!:time name")

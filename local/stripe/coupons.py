@@ -17,7 +17,7 @@ from local.stripe.store import Object
 DISCOUNTS = "discounts[]{coupon promotion_code discount}"
 
 resource("coupons", "coupon", fields="name")
-resource("promotion_codes", "promotion_code", filters="active:bool code coupon customer")
+resource("promotion_codes", "promotion_code", filters="created:range active:bool code coupon customer")
 
 
 @route(

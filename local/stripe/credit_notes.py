@@ -7,7 +7,7 @@ from local.stripe.errors import ApiError
 from local.stripe.parameters import picked
 from local.stripe.store import Object
 
-resource("credit_notes", "credit_note", filters="customer invoice")
+resource("credit_notes", "credit_note", filters="created:range customer invoice")
 LINES = (
     "lines[]{type!:(custom_line_item|invoice_line_item) invoice_line_item amount:positive quantity:count description"
     " unit_amount:count}"
@@ -35,7 +35,6 @@ def create_credit_note(account: Account, values: Object, _place: dict[str, str])
     return note
 
 
-@route("POST /v1/credit_notes/preview", FIELDS)
 @route("GET /v1/credit_notes/preview", FIELDS)
 def preview_credit_note(account: Account, values: Object, _place: dict[str, str]) -> Object:
     with account.store.rehearsal():

@@ -13,7 +13,7 @@ EVIDENCE_DAYS = 7
 # Evidence with these texts decides a dispute at once, as in Stripe's test mode.
 DECIDING = {"winning_evidence": "won", "losing_evidence": "lost"}
 
-resource("disputes", "dispute", filters="charge payment_intent")
+resource("disputes", "dispute", filters="created:range charge payment_intent")
 
 
 @route(

@@ -7,7 +7,7 @@ from local.stripe.api import matches, page, resource, route, update
 from local.stripe.errors import ApiError
 from local.stripe.store import Object
 
-resource("webhook_endpoints", "webhook_endpoint")
+resource("webhook_endpoints", "webhook_endpoint", filters="")
 
 
 @route("GET /v1/events/{id}")

@@ -10,7 +10,7 @@ from local.stripe.parameters import merged
 from local.stripe.prices import price_of
 from local.stripe.store import Object
 
-resource("invoiceitems", "invoiceitem", filters="customer invoice pending:bool")
+resource("invoiceitems", "invoiceitem", filters="created:range customer invoice pending:bool")
 
 
 @route(

@@ -8,7 +8,7 @@ from local.stripe.store import Object
 resource(
     "invoice_payments",
     "invoice_payment",
-    filters="invoice status:(open|paid|canceled) payment{type!:(payment_intent|charge) payment_intent charge}",
+    filters="created:range invoice status:(open|paid|canceled) payment{type!:(payment_intent) payment_intent}",
 )
 FILTERS["payment"] = lambda thing, wanted: wanted.get(wanted["type"]) in {None, thing["payment"].get(wanted["type"])}
 

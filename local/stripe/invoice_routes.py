@@ -18,7 +18,7 @@ DETAILS = (
 resource(
     "invoices",
     "invoice",
-    filters="customer subscription status:(draft|open|paid|uncollectible|void) due_date:range"
+    filters="created:range customer subscription status:(draft|open|paid|uncollectible|void) due_date:range"
     " collection_method:(charge_automatically|send_invoice)",
 )
 

@@ -139,21 +139,21 @@ def differs(old: Object | None, new: Object | None) -> bool:
 
 def credit_unused(account: Account, subscription: Object, item: Object, at: int) -> None:
     """Give back what was billed for the time after `at`."""
-    unused = sum(
+    unused = [
         money.share(debit["amount"], debit["end"] - at, debit["end"] - debit["start"])
         for debit in item["_debits"]
         if debit["start"] <= at < debit["end"]
-    )
+    ]
     if unused:
         words = f"Unused time on {_counted(account, item)} after {_day(at)}"
-        _prorate(account, subscription, item, -unused, words, (at, item["current_period_end"]))
+        _prorate(account, subscription, item, -sum(unused), words, (at, item["current_period_end"]))
 
 
 def debit_remaining(account: Account, subscription: Object, item: Object, net: int, at: int) -> Object:
     """Bill the time that remains of the period; the item then notes this as billed."""
     start, end = item["current_period_start"], item["current_period_end"]
     owed = money.share(net, end - at, end - start)
-    if owed:
+    if at < end:
         words = f"Remaining time on {_counted(account, item)} after {_day(at)}"
         _prorate(account, subscription, item, owed, words, (at, end))
     return {**item, "_debits": [{"amount": owed, "start": at, "end": end}]}

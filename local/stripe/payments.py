@@ -25,11 +25,11 @@ LISTENERS: list[Listener] = []
 resource(
     "payment_intents",
     "payment_intent",
-    filters="customer",
+    filters="created:range customer",
     event=None,
     fields="description receipt_email:email setup_future_usage:(off_session|on_session)",
 )
-resource("charges", "charge", filters="customer payment_intent", fields="description receipt_email:email")
+resource("charges", "charge", filters="created:range customer payment_intent", fields="description receipt_email:email")
 
 
 @route(

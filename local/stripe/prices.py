@@ -17,11 +17,11 @@ ONCE = "currency!:currency unit_amount:count unit_amount_decimal:decimal tax_beh
 LONGEST = {"day": 1095, "week": 156, "month": 36, "year": 3}
 MOST_DECIMALS = 12
 
-resource("products", "product", filters="active:bool ids[]")
+resource("products", "product", filters="created:range active:bool ids[]")
 resource(
     "prices",
     "price",
-    filters="active:bool product currency:currency type:(one_time|recurring) lookup_keys[]"
+    filters="created:range active:bool product currency:currency type:(one_time|recurring) lookup_keys[]"
     " recurring{interval usage_type}",
 )
 

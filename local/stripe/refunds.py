@@ -11,7 +11,7 @@ from local.stripe.payment_methods import card_of
 from local.stripe.periods import DAY
 from local.stripe.store import Object
 
-resource("refunds", "refund", filters="charge payment_intent")
+resource("refunds", "refund", filters="created:range charge payment_intent")
 
 
 @route("POST /v1/refunds/{id}", "metadata:metadata")

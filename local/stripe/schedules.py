@@ -19,7 +19,7 @@ SETTINGS = (
 )
 OVER = {"released", "canceled", "completed"}
 
-resource("subscription_schedules", "subscription_schedule", filters="customer")
+resource("subscription_schedules", "subscription_schedule", filters="created:range customer")
 
 
 @route(

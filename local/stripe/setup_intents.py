@@ -11,7 +11,9 @@ from local.stripe.payment_methods import attach, card_of, declined, find
 from local.stripe.payments import OPEN, UNAUTHENTICATED
 from local.stripe.store import Object
 
-resource("setup_intents", "setup_intent", filters="customer payment_method", fields="description", event=None)
+resource(
+    "setup_intents", "setup_intent", filters="created:range customer payment_method", fields="description", event=None
+)
 
 
 @route(

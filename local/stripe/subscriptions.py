@@ -31,7 +31,7 @@ LONGEST_TRIAL_DAYS = 730
 resource(
     "subscriptions",
     "subscription",
-    filters="customer price test_clock status:(active|past_due|unpaid|canceled|incomplete"
+    filters="created:range customer price test_clock status:(active|past_due|unpaid|canceled|incomplete"
     "|incomplete_expired|trialing|paused|all|ended) collection_method:(charge_automatically|send_invoice)",
 )
 

@@ -30,7 +30,7 @@ TAX_IDS = {
 resource(
     "tax_rates",
     "tax_rate",
-    filters="active:bool inclusive:bool",
+    filters="created:range active:bool inclusive:bool",
     fields="active:bool display_name description jurisdiction country state tax_type",
 )
 

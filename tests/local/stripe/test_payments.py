@@ -40,6 +40,23 @@ def test_setup_intent_saves_or_declines_the_card(shop: Shop) -> None:
     ]
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_new_customer_gets_a_card_and_pays_with_it(shop: Shop, named: bool) -> None:
+    v1 = shop.client.v1
+    card = "pm_card_visa" if named else v1.payment_methods.create({"type": "card", "card": {"token": "tok_visa"}}).id
+    made = v1.customers.create({"payment_method": card, "invoice_settings": {"default_payment_method": card}})
+    (saved,) = v1.customers.payment_methods.list(made.id).data
+    assert made.invoice_settings.default_payment_method == saved.id
+    assert v1.subscriptions.create({"customer": made.id, "items": [{"price": shop.price}]}).status == "active"
+
+
+def test_a_new_customer_with_a_declined_card_is_not_made(shop: Shop) -> None:
+    before = len(shop.client.v1.customers.list().data)
+    with pytest.raises(stripe_error.CardError):
+        shop.client.v1.customers.create({"payment_method": "pm_card_visa_chargeDeclined"})
+    assert len(shop.client.v1.customers.list().data) == before
+
+
 def test_checkout_session_expires_after_a_day_or_by_request(shop: Shop) -> None:
     def create() -> Any:
         lines = [{"price": shop.price, "quantity": 1}]

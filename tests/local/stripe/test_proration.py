@@ -173,6 +173,17 @@ def test_free_plan_that_becomes_paid_starts_a_period(shop: Shop) -> None:
     assert (life.latest().total, life.period_end()) == (MONTH, seconds(2026, 2, 16, 12))
 
 
+def test_a_change_under_a_full_discount_is_invoiced_with_nothing_to_pay(shop: Shop, large: str) -> None:
+    v1 = shop.client.v1
+    coupon = v1.coupons.create({"percent_off": 100, "duration": "forever"}).id
+    life = Life.begin(shop.double, shop.client).subscribe(shop.price, discounts=[{"coupon": coupon}]).until(HALF)
+    wanted = {"items": [{"id": life.item().id, "price": large}], "proration_behavior": "always_invoice"}
+    preview = v1.invoices.create_preview({"subscription": life.subscription, "subscription_details": wanted})
+    assert (amounts(preview), preview.total, preview.billing_reason) == ([0, 0], 0, "subscription_update")
+    life.change(large)
+    assert (amounts(life.latest()), life.latest().status) == ([0, 0], "paid")
+
+
 def test_items_are_changed_as_a_resource_of_their_own(life: Life, large: str) -> None:
     items, now = life.client.v1.subscription_items, {"proration_behavior": "always_invoice"}
     extra = items.create({"subscription": life.subscription, "price": large, **now})

@@ -110,7 +110,9 @@ def test_declared_parameters_are_known_to_the_package() -> None:
         path, _, rest = each.path.pattern.removeprefix("/v1/").partition("/(")
         path, _, word = path.partition("/create_")
         verb = (rest.partition(")")[2].strip("/") or "modify") if rest else f"create_{word}".strip("_")
-        module = _module(NOUNS.get(path, path[:-1]), verb) if each.method == "POST" else None
+        if each.method == "GET" and not rest:
+            verb = "list"
+        module = _module(NOUNS.get(path, path[:-1]), verb) if each.method == "POST" or verb == "list" else None
         if module:
             top = vars(module)[min((name for name in vars(module) if name.endswith("Params")), key=len)]
             unknown += [f"{each.path.pattern}: {name}" for name in _unknown(each.form.fields, [top], module)]
