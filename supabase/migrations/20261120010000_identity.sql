@@ -830,8 +830,8 @@ begin
 end $$;
 comment on function private.set_current_organization(uuid) is 'Does the work of public.set_current_organization().';
 
-create function public.set_current_organization(organization_id uuid) returns jsonb
-language sql set search_path = '' as 'select private.set_current_organization(organization_id)';
+create function public.set_current_organization(id uuid) returns jsonb
+language sql set search_path = '' as 'select private.set_current_organization(id)';
 comment on function public.set_current_organization(uuid) is
   'Makes this the caller''s organization from the next access token on: refresh the session afterwards. Realtime and '
   'Storage follow the token; the header x-org-id takes precedence for one request.';

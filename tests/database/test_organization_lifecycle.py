@@ -45,11 +45,11 @@ def test_the_current_organization_is_in_the_next_token(database: Database) -> No
         assert claimed_by_server(cursor, "globex_owner") == str(GLOBEX)
         turn(cursor, "globex_owner")
         made = call(cursor, "create_organization", name="Second")["id"]
-        call(cursor, "set_current_organization", organization_id=made)
+        call(cursor, "set_current_organization", id=made)
         assert claimed_by_server(cursor, "globex_owner") == made
         turn(cursor, "globex_owner")
         with refused(cursor, "PT404", "no such organization"):
-            call(cursor, "set_current_organization", organization_id=ACME)
+            call(cursor, "set_current_organization", id=ACME)
 
 
 def test_ownership_is_transferred_to_a_member(database: Database) -> None:

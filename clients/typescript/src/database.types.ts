@@ -3009,7 +3009,7 @@ isOneToOne: false
         isSetofReturn: true
       } },
 "set_current_organization":
-{ Args: { "organization_id": string }; Returns: Json
+{ Args: { "id": string }; Returns: Json
                            },
 "set_notification_default":
 { Args: { "email"?: Database["public"]['Enums']["EmailDelivery"],"in_app"?: boolean,"kind": string }; Returns: undefined

@@ -70,7 +70,7 @@ function Shell({ email, page, organization, all, onChange }: {
   const Page = PAGES[name];
   useEffect(() => void (document.title = `${NAMES[name]} · ${organization.name}`), [name, organization.name]);
   const choose = async (id: string) => {
-    await ok(supabase.rpc('set_current_organization', { organization_id: id }));
+    await ok(supabase.rpc('set_current_organization', { id }));
     await supabase.auth.refreshSession(); // the new token names the organization
     await onChange();
   };

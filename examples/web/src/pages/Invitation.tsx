@@ -6,7 +6,7 @@ export function Invitation({ token }: { token: string }) {
   const accept = () =>
     run(async () => {
       const joined = (await ok(supabase.rpc('accept_invitation', { token }))) as { organization_id: string };
-      await ok(supabase.rpc('set_current_organization', { organization_id: joined.organization_id }));
+      await ok(supabase.rpc('set_current_organization', { id: joined.organization_id }));
       await supabase.auth.refreshSession();
       location.hash = '#/dashboard';
     });

@@ -41,7 +41,7 @@ export function Onboarding({ onDone, canLeave }: { onDone: () => Promise<void>; 
     });
   const complete = async ({ session_id }: Step) => {
     const done = await ok(functions.POST('/complete-onboarding-session', { body: { session_id } }));
-    await ok(supabase.rpc('set_current_organization', { organization_id: done.organization!.id }));
+    await ok(supabase.rpc('set_current_organization', { id: done.organization!.id }));
     await supabase.auth.refreshSession();
     location.hash = '#/dashboard';
     await onDone();
