@@ -147,7 +147,8 @@ async def _run_stream(
     services: Services, function: Function, request: Request, caller: Caller, body: bytes
 ) -> Response:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(services.turns.take(name_caller(caller, _address(services, request))))
+        turn = services.turns.take(name_caller(caller, _address(services, request)), may_last=True)
+        await stack.enter_async_context(turn)
         call = Call(
             await parse(function.request, body, function.body_values),
             caller,

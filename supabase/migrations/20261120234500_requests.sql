@@ -53,29 +53,46 @@ begin
 end $$;
 comment on function private.refuse_estimates(json) is 'PT400 or PT406 for headers that ask for an estimate or a query plan.';
 
--- Four transactions of a caller run, each with one of the locks 1 to 4. Each of four more waits for one of those, with a
--- lock of its own (5 to 8). A lock ends with its transaction, however that ends.
+create function private.long_request() returns interval language sql immutable set search_path = '' return interval '100 ms';
+comment on function private.long_request() is
+  'A caller with a request that has been running longer has fewer turns; shared/app/turns.py has the same limit.';
+
+create function private.runs_long(caller integer) returns boolean
+language sql stable set search_path = '' return exists (
+  select from pg_locks l, pg_stat_get_activity(l.pid) a
+  where l.locktype = 'advisory' and l.classid = caller::oid and l.objid <= 4 and l.objsubid = 2 and l.granted
+    and l.database = (select d.oid from pg_database d where d.datname = current_database())
+    and a.xact_start < clock_timestamp() - private.long_request()
+);
+comment on function private.runs_long(integer) is 'Whether a running transaction of the caller has been running for long.';
+
+-- Four transactions of a caller run, each with one of the locks 1 to 4; two while one of them has been running for long,
+-- so that slow requests of one caller leave connections and processors to others. Each of four more waits for one of
+-- those, with a lock of its own (5 to 8). A lock ends with its transaction, however that ends.
 create function private.await_turn(caller integer) returns void
 language plpgsql set search_path = '' set lock_timeout = '3s' as $$
+declare
+  turns constant integer := case when private.runs_long(caller) then 2 else 4 end;
 begin
-  for slot in 2 .. 4 loop
+  for slot in 2 .. turns loop
     if pg_try_advisory_xact_lock(caller, slot) then
       return;
     end if;
   end loop;
   for slot in 5 .. 8 loop
     if pg_try_advisory_xact_lock(caller, slot) then
-      perform pg_advisory_xact_lock(caller, slot - 4);
+      perform pg_advisory_xact_lock(caller, 1 + slot % turns);
       return;
     end if;
   end loop;
   raise lock_not_available;
 exception when lock_not_available then
   raise exception 'Too many requests at the same time' using
-    errcode = 'PT429', detail = 'Four of yours are running, and others wait.',
+    errcode = 'PT429', detail = format('%s of yours are running, and others wait.', turns),
     hint = 'Wait for their responses, then try again.';
 end $$;
-comment on function private.await_turn(integer) is 'Returns when fewer than four transactions of the caller run; PT429 if that takes too long.';
+comment on function private.await_turn(integer) is
+  'Returns when fewer than four transactions of the caller run, two of long ones; PT429 if that takes too long.';
 
 create function private.log_impersonated_request(request text) returns void
 language plpgsql security definer set search_path = '' as $$

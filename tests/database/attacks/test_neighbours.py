@@ -88,8 +88,9 @@ def test_exact_counts_and_ordinary_requests_pass(database: Database) -> None:
         cursor.execute("select private.check_request()")
 
 
-def test_attack_occupy_every_connection_of_the_data_api(fresh_database: Database) -> None:
-    """Four requests of one caller run, four wait, the ninth is refused; others go on."""
+@pytest.mark.parametrize(("long", "turns"), [("1 day", 4), ("-1 day", 2)], ids=["short", "long"])
+def test_attack_occupy_every_connection_of_the_data_api(fresh_database: Database, long: str, turns: int) -> None:
+    """Four requests of one caller run (two of long ones), four wait, the next is refused; others go on."""
     requests: list[psycopg.Connection[Any]] = []
 
     def enter(person: str = "owner") -> psycopg.Connection[Any]:
@@ -99,22 +100,31 @@ def test_attack_occupy_every_connection_of_the_data_api(fresh_database: Database
         become(connection, "authenticated", claims_of(person), {})
         return connection
 
+    def pass_through(connection: psycopg.Connection[Any]) -> None:
+        connection.execute(check)
+        connection.rollback()
+
     check = "select private.check_request()"
     try:
-        for _ in range(4):
+        with fresh_database.connect("postgres") as owner:
+            owner.execute(
+                "create or replace function private.long_request() returns interval language sql immutable"
+                f" set search_path = '' return interval '{long}'"
+            )
+        for _ in range(turns):
             enter().execute(check)
         with ThreadPoolExecutor() as threads:
-            waiting = [threads.submit(enter().execute, check) for _ in range(4)]
+            waiting = [threads.submit(pass_through, enter()) for _ in range(4)]
             with fresh_database.connect("supabase_admin") as watch:
                 count = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
                 while watch.execute(count).fetchone() != (4,):
                     assert not any(each.done() for each in waiting)
-            ninth = enter()
+            late = enter()
             with pytest.raises(psycopg.Error, match="Too many requests at the same time") as caught:
-                ninth.execute(check)
+                late.execute(check)
             assert caught.value.sqlstate == "PT429"
             enter("member").execute(check)
-            for running in requests[:4]:
+            for running in requests[:turns]:
                 running.rollback()
             for each in waiting:
                 each.result()

@@ -9,14 +9,19 @@ from shared.auth.caller import WEBHOOK, Caller
 from shared.errors import ApiError
 
 
+@pytest.fixture(autouse=True)
+def _no_request_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Turns, "LONG_SECONDS", float("inf"))
+
+
 class Bench:
     """Requests that run until they are let go."""
 
     def __init__(self) -> None:
         self.turns, self.running, self.release = Turns(), list[str](), asyncio.Event()
 
-    async def hold(self, caller: str, name: str) -> None:
-        async with self.turns.take(caller):
+    async def hold(self, caller: str, name: str, *, may_last: bool = False) -> None:
+        async with self.turns.take(caller, may_last=may_last):
             self.running.append(name)
             await self.release.wait()
 
@@ -43,6 +48,37 @@ def test_attack_occupy_a_process_with_many_requests() -> None:
         assert (await bench.start("eve", 1))[0].done(), "nothing is left behind"
 
     asyncio.run(attack())
+
+
+def test_attack_long_requests_leave_fewer_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def attack() -> None:
+        bench = Bench()
+        monkeypatch.setattr(Turns, "LONG_SECONDS", -1.0)
+        eve = await bench.start("eve", 5)
+        ada = await bench.start("ada", 1)
+        assert bench.running == ["eve0", "eve1", "ada0"]
+        monkeypatch.setattr(Turns, "LONG_SECONDS", float("inf"))
+        eve += await bench.start("eve", 1)
+        assert bench.running[3:] == ["eve0"], "one that does not wait; those before it wait for the end of another"
+        bench.release.set()
+        await asyncio.gather(*eve, *ada)
+        assert (await bench.start("eve", 1))[0].done(), "nothing is left behind"
+
+    asyncio.run(attack())
+
+
+def test_stream_of_a_model_is_not_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        bench = Bench()
+        streams = [asyncio.create_task(bench.hold("ada", f"stream{n}", may_last=True)) for n in range(3)]
+        await asyncio.sleep(0)
+        monkeypatch.setattr(Turns, "LONG_SECONDS", -1.0)
+        others = await bench.start("ada", 1)
+        assert bench.running == ["stream0", "stream1", "stream2", "ada0"]
+        bench.release.set()
+        await asyncio.gather(*streams, *others)
+
+    asyncio.run(ask())
 
 
 def test_a_request_that_gave_up_takes_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
