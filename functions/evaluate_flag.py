@@ -61,7 +61,7 @@ FAILURES = {400: "The flag cannot be evaluated for this context.", 404: "There i
 
 
 # Not metered: it answers from memory, and a row for each evaluation would cost more than the evaluation.
-@function("user", "publishable", "secret", errors=FAILURES, metered=False)
+@function("user", "publishable", "secret", body_values=4_000, errors=FAILURES, metered=False)
 async def evaluate_flag(call: Call[EvaluateFlag]) -> Result[FlagEvaluation]:
     """Evaluate one feature flag.
 
@@ -75,7 +75,7 @@ async def evaluate_flag(call: Call[EvaluateFlag]) -> Result[FlagEvaluation]:
     return Result(_json(evaluation, stale=stale))
 
 
-@evaluate_flag.nested("ofrep/v1/evaluate/flags/{key}", errors=FAILURES)
+@evaluate_flag.nested("ofrep/v1/evaluate/flags/{key}", body_values=4_000, errors=FAILURES)
 async def evaluate_one(call: Call[EvaluationRequest]) -> Result[FlagEvaluation]:
     """Evaluate one feature flag by OFREP."""
     evaluation, stale = await _evaluate(call, call.path_value, _attributes(call))
@@ -84,7 +84,9 @@ async def evaluate_one(call: Call[EvaluationRequest]) -> Result[FlagEvaluation]:
     return Result(_json(evaluation, stale=stale))
 
 
-@evaluate_flag.nested("ofrep/v1/evaluate/flags", errors={304: "Nothing has changed since `If-None-Match`."})
+@evaluate_flag.nested(
+    "ofrep/v1/evaluate/flags", body_values=4_000, errors={304: "Nothing has changed since `If-None-Match`."}
+)
 async def evaluate_all(call: Call[EvaluationRequest]) -> Result[BulkEvaluation]:
     """Evaluate all feature flags by OFREP."""
     flags = call.flags()

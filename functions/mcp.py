@@ -21,7 +21,14 @@ class Answer(ResponseModel):
     model_config = ConfigDict(extra="allow", defer_build=True)
 
 
-@function("user", scope=ANY_SCOPE, idempotent=True, body_bytes=1 << 18, errors={406: "The response would be JSON."})
+@function(
+    "user",
+    scope=ANY_SCOPE,
+    idempotent=True,
+    body_bytes=1 << 18,
+    body_values=4_000,
+    errors={406: "The response would be JSON."},
+)
 async def mcp(call: Call[Message]) -> Result[Answer]:
     """Tools for AI agents, by the Model Context Protocol (streamable HTTP, without sessions).
 

@@ -104,7 +104,7 @@ RecordActivity = Annotated[
     scope=ApiKeyScope.CRM_WRITE,
     status=201,
     idempotent=True,
-    body_bytes=1 << 19,
+    body_bytes=1 << 18,
     body_values=8_000,
     errors={404: "A lead, contact, deal or listing does not exist in this organization."},
 )

@@ -32,6 +32,7 @@ class RecordedExposure(ResponseModel):
 @function(
     "user",
     "secret",
+    body_values=4_000,
     errors={400: "The flag cannot be evaluated for this context.", 404: "There is no such flag in this environment."},
 )
 async def record_exposure(call: Call[ExposureRequest]) -> Result[RecordedExposure]:

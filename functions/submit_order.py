@@ -64,6 +64,7 @@ class SubmittedOrder(ResponseModel):
     scope=ApiKeyScope.ORDERS_WRITE,
     idempotent=True,
     body_bytes=1 << 17,
+    body_values=4_000,
     errors={
         402: "The plan allows no more orders this month; `details` has its limit, `hint` that of the next plan.",
         404: "There is no such order in this organization.",

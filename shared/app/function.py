@@ -15,7 +15,7 @@ from shared.settings import Settings
 CALLER = re.compile(r"user|anyone|key|(publishable|secret)(:\w+)?")
 ANY_SCOPE = "ANY"
 BODY_BYTES = 64 * 1024
-BODY_VALUES = 4000
+BODY_VALUES = 1000
 
 
 class RequestModel(BaseModel):

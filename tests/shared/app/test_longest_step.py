@@ -1,0 +1,90 @@
+"""The largest body that each function accepts holds the event loop for less than five milliseconds."""
+
+import json
+import time
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+from pydantic_core import from_json
+
+from functions import ALL, load
+from shared.app.bodies import parse
+from shared.app.function import Function
+from shared.errors import ApiError
+
+# Only a signed body is parsed: its sender can be trusted to send no more than it has to.
+FUNCTIONS = {each.name: each for each in load(ALL) if not each.signature}
+MOST_SECONDS = 0.005
+# What parsing REFERENCE takes on an idle machine of 2026: elsewhere steps are compared with it.
+REFERENCE = json.dumps({f"{number:06}": "x" * 20 for number in range(2_000)}).encode()
+REFERENCE_SECONDS = 0.00025
+REPEATED = 5
+
+
+def step_seconds(work: Coroutine[Any, Any, Any]) -> tuple[float, Any]:
+    """The longest step of a coroutine, in processor time, and what it returned or raised."""
+    longest, outcome, done = 0.0, None, False
+    while not done:
+        began = time.thread_time()
+        try:
+            work.send(None)
+        except StopIteration as end:
+            outcome, done = end.value, True
+        except ApiError as error:
+            outcome, done = error, True
+        longest = max(longest, time.thread_time() - began)
+    return longest, outcome
+
+
+def reference_seconds() -> float:
+    began = time.thread_time()
+    from_json(REFERENCE)
+    return time.thread_time() - began
+
+
+def field_names(schema: Any) -> set[str]:
+    if isinstance(schema, list):
+        return set().union(*map(field_names, schema))
+    if not isinstance(schema, dict):
+        return set()
+    return set(schema.get("properties", {})).union(*map(field_names, schema.values()))
+
+
+def largest_bodies(function: Function) -> Iterator[tuple[str, bytes]]:
+    """What takes long to parse or to explain, as an unknown field and in the place of every known one."""
+    size, values = function.body_bytes - 200, function.body_values - 2
+    for name in ("unknown", *sorted(field_names(function.request.json_schema()))):
+        a_field = json.dumps(name) + ":"
+        each = size // values
+        keys = [f'"{number:06}":"{"a" * max(each - 12, 0)}"' for number in range(min(values, size // 13))]
+        fields = "{" + ",".join(f'"k{number}":1' for number in range(45)) + "}"
+        yield f"{name}: keys", f"{{{a_field}{{{','.join(keys)}}}}}".encode()
+        yield f"{name}: objects", f"{{{a_field}[{','.join(['{}'] * min(values, size // 3))}]}}".encode()
+        several = min(values // 46, size // len(fields))
+        yield f"{name}: objects with fields", f"{{{a_field}[{','.join([fields] * several)}]}}".encode()
+        texts = [f'"{"a" * max(each - 3, 1)}"'] * min(values, size // 4)
+        yield f"{name}: texts", f"{{{a_field}[{','.join(texts)}]}}".encode()
+        yield f"{name}: escapes", ("{" + a_field + '"' + "\\u00e9" * (size // 6) + '"}').encode()
+        numbers = ["9" * max(each - 1, 1)] * min(values, size // 2)
+        yield f"{name}: numbers", f"{{{a_field}[{','.join(numbers)}]}}".encode()
+    yield "keys", f"{{{','.join(keys)}}}".encode()
+    yield "quotes", ('{"unknown":"' + '\\"' * (size // 2) + '"}').encode()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_attack_hold_the_loop_with_the_largest_body(name: str) -> None:
+    function = FUNCTIONS[name]
+    step_seconds(parse(function.request, b"{}", function.body_values))  # builds the validator
+    found = {}
+    for what, body in largest_bodies(function):
+        assert len(body) <= function.body_bytes
+        # The least of several: a step is longer while another program uses the same processor.
+        times = [
+            step_seconds(parse(function.request, body, function.body_values))[0]
+            / max(reference_seconds() / REFERENCE_SECONDS, 1)
+            for _ in range(REPEATED)
+        ]
+        found[what] = min(times)
+    worst = max(found, key=lambda what: found[what])
+    assert found[worst] < MOST_SECONDS, f"{1000 * found[worst]:.1f} ms: {worst}"
