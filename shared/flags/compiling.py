@@ -64,7 +64,7 @@ def _needing(flag: Flag, others: tuple[Rules, ...]) -> Rules:
     return with_prerequisites
 
 
-def compile_flag(name: str, version: int, definition: Any, groups: Groups = NONE) -> Flag:
+def compile_flag(name: str, version: int, definition: Any, groups: Groups | None = NONE) -> Flag:
     """Never raises: a flag that cannot be compiled evaluates to its error, and no other flag is affected."""
     try:
         return _compile(name, version, definition, groups)
@@ -77,7 +77,7 @@ def broken_flag(name: str, version: int, problem: Exception) -> Flag:
     return Flag(name, version, lambda _: error)
 
 
-def _compile(name: str, version: int, flag: Mapping[str, Any], groups: Groups) -> Flag:
+def _compile(name: str, version: int, flag: Mapping[str, Any], groups: Groups | None) -> Flag:
     results = _Results(name, version, flag.get("variants"))
     if not flag["is_enabled"]:
         disabled = results.off("DISABLED", "disabled")
@@ -142,7 +142,7 @@ class _Results:
         return Evaluation(self.name, variant[2], reason, variant[0], on=True, rule=rule, version=self.version)
 
 
-def _decision(flag: Mapping[str, Any], results: _Results, groups: Groups, *, targeted: bool) -> Rules:
+def _decision(flag: Mapping[str, Any], results: _Results, groups: Groups | None, *, targeted: bool) -> Rules:
     # Dictionaries take half the memory of sets.
     users, organizations = dict.fromkeys(flag["target_users"]), dict.fromkeys(flag["target_orgs"])
     tiers = frozenset(map(intern, flag["target_tiers"]))  # the same few in every flag

@@ -38,6 +38,7 @@ _VERSIONS: dict[str, Callable[[str, str], bool]] = {
     "$vlte": operator.le,
 }
 _SCALARS = {str, int, float, bool, type(None)}
+_TEXT = {str}
 _KINDS = {*TYPES.values(), "undefined"}
 _OF_ATTRIBUTES = ("$or", "$and", "$nor", "$not")
 
@@ -66,9 +67,13 @@ def compile_condition(condition: Any, groups: Groups = NONE) -> Condition:
     return _condition(with_groups(condition, groups), 1)
 
 
-def compile_checks(condition: Any, groups: Groups = NONE) -> tuple[tuple[Check, ...], Condition | None]:
-    """The same condition as a list of checks and the rest of it: most conditions consist of checks."""
-    condition = with_groups(condition, groups)
+def compile_checks(condition: Any, groups: Groups | None = NONE) -> tuple[tuple[Check, ...], Condition | None]:
+    """The same condition as a list of checks and the rest of it: most conditions consist of checks.
+
+    None: the condition is known to name no group.
+    """
+    if groups is not None:
+        condition = with_groups(condition, groups)
     if not isinstance(condition, dict):
         return (), _condition(condition, 1)
     checks = {path: check for path, test in condition.items() if (check := _check(path, test))}
@@ -87,7 +92,7 @@ def _check(path: str, test: Any) -> Check | None:
         if name in _FROM_THE_BOUND and type(operand) in {int, float}:
             return _bound_check(path, name, operand)
         if name == "$in" and type(operand) is list:
-            return _list_check(path, json.dumps(operand))
+            return _list_check(path, _key(operand))
     return None
 
 
@@ -101,9 +106,18 @@ def _bound_check(path: str, name: str, bound: float) -> Check:
     return path, int, getattr(bound, _FROM_THE_BOUND[name]), _comparison(name, bound)
 
 
+def _key(listed: list[Any]) -> tuple[str, ...] | str:
+    """A list as an argument of what is shared: usually texts, else JSON, since True is equal to 1."""
+    return tuple(listed) if {*map(type, listed)} <= _TEXT else json.dumps(listed)
+
+
+def _listed_values(key: tuple[str, ...] | str) -> Sequence[Any]:
+    return json.loads(key) if type(key) is str else key
+
+
 @_shared
-def _list_check(path: str, listed: str) -> Check:
-    texts = frozenset(one for one in json.loads(listed) if type(one) is str)
+def _list_check(path: str, listed: tuple[str, ...] | str) -> Check:
+    texts = frozenset(one for one in _listed_values(listed) if type(one) is str)
     return path, str, texts.__contains__, _member(listed, None)
 
 
@@ -348,9 +362,9 @@ def _folded(value: Any) -> Any:
 
 
 @_shared
-def _member(expected: str, fold: Callable[[Any], Any] | None) -> Test:
-    """Of a list, written as JSON. Objects and lists in it are equal to no other."""
-    plain = [fold(one) if fold else one for one in json.loads(expected) if type(one) not in {list, dict}]
+def _member(expected: tuple[str, ...] | str, fold: Callable[[Any], Any] | None) -> Test:
+    """Of a list. Objects and lists in it are equal to no other."""
+    plain = [fold(one) if fold else one for one in _listed_values(expected) if type(one) not in {list, dict}]
     texts = frozenset(one for one in plain if type(one) is str)
     return _listed(texts, frozenset(typed(one) for one in plain if type(one) is not str), fold)
 
@@ -454,7 +468,7 @@ def _operator(name: str, operand: Any, depth: int) -> Test:  # noqa: C901, PLR09
                 raise ConditionError(operand, "a list")
             if name in {"$all", "$alli"}:
                 return _every_one(operand, depth, fold=name == "$alli")
-            listed = _member(json.dumps(operand), _folded if name.endswith("i") else None)
+            listed = _member(_key(operand), _folded if name.endswith("i") else None)
             return listed if name in {"$in", "$ini"} else _negated(listed)
         case "$inGroup" | "$notInGroup":
             if type(operand) is not Group:

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from shared.errors import RETRY, ApiError
 from shared.flags.compiling import Flag, broken_flag, compile_flag
-from shared.flags.groups import Group, Groups
+from shared.flags.groups import OPERATORS, Group, Groups
 from shared.flags.identities import Identities
 from shared.flags.snapshot import Snapshot
 from shared.logs import log
@@ -224,8 +224,11 @@ def _no_garbage_collection() -> Iterator[None]:
 def _flag(known: Snapshot | None, name: str, version: int, definition: str | None, groups: Groups) -> Flag:
     if definition is None and known and (flag := known.flags.get(name)):
         return flag
+    text = definition or ""
+    # Postgres writes `$` as it is, so text that names no group is known without a walk through it.
+    named = groups if any(operator in text for operator in OPERATORS) else None
     try:
-        return compile_flag(name, version, from_json(definition or ""), groups)
+        return compile_flag(name, version, from_json(text), named)
     except ValueError as problem:
         return broken_flag(name, version, problem)
 
