@@ -184,6 +184,14 @@ language sql volatile set search_path = '' as $$
 $$;
 comment on function private.calls_since(public.api_keys, timestamptz) is 'Calls with a key since the beginning of this minute.';
 
+create function private.refuse_rate(most integer) returns void
+language plpgsql set search_path = '' as $$
+begin
+  raise exception 'This API key sent too many requests' using
+    errcode = 'PT429', detail = format('A key may send %s requests a minute.', most), hint = 'Wait for the next minute.';
+end $$;
+comment on function private.refuse_rate(integer) is 'Raises PT429.';
+
 create function private.count_api_call(key public.api_keys, function_name text) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -199,8 +207,7 @@ begin
     used := private.calls_since(key, this_minute);
   end if;
   if used >= most then
-    raise exception 'This API key sent too many requests' using
-      errcode = 'PT429', detail = format('A key may send %s requests a minute.', most), hint = 'Wait for the next minute.';
+    perform private.refuse_rate(most);
   end if;
   perform private.require_calls(key.organization_id);
   perform private.count_usage(key.organization_id, null, key.id, 'API_CALLS', function_name, 1);
@@ -252,12 +259,31 @@ comment on function private.meter_reads() is
   'Creates the replication slot with which reads of API keys are counted, also after it was lost. Call it once after the '
   'migrations, in a transaction of its own.';
 
-create function private.note_read(key public.api_keys) returns void language sql set search_path = '' as $$
-  select pg_logical_emit_message(
-    false, 'strive.usage', json_build_object('org', key.organization_id, 'key', key.id, 'at', now())::text
-  ) where not pg_is_in_recovery() -- a replica cannot write into the log
-$$;
-comment on function private.note_read(public.api_keys) is 'Writes a message about a request that only reads, for the next roll-up.';
+-- Such a transaction can count in a setting of its connection, so each connection of the data API has its own count.
+create function private.note_read(key public.api_keys) returns void
+language plpgsql set search_path = '' as $$
+declare
+  most constant integer := 600;
+  counter constant text := 'strive.reads_' || replace(key.id::text, '-', '');
+  this_minute constant text := to_char(now(), 'HH24:MI ');
+  counted constant text := current_setting(counter, true);
+  reads integer := 1;
+begin
+  if starts_with(counted, this_minute) then
+    reads := substr(counted, 7)::integer + 1;
+  end if;
+  if reads > most then
+    perform private.refuse_rate(most);
+  end if;
+  perform set_config(counter, this_minute || reads, false);
+  if not pg_is_in_recovery() then -- a replica cannot write into the log
+    perform pg_logical_emit_message(
+      false, 'strive.usage', json_build_object('org', key.organization_id, 'key', key.id, 'at', now())::text
+    );
+  end if;
+end $$;
+comment on function private.note_read(public.api_keys) is
+  'Counts a request that only reads: in this connection, where PT429 ends too many, and in a message for the next roll-up.';
 
 create function private.collect_reads() returns bigint
 language plpgsql set search_path = '' as $$
@@ -277,14 +303,21 @@ begin
     perform pg_replication_slot_advance(slot, since);
   end if;
   -- A message of pgoutput: M, 1 byte of flags, 8 of its place, the prefix and a zero, 4 of a length, then the content.
-  insert into private.usage_entries (organization_id, api_key_id, resource_type, resource_name, usage_amount, used_at)
-  select (m.content ->> 'org')::uuid, (m.content ->> 'key')::uuid, 'API_CALLS', 'data-api', 1, (m.content ->> 'at')::timestamptz
-  from pg_logical_slot_peek_binary_changes(slot, until, null, 'proto_version', '1', 'publication_names', 'strive_usage',
-    'messages', 'true') c,
-    lateral (select convert_from(substring(c.data from 28), 'UTF8')::json as content) m
-  where c.lsn >= since and c.lsn < until and get_byte(c.data, 0) = ascii('M')
-    and substring(c.data from 11 for 13) = 'strive.usage\000'::bytea;
-  get diagnostics collected = row_count;
+  with read as (
+    insert into private.usage_entries (organization_id, api_key_id, resource_type, resource_name, usage_amount, used_at)
+    select (m.content ->> 'org')::uuid, (m.content ->> 'key')::uuid, 'API_CALLS', 'data-api', 1, (m.content ->> 'at')::timestamptz
+    from pg_logical_slot_peek_binary_changes(slot, until, null, 'proto_version', '1', 'publication_names', 'strive_usage',
+      'messages', 'true') c,
+      lateral (select convert_from(substring(c.data from 28), 'UTF8')::json as content) m
+    where c.lsn >= since and c.lsn < until and get_byte(c.data, 0) = ascii('M')
+      and substring(c.data from 11 for 13) = 'strive.usage\000'::bytea
+    returning api_key_id, used_at
+  ), used as (
+    update public.api_keys k set last_used_at = date_trunc('minute', l.used_at)
+    from (select r.api_key_id, max(r.used_at) as used_at from read r group by 1) l
+    where k.id = l.api_key_id and (k.last_used_at is null or k.last_used_at < date_trunc('minute', l.used_at))
+  )
+  select count(*) into collected from read;
   update private.usage_position p set lsn = until;
   return collected;
 end $$;

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -172,9 +173,32 @@ def test_reads_with_a_key_are_counted_once(fresh_database: Database) -> None:
             read(more)
             connection.execute("select private.roll_up_usage()")
             assert connection.execute(used, [ACME]).fetchone() == (expected,)
+        last_used = "select last_used_at >= created_at - interval '1 minute' from public.api_keys where id = %s"
+        assert connection.execute(last_used, [KEY]).fetchone() == (True,)
         limit(connection, api_calls=5)
         with pytest.raises(psycopg.Error, match="no more api calls"):
             read(1)
+
+
+def test_reads_with_a_key_have_a_rate(fresh_database: Database) -> None:
+    """Each connection of the data API counts, since a transaction that only reads writes no row."""
+    claims = {"role": "strive_api_key", "sub": str(PEOPLE["admin"]), "api_key_id": KEY, "scopes": ["CRM_READ"]}
+    setting = f"strive.reads_{UUID(KEY).hex}"
+    with fresh_database.connect() as connection, fresh_database.connect("authenticator") as reader:
+        add_key(connection)
+        reader.read_only = True
+        with reader.transaction(force_rollback=True):
+            counted = "select set_config(%s, to_char(now() - %s::interval, 'HH24:MI ') || 600, false)"
+            reader.execute(counted, [setting, "1 minute"])
+            become(reader, "strive_api_key", claims, {})
+            for reads in (1, 2):
+                reader.execute("select private.check_request()")
+                shown = reader.execute("select substr(current_setting(%s), 7)", [setting]).fetchone()
+                assert shown == (str(reads),)
+            reader.execute(counted, [setting, "0 minutes"])
+            with pytest.raises(psycopg.Error, match="too many requests") as caught:
+                reader.execute("select private.check_request()")
+            assert caught.value.sqlstate == "PT429"
 
 
 # Limits --------------------------------------------------------------------------------------------------------------
