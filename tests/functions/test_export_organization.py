@@ -21,7 +21,7 @@ from shared.administration.restore import RestoreError, restore
 from tests.database.isolation.matrix import Matrix
 from tests.local.api import Api, running
 from tests.support.responses import refused
-from tests.support.serving import Serving, environment, serving
+from tests.support.serving import NO_TLS, Serving, environment, serving
 from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, claims_of
 
 EXPORT = "/functions/v1/export-organization"
@@ -68,13 +68,14 @@ class Exporting:
     def fetched(self, export: dict[str, Any], folder: Path) -> dict[str, Any]:
         """All files by their signed addresses, without any key; returns the manifest."""
         folder.mkdir()
-        manifest = httpx.get(export["manifest_url"]).content
-        assert hashlib.sha256(manifest).hexdigest() == export["manifest_sha256"]
-        (folder / "manifest.json").write_bytes(manifest)
-        for file in export["files"]:
-            content = httpx.get(file["url"]).content
-            assert (len(content), hashlib.sha256(content).hexdigest()) == (file["bytes"], file["sha256"])
-            (folder / file["name"]).write_bytes(content)
+        with httpx.Client(verify=NO_TLS) as client:
+            manifest = client.get(export["manifest_url"]).content
+            assert hashlib.sha256(manifest).hexdigest() == export["manifest_sha256"]
+            (folder / "manifest.json").write_bytes(manifest)
+            for file in export["files"]:
+                content = client.get(file["url"]).content
+                assert (len(content), hashlib.sha256(content).hexdigest()) == (file["bytes"], file["sha256"])
+                (folder / file["name"]).write_bytes(content)
         read: dict[str, Any] = json.loads(manifest)
         return read
 
