@@ -103,7 +103,10 @@ class Database:
         self.close_idle()
         copy = Database(self.cluster, f"copy_{next(_serial)}")
         with self.cluster.connect(SUPERUSER, "template1") as connection:
-            connection.execute(f'create database "{copy.name}" template "{self.name}" owner postgres')
+            # Files are copied by Postgres at two thirds of the CPU of writing every page to the log.
+            connection.execute(
+                f'create database "{copy.name}" template "{self.name}" owner postgres strategy file_copy'
+            )
             connection.execute(f'alter database "{copy.name}" set search_path = "$user", public, extensions')
         with copy.connect(SUPERUSER) as connection:
             # The template may be hours old; in its copy no job is overdue.
