@@ -23,6 +23,12 @@ CHECKS = [
     "tests/functions/test_ping_me.py",
 ]
 
+# Of the isolation matrix, the cells of what the recipes add; of the lints, those of the schema.
+CONCERNED = (
+    "not isolation and not planted or isolation and"
+    " (escapes or definer or api_keys or offers or price_lists or rename_organization or ping_me)"
+)
+
 # It adds the function of the recipe to a database without it.
 TUTORIAL = "tests/test_docs.py::test_the_function_of_the_tutorial_works_as_written"
 
@@ -90,4 +96,4 @@ def test_the_recipes_followed_to_the_letter_pass_the_checks(copy: Path) -> None:
     for command in ("format --check", "check"):
         run(copy, str(copy / ".venv/bin/ruff"), *command.split(), ".")
     subprocess.run(["git", "add", "."], cwd=copy, check=True)
-    python(copy, ["pytest", "-q", "--deselect", TUTORIAL, *CHECKS])
+    python(copy, ["pytest", "-q", "--deselect", TUTORIAL, "-k", CONCERNED, *CHECKS])
