@@ -229,14 +229,13 @@ def test_monthly_amount_includes_all_items_and_discounts(in_order: Connection, p
             assert here[name][1] == found["currency"]
 
 
-@pytest.mark.parametrize(("seed", "at_once"), [(1, 1), (2, 16)])
 def test_shuffled_and_repeated_events_end_as_in_order(
-    fresh_database: Database, in_order: Connection, played: Played, seed: int, at_once: int
+    fresh_database: Database, in_order: Connection, played: Played
 ) -> None:
-    chance = random.Random(seed)  # noqa: S311 - a seed repeats it
+    chance = random.Random(2)  # noqa: S311 - a seed repeats it
     events = [each for each in played.events for _ in range(2 if chance.random() < 0.1 else 1)]
     chance.shuffle(events)
-    deliver(fresh_database, played, events, at_once)
+    deliver(fresh_database, played, events, at_once=16)
     with fresh_database.connect() as connection:
         expected, found = state(in_order), state(connection)
         for table, rows in expected.items():

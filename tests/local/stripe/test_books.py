@@ -81,7 +81,7 @@ def preview_comes_true(life: Life, price: str, quantity: int) -> bool:
     return bool((preview.total, preview.subtotal, preview.amount_due) == (made.total, made.subtotal, made.amount_due))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_books_add_up_whatever_a_customer_does(shop: Shop, seed: int) -> None:
     v1, chance = shop.client.v1, Random(seed)  # noqa: S311 - must be repeatable, not secret
     product = v1.prices.retrieve(shop.price).product
