@@ -20,7 +20,6 @@ import psycopg
 
 from local import ROOT, StackError, database, demo
 from local.config import api_environment, postgrest_environment, return_origins
-from local.demo_services import buy_plans, upload_files
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
 from local.processes import find, launch, stop, tail
@@ -241,6 +240,8 @@ class Stack:
                 if service in self.services:
                     self._await(service)
             if is_new and seed and self.demo_year:
+                from local.demo_services import buy_plans, upload_files  # noqa: PLC0415 - httpx doubles `strive status`
+
                 with self.connect() as connection:
                     upload_files(connection, self.values()["API_URL"], self.keys.secret_key)
                     if "stripe" in self.services:
