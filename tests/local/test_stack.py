@@ -21,6 +21,7 @@ import pytest
 
 from local import ROOT, StackError, database
 from local.keys import ensure_keys, load_keys
+from local.processes import alive
 from local.stack import Stack
 from tests.support.serving import NO_TLS
 
@@ -191,19 +192,6 @@ def test_own_stripe_key_and_model_replace_the_doubles(own: Stack, monkeypatch: p
     )
 
 
-def test_two_stacks_run_side_by_side(own: Stack, stack_at: Callable[..., Stack], tmp_path: Path) -> None:
-    own.start(0, 0)
-    other = stack_at(tmp_path / "other")
-    other.start(0, 0)
-    try:
-        note(own, "mine")
-        with other.cluster.connect() as connection:
-            assert connection.execute("select to_regclass('public.scribbles')").fetchone() == (None,)
-    finally:
-        other.stop()
-    assert own.running()
-
-
 def test_committed_rows_survive_kill_9_of_every_process(own: Stack) -> None:
     own.start(0, 0)
     note(own, "before the crash")
@@ -223,10 +211,28 @@ def test_committed_rows_survive_kill_9_of_every_process(own: Stack) -> None:
         assert stripe.get("/v1/customers").json()["data"] == [made]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="ends its first thread with a system call of Linux")
+def test_process_without_its_first_thread_is_alive() -> None:
+    program = """
+import ctypes, platform, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program])
+    found = psutil.Process(process.pid)
+    try:
+        until(lambda: found.status() == psutil.STATUS_ZOMBIE, "its first thread has ended")
+        assert alive(found)
+    finally:
+        process.kill()
+    until(lambda: not alive(found), "all threads have ended")
+    process.wait()
+
+
 def test_start_repairs_a_stack_that_lost_one_process(own: Stack) -> None:
     own.start(0, 0)
     note(own, "kept")
-    for lost in ("postgres", "stripe", "api", "functions"):
+    for lost in ("postgres", "functions"):
         process = own.processes()[lost]
         assert process
         process.kill()
@@ -264,14 +270,15 @@ def test_failing_migration_is_explained_and_stops_the_stack(
     new: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = shutil.copytree(database.MIGRATIONS, tmp_path / "migrations")
-    (broken / "20991231000000_broken.sql").write_text("select 1;\nselect * from nowhere;\n")
+    first = broken / "20000101000000_broken.sql"
+    first.write_text("select 1;\nselect * from nowhere;\n")
     monkeypatch.setattr(database, "MIGRATIONS", broken)
-    with pytest.raises(StackError, match=r'20991231000000_broken.sql failed: relation "nowhere"') as caught:
+    with pytest.raises(StackError, match=r'20000101000000_broken.sql failed: relation "nowhere"') as caught:
         new.start(0, 0)
     assert "line 2" in str(caught.value)
     assert not any(new.processes().values())
     # After the repair the same start succeeds: the failed one left no incomplete database.
-    (broken / "20991231000000_broken.sql").write_text("select 1;\n")
+    first.write_text("select 1;\n")
     new.start()
     assert new.running()
 
@@ -371,7 +378,8 @@ def dev(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
         yield running
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGHUP, "strive stop"])
+# tests/test_commands.py ends it with Ctrl-C.
+@pytest.mark.parametrize("ending", [signal.SIGHUP, "strive stop"])
 def test_ending_dev_leaves_no_process_behind(prepared: Path, tmp_path: Path, ending: signal.Signals | str) -> None:
     with in_foreground(prepared, tmp_path) as dev:
         running = pids(dev.stack)
