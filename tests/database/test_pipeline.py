@@ -1,17 +1,17 @@
 """The pipeline over time: lost reasons, stage history, forecast, goals; the same rules for every way to move a deal."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 
-from tests.support.rows import Cursor, add, call, change, refused, scene, turn
+from tests.support.rows import Cursor, add, call, change, one, refused, scene, turn
 from tests.support.world import GLOBEX, PEOPLE, Database, Row
 
-MONTH = datetime.now(UTC).date().replace(day=1)
+# The month of the test's transaction: a run may pass midnight between its collection and a test.
+MONTH = "select date_trunc('month', now() at time zone 'utc')::date as month"
 
 
 def deal(cursor: Cursor, **columns: Any) -> Row:
@@ -85,11 +85,12 @@ def test_the_forecast_adds_up_by_month(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")
         deal(cursor, value=1000, stage="PROPOSAL", expected_close_date="2020-01-01")
-        deal(cursor, value=500, stage="CLOSING", expected_close_date=f"{MONTH}T12:00Z")
+        month = one(cursor.execute(MONTH))["month"]
+        deal(cursor, value=500, stage="CLOSING", expected_close_date=f"{month}T12:00Z")
         call(cursor, "close_deal", deal_id=deal(cursor, value=70)["id"], outcome="WON")
         deal(cursor, value=9, expected_close_date="2099-01-01")
         first, *others = cursor.execute("select * from public.forecast(3)").fetchall()
-        assert (first["month"], first["open_deals"], first["open_value"]) == (MONTH, 2, 1500)
+        assert (first["month"], first["open_deals"], first["open_value"]) == (month, 2, 1500)
         assert (first["weighted_value"], first["won_deals"], first["won_value"]) == (950, 1, 70)
         assert [row["open_value"] for row in others] == [0, 0]
         with refused(cursor, "PT400", "1 to 36"):
@@ -99,8 +100,9 @@ def test_the_forecast_adds_up_by_month(database: Database) -> None:
 def test_goals_show_what_each_member_reached(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
+        month = one(cursor.execute(MONTH))["month"]
         for measure, target in {"WON_VALUE": 1000, "WON_DEALS": 4, "NEW_LEADS": 2, "ACTIVITIES": 1}.items():
-            add(cursor, "sales_goals", user_id=PEOPLE["member"], month=MONTH, measure=measure, target=target)
+            add(cursor, "sales_goals", user_id=PEOPLE["member"], month=month, measure=measure, target=target)
         turn(cursor, "member")
         for value in (250, 500):
             sold = deal(cursor, value=value, assigned_to_id=PEOPLE["member"])
