@@ -154,9 +154,12 @@ def test_small_clock_skew_is_accepted(functions: Serving) -> None:
 
 
 def test_cached_token_expires(functions: Serving) -> None:
-    short = token(exp=int(time.time()) - 8)  # two seconds of leeway are left
-    assert bearer(functions, short).status_code == 201
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
+    while True:
+        short = token(exp=int(time.time()) - 8)  # two seconds of leeway are left, which a busy machine may need
+        if bearer(functions, short).status_code == 201:
+            break
+        assert time.monotonic() < deadline
     while bearer(functions, short).status_code == 201:
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -160,7 +160,7 @@ def signal_job(database: Database, what: str) -> None:
 
 def wait_until_it_runs(database: Database) -> None:
     with database.connect() as connection:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while connection.execute("select from private.job_runs where outcome = 'RUNNING'").rowcount == 0:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -202,7 +202,7 @@ def test_killed_process_leaves_a_failed_run(elsewhere: tuple[Serving, Database])
         with pytest.raises(httpx.TransportError):
             lost.result()
     with database.connect() as connection:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while connection.execute("select private.try_job_lock('elsewhere')").fetchone() != (True,):
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -97,7 +97,7 @@ def test_bug_is_500_without_details_and_logged(kinds: Serving, kind: str) -> Non
     sent = {"apikey": PUBLISHABLE_KEY, "x-request-id": f"fails-{kind}"}
     answer = refused(call(kinds, "that-fails", {"kind": kind}, **sent), 500, "internal_error")
     assert answer.json()["details"] is None
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not (lines := [line for line in kinds.lines() if line.get("request_id") == f"fails-{kind}"]):
         assert time.monotonic() < deadline
         time.sleep(0.01)

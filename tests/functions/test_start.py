@@ -134,7 +134,7 @@ def test_sigterm_finishes_running_requests(tmp_path: Path, database: Database, d
         with pytest.raises(httpx.TransportError):
             functions.record()
         blocker.rollback()
-        waiting.join(20)
+        waiting.join(60)
         assert functions.process.wait(60) in {0, -signal.SIGTERM}
     assert [answer.status_code for answer in answers] == [201]
 

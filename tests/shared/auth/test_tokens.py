@@ -127,6 +127,11 @@ def test_unavailable_keys_are_503(project: respx.MockRouter, clock: Callable[[fl
     assert asyncio.run(verifier.caller(token())).mode == "user"
 
 
+async def background() -> None:
+    """Wait for the tasks that requests have started and not awaited."""
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+
+
 def test_known_keys_stay_valid_while_auth_is_unavailable(
     project: respx.MockRouter, clock: Callable[[float], None]
 ) -> None:
@@ -140,7 +145,7 @@ def test_known_keys_stay_valid_while_auth_is_unavailable(
 
         async def call(number: int = number) -> None:
             assert (await verifier.caller(token(jti=f"{number}", exp=int(time.time()) + 9000))).mode == "user"
-            await asyncio.sleep(0.05)  # the fetch behind it fails meanwhile
+            await background()  # the fetch fails
 
         asyncio.run(call())
 
@@ -157,7 +162,7 @@ def test_withdrawn_signing_key_is_dropped(project: respx.MockRouter, clock: Call
 
     async def call() -> None:
         await verifier.caller(token(**later))
-        await asyncio.sleep(0.05)
+        await background()
 
     asyncio.run(call())
     assert refusal(verifier, token(key=other, kid="old", **later)) == 401
