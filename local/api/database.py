@@ -62,105 +62,72 @@ class Pool:
     def __init__(self, user: str, database_url: str, size: int, **options: Any) -> None:
         self._address = as_login(user, database_url)
         self._options = {"application_name": f"api ({user})", "options": "-c timezone=UTC", **options}
-        self.max_size = size
         self._free = asyncio.Semaphore(size)
         self._idle: list[tuple[float, Connection]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def read(self, text: str) -> list[PGresult]:
-        """The results of statements that change nothing; if the connection was lost, another one runs them again."""
-        for _ in range(self.max_size + 1):
-            connection = await self.getconn("")
-            try:
-                cursor = await connection.execute(text.encode(), prepare=False)
-                return _results(cursor)
-            except psycopg.Error as error:
-                if not (is_gone(error) or connection.closed):
-                    raise
-            finally:
-                await self.putconn(connection)
-        raise DatabaseUnavailable
+        """The results of statements that change nothing."""
+        async with self.executed(text) as (_, cursor):
+            return results(cursor)
 
     async def read_rows(self, text: str, values: Sequence[Any] | None = None) -> list[list[Row]]:
         """The rows of each statement, in one round trip; with values it is one statement."""
-        for _ in range(self.max_size + 1):
-            connection = await self.getconn("")
-            try:
-                cursor = await connection.execute(text.encode(), values or None, prepare=None if values else False)
-                return await _all_rows(cursor)
-            except psycopg.Error as error:
-                if not (is_gone(error) or connection.closed):
-                    raise
-            finally:
-                await self.putconn(connection)
-        raise DatabaseUnavailable
+        async with self.executed(text, values) as (_, cursor):
+            return await _all_rows(cursor)
 
-    async def getconn(self, begin: str | None = None) -> Connection:
-        """A connection on which `begin` was executed, without it a check; give it back to putconn()."""
+    @asynccontextmanager
+    async def connection(self, begin: str = "select 1") -> AsyncIterator[Connection]:
+        async with self.executed(begin) as (connection, _):
+            yield connection
+
+    @asynccontextmanager
+    async def executed(
+        self, text: str, values: Sequence[Any] | None = None
+    ) -> AsyncIterator[tuple[Connection, psycopg.AsyncCursor[Any]]]:
+        """A connection, and what the text gave on it.
+
+        The text must not commit a change: if an idle connection turns out to be lost, another one executes it again.
+        """
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._free.acquire()
         except TimeoutError:
             raise PoolExhausted from None
+        connection: Connection | None = None
         try:
-            return await self._begun(begin)
-        except BaseException as error:
-            self._free.release()
-            if isinstance(error, psycopg.Error) and is_gone(error):
-                raise DatabaseUnavailable(str(error)) from error
-            raise
-
-    async def putconn(self, connection: Connection) -> None:
-        """One that broke while in use isn't used again."""
-        try:
-            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                with suppress(psycopg.Error):
-                    await connection.rollback()
-            if not connection.closed:
-                self._idle.append((time.monotonic(), connection))
-                if self._sweeper is None:
-                    self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
-        finally:
-            self._free.release()
-
-    @asynccontextmanager
-    async def connection(self, begin: str | None = None) -> AsyncIterator[Connection]:
-        connection = await self.getconn(begin)
-        try:
-            yield connection
+            cursor = None
+            while cursor is None:
+                is_new = not self._idle
+                connection = await self._connect() if is_new else self._idle.pop()[1]
+                try:
+                    cursor = await connection.execute(text.encode(), values or None, prepare=None if values else False)
+                except psycopg.Error as error:
+                    if is_new or not _is_lost(error, connection):
+                        raise
+                    await connection.close()
+            yield connection, cursor  # type: ignore[misc]  # the loop has set it
         except psycopg.Error as error:
-            if is_gone(error) or connection.closed:
+            if _is_lost(error, connection):
                 raise DatabaseUnavailable(str(error)) from error
             raise
         finally:
-            await self.putconn(connection)
-
-    async def _begun(self, begin: str | None) -> Connection:
-        # An idle connection may be dead without notice. Nothing was done before `begin`, so the next one is tried.
-        while self._idle:
-            connection = self._idle.pop()[1]
-            if begin == "":
-                return connection
             try:
-                await connection.execute((begin or "select 1").encode(), prepare=False)
-            except psycopg.Error as error:
-                await connection.close()
-                if not is_gone(error):
-                    raise
-            except BaseException:
-                await connection.close()
-                raise
-            else:
-                return connection
-        connection = await self._connect()
-        try:
-            if begin:
-                await connection.execute(begin.encode(), prepare=False)
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
+                if connection:
+                    await self._take_back(connection)
+            finally:
+                self._free.release()
+
+    async def _take_back(self, connection: Connection) -> None:
+        """One that broke while in use isn't used again."""
+        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            with suppress(psycopg.Error):
+                await connection.rollback()
+        if not connection.closed:
+            self._idle.append((time.monotonic(), connection))
+            if self._sweeper is None:
+                self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
 
     async def _connect(self) -> Connection:
         connection = await psycopg.AsyncConnection.connect(
@@ -188,7 +155,11 @@ class Pool:
             await connection.close()
 
 
-def _results(cursor: psycopg.AsyncCursor[Any]) -> list[PGresult]:
+def _is_lost(error: psycopg.Error, connection: Connection | None) -> bool:
+    return is_gone(error) or connection is None or connection.closed
+
+
+def results(cursor: psycopg.AsyncCursor[Any]) -> list[PGresult]:
     found = [cursor.pgresult]
     while cursor.nextset():
         found.append(cursor.pgresult)

@@ -276,21 +276,17 @@ class Realtime:
 
     async def _rights(self, topic: str, claims: Claims, headers: dict[str, str]) -> Rights | None:
         """As the policies on realtime.messages have it; None if they fail."""
-        connection = await self._pool.getconn("begin; set local statement_timeout = '5s'")
         try:
-            cursor = await connection.execute(
-                b"select realtime.channel_rights($1, $2, $3, $4) as rights",
-                [topic, claims.get("role", "anon"), compact(claims), compact(headers)],
-            )
-            [row] = await cursor.fetchall()
-            rights: Rights = row["rights"]
+            async with self._pool.connection("begin; set local statement_timeout = '5s'") as connection:
+                cursor = await connection.execute(
+                    b"select realtime.channel_rights($1, $2, $3, $4) as rights",
+                    [topic, claims.get("role", "anon"), compact(claims), compact(headers)],
+                )
+                [row] = await cursor.fetchall()
         except psycopg.Error as error:
-            if connection.closed:
-                raise
             print(f"realtime: RlsPolicyError: {error}", flush=True)
             return None
-        finally:
-            await self._pool.putconn(connection)
+        rights: Rights = row["rights"]
         return rights
 
     async def _replayed(self, channel: Channel, replay: Any) -> list[dict[str, Any]]:

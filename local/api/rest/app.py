@@ -14,7 +14,7 @@ from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from local.api.database import Pool, as_login
-from local.api.rest import media, ranges
+from local.api.rest import media, ranges, sql
 from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
 from local.api.rest.errors import RestError, from_token, is_header
 from local.api.rest.functions import arguments_of, choose_function
@@ -26,16 +26,7 @@ from local.api.rest.preferences import Preferences
 from local.api.rest.query import Query, parse_query
 from local.api.rest.ranges import ALL, Range
 from local.api.rest.relationships import Name
-from local.api.rest.sql import (
-    EVERYTHING,
-    ROWS,
-    Call,
-    Statement,
-    Write,
-    as_json,
-    body_of,
-    final,
-)
+from local.api.rest.sql import EVERYTHING, ROWS, Call, Write, as_json, body_of, final
 from local.api.rest.transactions import Result, Transactions
 from local.api.settings import RestSettings
 from local.api.tokens import Claims, TokenError, Tokens, bearer
@@ -195,16 +186,15 @@ class Rest:
         root = Planner(catalog, incoming.schema, query, source=False).plan(relation.name, top)
         chosen = media.negotiate(incoming.accepts, catalog.handlers, relation.name, whole=root.whole)
         preferences.refuse_invalid()
-        statement = Statement(inline=True)
-        source = statement.rows(root)
+        source = sql.rows_of(root)
         total = None
         if preferences.counts:
-            total = statement.count(root)
+            total = sql.counted(root)
             if preferences.get("count") == "estimated" and catalog.max_rows is not None:
                 total += f" limit {catalog.max_rows + 1}"
         handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
         text = final(source=source, rows=EVERYTHING, body=body_of(handler, None), total=total)
-        explain = statement.estimate(root) if preferences.get("count") in {"planned", "estimated"} else None
+        explain = sql.estimate(root) if preferences.get("count") in {"planned", "estimated"} else None
         result, planned = await self.transactions.read(incoming, text, explain=explain)
         _refuse_plural(chosen.media, result)
         if planned is not None:
@@ -235,8 +225,7 @@ class Rest:
         conflict = relation.key if query.on_conflict is None else query.on_conflict
         changes = {"resolution": resolution, "conflict": conflict}
         merges = resolution == "merge-duplicates"
-        root, result, chosen = await self._write(incoming, relation, query, payload, changes, merges=merges)
-        del root
+        result, chosen = await self._write(incoming, relation, query, payload, changes, merges=merges)
         status = 200 if merges and result.inserted <= 0 else 201
         headers = {"content-range": _affected(preferences, result)}
         if result.location:
@@ -248,12 +237,12 @@ class Rest:
 
     async def _put(self, incoming: Incoming, relation: Relation, query: Query, payload: Payload) -> Response:
         changes = {"resolution": "merge-duplicates", "conflict": relation.key}
-        _, result, chosen = await self._write(incoming, relation, query, payload, changes, merges=True)
+        result, chosen = await self._write(incoming, relation, query, payload, changes, merges=True)
         status = 201 if result.inserted > 0 else 200
         return _written(incoming, result, status, incoming.preferences.applied("return"), chosen, without=204)
 
     async def _update(self, incoming: Incoming, relation: Relation, query: Query, payload: Payload) -> Response:
-        _, result, chosen = await self._write(incoming, relation, query, payload, {})
+        result, chosen = await self._write(incoming, relation, query, payload, {})
         preferences = incoming.preferences
         total = result.count if preferences.counts else None
         headers = {
@@ -263,7 +252,7 @@ class Rest:
         return _written(incoming, result, 200, headers, chosen, without=204)
 
     async def _delete(self, incoming: Incoming, relation: Relation, query: Query, payload: Payload) -> Response:
-        _, result, chosen = await self._write(incoming, relation, query, payload, {})
+        result, chosen = await self._write(incoming, relation, query, payload, {})
         headers = {
             "content-range": _affected(incoming.preferences, result),
             **incoming.preferences.applied("return", "max-affected"),
@@ -279,7 +268,7 @@ class Rest:
         changes: dict[str, Any],
         *,
         merges: bool = False,
-    ) -> tuple[Node, Result, str]:
+    ) -> tuple[Result, str]:
         catalog, preferences, method = incoming.catalog, incoming.preferences, incoming.method
         planner = Planner(catalog, incoming.schema, query, source=True, write=True)
         root = planner.plan(relation.name, ALL)
@@ -305,33 +294,32 @@ class Rest:
         conditions = planner.conditions(relation.name)
         if self.settings.hosted and method in {"PATCH", "DELETE"} and not conditions and incoming.role != "postgres":
             _refuse_everything(method)
-        statement = Statement()
         source = {
-            "POST": lambda: statement.insert(write, []),
-            "PUT": lambda: statement.insert(write, conditions),
-            "PATCH": lambda: statement.update(write, conditions),
-            "DELETE": lambda: statement.delete(write, conditions),
+            "POST": lambda: sql.insert(write, []),
+            "PUT": lambda: sql.insert(write, conditions),
+            "PATCH": lambda: sql.update(write, conditions),
+            "DELETE": lambda: sql.delete(write, conditions),
         }[method]()
         handler = chosen.handler if preferences.representation else media.NO_BODY
         located = method == "POST" and preferences.get("return") == "headers-only"
         text = final(
             source=source,
-            rows=statement.rows(root) if preferences.representation else EVERYTHING,
+            rows=sql.rows_of(root) if preferences.representation else EVERYTHING,
             body=body_of(handler, None),
             location=relation.key if located else None,
             inserted=merges,
         )
-        async with self.transactions.write(incoming) as transaction:
-            result = await transaction.run(text, statement.values)
-            if method == "PUT":
-                if result.count != 1:
-                    message = "Payload values do not match URL in primary key column(s)"
-                    raise RestError(400, "PGRST115", message)
-            else:
+
+        def check(result: Result) -> None:
+            if method != "PUT":
                 _refuse_plural(chosen.media, result)
+            elif result.count != 1:
+                message = "Payload values do not match URL in primary key column(s)"
+                raise RestError(400, "PGRST115", message)
             if method in {"PATCH", "DELETE"}:
                 _refuse_too_many(preferences, result)
-        return root, result, chosen.media
+
+        return await self.transactions.write(incoming, text, check), chosen.media
 
     # Calling ----------------------------------------------------------------------------------------------------------
 
@@ -351,21 +339,20 @@ class Rest:
             raise RestError(400, "PGRST128", message)
         if incoming.method == "OPTIONS":
             return _allow("OPTIONS,POST" if function.volatility == "v" else "OPTIONS,GET,HEAD,POST")
-        read_only = incoming.reads or function.volatility != "v"
-        statement = Statement(inline=read_only)
-        source, rows, total = _called(statement, incoming, function, payload, query, root)
+        source, rows, total = _called(incoming, function, payload, query, root)
         handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
         page = f"pg_catalog.count({ROWS})" if function.many else "1::bigint"
         text = final(source=source, rows=rows, body=body_of(handler, function), total=total, page=page)
-        if read_only:
-            result, _ = await self.transactions.read(incoming, text, function=function)
+
+        def check(result: Result) -> None:
             _refuse_plural(chosen.media, result)
             _refuse_too_many(preferences, result)
+
+        if incoming.reads or function.volatility != "v":
+            result, _ = await self.transactions.read(incoming, text, function=function)
+            check(result)
         else:
-            async with self.transactions.write(incoming, function) as transaction:
-                result = await transaction.run(text, statement.values)
-                _refuse_plural(chosen.media, result)
-                _refuse_too_many(preferences, result)
+            result = await self.transactions.write(incoming, text, check, function)
         if function.void:
             last = top.first + result.count - 1
             headers = {
@@ -398,7 +385,7 @@ def _column(relation: Relation, name: str) -> Any:
 
 
 def _called(
-    statement: Statement, incoming: Incoming, function: Function, payload: Payload, query: Query, root: Node
+    incoming: Incoming, function: Function, payload: Payload, query: Query, root: Node
 ) -> tuple[str, str, str | None]:
     """The call, the rows shown of it, and those counted."""
     pairs = payload.pairs if incoming.method == "POST" else query.parameters
@@ -409,9 +396,9 @@ def _called(
     returning = needed_columns(root, ())
     if returning and returning != ["*"]:
         returning = sorted({*returning, *filter_names(root)})
-    source = statement.call(Call(function, payload.keys, body, arguments), returning)
-    rows = statement.rows(root)
-    return source, rows, statement.count(root) if incoming.preferences.counts else None
+    source = sql.call(Call(function, payload.keys, body, arguments), returning)
+    rows = sql.rows_of(root)
+    return source, rows, sql.counted(root) if incoming.preferences.counts else None
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

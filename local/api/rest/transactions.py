@@ -1,15 +1,14 @@
 """The transaction of a request: it runs as the caller's role, with what functions and policies read of the request."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 from psycopg.pq.abc import PGresult
 
-from local.api.database import Connection, Pool
+from local.api.database import Pool, results
 from local.api.errors import DatabaseUnavailable, PoolExhausted
 from local.api.rest.catalog import Function
 from local.api.rest.errors import RestError, from_database, http_status, is_header, unavailable
@@ -58,7 +57,10 @@ def begin(settings: RestSettings, incoming: Incoming, function: Function | None,
 
 
 class Transactions:
-    """Runs the statements of requests; a database error becomes the response for its caller."""
+    """Runs the statements of requests; a database error becomes the response for its caller.
+
+    The values are literals in the statement, so that beginning, settings and statement are one round trip.
+    """
 
     def __init__(self, settings: RestSettings, pool: Pool) -> None:
         self.settings, self.pool = settings, pool
@@ -66,23 +68,27 @@ class Transactions:
     async def read(
         self, incoming: Incoming, text: str, *, function: Function | None = None, explain: str | None = None
     ) -> tuple[Result, int | None]:
-        """The result, and the rows that `explain` estimates. One round trip, so the texts have no parameters."""
+        """The result, and the rows that `explain` estimates."""
         start = begin(self.settings, incoming, function, read_only=True)
         texts = [text, explain] if explain else [text]
         with _refusals(incoming):
             found = await self.pool.read("; ".join([start, *texts, "commit"]))
         return _result(found[-1 - len(texts)]), _estimate(found[-2]) if explain else None
 
-    @asynccontextmanager
-    async def write(self, incoming: Incoming, function: Function | None = None) -> AsyncIterator["Transaction"]:
-        """Committed at the end, unless the request asks for a rollback; an error leaves it to the pool to roll back."""
+    async def write(
+        self, incoming: Incoming, text: str, check: Callable[[Result], None], function: Function | None = None
+    ) -> Result:
+        """Committed unless `check` refuses the result or the request asks for a rollback."""
         requested = incoming.preferences.get("tx")
         rolls_back = requested == "rollback" or (requested is None and self.settings.tx_end.startswith("rollback"))
         start = begin(self.settings, incoming, function, read_only=False)
         with _refusals(incoming):
-            async with self.pool.connection(start) as connection:
-                yield Transaction(connection, rolls_back=rolls_back)
-                await connection.execute(b"rollback" if rolls_back else b"commit", prepare=False)
+            async with self.pool.executed(f"{start}; {text}") as (connection, cursor):
+                result = _result(results(cursor)[-1])
+                check(result)
+                end = b"set constraints all immediate; rollback" if rolls_back else b"commit"
+                await connection.execute(end, prepare=False)
+        return result
 
 
 @contextmanager
@@ -97,21 +103,7 @@ def _refusals(incoming: Incoming) -> Iterator[None]:
         raise from_database(error, signed_in=incoming.signed_in) from error
 
 
-class Transaction:
-    def __init__(self, connection: Connection, *, rolls_back: bool) -> None:
-        self.connection, self.rolls_back = connection, rolls_back
-
-    async def run(self, text: str, values: list[Any]) -> Result:
-        cursor = psycopg.AsyncRawCursor(self.connection)
-        await cursor.execute(text.encode(), values)
-        if self.rolls_back:
-            await self.connection.execute(b"set constraints all immediate", prepare=False)
-        return _result(cursor.pgresult)
-
-
-def _result(found: PGresult | None) -> Result:
-    if found is None or found.ntuples != 1:
-        raise RuntimeError("the statement has one row")
+def _result(found: PGresult) -> Result:
     total, count, body, headers, status, inserted, location = (found.get_value(0, at) for at in range(7))
     made = body or b""
     return Result(
