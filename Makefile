@@ -14,7 +14,7 @@ EXAMPLE = examples/web/node_modules/installed
 # Compiled modules are kept: without them, each of the hundreds of processes of a test run compiles its libraries again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: dev example test check coverage mutate bench drill fuzz install lint lock schema docs clean
+.PHONY: dev example test check coverage mutate bench drill fuzz hostile install lint lock schema docs clean
 .DEFAULT_GOAL := help
 help:
 	@echo 'make dev      run Strive here, in the foreground (Ctrl-C stops it)'
@@ -26,6 +26,7 @@ help:
 	@echo 'make bench    measure everything beside its reference, into docs/benchmarks (at most ten minutes)'
 	@echo 'make drill    kill, pause and mislead a running stack under traffic, then balance the books (minutes)'
 	@echo 'make fuzz     random requests to the data API and the functions for ten minutes; a 5xx fails'
+	@echo 'make hostile  broken HTTP, frames, tokens and files to every service for ten minutes; a 5xx fails'
 	@echo 'make install  install into .venv and node_modules; the other targets do it when needed'
 	@echo 'make schema   write shared/schema.py and the diagrams again, after a change of the migrations'
 	@echo 'make docs     build the documentation as a website into .strive-docs'
@@ -63,6 +64,9 @@ drill: install
 
 fuzz: install
 	@$(BIN)/python -m bench.fuzz $(ARGS)
+
+hostile: install
+	@$(BIN)/python -m bench.hostile $(ARGS)
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -154,6 +154,8 @@ class OneWrite:
         self._head = b""
 
     def write(self, data: bytes) -> None:
+        if self.transport.is_closing():  # the client left
+            return
         if not self._head and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100 "):
             self._head = data
         else:
@@ -179,6 +181,12 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if hasattr(self, "scope"):
             self.scope["transport"] = self.transport  # type: ignore[typeddict-unknown-key]  # ours
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.transport.is_closing():
+            self.transport.write(_refusal(400, "Bad Request", "The request is not a valid WebSocket handshake."))
+            self.transport.close()
 
 
 def _data_api(settings: Settings, pool: Pool, tokens: Tokens) -> "Rest | PostgrestBinary":
@@ -255,10 +263,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
-        body = json.dumps({"code": str(status), "message": message, "details": None, "hint": None}).encode()
-        head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.write(_refusal(status, reason, message))
         self.transport.close()
+
+
+def _refusal(status: int, reason: str, message: str) -> bytes:
+    """The whole response to what never becomes a request."""
+    body = json.dumps({"code": str(status), "message": message, "details": None, "hint": None}).encode()
+    head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return head.encode() + b"connection: close\r\n\r\n" + body
 
 
 class Server(uvicorn.Server):

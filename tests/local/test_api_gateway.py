@@ -183,6 +183,14 @@ def test_browsers_of_other_origins_may_call(api: Api) -> None:
         (b"GET /constructor/v1/x HTTP/1.1\r\nhost: x\r\n\r\n", 404),
         (b"GET /realtime/v1/websocket HTTP/1.1\r\nhost: x\r\n\r\n", 426),
         (b"GET /graphql/v1 HTTP/1.1\r\nhost: x\r\n\r\n", 501),
+        # Neither is a WebSocket handshake.
+        (b"POST /realtime/v1/websocket HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", 400),
+        (
+            b"GET /realtime/v1/websocket HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+            + b"a: b\r\n" * 200
+            + b"\r\n",
+            400,
+        ),
     ],
 )
 def test_a_malformed_request_gets_a_clear_answer(api: Api, raw: bytes, status: int) -> None:
@@ -193,6 +201,16 @@ def test_a_malformed_request_gets_a_clear_answer(api: Api, raw: bytes, status: i
     head, _, body = answer.partition(b"\r\n\r\n")
     assert int(head.split()[1]) == status
     assert json.loads(body)["message"]
+
+
+def test_client_that_leaves_early_leaves_no_traceback(api: Api) -> None:
+    address = httpx.URL(api.url)
+    logged = len(api.log)
+    for _ in range(20):
+        with socket.create_connection((address.host, address.port or 80), timeout=60) as connection:
+            connection.sendall(b"POST /auth/v1/signup HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+    assert api.plain.get(f"{api.url}/health").status_code == 200
+    assert "Traceback" not in api.log[logged:]
 
 
 def test_a_body_beyond_the_limit_is_refused_with_an_answer(api: Api) -> None:
