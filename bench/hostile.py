@@ -315,7 +315,7 @@ def run(attacker: Attacker, until: float, counts: Counter[str], wrong: list[dict
             continue
         except ConnectionError:
             sent, status = "", None
-        counts[f"{status // 100}xx" if status else "closed"] += 1
+        counts["closed" if status is None else str(status) if status >= 500 else f"{status // 100}xx"] += 1
         if status and status >= 500 and status not in DOCUMENTED:
             wrong.append({"attack": attack.__name__, "sent": sent, "response": str(status)})
 
