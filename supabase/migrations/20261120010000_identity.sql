@@ -186,7 +186,8 @@ create index impersonations_user_idx on private.impersonations (user_id, started
 -- check_statement() runs while a statement of the data API is planned: it is the default of an argument of the
 -- functions below, and because it is declared immutable, the planner evaluates it once per table reference. It refuses
 -- what private.check_request() cannot see: an EXPLAIN for an estimated count (of two Prefer headers, PostgREST follows
--- the first and passes on the last), and a table embedded in itself repeatedly, whose rows multiply with each level.
+-- the first and passes on the last), a table embedded in itself repeatedly, whose rows multiply with each level, and a
+-- column selected under many names, which multiplies the response.
 -- Statements that are not from the data API have no request.method.
 create function private.check_statement() returns boolean
 language plpgsql immutable set search_path = '' as $$
@@ -212,10 +213,23 @@ begin
         hint = 'Embed fewer levels, or send several requests.';
     end if;
   end if;
+  -- A short statement mentions nothing often. In a list of columns, one is followed by a comma, its name or FROM.
+  if length(statement) > 1000 then
+    select m[2] into repeated from regexp_matches(
+      regexp_replace(statement, '''[^'']*''', '', 'g'),
+      '"(\w+)"\."(\w+)"\)?(?:->>?(?:\$?\d+)?(?:::int)?)*\s*(?:,|as\y|from\y)', 'gi'
+    ) m
+    group by m[1], m[2] having count(*) > 10 limit 1;
+    if found then
+      raise exception 'A request selects a column at most ten times' using
+        errcode = 'PT400', detail = format('%s is selected more often.', repeated),
+        hint = 'Select a JSON column as a whole instead of many of its members.';
+    end if;
+  end if;
   return true;
 end $$;
 comment on function private.check_statement() is
-  'True, except for an EXPLAIN or a table embedded more than twice by the data API: then PT400.';
+  'True, except for an EXPLAIN, a table embedded more than twice or a column selected more than ten times by the data API: PT400.';
 
 -- Who calls -----------------------------------------------------------------------------------------------------------
 -- Policies compare a column with `(select private.f())`: evaluated once per statement, and the only form which keeps

@@ -9,6 +9,8 @@ import pytest
 from tests.local.api import Api, running
 from tests.support.world import ACME, GLOBEX, PEOPLE, Database, claims_of
 
+RETURNED = {"prefer": "return=representation"}
+
 
 @pytest.fixture(scope="module")
 def api(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
@@ -50,6 +52,37 @@ def test_attack_embed_over_many_levels_by_a_request(api: Api) -> None:
     assert (deep.status_code, deep.json()["message"]) == (400, "A request embeds a table at most twice")
     fine = client.get("/rest/v1/activities", params={"select": "id,leads(id,deals(id)),contacts(id),deals(id)"})
     assert fine.status_code == 200, fine.text
+
+
+@pytest.mark.parametrize(
+    "column", ["a{}:notes", "notes", "a{}:notes::text", "a{}:custom_fields->a", "a{}:custom_fields->a->{}->>b"]
+)
+def test_attack_multiply_a_response_by_selecting_a_column_many_times(api: Api, column: str) -> None:
+    client = signed_in(api, "owner")
+    many = ",".join(column.format(number, number) for number in range(60))
+    asked = [
+        client.get("/rest/v1/leads", params={"select": many}),
+        client.get("/rest/v1/activities", params={"select": f"id,leads({many})"}),
+        client.post("/rest/v1/leads", params={"select": many}, json={"name": "Ada"}, headers=RETURNED),
+        client.patch(
+            "/rest/v1/leads", params={"select": many, "id": f"eq.{uuid4()}"}, json={"notes": "x"}, headers=RETURNED
+        ),
+    ]
+    for answer in asked:
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["message"] == "A request selects a column at most ten times"
+
+
+def test_selecting_each_column_and_nine_members_passes(api: Api) -> None:
+    client = signed_in(api, "owner")
+    (row,) = client.post("/rest/v1/leads", json={"name": "Ada"}, headers=RETURNED).json()
+    columns = ",".join([*row, *(f"a{number}:custom_fields->{number}" for number in range(9))])
+    fields = {"select": f"{columns},deals(id,title,created_at),contacts(id,name,email)"}
+    assert client.get("/rest/v1/leads", params=fields).status_code == 200
+    text = {"select": "id", "notes": "eq." + '"leads"."notes",' * 100}
+    assert client.get("/rest/v1/leads", params=text).json() == []
+    added = client.post("/rest/v1/leads", params=fields, json={"name": "Ada", "notes": "x"}, headers=RETURNED)
+    assert added.status_code == 201, added.text
 
 
 def test_attack_write_bombs_by_a_request(api: Api) -> None:
