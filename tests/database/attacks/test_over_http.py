@@ -73,10 +73,10 @@ def test_attack_multiply_a_response_by_selecting_a_column_many_times(api: Api, c
         assert answer.json()["message"] == "A request selects a column at most ten times"
 
 
-def test_selecting_each_column_and_nine_members_passes(api: Api) -> None:
+def test_selecting_each_column_and_eight_members_passes(api: Api) -> None:
     client = signed_in(api, "owner")
     (row,) = client.post("/rest/v1/leads", json={"name": "Ada"}, headers=RETURNED).json()
-    columns = ",".join([*row, *(f"a{number}:custom_fields->{number}" for number in range(9))])
+    columns = ",".join([*row, *(f"a{number}:custom_fields->{number}" for number in range(8))])
     fields = {"select": f"{columns},deals(id,title,created_at),contacts(id,name,email)"}
     assert client.get("/rest/v1/leads", params=fields).status_code == 200
     text = {"select": "id", "notes": "eq." + '"leads"."notes",' * 100}
