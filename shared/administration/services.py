@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from shared.app import outgoing
 from shared.errors import RETRY, ApiError, ErrorResponse, register
 from shared.settings import Settings
 
@@ -31,7 +32,7 @@ async def services(settings: Settings) -> AsyncIterator["AsyncClient"]:
     httpx = importlib.import_module("httpx")
     _register()
     limits = httpx.Limits(max_connections=CONNECTIONS)
-    async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, limits=limits) as http:
+    async with await outgoing.client(timeout=TIMEOUT_SECONDS, limits=limits) as http:
         options = supabase.AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
         yield supabase.AsyncClient(settings.url, next(iter(settings.secret_keys.values())), options)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from shared.app import outgoing
 from shared.errors import RETRY, ApiError
 from shared.settings import Settings
 
@@ -76,7 +77,7 @@ async def connected(settings: Settings) -> AsyncIterator[Model]:
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     headers = {"authorization": f"Bearer {settings.ai_api_key}"}
     base = settings.ai_base_url.rstrip("/") + "/"
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=timeout) as client:
+    async with await outgoing.client(base_url=base, headers=headers, timeout=timeout) as client:
         yield Model(client, settings.ai_model)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jwt
 
+from shared.app import outgoing
 from shared.auth.caller import UUID, Caller
 from shared.errors import RETRY, ApiError
 from shared.logs import log
@@ -123,10 +124,11 @@ class Tokens:
         return self._keys
 
     async def _fetch(self, url: str) -> None:
-        import httpx  # noqa: PLC0415 - costs as much as everything else together, and only this needs it
+        client = await outgoing.client(timeout=FETCH_TIMEOUT_SECONDS)
+        import httpx  # noqa: PLC0415 - loaded by outgoing.client()
 
         try:
-            async with httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS) as client:
+            async with client:
                 response = await client.get(url)
             response.raise_for_status()
             self._keys = _parse(jwks(response.text))
