@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from local.api.realtime.protocol import compact, encode, encode_binary, frame
+from local.api.realtime.protocol import Frame, compact, encode, encode_binary, frame
 from local.api.realtime.subscriptions import Subscription
 from local.api.tokens import Claims
 
@@ -32,6 +32,11 @@ class Socket:
 
     def send(self, message: str) -> None:
         self.write(frame(message))
+
+    def reply(self, request: Frame, status: str, response: dict[str, str]) -> None:
+        """To a message that is about no channel of this socket."""
+        text = compact({"status": status, "response": response})
+        self.send(encode(self.version, request.topic, "phx_reply", text, request.ref, request.join_ref))
 
     def write(self, data: bytes) -> None:
         """A frame that many sockets may share."""

@@ -29,12 +29,11 @@ def encode(
     version: str, topic: str, event: str, payload: str, ref: str | None = None, join_ref: str | None = None
 ) -> str:
     """`payload` is JSON already: many sockets share it."""
-    head = f"{compact(topic)},{compact(event)}"
-    if version == "1.0.0":
-        joined = f',"join_ref":{compact(join_ref)}' if join_ref is not None else ""
-        topic_text, event_text = compact(topic), compact(event)
-        return f'{{"topic":{topic_text},"event":{event_text},"payload":{payload},"ref":{compact(ref)}{joined}}}'
-    return f"[{compact(join_ref)},{compact(ref)},{head},{payload}]"
+    name, kind = compact(topic), compact(event)
+    if version == "2.0.0":
+        return f"[{compact(join_ref)},{compact(ref)},{name},{kind},{payload}]"
+    joined = f',"join_ref":{compact(join_ref)}' if join_ref is not None else ""
+    return f'{{"topic":{name},"event":{kind},"payload":{payload},"ref":{compact(ref)}{joined}}}'
 
 
 def encode_binary(topic: str, event: str, payload: bytes) -> bytes:

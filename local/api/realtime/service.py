@@ -21,7 +21,7 @@ from local.api.errors import ApiError, DatabaseUnavailable, gateway_error
 from local.api.http import error_response, json_response, raw_path, read_object
 from local.api.realtime.channels import Channel, Hub, Rights, Socket
 from local.api.realtime.feed import LOGIN, Feed
-from local.api.realtime.protocol import VERSIONS, Frame, compact, decode, encode
+from local.api.realtime.protocol import VERSIONS, Frame, compact, decode
 from local.api.realtime.subscriptions import checked, identifier, parse
 from local.api.tokens import Claims, TokenError, Tokens
 
@@ -95,13 +95,10 @@ class Realtime:
             self._hub.remove(channel)
         self._sockets.discard(socket)
         if not self._sockets:
-            self._quiet = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._spawn_stop)
+            self._quiet = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._stop_feed)
 
-    def _spawn_stop(self) -> None:
-        self._spawn(self._feed.stop())
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _stop_feed(self) -> None:
+        task = asyncio.ensure_future(self._feed.stop())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -114,10 +111,7 @@ class Realtime:
             except (ValueError, KeyError):
                 continue  # as hosted: a malformed message is dropped, the connection stays
             if frame.event == "phx_join" and _limited(joins, JOINS_PER_SECOND):
-                text = compact(
-                    {"status": "error", "response": {"reason": "ClientJoinRateLimitReached: Too many joins per second"}}
-                )
-                socket.send(encode(socket.version, frame.topic, "phx_reply", text, frame.ref, frame.join_ref))
+                socket.reply(frame, "error", {"reason": "ClientJoinRateLimitReached: Too many joins per second"})
                 continue
             channel = socket.channels.get(frame.topic)
             if channel and _limited(events, EVENTS_PER_SECOND):
@@ -134,13 +128,11 @@ class Realtime:
 
     async def _receive(self, socket: Socket, channel: Channel | None, frame: Frame) -> None:
         if frame.topic == "phoenix":
-            text = compact({"status": "ok", "response": {}})
-            socket.send(encode(socket.version, "phoenix", "phx_reply", text, frame.ref))
+            socket.reply(frame, "ok", {})
         elif frame.event == "phx_join":
             await self._join(socket, frame)
         elif channel is None:
-            text = compact({"status": "error", "response": {"reason": "unmatched topic"}})
-            socket.send(encode(socket.version, frame.topic, "phx_reply", text, frame.ref, frame.join_ref))
+            socket.reply(frame, "error", {"reason": "unmatched topic"})
         elif frame.event == "phx_leave":
             channel.reply(frame.ref, "ok", {})
             self._leave(channel)
