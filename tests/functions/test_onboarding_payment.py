@@ -8,10 +8,10 @@ from psycopg.types.json import Jsonb
 
 from local.stripe.account import Account
 from shared.billing.events import parse_object
-from tests.support.customer_lives import client_of
 from tests.support.paying import ANOTHER_CARD, AUTHENTICATED, NONE, ONE, Shop, shop, sweep
 from tests.support.responses import refused
 from tests.support.serving import serving
+from tests.support.stripe_shop import client_of, opened
 from tests.support.world import PEOPLE, Database, Row
 
 
@@ -485,7 +485,7 @@ def generous(stripe: Shop) -> Iterator[Shop]:
 
 
 def test_promotion_code_and_tax_keep_the_offer_valid(generous: Shop) -> None:
-    client, http = client_of(generous.double)
+    client = client_of(generous.double).v1
     coupon = client.coupons.create({"percent_off": 50, "duration": "once"})
     client.promotion_codes.create({"promotion": {"type": "coupon", "coupon": coupon.id}, "code": "HALF"})
     customer = generous.customer("outsider", "GROWTH")
@@ -499,4 +499,4 @@ def test_promotion_code_and_tax_keep_the_offer_valid(generous: Shop) -> None:
     (paid,) = generous.look("select paid_cents from private.onboarding_payments where paid_cents > 0")
     assert paid["paid_cents"] == 34_950 + 6_641
     assert generous.refunds() == []
-    http.close()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+    opened.pop().close()

@@ -9,11 +9,11 @@ import pytest
 from psycopg import errors
 
 from shared.billing.prices import put_on_sale
-from tests.support.customer_lives import client_of
 from tests.support.paying import SECRET, Shop, shop, sweep
 from tests.support.responses import refused
 from tests.support.serving import SECRET_KEY
 from tests.support.stripe_events import WEBHOOK
+from tests.support.stripe_shop import client_of, opened
 from tests.support.world import ACME, Database
 
 APP = "https://app.test"
@@ -43,9 +43,8 @@ def stripe(app: Shop) -> Iterator[Shop]:
 
 @pytest.fixture
 def v1(stripe: Shop) -> Iterator[Any]:
-    client, http = client_of(stripe.double)
-    yield client
-    http.close()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+    yield client_of(stripe.double).v1
+    opened.pop().close()
 
 
 def send(stripe: Shop, function: str, **body: Any) -> httpx.Response:

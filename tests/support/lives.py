@@ -2,14 +2,16 @@
 
 A life has a test clock of its own, or runs in the double's time where the customer already exists (as one that Strive
 made). Every verb acts through Stripe's own client, as Strive or the customer would; `days` and `until` let time pass.
+Whole lives as data are in tests/support/histories.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from local.stripe.server import Double
+from tests.support.stripe_shop import intent_of, stripe_error
 
 GOOD = "4242424242424242"
 FAILING = "4000000000000341"  # can be saved, and fails when it is charged
@@ -27,6 +29,9 @@ class Life:
     customer: str
     clock: str | None = None
     subscription: str = ""  # the newest one
+    subscriptions: list[str] = field(default_factory=list)
+    former: list[str] = field(default_factory=list)  # customers
+    plans: Mapping[str, str] = field(default_factory=dict)  # prices by the names of plans, which may be used instead
     notes: list[str] = field(default_factory=list)  # the steps so far, for the message of a failing test
 
     @classmethod
@@ -92,15 +97,80 @@ class Life:
             self.client.v1.invoices.pay(invoice.id)
         return self
 
+    def lose_card(self) -> "Life":
+        for each in self.client.v1.customers.payment_methods.list(self.customer).data:
+            self.client.v1.payment_methods.detach(each.id)
+        return self
+
     # Subscriptions ----------------------------------------------------------------------------------------------------
 
     def subscribe(self, price: str, quantity: int = 1, *, trial: int | None = None, **more: Any) -> "Life":
-        items = more.pop("items", [{"price": price, "quantity": quantity}])
+        items = more.pop("items", [{"price": self.price(price), "quantity": quantity}])
         days = {"trial_period_days": trial} if trial else {}
         made = self.client.v1.subscriptions.create({"customer": self.customer, "items": items, **days, **more})
-        self.subscription = made.id
-        self.notes.append(f"subscribe {price}")
+        return self._began(made.id, f"subscribe {price}")
+
+    def _began(self, subscription: str, note: str) -> "Life":
+        self.subscription = subscription
+        self.subscriptions.append(subscription)
+        self.notes.append(note)
         return self
+
+    def price(self, name: str) -> str:
+        return self.plans.get(name, name)
+
+    def sell(self, amount: int | str, currency: str = "usd", tier: str | None = None) -> str:
+        """A monthly price that no plan has; `amount` as text may have decimals."""
+        v1 = self.client.v1
+        exact = {"unit_amount_decimal": amount} if isinstance(amount, str) else {"unit_amount": amount}
+        terms = {"currency": currency, "recurring": {"interval": "month"}, "metadata": {"tier": tier} if tier else {}}
+        return str(v1.prices.create({"product": v1.products.create({"name": "Extra"}).id, **terms, **exact}).id)
+
+    def begin_unpaid(self, price: str, card: str | None = GOOD) -> "Life":
+        """As onboarding does: the first payment is made by the browser, if it is."""
+        self.subscribe(
+            price,
+            payment_behavior="default_incomplete",
+            payment_settings={"save_default_payment_method": "on_subscription"},
+        )
+        return self.pay(card) if card else self
+
+    def pay(self, card: str = GOOD) -> "Life":
+        expanded = {"expand": ["latest_invoice.payments"]}
+        self.double.pay(intent_of(self.client.v1.subscriptions.retrieve(self.subscription, expanded)), card)
+        return self
+
+    def sold(self, amount: int | str, currency: str = "usd", tier: str | None = "GROWTH", **more: Any) -> "Life":
+        """Subscribe to a price that Strive did not make."""
+        return self.subscribe(self.sell(amount, currency, tier), **more)
+
+    def discounted(self, price: str, **terms: Any) -> "Life":
+        return self.subscribe(price, discounts=[{"coupon": self.client.v1.coupons.create(terms).id}])
+
+    def coupon(self, **terms: Any) -> "Life":
+        return self.update(discounts=[{"coupon": self.client.v1.coupons.create(terms).id}])
+
+    def taxed(self, price: str) -> "Life":
+        self.client.v1.customers.update(self.customer, {"address": {"country": "DE", "postal_code": "10115"}})
+        return self.subscribe(price, automatic_tax={"enabled": True})
+
+    def add_item(self, amount: int) -> "Life":
+        return self.update(items=[{"price": self.sell(amount)}], proration_behavior="none")
+
+    def extend_trial(self, days: int) -> "Life":
+        return self.update(trial_end=self.now() + days * DAY, proration_behavior="none")
+
+    def become_another_customer(self) -> "Life":
+        """The same person, as a customer that Strive does not know."""
+        made = self.client.v1.customers.create({"email": "owner@acme.test", "test_clock": self.clock})
+        self.former.append(self.customer)
+        self.customer = made.id
+        self.use_card()
+        return self
+
+    def with_foreign_item(self, price: str) -> "Life":
+        """The first item is nothing that Strive sells."""
+        return self.subscribe(price, items=[{"price": self.sell(5_000)}, {"price": self.price(price)}])
 
     def check_out(self, price: str, quantity: int = 1, *, card: str = GOOD, promotion_code: str | None = None,
                   trial: int | None = None, **more: Any) -> "Life":  # fmt: skip
@@ -108,21 +178,19 @@ class Life:
         session = self.client.v1.checkout.sessions.create({
             "mode": "subscription",
             "customer": self.customer,
-            "line_items": [{"price": price, "quantity": quantity}],
+            "line_items": [{"price": self.price(price), "quantity": quantity}],
             "success_url": "https://app.test/",
             **({"allow_promotion_codes": True} if promotion_code else {}),
             **({"subscription_data": data} if data else {}),
             **more,
         })  # fmt: skip
         done = self.double.check_out(session.id, card, promotion_code=promotion_code)
-        self.subscription = done["subscription"]
-        self.notes.append(f"check out {price}")
-        return self
+        return self._began(done["subscription"], f"check out {price}")
 
     def change(self, price: str | None = None, quantity: int | None = None, *, prorate: str = "always_invoice",
                **more: Any) -> "Life":  # fmt: skip
         """Upgrade now; the difference is billed at once."""
-        wanted: dict[str, Any] = {"id": self.item().id, **({"price": price} if price else {})}
+        wanted: dict[str, Any] = {"id": self.item().id, **({"price": self.price(price)} if price else {})}
         if quantity is not None:
             wanted["quantity"] = quantity
         self.update(items=[wanted], proration_behavior=prorate, **more)
@@ -131,7 +199,7 @@ class Life:
 
     def schedule(self, price: str, quantity: int = 1) -> "Life":
         """Another price at the end of the period, without proration."""
-        v1, now = self.client.v1, self.current()
+        v1, now, price = self.client.v1, self.current(), self.price(price)
         plan = v1.subscription_schedules.create({"from_subscription": self.subscription})
         phase = plan.phases[0]
         kept = [{"price": item.price, "quantity": item.quantity} for item in phase["items"]]
@@ -157,6 +225,9 @@ class Life:
         self.notes.append("cancel now" if now else "cancel at period end")
         return self
 
+    def cancel_in(self, days: int) -> "Life":
+        return self.update(cancel_at=self.now() + days * DAY, proration_behavior="none")
+
     def resume(self) -> "Life":
         return self.update(cancel_at_period_end=False)
 
@@ -181,11 +252,68 @@ class Life:
         self.notes.append(f"dispute, wins={wins}")
         return self
 
+    def credit(self, amount: int) -> "Life":
+        """A credit note on the newest paid invoice, for the next ones."""
+        self.client.v1.credit_notes.create(
+            {"invoice": self.invoices("paid")[0].id, "amount": amount, "credit_amount": amount}
+        )
+        return self
+
+    def pay_outside(self) -> "Life":
+        """Open invoices are paid by a bank transfer that Stripe does not see."""
+        for invoice in self.invoices("open"):
+            self.client.v1.invoices.pay(invoice.id, {"paid_out_of_band": True})
+        return self
+
+    def write_off(self) -> "Life":
+        for invoice in self.invoices("open"):
+            self.client.v1.invoices.mark_uncollectible(invoice.id)
+        return self
+
+    def pay_written_off(self) -> "Life":
+        for invoice in self.invoices("uncollectible"):
+            self.client.v1.invoices.pay(invoice.id)
+        return self
+
+    def void(self) -> "Life":
+        for invoice in self.invoices("open"):
+            self.client.v1.invoices.void_invoice(invoice.id)
+        return self
+
     def delete(self) -> "Life":
         """Delete the customer at Stripe."""
         self.client.v1.customers.delete(self.customer)
         self.notes.append("delete the customer")
         return self
+
+    # Whole lives ------------------------------------------------------------------------------------------------------
+
+    def play(self, steps: Iterable[Sequence[Any]]) -> "Life":
+        """Each step is the name of a verb, its arguments and perhaps a last mapping of named ones."""
+        for verb, *arguments in steps:
+            named = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
+            getattr(self, verb)(*arguments, **named)
+        return self
+
+    def declined(self, verb: str, *arguments: Any, **named: Any) -> "Life":
+        """A step that the bank declines."""
+        return self._refused(stripe_error.CardError, verb, *arguments, **named)
+
+    def refused(self, verb: str, *arguments: Any, **named: Any) -> "Life":
+        """A step that Stripe refuses."""
+        return self._refused(stripe_error.InvalidRequestError, verb, *arguments, **named)
+
+    def _refused(self, error: type[Exception], verb: str, *arguments: Any, **named: Any) -> "Life":
+        try:
+            getattr(self, verb)(*arguments, **named)
+        except error:
+            return self
+        raise AssertionError(f"{verb} {arguments} was not refused, after: {'; '.join(self.notes)}")
+
+    @property
+    def customers(self) -> list[str]:
+        """Oldest first."""
+        return [*self.former, self.customer]
 
     # What is so -------------------------------------------------------------------------------------------------------
 
