@@ -263,6 +263,7 @@ def test_owners_are_notified_once(in_order: Connection) -> None:
         "is-refunded-in-part",
         "is-refunded-twice-in-part",
         "is-refunded-in-part-and-disputes",
+        "is-refunded-in-full-and-disputes",
     }
     assert {slug for slug, title, _ in found if "is disputed" in title} >= {"disputes-and-wins", "disputes-and-waits"}
     # These change twice, so their owners get two notices.

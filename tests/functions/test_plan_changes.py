@@ -460,6 +460,55 @@ def test_replaced_price_keeps_the_plan(stripe: Shop, v1: Any) -> None:
             put_on_sale(connection, stripe.double.url, stripe.double.key)
 
 
+def test_a_downgrade_waits_through_two_replacements_of_its_price(stripe: Shop) -> None:
+    buy(stripe)
+    done(stripe, "change-plan", **{**GROWTH, "tier": "STARTER"})
+    try:
+        for amount in 31_900, 33_900:
+            stripe.write(
+                "update public.plans set amount_cents = %s where tier = 'STARTER' and billing_cycle = 'MONTHLY'", amount
+            )
+            with stripe.database.connect() as connection:
+                put_on_sale(connection, stripe.double.url, stripe.double.key)
+            stripe.double.deliveries.settle()
+            assert stripe.look("select pending_tier::text from public.subscriptions") == [{"pending_tier": "STARTER"}]
+        stripe.double.advance(days=32)
+        assert plan(stripe) == ("STARTER", "ACTIVE")
+        # What was scheduled is what is paid.
+        assert stripe.look("select amount_cents, pending_tier from public.subscriptions") == [
+            {"amount_cents": 29_900, "pending_tier": None}
+        ]
+        assert done(stripe, "preview-plan-change", **{**GROWTH, "tier": "STARTER"})["takes_effect"] == "NONE"
+        assert done(stripe, "preview-plan-change", **GROWTH)["takes_effect"] == "NOW"
+        assert stripe.look("select kind from public.billing_attention") == []
+    finally:
+        stripe.write(
+            "update public.plans set amount_cents = 29900 where tier = 'STARTER' and billing_cycle = 'MONTHLY'"
+        )
+        with stripe.database.connect() as connection:
+            put_on_sale(connection, stripe.double.url, stripe.double.key)
+
+
+def test_tax_that_changes_after_the_preview_is_that_of_the_invoice(stripe: Shop, v1: Any) -> None:
+    bought = buy(stripe, tier="STARTER")
+    v1.customers.update(bought["customer"], {"address": {"country": "DE", "postal_code": "10115"}})
+    stripe.double.tax(19)
+    try:
+        v1.subscriptions.update(bought["id"], {"automatic_tax": {"enabled": True}})
+        preview = done(stripe, "preview-plan-change", **GROWTH)["due_now"]
+        stripe.double.tax(7)
+        done(stripe, "change-plan", **GROWTH)
+        assert plan(stripe) == ("GROWTH", "ACTIVE")
+        (row,) = stripe.look(
+            "select subtotal_cents, tax_cents, total_cents, paid_cents from public.invoices"
+            " where billing_reason = 'subscription_update'"
+        )
+        assert row["tax_cents"] == round(row["subtotal_cents"] * 0.07) < preview["tax_cents"]
+        assert row["total_cents"] == row["paid_cents"] == row["subtotal_cents"] + row["tax_cents"]
+    finally:
+        stripe.double.tax(None)
+
+
 def test_a_deleted_organization_is_not_charged_any_more(stripe: Shop, v1: Any) -> None:
     customer = v1.customers.create({"name": "Gone"}).id
     stripe.write(

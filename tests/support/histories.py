@@ -70,6 +70,12 @@ LIVES: dict[str, Sequence[Step]] = {
     ],
     "has two items": [("subscribe", "GROWTH"), ("add_item", 5_000), ("days", 31)],
     "has a foreign item first": [("with_foreign_item", "GROWTH"), ("days", 31)],
+    "upgrades within the trial": [
+        ("subscribe", "STARTER", {"trial": 14}), ("days", 5), ("change", "ELITE"), ("days", 12),
+    ],
+    "has fewer seats from the next period on": [
+        ("subscribe", "GROWTH", 5), ("days", 3), ("schedule", "GROWTH", 2), ("days", 30),
+    ],
     # Failing
     "fails once and recovers": [("subscribe", "GROWTH"), ("fail",), ("days", 32), ("use_card",), ("days", 5)],
     "fails and pays the invoice": [("subscribe", "GROWTH"), ("fail",), ("days", 32), ("recover",)],
@@ -87,6 +93,7 @@ LIVES: dict[str, Sequence[Step]] = {
         ("subscribe", "GROWTH"), ("update", UNCOLLECTED), ("days", 32), ("update", {"pause_collection": ""}),
         ("days", 31),
     ],
+    "leaves while nothing is collected": [("subscribe", "GROWTH"), ("update", UNCOLLECTED), ("cancel",), ("days", 32)],
     # Leaving and coming back
     "leaves at once": [("subscribe", "GROWTH"), ("days", 3), ("cancel", {"now": True})],
     "leaves at once with a credit": [
@@ -96,6 +103,9 @@ LIVES: dict[str, Sequence[Step]] = {
     "changes the mind about leaving": [("subscribe", "GROWTH"), ("cancel",), ("days", 3), ("resume",), ("days", 31)],
     "leaves in a year": [("subscribe", "GROWTH"), ("cancel_in", 200), ("days", 31)],
     "leaves within the period": [("subscribe", "GROWTH"), ("cancel_in", 10), ("days", 12)],
+    "moves the date of leaving": [
+        ("subscribe", "GROWTH"), ("cancel_in", 10), ("days", 5), ("cancel_in", 60), ("days", 31),
+    ],
     "wants to have left yesterday": [("subscribe", "GROWTH"), ("days", 3), ("refused", "cancel_in", -1)],
     "toggles the cancellation": [("subscribe", "GROWTH"), ("cancel",), ("resume",), ("cancel",)],
     "comes back": [
@@ -112,6 +122,7 @@ LIVES: dict[str, Sequence[Step]] = {
     "is deleted at Stripe": [("subscribe", "GROWTH"), ("days", 3), ("delete",)],
     "is deleted and was cancelled": [("subscribe", "GROWTH"), ("cancel",), ("delete",)],
     "is deleted while a payment is late": [("subscribe", "GROWTH"), ("fail",), ("days", 32), ("delete",)],
+    "is deleted within the trial": [("subscribe", "GROWTH", {"trial": 14}), ("days", 3), ("delete",)],
     # Money back
     "is refunded in full": [("subscribe", "GROWTH"), ("refund",), ("cancel", {"now": True})],
     "is refunded in part": [("subscribe", "GROWTH"), ("refund", 10_000), ("days", 31)],
@@ -125,6 +136,7 @@ LIVES: dict[str, Sequence[Step]] = {
     "disputes and wins": [("subscribe", "GROWTH"), ("dispute", {"wins": True}), ("days", 31)],
     "disputes and waits": [("subscribe", "GROWTH"), ("dispute",)],
     "is refunded in part and disputes": [("subscribe", "GROWTH"), ("refund", 10_000), ("dispute",), ("days", 31)],
+    "is refunded in full and disputes": [("subscribe", "GROWTH"), ("refund",), ("dispute",), ("days", 31)],
     "disputes and leaves": [("subscribe", "GROWTH"), ("dispute",), ("cancel", {"now": True})],
     # Prices, discounts, tax
     "has a coupon for ever": [("discounted", "GROWTH", FIFTH), ("days", 31)],
