@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import httpx
-import jwt
 import uvloop
 
 from bench.drill.balancer import Balancer, read_message
 from bench.drill.books import balance
 from bench.drill.pooler import AbsentError, await_ready, configure, require, start
+from bench.drill.stack import sign
 from bench.drill.traffic import NO_TLS, Book
 from local import postgres
 from local.postgres import SUPERUSER
@@ -227,17 +227,7 @@ def populate(stack: Stack) -> tuple[list[str], str]:
             "select m.user_id::text, m.organization_id::text from public.organization_members m"
             " join auth.users u on u.id = m.user_id where u.email like 'client-%' order by m.role, m.user_id"
         ).fetchall()
-    key, now = stack.keys.jwk, int(time.time())
-    tokens = [
-        jwt.encode(
-            {
-                "sub": who, "role": "authenticated", "aud": "authenticated", "app_metadata": {"org_id": organization},
-                "iss": f"{stack.values()['API_URL']}/auth/v1", "iat": now, "exp": now + 3600,
-            },
-            jwt.PyJWK(key).key, "ES256", {"kid": key["kid"]},
-        )
-        for who, organization in people
-    ]  # fmt: skip
+    tokens = [sign(stack, who, organization) for who, organization in people]
     return tokens, tokens[0]
 
 

@@ -149,12 +149,13 @@ on conflict (organization_id) do update set state = 'COPYING', address = exclude
   held_at = null, moved_at = null, erased_at = null, callers = '{}'
 """
 READY = """
-update private.organization_moves set state = 'READY', doors = %s
+update private.organization_moves set state = 'READY', doors = %s, callers = %s
 where organization_id = %s and state in ('INCOMING', 'READY')
 """
-ARRIVED = (
-    "update private.organization_moves set state = 'ARRIVED', doors = null, moved_at = now() where organization_id = %s"
-)
+ARRIVED = """
+update private.organization_moves set state = 'ARRIVED', doors = null, callers = '{}', moved_at = now()
+where organization_id = %s
+"""
 # A person may be suspended at one side alone.
 BLOCK = """
 update public.organization_members m set blocked_until = private.blocked_until(u)
@@ -173,6 +174,8 @@ CONTENT = "bit_xor(hashtextextended(row({columns})::text, 0))"
 BUCKET = "hash_record_extended(row({key}), 0) & {last}"
 
 Buckets = dict[int, tuple[int, int]]
+# Keys of rows by table; None is the whole table.
+Changed = dict[str, list[str] | None]
 
 
 class Move:
@@ -202,6 +205,7 @@ class Move:
         # The versions of buckets that were equal, at the source and at the target.
         self._equal: dict[tuple[str, int], tuple[Any, Any]] = {}
         self._owners: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
         self._threads = ThreadPoolExecutor(2)
         self.report = Report()
 
@@ -355,19 +359,19 @@ class Move:
             self._copy_people(self._people(self._own))
             changed = self._round()
             self.report.rounds += 1
-            if number == 0:
-                self._check_keys(self._bulk)
-            if number and changed <= FEW:
+            self._check_keys(changed)
+            if None not in changed.values() and sum(len(keys or ()) for keys in changed.values()) <= FEW:
                 break
 
-    def _round(self, then: Callable[[list[Relation]], None] = lambda _: None) -> int:
-        """Compare all, copy what differs: the number of rows that differed."""
+    def _round(self) -> Changed:
+        """Compare all, copy what differs: the keys of the rows that did, by table; None for a whole table."""
         for each in self._bulk:
             if each.owners:
                 owners = self._source.execute(each.owners.replace("$1", "%(it)s"), {"it": self._organization})
                 self._owners[each.name] = [owner for (owner,) in owners]
         versions = self._on_both(lambda connection: self._digests(connection, VERSIONS, self._bulk))
-        changed, relations = 0, []
+        self._counts = {name: sum(count for count, _ in found.values()) for name, found in versions[0].items()}
+        changed: Changed = {}
         for each in self._bulk:
             here, there = (found.get(each.name, {}) for found in versions)
             buckets = [
@@ -382,14 +386,16 @@ class Move:
                 self._equal[each.name, bucket] = (here.get(bucket), there.get(bucket))
             if not differing:
                 continue
-            if count := self._bring(each, differing, is_empty=not there):
-                changed += count
-                relations.append(each)
+            if not there:
+                with self._writing():
+                    self.report.copied += self._pipe(each, None)
+                changed[each.name] = None
+            elif keys := self._bring(each, differing):
+                changed[each.name] = keys
+                self.report.copied += len(keys)
             else:  # shared: what the target has more is of others
                 for bucket in differing:
                     self._equal[each.name, bucket] = (here.get(bucket), there.get(bucket))
-        then(relations)
-        self.report.copied += changed
         return changed
 
     def _digests(self, connection: SyncConnection, what: str, relations: list[Relation]) -> dict[str, Buckets]:
@@ -418,11 +424,8 @@ class Move:
         )
         return [bucket for bucket in buckets if here.get(bucket) != there.get(bucket)]
 
-    def _bring(self, relation: Relation, buckets: list[int], *, is_empty: bool) -> int:
-        """Make these buckets of the target equal to the source, row by row."""
-        if is_empty:
-            with self._writing():
-                return self._pipe(relation, None)
+    def _bring(self, relation: Relation, buckets: list[int]) -> list[str]:
+        """Make these buckets of the target equal to the source, row by row: the keys of rows that differed."""
         here, there = self._on_both(lambda connection: self._hashes(connection, relation, buckets))
         changed = [key for key, digest in here.items() if there.get(key) != digest]
         # A shared table has rows there that this organization shares with nobody here.
@@ -440,13 +443,13 @@ class Move:
                     )
                 for keys in _batched(changed):
                     self._pipe(relation, keys)
-        return len(changed) + len(gone)
+        return [*changed, *gone]
 
     def _hashes(self, connection: SyncConnection, relation: Relation, buckets: list[int]) -> dict[str, int]:
         named = (sql.SQL("{}, t.{}").format(sql.Literal(name), sql.Identifier(name)) for name in relation.key)
         statement = sql.SQL(
             "select jsonb_build_object({key})::text, hashtextextended(row({columns})::text, 0) from {table} t"
-            " where ({condition}) and {bucket} = any ({buckets})"
+            " where {condition} and {bucket} = any ({buckets})"
         ).format(
             key=sql.SQL(", ").join(named),
             columns=relation.columns_of("t"),
@@ -459,13 +462,8 @@ class Move:
 
     def _pipe(self, relation: Relation, keys: Iterable[str] | None) -> int:
         """Rows of the source, all or those with these keys, as they are."""
-        chosen: sql.Composable = sql.SQL("")
-        if keys is not None:
-            chosen = sql.SQL(" and ({key}) in (select {other} from {keys} k)").format(
-                key=relation.key_row(), other=_of_key(relation), keys=_keys(relation, keys)
-            )
-        reading = sql.SQL("copy (select {columns} from {table} t where ({condition}){chosen}) to stdout").format(
-            columns=relation.columns_of("t"), table=relation.table, condition=self._where(relation), chosen=chosen
+        reading = sql.SQL("copy (select {columns} from {table} t where {condition}) to stdout").format(
+            columns=relation.columns_of("t"), table=relation.table, condition=self._where(relation, keys)
         )
         writing = sql.SQL("copy {table} ({columns}) from stdin").format(
             table=relation.table, columns=sql.SQL(", ").join(map(sql.Identifier, relation.columns))
@@ -497,8 +495,8 @@ class Move:
 
     # People ---------------------------------------------------------------------------------------------------------
 
-    def _people(self, relations: list[Relation]) -> list[Any]:
-        """Everyone that rows of these tables point to."""
+    def _people(self, relations: list[Relation], keys: Changed | None = None) -> list[Any]:
+        """Everyone that rows of these tables point to; with `keys`, those rows alone."""
         by_table: dict[str, list[str]] = {}
         for table, column in self._source.execute(PERSON_COLUMNS, [[each.name for each in relations]]):
             by_table.setdefault(table, []).append(column)
@@ -510,7 +508,7 @@ class Move:
                 columns=sql.SQL(", ").join(
                     sql.SQL("(t.{})").format(sql.Identifier(name)) for name in by_table[each.name]
                 ),
-                condition=self._where(each),
+                condition=self._where(each, (keys or {}).get(each.name)),
             )
             for each in relations
             if each.name in by_table
@@ -569,21 +567,21 @@ class Move:
             [person],
         )
 
-    def _check_keys(self, relations: list[Relation]) -> None:
-        """Keys that leave the organization: to the platform's tables, people, and public rows of others."""
-        names = [each.name for each in relations]
+    def _check_keys(self, changed: Changed) -> None:
+        """Keys of these rows that leave the organization: to tables of the platform, people, and rows of others."""
+        names = list(changed)
         doors = {each.name for each in self._doors}
         for key, name, parent, equal, given, value in self._target.execute(LEAVING_KEYS, [names]).fetchall():
             if parent in doors:
                 continue  # they arrive last
             relation = self._relation(name)
             statement = sql.SQL(
-                "select {value} from {table} t where ({condition}) and {given}"
+                "select {value} from {table} t where {condition} and {given}"
                 " and not exists (select from {parent} other where {equal}) limit 1"
             ).format(
                 value=sql.SQL(value),
                 table=relation.table,
-                condition=self._where(relation),
+                condition=self._where(relation, changed[name]),
                 given=sql.SQL(given),
                 parent=sql.Identifier(*parent.split(".")),
                 equal=sql.SQL(equal),
@@ -646,27 +644,22 @@ class Move:
 
     def _make_ready(self) -> None:
         """While writes are held: all rows are at the target, and the doors lie ready."""
-
-        def keys(relations: list[Relation]) -> None:
-            if relations:
-                self._copy_people(self._people(relations))
-                self._check_keys(relations)
-
-        self._copy_people(self._people([each for each in self._doors if each.name != ORGANIZATIONS]))
+        self._copy_people(self._people(self._doors))
         for _ in range(ROUNDS):
-            if not self._round(keys):
+            changed = self._round()
+            if not changed:
                 break
+            self._copy_people(self._people([each for each in self._bulk if each.name in changed], changed))
+            self._check_keys(changed)
         else:
             raise MoveError("The rows at the target do not become equal to those at the source.")
         doors = {}
         for each in self._doors:
             statement = sql.SQL("select to_jsonb(t) from {} t where {}").format(each.table, self._where(each))
             doors[each.name] = [row for (row,) in self._source.execute(statement)]
-        self._target.execute(READY, [json.dumps(doors), self._organization])
-        self.report.rows = {
-            name: sum(count for count, _ in buckets.values())
-            for name, buckets in self._digests(self._target, VERSIONS, self._bulk).items()
-        } | {name: len(rows) for name, rows in doors.items() if rows}
+        (callers,) = _row(self._source, "select private.move_callers(%s)", self._organization)
+        self._target.execute(READY, [json.dumps(doors), callers, self._organization])
+        self.report.rows = self._counts | {name: len(rows) for name, rows in doors.items() if rows}
 
     def _arrive(self) -> None:
         """The target's switch, from what lies ready there: the source is not needed."""
@@ -696,11 +689,16 @@ class Move:
 
     # Statements -----------------------------------------------------------------------------------------------------
 
-    def _where(self, relation: Relation) -> sql.Composable:
-        """The condition that finds its rows, for both sides."""
+    def _where(self, relation: Relation, keys: Iterable[str] | None = None) -> sql.Composable:
+        """The condition that finds its rows, for both sides; with `keys`, those rows alone."""
         condition = relation.condition.replace("$1", "{organization}::uuid").replace("$2", "{owners}::text[]")
-        return sql.SQL(condition).format(
+        found = sql.SQL(f"({condition})").format(
             organization=sql.Literal(self._organization), owners=sql.Literal(self._owners.get(relation.name))
+        )
+        if keys is None:
+            return found
+        return sql.SQL("{} and ({}) in (select {} from {} k)").format(
+            found, relation.key_row(), _of_key(relation), _keys(relation, keys)
         )
 
     def _relation(self, name: str) -> Relation:

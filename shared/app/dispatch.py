@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel
 
-from shared.app.bodies import Receive, Slots, check_content, parse, read_body, read_file
+from shared.app.bodies import ClientGoneError, Receive, Slots, check_content, parse, read_body, read_file
 from shared.app.call import Call, Upload
 from shared.app.client_address import client_address
 from shared.app.function import ANY_SCOPE, Function
@@ -46,6 +46,8 @@ class Request:
     id: bytes
     receive: Receive
     peer: str | None
+    # The body, once it has been read, so that the request can be forwarded.
+    body: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ async def run(services: Services, function: Function, request: Request, caller: 
     if (is_form := _is_form(function, request)) or is_query:
         fields = parse_qsl(f"{request.query.decode('latin-1')}&{body.decode('latin-1')}", keep_blank_values=True)
         body = json.dumps(dict(fields)).encode()
+    request.body.append(body)
     if function.stream:
         return await _run_stream(services, function, request, caller, body)
     if function.signature:
@@ -253,6 +256,22 @@ def explained(error: BaseException, request_id: bytes) -> ErrorResponse:
     if response is INTERNAL:
         log_exception(error, request_id.decode())
     return response
+
+
+async def forward_if_moved(
+    function: Function, request: Request, path: str, response: Response, address: str
+) -> Response:
+    """A late request with a body of JSON goes to where its organization has moved."""
+    if response.code != "organization_moved" or request.method != "POST" or function.upload or function.stream:
+        return response
+    from shared.app.forwarding import forward  # noqa: PLC0415 - only after a move
+
+    try:
+        body = request.body[0] if request.body else await read_body(request.receive, function.body_bytes)
+    except (ApiError, ClientGoneError):
+        return response
+    query = f"?{request.query.decode('latin-1')}" if request.query else ""
+    return await forward(f"{address}{path}{query}", request.headers, body, response)
 
 
 def wrong_method(method: str, allow: str) -> ApiError:

@@ -104,6 +104,7 @@ class Runtime:
         method, raw = scope["method"], scope["headers"]
         this_id = request_id(raw)
         caller: Caller | None = None
+        request: Request | None = None
         try:
             headers = read_headers(raw)
             if method == "OPTIONS":
@@ -119,7 +120,10 @@ class Runtime:
         except ClientGoneError:
             response = Response(499, code="client_gone")
         except Exception as error:  # noqa: BLE001 - every request gets a response
-            response = Response.of(dispatch.explained(error, this_id))
+            problem = dispatch.explained(error, this_id)
+            response = Response.of(problem)
+            if request and function:
+                response = await dispatch.forward_if_moved(function, request, scope["path"], response, problem.details)
         response.request_id = this_id
         log(
             "INFO" if response.status < HTTPStatus.INTERNAL_SERVER_ERROR else "ERROR",

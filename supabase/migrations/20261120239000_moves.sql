@@ -24,7 +24,7 @@ comment on column private.organization_moves.state is
   'COPYING, MOVED and ERASED where it leaves; INCOMING, READY (all is here, not yet visible) and ARRIVED where it goes.';
 comment on column private.organization_moves.address is 'The project that it moves to, as clients reach it.';
 comment on column private.organization_moves.callers is
-  'Ids of its members, and ids and hashes of its API keys, at the switch: only they learn the address.';
+  'Ids of its members, and ids and hashes of its API keys, at the switch: only they learn of it.';
 comment on column private.organization_moves.doors is 'Where it goes, in READY: the rows that make it visible.';
 comment on column private.organization_moves.created_accounts is 'Where it goes: accounts that the move created.';
 comment on column private.organization_moves.held_at is 'When its writes were last held.';
@@ -117,8 +117,7 @@ begin
     perform private.answer_moved(found_one.address);
   -- An older snapshot may not have the row that says so.
   elsif not is_free and (found_one.state = 'COPYING' or current_setting('transaction_isolation') <> 'read committed') then
-    perform private.refuse_move(503, 'organization_moving', 'This organization is moving to another database', null,
-      'It can be read. Try again in a second.');
+    perform private.refuse_moving();
   end if;
   return null;
 end $$;
@@ -157,6 +156,14 @@ select private.guard_moves();
 
 -- Late requests -------------------------------------------------------------------------------------------------------
 
+create function private.refuse_moving() returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform private.refuse_move(503, 'organization_moving', 'This organization is moving to another database', null,
+    'Try again in a second.');
+end $$;
+comment on function private.refuse_moving() is 'Raises 503.';
+
 create function private.answer_moved(address text) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -172,14 +179,17 @@ declare
   found_one private.organization_moves;
 begin
   select m.* into found_one from private.organization_moves m
-  where m.state in ('MOVED', 'ERASED') and m.callers @> array[caller] and (org is null or m.organization_id = org::uuid)
-  order by m.moved_at desc limit 1;
-  if found then
+  where m.state in ('MOVED', 'ERASED', 'READY') and m.callers @> array[caller] and (org is null or m.organization_id = org::uuid)
+  order by m.moved_at desc nulls first limit 1;
+  if found_one.state = 'READY' then
+    perform private.refuse_moving();
+  elsif found then
     perform private.answer_moved(found_one.address);
   end if;
 end $$;
 comment on function private.refuse_moved(text, text) is
-  '421 for a caller whose organization has moved: the one that the request names, or the last of theirs.';
+  '421 for a caller whose organization has moved, the one that the request names or the last of theirs; 503 where it is about '
+  'to arrive.';
 
 -- The steps of a move -------------------------------------------------------------------------------------------------
 -- An operator runs them with the login of the owner; nobody else may.
@@ -195,6 +205,15 @@ begin
 end $$;
 comment on function private.hold_writes(uuid) is 'Prepares to hold writes: committed before the lock is taken.';
 
+create function private.move_callers(org uuid) returns text[]
+language sql stable set search_path = '' as $$
+  select array(
+    select p.user_id::text from public.organization_members p where p.organization_id = org
+    union select unnest(array[k.id::text, k.key_hash]) from public.api_keys k where k.organization_id = org
+  )
+$$;
+comment on function private.move_callers(uuid) is 'Who may call for an organization: members, and its API keys.';
+
 -- No trigger may run (session_replication_role): nobody has left, and nothing was cancelled.
 create function private.switch_away(org uuid) returns void
 language plpgsql set search_path = '' as $$
@@ -204,10 +223,8 @@ begin
   if current_setting('session_replication_role') <> 'replica' then
     raise exception 'session_replication_role must be replica';
   end if;
-  update private.organization_moves m set state = 'MOVED', moved_at = now(), callers = array(
-    select p.user_id::text from public.organization_members p where p.organization_id = org
-    union select unnest(array[k.id::text, k.key_hash]) from public.api_keys k where k.organization_id = org
-  ) where m.organization_id = org and m.state = 'COPYING';
+  update private.organization_moves m set state = 'MOVED', moved_at = now(), callers = private.move_callers(org)
+  where m.organization_id = org and m.state = 'COPYING';
   if not found then
     raise exception 'This organization is not being copied' using errcode = 'PT409';
   end if;

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from local.cli import main
 from local.postgres import SUPERUSER, Cluster
 from shared.administration import move as moving
 from shared.administration.move import Move, MoveError, Report
@@ -224,16 +226,20 @@ def test_member_signs_in_at_the_new_home(pair: Pair) -> None:
         assert cursor.execute("select from public.tasks").rowcount == 0
 
 
-def test_copy_is_invisible_before_the_switch(pair: Pair) -> None:
+def test_copy_is_invisible_before_it_arrives(pair: Pair) -> None:
     def step(name: str) -> None:
-        if name == "switch":
-            for person in ("member", "owner", "outsider"):
+        if name in {"last round", "switch", "arrive"}:
+            for person in ("outsider", "removed", "platform_admin"):
                 with pair.target.acting_as(person) as cursor:
                     assert cursor.execute("select from public.tasks").rowcount == 0
-            raise KilledError
+        if name == "last round":
+            with pair.target.acting_as("member") as cursor:
+                assert cursor.execute("select from public.tasks").rowcount == 0
+        elif name in {"switch", "arrive"}:  # it is sent here already
+            with pair.target.acting_as("member") as cursor:
+                assert refusal(cursor, "select from public.tasks") == (503, "organization_moving", None)
 
-    with pytest.raises(KilledError):
-        pair.move(step)
+    pair.move(step)
 
 
 def test_late_requests_get_the_new_address(pair: Pair) -> None:
@@ -406,3 +412,23 @@ def test_attack_learn_where_an_organization_moved(pair: Pair) -> None:
     for person in ("globex_member", "outsider"):
         with pair.source.acting_as(person, org=ACME) as cursor:
             assert cursor.execute("select from public.tasks").rowcount == 0
+
+
+def test_command_moves_and_explains_refusals(pair: Pair, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    urls = ["--db-url", pair.source.url(), "--to", pair.target.url()]
+
+    def strive(*words: str) -> tuple[int, str, str]:
+        code = main(["--workdir", str(tmp_path), "move", *words, *urls])
+        return code, *capsys.readouterr()
+
+    code, _, errors = strive("acme")
+    assert (code, "Name it with --address" in errors) == (1, True)
+    code, _, errors = strive("acne", "--address", ADDRESS)
+    assert (code, "There is no organization 'acne'" in errors) == (1, True)
+    code, output, errors = strive("acme", "--address", f"{ADDRESS}/")
+    assert code == 0
+    assert "Writes were held for" in output
+    assert errors.split("\n")[-2] == "arrive"
+    assert strive("acme", "--erase")[0] == 0
+    code, _, errors = strive(str(ACME), "--address", ADDRESS)
+    assert (code, f"It has moved to {ADDRESS}." in errors) == (1, True)
