@@ -421,14 +421,14 @@ def test_command_moves_and_explains_refusals(pair: Pair, capsys: pytest.CaptureF
         code = main(["--workdir", str(tmp_path), "move", *words, *urls])
         return code, *capsys.readouterr()
 
-    code, _, errors = strive("acme")
-    assert (code, "Name it with --address" in errors) == (1, True)
-    code, _, errors = strive("acne", "--address", ADDRESS)
-    assert (code, "There is no organization 'acne'" in errors) == (1, True)
-    code, output, errors = strive("acme", "--address", f"{ADDRESS}/")
+    code, _, complaint = strive("acme")
+    assert (code, "Name it with --address" in complaint) == (1, True)
+    code, _, complaint = strive("acne", "--address", ADDRESS)
+    assert (code, "There is no organization 'acne'" in complaint) == (1, True)
+    code, output, complaint = strive("acme", "--address", f"{ADDRESS}/")
     assert code == 0
     assert "Writes were held for" in output
-    assert errors.split("\n")[-2] == "arrive"
+    assert complaint.split("\n")[-2] == "arrive"
     assert strive("acme", "--erase")[0] == 0
-    code, _, errors = strive(str(ACME), "--address", ADDRESS)
-    assert (code, f"It has moved to {ADDRESS}." in errors) == (1, True)
+    code, _, complaint = strive(str(ACME), "--address", ADDRESS)
+    assert (code, f"It has moved to {ADDRESS}." in complaint) == (1, True)
