@@ -18,7 +18,8 @@ import psycopg
 from psycopg import sql
 
 SyncConnection = psycopg.Connection[Any]
-BUCKETS = 256
+# Many, so that few rows share the bucket of one that changed.
+BUCKETS = 1 << 14
 BATCH = 2000
 # Writes are held once a round has found this few differences, or after this many rounds.
 FEW, ROUNDS = 200, 10
@@ -60,6 +61,12 @@ class Relation:
 
     def bucket(self) -> sql.Composed:
         return sql.SQL(BUCKET).format(key=self.key_row(), last=sql.Literal(BUCKETS - 1))
+
+    def among(self, buckets: list[int] | None) -> sql.Composable:
+        if buckets is None or len(buckets) > BUCKETS // 2:
+            return sql.SQL("")
+        # Of the same type as the bucket: only then Postgres looks it up by hash.
+        return sql.SQL(" and {} = any ({}::bigint[])").format(self.bucket(), sql.Literal(buckets))
 
     def columns_of(self, alias: str) -> sql.Composed:
         return sql.SQL(", ").join(sql.Identifier(alias, name) for name in self.columns)
@@ -363,7 +370,7 @@ class Move:
             if None not in changed.values() and sum(len(keys or ()) for keys in changed.values()) <= FEW:
                 break
 
-    def _round(self) -> Changed:
+    def _round(self, *, is_held: bool = False) -> Changed:
         """Compare all, copy what differs: the keys of the rows that did, by table; None for a whole table."""
         for each in self._bulk:
             if each.owners:
@@ -379,37 +386,47 @@ class Move:
                 for bucket in here.keys() | there.keys()
                 if self._equal.get((each.name, bucket), (None, None)) != (here.get(bucket), there.get(bucket))
             ]
-            if not buckets:
-                continue
-            differing = self._differing(each, buckets) if there else buckets
-            for bucket in set(buckets) - set(differing):
-                self._equal[each.name, bucket] = (here.get(bucket), there.get(bucket))
-            if not differing:
-                continue
-            if not there:
-                with self._writing():
-                    self.report.copied += self._pipe(each, None)
-                changed[each.name] = None
-            elif keys := self._bring(each, differing):
+            # Of many buckets, whole ones are compared first.
+            is_many = there and len(buckets) > BUCKETS // 8
+            differing = self._differing(each, buckets) if is_many else buckets
+            keys = self._equalize(each, differing, is_empty=not there)
+            if keys != []:
                 changed[each.name] = keys
-                self.report.copied += len(keys)
-            else:  # shared: what the target has more is of others
-                for bucket in differing:
-                    self._equal[each.name, bucket] = (here.get(bucket), there.get(bucket))
+                # While writes are held nothing else changes them: what was copied must be equal now.
+                if is_held and self._bring(each, differing):
+                    raise MoveError(f"The target changes the rows of {each.name}.", "Run the command again.")
+            for bucket in set(buckets) - set(differing if keys != [] else []):
+                self._equal[each.name, bucket] = (here.get(bucket), there.get(bucket))
         return changed
 
-    def _digests(self, connection: SyncConnection, what: str, relations: list[Relation]) -> dict[str, Buckets]:
+    def _equalize(self, relation: Relation, buckets: list[int], *, is_empty: bool) -> list[str] | None:
+        """Copy what differs in these buckets: the keys, or None for all rows of the table."""
+        if not buckets:
+            return []
+        if is_empty:
+            with self._writing():
+                self.report.copied += self._pipe(relation, None)
+            return None
+        keys = self._bring(relation, buckets)
+        self.report.copied += len(keys)
+        return keys
+
+    def _digests(
+        self, connection: SyncConnection, what: str, relations: list[Relation], buckets: list[int] | None = None
+    ) -> dict[str, Buckets]:
         """For each table and bucket of keys: the number of rows, and a hash over them."""
         statement = sql.SQL(" union all ").join(
             sql.SQL(
                 "select {name}, b, count(*), {what} from ("
-                "select {bucket} as b, t.tableoid, t.ctid, t.xmin, t.* from {table} t where {condition}) t group by b"
+                "select {bucket} as b, t.tableoid, t.ctid, t.xmin, t.* from {table} t where {condition}{chosen}"
+                ") t group by b"
             ).format(
                 name=sql.Literal(each.name),
                 what=sql.SQL(what).format(columns=each.columns_of("t")),
                 bucket=each.bucket(),
                 table=each.table,
                 condition=self._where(each),
+                chosen=each.among(buckets),
             )
             for each in relations
         )
@@ -420,7 +437,7 @@ class Move:
 
     def _differing(self, relation: Relation, buckets: list[int]) -> list[int]:
         here, there = self._on_both(
-            lambda connection: self._digests(connection, CONTENT, [relation]).get(relation.name, {})
+            lambda connection: self._digests(connection, CONTENT, [relation], buckets).get(relation.name, {})
         )
         return [bucket for bucket in buckets if here.get(bucket) != there.get(bucket)]
 
@@ -449,14 +466,13 @@ class Move:
         named = (sql.SQL("{}, t.{}").format(sql.Literal(name), sql.Identifier(name)) for name in relation.key)
         statement = sql.SQL(
             "select jsonb_build_object({key})::text, hashtextextended(row({columns})::text, 0) from {table} t"
-            " where {condition} and {bucket} = any ({buckets})"
+            " where {condition}{chosen}"
         ).format(
             key=sql.SQL(", ").join(named),
             columns=relation.columns_of("t"),
             table=relation.table,
             condition=self._where(relation),
-            bucket=relation.bucket(),
-            buckets=sql.Literal(buckets),
+            chosen=relation.among(buckets),
         )
         return dict(connection.execute(statement).fetchall())
 
@@ -645,14 +661,9 @@ class Move:
     def _make_ready(self) -> None:
         """While writes are held: all rows are at the target, and the doors lie ready."""
         self._copy_people(self._people(self._doors))
-        for _ in range(ROUNDS):
-            changed = self._round()
-            if not changed:
-                break
+        if changed := self._round(is_held=True):
             self._copy_people(self._people([each for each in self._bulk if each.name in changed], changed))
             self._check_keys(changed)
-        else:
-            raise MoveError("The rows at the target do not become equal to those at the source.")
         doors = {}
         for each in self._doors:
             statement = sql.SQL("select to_jsonb(t) from {} t where {}").format(each.table, self._where(each))
