@@ -7,6 +7,7 @@ connection carries nothing to the next caller.
 
 import asyncio
 import json
+import select
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -84,11 +85,11 @@ class Pool:
 
     @asynccontextmanager
     async def executed(
-        self, text: str, values: Sequence[Any] | None = None
+        self, text: str, values: Sequence[Any] | None = None, *, again: bool = True
     ) -> AsyncIterator[tuple[Connection, psycopg.AsyncCursor[Any]]]:
         """A connection, and what the text gave on it.
 
-        The text must not commit a change: if an idle connection turns out to be lost, another one executes it again.
+        The text must not commit a change: if an idle connection turns out to be lost, another one executes it `again`.
         """
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -101,10 +102,13 @@ class Pool:
             while cursor is None:
                 is_new = not self._idle
                 connection = await self._connect() if is_new else self._idle.pop()[1]
+                if not is_new and _was_ended(connection):
+                    await connection.close()
+                    continue
                 try:
                     cursor = await connection.execute(text.encode(), values or None, prepare=None if values else False)
                 except psycopg.Error as error:
-                    if is_new or not _is_lost(error, connection):
+                    if is_new or not again or not _is_lost(error, connection):
                         raise
                     await connection.close()
             yield connection, cursor  # type: ignore[misc]  # the loop has set it
@@ -153,6 +157,13 @@ class Pool:
         idle, self._idle = self._idle, []
         for _, connection in idle:
             await connection.close()
+
+
+def _was_ended(connection: Connection) -> bool:
+    """Whether the server has sent something to an idle connection: only its end."""
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _is_lost(error: psycopg.Error, connection: Connection | None) -> bool:

@@ -83,7 +83,7 @@ class Transactions:
         rolls_back = requested == "rollback" or (requested is None and self.settings.tx_end.startswith("rollback"))
         start = begin(self.settings, incoming, function, read_only=False)
         with _refusals(incoming):
-            async with self.pool.executed(f"{start}; {text}") as (connection, cursor):
+            async with self.pool.executed(f"{start}; {text}", again=False) as (connection, cursor):
                 result = _result(results(cursor)[-1])
                 check(result)
                 end = b"set constraints all immediate; rollback" if rolls_back else b"commit"
