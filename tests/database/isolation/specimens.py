@@ -19,7 +19,7 @@ OWNERS = {
     "system": (None, PEOPLE["super_admin"]),
 }
 # The second word may name another person of that organization.
-PERSONS = {"admin's": PEOPLE["admin"], "viewer's": PEOPLE["viewer"]}
+PERSONS = {"admin's": PEOPLE["admin"], "viewer's": PEOPLE["viewer"], "both's": fixed_id("owner_of_both")}
 # Rows the world has already.
 FOUND: dict[str, dict[str, Row]] = {
     "users": {kind: {"id": who} for kind, (_, who) in OWNERS.items()},
