@@ -15,7 +15,8 @@ await onEachScreen(async (page, screen, check) => {
   }
   if (screen === 'desk') {
     await page.getByRole('textbox', { name: 'Search' }).fill('coupon');
-    await page.locator('.md-search-result__link').first().waitFor();
+    // On a busy machine the index of all pages takes a while.
+    await page.locator('.md-search-result__link').first().waitFor({ timeout: 120_000 });
   }
   assert.deepEqual(elsewhere.filter((url) => !url.startsWith('data:')), [], 'the site works offline');
 });

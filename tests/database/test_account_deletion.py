@@ -20,6 +20,7 @@ NAMES_OF_PEOPLE = {"public.users.name", "public.leads.name", "public.contacts.na
 # Called as if, but not: why.
 NOT_PERSONAL = {
     "public.users.id": "the pseudonym itself",
+    "private.organization_moves.address": "of a project",
     "private.idempotency_keys.fingerprint": "of a request",
     "public.agent_templates.avatar": "of a template",
     "public.platform_metrics.total_users": "a number",

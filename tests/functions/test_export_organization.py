@@ -37,7 +37,7 @@ OF_THE_PLATFORM = {
     " feature_flag_group_uses"
     " feature_flag_versions foreign_stripe_keys idempotency_keys impersonations"
     " job_runs jobs lead_scores metric_columns metric_sources notification_preferences onboarding_counts"
-    " onboarding_steps order_moves"
+    " onboarding_steps order_moves organization_moves"
     " payment_moves payment_statuses personal_columns plan_prices reporting_rates"
     " row_counts row_quotas sign_in_days stripe_account"
     " subscription_statuses system_alert_tallies tallies unsubscribe_key usage_entries usage_position",
