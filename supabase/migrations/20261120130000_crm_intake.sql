@@ -386,6 +386,7 @@ declare
   defaults constant public.leads := jsonb_populate_record(null::public.leads, '{"source": "OTHER", "status": "NEW_LEAD",
     "score_value": 0, "property_types": [], "cities": [], "tags": []}');
   item record;
+  listed record;
   sent public.leads;
   known record;
   results jsonb := '[]';
@@ -397,6 +398,11 @@ begin
   begin
     for item in select r.row, r.place from jsonb_array_elements(request -> 'rows') with ordinality r (row, place) loop
       begin
+        select c.key, c.value into listed from jsonb_each(item.row) c
+        where jsonb_typeof(c.value) in ('array', 'object') and c.key not in ('property_types', 'cities', 'tags') limit 1;
+        if found then
+          raise exception '%: found %; accepted: one value', listed.key, left(listed.value::text, 100) using errcode = 'PT422';
+        end if;
         sent := jsonb_populate_record(defaults, item.row);
         select d.kind, d.id into known from private.find_duplicates(sent.email, sent.phone, null) d limit 1;
         if found then

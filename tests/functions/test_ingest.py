@@ -79,6 +79,11 @@ def test_an_invalid_record_says_what_is_accepted(functions: Serving, key: str) -
         'found "much"; accepted: a number': {"name": "Ada", "budget": "much"},
         'found "hot"; accepted: a list': {"name": "Ada", "tags": "hot"},
         "a number is larger than its field accepts": {"name": "Ada", "budget": 1e300},
+        'name: found ["Ada", "Bo"]; accepted: one value': {"name": ["Ada", "Bo"]},
+        'email: found {"main": "ada@portal.test"}; accepted: one value': {
+            "name": "Ada",
+            "email": {"main": "ada@portal.test"},
+        },
     }
     answer = ingest(functions, key, *wrong.values(), dry_run=True)
     assert [each["problem"] for each in answer.json()["results"]] == list(wrong)
