@@ -330,7 +330,7 @@ def keep_slow(address: tuple[str, int], until: float) -> None:
             held[-1].sendall(starts[len(held) % 3])
         if len(held) > SLOW_SOCKETS:
             held.pop(0).close()
-        time.sleep(0.2)
+        time.sleep(0.2)  # the rate of new slow sockets; no result depends on it
     for each in held:
         each.close()
 

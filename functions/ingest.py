@@ -1,4 +1,4 @@
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
@@ -13,10 +13,13 @@ Column = Literal[
 ]  # fmt: skip
 
 
+COLUMNS: tuple[str, ...] = get_args(Column)
+
+
 def _few_columns(found: Any) -> Any:
     """Each unknown column costs time to explain."""
-    if isinstance(found, dict) and len(found) > len(Column.__args__):  # type: ignore[attr-defined]  # of a Literal
-        raise ValueError(f"found {len(found):,} columns, a lead has {len(Column.__args__)}")  # type: ignore[attr-defined]
+    if isinstance(found, dict) and len(found) > len(COLUMNS):
+        raise ValueError(f"found {len(found):,} columns, a lead has {len(COLUMNS)}")
     return found
 
 
@@ -76,7 +79,7 @@ async def ingest(call: Call[Ingestion]) -> Result[IngestionResult]:
 
 
 def _mapped(record: dict[str, Any], mapping: dict[Any, str] | None) -> dict[str, Any]:
-    paths = mapping or {column: column for column in Column.__args__}  # type: ignore[attr-defined]  # of a Literal
+    paths = mapping or {column: column for column in COLUMNS}
     found = {column: _at(record, path) for column, path in paths.items()}
     return {column: value for column, value in found.items() if value is not None and value != ""}
 

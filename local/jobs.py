@@ -35,7 +35,7 @@ def main() -> None:
                 jobs.run_started(minute_ends)
             except psycopg.Error as error:
                 say(f"the database is unavailable: {error}")
-            time.sleep(max(0, minute_ends - time.monotonic()))
+            time.sleep(max(0, minute_ends - time.monotonic()))  # the schedule has minutes; this waits after an error
 
 
 class Jobs:

@@ -86,7 +86,7 @@ class World:
                     except httpx.HTTPError as error:
                         sent.responses[type(error).__name__] += 1
                         if through == "data":
-                            break  # without an Idempotency-Key nobody knows whether it was done: not repeated
+                            break  # a write without an Idempotency-Key may have been done, so it is not repeated
                         continue
                     code = "" if answer.is_success else answer.json().get("code")
                     sent.responses[f"{answer.status_code} {code}".strip()] += 1
@@ -96,7 +96,7 @@ class World:
                     elif answer.status_code == httpx.codes.MISDIRECTED_REQUEST:
                         home = answer.json()["details"]
                     else:
-                        time.sleep(PAUSE_SECONDS)  # a client that was refused waits
+                        time.sleep(PAUSE_SECONDS)  # the client's pause before a retry; no result depends on it
 
     @contextmanager
     def traffic(self, home: str) -> Iterator[tuple[list[Sent], Sent]]:
@@ -202,7 +202,7 @@ def drill(home: Path) -> dict[str, Any]:
                 else:
                     seen = {"killed_at": world.move_killed(source, target)}
                 ended = time.monotonic()
-                time.sleep(1)  # the traffic goes on at the new home
+                time.sleep(1)  # lets the clients write at the new home; no result depends on its length
             all_sent += sent
             unbalanced = books(world, all_sent, target, source)
             seen |= {

@@ -399,7 +399,7 @@ def test_attack_start_see_or_fake_a_move(database: Database, person: str) -> Non
 
 
 def test_attack_hold_up_a_move(database: Database) -> None:
-    """A guard that ran before the policies would take the lock of an organization for whoever names it."""
+    """Policies run before the guard. Otherwise any caller could take the lock of an organization by naming it."""
     guards = "select tgtype::integer & 2 from pg_trigger where tgfoid = 'private.guard_move'::regproc"
     with database.connect() as owner:
         kinds = [kind for (kind,) in owner.execute(guards)]
