@@ -108,6 +108,21 @@ def _give_up(account: Account, subscription: Object) -> None:
             account.change(subscription, "customer.subscription.updated", status="unpaid")
 
 
+def follow_latest(account: Account, invoice: Object) -> None:
+    """An invoice was voided or written off: the status follows the latest invoice that is not void."""
+    subscription = owner(account, invoice)
+    if not subscription or subscription["status"] not in {"past_due", "unpaid"}:
+        return
+    # The drafts that an unpaid subscription collects count, one that waits for its hour does not.
+    ignored = {"void", "draft"} if subscription["status"] == "past_due" else {"void"}
+    made = account.store.of("invoice", subscription["customer"])
+    counted = [each for each in made if subscription_of(each) == subscription["id"] and each["status"] not in ignored]
+    latest = max(counted, key=lambda each: each["created"], default=None)
+    forgiven = {"paid", "uncollectible"} if subscription["status"] == "past_due" else {"paid"}
+    if latest is None or latest["status"] in forgiven:
+        account.change(subscription, "customer.subscription.updated", status="active")
+
+
 def overdue(account: Account, invoice: Object) -> None:
     """An invoice that was sent and not paid in time."""
     account.change(invoice, "invoice.overdue", _overdue=True)

@@ -202,9 +202,15 @@ def void(account: Account, invoice: Object) -> Object:
         )
     cancel_payment(account, invoice)
     gone = {**invoice["status_transitions"], "voided_at": account.now()}
-    return account.change(
+    account.change(
         invoice, "invoice.voided", status="void", auto_advance=False, next_payment_attempt=None, status_transitions=gone
     )
+    if used := invoice["starting_balance"] - invoice["_ending_balance"]:
+        balances.book(
+            account, invoice["customer"], used, invoice["currency"], "unapplied_from_invoice", invoice=invoice["id"]
+        )
+    collection.follow_latest(account, invoice)
+    return account.get("invoice", invoice["id"])
 
 
 def cancel_payment(account: Account, invoice: Object) -> None:
@@ -218,7 +224,7 @@ def write_off(account: Account, invoice: Object) -> Object:
     if invoice["status"] != "open":
         raise ApiError(f"You can only mark open invoices uncollectible. This invoice is {invoice['status']}.")
     moment = {**invoice["status_transitions"], "marked_uncollectible_at": account.now()}
-    return account.change(
+    account.change(
         invoice,
         "invoice.marked_uncollectible",
         status="uncollectible",
@@ -226,6 +232,8 @@ def write_off(account: Account, invoice: Object) -> Object:
         next_payment_attempt=None,
         status_transitions=moment,
     )
+    collection.follow_latest(account, invoice)
+    return account.get("invoice", invoice["id"])
 
 
 # Time ----------------------------------------------------------------------------------------------------------------

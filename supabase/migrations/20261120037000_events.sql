@@ -91,7 +91,7 @@ select k.kind, k.description, k.type::public."NotificationType", '/settings/bill
   ('billing.plan.renewing', 'Your yearly plan renews in a week', 'INFO'),
   ('billing.trial.ending', 'Your trial ends in three days', 'WARNING'),
   ('billing.payment.failed', 'A payment failed', 'ERROR'),
-  ('billing.payment.recovered', 'A late payment has arrived', 'SUCCESS'),
+  ('billing.payment.recovered', 'A late payment has arrived, or is no longer due', 'SUCCESS'),
   ('billing.card.refused', 'A card could not be saved', 'ERROR'),
   ('billing.card.expiring', 'Your card expires before the next payment', 'WARNING'),
   ('billing.refund.issued', 'You are refunded', 'INFO'),

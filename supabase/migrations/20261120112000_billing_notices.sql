@@ -93,7 +93,7 @@ begin
     notice_message := format('Until then it stays %s. You can change your mind before that.', plan);
   elsif was_live and is_live and old.status = 'PAST_DUE' and new.status <> 'PAST_DUE' then
     notice_kind := 'billing.payment.recovered';
-    notice_title := 'The payment has arrived';
+    notice_title := 'No payment is late any more';
     notice_message := format('The %s plan goes on.', plan);
   else
     return null;

@@ -298,7 +298,7 @@ def test_only_owners_are_notified_of_every_change(stripe: Serving, stored: Conne
         ("SUCCESS", "Your plan is Growth"),
         ("INFO", "Your plan is Elite now"),
         ("ERROR", "A payment failed"),
-        ("SUCCESS", "The payment has arrived"),
+        ("SUCCESS", "No payment is late any more"),
         ("INFO", "Your Elite plan ends"),
         ("WARNING", "Your Elite plan has ended"),
     ]

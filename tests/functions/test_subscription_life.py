@@ -102,7 +102,7 @@ def test_a_renewal_that_fails_has_its_grace_then_its_end(stripe: Shop, v1: V1, *
             assert standing(stripe) == ("GROWTH", "PAST_DUE")
     stripe.double.advance(days=16)
     assert standing(stripe) == (("GROWTH", "ACTIVE") if is_paid else ("FREE", "CANCELLED"))
-    last = "The payment has arrived" if is_paid else "Your Growth plan has ended"
+    last = "No payment is late any more" if is_paid else "Your Growth plan has ended"
     assert notices(stripe) == ["Your plan is Growth", "A payment failed", last]
 
 

@@ -1650,7 +1650,7 @@ class Data4(BaseModel):
 
 class BillingPaymentRecoveredEvent(BaseModel):
     """
-    A late payment has arrived.
+    A late payment has arrived, or is no longer due.
     """
 
     type: Literal['billing.payment.recovered']

@@ -1422,7 +1422,7 @@ export interface webhooks {
         };
         get?: never;
         put?: never;
-        /** A late payment has arrived */
+        /** A late payment has arrived, or is no longer due */
         post: operations["billing.payment.recovered"];
         delete?: never;
         options?: never;
@@ -4420,7 +4420,7 @@ export interface components {
                 details: Record<string, never>;
             };
         };
-        /** @description A late payment has arrived. */
+        /** @description A late payment has arrived, or is no longer due. */
         BillingPaymentRecoveredEvent: {
             /** @constant */
             type: "billing.payment.recovered";

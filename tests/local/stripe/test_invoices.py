@@ -109,6 +109,31 @@ def test_sent_invoice_is_overdue_and_paid_by_hand(life: Life, shop: Shop) -> Non
     assert life.status() == "active"
 
 
+@pytest.mark.parametrize("action", ["void", "write_off"])
+def test_status_follows_the_latest_invoice_that_counts(life: Life, shop: Shop, action: str) -> None:
+    life.subscribe(shop.price, collection_method="send_invoice", days_until_due=5)
+    life.days(37)
+    latest, first = life.invoices()
+    assert (life.status(), first.status, latest.status) == ("past_due", "open", "open")
+    invoices = shop.client.v1.invoices
+    act = {"void": invoices.void_invoice, "write_off": invoices.mark_uncollectible}[action]
+    act(first.id)
+    assert life.status() == "past_due"
+    act(latest.id)
+    assert life.status() == "active"
+
+
+def test_void_invoice_returns_the_balance_it_used(life: Life) -> None:
+    v1 = life.client.v1
+    v1.customers.balance_transactions.create(life.customer, {"amount": -400, "currency": "usd"})
+    opened = v1.invoices.finalize_invoice(manual(life, 1_000).id)
+    assert (opened.amount_due, v1.customers.retrieve(life.customer).balance) == (600, 0)
+    v1.invoices.void_invoice(opened.id)
+    assert v1.customers.retrieve(life.customer).balance == -400
+    kinds = [each.type for each in v1.customers.balance_transactions.list(life.customer).data]
+    assert kinds == ["unapplied_from_invoice", "applied_to_invoice", "adjustment"]
+
+
 def test_void_invoice_cannot_be_paid(life: Life) -> None:
     v1 = life.client.v1
     opened = v1.invoices.finalize_invoice(manual(life, 1_000).id)
