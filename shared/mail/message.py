@@ -87,6 +87,7 @@ def one_line(text: str) -> str:
 
 def render(email: Email, sender: Sender, unsubscribe: str | None) -> tuple[str, str]:
     """The text and the HTML."""
+    answer = _answer_link(email, sender)
     values = {
         "title": email.subject,
         "type": "INFO",
@@ -97,9 +98,9 @@ def render(email: Email, sender: Sender, unsubscribe: str | None) -> tuple[str, 
         "organization": email.organization or sender.name,
         "logo_url": email.logo_url,
         "product": sender.name,
-        "url": _answer_link(email, sender)
-        or _app_link(sender, email.content.get("secret_path") or email.content.get("path")),
-        "label": "Answer" if _answer_link(email, sender) else email.content.get("label", "Open"),
+        "url": answer or _app_link(sender, email.content.get("secret_path") or email.content.get("path")),
+        "label": "Answer" if answer else email.content.get("label", "Open"),
+        "hint": "Please answer with this link: an answer from a calendar program is not counted." if answer else "",
         "links": [_app_link(sender, item.get("path")) for item in email.content.get("items", [])],
         "settings_url": _app_link(sender, "/settings/notifications") if email.name is not None else None,
         "unsubscribe": unsubscribe,

@@ -108,6 +108,10 @@ def test_attendees_get_invitation_changes_and_cancellation(
         assert str(event["ORGANIZER"]) == "mailto:member@strive.test"
         assert str(event["ATTENDEE"]) == f"mailto:{received.recipients[number]}"
         assert str(event["LOCATION"]) == "Elm 12, Austin"
+        assert event["ATTENDEE"].params["RSVP"] == "FALSE"
+        for kind in ("plain", "html"):
+            body = received.messages[number].get_body((kind,))
+            assert body and "an answer from a calendar program is not counted" in body.get_content()
     guest = received.messages[received.recipients.index(GUEST)]
     text = guest.get_body(("plain",))
     assert text
