@@ -111,6 +111,13 @@ exception when invalid_parameter_value then
 end $$;
 comment on function private.local_time(timestamptz, text, text) is 'A time for a person, in their time zone.';
 
+create function private.newest_local(unit text, hour interval, moment timestamptz, zone text) returns timestamptz
+language sql stable set search_path = '' as $$
+  select (date_trunc(unit, (moment at time zone zone) - hour) + hour) at time zone zone
+$$;
+comment on function private.newest_local(text, interval, timestamptz, text) is
+  'When it was last this hour of a day, or of the Monday of a week, in a time zone; what is sent at such an hour is due since then.';
+
 create function private.publish_events(events private.event[]) returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare

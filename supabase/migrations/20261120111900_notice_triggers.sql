@@ -248,43 +248,48 @@ create trigger announce_alert after insert on public.system_alerts
 
 create function private.send_weekly_summaries(moment timestamptz default now()) returns bigint
 language plpgsql security definer set search_path = '' as $$
-declare
-  until constant timestamptz := date_trunc('week', moment, 'UTC');
-  since constant timestamptz := until - interval '7 days';
-  week constant text := to_char(since at time zone 'UTC', 'IYYY-"W"IW');
-  sent bigint;
 begin
-  select count(*), private.publish_events(array_agg((
-    'organization.summary.weekly', w.id, 'organization', w.id, format('The week of %s', left(w.name, 80)),
-    format('%s new leads, %s deals won, %s tasks done, %s tasks overdue.', w.leads, w.won, w.done, w.overdue),
-    private.members_at_least(w.id, 'OWNER'),
-    jsonb_build_object('week', week, 'rows', jsonb_build_array(
-      jsonb_build_array('New leads', w.leads), jsonb_build_array('Deals won', w.won), jsonb_build_array('Value won', w.won_value),
-      jsonb_build_array('Tasks done', w.done), jsonb_build_array('Tasks overdue', w.overdue))),
-    w.id || ' ' || week, null, null
-  )::private.event)) into sent
-  from (
-    select o.id, o.name, l.leads, d.won, d.won_value, t.done, t.overdue
-    from public.organizations o
-    cross join lateral (select count(*) as leads from public.leads x
-      where x.organization_id = o.id and x.created_at >= since and x.created_at < until) l
-    cross join lateral (select count(*) as won, coalesce(sum(x.value), 0) as won_value from public.deals x
-      where x.organization_id = o.id and x.status = 'WON' and x.actual_close_date >= since and x.actual_close_date < until) d
-    cross join lateral (select count(*) filter (where x.status = 'DONE' and x.completed_at >= since and x.completed_at < until) as done,
-      count(*) filter (where x.status in ('TODO', 'IN_PROGRESS', 'REVIEW') and x.due_date < moment) as overdue
-      from public.tasks x where x.organization_id = o.id) t
-    where o.closed_at is null and o.created_at < until and not exists (
-      select from private.published_events p
-      where p.kind = 'organization.summary.weekly' and p.dedupe_key = o.id || ' ' || week
+  return (
+    with due as materialized (
+      select o.id, o.name, m.user_id, to_char(w.monday - interval '7 days', 'IYYY-"W"IW') as week,
+        (w.monday - interval '7 days') at time zone u.time_zone as since, w.monday at time zone u.time_zone as until
+      from public.organization_members m
+      join public.users u on u.id = m.user_id
+      join public.organizations o on o.id = m.organization_id
+      cross join lateral (
+        select date_trunc('week', private.newest_local('week', '7:00', moment, u.time_zone) at time zone u.time_zone) as monday
+      ) w
+      where m.role = 'OWNER' and o.closed_at is null and m.joined_at < w.monday at time zone u.time_zone and not exists (
+        select from private.published_events p
+        where p.kind = 'organization.summary.weekly'
+          and p.dedupe_key = concat_ws(' ', o.id, m.user_id, to_char(w.monday - interval '7 days', 'IYYY-"W"IW'))
+      )
+      order by o.id, m.user_id limit 5000
     )
-    order by o.id limit 1000
-  ) w where w.leads + w.won + w.done + w.overdue > 0;
-  return sent;
+    -- Without figures the event has no recipient; it is published all the same, so that the week is not counted again.
+    select private.publish_events(array_agg((
+      'organization.summary.weekly', d.id, 'organization', d.id, format('The week of %s', left(d.name, 80)),
+      format('%s new leads, %s deals won, %s tasks done, %s tasks overdue.', l.leads, w.won, t.done, t.overdue),
+      case when l.leads + w.won + t.done + t.overdue > 0 then array[d.user_id] end,
+      jsonb_build_object('week', d.week, 'rows', jsonb_build_array(
+        jsonb_build_array('New leads', l.leads), jsonb_build_array('Deals won', w.won), jsonb_build_array('Value won', w.value),
+        jsonb_build_array('Tasks done', t.done), jsonb_build_array('Tasks overdue', t.overdue))),
+      concat_ws(' ', d.id, d.user_id, d.week), null, null
+    )::private.event))
+    from due d
+    cross join lateral (select count(*) as leads from public.leads x
+      where x.organization_id = d.id and x.created_at >= d.since and x.created_at < d.until) l
+    cross join lateral (select count(*) as won, coalesce(sum(x.value), 0) as value from public.deals x
+      where x.organization_id = d.id and x.status = 'WON' and x.actual_close_date >= d.since and x.actual_close_date < d.until) w
+    cross join lateral (select count(*) filter (where x.status = 'DONE' and x.completed_at >= d.since and x.completed_at < d.until) as done,
+      count(*) filter (where x.status in ('TODO', 'IN_PROGRESS', 'REVIEW') and x.due_date < moment) as overdue
+      from public.tasks x where x.organization_id = d.id) t
+  );
 end $$;
 comment on function private.send_weekly_summaries(timestamptz) is
-  'Sends owners the figures of the past week, each organization once a week; those without any are left out.';
+  'Sends each owner the figures of the past week, at 7:00 on Monday in their time zone, once a week; a week without any is left out.';
 grant execute on function private.send_weekly_summaries(timestamptz) to service_role;
 
 insert into private.jobs (name, schedule, runs, description) values
   ('report_due_tasks', '*/10 * * * *', 'private.report_due_tasks', 'Notify people of tasks that are due or overdue.'),
-  ('send_weekly_summaries', '0 7 * * 1', 'private.send_weekly_summaries', 'Send owners the week of their organization.');
+  ('send_weekly_summaries', '*/15 * * * *', 'private.send_weekly_summaries', 'Send owners the week of their organization.');

@@ -279,9 +279,7 @@ begin
   with due as (
     select distinct e.user_id
     from private.emails e join public.users u on u.id = e.user_id
-    where e.status = 'HELD' and moment >= (
-      date_trunc('day', (e.created_at at time zone u.time_zone) - interval '6:30') + interval '1 day 6:30'
-    ) at time zone u.time_zone
+    where e.status = 'HELD' and e.created_at < private.newest_local('day', '6:30', moment, u.time_zone)
   ), held as (
     delete from private.emails e using due d where e.status = 'HELD' and e.user_id = d.user_id returning e.*
   ), digest as (

@@ -184,14 +184,20 @@ def test_due_and_overdue_tasks_are_reported_once_per_date(database: Database) ->
 
 def test_owners_get_the_past_week_once(database: Database) -> None:
     with acting(database, None) as connection:
-        connection.execute("update public.organizations set created_at = '2026-01-01'")
+        connection.execute("update public.organization_members set joined_at = '2026-03-03'")
+        # Kathmandu is 5:45 ahead of UTC: its weeks begin and end that much earlier.
+        connection.execute("update public.users set time_zone = 'Asia/Kathmandu' where id = %s", [PEOPLE["owner"]])
         connection.execute(
             "insert into public.leads (organization_id, name, created_at)"
-            " values (%s, 'In', '2026-03-04'), (%s, 'Before', '2026-03-01'), (%s, 'After', '2026-03-09')",
-            [ACME, ACME, ACME],
+            " select %s, 'A lead', unnest(%s::timestamptz[])",
+            [ACME, ["2026-03-01 18:14Z", "2026-03-01 18:15Z", "2026-03-08 18:14Z", "2026-03-08 18:15Z"]],
         )
-        send = "select private.send_weekly_summaries('2026-03-09 07:00+00')"
-        assert [connection.execute(send).fetchone() for _ in range(2)] == [(1,), (0,)]
+        send = "select private.send_weekly_summaries(%s)"
+        due = ["2026-03-09 01:14Z", "2026-03-09 01:15Z", "2026-03-09 01:30Z", "2026-03-15 18:00Z"]
+        assert [connection.execute(send, [moment]).fetchone() for moment in due] == [(0,), (1,), (0,), (0,)]
         ((person, title, message),) = notified(connection, "organization.summary.weekly")
         assert (person, title) == ("owner", "The week of Acme")
-        assert message.startswith("1 new leads, 0 deals won")
+        assert message.startswith("2 new leads, 0 deals won")
+        # An owner who moves to another time zone does not get the week again.
+        connection.execute("update public.users set time_zone = 'America/Los_Angeles' where id = %s", [PEOPLE["owner"]])
+        assert connection.execute(send, ["2026-03-09 16:00Z"]).fetchone() == (0,)
