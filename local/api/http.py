@@ -3,8 +3,8 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,9 +12,13 @@ from starlette.responses import Response
 
 from local.api.errors import ApiError, gateway_error
 
+T = TypeVar("T")
+
 BODY_LIMIT = 10 * 1024 * 1024
+SMALL_BODY = 64 * 1024
 # Between two parts of one body.
 BODY_SECONDS = 30
+BLANKS = re.compile(r"[ \t\n\r]*")
 BROKEN_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 JSON = "application/json; charset=utf-8"
 
@@ -28,6 +32,13 @@ CROSS_ORIGIN = [
     (b"access-control-allow-origin", b"*"),
     (b"access-control-expose-headers", EXPOSED_HEADERS.encode()),
 ]
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def preflight(request: Request) -> Response:
@@ -88,13 +99,18 @@ async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
     return b"".join(parts)
 
 
+async def beside_loop(size: int, work: Callable[[], T]) -> T:
+    """What takes long for a large body runs in a thread: the event loop serves other requests meanwhile."""
+    return await asyncio.to_thread(work) if size > SMALL_BODY else work()
+
+
 async def read_object(request: Request, refused: Callable[[str], ApiError]) -> dict[str, Any]:
     """The body as a JSON object; `refused` makes the error in the service's own form."""
     body = await read_body(request)
     if not body.strip():
         return {}
     try:
-        value = strict_json(body.decode())
+        value = await beside_loop(len(body), lambda: strict_json(body.decode()))
     except ValueError as error:
         raise refused(f"Could not parse request body as JSON: {error}") from None
     if not isinstance(value, dict):
@@ -104,17 +120,43 @@ async def read_object(request: Request, refused: Callable[[str], ApiError]) -> d
 
 def strict_json(text: str) -> Any:
     """JSON that Postgres and clients accept too; raises ValueError."""
-    try:
-        value = json.loads(text, parse_constant=_no_constant)
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be stored or sent on
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    value, end = _value(text, _after_blanks(text, 0), escapes="\\u" in text)
+    if _after_blanks(text, end) < len(text):
+        raise ValueError("something follows the value")
     return value
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def strict_elements(text: str) -> Iterator[Any]:
+    """The elements of a JSON list, one at a time; as strict as `strict_json`."""
+    escapes = "\\u" in text
+    at = _after_blanks(text, text.index("[") + 1)
+    ends = text.startswith("]", at)
+    while not ends:
+        element, at = _value(text, at, escapes=escapes)
+        yield element
+        at = _after_blanks(text, at)
+        ends = text.startswith("]", at)
+        if not ends:
+            if not text.startswith(",", at):
+                raise ValueError("a comma is missing between two elements")
+            at = _after_blanks(text, at + 1)
+    if _after_blanks(text, at + 1) < len(text):
+        raise ValueError("something follows the list")
+
+
+def _value(text: str, at: int, *, escapes: bool) -> tuple[Any, int]:
+    try:
+        value, end = DECODER.raw_decode(text, at)
+        if escapes:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be stored or sent on
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value, end
+
+
+def _after_blanks(text: str, at: int) -> int:
+    found = BLANKS.match(text, at)
+    return found.end() if found else at
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from local.api.database import Pool, as_login
+from local.api.http import beside_loop
 from local.api.rest import media, ranges, sql
 from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
 from local.api.rest.errors import RestError, from_token, is_header
@@ -21,7 +22,7 @@ from local.api.rest.functions import arguments_of, choose_function
 from local.api.rest.incoming import Incoming, path_segments, query_text, read_body, read_request, top_range
 from local.api.rest.openapi import accessible, describe
 from local.api.rest.payload import Payload, read_payload
-from local.api.rest.plan import Node, Planner, filter_names, needed_columns
+from local.api.rest.plan import Node, Planner, Where, filter_names, needed_columns
 from local.api.rest.preferences import Preferences
 from local.api.rest.query import Query, parse_query
 from local.api.rest.ranges import ALL, Range
@@ -176,7 +177,7 @@ class Rest:
         payload = Payload()
         if incoming.method != "DELETE":
             columns = query.columns if incoming.method != "PUT" else None
-            payload = read_payload(incoming.body, incoming.content, columns, call=False)
+            payload = await read_payload(incoming.body, incoming.content, columns, call=False)
         return await writes[incoming.method](incoming, _relation(incoming.catalog, known), query, payload)
 
     # Reading ----------------------------------------------------------------------------------------------------------
@@ -294,21 +295,19 @@ class Rest:
         conditions = planner.conditions(relation.name)
         if self.settings.hosted and method in {"PATCH", "DELETE"} and not conditions and incoming.role != "postgres":
             _refuse_everything(method)
-        source = {
-            "POST": lambda: sql.insert(write, []),
-            "PUT": lambda: sql.insert(write, conditions),
-            "PATCH": lambda: sql.update(write, conditions),
-            "DELETE": lambda: sql.delete(write, conditions),
-        }[method]()
         handler = chosen.handler if preferences.representation else media.NO_BODY
         located = method == "POST" and preferences.get("return") == "headers-only"
-        text = final(
-            source=source,
-            rows=sql.rows_of(root) if preferences.representation else EVERYTHING,
-            body=body_of(handler, None),
-            location=relation.key if located else None,
-            inserted=merges,
-        )
+
+        def statement() -> str:
+            return final(
+                source=_source(method, write, conditions),
+                rows=sql.rows_of(root) if preferences.representation else EVERYTHING,
+                body=body_of(handler, None),
+                location=relation.key if located else None,
+                inserted=merges,
+            )
+
+        text = await beside_loop(len(payload.raw), statement)
 
         def check(result: Result) -> None:
             if method != "PUT":
@@ -327,7 +326,7 @@ class Rest:
         catalog, preferences, post = incoming.catalog, incoming.preferences, incoming.method == "POST"
         payload = Payload(keys=frozenset(key for key, _ in query.parameters))
         if post:
-            payload = read_payload(incoming.body, incoming.content, query.columns, call=True)
+            payload = await read_payload(incoming.body, incoming.content, query.columns, call=True)
         known = (incoming.schema, name)
         function = choose_function(catalog, known, payload.keys, incoming.content, post=post)
         relation = (function.name[0], function.relation)
@@ -339,10 +338,14 @@ class Rest:
             raise RestError(400, "PGRST128", message)
         if incoming.method == "OPTIONS":
             return _allow("OPTIONS,POST" if function.volatility == "v" else "OPTIONS,GET,HEAD,POST")
-        source, rows, total = _called(incoming, function, payload, query, root)
         handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
         page = f"pg_catalog.count({ROWS})" if function.many else "1::bigint"
-        text = final(source=source, rows=rows, body=body_of(handler, function), total=total, page=page)
+
+        def statement() -> str:
+            source, rows, total = _called(incoming, function, payload, query, root)
+            return final(source=source, rows=rows, body=body_of(handler, function), total=total, page=page)
+
+        text = await beside_loop(len(payload.raw), statement)
 
         def check(result: Result) -> None:
             _refuse_plural(chosen.media, result)
@@ -399,6 +402,14 @@ def _called(
     source = sql.call(Call(function, payload.keys, body, arguments), returning)
     rows = sql.rows_of(root)
     return source, rows, sql.counted(root) if incoming.preferences.counts else None
+
+
+def _source(method: str, write: Write, conditions: list[Where]) -> str:
+    if method == "PATCH":
+        return sql.update(write, conditions)
+    if method == "DELETE":
+        return sql.delete(write, conditions)
+    return sql.insert(write, conditions if method == "PUT" else [])
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from local.api.http import strict_json
+from local.api.http import beside_loop, strict_elements, strict_json
 from local.api.rest import media
 from local.api.rest.errors import RestError
 from local.api.rest.parsec import shown
@@ -14,6 +15,7 @@ from local.api.rest.query import read_pairs
 FIELD = re.compile(r'"((?:[^"]++|"")*+)("?)|([^",\r\n]*+)')
 LINE_END = re.compile(r"\r\n|\n|\r")
 SHOWN_LENGTH = 100
+ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,15 @@ def invalid(message: str) -> RestError:
     return RestError(400, "PGRST102", message)
 
 
-def read_payload(body: bytes, content: str, columns: frozenset[str] | None, *, call: bool) -> Payload:
+async def read_payload(body: bytes, content: str, columns: frozenset[str] | None, *, call: bool) -> Payload:
+    return await beside_loop(len(body), lambda: _read(body, content, columns, call))
+
+
+def _read(body: bytes, content: str, columns: frozenset[str] | None, call: bool) -> Payload:
     if content == media.JSON:
-        if columns is not None:
-            return Payload(body, columns)
-        return _uniform(body, _json(body if body or not call else b"{}"), "All object keys must match")
+        return Payload(body, columns) if columns is not None else _json(body if body or not call else b"{}")
     if content == media.CSV:
-        rows = _csv(body)
-        return _uniform(_dumped(rows), rows, "All lines must have same number of fields")
+        return _csv(body)
     if content == media.FORM:
         text = body.decode(errors="replace").removeprefix("?")
         pairs = tuple((name, value or "") for name, value in read_pairs(text))
@@ -51,30 +54,48 @@ def read_payload(body: bytes, content: str, columns: frozenset[str] | None, *, c
     raise invalid(f"Content-Type not acceptable: {content}")
 
 
-def _json(body: bytes) -> Any:
+def _dumped(value: Any) -> bytes:
+    return ENCODER.encode(value).encode()
+
+
+def _json(body: bytes) -> Payload:
+    """An object or a list of objects with the same keys; anything else is an empty list."""
     try:
-        return strict_json(body.decode())
+        text = body.decode()
+        if text.lstrip(" \t\n\r").startswith("["):
+            keys = _common_keys(strict_elements(text), "All object keys must match")
+            return Payload(b"[]") if keys is None else Payload(body, keys)
+        value = strict_json(text)
     except ValueError:
         raise invalid("Empty or invalid json") from None
+    return Payload(body, frozenset(value)) if isinstance(value, dict) else Payload(b"[]")
 
 
-def _dumped(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
+def _csv(body: bytes) -> Payload:
+    objects: list[bytes] = []
+
+    def kept() -> Iterator[dict[str, str | None]]:
+        for row in _csv_rows(body):
+            objects.append(_dumped(row))
+            yield row
+
+    keys = _common_keys(kept(), "All lines must have same number of fields")
+    return Payload(b"[]") if keys is None else Payload(b"[" + b",".join(objects) + b"]", keys)
 
 
-def _uniform(raw: bytes, value: Any, otherwise: str) -> Payload:
-    """The payload of an object or of a list of objects with the same keys; anything else is an empty list."""
-    if isinstance(value, dict):
-        return Payload(raw, frozenset(value))
-    if not isinstance(value, list) or not value:
-        return Payload(b"[]")
-    keys = value[0].keys() if isinstance(value[0], dict) else None
-    if keys is None or not all(isinstance(row, dict) and row.keys() == keys for row in value):
+def _common_keys(rows: Iterable[Any], otherwise: str) -> frozenset[str] | None:
+    """The keys of every row, None without rows. Rows that differ are refused at the end, after any broken syntax."""
+    keys, same = None, True
+    for row in rows:
+        found = row.keys() if isinstance(row, dict) else None
+        keys = frozenset(found or ()) if keys is None else keys
+        same = same and found == keys
+    if not same:
         raise invalid(otherwise)
-    return Payload(raw, frozenset(keys))
+    return keys
 
 
-def _csv(body: bytes) -> list[dict[str, str | None]]:
+def _csv_rows(body: bytes) -> Iterator[dict[str, str | None]]:
     """Rows by the names of the first line. NULL is null, a line may be shorter or longer, blank lines don't count.
 
     PostgREST's grammar differs from that of Python's module: only the first character of a value may begin a quotation,
@@ -82,19 +103,16 @@ def _csv(body: bytes) -> list[dict[str, str | None]]:
     """
     text = body.decode("latin-1")  # a character for each byte
     names, at = _record(text, 0)
-    rows: list[list[str]] = []
+    lines = 0
     while found := LINE_END.match(text, at):
         row, at = _record(text, found.end())
-        rows.append(row)
-    if at < len(text) or not rows:
+        lines += 1
+        if row != [""]:
+            yield {name: None if value == "NULL" else value for name, value in zip(names, row, strict=False)}
+    if at < len(text) or not lines:
         reason = "Failed reading: satisfy" if at < len(text) else "not enough input"
         rest = shown(text[at:]) if len(text) - at <= SHOWN_LENGTH else f"{text[at:][:SHOWN_LENGTH]} (truncated)"
         raise invalid(f"parse error ({reason}) at {rest}")
-    return [
-        {name: None if value == "NULL" else value for name, value in zip(names, row, strict=False)}
-        for row in rows
-        if row != [""]
-    ]
 
 
 def _record(text: str, at: int) -> tuple[list[str], int]:
@@ -104,7 +122,7 @@ def _record(text: str, at: int) -> tuple[list[str], int]:
         quoted, closing, value = found.groups()
         if value is None:
             value = (quoted if closing else quoted[:-1]).replace('""', '"')
-        values.append(value.encode("latin-1").decode(errors="replace"))
+        values.append(value if value.isascii() else value.encode("latin-1").decode(errors="replace"))
         at = found.end()
         if not text.startswith(",", at):
             break

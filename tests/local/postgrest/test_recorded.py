@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 
+from local.api.http import SMALL_BODY
 from local.keys import Keys, ensure_keys, load_keys
 from local.postgres import SUPERUSER, Cluster
 from local.stack import free_port
@@ -144,6 +145,12 @@ UNRECORDED: list[tuple[str, str, dict[str, str], str, int, str, str | None]] = [
         'unexpected end of input expecting letter, digit, "-", "->>", "->", "::", ".", ")", "," or end of input',
     ),
     ("POST", "/categories", {}, '{"name": "\\ud800"}', 400, "PGRST102", None),
+    ("POST", "/categories", {}, '[{"name": "\\ud800"}]', 400, "PGRST102", None),
+    ("POST", "/categories", {}, '[{"name": "a"},]', 400, "PGRST102", None),
+    ("POST", "/categories", {}, '[{"name": "a"} {"name": "b"}]', 400, "PGRST102", None),
+    ("POST", "/categories", {}, '[{"name": "a"}] []', 400, "PGRST102", None),
+    ("POST", "/categories", {}, '[{"name": "a"}', 400, "PGRST102", None),
+    ("POST", "/categories", {}, '[{"name": "a"}, {"id": 1}, 1', 400, "PGRST102", None),
     ("POST", "/rpc/raw_json", {}, "", 400, "22P02", "The input string ended unexpectedly."),
 ]
 
@@ -181,6 +188,24 @@ CSV = {"Content-Type": "text/csv"}
 def test_broken_csv_is_rejected(servers: Servers, text: str, message: str) -> None:
     response = servers.rolling_back.post("/categories", headers=CSV, content=text)
     assert (response.status_code, response.json()["message"]) == (400, message)
+
+
+ROWS = 5_000
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize(
+    ("content", "body"),
+    [
+        ("application/json", json.dumps([{"name": f"Name of {number:010}"} for number in range(ROWS)])),
+        ("text/csv", "name\n" + "\n".join(f"Name of {number:010}" for number in range(ROWS))),
+    ],
+)
+def test_large_body_is_inserted(servers: Servers, content: str, body: str) -> None:
+    headers = {"Content-Type": content, "Prefer": "count=exact"}
+    response = servers.rolling_back.post("/categories", headers=headers, content=body)
+    assert len(body) > SMALL_BODY
+    assert (response.status_code, response.headers["content-range"]) == (201, f"*/{ROWS}")
 
 
 def test_documented_counts_are_current() -> None:
