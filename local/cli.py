@@ -172,8 +172,8 @@ def _open(stack: Stack, options: argparse.Namespace) -> int:
     return clients.page(stack, options.page)
 
 
-def _psql(stack: Stack, options: argparse.Namespace) -> NoReturn:
-    clients.psql(stack, options.arguments)
+def _psql(stack: Stack, options: argparse.Namespace) -> int:
+    return clients.psql(stack, options.arguments)
 
 
 def _new(_stack: Stack, options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,12 +23,16 @@ from local.stack import Stack
 SOURCES = [ROOT / "functions", ROOT / "shared"]
 TICK_MS = 200
 RETRY_SECONDS = 5
+# The log of Postgres: each entry begins with its level, the parts of an entry have lines of their own.
+ENTRY = re.compile(r" \[\d+\] ([A-Z]+):  ")
+PARTS = {"DETAIL", "HINT", "QUERY", "CONTEXT", "STATEMENT"}
+ROUTINE = re.compile(r"LOG:  (starting logical decoding|logical decoding found|checkpoint (starting|complete))")
 
 
 def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
     """Start the stack (or adopt one that runs in the background), show logs, reload on changes; stop it at the end."""
     with _single(stack), _until_signal() as ended:
-        logs = Follower(stack, list(COLORS))
+        logs, quiet = Follower(stack, list(COLORS)), Quiet()
         # Every tick yields, with changes or without: one loop shows logs, follows changes, notices lost processes.
         ticks = watch(*SOURCES, MIGRATIONS, stop_event=ended, rust_timeout=TICK_MS, yield_on_timeout=True)
         try:
@@ -37,7 +42,7 @@ def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
             stack.say(f"Strive runs at {stack.values()['API_URL']}/  (Ctrl-C stops it)")
             failed, again_at = "", 0.0
             for changes in ticks:
-                _show(logs)
+                _show(logs, quiet)
                 if not changes and time.monotonic() < again_at:
                     continue
                 try:
@@ -52,14 +57,27 @@ def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:
         finally:
             stack.say("stopping")
             stack.stop()
-            _show(logs)
+            _show(logs, quiet)
 
 
-def _show(logs: Follower) -> None:
+class Quiet:
+    """Leaves out what needs no attention: preflights of browsers, and entries of Postgres about its routine work."""
+
+    def __init__(self) -> None:
+        self._routine = False
+
+    def shows(self, service: str, line: str) -> bool:
+        if service != "postgres":
+            return '"method": "OPTIONS", "status": 204' not in line
+        if (entry := ENTRY.search(line)) and entry[1] not in PARTS:
+            self._routine = bool(ROUTINE.search(line))
+        return not self._routine
+
+
+def _show(logs: Follower, quiet: Quiet) -> None:
     for service, line in logs.lines():
-        if '"method": "OPTIONS", "status": 204' in line:
-            continue  # a browser asks before many requests
-        print(readable(service, line, color=sys.stdout.isatty()), flush=True)
+        if quiet.shows(service, line):
+            print(readable(service, line, color=sys.stdout.isatty()), flush=True)
 
 
 def _follow(stack: Stack, changed: list[Path]) -> None:

@@ -17,6 +17,16 @@ PAGES = {
     "reference": "/functions/v1/docs",
     "mail": "/mail",
 }
+PSQL_HELP = """usage: strive psql [OPTION]...
+
+Open psql on the database of the running stack, as `postgres`. It passes every option on to psql.
+
+examples:
+  strive psql
+  strive psql -c 'select count(*) from public.leads'
+  strive psql -f report.sql
+
+`psql --help` lists the options, where psql is installed."""
 RUNNERS = {".py": [sys.executable], ".mjs": [str(NODE)], ".js": [str(NODE)], ".ts": [str(NODE)]}
 
 
@@ -54,7 +64,10 @@ def page(stack: Stack, name: str) -> int:
     return 0
 
 
-def psql(stack: Stack, words: Sequence[str]) -> NoReturn:
+def psql(stack: Stack, words: Sequence[str]) -> int:
+    if "--help" in words:
+        print(PSQL_HELP)
+        return 0
     url = stack.values()["DB_URL"]
     program = shutil.which("psql")
     if program is None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from local import ROOT
+from local.dev import Quiet
 from local.official import CLI, OfficialStack
 from local.stack import Stack
 
@@ -116,6 +118,38 @@ def test_reset_keeps_every_port_and_answers_when_it_returns(running: Stack) -> N
     assert strive(running, "reset").returncode == 0
     assert running.ports == before
     assert running.running()
+
+
+def test_psql_help_needs_neither_psql_nor_a_stack(tmp_path: Path) -> None:
+    command = [STRIVE, "psql", "--help"]
+    environment = {"PATH": str(tmp_path), "STRIVE_WORKDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
+    assert done.stdout.startswith("usage: strive psql")
+
+
+def test_readme_lists_every_command() -> None:
+    listed = re.findall(r"^\| (`[a-z].*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    done = subprocess.run([STRIVE, "--help"], capture_output=True, text=True, timeout=300, check=True)
+    commands = re.findall(r"^    ([a-z]+)", done.stdout, re.MULTILINE)
+    assert len(commands) > 15
+    assert [name for name in commands if not any(re.search(rf"`{name}\b", line) for line in listed)] == []
+
+
+def test_dev_leaves_routine_entries_of_postgres_out() -> None:
+    quiet = Quiet()
+    at = "2026-11-30 21:28:00.311 UTC [22689]"
+    lines = [
+        (f'{at} LOG:  starting logical decoding for slot "strive_usage_5"', False),
+        (f"{at} DETAIL:  Streaming transactions committing after 0/3202250.", False),
+        (f'{at} CONTEXT:  SQL statement "with read as (', False),
+        ("\t  select 1", False),
+        (f"{at} ERROR:  division by zero", True),
+        (f"{at} STATEMENT:  select 1 / 0", True),
+        (f"{at} LOG:  checkpoint starting: time", False),
+        (f"{at} LOG:  server process (PID 12) was terminated by signal 9: Killed", True),
+        (f"{at} DETAIL:  Failed process was running: select 1", True),
+    ]
+    assert [(line, quiet.shows("postgres", line)) for line, _ in lines] == lines
 
 
 @pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not installed")
