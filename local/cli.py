@@ -173,7 +173,10 @@ def _open(stack: Stack, options: argparse.Namespace) -> int:
 
 
 def _psql(stack: Stack, options: argparse.Namespace) -> int:
-    return clients.psql(stack, options.arguments)
+    if "--help" in options.arguments:
+        print(clients.PSQL_HELP)
+        return 0
+    clients.psql(stack, options.arguments)
 
 
 def _new(_stack: Stack, options: argparse.Namespace) -> int:

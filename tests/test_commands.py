@@ -94,7 +94,7 @@ def test_every_readme_block_is_tested() -> None:
     assert [text.split()[:2] for text in others] == [
         [".venv/bin/strive", "run"],
         [".venv/bin/strive", "start"],
-        ["#", "needs"],
+        ["node_modules/.bin/supabase", "start"],
     ]
     assert {kind for kind, _ in all_blocks()} == {"sh", "python", "js"}
 

@@ -64,10 +64,7 @@ def page(stack: Stack, name: str) -> int:
     return 0
 
 
-def psql(stack: Stack, words: Sequence[str]) -> int:
-    if "--help" in words:
-        print(PSQL_HELP)
-        return 0
+def psql(stack: Stack, words: Sequence[str]) -> NoReturn:
     url = stack.values()["DB_URL"]
     program = shutil.which("psql")
     if program is None:
