@@ -173,10 +173,10 @@ def _open(stack: Stack, options: argparse.Namespace) -> int:
 
 
 def _psql(stack: Stack, options: argparse.Namespace) -> int:
-    if "--help" in options.arguments:
-        print(clients.PSQL_HELP)
-        return 0
-    clients.psql(stack, options.arguments)
+    if "--help" not in options.arguments:
+        clients.psql(stack, options.arguments)
+    print(clients.PSQL_HELP)
+    return 0
 
 
 def _new(_stack: Stack, options: argparse.Namespace) -> int:

@@ -41,7 +41,9 @@ async def read_payload(body: bytes, content: str, columns: frozenset[str] | None
 
 def _read(body: bytes, content: str, columns: frozenset[str] | None, call: bool) -> Payload:
     if content == media.JSON:
-        return Payload(body, columns) if columns is not None else _json(body if body or not call else b"{}")
+        if columns is not None:
+            return Payload(body, columns)
+        return _json(body) if body or not call else Payload()
     if content == media.CSV:
         return _csv(body)
     if content == media.FORM:
