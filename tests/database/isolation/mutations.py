@@ -23,6 +23,10 @@ ABOUT_THE_CALLER = re.compile(r"\( SELECT private\.\w+\(\) AS \w+\)")
 # Mutations that no cell has to detect, with the reason: table → pattern in the name of the mutation.
 HARMLESS = {
     "agent_templates": r"without \(NOT is_system\)",  # a check constraint excludes system templates of a tenant
+    # a trigger refuses the writer before the policy does
+    "feature_flags": r"create flags: with check always",
+    # refuses estimates, not rows: test_attack_hide_the_estimate_behind_a_second_header notices it
+    "content": r"without \( SELECT private\.check_statement",
     "storage.objects": r"with check without \(\(owner_id",  # the storage service never changes an owner
 }
 # A key with a scope to write, which its policies demand, is a MEMBER.

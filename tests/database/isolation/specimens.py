@@ -58,6 +58,10 @@ def channel(topic: str, extension: str = "broadcast") -> Row:
 
 # table → kind ("*": every) → column → value; a column whose value is None is left out.
 VALUES: dict[str, dict[str, Row]] = {
+    "activities": {
+        "ours signed": {"created_by_id": PEOPLE["admin"]},
+        "ours automatic": {"created_by_id": PEOPLE["admin"], "is_automatic": True},
+    },
     "agent_templates": {**PUBLIC, "system": {"is_system": True}},
     "attachments": {
         "*": {"entity_type": "leads", "mime_type": "text/plain", "file_path": None},
@@ -135,7 +139,7 @@ VALUES: dict[str, dict[str, Row]] = {
     },
     "quick_actions": {"*": {"target_url": "/"}},
     "sales_goals": {"*": {"month": "2026-11-01", "measure": "WON_DEALS"}},
-    "saved_views": {"*": {"source": "leads"}, "ours shared": {"is_shared": True}},
+    "saved_views": {"*": {"source": "leads"}, "ours shared": {"is_shared": True, "user_id": PEOPLE["admin"]}},
     "invoices": {
         "*": {"currency": "usd"},
         "ours": {"stripe_invoice_id": "in_1"},
