@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,17 +59,19 @@ class Matrix:
         # Storing some rows notifies people; the notifications that are tested are stored themselves.
         owner.execute("delete from public.notifications where kind <> 'organization.message.sent'")
 
-    def check_table(self, name: str) -> list[Cell]:
-        """All cells of a table, and of those who forged their token."""
-        cells = []
+    def check_table(self, name: str, first: Collection[str] = ()) -> Iterator[Cell]:
+        """All cells of a table, and of those who forged their token; those of the actions in `first` come first."""
         lines, without = self.expected.lines[name], self.expected.without[name]
         keys = KEYS if name in self.expected.key_tables else KEYS[-1:]
         probes = TableProbes(self.specimens, self.catalog[name], lines, without, keys)
-        for probe, answer in run(self.connection, probes.all(), probes.state):
-            for kind in probe.kinds:
-                found = read(probe, answer, self.specimens.keys[name][kind])
-                cells.append(self._cell(name, kind, probe, found, answer.get("message", "")))
-        return cells
+        parts: tuple[list[Probe], list[Probe]] = ([], [])
+        for probe in probes.all():
+            parts[probe.action not in first].append(probe)
+        for part in parts:
+            for probe, answer in run(self.connection, part, probes.state):
+                for kind in probe.kinds:
+                    found = read(probe, answer, self.specimens.keys[name][kind])
+                    yield self._cell(name, kind, probe, found, answer.get("message", ""))
 
     def check_grants(self, name: str) -> list[str]:
         """What the cells do not cover: columns clients may write, roles of policies, further privileges."""
