@@ -56,7 +56,7 @@ class Mutation:
 
 def mutations(connection: Connection, table: Table) -> Iterator[Mutation]:
     if not table.is_view:
-        yield Mutation("row level security is off", f"alter table {table.sql} disable row level security")
+        yield Mutation("row level security is off", f"alter table {table.sql} disable row level security", ("select",))
     for role in ("anon", "authenticated") if table.schema == "public" else ():
         yield Mutation(f"{role} is granted everything", f"grant all on {table.sql} to {role}")
     policies = connection.execute(
