@@ -14,12 +14,13 @@ from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from local.api.database import Pool, as_login
-from local.api.http import beside_loop
+from local.api.errors import ApiError
+from local.api.http import beside_loop, error_response, read_body
 from local.api.rest import media, ranges, sql
 from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
 from local.api.rest.errors import RestError, from_token, is_header
 from local.api.rest.functions import arguments_of, choose_function
-from local.api.rest.incoming import Incoming, path_segments, query_text, read_body, read_request, top_range
+from local.api.rest.incoming import Incoming, path_segments, query_text, read_request, top_range
 from local.api.rest.openapi import accessible, describe
 from local.api.rest.payload import Payload, read_payload
 from local.api.rest.plan import Node, Planner, Where, filter_names, needed_columns
@@ -125,10 +126,10 @@ class Rest:
         """`claims` are those of a caller that a gateway has recognized; without them the token is read here."""
         try:
             response = await self._respond(request, claims)
-        except RestError as error:
-            return error.response()
         except TokenError as error:
-            return from_token(error).response()
+            return error_response(from_token(error))
+        except ApiError as error:
+            return error_response(error)
         if request.method == "HEAD" and response.status_code != 204:  # noqa: PLR2004
             response.body = b""
             del response.headers["content-length"]
@@ -215,7 +216,7 @@ class Rest:
             **incoming.content_headers(chosen),
             **incoming.preferences.applied(applied),
         }
-        body = ranges.beyond(top, result.total).body if status == 416 else result.body  # noqa: PLR2004
+        body = bytes(error_response(ranges.beyond(top, result.total)).body) if status == 416 else result.body  # noqa: PLR2004
         return _response(result, status, headers, body)
 
     # Writing ----------------------------------------------------------------------------------------------------------

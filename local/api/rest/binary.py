@@ -5,8 +5,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from local.api.functions import HOP_BY_HOP
-from local.api.rest.errors import RestError, from_token, unavailable
-from local.api.rest.incoming import raw_path, read_body
+from local.api.http import error_response, read_body
+from local.api.rest.errors import from_token, unavailable
+from local.api.rest.incoming import raw_path
 from local.api.tokens import Claims, TokenError, Tokens
 
 # Of the connection, or made anew for the other one.
@@ -31,12 +32,10 @@ class PostgrestBinary:
     async def respond(self, request: Request, claims: Claims | None = None) -> Response:
         try:
             return await self._respond(request, claims)
-        except RestError as error:
-            return error.response()
         except TokenError as error:
-            return from_token(error).response()
+            return error_response(from_token(error))
         except httpx.HTTPError as error:
-            return unavailable(str(error)).response()
+            raise unavailable(str(error)) from error
 
     async def _respond(self, request: Request, claims: Claims | None) -> Response:
         if self._client is None:

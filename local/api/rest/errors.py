@@ -4,15 +4,13 @@ import json
 from typing import Any
 
 from psycopg import Error
-from starlette.responses import Response
 
+from local.api.errors import ApiError
 from local.api.tokens import TokenError
 
-JSON = "application/json; charset=utf-8"
 
-
-class RestError(Exception):
-    """An error with its response; `details` may be any JSON."""
+class RestError(ApiError):
+    """An error with PostgREST's code; `details` may be any JSON."""
 
     def __init__(
         self,
@@ -23,21 +21,9 @@ class RestError(Exception):
         hint: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.details, self.hint = status, code, message, details, hint
-        self.headers = headers or {}
+        body = {"code": code, "details": details, "hint": hint, "message": message}
+        super().__init__(status, body, {"proxy-status": f"PostgREST; error={code}", **(headers or {})})
 
-    @property
-    def body(self) -> bytes:
-        content = {"code": self.code, "details": self.details, "hint": self.hint, "message": self.message}
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-
-    def response(self) -> Response:
-        headers = {"content-type": JSON, "proxy-status": f"PostgREST; error={self.code}", **self.headers}
-        return Response(self.body, self.status, headers)
-
-
-UNAVAILABLE = {"57P01", "57P02", "57P03"}
 
 # The first prefix that matches decides; every other error is the client's.
 STATUS_BY_SQLSTATE = (

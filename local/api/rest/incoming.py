@@ -14,7 +14,6 @@ from local.api.rest.ranges import ALL, Range
 from local.api.settings import RestSettings
 from local.api.tokens import Claims, role_of
 
-BODY_LIMIT = 10 * 1024 * 1024
 READS = {"GET", "HEAD"}
 PROFILE_OF_WRITES = {"POST", "PATCH", "PUT", "DELETE"}
 
@@ -78,16 +77,6 @@ def read_request(request: Request, claims: Claims, body: bytes, catalog: Catalog
         negotiated=profile is not None or len(catalog.schemas) > 1,
         catalog=catalog,
     )
-
-
-async def read_body(request: Request) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY_LIMIT:
-            message = f"The request body is larger than {BODY_LIMIT} bytes"
-            raise RestError(413, "PGRST102", message, None, "Send it in several requests.")
-    return bytes(body)
 
 
 def raw_path(request: Request) -> str:
