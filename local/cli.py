@@ -304,6 +304,11 @@ def _accept_move(parser: argparse.ArgumentParser) -> None:
         "--address", metavar="URL", help="the project of that database, to which late requests are sent"
     )
     parser.add_argument("--db-url", metavar="URL", help="the database it leaves, as `postgres`; default: this stack's")
+    parser.add_argument(
+        "--source",
+        metavar="URL",
+        help="the project of that database, from which files are copied with SOURCE_SECRET_KEY and TARGET_SECRET_KEY",
+    )
     ending = parser.add_mutually_exclusive_group()
     ending.add_argument("--abort", action="store_true", help="before the switch: undo what was copied")
     ending.add_argument("--erase", action="store_true", help="after the switch: delete the rows that were left behind")

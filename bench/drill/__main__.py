@@ -1,4 +1,4 @@
-"""Kill, pause and mislead a running stack under traffic, then balance the books: `make drill` (about seven minutes).
+"""Kill, pause and mislead a running stack under traffic, then balance the books: `make drill` (about ten minutes).
 
 Nothing acknowledged may be lost, nothing done twice, nothing half, and no goal of a fault missed; exit status 1 if so.
 """
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.drill import instances
+from bench.drill import instances, move
 from bench.drill.books import balance
 from bench.drill.faults import FAULTS
 from bench.drill.pooler import AbsentError
@@ -19,6 +19,7 @@ from bench.drill.traffic import Traffic
 
 CALM_SECONDS = 2
 INSTANCES = "four instances behind a load balancer and PgBouncer"
+MOVE = "strive move: under traffic, and killed at every step"
 
 
 def main() -> None:
@@ -31,6 +32,8 @@ def main() -> None:
             measured[INSTANCES] = instances.alone()
         except AbsentError as why:
             print(f"{INSTANCES}: skipped: {why}", file=sys.stderr)
+    if not chosen or any(word in MOVE for word in chosen):
+        measured[MOVE] = move.alone()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, running(Path(folder)) as stack:
         with stack.cluster.connect() as connection:
             # A plan without a quota of orders.

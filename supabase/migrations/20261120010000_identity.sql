@@ -718,22 +718,43 @@ grant all on public.organization_invitations to service_role;
 -- Operations ----------------------------------------------------------------------------------------------------------
 
 create type public.my_organization as (
-  id uuid, name text, slug text, role "OrgRole", subscription_tier "SubscriptionTier", is_current boolean
+  id uuid, name text, slug text, role "OrgRole", subscription_tier "SubscriptionTier", is_current boolean, moved_to text
 );
-comment on type public.my_organization is 'An organization of the caller.';
+comment on type public.my_organization is
+  'An organization of the caller. One that has moved to another project has its address in moved_to and no role here, and '
+  'no name once its rows are erased.';
 
 create function private.my_organizations() returns setof public.my_organization
-language sql stable security definer set search_path = '' as $$
-  select o.id, o.name, o.slug, m.role, o.subscription_tier, o.id is not distinct from private.current_user_org()
-  from public.organization_members m join public.organizations o on o.id = m.organization_id
-  where m.user_id = private.current_user_id()
-  order by m.joined_at, o.id
-$$;
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  me constant uuid := private.current_user_id();
+  named constant uuid := private.requested_org();
+begin
+  return query
+    with moved as (
+      select m.organization_id, m.address from private.organization_moves m -- see the chapter moves
+      where m.state in ('MOVED', 'ERASED') and m.callers @> array[me::text]
+    ), mine as (
+      select m.organization_id as id, m.role, m.joined_at, null as address
+      from public.organization_members m where m.user_id = me
+      union all
+      select v.organization_id, null, null, v.address from moved v
+    )
+    select n.id, o.name, o.slug, n.role, o.subscription_tier,
+      -- The current one is not looked up where the request would be refused: for one that has moved.
+      case when n.address is null and not exists (select from moved v where v.organization_id = named)
+        then n.id is not distinct from (select private.current_user_org()) else false end,
+      n.address
+    from mine n left join public.organizations o on o.id = n.id
+    order by n.joined_at, n.id;
+end $$;
 comment on function private.my_organizations() is 'See public.my_organizations().';
 
 create function public.my_organizations() returns setof public.my_organization
 language sql stable set search_path = '' as 'select * from private.my_organizations()';
-comment on function public.my_organizations() is 'The organizations the caller belongs to; name one in x-org-id to act in it.';
+comment on function public.my_organizations() is
+  'The organizations the caller belongs to; name one in x-org-id to act in it. Those that have moved to another project come '
+  'last, with its address in moved_to.';
 
 create function private.my_account() returns public.users
 language plpgsql stable security definer set search_path = '' as $$

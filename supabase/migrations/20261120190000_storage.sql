@@ -183,7 +183,7 @@ begin
   select o.id, part[2], part[3]::uuid, part[4], (object.metadata ->> 'size')::bigint,
     case when kind ~ '^[^/[:space:]]+/[^/[:space:]]+$' then kind else 'application/octet-stream' end, object.name,
     (select u.id from public.users u where u.id::text = object.owner_id), object.updated_at
-  from public.organizations o where o.id = part[1]::uuid
+  from public.organizations o where o.id = part[1]::uuid and not private.is_arriving(o.id) -- see the chapter moves
   on conflict (file_path) do update set
     file_size = excluded.file_size, mime_type = excluded.mime_type, uploaded_by_id = excluded.uploaded_by_id,
     stored_at = excluded.stored_at;
@@ -210,7 +210,8 @@ begin
       raise exception 'A file with this name is being deleted' using
         errcode = '42501', hint = 'Try again in a few minutes, or choose another name.';
     end if;
-    select o.id into org from public.organizations o where o.id = split_part(new.name, '/', 1)::uuid;
+    select o.id into org from public.organizations o
+    where o.id = split_part(new.name, '/', 1)::uuid and not private.is_arriving(o.id);
     select a.file_size into before from public.attachments a
     where a.file_path = case when tg_op = 'UPDATE' then old.name else new.name end;
     if org is not null and size > coalesce(before, 0) then
@@ -271,6 +272,9 @@ begin
   -- Only for writes of the storage service: a restore puts back files of people who left.
   if is_new_content and nullif(current_setting('storage.operation', true), '') is not null
     and current_setting('role') <> 'authenticated' and not private.may_own_object(new.bucket_id, folder, new.owner_id) then
+    if new.bucket_id = 'attachments' then
+      perform private.refuse_moved(folder, new.owner_id); -- see the chapter moves
+    end if;
     raise exception 'The owner of this file may no longer write here' using
       errcode = '42501', hint = 'Sign in again and ask for a new upload address.';
   end if;

@@ -1,4 +1,4 @@
--- Moving an organization to another database, while it is used. `strive move` (shared/administration/move.py) copies its
+-- Moving an organization to another database, while it is used. `strive move` (shared/administration/moves) copies its
 -- rows, holds its writes for a moment, and switches. Here are the directory of what has moved, the guard that holds writes,
 -- and the answer to late requests.
 
@@ -63,6 +63,16 @@ $$;
 comment on function private.move_relations() is
   'Every table with rows of an organization and the condition that finds them ($1 is its id). owners: the query at the source for '
   '$2, for rows that do not carry the organization: they are added to those at the target.';
+
+create function private.is_arriving(org uuid) returns boolean
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return exists (
+    select from private.organization_moves m where m.organization_id = org and m.state in ('INCOMING', 'READY')
+  );
+end $$;
+comment on function private.is_arriving(uuid) is
+  'Whether an organization is being moved to this database: rows of its files are copied, not made from the files.';
 
 -- Holding writes ------------------------------------------------------------------------------------------------------
 -- Who writes a row of an organization takes its lock, shared, after the policies have accepted the row. To hold writes, the

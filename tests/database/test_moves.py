@@ -2,24 +2,29 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import psycopg
 import pytest
 
 from local.cli import main
 from local.postgres import SUPERUSER, Cluster
-from shared.administration import move as moving
-from shared.administration.move import Move, MoveError, Report
+from shared.administration.moves import move as moving
+from shared.administration.moves.files import Project, Projects
+from shared.administration.moves.move import Move, Report
+from shared.administration.moves.sides import MoveError
 from shared.database import errors  # noqa: F401 - registers the responses of the database
 from shared.errors import error_response
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.matrix import Matrix
-from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database
+from tests.local.api import Api, running
+from tests.support.world import ACME, GLOBEX, PEOPLE, Connection, Database, fixed_id
 
 ADDRESS = "https://second.example"
 
@@ -32,11 +37,16 @@ class KilledError(BaseException):
 class Pair:
     source: Database
     target: Database
+    projects: Projects | None = None
 
     @contextmanager
     def moving(self, step: Any = lambda _: None) -> Iterator[Move]:
-        with self.source.connect() as here, self.target.connect() as there:
-            yield Move(here, there, str(ACME), step)
+        with (
+            self.source.connect() as here,
+            self.target.connect() as there,
+            closing(Move(here, there, str(ACME), step, self.projects)) as move,
+        ):
+            yield move
 
     def move(self, step: Any = lambda _: None) -> Report:
         with self.moving(step) as move:
@@ -269,6 +279,31 @@ def test_late_requests_get_the_new_address(pair: Pair) -> None:
     assert rows(pair.source) == {}
 
 
+def test_my_organizations_has_the_new_address(pair: Pair) -> None:
+    with pair.source.connect() as owner:
+        join = "insert into public.organization_members (organization_id, user_id, role) values (%s, %s, 'VIEWER')"
+        owner.execute(join, [GLOBEX, PEOPLE["admin"]])
+    pair.move()
+    listing = "select id, name, role::text, is_current, moved_to from public.my_organizations()"
+    moved = {"id": ACME, "name": "Acme", "role": None, "is_current": False, "moved_to": ADDRESS}
+    globex = {"id": GLOBEX, "name": "Globex", "role": "VIEWER", "is_current": True, "moved_to": None}
+    unnamed = {"sub": str(PEOPLE["admin"]), "role": "authenticated"}
+    with pair.source.acting_as("member") as cursor:
+        assert cursor.execute(listing).fetchall() == [moved]
+    with pair.source.acting_as("admin", claims=unnamed) as cursor:
+        assert cursor.execute(listing).fetchall() == [globex, moved]
+    with pair.source.acting_as("admin") as cursor:  # names the one that has moved
+        assert cursor.execute(listing).fetchall() == [globex | {"is_current": False}, moved]
+    with pair.source.acting_as("globex_member") as cursor:
+        assert [each["id"] for each in cursor.execute(listing)] == [GLOBEX]
+    with pair.target.acting_as("member") as cursor:
+        assert cursor.execute(listing).fetchall() == [moved | {"role": "MEMBER", "is_current": True, "moved_to": None}]
+    with pair.moving() as move:
+        move.erase()
+    with pair.source.acting_as("member") as cursor:
+        assert cursor.execute(listing).fetchall() == [moved | {"name": None}]
+
+
 def test_late_write_of_an_old_transaction_is_refused(pair: Pair) -> None:
     """It was allowed to write before the switch, and writes after it."""
     with pair.source.connect("authenticator") as late:
@@ -346,13 +381,141 @@ def test_conflict_is_refused_before_anything_is_copied(pair: Pair, statement: st
     assert states(pair) == (None, None)
 
 
-def test_files_are_refused(pair: Pair) -> None:
-    with pair.source.connect(SUPERUSER) as owner:
-        owner.execute(
-            "insert into storage.objects (bucket_id, name) values ('attachments', %s)", [f"{ACME}/lead/1/a.txt"]
+# Files ---------------------------------------------------------------------------------------------------------------
+
+TASK = fixed_id("a task with files")
+
+
+@dataclass
+class Homes:
+    """Both databases with the Storages in front of them."""
+
+    pair: Pair
+    here: Api
+    there: Api
+
+    def upload(self, name: str, content: bytes = b"content", person: str = "member", **headers: str) -> httpx.Response:
+        token = self.here.mint(sub=str(PEOPLE[person]), app_metadata={"org_id": str(ACME)})
+        headers = {"content-type": "text/plain", "x-upsert": "true"} | headers
+        return self.here.http(token=token).post(
+            f"/storage/v1/object/{quote(place(name))}", content=content, headers=headers
         )
-    with pytest.raises(MoveError, match="1 files"):
-        pair.move()
+
+    def change(self, method: str, path: str, body: Any) -> None:
+        answer = self.here.admin().request(method, f"/storage/v1/object{path}", json=body)
+        assert answer.status_code == 200, answer.text
+
+    def found(self, api: Api) -> dict[str, tuple[bytes, Any]]:
+        """All files: their content, and their rows."""
+        columns = "metadata, user_metadata, owner, owner_id, created_at, updated_at"
+        stored = api.sql(
+            f"select bucket_id || '/' || name, {columns} from storage.objects where bucket_id <> 'exports'"
+        )
+        admin = api.admin()
+        return {name: (admin.get(f"/storage/v1/object/{quote(name)}").content, values) for name, *values in stored}
+
+
+def place(name: str) -> str:
+    return f"attachments/{ACME}/tasks/{TASK}/{name}"
+
+
+@pytest.fixture
+def homes(pair: Pair, tmp_path: Path) -> Iterator[Homes]:
+    with running(pair.source, tmp_path / "source") as here, running(pair.target, tmp_path / "target") as there:
+        projects = Project(here.url, here.keys.secret_key), Project(there.url, there.keys.secret_key)
+        yield Homes(Pair(pair.source, pair.target, projects), here, there)
+
+
+def test_files_arrive_with_their_rows(homes: Homes) -> None:
+    for name in ("plan.pdf", "a b &+=(1).txt", "empty"):
+        assert homes.upload(name, b"" if name == "empty" else name.encode()).status_code == 200
+    face, picture = f"avatars/{PEOPLE['member']}/face.png", {"content-type": "image/png", "cache-control": "max-age=60"}
+    answer = homes.here.admin().post(f"/storage/v1/object/{face}", content=b"face", headers=picture)
+    assert answer.status_code == 200
+    links = [f"{each.url}/storage/v1/object/public/{face}" for each in (homes.here, homes.there)]
+    with homes.pair.source.connect() as owner:
+        owner.execute("update public.users set avatar_url = %s where id = %s", [links[0], PEOPLE["member"]])
+        owner.execute("insert into storage.objects (bucket_id, name) values ('attachments', %s)", [f"{GLOBEX}/x/y/z"])
+    before, stored = rows(homes.pair.source), homes.found(homes.here)
+    report = homes.pair.move()
+    del stored[f"attachments/{GLOBEX}/x/y/z"]
+    assert report.files == len(stored) == 4
+    assert homes.found(homes.there) == stored
+    assert rows(homes.pair.target) == before
+    with homes.pair.target.connect() as owner:
+        found = owner.execute("select avatar_url from public.users where id = %s", [PEOPLE["member"]]).fetchone()
+    assert found == (links[1],)
+    token = homes.there.mint(sub=str(PEOPLE["member"]), app_metadata={"org_id": str(ACME)})
+    assert homes.there.http(token=token).get(f"/storage/v1/object/{place('plan.pdf')}").content == b"plan.pdf"
+    assert homes.there.http().get(links[1]).headers["cache-control"] == "max-age=60"
+    # The job that deletes files at the source has them with the rest; the person's account and its avatar stay.
+    with homes.pair.moving() as move:
+        assert move.erase()
+    listed = homes.here.sql("select bucket_id || '/' || name from private.files_to_delete")
+    assert {name for (name,) in listed} == stored.keys() - {face}
+
+
+def test_files_changed_during_the_copy_arrive(homes: Homes) -> None:
+    for name in ("replaced", "deleted", "renamed", "owned"):
+        homes.upload(name)
+    refused = []
+
+    def step(name: str) -> None:
+        if name == "copy 0":
+            # What a copy that died leaves: a file without its owner and times, and one that is gone by now.
+            for left in ("owned", "gone"):
+                homes.there.admin().post(f"/storage/v1/object/{place(left)}", content=b"half")
+        elif name == "copy 1":
+            homes.upload("new")
+            homes.upload("replaced", b"changed")  # as long as before
+            path = place("").removeprefix("attachments/")
+            homes.change("DELETE", "/attachments", {"prefixes": [f"{path}deleted"]})
+            move = {"bucketId": "attachments", "sourceKey": f"{path}renamed", "destinationKey": f"{path}other"}
+            homes.change("POST", "/move", move)
+        elif name == "hold":
+            homes.upload("last")
+        elif name == "last round":
+            refused.append(homes.upload("late"))
+            stored.update(homes.found(homes.here))
+
+    stored: dict[str, Any] = {}
+    homes.pair.move(step)
+    assert homes.found(homes.there) == stored
+    assert {name.rpartition("/")[2] for name in stored} == {"replaced", "owned", "new", "other", "last"}
+    assert [each.status_code for each in refused] == [500]
+    assert "organization_moving" in refused[0].text
+    late = homes.upload("late")
+    assert (late.status_code, "organization_moved" in late.text) == (500, True)
+
+
+def test_files_move_again_after_an_abort(homes: Homes) -> None:
+    def step(name: str) -> None:
+        if name == "switch":
+            raise KilledError
+
+    homes.upload("plan.pdf")
+    stored = homes.found(homes.here)
+    with pytest.raises(KilledError):
+        homes.pair.move(step)
+    with homes.pair.moving() as move:
+        move.abort()
+    homes.there.sql("select private.repair_attachments()")
+    listed = homes.there.sql("select name from private.files_to_delete")
+    assert [name for (name,) in listed] == [place("plan.pdf").removeprefix("attachments/")]
+    homes.pair.move()
+    assert homes.found(homes.there) == homes.found(homes.here) == stored
+    assert homes.there.sql("select from private.files_to_delete") == []
+
+
+def test_files_without_the_keys_are_refused(homes: Homes) -> None:
+    homes.upload("plan.pdf")
+    with pytest.raises(MoveError, match="It has 1 files"):
+        Pair(homes.pair.source, homes.pair.target).move()
+    unknown = Project(homes.there.url, homes.here.keys.secret_key)
+    assert homes.pair.projects
+    with pytest.raises(MoveError, match="A Storage did not respond"):
+        Pair(homes.pair.source, homes.pair.target, (homes.pair.projects[0], unknown)).move()
+    assert states(homes.pair) == (None, None)
 
 
 def test_reference_to_a_row_of_others_is_refused(pair: Pair) -> None:

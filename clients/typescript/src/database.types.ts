@@ -3242,7 +3242,7 @@ isOneToOne: false
                       },"job_state": {
                         "name": string | null,"description": string | null,"schedule": string | null,"is_running": boolean | null,"last_run_at": string | null,"last_outcome": string | null,"last_result": Json | null,"last_error": string | null,"last_done_at": string | null,"due_at": string | null,"is_overdue": boolean | null
                       },"my_organization": {
-                        "id": string | null,"name": string | null,"slug": string | null,"role": Database["public"]['Enums']["OrgRole"] | null,"subscription_tier": Database["public"]['Enums']["SubscriptionTier"] | null,"is_current": boolean | null
+                        "id": string | null,"name": string | null,"slug": string | null,"role": Database["public"]['Enums']["OrgRole"] | null,"subscription_tier": Database["public"]['Enums']["SubscriptionTier"] | null,"is_current": boolean | null,"moved_to": string | null
                       },"order_move": {
                         "to_status": Database["public"]['Enums']["OrderStatus"] | null,"needs_reason": boolean | null
                       },"possible_duplicate": {

@@ -54,9 +54,11 @@ export function App() {
 function SignedIn({ email, page }: { email: string; page: string }) {
   const { data, error, reload } = useLoad('organizations', () => ok(supabase.rpc('my_organizations')) as Promise<Organization[]>);
   if (!data) return error ? <Problem error={error} /> : <Waiting />;
-  const current = data.find((each) => each.is_current) ?? data[0];
+  const [moved, here] = [data.find((each) => each.moved_to), data.filter((each) => !each.moved_to)];
+  if (moved && !here.length) return <Problem error={new Error(`${moved.name ?? 'Your organization'} has moved to ${moved.moved_to}.`)} />;
+  const current = here.find((each) => each.is_current) ?? here[0];
   if (!current || page === 'onboarding') return <Onboarding onDone={reload} canLeave={Boolean(current)} />;
-  return <Shell key={current.id} email={email} page={page} organization={current} all={data} onChange={reload} />;
+  return <Shell key={current.id} email={email} page={page} organization={current} all={here} onChange={reload} />;
 }
 
 function Shell({ email, page, organization, all, onChange }: {

@@ -1,0 +1,1 @@
+"""An organization moved to another database: its rows, its people, its files."""
