@@ -8,6 +8,7 @@ from pydantic import Field
 
 from shared.app.call import Call
 from shared.app.function import RequestModel, ResponseModel, function
+from shared.app.libraries import load_modules
 
 MOST_STEPS = 6
 KEPT_MESSAGES = 40
@@ -55,6 +56,7 @@ async def ask_assistant(call: Call[Question]) -> AsyncIterator[AssistantEvent]:
     and `ai_tools` says which a plan includes. Nobody else reads the conversation. Closing the
     connection stops the model.
     """
+    await load_modules("shared.assistant.model", "shared.assistant.tools")
     from shared.assistant.model import Completion, connected  # noqa: PLC0415 - brings httpx
     from shared.assistant.tools import TOOLS, use  # noqa: PLC0415 - only this function and mcp need it
 

@@ -1,11 +1,10 @@
-import asyncio
-import importlib
 from typing import Annotated
 
 from pydantic import Field
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
+from shared.app.libraries import load_modules
 
 
 class CalendarRequest(RequestModel):
@@ -23,11 +22,12 @@ async def calendar(call: Call[CalendarRequest]) -> Result[str]:
     The program fetches `/functions/v1/calendar?token=…` by GET: what the member is assigned to or attends, from 90 days
     ago to a year ahead, at most 1,000. The address ends when it is replaced or revoked, and with the membership.
     """
-    # In a thread: the import takes longer than other requests may wait, and no other function needs the library.
-    calendars = await asyncio.to_thread(importlib.import_module, "shared.calendar")
+    await load_modules("shared.calendar")
+    from shared.calendar import Feed, write_feed  # noqa: PLC0415 - no other function needs the library
+
     tag = call.headers.get(b"if-none-match", b"").decode("latin-1").strip().removeprefix("W/").strip('"')
-    feed = await call.load("private.read_calendar", {"token": call.body.token, "etag": tag}, calendars.Feed)
+    feed = await call.load("private.read_calendar", {"token": call.body.token, "etag": tag}, Feed)
     headers = {"etag": f'"{feed.etag}"', "cache-control": "private, no-cache"}
     if feed.items is None:
         return Result(b"", status=304, headers=headers)
-    return Result(await calendars.write_feed(feed, feed.items), headers=headers)
+    return Result(await write_feed(feed, feed.items), headers=headers)

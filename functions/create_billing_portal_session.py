@@ -5,6 +5,7 @@ from pydantic import AnyHttpUrl, Field
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
+from shared.app.libraries import load_modules
 from shared.billing.plans import Address, check_origin
 from shared.errors import ApiError
 
@@ -35,9 +36,10 @@ async def create_billing_portal_session(call: Call[PortalRequest]) -> Result[Por
     customer = json.loads((await call.run("private.billing_customer", "{}")).json)["stripe_customer_id"]
     if call.body.return_url:
         check_origin(call.body.return_url, call.settings)
-    stripe = call.stripe()
-    from stripe import InvalidRequestError  # noqa: PLC0415 - the line above has loaded it
+    await load_modules("shared.billing.client", "stripe")
+    from stripe import InvalidRequestError  # noqa: PLC0415 - a large library
 
+    stripe = call.stripe()
     try:
         session = await stripe.v1.billing_portal.sessions.create_async(
             {"customer": customer, **({"return_url": call.body.return_url} if call.body.return_url else {})}

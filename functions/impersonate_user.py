@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, Field
 from shared.administration.operations import attempt
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
+from shared.app.libraries import load_modules
 
 
 class ImpersonationRequest(RequestModel):
@@ -46,7 +47,8 @@ async def impersonate_user(call: Call[ImpersonationRequest]) -> Result[Impersona
         payload,
         target=str(call.body.user_id),
     )
-    from shared.auth.tokens import signed  # noqa: PLC0415 - cryptography, loaded by the first token anyway
+    await load_modules("shared.auth.tokens")
+    from shared.auth.tokens import signed  # noqa: PLC0415 - brings cryptography
 
     done = attempted.done
     claims = done.pop("claims")

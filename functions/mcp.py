@@ -4,6 +4,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from shared.app.call import Call, Result
 from shared.app.function import ANY_SCOPE, RequestModel, ResponseModel, function
+from shared.app.libraries import load_modules
 
 
 class Message(RequestModel):
@@ -35,6 +36,7 @@ async def mcp(call: Call[Message]) -> Result[Answer]:
     Tools have the caller's own rights: a user's access token, or an API key within its scopes. Tools that write carry
     annotations, so that clients ask a person first.
     """
+    await load_modules("shared.assistant.server")
     from shared.assistant.server import respond  # noqa: PLC0415 - the SDK is large, and only this function needs it
 
     return await respond(call)

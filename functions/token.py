@@ -4,6 +4,7 @@ from typing import Literal
 
 from shared.app.call import Call, Result
 from shared.app.function import ANY_SCOPE, RequestModel, ResponseModel, function
+from shared.app.libraries import load_modules
 from shared.errors import ApiError
 from shared.schema import ApiKeyScope
 
@@ -37,6 +38,7 @@ async def token(call: Call[TokenRequest]) -> Result[KeyToken]:
             "This deployment cannot sign tokens",
             hint="Set SUPABASE_SIGNING_KEY, or call functions with the key itself.",
         )
+    await load_modules("shared.auth.tokens")
     from shared.auth.tokens import signed  # noqa: PLC0415 - cryptography, which only signing needs
 
     claims = json.loads(call.caller.claims)

@@ -1,12 +1,11 @@
 """Supabase's Auth admin and Storage, through `supabase`'s client with the project's secret key."""
 
-import asyncio
-import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from shared.app import outgoing
+from shared.app.libraries import load_modules
 from shared.errors import RETRY, ApiError, ErrorResponse, register
 from shared.settings import Settings
 
@@ -27,9 +26,11 @@ async def services(settings: Settings) -> AsyncIterator["AsyncClient"]:
             "SUPABASE_SECRET_KEY is not configured",
             hint="Set SUPABASE_SECRET_KEY, see docs/deployment.md.",
         )
-    # In a thread: the import takes longer than other requests may wait, and few functions need it.
-    supabase = await asyncio.to_thread(importlib.import_module, "supabase")
-    httpx = importlib.import_module("httpx")
+    await load_modules("supabase", "httpx")
+    import httpx  # noqa: PLC0415 - few functions need these libraries
+
+    import supabase  # noqa: PLC0415 - as above
+
     _register()
     limits = httpx.Limits(max_connections=CONNECTIONS)
     async with await outgoing.client(timeout=TIMEOUT_SECONDS, limits=limits) as http:

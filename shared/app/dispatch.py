@@ -106,7 +106,7 @@ async def run(services: Services, function: Function, request: Request, caller: 
     if function.upload:
         return await _run_upload(services, function, request, caller)
     if function.page and request.method != "POST":
-        return Response(200, function.page(False), content_type=HTML)
+        return Response(200, await asyncio.to_thread(function.page, False), content_type=HTML)
     is_query = request.method != "POST"
     body = b"" if is_query else await read_body(request.receive, function.body_bytes)
     if (is_form := _is_form(function, request)) or is_query:
@@ -135,7 +135,7 @@ async def run(services: Services, function: Function, request: Request, caller: 
         result = await function.handler(call)
         await call.session.count()
     if function.page and is_form:
-        return Response(200, function.page(True), content_type=HTML)
+        return Response(200, await asyncio.to_thread(function.page, True), content_type=HTML)
     headers = {"idempotency-replayed": "true", **result.headers} if result.replayed else result.headers
     content = result.json if isinstance(result.json, bytes) else result.json.encode()
     kind = function.content_type.encode() if function.content_type else JSON

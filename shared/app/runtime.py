@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -42,15 +43,17 @@ class Runtime:
         self._database = Database(settings)
         self._services: Services | None = None
         self._opening = asyncio.Lock()
+        self._making = asyncio.Lock()
+        self._documents: dict[str, Response] = {}
         self._telemetry: Telemetry | None = None
         self._flags: Flags | None = None
         self._stripe: Stripe | None = None
         self._pages: dict[str, Callable[[], Awaitable[Response]]] = {
             "/healthz": health.alive,
             "/readyz": partial(health.ready, self._database),
-            f"{BASE}/openapi.json": self._openapi,
-            f"{BASE}/docs": self._reference,
-            f"{BASE}/catalog.json": self._catalog,
+            f"{BASE}/openapi.json": partial(self._once, self._openapi),
+            f"{BASE}/docs": partial(self._once, self._reference),
+            f"{BASE}/catalog.json": partial(self._once, self._catalog),
         }
 
     async def open(self) -> Services:
@@ -147,7 +150,7 @@ class Runtime:
 
     def _open_stripe(self) -> "Stripe":
         if self._stripe is None:
-            from shared.billing.client import Stripe  # noqa: PLC0415 - only functions that use Stripe pay for the import
+            from shared.billing.client import Stripe  # noqa: PLC0415 - its functions have loaded it in a thread
 
             self._stripe = Stripe(self._settings)
         return self._stripe
@@ -165,17 +168,24 @@ class Runtime:
             raise dispatch.wrong_method(method, "GET, HEAD, OPTIONS")
         return await page()
 
-    async def _openapi(self) -> Response:
+    async def _once(self, make: Callable[[], Response]) -> Response:
+        """A document that never changes. A thread makes it: that takes longer than other requests may wait for."""
+        async with self._making:
+            if make.__name__ not in self._documents:
+                self._documents[make.__name__] = await asyncio.to_thread(make)
+        return copy(self._documents[make.__name__])
+
+    def _openapi(self) -> Response:
         from shared.app.openapi import document  # noqa: PLC0415 - few requests need it
 
         return Response(200, json.dumps(document(self._settings.url, self._routes.functions.values())).encode())
 
-    async def _reference(self) -> Response:
+    def _reference(self) -> Response:
         from shared.app.reference import page  # noqa: PLC0415 - few requests need it
 
         return page(self._settings)
 
-    async def _catalog(self) -> Response:
+    def _catalog(self) -> Response:
         from shared.app.reference import CATALOG  # noqa: PLC0415 - few requests need it
 
         return Response(200, CATALOG.read_bytes())

@@ -4,6 +4,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from shared.app.libraries import load_modules
 from shared.auth.caller import ANYONE, Caller
 from shared.errors import ApiError
 from shared.settings import Settings
@@ -69,6 +70,7 @@ class Credentials:
 
     async def _user(self, token: str) -> Caller:
         if self._tokens is None:
+            await load_modules("shared.auth.tokens")
             from shared.auth.tokens import Tokens  # noqa: PLC0415 - brings cryptography; functions called by key never need it
 
             self._tokens = Tokens(self._settings)

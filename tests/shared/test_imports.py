@@ -64,3 +64,29 @@ def test_dependencies_match_the_imports_of_the_product() -> None:
     by_uvicorn = {"httptools", "uvloop"}
     otel = {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"}
     assert {name.lower().replace("_", "-") for name in needed} | by_uvicorn | otel == distributions
+
+
+def test_no_request_waits_for_an_import_of_another() -> None:
+    """A coroutine imports what `load_modules()` has imported in a thread before."""
+    small = {"shared.app.forwarding"}
+    found = {}
+    for name, path in modules().items():
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.AsyncFunctionDef):
+                parts = list(ast.walk(function))
+                loaded = {
+                    argument.value
+                    for part in parts
+                    if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "load_modules"
+                    for argument in part.args
+                    if isinstance(argument, ast.Constant)
+                }
+                late = {part.module for part in parts if isinstance(part, ast.ImportFrom)}
+                late |= {each.name for part in parts if isinstance(part, ast.Import) for each in part.names}
+                found |= {f"{name}.{function.name}": late - loaded - small} if late - loaded - small else {}
+    # Modules that `services()`, `outgoing.client()` or the start of the process has loaded.
+    assert found == {
+        "shared.administration.services.delete_account": {"supabase"},
+        "shared.auth.tokens._fetch": {"httpx"},
+        "shared.app.runtime.open": {"shared.telemetry"},
+    }

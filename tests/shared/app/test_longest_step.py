@@ -1,6 +1,8 @@
 """The largest body that each function accepts holds the event loop for less than five milliseconds."""
 
+import asyncio
 import json
+import threading
 import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -11,10 +13,13 @@ from pydantic_core import from_json
 from functions import ALL, load
 from shared.app.bodies import parse
 from shared.app.function import Function
+from shared.app.responses import Response
+from shared.app.runtime import Runtime
 from shared.errors import ApiError
+from shared.settings import Settings
+from tests.support.serving import environment
 
-# Only a signed body is parsed: its sender can be trusted to send no more than it has to.
-FUNCTIONS = {each.name: each for each in load(ALL) if not each.signature}
+FUNCTIONS = {each.name: each for each in load(ALL)}
 MOST_SECONDS = 0.005
 # What parsing REFERENCE takes on an idle machine of 2026: elsewhere steps are compared with it.
 REFERENCE = json.dumps({f"{number:06}": "x" * 20 for number in range(2_000)}).encode()
@@ -88,3 +93,22 @@ def test_attack_hold_the_loop_with_the_largest_body(name: str) -> None:
         found[what] = min(times)
     worst = max(found, key=lambda what: found[what])
     assert found[worst] < MOST_SECONDS, f"{1000 * found[worst]:.1f} ms: {worst}"
+
+
+def test_attack_build_the_reference_again_and_again() -> None:
+    """Each of these documents takes longer than 5 ms, and strangers may read them."""
+    settings = Settings.read(environment("postgresql://strive_functions@localhost/strive"))
+    runtime = Runtime(settings, [FUNCTIONS["record-activity"]])
+    makers = []
+
+    def make() -> Response:
+        makers.append(threading.current_thread())
+        return Response(200, b"{}")
+
+    async def read() -> list[Response]:
+        return list(await asyncio.gather(*(runtime._once(make) for _ in range(3))))
+
+    first, second, _ = asyncio.run(read())
+    assert first is not second  # each has the id of its request
+    assert len(makers) == 1
+    assert makers[0] is not threading.main_thread()

@@ -1,0 +1,17 @@
+"""Modules that bring large libraries. Few functions need them, so they are imported when the first request does.
+
+That takes longer than other requests may wait for, so a thread does it.
+"""
+
+import asyncio
+import importlib
+
+_loaded: set[str] = set()
+
+
+async def load_modules(*modules: str) -> None:
+    """Import these modules; afterwards, the statement `import` finds them."""
+    for module in modules:
+        if module not in _loaded:  # sys.modules also has one that another thread has half imported
+            await asyncio.to_thread(importlib.import_module, module)
+            _loaded.add(module)
