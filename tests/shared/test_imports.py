@@ -69,7 +69,7 @@ def test_dependencies_match_the_imports_of_the_product() -> None:
 def test_no_request_waits_for_an_import_of_another() -> None:
     """A coroutine imports what `load_modules()` has imported in a thread before."""
     small = {"shared.app.forwarding"}
-    found = {}
+    found: dict[str, set[str | None]] = {}
     for name, path in modules().items():
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.AsyncFunctionDef):
