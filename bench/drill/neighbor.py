@@ -47,6 +47,8 @@ class Seen:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     waits: Counter[str] = field(default_factory=Counter)
+    running: Counter[str] = field(default_factory=Counter)
+    moments: list[tuple[float, str, str]] = field(default_factory=list)
 
     def all_seconds(self) -> list[float]:
         return [seconds for kind in self.seconds.values() for seconds in kind]
@@ -128,7 +130,9 @@ def busy(tenant: Account, phase: Callable[[], Seen | None], over: threading.Even
         except httpx.TransportError as error:
             wrong = repr(error)
         if seen is not None:
-            seen.seconds.setdefault(kind, []).append(time.perf_counter() - began)
+            took = time.perf_counter() - began
+            seen.seconds.setdefault(kind, []).append(took)
+            seen.moments.append((round(1000 * took), kind, time.strftime("%H:%M:%S")))
             seen.failed += [wrong] if wrong else []
 
 
@@ -238,8 +242,8 @@ def watch(stack: Stack, most: dict[str, float], over: threading.Event) -> None:
 
 
 WAITS = (
-    "select coalesce(wait_event_type || ' ' || wait_event, 'running') from pg_stat_activity"
-    " where state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid()"
+    "select coalesce(wait_event_type || ' ' || wait_event, 'running'), substr(regexp_replace(query, '\\s+', ' ', 'g'), 1, 60)"
+    " from pg_stat_activity where state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid()"
 )
 
 
@@ -248,7 +252,9 @@ def watch_waits(stack: Stack, phase: Callable[[], Seen | None], over: threading.
     with stack.cluster.connect() as connection:
         while not over.wait(0.1):
             if (seen := phase()) is not None:
-                seen.waits.update(event for (event,) in connection.execute(WAITS))
+                rows = connection.execute(WAITS).fetchall()
+                seen.waits.update(event for event, _ in rows)
+                seen.running.update(statement for event, statement in rows if event == "running")
 
 
 def cpu_seconds(stack: Stack) -> dict[str, float]:
@@ -337,6 +343,8 @@ def drill(stack: Stack, seconds: float) -> dict[str, Any]:
         },
         "requests": {name: len(seen.all_seconds()) for name, seen in phases.items()},
         "waits": {name: dict(seen.waits.most_common(8)) for name, seen in phases.items()},
+        "running": {name: dict(seen.running.most_common(8)) for name, seen in phases.items()},
+        "slowest": {name: sorted(seen.moments, reverse=True)[:10] for name, seen in phases.items()},
         "failed": {name: seen.failed[:5] for name, seen in phases.items() if seen.failed},
         "memory_mb": {name: round(mb) for name, mb in sorted(most.items())},
         "hostile_cpu_seconds": used,

@@ -31,8 +31,10 @@ comment on column public.activity_logs.api_key_id is 'The API key that the reque
 comment on column public.activity_logs.action is 'created, updated, deleted, restored, purged or merged.';
 comment on column public.activity_logs.resource_type is 'The table of the record.';
 comment on column public.activity_logs.resource_id is 'The id of the record; of a membership the id of the user.';
-comment on column public.activity_logs.ip_address is 'The address the request came from.';
-comment on column public.activity_logs.user_agent is 'The program that sent the request, as it names itself.';
+comment on column public.activity_logs.ip_address is
+  'The address the request came from; null for platform admins, whose addresses are in admin_action_logs.';
+comment on column public.activity_logs.user_agent is
+  'The program that sent the request, as it names itself; null for platform admins.';
 comment on column public.activity_logs.created_at is 'When it was written: later entries of one transaction are later.';
 comment on column public.activity_logs.old_data is 'The row before; of an update only what changed.';
 comment on column public.activity_logs.new_data is 'The row after; of an update only what changed.';
@@ -157,6 +159,10 @@ declare
     'views,likes,price_per_sqft,blocked_until,reminders_sent,next_reminder_at,sequence,stored_at,stripe_customer_id,token_hash}'::text[];
   headers constant jsonb := nullif(current_setting('request.headers', true), '')::jsonb;
   claims constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
+  -- Where its admins work is not for tenants; admin_action_logs has it.
+  of_the_platform constant boolean := coalesce(claims ? 'act' or exists (
+    select from public.users u where u.id = (claims ->> 'sub')::uuid and u.global_role in ('ADMIN', 'SUPER_ADMIN')
+  ), false);
   before jsonb;
   after jsonb;
   whole jsonb;
@@ -199,8 +205,9 @@ begin
       when 'DELETE' then 'deleted'
       else coalesce(nullif(current_setting('strive.history_action', true), ''), 'created')
     end,
-    tg_table_name, coalesce(whole ->> 'id', whole ->> 'user_id')::uuid, before, after, private.client_ip(headers),
-    left(headers ->> 'user-agent', 500)
+    tg_table_name, coalesce(whole ->> 'id', whole ->> 'user_id')::uuid, before, after,
+    case when not of_the_platform then private.client_ip(headers) end,
+    case when not of_the_platform then left(headers ->> 'user-agent', 500) end
   );
   return null;
 end $$;

@@ -83,18 +83,44 @@ comment on function private.people_condition(boolean) is
   'The query for the users in an export of an organization ($1). For an owner: who is or was a member. In a complete '
   'export, which a platform admin makes to restore it: everyone its rows point to.';
 
--- In an owner's export, a column that names a person who never was a member is null.
+-- In an owner's export, the id of a person who never was a member is null, and zeros in a document.
+create function private.without_strangers(document jsonb, people uuid[]) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  content text := document::text;
+  stranger uuid;
+begin
+  for stranger in
+    select distinct u.id
+    from regexp_matches(content, '"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"', 'g') as m (ids)
+    join public.users u on u.id = m.ids[1]::uuid
+    where u.id <> all (people)
+  loop
+    content := replace(content, stranger::text, '00000000-0000-0000-0000-000000000000');
+  end loop;
+  return content::jsonb;
+end $$;
+comment on function private.without_strangers(jsonb, uuid[]) is 'A document in which the ids of all users but these are zeros.';
+
 create function private.export_column(relation regclass, name text) returns text
 language sql stable set search_path = '' as $$
-  select case when not a.attnotnull and a.atttypid = 'uuid'::regtype and (
-      relation in ('public.activity_logs'::regclass, 'private.archived_activity_logs'::regclass) and name in ('user_id', 'impersonated_by') or exists (
-        select from pg_catalog.pg_constraint k where k.conrelid = relation and k.contype = 'f'
-          and k.confrelid = 'public.users'::regclass and k.conkey = array[a.attnum]
-      )
-    )
-    then format('case when t.%1$I in (select p.user_id from people p) then t.%1$I end as %1$I', name)
-    else format('t.%I', name) end
-  from pg_catalog.pg_attribute a where a.attrelid = relation and a.attname = name
+  select format(case
+    when k.target = 'public.users'::regclass and not a.attnotnull
+      then 'case when t.%1$I in (select p.user_id from people p) then t.%1$I end as %1$I'
+    -- Without a key, it may name a person or another record.
+    when k.target is null and a.atttypid = 'uuid'::regtype and not a.attnotnull
+      then 'case when t.%1$I in (select p.user_id from people p) '
+        'or not exists (select from public.users u where u.id = t.%1$I) then t.%1$I end as %1$I'
+    when a.atttypid = 'jsonb'::regtype
+      then 'private.without_strangers(t.%1$I, array(select p.user_id from people p)) as %1$I'
+    else 't.%I' end, name)
+  from pg_catalog.pg_attribute a
+  left join lateral (
+    select k.confrelid as target from pg_catalog.pg_constraint k
+    where k.conrelid = relation and k.contype = 'f' and a.attnum = any (k.conkey)
+    order by k.confrelid = 'public.users'::regclass desc limit 1
+  ) k on true
+  where a.attrelid = relation and a.attname = name
 $$;
 comment on function private.export_column(regclass, text) is 'A column of a row in an owner''s export.';
 

@@ -276,6 +276,12 @@ def test_attack_delete_an_account_to_reach_other_tenants(database: Database, con
         assert invitations == (0 if confirmed else 1)
 
 
+EXPORTED = """
+select format('%s.%s', c.relnamespace::regnamespace, c.relname) as name
+from private.export_relations() r join pg_class c on c.oid = r.relation where not r.is_personal order by 1
+"""
+
+
 def test_attack_list_strangers_by_an_export(database: Database) -> None:
     with scene(database) as cursor:
         showcase = add(
@@ -294,14 +300,41 @@ def test_attack_list_strangers_by_an_export(database: Database) -> None:
             [ACME, PEOPLE["platform_admin"]],
         )
         cursor.execute("delete from public.organization_members where user_id = %s", [PEOPLE["viewer"]])
+        order = add(
+            cursor,
+            "custom_agent_orders",
+            organization_id=ACME,
+            title="O",
+            description="D",
+            use_case="U",
+            complexity="SIMPLE",
+            requirements="{}",
+            agent_config="{}",
+            tools_config="{}",
+            created_by_id=PEOPLE["member"],
+        )
+        address = {"cf-connecting-ip": "203.0.113.77", "user-agent": "Of the platform", "x-org-id": str(ACME)}
+        become(cursor.connection, "authenticated", claims_of("platform_admin"), address)
+        for work in (
+            f"assign_builder('{order['id']}', '{PEOPLE['platform_admin']}')",
+            f"admin_close_organization('{ACME}')",
+        ):
+            cursor.execute(f"select public.{work}")
+        cursor.execute("reset role")
+        cursor.execute("delete from public.custom_agent_orders where id = %s", [order["id"]])  # into the trash
         exported = ""
-        for relation in ("public.users", "public.activity_feeds", "public.activity_logs"):
+        relations = [row["name"] for row in cursor.execute(EXPORTED)]
+        assert "public.build_logs" in relations
+        for relation in ("public.users", *relations):
             for form in ("ndjson", "csv"):
                 query = one(cursor.execute("select private.export_query(%s, %s, false) as query", [relation, form]))[
                     "query"
                 ]
                 cursor.execute(query.replace("$1", f"'{ACME}'"))
                 exported += "\n".join(str(next(iter(row.values()))) for row in cursor)
+        assert "Builder assigned" in exported
+        assert "203.0.113.77" not in exported
+        assert "Of the platform" not in exported
         for stranger in ("globex_owner", "platform_admin", "outsider"):
             assert str(PEOPLE[stranger]) not in exported
             assert f"{stranger}@" not in exported
