@@ -5,7 +5,6 @@ from pydantic import Field
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
-from shared.app.libraries import load_modules
 from shared.billing.plans import EXPAND, Subscription, run, show
 
 
@@ -41,7 +40,7 @@ async def cancel_subscription(call: Call[CancelSubscription]) -> Result[Subscrip
     For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments
     Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
     """
-    await load_modules("shared.billing.changes", "shared.billing.tasks")
+    await call.load_stripe("shared.billing.changes", "shared.billing.tasks")
     from shared.billing.changes import retried  # noqa: PLC0415 - imports Stripe's library
     from shared.billing.tasks import release_schedule  # noqa: PLC0415 - as above
 

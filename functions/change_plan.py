@@ -4,7 +4,6 @@ from pydantic import AwareDatetime
 
 from shared.app.call import Call, Result
 from shared.app.function import ResponseModel, function
-from shared.app.libraries import load_modules
 from shared.billing.plans import Effect, Subscription, WantedPlan, run, show
 
 
@@ -30,7 +29,7 @@ async def change_plan(call: Call[WantedPlan]) -> Result[PlanChangeResult]:
     invoiced; less, or another cycle, takes effect at the end of the period. Choosing the present plan cancels a
     scheduled change.
     """
-    await load_modules("shared.billing.changes")
+    await call.load_stripe("shared.billing.changes")
     from shared.billing.changes import apply_change  # noqa: PLC0415 - imports Stripe's library
 
     change = await run(call, "private.plan_change", call.body.model_dump(mode="json"))

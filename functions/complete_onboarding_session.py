@@ -3,7 +3,6 @@ from typing import Any
 
 from shared.app.call import Call, Result
 from shared.app.function import function
-from shared.app.libraries import load_modules
 from shared.errors import ApiError
 from shared.onboarding.sessions import OnboardingSession, SessionReference
 
@@ -35,7 +34,7 @@ async def complete_onboarding_session(call: Call[SessionReference]) -> Result[On
     """
     answer = json.loads((await call.run("private.complete_onboarding_session", call.body.request())).json)
     if payment := answer.get("payment"):
-        await load_modules("shared.onboarding.payments")
+        await call.load_stripe("shared.onboarding.payments")
         from shared.onboarding.payments import fetch, run  # noqa: PLC0415 - a FREE session needs no Stripe
 
         fetched = await fetch(call, payment["stripe_subscription_id"])

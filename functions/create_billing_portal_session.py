@@ -5,7 +5,6 @@ from pydantic import AnyHttpUrl, Field
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
-from shared.app.libraries import load_modules
 from shared.billing.plans import Address, check_origin
 from shared.errors import ApiError
 
@@ -36,7 +35,7 @@ async def create_billing_portal_session(call: Call[PortalRequest]) -> Result[Por
     customer = json.loads((await call.run("private.billing_customer", "{}")).json)["stripe_customer_id"]
     if call.body.return_url:
         check_origin(call.body.return_url, call.settings)
-    await load_modules("shared.billing.client", "stripe")
+    await call.load_stripe("shared.billing.client", "stripe")
     from stripe import InvalidRequestError  # noqa: PLC0415 - a large library
 
     stripe = call.stripe()

@@ -6,7 +6,6 @@ from pydantic import AnyHttpUrl, AwareDatetime, Field
 
 from shared.app.call import Call, Result
 from shared.app.function import ResponseModel, function
-from shared.app.libraries import load_modules
 from shared.billing.plans import Address, WantedPlan, check_origin
 from shared.schema import BillingCycle, SubscriptionTier
 
@@ -43,7 +42,7 @@ async def create_checkout_session(call: Call[CheckoutRequest]) -> Result[Checkou
     two tabs, get the same page; asking for another plan replaces it. The plan begins with Stripe's event, seconds
     after the payment.
     """
-    await load_modules("shared.billing.checkout")
+    await call.load_stripe("shared.billing.checkout")
     from shared.billing.checkout import open_checkout  # noqa: PLC0415 - imports Stripe's library
 
     for address in (call.body.success_url, call.body.cancel_url):

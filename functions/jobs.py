@@ -12,7 +12,7 @@ from shared.administration.attachments import sync
 from shared.administration.operations import AuthSyncs, Settled, settle_syncs
 from shared.app.call import Call, Result, as_json
 from shared.app.function import Function, Handler, RequestModel, function
-from shared.app.libraries import load_modules
+from shared.app.libraries import CONNECTING, load_modules
 from shared.database.pool import Connection, one
 from shared.jobs import JobRun, NoInput, run_here, run_in_database
 from shared.logs import log
@@ -75,7 +75,7 @@ def database_job(name: str) -> Function:
     "kind; `undone` counts those that failed, which the next run retries.",
 )
 async def settle_onboarding_payments(call: Call[NoInput], name: str) -> Result[JobRun]:
-    await load_modules("shared.onboarding.settlement")
+    await call.load_stripe("shared.onboarding.settlement")
     from shared.onboarding.settlement import settle  # noqa: PLC0415 - brings Stripe's library
 
     return await run_here(call, name, lambda _: settle(call))
@@ -87,7 +87,7 @@ async def settle_onboarding_payments(call: Call[NoInput], name: str) -> Result[J
     "locked, which the next run retries.",
 )
 async def reconcile_stripe(call: Call[ReconcileOptions], name: str) -> Result[JobRun]:
-    await load_modules("shared.billing.reconciliation", "shared.billing.tasks")
+    await call.load_stripe("shared.billing.reconciliation", "shared.billing.tasks")
     from shared.billing.reconciliation import Reconciliation  # noqa: PLC0415 - brings Stripe's library
     from shared.billing.tasks import perform_tasks  # noqa: PLC0415 - as above
 
@@ -113,7 +113,7 @@ async def sync_attachments(call: Call[NoInput], name: str) -> Result[JobRun]:
     "webhook is active. An attempt that fails is repeated nine times within three days.",
 )
 async def deliver_webhooks(call: Call[DeliveryOptions], name: str) -> Result[JobRun]:
-    await load_modules("shared.webhooks.delivery")
+    await load_modules("shared.webhooks.delivery", CONNECTING)
     from shared.webhooks.delivery import (  # noqa: PLC0415 - brings a client that no other function needs
         SECONDS_OF_HANDOVER,
         deliver,

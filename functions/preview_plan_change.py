@@ -5,7 +5,6 @@ from pydantic import AwareDatetime, Field
 
 from shared.app.call import Call, Result
 from shared.app.function import ResponseModel, function
-from shared.app.libraries import load_modules
 from shared.billing.plans import Effect, WantedPlan, run
 
 
@@ -52,7 +51,7 @@ async def preview_plan_change(call: Call[WantedPlan]) -> Result[PlanChangePrevie
 
     For the OWNER of the current organization. The amounts are Stripe's own preview, with proration, discounts and tax.
     """
-    await load_modules("shared.billing.changes")
+    await call.load_stripe("shared.billing.changes")
     from shared.billing.changes import preview_change  # noqa: PLC0415 - imports Stripe's library
 
     change = await run(call, "private.plan_change", call.body.model_dump(mode="json"))

@@ -3,7 +3,6 @@ from typing import Any
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, function
-from shared.app.libraries import load_modules
 from shared.billing.plans import EXPAND, Subscription, run, show
 from shared.errors import ApiError
 
@@ -25,7 +24,7 @@ async def resume_subscription(call: Call[ResumeSubscription]) -> Result[Subscrip
     For its OWNER. A subscription whose trial ended without a card is billed from now on; one that was not cancelled
     stays as it is.
     """
-    await load_modules("shared.billing.changes", "shared.billing.tasks")
+    await call.load_stripe("shared.billing.changes", "shared.billing.tasks")
     from shared.billing.changes import retried  # noqa: PLC0415 - imports Stripe's library
     from shared.billing.tasks import release_schedule  # noqa: PLC0415 - as above
 

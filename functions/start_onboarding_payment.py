@@ -5,7 +5,6 @@ from pydantic import Field
 
 from shared.app.call import Call, Result
 from shared.app.function import function
-from shared.app.libraries import load_modules
 from shared.errors import ApiError
 from shared.onboarding.sessions import OnboardingSession, SessionReference
 
@@ -46,7 +45,7 @@ async def start_onboarding_payment(call: Call[StartPayment]) -> Result[Onboardin
     paid. After a declined card the same client secret accepts another. Once it is paid, call complete-onboarding-
     session.
     """
-    await load_modules("shared.onboarding.payments")
+    await call.load_stripe("shared.onboarding.payments")
     from shared.onboarding.payments import (  # noqa: PLC0415 - imports Stripe's library
         cancel_if_possible,
         promotion_code_of,

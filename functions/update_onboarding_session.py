@@ -5,7 +5,6 @@ from pydantic import Field, RootModel, StringConstraints
 
 from shared.app.call import Call, Result
 from shared.app.function import function
-from shared.app.libraries import load_modules
 from shared.onboarding.sessions import OnboardingSession, SessionReference
 from shared.schema import BillingCycle, SubscriptionTier
 
@@ -50,7 +49,7 @@ async def update_onboarding_session(call: Call[OnboardingStep]) -> Result[Onboar
     fields = change.model_dump(exclude={"token", "session_id"}, mode="json")
     answer = json.loads((await call.run("private.update_onboarding_session", change.request(**fields))).json)
     if started := answer.get("payment"):
-        await load_modules("shared.onboarding.payments")
+        await call.load_stripe("shared.onboarding.payments")
         from shared.onboarding.payments import sync  # noqa: PLC0415 - few customers go back
 
         await sync(call, started)
@@ -62,7 +61,7 @@ async def update_onboarding_session(call: Call[OnboardingStep]) -> Result[Onboar
             ).json
         )
     if answer["to_cancel"]:
-        await load_modules("shared.onboarding.payments")
+        await call.load_stripe("shared.onboarding.payments")
         from shared.onboarding.payments import cancel_if_possible  # noqa: PLC0415 - as above
 
         await cancel_if_possible(call, answer["to_cancel"])

@@ -241,10 +241,12 @@ def watch(stack: Stack, most: dict[str, float], over: threading.Event) -> None:
                     continue
 
 
-WAITS = (
-    "select coalesce(wait_event_type || ' ' || wait_event, 'running'), substr(regexp_replace(query, '\\s+', ' ', 'g'), 1, 60)"
-    " from pg_stat_activity where state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid()"
-)
+WAITS = r"""
+    select coalesce(wait_event_type || ' ' || wait_event, 'running'),
+      substr(regexp_replace(query, '\s+', ' ', 'g'), 1, 60)
+    from pg_stat_activity
+    where state = 'active' and backend_type = 'client backend' and pid <> pg_backend_pid()
+"""
 
 
 def watch_waits(stack: Stack, phase: Callable[[], Seen | None], over: threading.Event) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -10,8 +10,10 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, cast
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json
 
+from shared.app.libraries import CONNECTING, load_modules
 from shared.auth.caller import Caller
 from shared.database.session import ReadLines, Session, Transaction
+from shared.errors import ApiError
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,6 +67,15 @@ class Call(Generic[Body]):
         """Run `operation(jsonb)` and parse what it returns."""
         parsed: Parsed = _parser(cast("Any", shape)).validate_json((await self.run(operation, payload)).json)
         return parsed
+
+    async def load_stripe(self, *modules: str) -> None:
+        """Import these modules, which bring Stripe's library, and make the client with its certificates, in a thread.
+
+        Without a key, `stripe` raises where the function needs the client.
+        """
+        await load_modules(*modules, CONNECTING)
+        with suppress(ApiError):
+            await asyncio.to_thread(self.stripe)
 
     def snapshot(self) -> AbstractAsyncContextManager[ReadLines]:
         """Read much as of one moment: an operation opens the cursor `exported`."""

@@ -6,6 +6,9 @@ That takes longer than other requests may wait for, so a thread does it.
 import asyncio
 import importlib
 
+# httpx imports this when it first connects.
+CONNECTING = "anyio._backends._asyncio"
+
 _loaded: set[str] = set()
 
 

@@ -4,9 +4,10 @@ Importing httpx and reading the trusted certificates take longer than other requ
 """
 
 import asyncio
-import importlib
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from shared.app.libraries import CONNECTING, load_modules
 
 if TYPE_CHECKING:
     import ssl
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 async def client(**options: Any) -> "httpx.AsyncClient":
     """A client with these options of httpx."""
-    context = await asyncio.to_thread(_trusted)
-    made: httpx.AsyncClient = importlib.import_module("httpx").AsyncClient(verify=context, **options)
-    return made
+    await load_modules("httpx", CONNECTING)
+    import httpx  # noqa: PLC0415 - see above
+
+    return httpx.AsyncClient(verify=await asyncio.to_thread(_trusted), **options)
 
 
 @cache
 def _trusted() -> "ssl.SSLContext":
-    context: ssl.SSLContext = importlib.import_module("httpx").create_ssl_context()
-    return context
+    import httpx  # noqa: PLC0415 - see above
+
+    return httpx.create_ssl_context()

@@ -6,10 +6,11 @@ in between reaches nothing. Redirects are responses like any other, and no proxy
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
@@ -81,15 +82,21 @@ class PublicBackend(httpcore.AsyncNetworkBackend):
         return any(address.version == network.version and address in network for network in self._allowed)
 
 
+@cache
+def trusted() -> ssl.SSLContext:
+    """The certificates that https trusts. Reading them takes longer than other requests may wait: use a thread."""
+    return httpcore.default_ssl_context()
+
+
 class Connections:
     """Pools that send one request at a time per connection and follow nothing. http is for allowed networks only."""
 
-    def __init__(self, allowed: Networks, most: int) -> None:
+    def __init__(self, allowed: Networks, most: int, trusted: ssl.SSLContext | None = None) -> None:
         # One for each connection: a name server that hangs holds up nobody else.
         self._lookups = ThreadPoolExecutor(most, "lookup")
         self._pools = {
             scheme: httpcore.AsyncConnectionPool(
-                httpcore.default_ssl_context(),
+                trusted,
                 max_connections=most,
                 max_keepalive_connections=most,
                 keepalive_expiry=5.0,

@@ -13,8 +13,7 @@ from standardwebhooks.webhooks import Webhook
 
 from shared.app.call import Call
 from shared.database.pool import Connection, one
-from shared.settings import Settings
-from shared.webhooks.connections import Connections, ForbiddenAddressError
+from shared.webhooks.connections import Connections, ForbiddenAddressError, trusted
 
 # Ends with its minute. The next run waits for the last attempts.
 SECONDS_OF_RUN = 58.0
@@ -67,7 +66,8 @@ async def attempt(connections: Connections, delivery: dict[str, Any]) -> dict[st
 
 async def deliver(call: Call[Any], connection: Connection, *, wait: bool) -> dict[str, int]:
     """Until the time of a run is over; without `wait`, until nothing is due."""
-    sender = _Sender(call.settings, connection, call.ending)
+    connections = Connections(call.settings.webhook_networks, AT_A_TIME, await asyncio.to_thread(trusted))
+    sender = _Sender(connections, connection, call.ending)
     try:
         return await sender.run(wait=wait)
     finally:
@@ -75,10 +75,10 @@ async def deliver(call: Call[Any], connection: Connection, *, wait: bool) -> dic
 
 
 class _Sender:
-    def __init__(self, settings: Settings, connection: Connection, ending: asyncio.Event) -> None:
+    def __init__(self, connections: Connections, connection: Connection, ending: asyncio.Event) -> None:
         self._connection = connection
         self._ending = ending
-        self._connections = Connections(settings.webhook_networks, AT_A_TIME)
+        self._connections = connections
         self._running: set[asyncio.Task[dict[str, Any]]] = set()
         self._of_endpoint: Counter[str] = Counter()
         self._slow: set[str] = set()

@@ -29,7 +29,7 @@ from local import NODE, ROOT
 from local.schema.openapi import follow
 from local.stack import free_port
 from shared.app.openapi import EVENTS, document
-from shared.webhooks.connections import Connections, is_public
+from shared.webhooks.connections import Connections, is_public, trusted
 from shared.webhooks.delivery import attempt, signed_headers
 from tests.support.acting import wait_until_blocked
 from tests.support.receivers import Receiver, receiving
@@ -632,3 +632,10 @@ def test_documented_receivers_verify_a_delivery(
             assert process.stdout.readline().startswith("crm.deal.won")
         finally:
             process.terminate()
+
+
+def test_runs_share_the_certificates_of_https() -> None:
+    """Reading them for each run would hold up every request of the process each minute."""
+    assert trusted() is trusted()
+    pools = Connections([], 1, trusted())._pools.values()
+    assert {pool._ssl_context for pool in pools} == {trusted()}
