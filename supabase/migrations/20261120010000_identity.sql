@@ -376,6 +376,23 @@ begin
 end $$;
 comment on function private.is_admin(boolean) is 'Whether the caller administers the platform.';
 
+-- The SQL editor logs in as postgres and keeps that role; requests arrive as authenticator or strive_functions, or set the
+-- role of a client. With claims, the claims decide.
+create function private.is_sql_editor() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return session_user in ('postgres', 'supabase_admin') and current_setting('role') in ('none', 'postgres')
+    and nullif(current_setting('request.jwt.claims', true), '') is null;
+end $$;
+comment on function private.is_sql_editor() is 'Whether this is the SQL editor of the dashboard, or another connection of the owner of the database.';
+
+create function private.is_operator() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return private.is_admin() or private.is_sql_editor();
+end $$;
+comment on function private.is_operator() is 'Whether the caller is a platform admin, or the SQL editor of the dashboard.';
+
 create function private.is_super_admin() returns boolean
 language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -437,7 +454,7 @@ comment on function private.client_network() is
 grant execute on function private.is_uuid(text), private.check_statement(), private.refuse_impersonation(),
   private.current_user_id(boolean),
   private.requested_org(), private.current_user_org("OrgRole", boolean, boolean), private.is_admin(boolean),
-  private.is_super_admin(), private.is_org_owner(), private.visible_users(boolean)
+  private.is_super_admin(), private.is_sql_editor(), private.is_operator(), private.is_org_owner(), private.visible_users(boolean)
   to authenticated, service_role;
 
 -- Triggers ------------------------------------------------------------------------------------------------------------

@@ -265,12 +265,12 @@ create function private.require_operator() returns void
 language plpgsql stable set search_path = '' as $$
 begin
   -- The database role, not the role claim of the token.
-  if not private.is_admin() and current_setting('role') <> 'service_role' then
-    raise exception 'Only platform admins can see the jobs' using
+  if not private.is_operator() and current_setting('role') <> 'service_role' then
+    raise exception 'Only platform admins can do this' using
       errcode = '42501', hint = 'Ask an administrator of the platform.';
   end if;
 end $$;
-comment on function private.require_operator() is '42501 unless the caller is a platform admin or the server itself.';
+comment on function private.require_operator() is '42501 unless the caller is a platform admin, the SQL editor or the server itself.';
 
 create function private.list_jobs() returns setof private.job_overview
 language plpgsql stable security definer set search_path = '' as $$

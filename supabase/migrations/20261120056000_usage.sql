@@ -497,7 +497,7 @@ declare
   org uuid := private.current_user_org('ADMIN', true);
   first_day date;
 begin
-  if private.is_admin() then
+  if private.is_operator() then
     org := coalesce(organization_id, private.current_user_org());
     if not exists (select from public.organizations o where o.id = org) and org is not null then
       raise exception 'There is no such organization' using errcode = 'PT404', detail = format('Found none with id %s.', org);

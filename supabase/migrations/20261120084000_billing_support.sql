@@ -1,16 +1,6 @@
 -- Operations of support on billing. Every function is audited. Platform admins call it through the API, or in the SQL
 -- editor of the dashboard, where there is no token.
 
--- The SQL editor logs in as postgres and keeps that role; requests arrive as authenticator or strive_functions, or set the
--- role of a client. With claims, the claims decide.
-create function private.is_operator() returns boolean
-language plpgsql stable security definer set search_path = '' as $$
-begin
-  return case when nullif(current_setting('request.jwt.claims', true), '') is not null then private.is_admin()
-    else session_user in ('postgres', 'supabase_admin') and current_setting('role') in ('none', 'postgres') end;
-end $$;
-comment on function private.is_operator() is 'Whether the caller is a platform admin, or the SQL editor of the dashboard.';
-
 create function private.require_operator(what text) returns void
 language plpgsql stable security definer set search_path = '' as $$
 begin

@@ -5,24 +5,16 @@
 -- stays, and the error is a result, {"refused": {code, message, details, hint}}, which the function turns into a
 -- status.
 
--- In the SQL editor of the Supabase dashboard there is no user: access to it means ownership of the database.
-create function private.is_sql_editor() returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return session_user = 'postgres' and current_setting('role') in ('none', 'postgres');
-end $$;
-comment on function private.is_sql_editor() is 'Whether this is a direct connection of the owner of the database.';
-
 create function private.require_admin() returns void
 language plpgsql stable set search_path = '' as $$
 begin
-  if not private.is_admin() and not private.is_sql_editor() then
+  if not private.is_operator() then
     raise exception 'Only platform admins may do this' using
       errcode = '42501', hint = 'Sign in as an admin; an impersonation has no admin rights.';
   end if;
 end $$;
-comment on function private.require_admin() is '42501 unless the caller is a platform admin and does not impersonate.';
-grant execute on function private.is_sql_editor(), private.require_admin() to authenticated;
+comment on function private.require_admin() is '42501 unless the caller is the SQL editor, or a platform admin who does not impersonate.';
+grant execute on function private.require_admin() to authenticated;
 
 -- Refusals of people who are no admins are logged up to ten an hour and person: enough to be seen, too few to fill the
 -- log.

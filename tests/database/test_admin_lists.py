@@ -27,6 +27,24 @@ def test_attack_list_the_platform_as_a_tenant(database: Database, name: str, per
         rows(cursor, name)
 
 
+def test_every_list_opens_in_the_sql_editor(database: Database) -> None:
+    """There is no token in the SQL editor; its login owns the database."""
+    with database.connect() as connection:
+        lists = connection.execute(
+            "select p.oid::regproc::text from pg_proc p where p.pronamespace = 'public'::regnamespace"
+            " and p.pronargs = p.pronargdefaults and obj_description(p.oid, 'pg_proc') ~* 'admins'"
+        ).fetchall()
+        names = {name.removeprefix("public.") for (name,) in lists}
+        assert names > {*LISTS, "email_problems", "job_overview", "usage_report"}
+        for name in names:
+            connection.execute(f"select * from public.{name}()")
+        # Claims count more than the login.
+        connection.execute("select set_config('request.jwt.claims', %s, false)", ['{"role": "anon"}'])
+        for name in names:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"select * from public.{name}()")
+
+
 def test_users_are_filtered_by_words_role_state_and_organization(database: Database) -> None:
     with server(database) as cursor:
         cursor.execute("update public.users set name = 'Ada 100%%_sure' where id = %s", [PEOPLE["viewer"]])
