@@ -109,7 +109,9 @@ GOALS: dict[str, list[Goal]] = {
             "the INSERT as the table's owner, without policies",
             "throughput.rate_ratio_to_owner",
         ),
-        Goal("record-activity with its Postgres, processor time", "without metering", "metering.cpu_ratio", at_most=1.05),
+        Goal(
+            "record-activity with its Postgres, processor time", "without metering", "metering.cpu_ratio", at_most=1.05
+        ),
         Goal("cold start, the slowest function", HELLO_ALONE, "cold.slowest", at_most=1.3),
         Goal("first recorded activity after a start", HELLO_ALONE, "cold.ratio.record_activity_signed_in", at_most=1.3),
         Goal("memory of a worker, at most", "budget", "memory.highest_mb", "MB", at_most=80),

@@ -100,7 +100,14 @@ def finalize_invoice(account: Account, values: Object, place: dict[str, str]) ->
     invoice = account.get("invoice", place["id"])
     if "auto_advance" in values:
         account.change(invoice, None, auto_advance=values["auto_advance"])
-    return finalize(account, invoice)
+    invoice = finalize(account, invoice)
+    if (
+        invoice["status"] == "open"
+        and invoice["auto_advance"]
+        and invoice["collection_method"] == "charge_automatically"
+    ):
+        account.change(invoice, None, next_payment_attempt=account.now() + 3600)
+    return account.get("invoice", invoice["id"])
 
 
 @route("POST /v1/invoices/{id}/pay", "payment_method off_session:bool paid_out_of_band:bool")

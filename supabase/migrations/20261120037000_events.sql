@@ -95,6 +95,7 @@ select k.kind, k.description, k.type::public."NotificationType", '/settings/bill
   ('billing.card.refused', 'A card could not be saved', 'ERROR'),
   ('billing.card.expiring', 'Your card expires before the next payment', 'WARNING'),
   ('billing.refund.issued', 'You are refunded', 'INFO'),
+  ('billing.refund.failed', 'A refund of yours has failed', 'WARNING'),
   ('billing.dispute.opened', 'A payment is disputed', 'WARNING'),
   ('billing.usage.near_limit', 'You have used 80 % of what your plan includes', 'WARNING'),
   ('billing.usage.at_limit', 'You have used all that your plan includes', 'ERROR')

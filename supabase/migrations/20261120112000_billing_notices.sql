@@ -14,6 +14,12 @@ end $$;
 comment on function private.notify_owners(uuid, text, text, text, text, uuid, text) is
   'Notifies the owners of an organization about billing; with a dedupe_key once.';
 
+create function private.billed(cycle "BillingCycle", seats integer) returns text
+language sql immutable set search_path = '' as $$
+  select format('%s for %s', lower(cycle::text), case seats when 1 then 'one seat' else seats || ' seats' end)
+$$;
+comment on function private.billed("BillingCycle", integer) is 'How a plan is billed, for people.';
+
 -- The plan ------------------------------------------------------------------------------------------------------------
 
 create function private.notify_owners_of_plan() returns trigger
@@ -72,8 +78,7 @@ begin
   elsif was_live and is_live and (new.billing_cycle, new.quantity) is distinct from (old.billing_cycle, old.quantity) then
     notice_kind := 'billing.plan.changed';
     notice_title := format('Your %s plan has changed', plan);
-    notice_message := format('It is billed %s for %s.', lower(new.billing_cycle::text),
-      case new.quantity when 1 then 'one seat' else new.quantity || ' seats' end);
+    notice_message := format('It is billed %s.', private.billed(new.billing_cycle, new.quantity));
   elsif is_live and new.ends_at is not null and new.granted_reason is null
     and (tg_op = 'INSERT' or old.ends_at is null or not was_live)
   then
@@ -89,8 +94,12 @@ begin
       is distinct from (old.pending_tier, old.pending_billing_cycle, old.pending_quantity)
   then
     notice_kind := 'billing.plan.changed';
-    notice_title := format('Your plan changes to %s on %s', initcap(new.pending_tier::text), private.day(new.pending_at));
-    notice_message := format('Until then it stays %s. You can change your mind before that.', plan);
+    notice_title := case when new.pending_tier <> new.tier
+      then format('Your plan changes to %s on %s', initcap(new.pending_tier::text), private.day(new.pending_at))
+      else format('Your %s plan changes on %s', plan, private.day(new.pending_at)) end;
+    notice_message := case when new.pending_tier <> new.tier then format('Until then it stays %s.', plan)
+      else format('From then on it is billed %s.', private.billed(new.pending_billing_cycle, new.pending_quantity)) end
+      || ' You can change your mind before that.';
   elsif was_live and is_live and old.status = 'PAST_DUE' and new.status <> 'PAST_DUE' then
     notice_kind := 'billing.payment.recovered';
     notice_title := 'No payment is late any more';
@@ -137,6 +146,9 @@ begin
   if object.type = 'refund' and object.state ->> 'status' in ('succeeded', 'pending') then
     perform private.notify_owners(org, 'billing.refund.issued', format('You are refunded %s', amount),
       'It goes back to the payment method you paid with and arrives within ten days.', dedupe_key => object.id);
+  elsif object.type = 'refund' and object.state ->> 'status' in ('failed', 'canceled') then
+    perform private.notify_owners(org, 'billing.refund.failed', format('Your refund of %s has failed', amount),
+      'It does not arrive, and your bank may not say so. Please ask us to pay it back in another way.', dedupe_key => object.id);
   elsif object.type = 'dispute' then
     perform private.notify_owners(org, 'billing.dispute.opened', format('A payment of %s is disputed', amount),
       'The holder of the card reclaims it from their bank. If this is a mistake, please ask them to withdraw the dispute.',

@@ -47,7 +47,7 @@ def price(stripe: Shop, tier: str) -> str:
     return str(plan["stripe_price_id"])
 
 
-def buy(stripe: Shop, v1: V1, tier: str) -> Any:
+def buy(stripe: Shop, v1: V1, tier: str, card: str = "4242424242424242") -> Any:
     """Acme becomes a customer and pays."""
     customer = v1.customers.create({"name": "Acme"}).id
     stripe.write("update public.organizations set stripe_customer_id = %s where id = %s", customer, ACME)
@@ -60,7 +60,7 @@ def buy(stripe: Shop, v1: V1, tier: str) -> Any:
             "expand": ["latest_invoice.payments"],
         }
     )
-    stripe.double.pay(made.latest_invoice.payments.data[0].payment.payment_intent)
+    stripe.double.pay(made.latest_invoice.payments.data[0].payment.payment_intent, card)
     stripe.double.deliveries.settle()  # events of the same second arrive in any order
     return made
 
@@ -104,6 +104,34 @@ def test_a_renewal_that_fails_has_its_grace_then_its_end(stripe: Shop, v1: V1, *
     assert standing(stripe) == (("GROWTH", "ACTIVE") if is_paid else ("FREE", "CANCELLED"))
     last = "No payment is late any more" if is_paid else "Your Growth plan has ended"
     assert notices(stripe) == ["Your plan is Growth", "A payment failed", last]
+
+
+def test_owner_is_notified_of_a_refund_that_fails(stripe: Shop, v1: V1) -> None:
+    buy(stripe, v1, "GROWTH", "4000000000005126")
+    (charge,) = stripe.at_stripe("charge")
+    v1.refunds.create({"charge": charge["id"], "amount": 20_000})
+    stripe.double.deliveries.settle()
+    stripe.double.advance(days=2)
+    assert standing(stripe) == ("GROWTH", "ACTIVE")
+    about_refund = ["You are refunded 200.00 USD", "Your refund of 200.00 USD has failed"]
+    assert notices(stripe) == ["Your plan is Growth", *about_refund]
+    assert stripe.look("select refunded_cents from public.invoices") == [{"refunded_cents": 0}]
+
+
+def test_change_of_the_cycle_alone_is_announced_as_that(stripe: Shop, v1: V1) -> None:
+    made = buy(stripe, v1, "GROWTH")
+    (yearly,) = stripe.look(
+        "select stripe_price_id from public.plans where tier = 'GROWTH' and billing_cycle = 'YEARLY' and is_active"
+    )
+    schedule = v1.subscription_schedules.create({"from_subscription": made.id})
+    phase = schedule.phases[0]
+    now = {"items": [{"price": price(stripe, "GROWTH")}], "start_date": phase.start_date, "end_date": phase.end_date}
+    then = {"items": [{"price": yearly["stripe_price_id"]}], "duration": {"interval": "year", "interval_count": 1}}
+    v1.subscription_schedules.update(schedule.id, {"end_behavior": "release", "phases": [now, then]})
+    stripe.double.deliveries.settle()
+    assert notices(stripe) == ["Your plan is Growth", "Your Growth plan changes"]
+    (last,) = stripe.look("select message from public.notifications order by created_at desc limit 1")
+    assert last["message"].startswith("From then on it is billed yearly for one seat.")
 
 
 def eventually(measure: Callable[[], object], wanted: object) -> None:

@@ -1802,12 +1802,12 @@ class Data11(BaseModel):
     details: dict[str, Any]
 
 
-class BillingRefundIssuedEvent(BaseModel):
+class BillingRefundFailedEvent(BaseModel):
     """
-    You are refunded.
+    A refund of yours has failed.
     """
 
-    type: Literal['billing.refund.issued']
+    type: Literal['billing.refund.failed']
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
@@ -1824,12 +1824,12 @@ class Data12(BaseModel):
     details: dict[str, Any]
 
 
-class BillingTrialEndingEvent(BaseModel):
+class BillingRefundIssuedEvent(BaseModel):
     """
-    Your trial ends in three days.
+    You are refunded.
     """
 
-    type: Literal['billing.trial.ending']
+    type: Literal['billing.refund.issued']
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
@@ -1846,12 +1846,12 @@ class Data13(BaseModel):
     details: dict[str, Any]
 
 
-class BillingUsageAtLimitEvent(BaseModel):
+class BillingTrialEndingEvent(BaseModel):
     """
-    You have used all that your plan includes.
+    Your trial ends in three days.
     """
 
-    type: Literal['billing.usage.at_limit']
+    type: Literal['billing.trial.ending']
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
@@ -1868,6 +1868,28 @@ class Data14(BaseModel):
     details: dict[str, Any]
 
 
+class BillingUsageAtLimitEvent(BaseModel):
+    """
+    You have used all that your plan includes.
+    """
+
+    type: Literal['billing.usage.at_limit']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data14
+
+
+class Subject15(BaseModel):
+    type: Type
+    id: UUID | None
+
+
+class Data15(BaseModel):
+    subject: Subject15
+    details: dict[str, Any]
+
+
 class BillingUsageNearLimitEvent(BaseModel):
     """
     You have used 80 % of what your plan includes.
@@ -1877,16 +1899,16 @@ class BillingUsageNearLimitEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data14
+    data: Data15
 
 
-class Type15(StrEnum):
+class Type16(StrEnum):
     lead = 'lead'
     contact = 'contact'
 
 
-class Subject15(BaseModel):
-    type: Type15
+class Subject16(BaseModel):
+    type: Type16
     id: UUID | None
 
 
@@ -1894,8 +1916,8 @@ class Details(BaseModel):
     listing_ids: list[UUID] | None = None
 
 
-class Data15(BaseModel):
-    subject: Subject15
+class Data16(BaseModel):
+    subject: Subject16
     details: Details
 
 
@@ -1908,15 +1930,15 @@ class CrmBuyerMatchedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data15
+    data: Data16
 
 
-class Type16(StrEnum):
+class Type17(StrEnum):
     contact = 'contact'
 
 
-class Subject16(BaseModel):
-    type: Type16
+class Subject17(BaseModel):
+    type: Type17
     id: UUID | None
 
 
@@ -1924,8 +1946,8 @@ class Details1(BaseModel):
     ids: list[UUID] | None = None
 
 
-class Data16(BaseModel):
-    subject: Subject16
+class Data17(BaseModel):
+    subject: Subject17
     details: Details1
 
 
@@ -1938,16 +1960,16 @@ class CrmContactAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data16
+    data: Data17
 
 
-class Subject17(BaseModel):
-    type: Type16
+class Subject18(BaseModel):
+    type: Type17
     id: UUID | None
 
 
-class Data17(BaseModel):
-    subject: Subject17
+class Data18(BaseModel):
+    subject: Subject18
     details: dict[str, Any]
 
 
@@ -1960,20 +1982,20 @@ class CrmContactCreatedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data17
+    data: Data18
 
 
-class Type18(StrEnum):
+class Type19(StrEnum):
     deal = 'deal'
 
 
-class Subject18(BaseModel):
-    type: Type18
+class Subject19(BaseModel):
+    type: Type19
     id: UUID | None
 
 
-class Data18(BaseModel):
-    subject: Subject18
+class Data19(BaseModel):
+    subject: Subject19
     details: Details1
 
 
@@ -1986,16 +2008,16 @@ class CrmDealAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data18
+    data: Data19
 
 
-class Subject19(BaseModel):
-    type: Type18
+class Subject20(BaseModel):
+    type: Type19
     id: UUID | None
 
 
-class Data19(BaseModel):
-    subject: Subject19
+class Data20(BaseModel):
+    subject: Subject20
     details: dict[str, Any]
 
 
@@ -2008,11 +2030,11 @@ class CrmDealCreatedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data19
+    data: Data20
 
 
-class Subject20(BaseModel):
-    type: Type18
+class Subject21(BaseModel):
+    type: Type19
     id: UUID | None
 
 
@@ -2020,8 +2042,8 @@ class Details3(BaseModel):
     value: float | None = None
 
 
-class Data20(BaseModel):
-    subject: Subject20
+class Data21(BaseModel):
+    subject: Subject21
     details: Details3
 
 
@@ -2034,16 +2056,16 @@ class CrmDealLostEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data20
+    data: Data21
 
 
-class Subject21(BaseModel):
-    type: Type18
+class Subject22(BaseModel):
+    type: Type19
     id: UUID | None
 
 
-class Data21(BaseModel):
-    subject: Subject21
+class Data22(BaseModel):
+    subject: Subject22
     details: Details3
 
 
@@ -2056,15 +2078,15 @@ class CrmDealWonEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data21
+    data: Data22
 
 
-class Type22(StrEnum):
+class Type23(StrEnum):
     lead = 'lead'
 
 
-class Subject22(BaseModel):
-    type: Type22
+class Subject23(BaseModel):
+    type: Type23
     id: UUID | None
 
 
@@ -2072,8 +2094,8 @@ class Details5(BaseModel):
     ids: list[UUID] | None = None
 
 
-class Data22(BaseModel):
-    subject: Subject22
+class Data23(BaseModel):
+    subject: Subject23
     details: Details5
 
 
@@ -2086,38 +2108,12 @@ class CrmLeadAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data22
-
-
-class Type23(StrEnum):
-    lead = 'lead'
-    contact = 'contact'
-
-
-class Subject23(BaseModel):
-    type: Type23
-    id: UUID | None
-
-
-class Data23(BaseModel):
-    subject: Subject23
-    details: dict[str, Any]
-
-
-class CrmLeadCapturedEvent(BaseModel):
-    """
-    Somebody wrote through your website.
-    """
-
-    type: Literal['crm.lead.captured']
-    version: Literal[1]
-    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
-    organization_id: UUID
     data: Data23
 
 
 class Type24(StrEnum):
     lead = 'lead'
+    contact = 'contact'
 
 
 class Subject24(BaseModel):
@@ -2130,12 +2126,12 @@ class Data24(BaseModel):
     details: dict[str, Any]
 
 
-class CrmLeadCreatedEvent(BaseModel):
+class CrmLeadCapturedEvent(BaseModel):
     """
-    A lead was created.
+    Somebody wrote through your website.
     """
 
-    type: Literal['crm.lead.created']
+    type: Literal['crm.lead.captured']
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
@@ -2143,7 +2139,7 @@ class CrmLeadCreatedEvent(BaseModel):
 
 
 class Type25(StrEnum):
-    listing = 'listing'
+    lead = 'lead'
 
 
 class Subject25(BaseModel):
@@ -2153,6 +2149,32 @@ class Subject25(BaseModel):
 
 class Data25(BaseModel):
     subject: Subject25
+    details: dict[str, Any]
+
+
+class CrmLeadCreatedEvent(BaseModel):
+    """
+    A lead was created.
+    """
+
+    type: Literal['crm.lead.created']
+    version: Literal[1]
+    timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
+    organization_id: UUID
+    data: Data25
+
+
+class Type26(StrEnum):
+    listing = 'listing'
+
+
+class Subject26(BaseModel):
+    type: Type26
+    id: UUID | None
+
+
+class Data26(BaseModel):
+    subject: Subject26
     details: Details5
 
 
@@ -2165,16 +2187,16 @@ class CrmListingAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data25
+    data: Data26
 
 
-class Subject26(BaseModel):
-    type: Type25
+class Subject27(BaseModel):
+    type: Type26
     id: UUID | None
 
 
-class Data26(BaseModel):
-    subject: Subject26
+class Data27(BaseModel):
+    subject: Subject27
     details: dict[str, Any]
 
 
@@ -2187,15 +2209,15 @@ class CrmListingMatchedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data26
+    data: Data27
 
 
-class Type27(StrEnum):
+class Type28(StrEnum):
     quick_action = 'quick_action'
 
 
-class Subject27(BaseModel):
-    type: Type27
+class Subject28(BaseModel):
+    type: Type28
     id: UUID | None
 
 
@@ -2204,8 +2226,8 @@ class Details7(BaseModel):
     input: dict[str, Any] | None = None
 
 
-class Data27(BaseModel):
-    subject: Subject27
+class Data28(BaseModel):
+    subject: Subject28
     details: Details7
 
 
@@ -2218,20 +2240,20 @@ class DashboardActionTriggeredEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data27
+    data: Data28
 
 
-class Type28(StrEnum):
+class Type29(StrEnum):
     order = 'order'
 
 
-class Subject28(BaseModel):
-    type: Type28
+class Subject29(BaseModel):
+    type: Type29
     id: UUID | None
 
 
-class Data28(BaseModel):
-    subject: Subject28
+class Data29(BaseModel):
+    subject: Subject29
     details: dict[str, Any]
 
 
@@ -2244,11 +2266,11 @@ class GarageOrderAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data28
+    data: Data29
 
 
-class Subject29(BaseModel):
-    type: Type28
+class Subject30(BaseModel):
+    type: Type29
     id: UUID | None
 
 
@@ -2257,8 +2279,8 @@ class Details8(BaseModel):
     from_: Annotated[str | None, Field(alias='from')] = None
 
 
-class Data29(BaseModel):
-    subject: Subject29
+class Data30(BaseModel):
+    subject: Subject30
     details: Details8
 
 
@@ -2271,15 +2293,15 @@ class GarageOrderMovedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data29
+    data: Data30
 
 
-class Type30(StrEnum):
+class Type31(StrEnum):
     organization = 'organization'
 
 
-class Subject30(BaseModel):
-    type: Type30
+class Subject31(BaseModel):
+    type: Type31
     id: UUID | None
 
 
@@ -2287,8 +2309,8 @@ class Details9(BaseModel):
     export_id: UUID | None = None
 
 
-class Data30(BaseModel):
-    subject: Subject30
+class Data31(BaseModel):
+    subject: Subject31
     details: Details9
 
 
@@ -2301,15 +2323,15 @@ class OrganizationExportReadyEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data30
+    data: Data31
 
 
-class Type31(StrEnum):
+class Type32(StrEnum):
     member = 'member'
 
 
-class Subject31(BaseModel):
-    type: Type31
+class Subject32(BaseModel):
+    type: Type32
     id: UUID | None
 
 
@@ -2317,8 +2339,8 @@ class Details10(BaseModel):
     role: str | None = None
 
 
-class Data31(BaseModel):
-    subject: Subject31
+class Data32(BaseModel):
+    subject: Subject32
     details: Details10
 
 
@@ -2331,16 +2353,16 @@ class OrganizationMemberJoinedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data31
+    data: Data32
 
 
-class Subject32(BaseModel):
-    type: Type31
+class Subject33(BaseModel):
+    type: Type32
     id: UUID | None
 
 
-class Data32(BaseModel):
-    subject: Subject32
+class Data33(BaseModel):
+    subject: Subject33
     details: dict[str, Any]
 
 
@@ -2353,11 +2375,11 @@ class OrganizationMemberRemovedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data32
+    data: Data33
 
 
-class Subject33(BaseModel):
-    type: Type31
+class Subject34(BaseModel):
+    type: Type32
     id: UUID | None
 
 
@@ -2366,8 +2388,8 @@ class Details11(BaseModel):
     role: str | None = None
 
 
-class Data33(BaseModel):
-    subject: Subject33
+class Data34(BaseModel):
+    subject: Subject34
     details: Details11
 
 
@@ -2380,16 +2402,16 @@ class OrganizationMemberRoleChangedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data33
+    data: Data34
 
 
-class Subject34(BaseModel):
+class Subject35(BaseModel):
     type: str | None
     id: UUID | None
 
 
-class Data34(BaseModel):
-    subject: Subject34
+class Data35(BaseModel):
+    subject: Subject35
     details: dict[str, Any]
 
 
@@ -2402,20 +2424,20 @@ class OrganizationMessageSentEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data34
+    data: Data35
 
 
-class Type34(StrEnum):
+class Type35(StrEnum):
     webhook = 'webhook'
 
 
-class Subject35(BaseModel):
-    type: Type34
+class Subject36(BaseModel):
+    type: Type35
     id: UUID | None
 
 
-class Data35(BaseModel):
-    subject: Subject35
+class Data36(BaseModel):
+    subject: Subject36
     details: dict[str, Any]
 
 
@@ -2428,15 +2450,15 @@ class OrganizationWebhookTestedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data35
+    data: Data36
 
 
-class Type35(StrEnum):
+class Type36(StrEnum):
     appointment = 'appointment'
 
 
-class Subject36(BaseModel):
-    type: Type35
+class Subject37(BaseModel):
+    type: Type36
     id: UUID | None
 
 
@@ -2444,8 +2466,8 @@ class Details12(BaseModel):
     ids: list[UUID] | None = None
 
 
-class Data36(BaseModel):
-    subject: Subject36
+class Data37(BaseModel):
+    subject: Subject37
     details: Details12
 
 
@@ -2458,11 +2480,11 @@ class WorkAppointmentAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data36
+    data: Data37
 
 
-class Subject37(BaseModel):
-    type: Type35
+class Subject38(BaseModel):
+    type: Type36
     id: UUID | None
 
 
@@ -2471,8 +2493,8 @@ class Details13(BaseModel):
     minutes: int | None = None
 
 
-class Data37(BaseModel):
-    subject: Subject37
+class Data38(BaseModel):
+    subject: Subject38
     details: Details13
 
 
@@ -2485,20 +2507,20 @@ class WorkAppointmentReminderEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data37
+    data: Data38
 
 
-class Type37(StrEnum):
+class Type38(StrEnum):
     note = 'note'
 
 
-class Subject38(BaseModel):
-    type: Type37
+class Subject39(BaseModel):
+    type: Type38
     id: UUID | None
 
 
-class Data38(BaseModel):
-    subject: Subject38
+class Data39(BaseModel):
+    subject: Subject39
     details: dict[str, Any]
 
 
@@ -2511,15 +2533,15 @@ class WorkNoteMentionedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data38
+    data: Data39
 
 
-class Type38(StrEnum):
+class Type39(StrEnum):
     project = 'project'
 
 
-class Subject39(BaseModel):
-    type: Type38
+class Subject40(BaseModel):
+    type: Type39
     id: UUID | None
 
 
@@ -2527,8 +2549,8 @@ class Details14(BaseModel):
     ids: list[UUID] | None = None
 
 
-class Data39(BaseModel):
-    subject: Subject39
+class Data40(BaseModel):
+    subject: Subject40
     details: Details14
 
 
@@ -2541,20 +2563,20 @@ class WorkProjectAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data39
+    data: Data40
 
 
-class Type39(StrEnum):
+class Type40(StrEnum):
     task = 'task'
 
 
-class Subject40(BaseModel):
-    type: Type39
+class Subject41(BaseModel):
+    type: Type40
     id: UUID | None
 
 
-class Data40(BaseModel):
-    subject: Subject40
+class Data41(BaseModel):
+    subject: Subject41
     details: Details14
 
 
@@ -2567,16 +2589,16 @@ class WorkTaskAssignedEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data40
+    data: Data41
 
 
-class Subject41(BaseModel):
-    type: Type39
+class Subject42(BaseModel):
+    type: Type40
     id: UUID | None
 
 
-class Data41(BaseModel):
-    subject: Subject41
+class Data42(BaseModel):
+    subject: Subject42
     details: dict[str, Any]
 
 
@@ -2589,16 +2611,16 @@ class WorkTaskDueEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data41
+    data: Data42
 
 
-class Subject42(BaseModel):
-    type: Type39
+class Subject43(BaseModel):
+    type: Type40
     id: UUID | None
 
 
-class Data42(BaseModel):
-    subject: Subject42
+class Data43(BaseModel):
+    subject: Subject43
     details: dict[str, Any]
 
 
@@ -2611,7 +2633,7 @@ class WorkTaskOverdueEvent(BaseModel):
     version: Literal[1]
     timestamp: Annotated[AwareDatetime, Field(description='When it happened.')]
     organization_id: UUID
-    data: Data42
+    data: Data43
 
 
 class WebhookEvent(
@@ -2627,6 +2649,7 @@ class WebhookEvent(
         | BillingPlanEndingEvent
         | BillingPlanRenewingEvent
         | BillingPlanStartedEvent
+        | BillingRefundFailedEvent
         | BillingRefundIssuedEvent
         | BillingTrialEndingEvent
         | BillingUsageAtLimitEvent
@@ -2673,6 +2696,7 @@ class WebhookEvent(
         | BillingPlanEndingEvent
         | BillingPlanRenewingEvent
         | BillingPlanStartedEvent
+        | BillingRefundFailedEvent
         | BillingRefundIssuedEvent
         | BillingTrialEndingEvent
         | BillingUsageAtLimitEvent

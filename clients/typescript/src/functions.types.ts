@@ -1532,6 +1532,23 @@ export interface webhooks {
         patch?: never;
         trace?: never;
     };
+    "billing.refund.failed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A refund of yours has failed */
+        post: operations["billing.refund.failed"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "billing.refund.issued": {
         parameters: {
             query?: never;
@@ -4581,6 +4598,29 @@ export interface components {
                 details: Record<string, never>;
             };
         };
+        /** @description A refund of yours has failed. */
+        BillingRefundFailedEvent: {
+            /** @constant */
+            type: "billing.refund.failed";
+            /** @constant */
+            version: 1;
+            /**
+             * Format: date-time
+             * @description When it happened.
+             */
+            timestamp: string;
+            /** Format: uuid */
+            organization_id: string;
+            data: {
+                subject: {
+                    /** @enum {string} */
+                    type: "organization" | "subscription";
+                    /** Format: uuid */
+                    id: string | null;
+                };
+                details: Record<string, never>;
+            };
+        };
         /** @description You are refunded. */
         BillingRefundIssuedEvent: {
             /** @constant */
@@ -5355,7 +5395,7 @@ export interface components {
             };
         };
         /** @description The payload of any event that webhooks get. */
-        WebhookEvent: components["schemas"]["BillingCardExpiringEvent"] | components["schemas"]["BillingCardRefusedEvent"] | components["schemas"]["BillingDisputeOpenedEvent"] | components["schemas"]["BillingPaymentFailedEvent"] | components["schemas"]["BillingPaymentRecoveredEvent"] | components["schemas"]["BillingPlanChangedEvent"] | components["schemas"]["BillingPlanContinuedEvent"] | components["schemas"]["BillingPlanEndedEvent"] | components["schemas"]["BillingPlanEndingEvent"] | components["schemas"]["BillingPlanRenewingEvent"] | components["schemas"]["BillingPlanStartedEvent"] | components["schemas"]["BillingRefundIssuedEvent"] | components["schemas"]["BillingTrialEndingEvent"] | components["schemas"]["BillingUsageAtLimitEvent"] | components["schemas"]["BillingUsageNearLimitEvent"] | components["schemas"]["CrmBuyerMatchedEvent"] | components["schemas"]["CrmContactAssignedEvent"] | components["schemas"]["CrmContactCreatedEvent"] | components["schemas"]["CrmDealAssignedEvent"] | components["schemas"]["CrmDealCreatedEvent"] | components["schemas"]["CrmDealLostEvent"] | components["schemas"]["CrmDealWonEvent"] | components["schemas"]["CrmLeadAssignedEvent"] | components["schemas"]["CrmLeadCapturedEvent"] | components["schemas"]["CrmLeadCreatedEvent"] | components["schemas"]["CrmListingAssignedEvent"] | components["schemas"]["CrmListingMatchedEvent"] | components["schemas"]["DashboardActionTriggeredEvent"] | components["schemas"]["GarageOrderAssignedEvent"] | components["schemas"]["GarageOrderMovedEvent"] | components["schemas"]["OrganizationExportReadyEvent"] | components["schemas"]["OrganizationMemberJoinedEvent"] | components["schemas"]["OrganizationMemberRemovedEvent"] | components["schemas"]["OrganizationMemberRoleChangedEvent"] | components["schemas"]["OrganizationMessageSentEvent"] | components["schemas"]["OrganizationWebhookTestedEvent"] | components["schemas"]["WorkAppointmentAssignedEvent"] | components["schemas"]["WorkAppointmentReminderEvent"] | components["schemas"]["WorkNoteMentionedEvent"] | components["schemas"]["WorkProjectAssignedEvent"] | components["schemas"]["WorkTaskAssignedEvent"] | components["schemas"]["WorkTaskDueEvent"] | components["schemas"]["WorkTaskOverdueEvent"];
+        WebhookEvent: components["schemas"]["BillingCardExpiringEvent"] | components["schemas"]["BillingCardRefusedEvent"] | components["schemas"]["BillingDisputeOpenedEvent"] | components["schemas"]["BillingPaymentFailedEvent"] | components["schemas"]["BillingPaymentRecoveredEvent"] | components["schemas"]["BillingPlanChangedEvent"] | components["schemas"]["BillingPlanContinuedEvent"] | components["schemas"]["BillingPlanEndedEvent"] | components["schemas"]["BillingPlanEndingEvent"] | components["schemas"]["BillingPlanRenewingEvent"] | components["schemas"]["BillingPlanStartedEvent"] | components["schemas"]["BillingRefundFailedEvent"] | components["schemas"]["BillingRefundIssuedEvent"] | components["schemas"]["BillingTrialEndingEvent"] | components["schemas"]["BillingUsageAtLimitEvent"] | components["schemas"]["BillingUsageNearLimitEvent"] | components["schemas"]["CrmBuyerMatchedEvent"] | components["schemas"]["CrmContactAssignedEvent"] | components["schemas"]["CrmContactCreatedEvent"] | components["schemas"]["CrmDealAssignedEvent"] | components["schemas"]["CrmDealCreatedEvent"] | components["schemas"]["CrmDealLostEvent"] | components["schemas"]["CrmDealWonEvent"] | components["schemas"]["CrmLeadAssignedEvent"] | components["schemas"]["CrmLeadCapturedEvent"] | components["schemas"]["CrmLeadCreatedEvent"] | components["schemas"]["CrmListingAssignedEvent"] | components["schemas"]["CrmListingMatchedEvent"] | components["schemas"]["DashboardActionTriggeredEvent"] | components["schemas"]["GarageOrderAssignedEvent"] | components["schemas"]["GarageOrderMovedEvent"] | components["schemas"]["OrganizationExportReadyEvent"] | components["schemas"]["OrganizationMemberJoinedEvent"] | components["schemas"]["OrganizationMemberRemovedEvent"] | components["schemas"]["OrganizationMemberRoleChangedEvent"] | components["schemas"]["OrganizationMessageSentEvent"] | components["schemas"]["OrganizationWebhookTestedEvent"] | components["schemas"]["WorkAppointmentAssignedEvent"] | components["schemas"]["WorkAppointmentReminderEvent"] | components["schemas"]["WorkNoteMentionedEvent"] | components["schemas"]["WorkProjectAssignedEvent"] | components["schemas"]["WorkTaskAssignedEvent"] | components["schemas"]["WorkTaskDueEvent"] | components["schemas"]["WorkTaskOverdueEvent"];
     };
     responses: {
         /** @description The event has arrived. Any other response is a failure, and is tried again. */
@@ -15575,6 +15615,30 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["BillingPlanStartedEvent"];
+            };
+        };
+        responses: {
+            410: components["responses"]["Delivery410"];
+            "2XX": components["responses"]["Delivery2XX"];
+        };
+    };
+    "billing.refund.failed": {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The delivery; a retry or a replay repeats it. */
+                "webhook-id": components["parameters"]["webhook-id"];
+                /** @description When it was sent, in seconds since 1970. */
+                "webhook-timestamp": components["parameters"]["webhook-timestamp"];
+                /** @description `v1,` and an HMAC-SHA256 of id, timestamp and body, by Standard Webhooks. */
+                "webhook-signature": components["parameters"]["webhook-signature"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingRefundFailedEvent"];
             };
         };
         responses: {

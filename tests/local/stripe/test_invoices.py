@@ -32,6 +32,11 @@ def test_invoice_items_become_an_invoice(life: Life) -> None:
         life.client.v1.invoices.pay(draft.id)
 
 
+def test_invoice_that_advances_is_charged_within_the_hour(life: Life) -> None:
+    opened = life.client.v1.invoices.finalize_invoice(manual(life, 1_500).id, {"auto_advance": True})
+    assert (opened.status, life.days(0.1).invoices()[0].status) == ("open", "paid")
+
+
 def test_invoice_numbers_count_per_customer(life: Life) -> None:
     numbers = [life.client.v1.invoices.pay(manual(life, 1_000).id).number for _ in range(3)]
     assert [number[-5:] for number in numbers] == ["-0001", "-0002", "-0003"]
