@@ -14,8 +14,11 @@ await onEachScreen(async (page, screen, check) => {
     await check(path);
   }
   if (screen === 'desk') {
-    await page.getByRole('textbox', { name: 'Search' }).fill('coupon');
-    // On a busy machine the index of all pages takes a while.
+    const search = page.getByRole('textbox', { name: 'Search' });
+    await search.click();
+    // On a busy machine the index of all pages takes a while. The page reads what is typed only after that.
+    await page.getByText('Type to start searching').waitFor({ timeout: 120_000 });
+    await search.pressSequentially('coupon');
     await page.locator('.md-search-result__link').first().waitFor({ timeout: 120_000 });
   }
   assert.deepEqual(elsewhere.filter((url) => !url.startsWith('data:')), [], 'the site works offline');

@@ -62,10 +62,13 @@ class PooledConnection(AsyncConnection[tuple[Any, ...]]):
         await super().close()
 
     def _readable(self) -> None:
+        events = _events(self._socket)
+        if events & select.POLLERR:
+            self._forget()  # uvloop no longer watches a socket with an error, and the rest of a response may follow
         if self._response is not None:
             if not self._response.done():
                 self._response.set_result(None)
-        elif _has_data(self._socket):  # the loop may report data that was read already
+        elif events:  # the loop may report data that was read already
             self.ended = True
             self._forget()
 
@@ -81,10 +84,10 @@ class PooledConnection(AsyncConnection[tuple[Any, ...]]):
             self._socket = -1
 
 
-def _has_data(socket: int) -> bool:
+def _events(socket: int) -> int:
     poll = select.poll()
     poll.register(socket, select.POLLIN)
-    return bool(poll.poll(0))
+    return sum(events for _, events in poll.poll(0))
 
 
 def _resumed(gen: PQGen[Returned], wanted: Wait) -> PQGen[Returned]:

@@ -13,6 +13,7 @@ import pytest
 
 from local.postgres import Cluster
 from local.stack import free_port
+from shared.app.turns import Turns
 from tests.support.responses import refused
 from tests.support.serving import ENTRY, RECORD, Serving, environment, serving
 from tests.support.templates import copy_of, prepare_cluster
@@ -221,8 +222,17 @@ def test_attack_occupy_the_pool_of_the_functions(fresh_database: Database, own_u
     with fresh_database.connect() as connection:
         added = "insert into public.leads (organization_id, name) values (%s, 'Ada') returning id"
         (lead,) = connection.execute(added, [ACME]).fetchone() or (None,)
+    # A busy machine may take longer than production allows.
+    with fresh_database.connect("supabase_admin") as connection:
+        for setting in ("lock_timeout", "statement_timeout"):
+            connection.execute(f'alter role strive_functions in database "{fresh_database.name}" set {setting} = 0')
     call = {"type": "CALL", "title": "Called", "lead_id": str(lead), "completed_at": "2026-01-01T00:00:00Z"}
     waiting = "select count(*) from pg_stat_activity where usename = 'strive_functions' and wait_event_type = 'Lock'"
+
+    def blocked() -> int:
+        (count,) = watch.execute(waiting).fetchone() or (0,)
+        return int(count)
+
     with (
         serving(tmp_path, environment(own_url)) as functions,
         fresh_database.connect() as holder,
@@ -232,8 +242,8 @@ def test_attack_occupy_the_pool_of_the_functions(fresh_database: Database, own_u
         with holder.transaction():
             holder.execute("select from public.leads where id = %s for update", [lead])
             sent = [threads.submit(functions.record, call) for _ in range(20)]
-            while watch.execute(waiting).fetchone() != (4,):
+            while blocked() < Turns.RUNNING_LONG:
                 assert not any(each.done() for each in sent)
             assert functions.record(person="globex_member").status_code == 201
-            assert watch.execute(waiting).fetchone() == (4,)
+            assert blocked() <= Turns.RUNNING
         assert {each.result().status_code for each in sent} == {201}

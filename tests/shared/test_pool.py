@@ -1,13 +1,18 @@
-"""The connection pool: how long a request waits for a connection."""
+"""The connection pool: how long a request waits for a connection, and for a response that does not come."""
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import psycopg
 import pytest
+import uvloop
 from psycopg_pool import PoolTimeout
 
 from shared.database import pool
+from shared.database.connection import PooledConnection
 from shared.settings import Settings
 from tests.support.serving import environment
 from tests.support.world import Database
@@ -62,3 +67,25 @@ def test_request_waits_longer_while_the_database_responds(
         await one_connection.close()
 
     asyncio.run(work())
+
+
+def test_the_end_of_a_connection_is_noticed_at_once(database: Database) -> None:
+    """Data that the server has not read makes it reset the connection; uvloop then reports an error, and only once."""
+
+    async def work() -> None:
+        connection = await PooledConnection.connect(database.url("postgres"), autocommit=True)
+        statement = asyncio.create_task(connection.execute("select pg_sleep(600)"))
+        await asyncio.to_thread(reset, connection.pgconn.socket, connection.info.backend_pid)
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            await statement
+        await connection.close()
+
+    def reset(number: int, process: int) -> None:
+        with database.connect("supabase_admin") as admin:
+            asleep = "select 1 from pg_stat_activity where pid = %s and wait_event = 'PgSleep'"
+            while not admin.execute(asleep, [process]).fetchone():
+                time.sleep(0.01)
+            os.write(number, b"H\0\0\0\4")
+            admin.execute("select pg_terminate_backend(%s, 60000)", [process])
+
+    uvloop.run(work())
