@@ -32,12 +32,20 @@ Query = Callable[..., Awaitable[list[Row]]]
 Connection = psycopg.AsyncConnection[Any]
 
 
-def quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def quoted(name: str) -> str:
+    return '"' + name.replace("\0", "").replace('"', '""') + '"'
 
 
-def identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def literal(text: str) -> str:
+    text = text.replace("\0", "").replace("'", "''")
+    return f" E'{text}'".replace("\\", "\\\\") if "\\" in text else f"'{text}'"
+
+
+def settings_of(values: Mapping[str, str]) -> str:
+    """The settings of a request's transaction, in one round trip that takes no parameters."""
+    return "select " + ", ".join(
+        f"set_config({literal(name)}, {literal(value)}, true)" for name, value in values.items()
+    )
 
 
 def as_login(user: str, database_url: str) -> str:
@@ -197,8 +205,7 @@ def _query(connection: Connection) -> Query:
 def _begin(caller: Caller, settings: Mapping[str, str], read_only: bool) -> str:
     claims = json.dumps(caller.claims)
     values = {**settings, "request.cookies": "{}", "request.jwt.claims": claims, "role": caller.role}
-    listed = ", ".join(f"set_config({quoted(name)}, {quoted(value)}, true)" for name, value in values.items())
-    return f"begin{' read only' if read_only else ''}; select {listed}"
+    return f"begin{' read only' if read_only else ''}; {settings_of(values)}"
 
 
 class Database:

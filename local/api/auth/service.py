@@ -33,7 +33,7 @@ from local.api.auth.users import (
 )
 from local.api.auth.users import is_banned as user_is_banned
 from local.api.callers import Caller, Callers
-from local.api.database import Database, Query, Row, quoted
+from local.api.database import Database, Query, Row, literal
 from local.api.errors import HOSTED, ApiError, auth_error
 from local.api.http import JSON, json_response, raw_path, read_object
 from local.api.settings import Settings
@@ -347,9 +347,9 @@ class Auth:
         claims = self._user_claims(request)
         user_id, session = str(claims["sub"]), claims.get("session_id")
         users, sessions, identities = await self._database.read_auth(
-            f"select *, banned_until > now() as is_banned from auth.users where id = {quoted(user_id)}",  # noqa: S608
-            f"select id from auth.sessions where user_id = {quoted(user_id)} and id::text = {quoted(str(session))}",  # noqa: S608
-            f"select * from auth.identities where user_id = {quoted(user_id)} order by created_at",  # noqa: S608
+            f"select *, banned_until > now() as is_banned from auth.users where id = {literal(user_id)}",  # noqa: S608
+            f"select id from auth.sessions where user_id = {literal(user_id)} and id::text = {literal(str(session))}",  # noqa: S608
+            f"select * from auth.identities where user_id = {literal(user_id)} order by created_at",  # noqa: S608
         )
         found = users[0] if users and not users[0]["is_sso_user"] else None
         user = _refuse_absent(found, is_banned=bool(found and found["is_banned"]))

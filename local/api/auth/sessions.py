@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from starlette.requests import Request
 
 from local.api.auth.users import NO_INSTANCE, is_banned, shown, update_user, user_by_id
-from local.api.database import Query, Row, identifier
+from local.api.database import Query, Row, quoted
 from local.api.errors import ApiError, auth_error, is_gone
 from local.api.settings import Hook
 from local.api.tokens import Claims, Tokens
@@ -142,7 +142,7 @@ class Sessions:
 
     async def _hooked(self, query: Query, hook: Hook, claims: Claims, method: str) -> Claims:
         """The project's own function may change the claims, or refuse."""
-        name = f"{identifier(hook.schema)}.{identifier(hook.name)}"
+        name = f"{quoted(hook.schema)}.{quoted(hook.name)}"
         event = {"user_id": claims["sub"], "claims": claims, "authentication_method": method}
         try:
             await query(f"set local statement_timeout = {HOOK_TIMEOUT_MS}")

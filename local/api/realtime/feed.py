@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from local.api.database import Pool, Row, as_login, quoted
+from local.api.database import Pool, Row, as_login, literal
 from local.api.errors import DatabaseUnavailable
 from local.api.realtime.channels import Channel, Hub
 from local.api.realtime.pgoutput import UNCHANGED, Change, Commit, Relation
@@ -225,7 +225,7 @@ class Feed:
             if change.action == "DELETE" or not keys or not description.columns[0]["guarded"]:
                 continue
             row = change.new or {}
-            condition = " and ".join(f"{key['quoted']}={quoted(str(row.get(key['name'])))}" for key in keys)
+            condition = " and ".join(f"{key['quoted']}={literal(str(row.get(key['name'])))}" for key in keys)
             checks.append((number, [description.columns[0]["entity"], condition, sorted({i.identity for i in found})]))
         if checks:
             async with self._pool.connection("begin; set local statement_timeout = '30s'") as connection:

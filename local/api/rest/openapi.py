@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from local.api.database import literal
 from local.api.rest import media
 from local.api.rest.catalog import Catalog, Column, Function, Parameter, Relation
 from local.api.rest.relationships import Relationship
-from local.api.rest.sql import literal
 
 Json = dict[str, Any]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from local.api.database import literal, quoted
 from local.api.rest.catalog import Column, Function, Parameter
 from local.api.rest.errors import RestError
 from local.api.rest.grammar import QUANTIFIABLE_OPERATORS, SEARCH_FUNCTIONS, SIMPLE_OPERATORS, JsonStep, Operation
@@ -22,15 +23,6 @@ SCALAR = "pgrst_scalar"
 BODY = "pgrst_body"
 EVERYTHING = f"select * from {SOURCE}"
 INSERTED = "nullif(current_setting('pgrst.inserted', true), '')::int"
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace("\0", "").replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    text = text.replace("\0", "").replace("'", "''")
-    return f" E'{text}'".replace("\\", "\\\\") if "\\" in text else f"'{text}'"
 
 
 def qualified(name: Name) -> str:
@@ -508,13 +500,6 @@ def _location(key: tuple[str, ...]) -> str:
         f"case when pg_catalog.count({ROWS}) = 1 then (select json_agg(json_build_array(k.key, k.value)) from "
         f"(select row_to_json(_) as row from {SOURCE} as _ limit 1) data "
         f"cross join json_each_text(data.row) as k where k.key in ({names})) end"
-    )
-
-
-def settings_of(values: dict[str, str]) -> str:
-    """The settings of a request's transaction, in one round trip that takes no parameters."""
-    return "select " + ", ".join(
-        f"set_config({literal(name)}, {literal(value)}, true)" for name, value in values.items()
     )
 
 

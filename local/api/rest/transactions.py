@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.pq.abc import PGresult
 
-from local.api.database import Pool, results
+from local.api.database import Pool, quoted, results, settings_of
 from local.api.errors import DatabaseUnavailable, PoolExhausted
 from local.api.rest.catalog import Function
 from local.api.rest.errors import RestError, from_database, http_status, is_header, unavailable
 from local.api.rest.incoming import Incoming
-from local.api.rest.sql import as_json, qualified, quoted, settings_of
+from local.api.rest.sql import as_json, qualified
 from local.api.settings import RestSettings
 
 BYTEA = 17

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from local.api.auth.users import is_uuid
 from local.api.callers import Caller
-from local.api.database import Database, Query, Row, quoted
+from local.api.database import Database, Query, Row, literal
 from local.api.http import raw_path
 from local.api.storage.blobs import Blobs
 from local.api.storage.names import Place, no_bucket
@@ -42,7 +42,7 @@ class Files:
         return self._database.as_caller(caller, settings, read_only=read_only, commit=commit)
 
     async def visible_object(self, request: Request, caller: Caller, operation: str, place: Place) -> list[Row]:
-        where = f"bucket_id = {quoted(place.bucket)} and name = {quoted(place.name)}"
+        where = f"bucket_id = {literal(place.bucket)} and name = {literal(place.name)}"
         select = f"select * from storage.objects where {where}"  # noqa: S608 - quoted
         return await self._database.read_as_caller(caller, _settings(request, operation), select)
 

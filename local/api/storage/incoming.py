@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 
 from local.api.errors import storage_error
-from local.api.http import chunks
+from local.api.http import chunks, strict_json
 from local.api.storage.blobs import too_large
 from local.api.storage.multipart import read_form
 from local.api.storage.names import refused
@@ -61,9 +60,8 @@ def _metadata(text: str | None) -> dict[str, Any] | None:
     if not text:
         return None
     try:
-        value = json.loads(text)
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
+        value = strict_json(text)
+    except ValueError:
         raise refused("The metadata is not valid JSON") from None
     if not isinstance(value, dict):
         raise refused("The metadata is not a JSON object")
