@@ -148,7 +148,9 @@ async def use(call: Call[Any], name: str, given: Mapping[str, Any]) -> Outcome:
     once = getattr(arguments, "idempotency_key", None)
     payload = arguments.model_dump(mode="json", exclude_none=True, exclude={"idempotency_key"})
     body = as_json({"operation": tool.called, "arguments": payload} if tool.called else payload)
-    session = call.session.once(once, hashlib.sha256(f"{name}\n{body}".encode()).digest()) if once else call.session
+    session = call.session if tool.writes else call.session.for_reading()
+    if once:
+        session = session.once(once, hashlib.sha256(f"{name}\n{body}".encode()).digest())
     try:
         result, _ = await session.run(tool.operation, body)
     except Exception as error:  # noqa: BLE001 - explained to the model; a bug goes to the log

@@ -88,6 +88,10 @@ class Session:
             self._database, self._claims, self._headers, Idempotency(key, fingerprint), self._telemetry, self._count
         )
 
+    def for_reading(self) -> "Session":
+        """The same caller without a key: stored results of requests that change nothing would fill the database."""
+        return Session(self._database, self._claims, self._headers, None, self._telemetry, self._count)
+
     def connect(self, application_name: str) -> AbstractAsyncContextManager[Connection]:
         """A connection as the functions' login, without the caller's claims."""
         return self._database.connect(application_name)

@@ -442,7 +442,8 @@ create function private.client_network() returns text language plpgsql stable se
 declare
   address inet;
 begin
-  address := private.client_ip();
+  -- A proxy that listens on IPv6 may write IPv4 addresses in this form: their /64 would be everybody's.
+  address := regexp_replace(private.client_ip(), '^::ffff:(?=[0-9.]+$)', '', 'i');
   return case family(address) when 6 then network(set_masklen(address, 64))::text else host(address) end;
 exception when invalid_text_representation then
   return null;

@@ -518,16 +518,9 @@ create index feature_flag_exposures_user_idx on public.feature_flag_exposures (u
 create index feature_flag_exposures_network_idx on public.feature_flag_exposures (flag_id, seed, network, created_at);
 
 create function private.network_hash(seed uuid) returns bytea
-language plpgsql stable set search_path = '' as $$
-declare
-  address inet := private.client_ip()::inet;
-begin
-  return sha256(convert_to(
-    seed || ':' || network(case when family(address) = 6 then set_masklen(address, 64) else address end), 'UTF8'
-  ));
-exception when invalid_text_representation then
-  return null;
-end $$;
+language sql stable set search_path = '' as $$
+  select sha256(convert_to(seed || ':' || private.client_network(), 'UTF8'))
+$$;
 comment on function private.network_hash(uuid) is 'Hash of the caller''s network for one experiment; null if unknown.';
 
 -- A person can create several accounts and organizations, so both the user and the network are bounded. Units beyond a

@@ -124,6 +124,21 @@ def test_repeated_tool_call_has_one_effect(functions: Serving, key: str, databas
     assert logged == (True, True)
 
 
+def test_attack_store_results_of_reading_tools(functions: Serving, database: Database) -> None:
+    """A stored result of hundreds of records with each request would fill the database within hours."""
+
+    def stored() -> int:
+        with database.connect() as connection:
+            (count,) = connection.execute("select count(*) from private.idempotency_keys").fetchone() or (0,)
+        return int(count)
+
+    before = stored()
+    parameters = {"name": "list_records", "arguments": {"table": "leads"}}
+    answer = send(functions, token(), "tools/call", parameters, **{"idempotency-key": str(uuid4())})
+    assert not answer.json()["result"].get("isError"), answer.text
+    assert stored() == before
+
+
 def test_wrong_arguments_are_explained(functions: Serving) -> None:
     member = token("member")
     assert refused(functions, member, "search_crm", query="") == "invalid_arguments"

@@ -342,6 +342,16 @@ def test_attack_list_strangers_by_an_export(database: Database) -> None:
             assert f"{member}@strive.test" in exported
 
 
+def test_attack_share_the_network_of_everybody(database: Database) -> None:
+    def network(address: str) -> Any:
+        become(cursor.connection, "postgres", {}, {"x-forwarded-for": address})
+        return one(cursor.execute("select private.client_network() as network"))["network"]
+
+    with scene(database) as cursor:
+        assert network("::ffff:203.0.113.7") == network("203.0.113.7") != network("::FFFF:203.0.113.8")
+        assert network("2001:db8::1") == network("2001:db8::ffff:0:1") != network("2001:db8:0:1::1")
+
+
 # Known ids ------------------------------------------------------------------------------------------------------------
 
 
