@@ -18,6 +18,8 @@ PROBE = Path(__file__).with_name("probe.sql").read_text()
 # Their user_id is not the author: an admin chooses it.
 ABOUT_OTHERS = {"sales_goals", "appointment_attendees"}
 CHANNELS = "realtime.messages"
+FILES = "storage.objects"
+LARGE = {"size": 10**9}
 EVERYBODY = (*ACTORS, *TWINS, *MALFORMED)
 
 
@@ -106,15 +108,32 @@ class TableProbes:
             yield Probe(actor, upsert, "upsert", [kind], topic=topic)
             # The following grants all columns, so that only policies protect.
             grants = f"grant insert, update on {name} to authenticated, strive_api_key"
-            for column, other in self._others(kind):
-                move = f"update {name} set {column} = {literal(other)}"
-                alone = f"{grants}; delete from {name} where {self._in_the_way(here)}"
-                yield Probe(actor, move, "move", [kind], alone, blind=True)
+            alone = f"{grants}; delete from {name} where {self._in_the_way(here)}"
+            for move in self._moves(kind):
+                yield Probe(actor, f"update {name} set {move}", "move", [kind], alone, blind=True)
+            if self.table.name == FILES and actor.user:
+                yield from self._files(kind, actor, alone, over)
             if "user_id" in self.table.columns and self.table.name not in ABOUT_OTHERS:
                 whole = self.specimens.rows[self.table.name][kind]
                 forged = {c.name: whole[c.name] for c in self.table.columns.values() if not c.generated}
                 before = f"{grants}; delete from {name} where {here}"
                 yield Probe(actor, self._inserting(forged), "forge", [kind], before, blind=True, planted=forged)
+
+    def _files(self, kind: str, actor: Actor, alone: str, row: Row) -> Iterator[Probe]:
+        """Files between the buckets: a file becomes the actor's avatar; that becomes an attachment; a large file."""
+        avatar = f"bucket_id = 'avatars', name = '{actor.user}/{kind}'"
+        if kind in {"theirs avatar", "system"}:
+            yield Probe(actor, f"update {self.table.sql} set {avatar}", "update", [kind], alone, blind=True)
+        if kind == "ours":
+            before = f"{alone}; update {self.table.sql} set {avatar}, owner_id = '{actor.user}'"
+            attach = f"update {self.table.sql} set bucket_id = 'attachments', name = {literal(row['name'])}"
+            yield Probe(actor, attach, "update", [kind], before, blind=True)
+            before = f"{alone}; update {self.table.sql} set metadata = '{json.dumps(LARGE)}'"
+            yield Probe(
+                actor, f"update {self.table.sql} set {self.change} = default", "move", [kind], before, blind=True
+            )
+            copy = {**row, "id": str(fixed_id("copy")), "name": f"{row['name']}0", "metadata": LARGE}
+            yield Probe(actor, self._inserting(copy), "forge", [kind], alone, blind=True)
 
     def _in_the_way(self, here: str) -> str:
         """Other rows whose keys a moved row would conflict with, except those that identify people."""
@@ -126,20 +145,23 @@ class TableProbes:
             case _:
                 return f"not ({here})"
 
-    def _others(self, kind: str) -> Iterator[tuple[str, str]]:
-        """New owners for the row: column and value."""
+    def _moves(self, kind: str) -> Iterator[str]:
+        """Assignments that give the row to another organization or person."""
         organization, person = OWNERS["theirs" if kind.startswith("ours") else "ours"]
         columns = self.table.columns.keys()
         if "organization_id" in columns:
-            yield "organization_id", str(organization)
+            yield f"organization_id = '{organization}'"
         signed = {*self.table.key, SIGNATURES.get(self.table.name)}
         if "user_id" in columns and "user_id" not in signed and self.table.name not in ABOUT_OTHERS:
-            yield "user_id", str(person)
+            yield f"user_id = '{person}'"
         if self.table.name in {"users", "organizations"}:
-            yield "id", str(fixed_id("elsewhere"))
+            yield f"id = '{fixed_id('elsewhere')}'"
         row = self.specimens.rows[self.table.name][kind]
         if row.get("bucket_id") == "attachments":
-            yield "name", row["name"].replace(str(OWNERS[kind.partition(" ")[0]][0]), str(organization))
+            name = row["name"].replace(str(OWNERS[kind.partition(" ")[0]][0]), str(organization))
+            yield f"name = {literal(name)}"
+            yield f"bucket_id = 'avatars', name = '{person}/moved.png'"
+            yield "bucket_id = 'public-assets', name = 'moved.png'"
 
     def _changing(self) -> str:
         """The column an update writes: one clients may write, so that a refusal concerns the row."""

@@ -40,7 +40,7 @@ FOUND: dict[str, dict[str, Row]] = {
 # Columns with the author, unless the row is `signed` by another.
 SIGNATURES = {"activities": "created_by_id", "activity_feeds": "user_id", "storage.objects": "owner_id"}
 # The column an update writes, where the default choice is unsuitable.
-CHANGED = {"storage.objects": "metadata"}
+CHANGED = {"storage.objects": "user_metadata"}
 LIMITS = Jsonb(
     dict.fromkeys(
         ("members", "storage_bytes", "api_calls", "ai_tokens", "orders_per_month", "templates", "blueprints"), 9
@@ -132,6 +132,8 @@ VALUES: dict[str, dict[str, Row]] = {
         "ours admin's": {"name": f"{ACME}/{FOLDER}/2"},
         "ours viewer's": {"name": f"{ACME}/{FOLDER}/3"},
         "ours signed": {"name": f"{ACME}/{FOLDER}/4"},
+        "ours misplaced": {"name": f"{ACME}/5"},
+        "ours export": {"name": f"{ACME}/6.csv", "bucket_id": "exports"},
         "ours avatar": {"name": f"{PEOPLE['member']}/face.png", "bucket_id": "avatars"},
         "theirs": {"name": f"{GLOBEX}/{FOLDER}/1"},
         "theirs avatar": {"name": f"{PEOPLE['globex_member']}/face.png", "bucket_id": "avatars"},
