@@ -648,6 +648,7 @@ def tell_platform(story: Story, connection: Connection) -> None:
         day, grown = (story.at - timedelta(days=back)).date(), 1 - back / 500
         orgs = round(180 * grown)
         paying = round(orgs * 0.6)
+        churn = round(random.uniform(0.01, 0.04), 4)
         if day not in known:
             story.add(
                 "platform_metrics",
@@ -660,7 +661,7 @@ def tell_platform(story: Story, connection: Connection) -> None:
                 new_orgs=random.randint(0, 2),
                 mrr_cents=paying * 52_000,
                 arr_cents=paying * 624_000,
-                churn_rate=round(random.uniform(0.01, 0.04), 4),
+                churn_rate=churn,
                 free_count=orgs - paying,
                 starter_count=paying // 2,
                 growth_count=paying // 3,
@@ -670,6 +671,7 @@ def tell_platform(story: Story, connection: Connection) -> None:
                 api_calls=used["API_CALLS", day],
                 measured_at=datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, minutes=1),
             )
+            story.add("platform_revenue", **_revenue(day, paying, churn))
     admin = connection.execute("select id from public.users where global_role = 'SUPER_ADMIN' order by id").fetchone()
     if admin and not connection.execute("select from public.feature_flags where name = 'demo.start-page'").rowcount:
         flag = story.add(
@@ -724,6 +726,29 @@ def tell_platform(story: Story, connection: Connection) -> None:
             story.add(table, alert_id=alert["id"], user_id=admin[0])
         for name, kind in (("Listing writer", "text"), ("Price estimate", "analysis")):
             story.add("ai_tools", name=name, tool_type=kind, description=f"{name}, for every agent.")
+
+
+def _revenue(day: date, paying: int, churn: float) -> Row:
+    """The month before `day`: who paid at its start, came, or left."""
+    price = 52_000
+    start = round(paying * 0.98)
+    left = round(start * churn)
+    came = paying - start + left
+    return {
+        "date": day,
+        "currency": "usd",
+        "customers": paying,
+        "mrr_cents": paying * price,
+        "arr_cents": paying * price * 12,
+        "start_customers": start,
+        "start_mrr_cents": start * price,
+        "churned_customers": left,
+        "churned_mrr_cents": left * price,
+        "new_customers": came,
+        "new_mrr_cents": came * price,
+        "logo_churn_rate": left / start,
+        "revenue_churn_rate": left / start,
+    }
 
 
 def described(counts: dict[str, int]) -> Iterator[str]:

@@ -164,6 +164,12 @@ begin
   update public.order_milestones set is_completed = true where order_id = the_order and stage = 'design';
 end $$;
 
+insert into public.agent_templates (
+  organization_id, name, description, category, personality_config, model_config, tools_config, memory_config, tags, created_by_id
+) values (
+  pg_temp.org(), 'Open house host', 'Invites the neighbors and thanks the visitors.', 'SALES', '{"tone": "warm"}', '{}', '{}', '{}',
+  '{events}', auth.uid()
+);
 insert into public.template_reviews (template_id, rating, review, organization_id, reviewer_id)
 select t.id, 5, 'Books viewings while we sleep.', pg_temp.org(), auth.uid() from public.agent_templates t
 where t.is_system and t.name = 'Buyer concierge';
