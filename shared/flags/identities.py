@@ -127,8 +127,10 @@ class Identities:
         else:
             known.serialized, known.attributes, known.loaded = serialized, json.loads(serialized), began
             self._unavailable = False
-            if key in self._known:  # move it to the end, away from what is dropped first
-                self._known[key] = self._known.pop(key)
+            named = key[1].decode()
+            if self._known.pop(key, None) and named in {"", known.attributes.get("organization_id")}:
+                self._known[key] = known  # at the end, away from what is dropped first
+            # Made-up organizations of one user would push out the identities of all others.
         finally:
             known.loading = None
 

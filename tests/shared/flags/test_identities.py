@@ -177,3 +177,17 @@ def test_memory_of_identities_is_bounded(clock: Clock) -> None:
 
     assert clock
     run(test)
+
+
+def test_attack_push_out_identities_by_made_up_organizations(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities, "REMEMBERED", 10)
+
+    async def test(users: Users, known: Identities) -> None:
+        await known.get(ANNA, users.load)
+        for number in range(20):
+            await known.get(("claims of eve", str(number).encode()), users.load)
+        users.refusal = UNAVAILABLE
+        clock.now += FRESH_SECONDS
+        assert (await known.get(ANNA, users.load)).stale
+
+    run(test)
