@@ -67,27 +67,39 @@ end $$;
 revoke execute on function realtime.channel_rights(text, text, text, text) from public;
 grant execute on function realtime.channel_rights(text, text, text, text) to supabase_replication_admin;
 
--- Which identities a select would show each row. `changed` is [[table, condition on its primary key, [numbers of
--- identities]], …], the result the same without the identities that see nothing. Policies run as on hosted projects, in
--- a prepared statement named walrus_rls_stmt and without request headers.
+-- Which identities a select would show each row. `changed` is [[table, primary key, [numbers of identities]], …], the
+-- result the same without the identities that see nothing. As on hosted projects policies run without request headers,
+-- beside a prepared statement named walrus_rls_stmt that names the row. A statement with parameters, which Postgres plans
+-- once for each table and role, does the same.
 create function realtime.visible(changed jsonb, identities jsonb) returns jsonb language plpgsql as $$
 declare
   change jsonb;
   identity jsonb;
   number jsonb;
+  relation regclass;
+  keys record;
+  planned text;
   seen boolean;
   answer jsonb;
   answers jsonb[] := '{}';
 begin
   for change in select value from jsonb_array_elements(changed) loop
     answer := '[]';
-    execute format('prepare walrus_rls_stmt as select exists(select 1 from %s where %s)', change ->> 0, change ->> 1);
+    relation := change ->> 0;
+    select string_agg(format('%I=%L', key, value), ' and ') as named, string_agg(format('%I=$%s', key, at), ' and ') as wanted,
+      string_agg(quote_literal(value), ', ') as given
+    into keys from jsonb_each_text(change -> 1) with ordinality as each (key, value, at);
+    execute format('prepare walrus_rls_stmt as select exists(select 1 from %s where %s)', relation, keys.named);
     for number in select value from jsonb_array_elements(change -> 2) loop
       identity := identities -> number::int;
       begin
+        planned := format('visible_%s_%s', relation::oid, (identity ->> 'role')::regrole::oid);
+        if not exists (select from pg_prepared_statements p where p.name = planned) then
+          execute format('prepare %I as select exists(select 1 from %s where %s)', planned, relation, keys.wanted);
+        end if;
         perform set_config('role', identity ->> 'role', true),
           set_config('request.jwt.claims', identity ->> 'claims', true);
-        execute 'execute walrus_rls_stmt' into seen;
+        execute format('execute %I(%s)', planned, keys.given) into seen;
       exception when others then
         seen := false; -- a policy that fails shows nothing
       end;

@@ -183,18 +183,21 @@ end $$;
 create function private.realtime_row_org() returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 declare
-  parts text[] := (
-    select regexp_match(p.statement, $re$from\s+(?:public\.)?"?(\w+)"?\s+where\s+"?id"?\s*=\s*'([0-9a-f-]{36})'$re$, 'i')
+  -- The statement as words. A regular expression costs more than the rest of the policy.
+  words text[] := (
+    select array_remove(string_to_array(translate(lower(p.statement), e'\n\t"''=()', repeat(' ', 7)), ' '), '')
     from pg_prepared_statements p where p.name = 'walrus_rls_stmt'
   );
+  place int := array_position(words, 'where');
+  named text;
   org uuid;
 begin
-  if parts is null or not exists (
-    select from private.broadcast_channels c where c.table_name = parts[1] and c.is_published
-  ) then
-    return null;
+  select c.table_name into named from private.broadcast_channels c
+  where c.table_name = replace(words[place - 1], 'public.', '') and c.is_published
+    and words[place - 2] = 'from' and words[place + 1] = 'id';
+  if named is not null then
+    execute format('select organization_id from public.%I where id = $1', named) into org using words[place + 2]::uuid;
   end if;
-  execute format('select organization_id from public.%I where id = $1', parts[1]) into org using parts[2]::uuid;
   return org;
 end $$;
 comment on function private.realtime_row_org() is

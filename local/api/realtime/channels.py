@@ -1,25 +1,43 @@
-"""Sockets, the channels they have joined, and who gets a message."""
+"""Sockets, the channels they have joined, and the one way in which messages reach them."""
 
 import asyncio
-import json
 import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from local.api.realtime.protocol import Frame, compact, encode, encode_binary, frame
+from local.api.realtime.protocol import Frame, compact, encode
 from local.api.realtime.subscriptions import Subscription
 from local.api.tokens import Claims
 
+# The limits of the hosted service.
+CHANNELS_PER_SOCKET = 100
+JOINS = MESSAGES = (500, 1)  # calls, seconds; of a socket
+PRESENCE_CALLS = (5, 30)  # of a channel
+PAYLOAD_BYTES = 3_000_000
 OUTBOX_BYTES = 4 * 1024 * 1024
-PRESENCE_CALLS, PRESENCE_SECONDS = 5, 30
 # Claims that differ between two tokens of one session.
 OF_ONE_TOKEN = {"iat", "exp", "nbf", "jti"}
 
 Rights = dict[str, dict[str, bool]]
-Key = tuple[bool, str]
+Key = tuple[bool, str]  # a private and a public channel of one name are two channels
+AudienceKey = tuple[str, str, tuple[Subscription, ...]]  # topic, identity
+
+
+class Limit:
+    """At most so many calls within some seconds."""
+
+    def __init__(self, calls: int, seconds: float) -> None:
+        self._seconds = seconds
+        self._calls: deque[float] = deque(maxlen=calls)
+
+    def exceeded(self) -> bool:
+        now = time.monotonic()
+        exceeded = len(self._calls) == self._calls.maxlen and self._calls[0] > now - self._seconds
+        self._calls.append(now)
+        return exceeded
 
 
 class Socket:
@@ -28,18 +46,14 @@ class Socket:
     def __init__(self, version: str, claims: Claims, headers: dict[str, str], transport: asyncio.Transport) -> None:
         self.version, self.claims, self.headers = version, claims, headers
         self.channels: dict[str, Channel] = {}
+        self.joins, self.messages = Limit(*JOINS), Limit(*MESSAGES)
         self._transport = transport
 
-    def send(self, message: str) -> None:
-        self.write(frame(message))
-
-    def reply(self, request: Frame, status: str, response: dict[str, str]) -> None:
-        """To a message that is about no channel of this socket."""
+    def reply(self, request: Frame, status: str, response: dict[str, Any]) -> None:
         text = compact({"status": status, "response": response})
-        self.send(encode(self.version, request.topic, "phx_reply", text, request.ref, request.join_ref))
+        self.write(encode(self.version, request.topic, "phx_reply", text, request.ref, request.join_ref))
 
     def write(self, data: bytes) -> None:
-        """A frame that many sockets may share."""
         if self._transport.is_closing():
             return
         self._transport.write(data)
@@ -49,70 +63,70 @@ class Socket:
 
 
 @dataclass(eq=False)
+class Audience:
+    """Channels that get the same messages for the same changes: policies show the same rows to them."""
+
+    identity: str
+    role: str
+    claims: str
+    subscriptions: tuple[Subscription, ...]
+    channels: dict["Channel", None] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
 class Channel:
     socket: Socket
-    name: str
+    topic: str
     join_ref: str | None
     is_private: bool
+    sends_to_itself: bool
+    acknowledges: bool
+    has_presence: bool
+    presence_key: str
     claims: Claims
-    token: str | None
-    sends_to_itself: bool = False
-    acknowledges: bool = False
-    has_presence: bool = False
-    presence_key: str = ""
+    token: str | None = None
     rights: Rights | None = None
-    subscriptions: list[Subscription] = field(default_factory=list)
     presence: dict[str, Any] | None = None
-    presence_calls: deque[float] = field(default_factory=deque)
-    timer: asyncio.TimerHandle | None = None
-    _identified: Claims | None = None
-    _identity: str = ""
+    presence_calls: Limit = field(default_factory=lambda: Limit(*PRESENCE_CALLS))
+    audience: AudienceKey | None = None
+    expiry: asyncio.TimerHandle | None = None
 
     @property
-    def topic(self) -> str:
-        return f"realtime:{self.name}"
+    def name(self) -> str:
+        return self.topic.removeprefix("realtime:")
 
     @property
     def key(self) -> Key:
         return self.is_private, self.name
 
-    @property
-    def identity(self) -> str:
-        """The same for all channels to which policies show the same rows."""
-        if self._identified is not self.claims:
-            self._identified, self._identity = self.claims, self._make_identity()
-        return self._identity
-
-    def _make_identity(self) -> str:
-        return json.dumps(
-            {name: value for name, value in self.claims.items() if name not in OF_ONE_TOKEN}, sort_keys=True
-        )
-
     def may(self, extension: str, action: str) -> bool:
         return not self.is_private or bool(self.rights and self.rights[extension][action])
 
     def push(self, event: str, payload: Any, ref: str | None = None) -> None:
-        self.socket.send(encode(self.socket.version, self.topic, event, compact(payload), ref, self.join_ref))
-
-    def reply(self, ref: str | None, status: str, response: Any) -> None:
-        self.push("phx_reply", {"status": status, "response": response}, ref)
+        self.socket.write(encode(self.socket.version, self.topic, event, compact(payload), ref, self.join_ref))
 
     def system(self, extension: str, status: str, message: str) -> None:
         about = {"channel": self.name, "extension": extension, "message": message, "status": status}
         self.push("system", about)
 
-    def presence_limit_reached(self) -> bool:
-        now = time.monotonic()
-        while self.presence_calls and self.presence_calls[0] < now - PRESENCE_SECONDS:
-            self.presence_calls.popleft()
-        self.presence_calls.append(now)
-        return len(self.presence_calls) > PRESENCE_CALLS
+
+def deliver(channels: Iterable[Channel], event: str, payload: str | bytes) -> None:
+    """To channels of one topic: the message is encoded once per version."""
+    frames: dict[str, bytes] = {}
+    for channel in channels:
+        version = channel.socket.version
+        if version not in frames:
+            frames[version] = encode(version, channel.topic, event, payload)
+        channel.socket.write(frames[version])
 
 
 class Hub:
     """All channels of all sockets."""
 
     def __init__(self) -> None:
+        self.sockets: set[Socket] = set()
+        self.deserted_at = time.monotonic()
+        self.audiences: dict[AudienceKey, Audience] = {}
         self._channels: dict[Key, dict[Channel, None]] = defaultdict(dict)
 
     def add(self, channel: Channel) -> None:
@@ -120,80 +134,74 @@ class Hub:
         channel.socket.channels[channel.topic] = channel
 
     def remove(self, channel: Channel) -> None:
-        if channel.timer:
-            channel.timer.cancel()
-        self.untrack(channel)
+        if channel.expiry:
+            channel.expiry.cancel()
+        self.subscribe(channel, ())
         members = self._channels[channel.key]
         members.pop(channel, None)
         if not members:
-            self._channels.pop(channel.key, None)
-        if channel.socket.channels.get(channel.topic) is channel:
-            channel.socket.channels.pop(channel.topic)
+            del self._channels[channel.key]
+        channel.socket.channels.pop(channel.topic, None)
+        self.track(channel, None)
 
-    def __iter__(self) -> Iterator[Channel]:
-        return iter([channel for members in self._channels.values() for channel in members])
+    def drop(self, socket: Socket) -> None:
+        for channel in list(socket.channels.values()):
+            self.remove(channel)
+        self.sockets.discard(socket)
+        self.deserted_at = time.monotonic()
+
+    def subscribe(self, channel: Channel, subscriptions: tuple[Subscription, ...]) -> None:
+        """Also after a new token, which may be another identity."""
+        if before := channel.audience:
+            self.audiences[before].channels.pop(channel)
+            if not self.audiences[before].channels:
+                del self.audiences[before]
+        channel.audience = None
+        if subscriptions:
+            claims, topic = channel.claims, channel.topic
+            identity = compact({name: claims[name] for name in sorted(claims) if name not in OF_ONE_TOKEN})
+            new = Audience(identity, claims["role"], compact(claims), subscriptions)
+            channel.audience = topic, identity, subscriptions
+            self.audiences.setdefault(channel.audience, new).channels[channel] = None
 
     def broadcast(
-        self,
-        key: Key,
-        event: str,
-        payload: Any,
-        *,
-        sender: Channel | None = None,
-        meta: dict[str, Any] | None = None,
-        binary: bytes | None = None,
+        self, key: Key, event: str, payload: str | bytes, *, sender: Channel | None = None, meta: object = None
     ) -> None:
-        body = {"event": event, "payload": payload, "type": "broadcast"} | ({"meta": meta} if meta else {})
-        frames: dict[str, bytes | None] = {}
-        topic = f"realtime:{key[1]}"
-        for channel in list(self._channels.get(key, ())):
-            if (channel is sender and not channel.sends_to_itself) or not channel.may("broadcast", "read"):
-                continue
-            version = channel.socket.version
-            if version not in frames:
-                frames[version] = (
-                    frame(encode(version, topic, "broadcast", compact(body)))
-                    if binary is None
-                    else frame(encode_binary(topic, event, binary))
-                    if version == "2.0.0"
-                    else None
-                )
-            if data := frames[version]:
-                channel.socket.write(data)
+        """`payload` is JSON, or what is sent as it is."""
+        heard = [
+            each
+            for each in self._channels.get(key, ())
+            if (each is not sender or each.sends_to_itself) and each.may("broadcast", "read")
+        ]
+        if isinstance(payload, bytes):
+            deliver(heard, event, payload)
+        else:
+            more = f',"meta":{compact(meta)}' if meta else ""
+            body = f'{{"event":{compact(event)},"payload":{payload},"type":"broadcast"{more}}}'
+            deliver(heard, "broadcast", body)
 
-    # Presence --------------------------------------------------------------------------------------------------------
-
-    def presence_state(self, key: Key) -> dict[str, Any]:
+    def presence_state(self, channel: Channel) -> dict[str, Any]:
         state: dict[str, Any] = {}
-        for channel in self._channels.get(key, ()):
-            if channel.presence is not None:
-                state.setdefault(channel.presence_key, {"metas": []})["metas"].append(channel.presence)
+        for each in self._channels[channel.key]:
+            if each.presence is not None:
+                state.setdefault(each.presence_key, {"metas": []})["metas"].append(each.presence)
         return state
 
-    def track(self, channel: Channel, payload: dict[str, Any]) -> None:
-        before = channel.presence
-        if before is not None and {**before, "phx_ref": 0, "phx_ref_prev": 0} == {
-            **payload,
-            "phx_ref": 0,
-            "phx_ref_prev": 0,
-        }:
+    def track(self, channel: Channel, state: dict[str, Any] | None) -> None:
+        """`None` ends the presence."""
+        before, after = channel.presence, None
+        if state is not None:
+            previous = {"phx_ref_prev": before["phx_ref"]} if before else {}
+            after = {**state, "phx_ref": secrets.token_urlsafe(9), **previous}
+            channel.has_presence = True
+        if _without_references(before) == _without_references(after):
             return
-        meta = {**payload, "phx_ref": secrets.token_urlsafe(9)}
-        leaves = {}
-        if before is not None:
-            meta["phx_ref_prev"] = before["phx_ref"]
-            leaves = {channel.presence_key: {"metas": [before]}}
-        channel.presence, channel.has_presence = meta, True
-        self._diff(channel.key, {channel.presence_key: {"metas": [meta]}}, leaves)
+        channel.presence = after
+        leaves, joins = ({channel.presence_key: {"metas": [meta]}} if meta else {} for meta in (before, after))
+        seen = [each for each in self._channels.get(channel.key, ()) if each.has_presence]
+        seen = [each for each in seen if each.may("presence", "read")]
+        deliver(seen, "presence_diff", compact({"joins": joins, "leaves": leaves}))
 
-    def untrack(self, channel: Channel) -> None:
-        before, channel.presence = channel.presence, None
-        if before is not None:
-            self._diff(channel.key, {}, {channel.presence_key: {"metas": [before]}})
 
-    def _diff(self, key: Key, joins: dict[str, Any], leaves: dict[str, Any]) -> None:
-        payload = compact({"joins": joins, "leaves": leaves})
-        for channel in list(self._channels.get(key, ())):
-            if channel.has_presence and channel.may("presence", "read"):
-                text = encode(channel.socket.version, channel.topic, "presence_diff", payload)
-                channel.socket.send(text)
+def _without_references(meta: dict[str, Any] | None) -> dict[str, Any] | None:
+    return meta and {name: value for name, value in meta.items() if name not in {"phx_ref", "phx_ref_prev"}}

@@ -4,304 +4,255 @@ import asyncio
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from psycopg.rows import dict_row
 
-from local.api.database import Pool, Row, as_login, literal
+from local.api.database import Pool, as_login
+from local.api.database import Row as Record
 from local.api.errors import DatabaseUnavailable
-from local.api.realtime.channels import Channel, Hub
-from local.api.realtime.pgoutput import UNCHANGED, Change, Commit, Relation
-from local.api.realtime.protocol import compact, encode, frame
-from local.api.realtime.replication import Stream
+from local.api.realtime.channels import Audience, Hub, deliver
+from local.api.realtime.protocol import compact
+from local.api.realtime.replication import Change, Relation, Row, Stream
 from local.api.realtime.subscriptions import Subscription
-from local.api.realtime.values import as_json
 
 LOGIN = "supabase_replication_admin"
+READY_SECONDS = 5
 RECONNECT_SECONDS = 0.5
-DESCRIPTION_SECONDS = 2  # grants may change without a new relation message
+QUIET_SECONDS = 60  # without any socket, before the stream of changes is closed
+DESCRIPTION_SECONDS = 2
+BATCH_SECONDS = 0.01  # between two batches: more changes share their queries
+TURN_SECONDS = 0.002  # other work waits no longer for the event loop
+TURN_BYTES = 64 * 1024  # sockets write so much before more is added
 LARGEST_RECORD, LARGEST_KEPT = 1024 * 1024, 64
+DOCUMENTS = {114, 3802}  # json, jsonb
 MESSAGES = ("realtime", "messages")
-DESCRIPTION = """
-select format('%I.%I', n.nspname, c.relname) as entity, c.relrowsecurity as guarded, a.attname as name,
-  quote_ident(a.attname) as quoted, t.typname as type, coalesce(a.attnum = any(i.indkey), false) as is_key,
-  array(select r.rolname::text from pg_roles r where r.rolname = any($2::text[])
-    and has_column_privilege(r.oid, c.oid, a.attnum, 'select')) as readers
+OLD_MESSAGES = """select set_config('role', 'supabase_realtime_admin', true);
+delete from realtime.messages where inserted_at < localtimestamp - interval '3 days'"""
+COLUMNS = """
+select a.attname as name, t.typname as type, c.relrowsecurity as guarded,
+  coalesce(a.attnum = any(i.indkey), false) as is_key,
+  array(select r.rolname::text from pg_roles r where has_column_privilege(r.oid, c.oid, a.attnum, 'select')) as readers
 from pg_class c
-join pg_namespace n on n.oid = c.relnamespace
 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 join pg_type t on t.oid = a.atttypid
 left join pg_index i on i.indrelid = c.oid and i.indisprimary
-where c.oid = $1::oid order by a.attnum
-"""
-MATCHES = """
-select json_agg(case t ->> 1 when 'like' then t ->> 0 like t ->> 2 when 'ilike' then t ->> 0 ilike t ->> 2
-  when 'match' then t ->> 0 ~ (t ->> 2) else t ->> 0 ~* (t ->> 2) end <> (t ->> 3)::bool order by at) as fits
-from jsonb_array_elements($1::jsonb) with ordinality tests (t, at)
-"""
+where c.oid = $1::oid order by a.attnum"""
+# The rows as JSON by column, and whether each fulfills the conditions.
+VALUES = """
+select (select json_object_agg(key, value::text) from jsonb_each(to_jsonb(r.*))) as new,
+  (select json_object_agg(key, value::text) from jsonb_each(to_jsonb(o.*))) as old, array[{conditions}]::bool[] as fits
+from jsonb_array_elements($1::jsonb) with ordinality as c (pair, at),
+  jsonb_populate_record(null::{table}, c.pair -> 0) r, jsonb_populate_record(null::{table}, c.pair -> 1) o
+order by at"""
+VISIBLE = "select realtime.visible($1::jsonb, $2::jsonb) as seen"
 
 
-@dataclass(frozen=True)
-class Description:
-    """A table as the catalog has it."""
+@dataclass(eq=False)
+class Event:
+    """A change of a table, and who gets it."""
 
-    columns: list[Row]
-    types: dict[str, int]
-    roles: frozenset[str]  # whose rights the columns have
-    read_at: float
+    change: Change
+    wanted: list[tuple[Audience, Subscription]]
+    columns: list[Record] = field(default_factory=list)  # as the catalog has them now
+    new: dict[str, str] = field(default_factory=dict)  # JSON by column
+    old: dict[str, str] = field(default_factory=dict)
 
     @property
-    def keys(self) -> list[Row]:
-        return [column for column in self.columns if column["is_key"]]
-
-    def readable(self, role: str, select: tuple[str, ...] | None) -> list[Row]:
-        wanted = [column for column in self.columns if role in column["readers"]]
-        return wanted if select is None else [c for c in wanted if c["name"] in select or c["is_key"]]
-
-
-@dataclass(frozen=True)
-class Interest:
-    """Subscriptions that are the same for the policies: one check serves all of their channels."""
-
-    role: str
-    identity: int
-    subscription: Subscription
-
-
-Wanted = tuple[Change, Description, list[Interest]]
-Pattern = tuple[str, str, str, bool]  # value, operator, pattern, negated
+    def row_check(self) -> str | None:
+        """The table and its primary key. Neither a deleted row nor one without a key can be checked."""
+        keys = {column["name"]: self.change.row.get(column["name"]) for column in self.columns if column["is_key"]}
+        if self.change.action == "DELETE" or not keys or not self.columns[0]["guarded"]:
+            return None
+        return f"{compact(self.change.relation.name)},{compact(keys)}"
 
 
 class Feed:
-    def __init__(self, hub: Hub, pool: Pool, database_url: str) -> None:
-        self._hub, self._pool = hub, pool
+    def __init__(self, hub: Hub, database_url: str) -> None:
+        # Rows are checked on a connection that never carried a request's headers, as on hosted projects.
+        options = {
+            "row_factory": dict_row,
+            "cursor_factory": psycopg.AsyncRawCursor,
+            "options": "-c timezone=UTC -c statement_timeout=30s",
+        }
+        self._hub, self._pool = hub, Pool(LOGIN, database_url, 1, **options)
         self._address = as_login(LOGIN, database_url)
-        self._descriptions: dict[int, Description] = {}
-        self._roles: set[str] = set()
         self._task: asyncio.Task[None] | None = None
-        self.ready = asyncio.Event()
+        self._ready = asyncio.Event()
 
-    def start(self) -> None:
+    async def open(self) -> None:
+        """If the database is away, changes arrive as soon as it is back."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_SECONDS):
+                await self._ready.wait()
 
-    async def stop(self) -> None:
-        task, self._task = self._task, None
-        self.ready.clear()
-        if task:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    async def close(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._pool.close()
 
     async def _run(self) -> None:
         again = False
-        while True:
+        while self._is_needed():
             stream = Stream(self._address)
             try:
                 await stream.open()
-                await self._delete_old_messages()
-                self.ready.set()
+                await self._pool.read_rows(OLD_MESSAGES)
+                self._ready.set()
                 if again:
                     self._announce()
-                async for batch in stream.changes():
-                    await self._handle(batch, stream)
+                async for changes, position in stream.batches():
+                    await self._handle(changes)
+                    if position:
+                        stream.confirm(position)
+                        await asyncio.sleep(BATCH_SECONDS)
+                    if not self._is_needed():
+                        return
             except (psycopg.Error, OSError, DatabaseUnavailable) as error:
-                if self.ready.is_set():
+                if self._ready.is_set():
                     print(f"realtime: the stream of changes broke and is opened again: {error}", flush=True)
             finally:
-                self.ready.clear()
+                self._ready.clear()
                 await stream.close()
             again = True
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _delete_old_messages(self) -> None:
-        async with self._pool.connection("begin; set local role supabase_realtime_admin") as connection:
-            await connection.execute(
-                b"delete from realtime.messages where inserted_at < localtimestamp - interval '3 days'"
-            )
-            await connection.commit()
+    def _is_needed(self) -> bool:
+        return bool(self._hub.sockets) or time.monotonic() < self._hub.deserted_at + QUIET_SECONDS
 
     def _announce(self) -> None:
         """As hosted: changes of the time without a stream are lost, and the subscription is confirmed again."""
-        for channel in self._hub:
-            if channel.subscriptions:
+        for audience in self._hub.audiences.values():
+            for channel in audience.channels:
                 channel.system("postgres_changes", "ok", "Subscribed to PostgreSQL")
 
-    async def _handle(self, batch: list[Change | Commit | Relation], stream: Stream) -> None:
-        pending: list[Change] = []
-        position = 0
-        for item in batch:
-            if isinstance(item, Relation):
-                await self._deliver(pending)
-                pending = []
-                self._descriptions.pop(item.id, None)
-            elif isinstance(item, Commit):
-                position = item.position
-            else:
-                pending.append(item)
-        await self._deliver(pending)
-        if position:
-            stream.confirm(position)
-
-    def _broadcast(self, message: dict[str, object]) -> None:
-        if message.get("extension") != "broadcast" or not isinstance(message.get("payload"), str):
-            return
-        key = (message.get("private") == "t", str(message.get("topic")))
-        payload = json.loads(str(message["payload"]))
-        self._hub.broadcast(key, str(message.get("event") or ""), payload, meta={"id": message.get("id")})
-
-    # Changes of tables -----------------------------------------------------------------------------------------------
-
-    async def _deliver(self, changes: list[Change]) -> None:
-        """In order of commit; one query checks all changes."""
-        interests, identities = self._interests()
-        wanted: list[Wanted] = []
-        for change in changes if interests else ():
-            if _is_broadcast(change):
-                continue
-            description = await self._description(change.relation)
-            found = [each for each in interests if each.subscription.wants(change, description.types)]
-            if found and description.columns:
-                wanted.append((change, description, found))
-        wanted = await self._matching(wanted)
-        seen = await self._visible(wanted, identities)
-        shown = {
-            id(change): (description, [each for each in found if visible is None or each.identity in visible])
-            for (change, description, found), visible in zip(wanted, seen, strict=True)
-        }
+    async def _handle(self, changes: list[Change]) -> None:
+        """In order of commit. One query evaluates the filters of all changes, another one the policies."""
+        events: dict[Change, Event] = {}
         for change in changes:
-            if _is_broadcast(change):
-                self._broadcast(change.new or {})
-            elif id(change) in shown:
-                description, found = shown[id(change)]
-                self._send(change, description, [(each, channel) for each in found for channel in interests[each]])
-                await asyncio.sleep(0)  # the sockets are written before their buffers fill
+            audiences = self._hub.audiences.values()
+            if wanted := [(who, each) for who in audiences for each in who.subscriptions if each.wants(change)]:
+                events[change] = Event(change, wanted)
+        if events:
+            await self._evaluate(list(events.values()))
+            await self._check(list(events.values()))
+        ends, size = time.monotonic() + TURN_SECONDS, 0
+        for change in changes:
+            if (change.relation.schema, change.relation.table) == MESSAGES:
+                size += self._broadcast(change.row)
+            elif change in events:
+                size += _send(events[change])
+            if size > TURN_BYTES or time.monotonic() > ends:
+                await asyncio.sleep(0)
+                ends, size = time.monotonic() + TURN_SECONDS, 0
 
-    def _interests(self) -> tuple[dict[Interest, list[Channel]], list[dict[str, str]]]:
-        """The channels by what they subscribe to, and the identities that interests refer to by number."""
-        interests: dict[Interest, list[Channel]] = defaultdict(list)
-        identities: list[dict[str, str]] = []
-        numbers: dict[str, int] = {}
-        for channel in self._hub:
-            if not channel.subscriptions:
-                continue
-            if channel.identity not in numbers:
-                numbers[channel.identity] = len(identities)
-                identities.append({"role": channel.claims["role"], "claims": compact(channel.claims)})
-            for subscription in channel.subscriptions:
-                interest = Interest(channel.claims["role"], numbers[channel.identity], subscription)
-                interests[interest].append(channel)
-        self._roles |= {interest.role for interest in interests}
-        return interests, identities
+    async def _describe(self, relation: Relation) -> list[Record]:
+        """The columns as the catalog has them; grants may change without a new relation."""
+        if relation.read_at < time.monotonic() - DESCRIPTION_SECONDS:
+            [relation.described] = await self._pool.read_rows(COLUMNS, [relation.id])
+            relation.read_at = time.monotonic()
+        return relation.described
 
-    async def _matching(self, wanted: list[Wanted]) -> list[Wanted]:
-        """Without the interests whose filters by pattern do not match; Postgres evaluates each of them once."""
+    async def _evaluate(self, events: list[Event]) -> None:
+        """Without the subscriptions whose filters do not accept the row."""
+        tables: dict[str, list[Event]] = defaultdict(list)
+        for event in events:
+            event.columns = await self._describe(event.change.relation)
+            tables[event.change.relation.name].append(event)
+        for table, changed in tables.items():
+            conditions = sorted({each.condition for event in changed for _, each in event.wanted})
+            query = VALUES.format(conditions=",".join(conditions), table=table)
+            [rows] = await self._pool.read_rows(query, [f"[{','.join(_pair(event.change) for event in changed)}]"])
+            for event, row in zip(changed, rows, strict=True):
+                event.new, event.old = row["new"], row["old"]
+                fits = dict(zip(conditions, row["fits"], strict=True))
+                event.wanted = [(who, each) for who, each in event.wanted if fits[each.condition]]
 
-        def tests(change: Change, interest: Interest) -> list[Pattern]:
-            row = change.row
-            patterns = [each for each in interest.subscription.filters if each.is_pattern]
-            return [(str(row[each.column]), each.operator, each.value, each.negated) for each in patterns]
-
-        asked = list({test for change, _, found in wanted for interest in found for test in tests(change, interest)})
+    async def _check(self, events: list[Event]) -> None:
+        """Without the audiences whose policies do not show the row: one evaluation per row and identity."""
+        asked: dict[str, set[str]] = defaultdict(set)
+        people = {who.identity: {"role": who.role, "claims": who.claims} for event in events for who, _ in event.wanted}
+        numbers = {identity: number for number, identity in enumerate(people)}
+        for event in events:
+            if event.wanted and (check := event.row_check):
+                asked[check] |= {who.identity for who, _ in event.wanted}
         if not asked:
-            return wanted
-        async with self._pool.connection("begin; set local statement_timeout = '30s'") as connection:
-            cursor = await connection.execute(MATCHES.encode(), [compact(asked)])
-            [row] = await cursor.fetchall()
-        fits = dict(zip(asked, row["fits"], strict=True))
-        matching = []
-        for change, description, found in wanted:
-            if left := [each for each in found if all(fits[test] for test in tests(change, each))]:
-                matching.append((change, description, left))
-        return matching
+            return
+        checks = ",".join(f"[{check},{[numbers[each] for each in found]}]" for check, found in asked.items())
+        [[row]] = await self._pool.read_rows(VISIBLE, [f"[{checks}]", compact(list(people.values()))])
+        seen = dict(zip(asked, row["seen"], strict=True))
+        for event in events:
+            if (check := event.row_check) in seen:
+                event.wanted = [(who, each) for who, each in event.wanted if numbers[who.identity] in seen[check]]
 
-    async def _visible(self, wanted: list[Wanted], identities: list[dict[str, str]]) -> list[set[int] | None]:
-        """By change: the identities whose policies show the row; None where no policy needs to be checked."""
-        answers: list[set[int] | None] = [None] * len(wanted)
-        checks = []
-        for number, (change, description, found) in enumerate(wanted):
-            keys = description.keys
-            # A deleted row can't be checked: its event has the primary key only. Neither can a row without one.
-            if change.action == "DELETE" or not keys or not description.columns[0]["guarded"]:
-                continue
-            row = change.new or {}
-            condition = " and ".join(f"{key['quoted']}={literal(str(row.get(key['name'])))}" for key in keys)
-            checks.append((number, [description.columns[0]["entity"], condition, sorted({i.identity for i in found})]))
-        if checks:
-            async with self._pool.connection("begin; set local statement_timeout = '30s'") as connection:
-                rows = [each for _, each in checks]
-                text = b"select realtime.visible($1::jsonb, $2::jsonb) as seen"
-                cursor = await connection.execute(text, [compact(rows), compact(identities)])
-                [row] = await cursor.fetchall()
-            result = row["seen"]
-            for (number, _), visible in zip(checks, result, strict=True):
-                answers[number] = set(visible)
-        return answers
-
-    def _send(self, change: Change, description: Description, addressed: list[tuple[Interest, Channel]]) -> None:
-        by_channel: dict[tuple[Channel, tuple[str, ...] | None], list[int]] = defaultdict(list)
-        for interest, channel in addressed:
-            by_channel[channel, interest.subscription.select].append(interest.subscription.id)
-        bodies: dict[tuple[str, tuple[str, ...] | None], str] = {}
-        frames: dict[tuple[Any, ...], bytes] = {}
-        for (channel, select), ids in by_channel.items():
-            role = channel.claims["role"]
-            if (role, select) not in bodies:
-                bodies[role, select] = _body(change, description, role, select)
-            shared = (channel.socket.version, channel.topic, tuple(ids), role, select)
-            if shared not in frames:
-                payload = f'{{"ids":{compact(ids)},"data":{bodies[role, select]}}}'
-                frames[shared] = frame(encode(channel.socket.version, channel.topic, "postgres_changes", payload))
-            channel.socket.write(frames[shared])
-
-    async def _description(self, relation: Relation) -> Description:
-        known = self._descriptions.get(relation.id)
-        roles = frozenset(self._roles)
-        if known and known.roles == roles and known.read_at > time.monotonic() - DESCRIPTION_SECONDS:
-            return known
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(DESCRIPTION.encode(), [relation.id, sorted(roles)])
-            columns = await cursor.fetchall()
-        types = {column.name: column.type for column in relation.columns}
-        self._descriptions[relation.id] = Description(columns, types, roles, time.monotonic())
-        return self._descriptions[relation.id]
+    def _broadcast(self, message: Row) -> int:
+        payload = message.get("payload")
+        if message.get("extension") != "broadcast" or payload is None:
+            return 0
+        key = message.get("private") == "t", str(message.get("topic"))
+        self._hub.broadcast(key, message.get("event") or "", payload, meta={"id": message.get("id")})
+        return len(payload)
 
 
-def _is_broadcast(change: Change) -> bool:
-    return (change.relation.schema, change.relation.table) == MESSAGES
+def _send(event: Event) -> int:
+    bodies: dict[tuple[str, tuple[str, ...] | None], str] = {}
+    ids: dict[tuple[Audience, tuple[str, ...] | None], list[int]] = defaultdict(list)
+    for audience, each in event.wanted:
+        ids[audience, each.select].append(each.id)
+    for (audience, select), found in ids.items():
+        variant = audience.role, select
+        if variant not in bodies:
+            bodies[variant] = _body(event, *variant)
+        deliver(audience.channels, "postgres_changes", f'{{"ids":{compact(found)},"data":{bodies[variant]}}}')
+    return sum(map(len, bodies.values()))
 
 
-def _body(change: Change, description: Description, role: str, select: tuple[str, ...] | None) -> str:
-    columns = description.readable(role, select)
-    keys = {key["name"] for key in description.keys}
-    head = {"schema": change.relation.schema, "table": change.relation.table, "type": change.action}
-    if change.action != "DELETE" and not keys:
-        return compact(head | {"errors": ["Error 400: Bad Request, no primary key"]})
-    if change.action != "DELETE" and not keys <= {column["name"] for column in columns}:
-        return compact(head | {"errors": ["Error 401: Unauthorized"]})
-    committed = change.committed.strftime("%Y-%m-%dT%H:%M:%S.") + f"{change.committed.microsecond // 1000:03}Z"
-    head["commit_timestamp"] = committed
-    described = [{"name": column["name"], "type": column["type"]} for column in columns]
+def _pair(change: Change) -> str:
+    """The row and the old row, for jsonb_populate_record."""
+    kinds = {name: kind for name, kind, _ in change.relation.columns}
+    rows = [
+        ",".join(
+            f"{json.dumps(name)}:{value if value and kinds[name] in DOCUMENTS else json.dumps(value)}"
+            for name, value in row.items()
+        )
+        for row in (change.row, change.old or {})
+    ]
+    return f"[{{{rows[0]}}},{{{rows[1]}}}]"
+
+
+def _body(event: Event, role: str, select: tuple[str, ...] | None) -> str:
+    change, keys = event.change, {column["name"] for column in event.columns if column["is_key"]}
+    columns = [column for column in event.columns if role in column["readers"]]
+    if select is not None:
+        columns = [column for column in columns if column["name"] in select or column["is_key"]]
     names = [column["name"] for column in columns]
-    before = change.old
-    if change.action == "UPDATE" and before is None:  # the key did not change, so Postgres did not repeat it
-        before = {name: (change.new or {}).get(name) for name in keys}
-    old_names = [name for name in names if name in (before or {})]
-    if change.action == "DELETE" and description.columns[0]["guarded"]:
-        old_names = [name for name in old_names if name in keys]
-    parts, errors = [compact(head)[1:-1], f'"columns":{compact(described)}'], "null"
+    head: dict[str, Any] = {"schema": change.relation.schema, "table": change.relation.table, "type": change.action}
+    if change.action != "DELETE" and not (keys and keys <= set(names)):
+        why = "Error 401: Unauthorized" if keys else "Error 400: Bad Request, no primary key"
+        return compact(head | {"errors": [why]})
+    head["commit_timestamp"] = change.committed.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    head["columns"] = [{"name": column["name"], "type": column["type"]} for column in columns]
+    head["errors"], parts = None, []
     if change.new is not None:
-        record = _record(change.new, names, description.types)
-        if len(record) > LARGEST_RECORD:
-            errors = '["Error 413: Payload Too Large"]'
-            short = [name for name in names if len(str(change.new.get(name))) <= LARGEST_KEPT]
-            record = _record(change.new, short, description.types)
-        parts.append(f'"record":{record}')
+        sent = [name for name in names if name in change.new]
+        if sum(len(event.new[name]) for name in sent) > LARGEST_RECORD:
+            head["errors"] = ["Error 413: Payload Too Large"]
+            sent = [name for name in sent if len(event.new[name]) <= LARGEST_KEPT]
+        parts.append(f'"record":{_object(event.new, sent)}')
     if change.action != "INSERT":
-        parts.append(f'"old_record":{_record(before or {}, old_names, description.types)}')
-    return f'{{{",".join(parts)},"errors":{errors}}}'
+        # The key did not change if Postgres did not repeat it. Of a deleted row only the key is sent.
+        old, values = (set(change.old), event.old) if change.old else (keys, event.new)
+        if change.action == "DELETE" and event.columns[0]["guarded"]:
+            old &= keys
+        parts.append(f'"old_record":{_object(values, [name for name in names if name in old])}')
+    return f"{{{compact(head)[1:-1]},{','.join(parts)}}}"
 
 
-def _record(row: dict[str, object], names: list[str], types: dict[str, int]) -> str:
-    present = [name for name in names if name in row and row[name] is not UNCHANGED]
-    return "{" + ",".join(f"{compact(name)}:{as_json(row[name], types.get(name, 0))}" for name in present) + "}"
+def _object(values: dict[str, str], names: list[str]) -> str:
+    return "{" + ",".join(f"{compact(name)}:{values[name]}" for name in names) + "}"

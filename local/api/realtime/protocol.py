@@ -4,6 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from websockets.frames import Frame as WebSocketFrame
+from websockets.frames import Opcode
+
 from local.api.http import strict_json
 
 USER_BROADCAST_PUSH, USER_BROADCAST = 3, 4
@@ -15,9 +18,9 @@ VERSIONS = {"1.0.0", "2.0.0"}
 class Frame:
     topic: str
     event: str
-    payload: Any
-    ref: str | None = None
-    join_ref: str | None = None
+    payload: dict[str, Any]
+    ref: str | None
+    join_ref: str | None
     binary: bytes | None = None  # the payload of a broadcast that is not JSON
 
 
@@ -26,32 +29,21 @@ def compact(value: Any) -> str:
 
 
 def encode(
-    version: str, topic: str, event: str, payload: str, ref: str | None = None, join_ref: str | None = None
-) -> str:
-    """`payload` is JSON already: many sockets share it."""
+    version: str, topic: str, event: str, payload: str | bytes, ref: str | None = None, join_ref: str | None = None
+) -> bytes:
+    """As it goes over the wire. A text is JSON; bytes are a broadcast, which version 1.0.0 does not have."""
     name, kind = compact(topic), compact(event)
+    if isinstance(payload, bytes):
+        names = [topic.encode()[:255], event.encode()[:255]]
+        sizes = bytes([USER_BROADCAST, *map(len, names), 0, BINARY])
+        data = b"".join([sizes, *names, payload])
+        return WebSocketFrame(Opcode.BINARY, data).serialize(mask=False) if version == "2.0.0" else b""
     if version == "2.0.0":
-        return f"[{compact(join_ref)},{compact(ref)},{name},{kind},{payload}]"
-    joined = f',"join_ref":{compact(join_ref)}' if join_ref is not None else ""
-    return f'{{"topic":{name},"event":{kind},"payload":{payload},"ref":{compact(ref)}{joined}}}'
-
-
-def encode_binary(topic: str, event: str, payload: bytes) -> bytes:
-    """A broadcast whose payload is binary; only version 2.0.0 has it."""
-    topic_bytes, event_bytes = topic.encode()[:255], event.encode()[:255]
-    sizes = bytes([USER_BROADCAST, len(topic_bytes), len(event_bytes), 0, BINARY])
-    return sizes + topic_bytes + event_bytes + payload
-
-
-def frame(message: str | bytes) -> bytes:
-    """As a server sends it: unmasked and whole (RFC 6455, 5.2)."""
-    kind, data = (0x81, message.encode()) if isinstance(message, str) else (0x82, message)
-    size = len(data)
-    if size < 126:  # noqa: PLR2004 - fits into seven bits
-        return bytes((kind, size)) + data
-    if size < 1 << 16:
-        return bytes((kind, 126)) + size.to_bytes(2) + data
-    return bytes((kind, 127)) + size.to_bytes(8) + data
+        text = f"[{compact(join_ref)},{compact(ref)},{name},{kind},{payload}]"
+    else:
+        joined = f',"join_ref":{compact(join_ref)}' if join_ref is not None else ""
+        text = f'{{"topic":{name},"event":{kind},"payload":{payload},"ref":{compact(ref)}{joined}}}'
+    return WebSocketFrame(Opcode.TEXT, text.encode()).serialize(mask=False)
 
 
 def decode(version: str, message: str | bytes) -> Frame:
@@ -61,12 +53,10 @@ def decode(version: str, message: str | bytes) -> Frame:
     found = strict_json(message)
     if version == "1.0.0" and isinstance(found, dict):
         found = [found.get(name) for name in ("join_ref", "ref", "topic", "event", "payload")]
-    if not isinstance(found, list) or len(found) < 5:  # noqa: PLR2004 - join_ref, ref, topic, event, payload
-        raise ValueError("no frame")
-    join_ref, ref, topic, event, payload = found[:5]
-    if not isinstance(topic, str) or not isinstance(event, str):
-        raise ValueError("no topic or event")  # noqa: TRY004 - of the message, not of a value
-    return Frame(topic, event, payload, _text(ref), _text(join_ref))
+    match found:
+        case [join_ref, ref, str(topic), str(event), payload, *_]:
+            return Frame(topic, event, payload if isinstance(payload, dict) else {}, _text(ref), _text(join_ref))
+    raise ValueError("no frame")
 
 
 def _text(value: object) -> str | None:
@@ -81,9 +71,8 @@ def _decode_binary(message: bytes) -> Frame:
         parts.append(message[at : at + size].decode())
         at += size
     join_ref, ref, topic, event, _metadata = parts
-    body = message[at:]
-    payload: dict[str, Any] = {"type": "broadcast", "event": event}
-    if message[6] == JSON:
-        payload["payload"] = strict_json(body.decode() or "{}")
-        return Frame(topic, "broadcast", payload, ref or None, join_ref or None)
-    return Frame(topic, "broadcast", payload, ref or None, join_ref or None, body)
+    payload: dict[str, Any] = {"event": event}
+    binary = message[at:] if message[6] == BINARY else None
+    if binary is None:
+        payload["payload"] = strict_json(message[at:].decode() or "{}")
+    return Frame(topic, "broadcast", payload, ref or None, join_ref or None, binary)

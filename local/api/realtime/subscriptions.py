@@ -1,24 +1,47 @@
-"""What a channel wants to know of the database: events of tables, with filters on their columns."""
+"""What a channel wants to know of the database: events of tables, with filters that Postgres evaluates."""
 
+import json
+import re
 import zlib
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import psycopg
 
-from local.api.database import Query, Row
-from local.api.realtime.pgoutput import Change
+from local.api.database import Row, quoted, literal
 from local.api.realtime.protocol import compact
-from local.api.realtime.values import KEYWORDS, Filter, parse_filters
+from local.api.realtime.replication import Change
 
 VALUES_OF_IN = 100
-PATTERN_OPERATORS = {"like": "~~", "ilike": "~~", "match": "~", "imatch": "~*"}
-TABLES = "select schemaname, tablename from pg_publication_tables where pubname = 'supabase_realtime'"
-# The value as the column's type prints it; it fails if the type does not accept the value.
-COLUMN_TYPE = """select format_type(a.atttypid, a.atttypmod) as type, exists (select from pg_operator o
-    where o.oprname = $5 and o.oprleft = a.atttypid and o.oprright = a.atttypid) as has_pattern from pg_attribute a
-  where a.attrelid = format('%I.%I', $1::text, $2::text)::regclass and a.attname = $3 and a.attnum > 0
-    and has_column_privilege($4::text, a.attrelid, a.attnum, 'select')"""
+COMPARISONS = {"eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">=", "isdistinct": "is distinct from"}
+PATTERNS = {"like": "like", "ilike": "ilike", "match": "~", "imatch": "~*"}
+OPERATORS = COMPARISONS | PATTERNS | {"in": "= any", "is": "is"}
+KEYWORDS = {"null", "true", "false", "unknown"}
+QUOTED = r'"(?:[^"\\]|\\.)*+"'
+VALUE = rf"(?<=[.(,]){QUOTED}"
+SEGMENTS = re.compile(rf"((?:{VALUE}|\((?:{VALUE}|[^()])*+\)|[^,])*+),", re.DOTALL)
+FILTER = re.compile(r"([^=]*)=(not\.)?(\w+)\.(.*)", re.DOTALL)
+TABLES = """select schemaname, tablename, format('%I.%I', schemaname, tablename) as name from pg_publication_tables
+  where pubname = 'supabase_realtime'"""
+COLUMN = """select format_type(atttypid, atttypmod) as type from pg_attribute
+  where attrelid = {table}::regclass and attname = {column} and attnum > 0
+    and has_column_privilege({role}, attrelid, attnum, 'select')"""
+
+Read = Callable[[str], Awaitable[list[list[Row]]]]
+
+
+class Filter(NamedTuple):
+    column: str
+    operator: str
+    value: str
+    negated: bool
+
+    @property
+    def condition(self) -> str:
+        """On a row `r`. A comparison with null accepts no row, negated or not."""
+        value = self.value if self.operator == "is" else f"({literal(self.value)})"
+        return f"{'not ' * self.negated}(r.{quoted(self.column)} {OPERATORS[self.operator]} {value})"
 
 
 @dataclass(frozen=True)
@@ -27,99 +50,97 @@ class Subscription:
     event: str
     schema: str
     table: str
-    filters: tuple[Filter, ...]
     select: tuple[str, ...] | None
+    columns: tuple[str, ...]  # of the condition
+    condition: str
 
-    def wants(self, change: Change, types: dict[str, int]) -> bool:
-        if self.event not in {"*", change.action} or not self._names(change.relation.schema, change.relation.table):
+    def wants(self, change: Change) -> bool:
+        """Without the condition; a value that Postgres did not send can't fulfill it."""
+        relation = change.relation
+        if self.event not in {"*", change.action} or not self.names(relation.schema, relation.table):
             return False
-        return all(each.accepts(change.row, types) for each in self.filters)
+        return all(column in change.row for column in self.columns)
 
-    def _names(self, schema: str, table: str) -> bool:
+    def names(self, schema: str, table: str) -> bool:
         return self.schema in {"*", schema} and self.table in {"*", table}
 
 
-def parse(parameters: Any) -> Subscription:
-    """Raises ValueError with what is wrong."""
-    given = parameters if isinstance(parameters, dict) else {}
-    schema, table, text = given.get("schema"), given.get("table"), given.get("filter")
-    if not isinstance(schema or table, str):
-        found = "<redacted>" if {"user_token", "auth_token"} & set(given) else compact(given)
-        message = "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to"
-        raise ValueError(f"{message}: {found}")  # noqa: TRY004 - of the request, not of a value
-    try:
-        filters = parse_filters(text) if isinstance(text, str) else []
-    except ValueError as error:
-        raise ValueError(f"Error parsing `filter` params: {error}") from None
-    event = str(given.get("event", "*")).upper()
-    columns = given.get("select")
-    return Subscription(
-        identifier(given),
-        event if event in {"INSERT", "UPDATE", "DELETE"} else "*",
-        schema or "public",
-        table or "*",
-        tuple(filters),
-        tuple(map(str, columns)) if isinstance(columns, list) and columns else None,
-    )
-
-
-def identifier(parameters: Any) -> int:
+def identified(parameters: Any) -> int:
     """The same for the same parameters, so that sockets with the same subscription share messages."""
     return zlib.crc32(compact(parameters).encode()) & 0x7FFFFFF
 
 
-async def checked(query: Query, subscription: Subscription, role: str) -> Subscription:
-    """With filter values as Postgres prints them; raises ValueError for what can't be subscribed to."""
-    tables = [(row["schemaname"], row["tablename"]) for row in await query(TABLES)]
-    if not any(subscription._names(*table) for table in tables):  # noqa: SLF001 - of the same module
-        raise ValueError(_refusal(subscription))
-    if not subscription.filters:
-        return subscription
-    if "*" in {subscription.schema, subscription.table}:
-        return subscription
-    filters = []
-    for each in subscription.filters:
-        operator = PATTERN_OPERATORS.get(each.operator, "=")
-        found = await query(COLUMN_TYPE, subscription.schema, subscription.table, each.column, role, operator)
-        try:
-            filters.append(await _checked_filter(query, each, found))
-        except psycopg.DataError as error:
-            raise ValueError(f"{_refusal(subscription)}. Exception: {error.diag.message_primary}") from None
-        except ValueError as error:
-            raise ValueError(f"{_refusal(subscription)}. Exception: {error}") from None
-    return replace(subscription, filters=tuple(filters))
-
-
-async def _checked_filter(query: Query, given: Filter, columns: list[Row]) -> Filter:
-    operator, value = given.operator, given.value
-    if not columns:
-        raise ValueError(f"invalid column for filter {given.column}")
-    kind, has_pattern = columns[0]["type"], columns[0]["has_pattern"]
-    if operator == "is":
-        if value not in KEYWORDS:
-            raise ValueError("invalid value for is filter: must be null, true, false, or unknown")
-        if value != "null" and kind != "boolean":
-            raise ValueError(f"is {value} filter requires a boolean column, got {kind}")
-        return given
-    if given.is_pattern:
-        if not has_pattern:
-            raise ValueError(f"operator {operator} requires a text-compatible column type, got {kind}")
-        if operator in {"match", "imatch"}:
-            await query("select '' ~ $1::text", value)
-        return given
-    if operator == "in":
-        rows = await query(f"select unnest($1::{kind}[])::text as printed", value)
-        if len(rows) > VALUES_OF_IN:
-            raise ValueError(f"too many values for `in` filter. Maximum {VALUES_OF_IN}")
-        return replace(given, values=tuple(str(row["printed"]) for row in rows))
-    [row] = await query(f"select $1::{kind}::text as printed", value)
-    return replace(given, value=str(row["printed"]))
-
-
-def _refusal(subscription: Subscription) -> str:
-    filters = [[each.column, each.operator, each.value] for each in subscription.filters]
-    return (
-        "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given connect "
-        f"parameters: [event: {subscription.event}, schema: {subscription.schema}, table: {subscription.table}, "
-        f"filters: {compact(filters)}, select: {compact(subscription.select)}]"
+async def subscription(parameters: Any, role: str, read: Read) -> Subscription:
+    """Raises ValueError for what can't be subscribed to, in the words of the hosted service."""
+    given = parameters if isinstance(parameters, dict) else {}
+    schema, table, event, select = (given.get(name) for name in ("schema", "table", "event", "select"))
+    if not isinstance(schema or table, str):
+        message = "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to"
+        raise ValueError(f"{message}: {compact(given)}")  # noqa: TRY004 - of the request, not of a value
+    try:
+        filters = _parse(given.get("filter"))
+    except ValueError as error:
+        raise ValueError(f"Error parsing `filter` params: {error}") from None
+    found = Subscription(
+        identified(parameters),
+        str(event).upper() if str(event).upper() in {"INSERT", "UPDATE", "DELETE"} else "*",
+        schema or "public",
+        table or "*",
+        tuple(map(str, select)) if isinstance(select, list) and select else None,
+        tuple(each.column for each in filters),
+        " and ".join(each.condition for each in filters) or "true",
     )
+    [tables] = await read(TABLES)
+    names = [row["name"] for row in tables if found.names(row["schemaname"], row["tablename"])]
+    wrong = [problem for name in names for each in filters if (problem := await _problem(name, each, role, read))]
+    if wrong or not names:
+        asked = [[each.column, each.operator, each.value] for each in filters]
+        raise ValueError(
+            "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given "
+            f"connect parameters: [event: {found.event}, schema: {found.schema}, table: {found.table}, "
+            f"filters: {compact(asked)}, select: {compact(select)}]"
+            + "".join(f". Exception: {each}" for each in wrong[:1])
+        )
+    return found
+
+
+async def _problem(table: str, given: Filter, role: str, read: Read) -> str | None:
+    """Why the role can't filter the table so."""
+    [columns] = await read(COLUMN.format(table=literal(table), column=literal(given.column), role=literal(role)))
+    if not columns:
+        return f"invalid column for filter {given.column}"
+    operator, value, kind = given.operator, literal(given.value), columns[0]["type"]
+    if operator == "is" and given.value not in KEYWORDS:
+        return "invalid value for is filter: must be null, true, false, or unknown"
+    if operator == "is" and given.value != "null" and kind != "boolean":
+        return f"is {given.value} filter requires a boolean column, got {kind}"
+    # A comparison with null, as the probe is, needs no look at the value.
+    more = {"in": f"cardinality({value}::text[])", "match": f"('' ~ {value})::int", "imatch": f"('' ~ {value})::int"}
+    probe = f"select {given.condition}, {more.get(operator, 0)} as size"
+    try:
+        [[row]] = await read(f"{probe} from jsonb_populate_record(null::{table}, '{{}}') r")
+    except (psycopg.DataError, psycopg.ProgrammingError) as error:
+        if operator in PATTERNS and isinstance(error, psycopg.errors.UndefinedFunction):
+            return f"operator {operator} requires a text-compatible column type, got {kind}"
+        return error.diag.message_primary
+    return f"too many values for `in` filter. Maximum {VALUES_OF_IN}" if row["size"] > VALUES_OF_IN else None
+
+
+def _parse(text: Any) -> list[Filter]:
+    """`column=operator.value`, several separated by commas outside parentheses and quotes."""
+    filters = []
+    for part in SEGMENTS.findall(f"{text},") if isinstance(text, str) and text.strip() else ():
+        if not part.strip():
+            raise ValueError("filter must not contain empty segments (check for extra commas)")
+        found = FILTER.fullmatch(part.strip())
+        column, negated, operator, value = found.groups() if found else ("", None, "", part.strip())
+        if operator not in OPERATORS:
+            raise ValueError(json.dumps([operator, value] if operator else [value]))
+        if operator == "in":
+            if not (value.startswith("(") and value.endswith(")")):
+                raise ValueError("`in` filter value must be wrapped by parentheses")
+            value = "{" + value[1:-1] + "}"
+        elif re.fullmatch(QUOTED, value, re.DOTALL):
+            value = re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
+        filters.append(Filter(column, operator, value, negated=bool(negated)))
+    return filters

@@ -105,7 +105,7 @@ class Matrix:
         rows = self.specimens.rows[name]
         identities = [{"role": actor.role, "claims": actor.claims} for actor in EVERYBODY]
         changes = [
-            [f"public.{name}", f"id='{self.specimens.keys[name][kind]}'", [*range(len(EVERYBODY))]] for kind in rows
+            [f"public.{name}", {"id": str(self.specimens.keys[name][kind])}, [*range(len(EVERYBODY))]] for kind in rows
         ]
         with self.connection.transaction():
             query = "select realtime.visible(%s, %s)"
