@@ -15,6 +15,10 @@ await onEachScreen(async (page, screen, check) => {
   await page.goto(`${API_URL}/#owner@acme.test`);
   await page.locator('#feed time').nth(4).waitFor();
   assert.equal(await page.getByText('running', { exact: true }).count(), 3);
+  // The feed shows what happens, as soon as the page has subscribed.
+  const live = page.locator('#feed .new').first();
+  const happened = () => live.waitFor({ timeout: 1000 }).then(() => true, () => false);
+  do await page.locator('#record').click(); while (!(await happened()));
   await inspect('landing');
   await page.getByRole('link', { name: '/functions/v1/submit-order' }).click();
   await page.getByRole('heading', { name: 'Submit a draft' }).waitFor();

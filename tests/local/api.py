@@ -34,7 +34,8 @@ class Api:
     database: Database
     keys: Keys
     home: Path
-    process: subprocess.Popen[bytes]
+    environment: dict[str, str] = field(repr=False)
+    process: subprocess.Popen[bytes] = field(init=False)
     clients: list[httpx.Client] = field(default_factory=list)
 
     @property
@@ -85,6 +86,13 @@ class Api:
         key = jwt.PyJWK(self.keys.jwk)
         return jwt.encode(payload, key.key, "ES256", headers={"kid": self.keys.jwk["kid"]})
 
+    def start(self) -> None:
+        with (self.home / "api.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "local.api"], cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
+        await_answer(self)
+
     def stop(self) -> int:
         for client in self.clients:
             client.close()
@@ -108,17 +116,9 @@ def running(database: Database, home: Path, **environment: str) -> Iterator[Api]
         "ACCESS_TOKEN_HOOK": HOOK,
         "PASSWORD_MIN_LENGTH": "8",
     }
-    with (home / "api.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "local.api"],
-            cwd=ROOT,
-            env=os.environ | settings | environment,
-            stdout=log,
-            stderr=log,
-        )
-    api = Api(url, database, load_keys(home / "keys.json"), home, process)
+    api = Api(url, database, load_keys(home / "keys.json"), home, os.environ | settings | environment)
     try:
-        await_answer(api)
+        api.start()
         yield api
     finally:
         api.stop()

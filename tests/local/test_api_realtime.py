@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
@@ -19,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from local import NODE, ROOT
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
-from tests.local.api import PASSWORD, Api
+from tests.local.api import PASSWORD, Api, running
 from tests.support.world import ACME, GLOBEX, Database
 
 Message = dict[str, Any]
@@ -364,6 +365,32 @@ def test_changes_arrive_again_after_the_database_was_killed(api: Api, person: Pe
         assert superuser.execute("select from realtime.messages where topic = 'old'").rowcount == 0
     made = note(api, person, "after the crash")
     assert client.next("postgres_changes")["data"]["record"]["id"] == made
+
+
+def test_supabase_js_hears_changes_again_after_the_api_was_killed(database: Database, tmp_path: Path) -> None:
+    with running(database, tmp_path / "killed") as api:
+        session = api.sign_up("again")
+        settings = {
+            "API_URL": api.url,
+            "PUBLISHABLE_KEY": api.keys.publishable_key,
+            "EMAIL": session["user"]["email"],
+            "PASSWORD": PASSWORD,
+            "TABLE": "remarks",
+        }
+        with subprocess.Popen(
+            [NODE, ROOT / "tests/local/reconnect.mjs"], env=os.environ | settings, stdout=subprocess.PIPE, text=True
+        ) as script:
+            assert script.stdout
+            try:
+                for title in ("before", "after"):
+                    assert script.stdout.readline() == "Subscribed to PostgreSQL\n"
+                    note(api, session, title)
+                    assert script.stdout.readline() == f"INSERT {title}\n"
+                    api.process.kill()
+                    api.process.wait(60)
+                    api.start()
+            finally:
+                script.kill()
 
 
 def test_client_that_does_not_read_is_dropped_alone(api: Api, person: Person, client: Client) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from local.api.database import Row, quoted, literal
+from local.api.database import Row, literal, quoted
 from local.api.realtime.protocol import compact
 from local.api.realtime.replication import Change
 
