@@ -142,15 +142,15 @@ class Feed:
         if events:
             await self._evaluate(list(events.values()))
             await self._check(list(events.values()))
-        ends, size = time.monotonic() + TURN_SECONDS, 0
+        ends, size = time.thread_time() + TURN_SECONDS, 0
         for change in changes:
             if (change.relation.schema, change.relation.table) == MESSAGES:
                 size += self._broadcast(change.row)
             elif change in events:
                 size += _send(events[change])
-            if size > TURN_BYTES or time.monotonic() > ends:
+            if size > TURN_BYTES or time.thread_time() > ends:
                 await asyncio.sleep(0)
-                ends, size = time.monotonic() + TURN_SECONDS, 0
+                ends, size = time.thread_time() + TURN_SECONDS, 0
 
     async def _describe(self, relation: Relation) -> list[Record]:
         """The columns as the catalog has them; grants may change without a new relation."""
