@@ -88,7 +88,7 @@ begin
   left join lateral (
     select sum((o.state ->> 'amount')::bigint) as amount from public.stripe_objects o
     where o.type = 'dispute' and o.state ->> 'payment_intent' = p.intent
-      and o.state ->> 'status' not in ('won', 'warning_closed')
+      and o.state ->> 'status' not in ('won', 'warning_needs_response', 'warning_under_review', 'warning_closed')
   ) d on true
   where i.id = invoice and i.type = 'invoice'
   on conflict (stripe_invoice_id) do update set

@@ -186,9 +186,10 @@ declare
 begin
   for org in
     select distinct private.organization_of(s.customer_id, s.id) from public.stripe_objects s
-    where s.type = 'subscription' and not s.is_last and case object.type
+    where s.type = 'subscription' and case object.type
       when 'discount' then s.customer_id = object.customer_id
-      else exists (
+      -- The terms of a coupon never change: subscriptions that are over need them once.
+      else (not s.is_last or object.created_at = now()) and exists (
         select from public.stripe_objects d
         where d.type = 'discount' and d.customer_id = s.customer_id and d.state ->> 'coupon' = object.id
       ) end

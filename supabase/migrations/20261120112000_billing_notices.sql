@@ -149,6 +149,10 @@ begin
   elsif object.type = 'refund' and object.state ->> 'status' in ('failed', 'canceled') then
     perform private.notify_owners(org, 'billing.refund.failed', format('Your refund of %s has failed', amount),
       'It does not arrive, and your bank may not say so. Please ask us to pay it back in another way.', dedupe_key => object.id);
+  elsif object.type = 'dispute' and object.state ->> 'status' like 'warning%' then
+    perform private.notify_owners(org, 'billing.dispute.opened', format('A payment of %s is questioned', amount),
+      'The holder of the card asked their bank about it; no money has moved. If this is a mistake, please ask them to confirm it to the bank.',
+      dedupe_key => object.id || ' inquiry');
   elsif object.type = 'dispute' then
     perform private.notify_owners(org, 'billing.dispute.opened', format('A payment of %s is disputed', amount),
       'The holder of the card reclaims it from their bank. If this is a mistake, please ask them to withdraw the dispute.',

@@ -107,15 +107,26 @@ def test_a_renewal_that_fails_has_its_grace_then_its_end(stripe: Shop, v1: V1, *
 
 
 def test_owner_is_notified_of_a_refund_that_fails(stripe: Shop, v1: V1) -> None:
-    buy(stripe, v1, "GROWTH", "4000000000005126")
-    (charge,) = stripe.at_stripe("charge")
-    v1.refunds.create({"charge": charge["id"], "amount": 20_000})
+    made = buy(stripe, v1, "GROWTH", "4000000000005126")
+    intent = made.latest_invoice.payments.data[0].payment.payment_intent
+    v1.refunds.create({"payment_intent": intent, "amount": 20_000})
     stripe.double.deliveries.settle()
     stripe.double.advance(days=2)
     assert standing(stripe) == ("GROWTH", "ACTIVE")
     about_refund = ["You are refunded 200.00 USD", "Your refund of 200.00 USD has failed"]
     assert notices(stripe) == ["Your plan is Growth", *about_refund]
-    assert stripe.look("select refunded_cents from public.invoices") == [{"refunded_cents": 0}]
+    of_invoice = "select refunded_cents from public.invoices where stripe_subscription_id = %s"
+    assert stripe.look(of_invoice, made.id) == [{"refunded_cents": 0}]
+
+
+def test_inquiry_of_a_bank_moves_no_money(stripe: Shop, v1: V1) -> None:
+    made = buy(stripe, v1, "GROWTH", "4000000000001976")
+    stripe.double.advance(days=1)
+    assert standing(stripe) == ("GROWTH", "ACTIVE")
+    assert notices(stripe) == ["Your plan is Growth", "A payment of 699.00 USD is questioned"]
+    of_invoice = "select disputed_cents from public.invoices where stripe_subscription_id = %s"
+    assert stripe.look(of_invoice, made.id) == [{"disputed_cents": 0}]
+    assert {row["kind"] for row in stripe.look("select kind from public.billing_attention")} == {"DISPUTED"}
 
 
 def test_change_of_the_cycle_alone_is_announced_as_that(stripe: Shop, v1: V1) -> None:

@@ -146,6 +146,10 @@ LIVES: dict[str, Sequence[Step]] = {
         ("discounted", "STARTER", {"percent_off": 100, "duration": "forever"}), ("days", 9), ("change", "GROWTH"),
         ("days", 31),
     ],
+    "has a coupon when a downgrade came, and leaves": [
+        ("discounted", "ELITE", FIFTH), ("schedule", "STARTER"), ("days", 40), ("change_mind",), ("cancel",),
+        ("days", 31),
+    ],
     "has an amount off for months": [
         ("discounted", "GROWTH", {
             "amount_off": 10_000, "currency": "usd", "duration": "repeating", "duration_in_months": 2,
