@@ -93,7 +93,7 @@ begin
     for number in select value from jsonb_array_elements(change -> 2) loop
       identity := identities -> number::int;
       begin
-        planned := format('visible_%s_%s', relation::oid, (identity ->> 'role')::regrole::oid);
+        planned := 'visible_' || md5(format('%s %s %s', relation::oid, identity ->> 'role', keys.wanted));
         if not exists (select from pg_prepared_statements p where p.name = planned) then
           execute format('prepare %I as select exists(select 1 from %s where %s)', planned, relation, keys.wanted);
         end if;

@@ -215,7 +215,7 @@ def _send(event: Event) -> int:
 
 def _pair(change: Change) -> str:
     """The row and the old row, for jsonb_populate_record."""
-    kinds = {name: kind for name, kind, _ in change.relation.columns}
+    kinds = dict(change.relation.columns)
     rows = [
         ",".join(
             f"{json.dumps(name)}:{value if value and kinds[name] in DOCUMENTS else json.dumps(value)}"

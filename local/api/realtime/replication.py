@@ -29,7 +29,7 @@ class Relation:
     id: int
     schema: str
     table: str
-    columns: list[tuple[str, int, bool]]  # name, type, part of the replica identity
+    columns: list[tuple[str, int]]  # name, type
     described: list[dict[str, Any]] = field(default_factory=list)
     read_at: float = -math.inf
 
@@ -123,8 +123,7 @@ class Stream:
             if part == b"N":
                 change.new = row
             else:  # O: the whole row; K: the key alone, other columns are null in the message
-                keys = {name for name, _, is_identity in relation.columns if is_identity}
-                change.old = row if part == b"O" else {name: row[name] for name in keys}
+                change.old = row if part == b"O" else {name: key for name, key in row.items() if key is not None}
         return change
 
     def _next(self) -> bytes | None:
@@ -157,13 +156,10 @@ def _relation(reader: "_Reader") -> Relation:
     reader.number(">b")  # replica identity
     columns = []
     for _ in range(reader.number(">h")):
-        is_identity, name, kind, _modifier = (
-            reader.number(">b"),
-            reader.text(),
-            reader.number(">I"),
-            reader.number(">i"),
-        )
-        columns.append((name, kind, bool(is_identity & 1)))
+        _is_identity, name, kind, _modifier = (
+            reader.number(">b"), reader.text(), reader.number(">I"), reader.number(">i"),
+        )  # fmt: skip
+        columns.append((name, kind))
     return Relation(number, schema, table, columns)
 
 
@@ -185,7 +181,7 @@ class _Reader:
     def row(self, relation: Relation) -> Row:
         row: Row = {}
         count = self.number(">h")
-        for name, _, _ in relation.columns[:count]:
+        for name, _ in relation.columns[:count]:
             kind = self.number(">c")
             if kind == b"t":
                 size = self.number(">i")

@@ -281,7 +281,7 @@ class Realtime:
         claims, headers = self._callers.caller(request).claims, dict(request.headers)
         if request.method != "POST" or steps[:2] != ["api", "broadcast"] or len(steps) not in {2, 5}:
             raise gateway_error(404, "not_found", f"There is nothing at {raw_path(request)[:200]}.")
-        body = await read_object(request, _unprocessable)
+        body = await read_object(request, lambda message: gateway_error(422, "unprocessable", message))
         messages: Any = body.get("messages")
         if len(steps) > 2:  # noqa: PLR2004 - api/broadcast/{topic}/events/{event}
             private = request.query_params.get("private") == "true"
@@ -312,10 +312,6 @@ def _errors(message: Any) -> dict[str, list[str]]:
     if not errors and len(compact(found["payload"])) > PAYLOAD_BYTES:
         errors["payload"] = ["Payload size exceeds tenant limit"]
     return errors
-
-
-def _unprocessable(message: str) -> ApiError:
-    return gateway_error(422, "unprocessable", message)
 
 
 def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
