@@ -87,18 +87,21 @@ comment on function private.people_condition(boolean) is
 create function private.without_strangers(document jsonb, people uuid[]) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
-  content text := document::text;
+  content text;
   stranger uuid;
 begin
+  -- By a path: to search the text takes five times as long, and a log has many long documents.
   for stranger in
-    select distinct u.id
-    from regexp_matches(content, '"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"', 'g') as m (ids)
-    join public.users u on u.id = m.ids[1]::uuid
+    select u.id
+    from pg_catalog.jsonb_path_query(
+      document, 'strict $.** ? (@ like_regex "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")'
+    ) found_id
+    join public.users u on u.id = (found_id #>> '{}')::uuid
     where u.id <> all (people)
   loop
-    content := replace(content, stranger::text, '00000000-0000-0000-0000-000000000000');
+    content := replace(coalesce(content, document::text), stranger::text, '00000000-0000-0000-0000-000000000000');
   end loop;
-  return content::jsonb;
+  return coalesce(content::jsonb, document);
 end $$;
 comment on function private.without_strangers(jsonb, uuid[]) is 'A document in which the ids of all users but these are zeros.';
 
