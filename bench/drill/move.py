@@ -1,6 +1,6 @@
 """An organization moves between two stacks under traffic, and back under kill -9: `python -m bench.drill.move`.
 
-With `pause`, it only moves, 100,000 rows instead of 20,000, to measure how long writes are held.
+With `pause`, it only moves, 100,000 rows instead of 5,000, to measure how long writes are held.
 
 Clients write through functions, the data API and Storage, go where a refusal sends them, and repeat what was not
 acknowledged. A neighbor in the same database is timed. Then the books are balanced: nothing lost, nothing twice,
@@ -31,14 +31,14 @@ from bench.drill.stack import sign
 from bench.drill.traffic import NO_TLS, PAUSE_SECONDS
 from local.stack import Stack
 
-ROWS, MANY_ROWS, FILES, CLIENTS = 20_000, 100_000, 200, 2
+ROWS, MANY_ROWS, FILES, CLIENTS = 5_000, 100_000, 200, 2
 MOVED, NEIGHBOR = "00000000-0000-4000-8000-00000000d001", "00000000-0000-4000-8000-00000000d002"
 PERSON, OTHER = "00000000-0000-4000-8000-00000000d003", "00000000-0000-4000-8000-00000000d004"
 CALM_SECONDS = 3.0
 # Of a write while the organization moves, for 100,000 rows.
 PAUSE_GOAL_SECONDS = 2.0
 # Killed when each begins, and again in the middle of it.
-STEPS = ("check", "begin", "note", "copy 0", "copy 1", "hold", "last round", "switch", "arrive")
+STEPS = ("check", "begin", "note", "copy 0", "copy 1", "jobs", "hold", "last round", "switch", "arrive")
 MIDDLE_SECONDS = (0.0, 0.05)
 COMMAND_SECONDS = 300
 POPULATE = """

@@ -342,7 +342,11 @@ begin
     and not exists (select from private.files_to_delete d where d.bucket_id = o.bucket_id and d.name = o.name);
   delete from public.attachments a
   where case when a.stored_at is null then a.created_at < now() - interval '24 hours' else true end
-    and not exists (select from storage.objects o where o.bucket_id = 'attachments' and o.name = a.file_path);
+    and not exists (select from storage.objects o where o.bucket_id = 'attachments' and o.name = a.file_path)
+    -- A row that arrives by a move may come before its file.
+    and a.organization_id not in (
+      select m.organization_id from private.organization_moves m where m.state in ('INCOMING', 'READY')
+    );
   get diagnostics forgotten = row_count;
   -- The shape of the path is checked last, of few files: that takes longer than everything else together.
   with lost as materialized (

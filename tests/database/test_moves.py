@@ -110,7 +110,7 @@ def test_everything_arrives_as_it_was(pair: Pair) -> None:
     assert report.rows["public.organization_members"] == len(before["organization_members"])
 
 
-STEPS = ["check", "begin", "note", "copy 0", "copy 1", "hold", "last round", "switch", "arrive"]
+STEPS = ["check", "begin", "note", "copy 0", "copy 1", "jobs", "hold", "last round", "switch", "arrive"]
 
 
 def test_move_killed_at_every_step_is_finished_by_the_same_command(pair: Pair) -> None:
@@ -472,7 +472,16 @@ def test_files_changed_during_the_copy_arrive(homes: Homes) -> None:
             homes.change("DELETE", "/attachments", {"prefixes": [f"{path}deleted"]})
             move = {"bucketId": "attachments", "sourceKey": f"{path}renamed", "destinationKey": f"{path}other"}
             homes.change("POST", "/move", move)
+            # Its row is copied before the file: the job of the target leaves it.
+            homes.here.sql(
+                "insert into public.attachments (organization_id, entity_type, entity_id, file_name, file_size,"
+                " mime_type, file_path, stored_at) values (%s, 'tasks', %s, 'row', 1, 'text/plain', %s, now())",
+                *(ACME, TASK, f"{path}row"),
+            )
         elif name == "hold":
+            row = "select count(*) from public.attachments where file_name = 'row'"
+            homes.there.sql("select private.repair_attachments()")
+            assert homes.there.sql(row) == [(1,)]
             homes.upload("last")
         elif name == "last round":
             refused.append(homes.upload("late"))

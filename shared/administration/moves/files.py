@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8
 BATCH = 100
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 15
 AGAIN = "Run the same command again: it goes on where it stopped."
 # What is listed for deletion is gone already.
 FILES = """
@@ -141,7 +141,7 @@ class Files:
         rows = {(bucket, name): values for bucket, name, values in self._sides.source.execute(ROWS, chosen)}
 
         def copy(place: Place) -> dict[str, Any] | None:
-            """Its row for the target; None if the file was deleted or replaced since: the next round has it."""
+            """Its row for the target; None if it was deleted, replaced, or not transferred: the next round has it."""
             (bucket, name), values = place, rows[place]
             metadata = values["metadata"] or {}
             seconds = re.search(r"\d+", metadata.get("cacheControl") or "")
@@ -156,6 +156,8 @@ class Files:
             try:
                 there.from_(bucket).upload(quote(name), content, options)
             except Exception as error:
+                if _is_transient(error):
+                    return None
                 raise MoveError(f"{bucket}/{name} was not stored at the target: {error}", AGAIN) from error
             return {"bucket_id": bucket, "name": name, "sum": _sum(content), **values}
 
@@ -190,14 +192,20 @@ def _open(projects: Projects) -> "tuple[SyncStorageClient, SyncStorageClient]":
 
 
 def _read(storage: "SyncStorageClient", place: Place) -> bytes | None:
-    """The content of a file, or None without such a file."""
+    """The content of a file, or None without such a file or connection."""
     bucket, name = place
     try:
         return storage.from_(bucket).download(quote(name))
     except Exception as error:
-        if str(getattr(error, "status", "")) == "404":
+        if str(getattr(error, "status", "")) == "404" or _is_transient(error):
             return None
         raise MoveError(f"{bucket}/{name} was not read: {error}", AGAIN) from error
+
+
+def _is_transient(error: Exception) -> bool:
+    import httpx  # noqa: PLC0415 - as above
+
+    return isinstance(error, httpx.TransportError)
 
 
 def _sum(content: bytes | None) -> str:

@@ -215,7 +215,6 @@ class Move:
         for number in range(ROUNDS):
             self._step(f"copy {number}")
             self._people.copy(self._people.of_rows())
-            # Before the rows, since the target deletes rows of attachments without a file.
             files = self._files.equalize()
             changed = self._rows.equalize()
             self._rows.check_keys(changed)
@@ -230,8 +229,10 @@ class Move:
     def _switch(self) -> None:
         """Hold writes, bring the rest, and leave. Until the commit of the source, nothing has happened."""
         for _ in range(TRIES):
-            self._step("hold")
+            self._step("jobs")
             with self._jobs_held():
+                self._files.equalize()  # what came while rows were compared
+                self._step("hold")
                 began = time.monotonic()
                 try:
                     with self._source.transaction():
@@ -243,7 +244,6 @@ class Move:
                         self._source.execute("select private.switch_away(%s)", [self._organization])
                 except psycopg.errors.LockNotAvailable:
                     time.sleep(1)  # a long transaction of this organization: let others write meanwhile
-                    self._files.equalize()
                     self._rows.equalize()
                     continue
                 self._step("arrive")
