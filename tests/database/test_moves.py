@@ -321,12 +321,16 @@ def test_upload_that_ends_after_the_switch_is_refused(pair: Pair) -> None:
     """The storage service writes its row as itself: the person was allowed when the upload began."""
     row = (
         "insert into public.attachments (organization_id, entity_type, entity_id, file_name, file_size, mime_type,"
-        " file_path) values (%s, 'tasks', %s, 'late', 1, 'text/plain', 'late')"
+        " file_path) values (%s, 'tasks', %s, 'late', 1, 'text/plain', %s)"
     )
     pair.move()
     with pair.source.connect() as late:
         late.execute("set storage.operation = 'storage.object.upload'")
-        assert refusal(late.cursor(), row, ACME, ACME) == (421, "organization_moved", ADDRESS)
+        assert refusal(late.cursor(), row, ACME, ACME, f"{ACME}/tasks/{ACME}/late") == (
+            421,
+            "organization_moved",
+            ADDRESS,
+        )
 
 
 def test_abort_leaves_both_as_before(pair: Pair) -> None:
