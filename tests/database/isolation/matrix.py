@@ -10,7 +10,7 @@ from tests.database.isolation.actors import KEYS, MALFORMED, WITHOUT_USER, Actor
 from tests.database.isolation.catalog import buckets, granted, policy_roles, tables
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.probes import EVERYBODY, PROBE, Probe, TableProbes, literal, run
-from tests.database.isolation.specimens import VALUES, Specimens
+from tests.database.isolation.specimens import Specimens
 from tests.support.world import Connection, Row
 
 REFUSED = "42501"
@@ -54,11 +54,7 @@ class Matrix:
         """`owner` is the connection of `postgres`, who like our server is bound by constraints but not by policies."""
         self.buckets = buckets(self.connection)
         populate_crossing(owner)
-        kinds = {
-            name: dict.fromkeys([*self.expected.kinds(name), *(kind for kind in VALUES.get(name, {}) if kind != "*")])
-            for name in self.catalog
-            if name in self.expected.lines
-        }
+        kinds = {name: self.expected.kinds(name) for name in self.catalog if name in self.expected.lines}
         self.specimens.store(owner, kinds)
         # Storing some rows notifies people; the notifications that are tested are stored themselves.
         owner.execute("delete from public.notifications where kind <> 'organization.message.sent'")
@@ -67,8 +63,7 @@ class Matrix:
         """All cells of a table, and of those who forged their token; those of the actions in `first` come first."""
         lines, without = self.expected.lines[name], self.expected.without[name]
         keys = KEYS if name in self.expected.key_tables else KEYS[-1:]
-        kinds = self.expected.kinds(name)
-        probes = TableProbes(self.specimens, self.catalog[name], lines, kinds, without, keys)
+        probes = TableProbes(self.specimens, self.catalog[name], lines, without, keys)
         parts: tuple[list[Probe], list[Probe]] = ([], [])
         for probe in probes.all():
             parts[probe.action not in first].append(probe)

@@ -57,12 +57,10 @@ def run(connection: Connection, probes: Iterable[Probe], state: str = "") -> Ite
 
 
 class TableProbes:
-    def __init__(
-        self, specimens: Specimens, table: Table, lines: Cells, kinds: list[str], without: list[str], keys: list[Actor]
-    ) -> None:
+    def __init__(self, specimens: Specimens, table: Table, lines: Cells, without: list[str], keys: list[Actor]) -> None:
         self.table = table
         self.specimens = specimens
-        self.kinds = kinds
+        self.kinds = list(specimens.rows[table.name])
         self.lines = lines
         self.without = without
         self.keys = keys

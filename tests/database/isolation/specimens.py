@@ -56,8 +56,7 @@ def channel(topic: str, extension: str = "broadcast") -> Row:
     return {"topic": topic, "extension": extension}
 
 
-# table → kind ("*": every) → column → value; a column whose value is None is left out. Kinds that are not in
-# expected.toml are arguments of functions.
+# table → kind ("*": every) → column → value; a column whose value is None is left out.
 VALUES: dict[str, dict[str, Row]] = {
     "activities": {
         "ours signed": {"created_by_id": PEOPLE["admin"]},
