@@ -30,6 +30,8 @@ def turn(cursor: Cursor, person: str | None, org: UUID | None = None) -> None:
     cursor.execute("reset role")
     token = claims_of(person) if person else {}
     become(cursor.connection, "authenticated" if person else "postgres", token, {"x-org-id": str(org)} if org else {})
+    if not person:  # a connection of the owner has no claims
+        cursor.execute("select set_config('request.jwt.claims', '', true)")
 
 
 def add(cursor: Cursor, table: str, **columns: Any) -> Row:

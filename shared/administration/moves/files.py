@@ -15,8 +15,7 @@ from urllib.parse import quote
 from shared.administration.moves.sides import Connection, MoveError, Sides, row
 
 if TYPE_CHECKING:
-    from storage3 import SyncStorageClient
-    from storage3.types import FileOptions
+    from supabase import SupabaseStorageClient
 
 AT_ONCE = 8
 BATCH = 100
@@ -105,7 +104,7 @@ class Files:
             raise MoveError(f"{len(names)} files could not be copied, for instance {names[0]}.", AGAIN)
         return len(changed) + len(gone)
 
-    def _both(self, count: int) -> "tuple[SyncStorageClient, SyncStorageClient]":
+    def _both(self, count: int) -> "tuple[SupabaseStorageClient, SupabaseStorageClient]":
         if not self._storages:
             raise MoveError(
                 f"It has {count} files, and the Storage of the projects is not known.",
@@ -136,7 +135,7 @@ class Files:
         ]
         return changed, [name for bucket, name in there if bucket == "attachments" and (bucket, name) not in here]
 
-    def _copy(self, here: "SyncStorageClient", there: "SyncStorageClient", places: list[Place]) -> None:
+    def _copy(self, here: "SupabaseStorageClient", there: "SupabaseStorageClient", places: list[Place]) -> None:
         chosen = self._folders() | {"names": [name for _, name in places]}
         rows = {(bucket, name): values for bucket, name, values in self._sides.source.execute(ROWS, chosen)}
 
@@ -145,16 +144,19 @@ class Files:
             (bucket, name), values = place, rows[place]
             metadata = values["metadata"] or {}
             seconds = re.search(r"\d+", metadata.get("cacheControl") or "")
-            options: FileOptions = {
-                "content-type": metadata.get("mimetype") or "application/octet-stream",
-                "cache-control": seconds[0] if seconds else "0",
-                "upsert": "true",
-            }
             content = _read(here, place)
             if content is None or len(content) != metadata.get("size"):
                 return None
             try:
-                there.from_(bucket).upload(quote(name), content, options)
+                there.from_(bucket).upload(
+                    quote(name),
+                    content,
+                    {
+                        "content-type": metadata.get("mimetype") or "application/octet-stream",
+                        "cache-control": seconds[0] if seconds else "0",
+                        "upsert": "true",
+                    },
+                )
             except Exception as error:
                 if _is_transient(error):
                     return None
@@ -179,7 +181,7 @@ class Files:
         self.copied += len(copied)
 
 
-def _open(projects: Projects) -> "tuple[SyncStorageClient, SyncStorageClient]":
+def _open(projects: Projects) -> "tuple[SupabaseStorageClient, SupabaseStorageClient]":
     """Before writes are held: to load the library and its certificates takes longer than they may wait."""
     import httpx  # noqa: PLC0415 - as above
 
@@ -191,7 +193,7 @@ def _open(projects: Projects) -> "tuple[SyncStorageClient, SyncStorageClient]":
     return here, there
 
 
-def _read(storage: "SyncStorageClient", place: Place) -> bytes | None:
+def _read(storage: "SupabaseStorageClient", place: Place) -> bytes | None:
     """The content of a file, or None without such a file or connection."""
     bucket, name = place
     try:
