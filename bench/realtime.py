@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -21,6 +22,7 @@ from statistics import quantiles
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 from websockets.asyncio.client import connect
 
@@ -231,8 +233,11 @@ class Bench:
             process = self.stack.processes()[name]
             assert process
             for each in [process, *process.children(recursive=True)]:
-                times = each.cpu_times()
-                total += times.user + times.system
+                with suppress(psutil.NoSuchProcess):  # it has ended since: then it is among those of its parent
+                    times = each.cpu_times()
+                    total += times.user + times.system
+            times = process.cpu_times()
+            total += times.children_user + times.children_system
         return total
 
 
