@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
@@ -223,13 +223,21 @@ def limited(process: "subprocess.Popen[str]") -> Iterator[None]:
         limit.cancel()
 
 
+def await_writes(sent: list[Sent]) -> None:
+    """Until the clients have written at their new home as often as there are clients."""
+    written = sum(len(each.seconds) for each in sent)
+    deadline = time.monotonic() + 60
+    while sum(len(each.seconds) for each in sent) < written + len(sent):
+        if time.monotonic() > deadline:
+            raise SystemExit("The clients do not write after the move.")
+        time.sleep(0.05)  # between two looks
+
+
 def reason(answer: httpx.Response) -> dict[str, Any]:
-    """The refusal; Storage passes on what the database says as its message."""
+    """The refusal; of Storage, the message has the address."""
     refusal: dict[str, Any] = answer.json()
-    with suppress(KeyError, TypeError, ValueError):
-        passed: dict[str, Any] = json.loads(refusal["message"])
-        return passed
-    return refusal
+    _, moved, address = refusal["message"].partition("moved to another address: ")
+    return refusal | {"code": "organization_moved", "details": address} if moved else refusal
 
 
 def body(through: str, title: str) -> dict[str, str]:
@@ -286,7 +294,7 @@ def drill(home: Path, rows: int, *, is_killed: bool) -> dict[str, Any]:
                 else:
                     seen = {"killed_at": world.move_killed(source, target)}
                 ended = time.monotonic()
-                time.sleep(1)  # lets the clients write at the new home; no result depends on its length
+                await_writes(sent)
             all_sent += sent
             unbalanced = books(world, all_sent, target, source, FILES)
             seen |= {

@@ -100,6 +100,10 @@ comment on function private.note_moves() is 'Has the guard look into organizatio
 create function private.refuse_move(status integer, code text, message text, details text, hint text) returns void
 language plpgsql set search_path = '' as $$
 begin
+  if nullif(current_setting('storage.operation', true), '') is not null then
+    -- The storage service responds 403 with this message; to a code that it does not know, 500.
+    raise exception '%', concat_ws(': ', message, details) using errcode = '42501', hint = refuse_move.hint;
+  end if;
   raise sqlstate 'PGRST' using
     message = json_build_object('code', code, 'message', message, 'details', details, 'hint', hint)::text,
     detail = json_build_object(

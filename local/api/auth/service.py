@@ -346,10 +346,11 @@ class Auth:
     async def _user(self, request: Request, _caller: Caller | None) -> Response:
         claims = self._user_claims(request)
         user_id, session = str(claims["sub"]), claims.get("session_id")
+        user_value, session_value = literal(user_id), literal(str(session))
         users, sessions, identities = await self._database.read_auth(
-            f"select *, banned_until > now() as is_banned from auth.users where id = {literal(user_id)}",  # noqa: S608
-            f"select id from auth.sessions where user_id = {literal(user_id)} and id::text = {literal(str(session))}",  # noqa: S608
-            f"select * from auth.identities where user_id = {literal(user_id)} order by created_at",  # noqa: S608
+            f"select *, banned_until > now() as is_banned from auth.users where id = {user_value}",  # noqa: S608 - quoted
+            f"select id from auth.sessions where user_id = {user_value} and id::text = {session_value}",  # noqa: S608 - as above
+            f"select * from auth.identities where user_id = {user_value} order by created_at",  # noqa: S608 - as above
         )
         found = users[0] if users and not users[0]["is_sso_user"] else None
         user = _refuse_absent(found, is_banned=bool(found and found["is_banned"]))

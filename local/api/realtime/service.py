@@ -97,7 +97,7 @@ class Realtime:
                 socket.reply(frame, "error", {"reason": reason})
             elif channel:
                 self._shut_down(channel, reason)
-        except Exception:  # noqa: BLE001 - see above
+        except Exception:  # noqa: BLE001 - one bad message must not end the connection of its client
             traceback.print_exc()
 
     async def _handle(self, channel: Channel, frame: Frame) -> None:
@@ -283,7 +283,7 @@ class Realtime:
             raise gateway_error(404, "not_found", f"There is nothing at {raw_path(request)[:200]}.")
         body = await read_object(request, lambda message: gateway_error(422, "unprocessable", message))
         messages: Any = body.get("messages")
-        if len(steps) > 2:  # noqa: PLR2004 - api/broadcast/{topic}/events/{event}
+        if len(steps) > 2:  # noqa: PLR2004 - more than api/broadcast: its topic and event are in the address
             private = request.query_params.get("private") == "true"
             messages = [{"topic": steps[2], "event": steps[4], "payload": body, "private": private}]
         messages = messages if isinstance(messages, list) else []
