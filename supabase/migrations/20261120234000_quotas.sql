@@ -81,6 +81,23 @@ end $$;
 comment on function private.count_rows() is
   'Enforces the number of rows of an organization: PT402 beyond its plan, PT409 beyond what everyone may have.';
 
+-- The quota counts once a statement has written all its rows. So that such a statement is short, a request of the data API
+-- writes 10,000 at most in a table. Functions that write more have bounds of their own.
+create function private.bound_request() returns trigger
+language plpgsql set search_path = '' as $$
+declare
+  setting constant text := 'strive.new_rows_' || tg_table_name;
+  written constant integer := coalesce(nullif(current_setting(setting, true), '')::integer, 0) + 1;
+begin
+  if written > 10000 then
+    raise exception 'A request writes at most 10,000 rows in %', tg_table_name using
+      errcode = 'PT422', detail = 'Nothing was written.', hint = 'Send several requests, or use the function import-records.';
+  end if;
+  perform set_config(setting, written::text, true);
+  return new;
+end $$;
+comment on function private.bound_request() is 'PT422 beyond 10,000 new rows of a table in a request of the data API.';
+
 create function private.limit_rows() returns void language plpgsql set search_path = '' as $$
 declare
   target record;
@@ -95,10 +112,14 @@ begin
     execute format(
       'create trigger count_rows after insert on public.%I for each row execute function private.count_rows()', target.relname
     );
+    execute format(
+      'create trigger bound_request before insert on public.%I for each row when (session_user = ''authenticator'') '
+      'execute function private.bound_request()', target.relname
+    );
   end loop;
 end $$;
 comment on function private.limit_rows() is
-  'Gives every table of tenants into which clients insert the trigger that bounds its rows. A later chapter calls it again.';
+  'Gives every table of tenants into which clients insert the triggers that bound its rows.';
 select private.limit_rows();
 
 -- After a change of plan, the next new row starts a count.

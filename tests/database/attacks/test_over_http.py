@@ -93,6 +93,15 @@ def test_attack_write_bombs_by_a_request(api: Api) -> None:
         assert answer.status_code in {400, 422}, answer.text
 
 
+def test_attack_write_for_seconds_by_one_request(api: Api) -> None:
+    """The quota of the plan would count only after all rows were written."""
+    client = signed_in(api, "member")
+    lines = "name\n" + "Many\n" * 10_001
+    answer = client.post("/rest/v1/leads", content=lines, headers={"content-type": "text/csv"})
+    assert (answer.status_code, answer.json()["message"]) == (422, "A request writes at most 10,000 rows in leads")
+    assert client.get("/rest/v1/leads", params={"name": "eq.Many", "limit": "1"}).json() == []
+
+
 def test_attack_move_html_into_a_public_bucket_by_a_request(api: Api) -> None:
     client = signed_in(api, "member")
     private = f"{ACME}/tasks/{uuid4()}/page.html"
