@@ -126,16 +126,20 @@ def note(api: Api, owner: Person, title: str, size: int = 0) -> str:
 # supabase-js and supabase-py ----------------------------------------------------------------------------------------
 
 
-def test_supabase_js_uses_all_four_kinds(api: Api) -> None:
-    session = api.sign_up("js")
-    settings = {
+def settings_of(api: Api, session: dict[str, Any]) -> dict[str, str]:
+    """The environment of a script in Node."""
+    return {
         "API_URL": api.url,
         "PUBLISHABLE_KEY": api.keys.publishable_key,
         "EMAIL": session["user"]["email"],
         "PASSWORD": PASSWORD,
         "TABLE": "remarks",
-        "PRIVATE": f"own:{session['user']['id']}",
     }
+
+
+def test_supabase_js_uses_all_four_kinds(api: Api) -> None:
+    session = api.sign_up("js")
+    settings = settings_of(api, session) | {"PRIVATE": f"own:{session['user']['id']}"}
     ran = subprocess.run(
         [NODE, ROOT / "tests/local/realtime.mjs"],
         env=os.environ | settings,
@@ -370,13 +374,7 @@ def test_changes_arrive_again_after_the_database_was_killed(api: Api, person: Pe
 def test_supabase_js_hears_changes_again_after_the_api_was_killed(database: Database, tmp_path: Path) -> None:
     with running(database, tmp_path / "killed") as api:
         session = api.sign_up("again")
-        settings = {
-            "API_URL": api.url,
-            "PUBLISHABLE_KEY": api.keys.publishable_key,
-            "EMAIL": session["user"]["email"],
-            "PASSWORD": PASSWORD,
-            "TABLE": "remarks",
-        }
+        settings = settings_of(api, session)
         with subprocess.Popen(
             [NODE, ROOT / "tests/local/reconnect.mjs"], env=os.environ | settings, stdout=subprocess.PIPE, text=True
         ) as script:
