@@ -25,10 +25,10 @@ CAPACITY = ROOT / "docs/capacity.md"
 BENCHES = {
     "stack": Bench("bench.stack", 25),
     "flags": Bench("bench.flags", 75),
-    "webhook": Bench("bench.webhook", 150),
+    "webhook": Bench("bench.webhook", 90),
     "realtime": Bench("bench.realtime", 90),
-    "rls": Bench("bench.rls", 110, needs_population=True),
-    "crm": Bench("bench.crm", 40, needs_population=True),
+    "rls": Bench("bench.rls", 80, needs_population=True),
+    "crm": Bench("bench.crm", 45, needs_population=True),
     "dashboard": Bench("bench.dashboard", 8, needs_population=True),
     "templates": Bench("bench.templates", 8, needs_population=True),
     "functions": Bench("bench.functions", 170),

@@ -1,4 +1,4 @@
-"""How long search, pipeline report and feed take in a tenant of 50,000 leads among 500,000: `python -m bench.crm`.
+"""How long search, pipeline report and feed take in a tenant of 50,000 leads among 200,000: `python -m bench.crm`.
 
 Each statement is run in turns as a member, through the policies, and by `postgres`, whom none binds: the same SQL with
 the organization named by hand. A file of 50,000 leads is imported over HTTP, beside COPY into the same table.
@@ -63,7 +63,7 @@ def main() -> None:
         "reports": reports,
         "import": imported,
     }
-    size = {"leads": population.LEADS, "leads_of_the_tenant": population.LEADS // 10}
+    size = {"leads": population.LEADS, "leads_of_the_tenant": population.TENANTS_LEADS}
     print(json.dumps({"machine": machine(), **size, "figures": found}, indent=2))
 
 

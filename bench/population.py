@@ -29,9 +29,11 @@ Part = tuple[tuple[str, ...], Load]
 
 FOLDER = "BENCH_DATABASE"
 ORGANIZATIONS, USERS = 2_000, 20_000
-# One in ten leads is the first organization's.
-LEADS, ORDERS, MILESTONES_EACH, DEALS, TEMPLATES = 500_000, 200_000, 5, 100_000, 100_000
-FEEDS = (100_000, 1_000_000, 3_000_000)
+# One in four leads is the first organization's.
+LEADS, ORDERS, MILESTONES_EACH, DEALS, TEMPLATES = 200_000, 100_000, 3, 100_000, 100_000
+TENANTS_LEADS = LEADS // 4
+# More of them: python -m bench.growth.
+FEEDS = (100_000, 1_000_000)
 PUBLIC_PERCENT = 20
 
 # An organization by its number; numbers are drawn by zipf, so that the first has 9 % of all rows and most nearly none.
@@ -231,10 +233,10 @@ def people() -> Iterator[Named]:
 
 
 def _organizations() -> Iterator[int]:
-    """Organizations of leads: one in ten leads is of the first organization, the others are random."""
+    """Organizations of leads: one in four leads is of the first organization, the others are random."""
     dice = random.Random(8)
     for number in range(LEADS):
-        yield 1 if number % 10 == 0 else 1 + int((ORGANIZATIONS - 1) ** dice.random())
+        yield 1 if number % (LEADS // TENANTS_LEADS) == 0 else 1 + int((ORGANIZATIONS - 1) ** dice.random())
 
 
 def lead_of_the_tenant() -> dict[str, str]:

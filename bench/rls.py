@@ -1,8 +1,8 @@
 """What row level security costs: `python -m bench.rls`.
 
-2,000 organizations (zipf) and 20,000 users; 3 M feed entries, 500 k leads, 200 k orders with 1 M milestones. The same
+2,000 organizations (zipf) and 20,000 users; 1 M feed entries, 200 k leads, 100 k orders with 300 k milestones. The same
 statement is run as a member through the policies, with no condition of its own, and by hand with the condition and
-without policies; what is compared is the processor time of the backend. Feeds are measured at 100 k, 1 M and 3 M rows.
+without policies; what is compared is the processor time of the backend. Feeds are measured at 100 k and 1 M rows.
 """
 
 import json

@@ -28,7 +28,7 @@ from tests.support.world import Database, Row
 # How many at once, how often.
 ROUNDS = {1: 1, 8: 3, 32: 3}
 GOALS_AT = (8, 32)
-SUBSCRIPTIONS = 400
+SUBSCRIPTIONS = 200
 WARMING = 5  # every fifth delivery
 SHUFFLED = 1000
 
