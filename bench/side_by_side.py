@@ -56,7 +56,11 @@ def statement(text: str, **values: Any) -> Work:
 def enter(connection: Connection, user: str, organization: str, role: str) -> None:
     """As PostgREST begins a transaction."""
     claims = {"sub": user, "role": "authenticated", "app_metadata": {"org_id": organization}}
-    connection.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps(claims)])
+    headers = {"host": "api.strive.test", "user-agent": "bench", "x-forwarded-for": "192.0.2.1", "accept": "*/*"}
+    connection.execute(
+        "select set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)",
+        [json.dumps(claims), json.dumps(headers)],
+    )
     connection.execute(f"set local role {role}")
 
 
