@@ -63,6 +63,8 @@ class Project:
 
 Projects = tuple[Project, Project]
 Place = tuple[str, str]
+# Whether the row has no owner, and a hash of it.
+Found = dict[Place, tuple[bool, int]]
 
 
 class Files:
@@ -71,6 +73,7 @@ class Files:
         self.copied = 0
 
     def close(self) -> None:
+        self._sides.close()
         if self._storages:
             self._storages[0].session.close()
 
@@ -90,7 +93,8 @@ class Files:
 
     def equalize(self, *, is_held: bool = False) -> int:
         """Copy what differs: the number of files."""
-        changed, gone = self._differing()
+        stored, there_stored = self._sides.on_both(self._found)
+        changed, gone = _differing(stored, there_stored)
         if not (changed or gone):
             return 0
         here, there = self._both(len(changed))
@@ -98,8 +102,8 @@ class Files:
             there.from_("attachments").remove(gone[first : first + BATCH])
         for first in range(0, len(changed), BATCH):
             self._copy(here, there, changed[first : first + BATCH])
-        # While writes are held no file changes: all must be equal now.
-        if is_held and (left := self._differing()) != ([], []):
+        # While writes are held no file of the source changes: all must be equal now.
+        if is_held and (left := _differing(stored, self._found(self._sides.target))) != ([], []):
             names = [name for _, name in left[0]] + left[1]
             raise MoveError(f"{len(names)} files could not be copied, for instance {names[0]}.", AGAIN)
         return len(changed) + len(gone)
@@ -118,22 +122,9 @@ class Files:
         places = [("attachments", self._sides.organization), *(("avatars", person) for person in people)]
         return {"buckets": [bucket for bucket, _ in places], "folders": [folder for _, folder in places]}
 
-    def _found(self, connection: Connection) -> dict[Place, tuple[bool, int]]:
+    def _found(self, connection: Connection) -> Found:
         found = connection.execute(HASHES, self._folders())
         return {(bucket, name): (is_ownerless, digest) for bucket, name, is_ownerless, digest in found}
-
-    def _differing(self) -> tuple[list[Place], list[str]]:
-        """Files to copy, and names of attachments to delete at the target.
-
-        A person may already use the account at the target: an avatar is copied where there is none, or half of a copy.
-        """
-        here, there = self._found(self._sides.source), self._found(self._sides.target)
-        changed = [
-            place
-            for place, stored in here.items()
-            if there.get(place) != stored and (place[0] == "attachments" or place not in there or there[place][0])
-        ]
-        return changed, [name for bucket, name in there if bucket == "attachments" and (bucket, name) not in here]
 
     def _copy(self, here: "SupabaseStorageClient", there: "SupabaseStorageClient", places: list[Place]) -> None:
         chosen = self._folders() | {"names": [name for _, name in places]}
@@ -179,6 +170,19 @@ class Files:
         with self._sides.writing():
             self._sides.target.execute(COMPLETE, [json.dumps(copied)])
         self.copied += len(copied)
+
+
+def _differing(here: Found, there: Found) -> tuple[list[Place], list[str]]:
+    """Files to copy, and names of attachments to delete at the target.
+
+    A person may already use the account at the target: an avatar is copied where there is none, or half of a copy.
+    """
+    changed = [
+        place
+        for place, stored in here.items()
+        if there.get(place) != stored and (place[0] == "attachments" or place not in there or there[place][0])
+    ]
+    return changed, [name for bucket, name in there if bucket == "attachments" and (bucket, name) not in here]
 
 
 def _open(projects: Projects) -> "tuple[SupabaseStorageClient, SupabaseStorageClient]":

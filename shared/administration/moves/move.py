@@ -8,6 +8,7 @@ both databases say. The SQL is in the chapter moves, the reasons in docs/decisio
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -16,8 +17,8 @@ import psycopg
 
 from shared.administration.moves.files import Files, Projects
 from shared.administration.moves.people import People
-from shared.administration.moves.rows import Rows
-from shared.administration.moves.sides import Connection, MoveError, Sides, row
+from shared.administration.moves.rows import Changed, Rows
+from shared.administration.moves.sides import Connection, MoveError, Sides, connect_again, row
 
 # Writes are held once a round has found this few differences, or after this many rounds. A file counts as FILE rows.
 FEW, ROUNDS, FILE = 200, 10, 10
@@ -84,22 +85,14 @@ class Move:
         step: Callable[[str], None] = lambda _: None,
         projects: Projects | None = None,
     ) -> None:
-        for each in (source, target):
-            # The hashes are of texts: both sides must write values alike.
-            each.execute(
-                "set timezone = 'UTC'; set datestyle = 'ISO'; set intervalstyle = 'postgres'; set bytea_output = 'hex';"
-                " set extra_float_digits = 1; set statement_timeout = 0; set search_path = pg_catalog;"
-                # What a move that was killed had started ends within a second, and with it its locks.
-                " set client_connection_check_interval = '1s'"
-            )
         self._source, self._target, self._step = source, target, step
         self._organization = _find(source, organization)
+        self._sides = Sides(source, target, self._organization)
         if not row(source, "select pg_try_advisory_lock(hashtextextended('move:' || %s, 0))", self._organization)[0]:
             raise MoveError("Another process is moving this organization.", "If it was killed, try again in a second.")
-        self._sides = Sides(source, target, self._organization)
         self._rows = Rows(self._sides)
         self._people = People(self._sides, self._rows, projects)
-        self._files = Files(self._sides, projects)
+        self._files = Files(self._sides.again(), projects)
         self.report = Report()
 
     def close(self) -> None:
@@ -216,8 +209,9 @@ class Move:
             self._step(f"copy {number}")
             self._people.copy(self._people.of_rows())
             files = self._files.equalize()
-            changed = self._rows.equalize()
-            self._rows.check_keys(changed)
+            changed = self._equalize_rows()
+            if number == 0:  # a move that died may have copied rows without this check
+                self._rows.check_keys({each.name: None for each in self._rows.bulk})
             differed = FILE * files + sum(inf if keys is None else len(keys) for keys in changed.values())
             # Under steady traffic another round finds as much again.
             if differed <= FEW or before <= differed < inf:
@@ -231,7 +225,7 @@ class Move:
         for _ in range(TRIES):
             self._step("jobs")
             with self._jobs_held():
-                self._files.equalize()  # what came while rows were compared
+                self._come_close()
                 self._step("hold")
                 began = time.monotonic()
                 try:
@@ -244,7 +238,6 @@ class Move:
                         self._source.execute("select private.switch_away(%s)", [self._organization])
                 except psycopg.errors.LockNotAvailable:
                     time.sleep(1)  # a long transaction of this organization: let others write meanwhile
-                    self._rows.equalize()
                     continue
                 self._step("arrive")
                 self._arrive()
@@ -252,9 +245,18 @@ class Move:
                 return
         raise MoveError("Its writes could not be held: a transaction of it always ran.", "Run the command again.")
 
+    def _come_close(self) -> None:
+        """Leave little for the hold: files first, since copying them takes longer and writes no rows at the source."""
+        before = inf
+        while FILE * (files := self._files.equalize()) > FEW and files < before:
+            before = files
+        self._equalize_rows()
+        self._files.equalize()  # what came while rows were compared
+        self._rows.prepare_hold()
+
     def _hold(self) -> None:
         # Committed before the lock is taken, since those who are refused read it.
-        with _another(self._source) as other:
+        with connect_again(self._source) as other:
             other.execute("select private.hold_writes(%s)", [self._organization])
         self._source.execute(f"set local lock_timeout = '{LOCK_SECONDS}s'")
         self._source.execute("select pg_advisory_xact_lock(uuid_hash(%s) & 1023, 20)", [self._organization])
@@ -263,7 +265,7 @@ class Move:
     def _jobs_held(self) -> Iterator[None]:
         """No job runs at either side: what it sends or notes would be sent or noted by both."""
         deadline = time.monotonic() + JOBS_SECONDS
-        with _another(self._source) as here, _another(self._target) as there:
+        with connect_again(self._source) as here, connect_again(self._target) as there:
             while not all(each.execute(JOB_LOCKS).fetchone() == (True,) for each in (here, there)):
                 here.rollback()
                 there.rollback()
@@ -279,15 +281,21 @@ class Move:
     def _make_ready(self) -> None:
         """While writes are held: all rows and files are at the target, and the doors lie ready."""
         self._people.copy(self._people.of(self._rows.doors))
-        self._files.equalize(is_held=True)
-        if changed := self._rows.equalize(is_held=True):
-            self._people.copy(self._people.of([each for each in self._rows.bulk if each.name in changed], changed))
-            self._rows.check_keys(changed)
-        doors = self._rows.of_doors()
+        with ThreadPoolExecutor(1) as thread:
+            files = thread.submit(self._files.equalize, is_held=True)
+            self._equalize_rows(is_held=True)
+            doors = self._rows.of_doors()
+            files.result()
         (callers,) = row(self._source, "select private.move_callers(%s)", self._organization)
         self._target.execute(READY, [json.dumps(doors), callers, self._organization])
         self.report.files = self._files.copied
         self.report.rows = self._rows.counts | {name: len(rows) for name, rows in doors.items() if rows}
+
+    def _equalize_rows(self, *, is_held: bool = False) -> Changed:
+        if changed := self._rows.equalize(is_held=is_held):
+            self._people.copy(self._people.of([each for each in self._rows.bulk if each.name in changed], changed))
+            self._rows.check_keys(changed)
+        return changed
 
     def _arrive(self) -> None:
         """The target's switch, from what lies ready there: the source is not needed."""
@@ -315,10 +323,3 @@ def _find(source: Connection, organization: str) -> str:
             f"It has moved to {moved[0]}." if moved else "Name its id or its slug.",
         )
     return str(found[0])
-
-
-@contextmanager
-def _another(connection: Connection) -> Iterator[Connection]:
-    """A transaction of its own."""
-    with psycopg.connect(connection.info.dsn, password=connection.info.password) as other:
-        yield other

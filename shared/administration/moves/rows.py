@@ -56,6 +56,8 @@ CONTENT = "bit_xor(hashtextextended(row({columns})::text, 0))"
 BUCKET = "hash_record_extended(row({key}), 0) & {last}"
 
 Buckets = dict[int, tuple[int, int]]
+# Of rows by key: the bucket, and a hash.
+Hashes = dict[str, tuple[int, int]]
 # Keys of rows by table; None is the whole table.
 Changed = dict[str, list[str] | None]
 
@@ -100,6 +102,7 @@ class Rows:
         self.doors = [each for each in self.relations if each.is_door]
         # The versions of buckets that were equal, at the source and at the target.
         self._equal: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._arrived: dict[str, Buckets] = {}
         self._owners: dict[str, list[str]] = {}
         self.counts: dict[str, int] = {}
 
@@ -122,44 +125,57 @@ class Rows:
 
     def equalize(self, *, is_held: bool = False) -> Changed:
         """Compare all, copy what differs: the keys of the rows that did, by table; None for a whole table."""
+        self._note_owners()
+        if is_held:
+            here, there = self._versions(self._sides.source), self._arrived
+        else:
+            here, there = self._sides.on_both(self._versions)
+        self.counts = {name: sum(count for count, _ in found.values()) for name, found in here.items()}
+        changed: Changed = {}
+        differing: dict[str, list[int]] = {}
+        for each in self.bulk:
+            ours, theirs = here.get(each.name, {}), there.get(each.name, {})
+            buckets = [
+                bucket
+                for bucket in ours.keys() | theirs.keys()
+                if self._equal.get((each.name, bucket), (None, None)) != (ours.get(bucket), theirs.get(bucket))
+            ]
+            if buckets and not theirs and not is_held:
+                with self._sides.writing():
+                    self._pipe(each, None)
+                changed[each.name] = None
+                continue
+            # Of many buckets, whole ones are compared first.
+            is_many = theirs and len(buckets) > BUCKETS // 8
+            if chosen := self._differing(each, buckets) if is_many else buckets:
+                differing[each.name] = chosen
+            for bucket in set(buckets) - set(chosen):
+                self._equal[each.name, bucket] = (ours.get(bucket), theirs.get(bucket))
+        ours, theirs = self._sides.on_both(lambda connection: self._hashes(connection, differing))
+        for name, buckets in differing.items():
+            rows = ours.get(name, {}), theirs.get(name, {})
+            if keys := self._bring(self._by_name[name], *rows, is_held=is_held):
+                changed[name] = keys
+            copied = {each[key][0] for key in keys for each in rows if key in each}
+            for bucket in set(buckets) - copied:
+                self._equal[name, bucket] = (here.get(name, {}).get(bucket), there.get(name, {}).get(bucket))
+        return changed
+
+    def prepare_hold(self) -> None:
+        """Read the versions at the target before writes are held: there only this move writes rows of it."""
+        self._note_owners()
+        self._arrived = self._versions(self._sides.target)
+
+    def _note_owners(self) -> None:
         for each in self.bulk:
             if each.owners:
                 owners = self._sides.source.execute(
                     each.owners.replace("$1", "%(it)s"), {"it": self._sides.organization}
                 )
                 self._owners[each.name] = [owner for (owner,) in owners]
-        versions = self._sides.on_both(lambda connection: self._digests(connection, VERSIONS, self.bulk))
-        self.counts = {name: sum(count for count, _ in found.values()) for name, found in versions[0].items()}
-        changed: Changed = {}
-        for each in self.bulk:
-            here, there = (found.get(each.name, {}) for found in versions)
-            buckets = [
-                bucket
-                for bucket in here.keys() | there.keys()
-                if self._equal.get((each.name, bucket), (None, None)) != (here.get(bucket), there.get(bucket))
-            ]
-            # Of many buckets, whole ones are compared first.
-            is_many = there and len(buckets) > BUCKETS // 8
-            differing = self._differing(each, buckets) if is_many else buckets
-            keys = self._copy(each, differing, is_empty=not there)
-            if keys != []:
-                changed[each.name] = keys
-                # While writes are held nothing else changes them: what was copied must be equal now.
-                if is_held and self._bring(each, differing):
-                    raise MoveError(f"The target changes the rows of {each.name}.", "Run the command again.")
-            for bucket in set(buckets) - set(differing if keys != [] else []):
-                self._equal[each.name, bucket] = (here.get(bucket), there.get(bucket))
-        return changed
 
-    def _copy(self, relation: Relation, buckets: list[int], *, is_empty: bool) -> list[str] | None:
-        """Copy what differs in these buckets: the keys, or None for all rows of the table."""
-        if not buckets:
-            return []
-        if is_empty:
-            with self._sides.writing():
-                self._pipe(relation, None)
-            return None
-        return self._bring(relation, buckets)
+    def _versions(self, connection: Connection) -> dict[str, Buckets]:
+        return self._digests(connection, VERSIONS, self.bulk)
 
     def _digests(
         self, connection: Connection, what: str, relations: list[Relation], buckets: list[int] | None = None
@@ -191,9 +207,8 @@ class Rows:
         )
         return [bucket for bucket in buckets if here.get(bucket) != there.get(bucket)]
 
-    def _bring(self, relation: Relation, buckets: list[int]) -> list[str]:
-        """Make these buckets of the target equal to the source, row by row: the keys of rows that differed."""
-        here, there = self._sides.on_both(lambda connection: self._hashes(connection, relation, buckets))
+    def _bring(self, relation: Relation, here: Hashes, there: Hashes, *, is_held: bool) -> list[str]:
+        """Make rows of the target equal to the source, from the hashes of both: the keys of rows that differed."""
         changed = [key for key, digest in here.items() if there.get(key) != digest]
         # A shared table has rows there that this organization shares with nobody here.
         gone = [] if relation.owners else [key for key in there if key not in here]
@@ -210,21 +225,45 @@ class Rows:
                     )
                 for keys in _batched(changed):
                     self._pipe(relation, keys)
+        # While writes are held nothing else changes them: what was copied must be equal now.
+        if is_held:
+            for keys in _batched([*changed, *gone]):
+                statement = self._hashing(relation, self.where(relation, keys))
+                copied = {key: (bucket, digest) for key, bucket, digest in self._sides.target.execute(statement)}
+                if copied != {key: here[key] for key in keys if key in here}:
+                    raise MoveError(f"The target changes the rows of {relation.name}.", "Run the command again.")
         return [*changed, *gone]
 
-    def _hashes(self, connection: Connection, relation: Relation, buckets: list[int]) -> dict[str, int]:
+    def _hashes(self, connection: Connection, buckets: dict[str, list[int]]) -> dict[str, Hashes]:
+        """For each of these tables: the hashes of the rows in these buckets, by key."""
+        if not buckets:
+            return {}
+        relations = [(self._by_name[name], numbers) for name, numbers in buckets.items()]
+        statement = sql.SQL(" union all ").join(
+            sql.SQL("select {name}, r.* from ({rows}) r").format(
+                name=sql.Literal(each.name),
+                rows=self._hashing(each, sql.Composed([self.where(each), each.among(numbers)])),
+            )
+            for each, numbers in relations
+        )
+        found: dict[str, Hashes] = {}
+        for name, key, bucket, digest in connection.execute(statement):
+            found.setdefault(name, {})[key] = (bucket, digest)
+        return found
+
+    @staticmethod
+    def _hashing(relation: Relation, condition: sql.Composable) -> sql.Composed:
         named = (sql.SQL("{}, t.{}").format(sql.Literal(name), sql.Identifier(name)) for name in relation.key)
-        statement = sql.SQL(
-            "select jsonb_build_object({key})::text, hashtextextended(row({columns})::text, 0) from {table} t"
-            " where {condition}{chosen}"
+        return sql.SQL(
+            "select jsonb_build_object({key})::text, {bucket}, hashtextextended(row({columns})::text, 0)"
+            " from {table} t where {condition}"
         ).format(
             key=sql.SQL(", ").join(named),
+            bucket=relation.bucket(),
             columns=relation.columns_of("t"),
             table=relation.table,
-            condition=self.where(relation),
-            chosen=relation.among(buckets),
+            condition=condition,
         )
-        return dict(connection.execute(statement).fetchall())
 
     def _pipe(self, relation: Relation, keys: Iterable[str] | None) -> None:
         """Rows of the source, all or those with these keys, as they are."""
@@ -245,10 +284,15 @@ class Rows:
                 ) from error
 
     def of_doors(self) -> dict[str, list[Any]]:
-        doors = {}
-        for each in self.doors:
-            statement = sql.SQL("select to_jsonb(t) from {} t where {}").format(each.table, self.where(each))
-            doors[each.name] = [found for (found,) in self._sides.source.execute(statement)]
+        statement = sql.SQL(" union all ").join(
+            sql.SQL("select {}, to_jsonb(t) from {} t where {}").format(
+                sql.Literal(each.name), each.table, self.where(each)
+            )
+            for each in self.doors
+        )
+        doors: dict[str, list[Any]] = {each.name: [] for each in self.doors}
+        for name, found in self._sides.source.execute(statement):
+            doors[name].append(found)
         return doors
 
     def insert(self, name: str, rows: list[Any]) -> None:
