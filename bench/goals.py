@@ -218,6 +218,8 @@ GOALS: dict[str, list[Goal]] = {
         ),
         Goal("a lead inserted, with its broadcast", "without", "insert_ratio", at_most=1.25),
         Goal("a lead updated, with its broadcast", "without", "update_ratio", at_most=1.25),
+        Goal("a lead inserted, with its entry in the history", "without", "history.insert_ratio", at_most=1.2),
+        Goal("a lead updated, with its entry in the history", "without", "history.update_ratio", at_most=1.2),
     ],
     "templates": [
         Goal("search in 100,000 templates, the slowest of 8 kinds", "budget", "slowest_search", "ms", at_most=10),

@@ -2,7 +2,7 @@
 
 People of one organization subscribe to its tasks by `postgres_changes`; tasks of another organization change, too. The
 reference is plain LISTEN/NOTIFY with the row as payload: same writes, as many listeners. A third run without listeners
-shows what the writes cost. Then a member writes leads with the triggers of the broadcast and without.
+shows what the writes cost. Then a member writes leads with and without the triggers of broadcast and history.
 """
 
 import asyncio
@@ -205,19 +205,17 @@ class Bench:
             list(pool.map(write, range(WRITERS)))
         return committed, time.monotonic() - began
 
-    def write_ratios(self) -> dict[str, Any]:
-        """What a member's write takes with its broadcast, as a ratio to the same without."""
+    def write_ratios(self, *triggers: str) -> dict[str, Any]:
+        """What a member's write takes with these triggers, as a ratio to the same without."""
         samples: dict[tuple[str, bool], list[float]] = {}
         with self.stack.cluster.connect() as owner, self.stack.cluster.connect() as member:
             claims = "select set_config('request.jwt.claims', %s, false)"
             who = owner.execute("select id from public.users where email = 'member@acme.test'").fetchone() or ("",)
             member.execute(claims, [json.dumps({"sub": str(who[0]), "role": "authenticated"})])
             member.execute("set role authenticated")
-            for number in rounds("writes with and without a broadcast", ROUNDS):
+            for number in rounds(f"writes with and without {', '.join(triggers)}", ROUNDS):
                 for on in (True, False) if number % 2 else (False, True):
-                    for event in ("insert", "update"):
-                        state = "enable" if on else "disable"
-                        owner.execute(f"alter table public.leads {state} trigger broadcast_{event}".encode())
+                    self._switch(owner, triggers, on=on)
                     began = time.perf_counter()
                     rows = [member.execute(INSERT, [f"{number} {n}"]).fetchone() for n in range(PAIRS)]
                     inserted = time.perf_counter()
@@ -225,7 +223,13 @@ class Bench:
                         member.execute("update public.leads set notes = 'x' where id = %s", row)
                     samples.setdefault(("insert", on), []).append(inserted - began)
                     samples.setdefault(("update", on), []).append(time.perf_counter() - inserted)
+            self._switch(owner, triggers, on=True)
         return {f"{event}_ratio": ratios(samples[event, True], samples[event, False]) for event in ("insert", "update")}
+
+    @staticmethod
+    def _switch(owner: psycopg.Connection[Any], triggers: Sequence[str], *, on: bool) -> None:
+        for trigger in triggers:
+            owner.execute(f"alter table public.leads {'enable' if on else 'disable'} trigger {trigger}".encode())
 
     def _cpu_seconds(self) -> float:
         total = 0.0
@@ -252,8 +256,9 @@ def main() -> None:
         alone = bench.run([])
         notified = bench.run([(stack.cluster.url(), None)] * subscribers, notify=True)
         live = bench.run([(socket, tokens[number % len(tokens)]) for number in range(subscribers)])
-        written = bench.write_ratios()
-    figures: dict[str, Any] = {"subscribers": subscribers, "changes_per_second": rate, **written}
+        written = bench.write_ratios("broadcast_insert", "broadcast_update")
+        recorded = bench.write_ratios("history")
+    figures: dict[str, Any] = {"subscribers": subscribers, "changes_per_second": rate, **written, "history": recorded}
     for name, run in (("realtime", live), ("listen_notify", notified)):
         delivered = sum(len(each.numbers) for each in run.heard)
         figures[name] = {

@@ -112,6 +112,31 @@ def test_history_is_immutable(database: Database, role: str) -> None:
                 cursor.execute(statement)
 
 
+def test_no_month_of_history_is_truncated(database: Database) -> None:
+    months = "select inhrelid::regclass::text as name from pg_inherits where inhparent = any (%s::regclass[])"
+    logs = ["public.activity_logs", "private.archived_activity_logs"]
+    with scene(database) as cursor:
+        for table in (*logs, *(row["name"] for row in cursor.execute(months, [logs]).fetchall())):
+            with refused(cursor, "42501", "append-only"):
+                cursor.execute(f"truncate {table}")
+
+
+def test_settings_and_state_of_an_organization_are_recorded(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "owner")
+        logo = "https://acme.test/logo.png"
+        cursor.execute("update public.organizations set logo_url = %s where slug = 'acme'", [logo])
+        call(cursor, "close_organization", confirm="acme")
+        call(cursor, "reopen_organization")
+        recorded = cursor.execute(
+            "select new_data from public.record_history('organizations', %s) order by created_at", [ACME]
+        ).fetchall()
+        logo_set, closed, reopened = (row["new_data"] for row in recorded)
+        assert logo_set == {"logo_url": logo}
+        assert closed["closed_at"] is not None
+        assert reopened["closed_at"] is None
+
+
 @pytest.mark.parametrize("kind", ["webhook_endpoints", "api_keys"])
 def test_attack_read_what_is_for_admins_in_its_history(database: Database, kind: str) -> None:
     statement = "select * from public.record_history(%s, gen_random_uuid())"
