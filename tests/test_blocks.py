@@ -92,7 +92,10 @@ NOT_RUN = {
     "docs/integrations.md sh": {"npx @modelcontextprotocol/inspector": "downloads a program"},
     "docs/local.md sh": {"pgweb": "not installed here"},
     "docs/operations.md sql": {"select vault.": "Vault is an extension of hosted projects"},
-    "docs/stripe-double.md sh": {"export STRIPE_SECRET_KEY": "needs an account at Stripe"},
+    "docs/stripe-double.md sh": {
+        "stripe listen": "needs an account at Stripe",
+        "export STRIPE_SECRET_KEY": "needs an account at Stripe",
+    },
     "docs/supabase.md sh": {"POSTGREST_BIN": "needs PostgREST; the nightly lane of CI starts it"},
     "examples/web/README.md sh": {"make example": "runs until Ctrl-C; tests/examples start the application"},
 }
@@ -131,6 +134,8 @@ def test_a_block_parses(block: Block, tmp_path: Path) -> None:
     match block.language:
         case "sh":
             subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+            # An interactive zsh runs comments as commands.
+            assert not re.search(r"^\s*#|\s#\s", block.text, re.MULTILINE), "write comments beside the block"
         case "python":
             compile(block.text, block.page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         case "js":
