@@ -67,6 +67,7 @@ def block(text: str, language: str) -> str:
 def test_the_function_of_the_tutorial_works_as_written(tmp_path: Path, fresh_database: Database) -> None:
     tutorial = (DOCS / "functions.md").read_text()
     with fresh_database.connect() as connection:
+        connection.execute("drop function if exists public.rename_organization")  # of a reader who followed the recipe
         connection.execute(block(tutorial, "sql"))
     (tmp_path / "rename_organization.py").write_text(block(tutorial, "python"))
     words = [*BESIDE, str(tmp_path)]
