@@ -271,9 +271,9 @@ def test_filter_selects_changes(api: Api, wanted: str, found: list[str]) -> None
     [
         ({"table": "books"}, "Unable to subscribe to changes with given parameters"),
         ({"filter": "size=cs.x"}, 'Error parsing `filter` params: ["cs", "x"]'),
-        ({"filter": "size=like.x"}, "operator like requires a text-compatible column type, got integer"),
+        ({"filter": "size=like.x"}, "operator does not exist: integer ~~ unknown"),
         ({"filter": "title=match.("}, "parentheses () not balanced"),
-        ({"filter": "title=is.true"}, "is true filter requires a boolean column, got text"),
+        ({"filter": "title=is.true"}, "argument of IS TRUE must be type boolean, not type text"),
         ({"filter": "size=eq.many"}, "invalid input syntax for type integer"),
         ({"filter": "secret=eq.x"}, "invalid column for filter secret"),
     ],
@@ -284,6 +284,14 @@ def test_wrong_subscription_is_explained(client: Client, change: dict[str, str],
     system = client.next("system")
     assert system["status"] == "error"
     assert message in system["message"]
+    # A client that waits for its subscriptions is not let in without them.
+    refused = client.join("waiting", postgres_changes=[wanted], postgres_changes_options={"wait": True})
+    assert refused["response"]["reason"] == f"RealtimeDisabledForConfiguration: {system['message']}"
+
+
+def test_client_learns_that_the_stream_is_open(client: Client) -> None:
+    assert client.join("ready", broadcast={"replication_ready": True})["status"] == "ok"
+    assert client.next("system")["message"] == "Replication connection established"
 
 
 def test_record_has_the_json_that_postgres_makes(api: Api, client: Client) -> None:
@@ -510,7 +518,7 @@ def test_broadcasts_over_http_need_rights_and_a_payload(api: Api, person: Person
         assert other.post("/realtime/v1/api/broadcast", json=body).status_code == 202  # and is dropped
     assert api.http(token=person["access_token"]).post("/realtime/v1/api/broadcast", json=body).status_code == 202
     assert client.next("broadcast")["payload"] == {"n": 1}
-    assert [message["event"] for message in client.held] == []
+    assert [message["event"] for message in client.held] == ["presence_state"]
     assert api.plain.post(f"{api.url}/realtime/v1/api/broadcast", json=body).status_code == 401
     wrongs: list[dict[str, Any]] = [{}, {"messages": []}, {"messages": [{"topic": "x"}]}]
     for wrong in wrongs:
@@ -534,6 +542,12 @@ def test_presence_reports_joins_changes_and_leaves(api: Api) -> None:
         assert diff["joins"]["b"]["metas"][0]["phx_ref_prev"] == diff["leaves"]["b"]["metas"][0]["phx_ref"]
         second.socket.close()
         assert set(first.next("presence_diff")["leaves"]) == {"b"}
+        # A client that did not ask for presence gets it as soon as it is present itself.
+        with Client(api) as third:
+            third.join("lobby", presence={"key": "c"})
+            third.request("realtime:lobby", "presence", track)
+            assert set(third.next("presence_state")) == {"a"}
+            assert set(third.next("presence_diff")["joins"]) == {"c"}
         for number in range(5):
             first.send("realtime:lobby", "presence", {**track, "payload": {"n": number}})
         assert first.next("system")["message"] == "Client presence rate limit exceeded"

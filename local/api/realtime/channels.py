@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from local.api.realtime.protocol import Frame, compact, encode
 from local.api.realtime.subscriptions import Subscription
@@ -23,7 +24,6 @@ OF_ONE_TOKEN = {"iat", "exp", "nbf", "jti"}
 
 Rights = dict[str, dict[str, bool]]
 Key = tuple[bool, str]  # a private and a public channel of one name are two channels
-AudienceKey = tuple[str, str, tuple[Subscription, ...]]  # topic, identity
 
 
 class Limit:
@@ -73,31 +73,27 @@ class Audience:
     channels: dict["Channel", None] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
 class Channel:
-    socket: Socket
-    topic: str
-    join_ref: str | None
-    is_private: bool
-    sends_to_itself: bool
-    acknowledges: bool
-    has_presence: bool
-    presence_key: str
-    claims: Claims
-    token: str | None = None
-    rights: Rights | None = None
-    presence: dict[str, Any] | None = None
-    presence_calls: Limit = field(default_factory=lambda: Limit(*PRESENCE_CALLS))
-    audience: AudienceKey | None = None
-    expiry: asyncio.TimerHandle | None = None
+    """One that a socket joins, as its configuration wants it."""
 
-    @property
-    def name(self) -> str:
-        return self.topic.removeprefix("realtime:")
-
-    @property
-    def key(self) -> Key:
-        return self.is_private, self.name
+    def __init__(self, socket: Socket, request: Frame) -> None:
+        config, options = _object(request.payload, "config"), "postgres_changes_options"
+        presence, changes = _object(config, "presence"), config.get("postgres_changes")
+        self.socket, self.claims, self.broadcast = socket, socket.claims, _object(config, "broadcast")
+        self.changes = [each for each in changes if isinstance(each, dict)] if isinstance(changes, list) else []
+        self.waits_for_changes = is_on(_object(config, options), "wait")
+        self.topic, self.name = request.topic, request.topic.removeprefix("realtime:")
+        self.join_ref = request.join_ref or request.ref
+        self.is_private = is_on(config, "private")
+        self.key: Key = self.is_private, self.name
+        self.has_presence = config.get("presence") is None or is_on(presence, "enabled")
+        self.presence_key = str(presence.get("key") or uuid4())
+        self.presence: dict[str, Any] | None = None
+        self.presence_calls = Limit(*PRESENCE_CALLS)
+        self.token: str | None = None
+        self.expiry: asyncio.TimerHandle | None = None
+        self.rights: Rights | None = None
+        self.audience: tuple[str, str, tuple[Subscription, ...]] | None = None  # topic, identity
 
     def may(self, extension: str, action: str) -> bool:
         return not self.is_private or bool(self.rights and self.rights[extension][action])
@@ -126,7 +122,7 @@ class Hub:
     def __init__(self) -> None:
         self.sockets: set[Socket] = set()
         self.deserted_at = time.monotonic()
-        self.audiences: dict[AudienceKey, Audience] = {}
+        self.audiences: dict[Any, Audience] = {}
         self._channels: dict[Key, dict[Channel, None]] = defaultdict(dict)
 
     def add(self, channel: Channel) -> None:
@@ -137,12 +133,11 @@ class Hub:
         if channel.expiry:
             channel.expiry.cancel()
         self.subscribe(channel, ())
-        members = self._channels[channel.key]
-        members.pop(channel, None)
-        if not members:
-            del self._channels[channel.key]
+        self._channels[channel.key].pop(channel, None)
         channel.socket.channels.pop(channel.topic, None)
         self.track(channel, None)
+        if not self._channels[channel.key]:
+            del self._channels[channel.key]
 
     def drop(self, socket: Socket) -> None:
         for channel in list(socket.channels.values()):
@@ -158,50 +153,58 @@ class Hub:
                 del self.audiences[before]
         channel.audience = None
         if subscriptions:
-            claims, topic = channel.claims, channel.topic
+            claims = channel.claims
             identity = compact({name: claims[name] for name in sorted(claims) if name not in OF_ONE_TOKEN})
             new = Audience(identity, claims["role"], compact(claims), subscriptions)
-            channel.audience = topic, identity, subscriptions
+            channel.audience = channel.topic, identity, subscriptions
             self.audiences.setdefault(channel.audience, new).channels[channel] = None
 
     def broadcast(
         self, key: Key, event: str, payload: str | bytes, *, sender: Channel | None = None, meta: object = None
     ) -> None:
         """`payload` is JSON, or what is sent as it is."""
-        heard = [
-            each
-            for each in self._channels.get(key, ())
-            if (each is not sender or each.sends_to_itself) and each.may("broadcast", "read")
-        ]
+        heard = (each for each in self._channels.get(key, ()) if each.may("broadcast", "read"))
+        if sender and not is_on(sender.broadcast, "self"):
+            heard = (each for each in heard if each is not sender)
         if isinstance(payload, bytes):
             deliver(heard, event, payload)
         else:
             more = f',"meta":{compact(meta)}' if meta else ""
-            body = f'{{"event":{compact(event)},"payload":{payload},"type":"broadcast"{more}}}'
-            deliver(heard, "broadcast", body)
+            deliver(heard, "broadcast", f'{{"event":{compact(event)},"payload":{payload},"type":"broadcast"{more}}}')
 
-    def presence_state(self, channel: Channel) -> dict[str, Any]:
-        state: dict[str, Any] = {}
-        for each in self._channels[channel.key]:
-            if each.presence is not None:
-                state.setdefault(each.presence_key, {"metas": []})["metas"].append(each.presence)
-        return state
+    def show_presence(self, channel: Channel) -> None:
+        if channel.has_presence and channel.may("presence", "read"):
+            state: dict[str, Any] = {}
+            for each in self._channels[channel.key]:
+                if each.presence is not None:
+                    state.setdefault(each.presence_key, {"metas": []})["metas"].append(each.presence)
+            channel.push("presence_state", state)
 
     def track(self, channel: Channel, state: dict[str, Any] | None) -> None:
         """`None` ends the presence."""
         before, after = channel.presence, None
         if state is not None:
+            if not channel.has_presence:
+                channel.has_presence = True
+                self.show_presence(channel)
             previous = {"phx_ref_prev": before["phx_ref"]} if before else {}
             after = {**state, "phx_ref": secrets.token_urlsafe(9), **previous}
-            channel.has_presence = True
         if _without_references(before) == _without_references(after):
             return
         channel.presence = after
         leaves, joins = ({channel.presence_key: {"metas": [meta]}} if meta else {} for meta in (before, after))
-        seen = [each for each in self._channels.get(channel.key, ()) if each.has_presence]
-        seen = [each for each in seen if each.may("presence", "read")]
+        seen = (each for each in self._channels[channel.key] if each.has_presence and each.may("presence", "read"))
         deliver(seen, "presence_diff", compact({"joins": joins, "leaves": leaves}))
 
 
 def _without_references(meta: dict[str, Any] | None) -> dict[str, Any] | None:
     return meta and {name: value for name, value in meta.items() if name not in {"phx_ref", "phx_ref_prev"}}
+
+
+def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def is_on(value: dict[str, Any], name: str) -> bool:
+    return value.get(name) is True or value.get(name) == "true"

@@ -5,28 +5,25 @@ import json
 import time
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
 from local.api.database import Pool, as_login
-from local.api.database import Row as Record
 from local.api.errors import DatabaseUnavailable
 from local.api.realtime.channels import Audience, Hub, deliver
 from local.api.realtime.protocol import compact
-from local.api.realtime.replication import Change, Relation, Row, Stream
+from local.api.realtime.replication import Change, Relation, stream
 from local.api.realtime.subscriptions import Subscription
 
 LOGIN = "supabase_replication_admin"
 READY_SECONDS = 5
 RECONNECT_SECONDS = 0.5
 QUIET_SECONDS = 60  # without any socket, before the stream of changes is closed
-DESCRIPTION_SECONDS = 2
+DESCRIPTION_SECONDS = 2  # grants may change without a message about the table
 BATCH_SECONDS = 0.01  # between two batches: more changes share their queries
 TURN_SECONDS = 0.002  # other work waits no longer for the event loop
-TURN_BYTES = 64 * 1024  # sockets write so much before more is added
 LARGEST_RECORD, LARGEST_KEPT = 1024 * 1024, 64
 DOCUMENTS = {114, 3802}  # json, jsonb
 MESSAGES = ("realtime", "messages")
@@ -50,24 +47,7 @@ from jsonb_array_elements($1::jsonb) with ordinality as c (pair, at),
 order by at"""
 VISIBLE = "select realtime.visible($1::jsonb, $2::jsonb) as seen"
 
-
-@dataclass(eq=False)
-class Event:
-    """A change of a table, and who gets it."""
-
-    change: Change
-    wanted: list[tuple[Audience, Subscription]]
-    columns: list[Record] = field(default_factory=list)  # as the catalog has them now
-    new: dict[str, str] = field(default_factory=dict)  # JSON by column
-    old: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def row_check(self) -> str | None:
-        """The table and its primary key. Neither a deleted row nor one without a key can be checked."""
-        keys = {column["name"]: self.change.row.get(column["name"]) for column in self.columns if column["is_key"]}
-        if self.change.action == "DELETE" or not keys or not self.columns[0]["guarded"]:
-            return None
-        return f"{compact(self.change.relation.name)},{compact(keys)}"
+Wanted = dict[Change, list[tuple[Audience, Subscription]]]
 
 
 class Feed:
@@ -82,6 +62,7 @@ class Feed:
         self._address = as_login(LOGIN, database_url)
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._turn_ends = 0.0
 
     async def open(self) -> None:
         """If the database is away, changes arrive as soon as it is back."""
@@ -100,26 +81,21 @@ class Feed:
     async def _run(self) -> None:
         again = False
         while self._is_needed():
-            stream = Stream(self._address)
             try:
-                await stream.open()
-                await self._pool.read_rows(OLD_MESSAGES)
-                self._ready.set()
-                if again:
-                    self._announce()
-                async for changes, position in stream.batches():
-                    await self._handle(changes)
-                    if position:
-                        stream.confirm(position)
-                        await asyncio.sleep(BATCH_SECONDS)
-                    if not self._is_needed():
-                        return
+                async with stream(self._address) as batches:
+                    await self._pool.read_rows(OLD_MESSAGES)
+                    self._ready.set()
+                    if again:
+                        self._announce()
+                    async for changes in batches:
+                        await self._handle(changes)
+                        if not self._is_needed():
+                            return
             except (psycopg.Error, OSError, DatabaseUnavailable) as error:
                 if self._ready.is_set():
                     print(f"realtime: the stream of changes broke and is opened again: {error}", flush=True)
             finally:
                 self._ready.clear()
-                await stream.close()
             again = True
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -134,88 +110,82 @@ class Feed:
 
     async def _handle(self, changes: list[Change]) -> None:
         """In order of commit. One query evaluates the filters of all changes, another one the policies."""
-        events: dict[Change, Event] = {}
+        wanted: Wanted = {}
         for change in changes:
             audiences = self._hub.audiences.values()
-            if wanted := [(who, each) for who in audiences for each in who.subscriptions if each.wants(change)]:
-                events[change] = Event(change, wanted)
-        if events:
-            await self._evaluate(list(events.values()))
-            await self._check(list(events.values()))
-        ends, size = time.thread_time() + TURN_SECONDS, 0
+            if found := [(who, each) for who in audiences for each in who.subscriptions if each.wants(change)]:
+                wanted[change] = found
+            await self._give_way()
+        await self._evaluate(wanted)
+        await self._check(wanted)
         for change in changes:
             if (change.relation.schema, change.relation.table) == MESSAGES:
-                size += self._broadcast(change.row)
-            elif change in events:
-                size += _send(events[change])
-            if size > TURN_BYTES or time.thread_time() > ends:
-                await asyncio.sleep(0)
-                ends, size = time.thread_time() + TURN_SECONDS, 0
+                self._broadcast(change)
+            elif change in wanted:
+                _send(change, wanted[change])
+            await self._give_way()
+        if changes:
+            await asyncio.sleep(BATCH_SECONDS)
 
-    async def _describe(self, relation: Relation) -> list[Record]:
-        """The columns as the catalog has them; grants may change without a new relation."""
-        if relation.read_at < time.monotonic() - DESCRIPTION_SECONDS:
-            [relation.described] = await self._pool.read_rows(COLUMNS, [relation.id])
-            relation.read_at = time.monotonic()
-        return relation.described
+    async def _give_way(self) -> None:
+        if time.thread_time() > self._turn_ends:
+            await asyncio.sleep(0)
+            self._turn_ends = time.thread_time() + TURN_SECONDS
 
-    async def _evaluate(self, events: list[Event]) -> None:
+    async def _evaluate(self, wanted: Wanted) -> None:
         """Without the subscriptions whose filters do not accept the row."""
-        tables: dict[str, list[Event]] = defaultdict(list)
-        for event in events:
-            event.columns = await self._describe(event.change.relation)
-            tables[event.change.relation.name].append(event)
-        for table, changed in tables.items():
-            conditions = sorted({each.condition for event in changed for _, each in event.wanted})
-            query = VALUES.format(conditions=",".join(conditions), table=table)
-            [rows] = await self._pool.read_rows(query, [f"[{','.join(_pair(event.change) for event in changed)}]"])
-            for event, row in zip(changed, rows, strict=True):
-                event.new, event.old = row["new"], row["old"]
+        tables: dict[Relation, list[Change]] = defaultdict(list)
+        for change in wanted:
+            tables[change.relation].append(change)
+        for relation, changes in tables.items():
+            if relation.described_at < time.monotonic() - DESCRIPTION_SECONDS:
+                [relation.columns] = await self._pool.read_rows(COLUMNS, [relation.id])
+                relation.described_at = time.monotonic()
+            conditions = sorted({each.condition for change in changes for _, each in wanted[change]})
+            query = VALUES.format(conditions=",".join(conditions), table=relation.name)
+            [rows] = await self._pool.read_rows(query, [f"[{','.join(map(_pair, changes))}]"])
+            for change, row in zip(changes, rows, strict=True):
+                change.json, change.old_json = row["new"], row["old"]
                 fits = dict(zip(conditions, row["fits"], strict=True))
-                event.wanted = [(who, each) for who, each in event.wanted if fits[each.condition]]
+                wanted[change] = [(who, each) for who, each in wanted[change] if fits[each.condition]]
 
-    async def _check(self, events: list[Event]) -> None:
+    async def _check(self, wanted: Wanted) -> None:
         """Without the audiences whose policies do not show the row: one evaluation per row and identity."""
-        asked: dict[str, set[str]] = defaultdict(set)
-        people = {who.identity: {"role": who.role, "claims": who.claims} for event in events for who, _ in event.wanted}
+        people = {who.identity: {"role": who.role, "claims": who.claims} for each in wanted.values() for who, _ in each}
         numbers = {identity: number for number, identity in enumerate(people)}
-        for event in events:
-            if event.wanted and (check := event.row_check):
-                asked[check] |= {who.identity for who, _ in event.wanted}
-        if not asked:
+        checked = [change for change, found in wanted.items() if found and change.is_checked]
+        if not checked:
             return
-        checks = ",".join(f"[{check},{[numbers[each] for each in found]}]" for check, found in asked.items())
-        [[row]] = await self._pool.read_rows(VISIBLE, [f"[{checks}]", compact(list(people.values()))])
-        seen = dict(zip(asked, row["seen"], strict=True))
-        for event in events:
-            if (check := event.row_check) in seen:
-                event.wanted = [(who, each) for who, each in event.wanted if numbers[who.identity] in seen[check]]
+        asked = [
+            [each.relation.name, each.keys, [*{numbers[who.identity] for who, _ in wanted[each]}]] for each in checked
+        ]
+        [[row]] = await self._pool.read_rows(VISIBLE, [compact(asked), compact([*people.values()])])
+        for change, seen in zip(checked, row["seen"], strict=True):
+            wanted[change] = [(who, each) for who, each in wanted[change] if numbers[who.identity] in seen]
 
-    def _broadcast(self, message: Row) -> int:
-        payload = message.get("payload")
-        if message.get("extension") != "broadcast" or payload is None:
-            return 0
-        key = message.get("private") == "t", str(message.get("topic"))
-        self._hub.broadcast(key, message.get("event") or "", payload, meta={"id": message.get("id")})
-        return len(payload)
+    def _broadcast(self, change: Change) -> None:
+        message = change.row
+        if message.get("extension") == "broadcast" and message.get("payload") is not None:
+            key = message.get("private") == "t", str(message.get("topic"))
+            payload = str(message["payload"])
+            self._hub.broadcast(key, message.get("event") or "", payload, meta={"id": message.get("id")})
 
 
-def _send(event: Event) -> int:
-    bodies: dict[tuple[str, tuple[str, ...] | None], str] = {}
+def _send(change: Change, wanted: list[tuple[Audience, Subscription]]) -> None:
     ids: dict[tuple[Audience, tuple[str, ...] | None], list[int]] = defaultdict(list)
-    for audience, each in event.wanted:
+    for audience, each in wanted:
         ids[audience, each.select].append(each.id)
+    bodies: dict[Any, str] = {}
     for (audience, select), found in ids.items():
         variant = audience.role, select
         if variant not in bodies:
-            bodies[variant] = _body(event, *variant)
+            bodies[variant] = _body(change, *variant)
         deliver(audience.channels, "postgres_changes", f'{{"ids":{compact(found)},"data":{bodies[variant]}}}')
-    return sum(map(len, bodies.values()))
 
 
 def _pair(change: Change) -> str:
     """The row and the old row, for jsonb_populate_record."""
-    kinds = dict(change.relation.columns)
+    kinds = change.relation.kinds
     rows = [
         ",".join(
             f"{json.dumps(name)}:{value if value and kinds[name] in DOCUMENTS else json.dumps(value)}"
@@ -226,11 +196,10 @@ def _pair(change: Change) -> str:
     return f"[{{{rows[0]}}},{{{rows[1]}}}]"
 
 
-def _body(event: Event, role: str, select: tuple[str, ...] | None) -> str:
-    change, keys = event.change, {column["name"] for column in event.columns if column["is_key"]}
-    columns = [column for column in event.columns if role in column["readers"]]
-    if select is not None:
-        columns = [column for column in columns if column["name"] in select or column["is_key"]]
+def _body(change: Change, role: str, select: tuple[str, ...] | None) -> str:
+    keys = set(change.keys)
+    columns = [each for each in change.relation.columns if role in each["readers"]]
+    columns = [each for each in columns if select is None or each["name"] in select or each["is_key"]]
     names = [column["name"] for column in columns]
     head: dict[str, Any] = {"schema": change.relation.schema, "table": change.relation.table, "type": change.action}
     if change.action != "DELETE" and not (keys and keys <= set(names)):
@@ -241,14 +210,14 @@ def _body(event: Event, role: str, select: tuple[str, ...] | None) -> str:
     head["errors"], parts = None, []
     if change.new is not None:
         sent = [name for name in names if name in change.new]
-        if sum(len(event.new[name]) for name in sent) > LARGEST_RECORD:
+        if sum(len(change.json[name]) for name in sent) > LARGEST_RECORD:
             head["errors"] = ["Error 413: Payload Too Large"]
-            sent = [name for name in sent if len(event.new[name]) <= LARGEST_KEPT]
-        parts.append(f'"record":{_object(event.new, sent)}')
+            sent = [name for name in sent if len(change.json[name]) <= LARGEST_KEPT]
+        parts.append(f'"record":{_object(change.json, sent)}')
     if change.action != "INSERT":
         # The key did not change if Postgres did not repeat it. Of a deleted row only the key is sent.
-        old, values = (set(change.old), event.old) if change.old else (keys, event.new)
-        if change.action == "DELETE" and event.columns[0]["guarded"]:
+        old, values = (set(change.old), change.old_json) if change.old else (keys, change.json)
+        if change.action == "DELETE" and change.relation.columns[0]["guarded"]:
             old &= keys
         parts.append(f'"old_record":{_object(values, [name for name in names if name in old])}')
     return f"{{{compact(head)[1:-1]},{','.join(parts)}}}"

@@ -1,26 +1,23 @@
 """Frames of Phoenix channels: version 1.0.0 (JSON objects) and 2.0.0 (JSON arrays and binary broadcasts)."""
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from websockets.frames import Frame as WebSocketFrame
 from websockets.frames import Opcode
 
 from local.api.http import strict_json
 
-USER_BROADCAST_PUSH, USER_BROADCAST = 3, 4
-BINARY, JSON = 0, 1
 VERSIONS = {"1.0.0", "2.0.0"}
+USER_BROADCAST_PUSH, USER_BROADCAST, BINARY = 3, 4, 0
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
+    join_ref: str | None
+    ref: str | None
     topic: str
     event: str
     payload: dict[str, Any]
-    ref: str | None
-    join_ref: str | None
     binary: bytes | None = None  # the payload of a broadcast that is not JSON
 
 
@@ -52,15 +49,12 @@ def decode(version: str, message: str | bytes) -> Frame:
         return _decode_binary(message)
     found = strict_json(message)
     if version == "1.0.0" and isinstance(found, dict):
-        found = [found.get(name) for name in ("join_ref", "ref", "topic", "event", "payload")]
+        found = [found.get(name) for name in Frame._fields[:5]]
     match found:
         case [join_ref, ref, str(topic), str(event), payload, *_]:
-            return Frame(topic, event, payload if isinstance(payload, dict) else {}, _text(ref), _text(join_ref))
+            join_ref, ref = (None if each is None else str(each) for each in (join_ref, ref))
+            return Frame(join_ref, ref, topic, event, payload if isinstance(payload, dict) else {})
     raise ValueError("no frame")
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
 
 
 def _decode_binary(message: bytes) -> Frame:
@@ -75,4 +69,4 @@ def _decode_binary(message: bytes) -> Frame:
     binary = message[at:] if message[6] == BINARY else None
     if binary is None:
         payload["payload"] = strict_json(message[at:].decode() or "{}")
-    return Frame(topic, "broadcast", payload, ref or None, join_ref or None, binary)
+    return Frame(join_ref or None, ref or None, topic, "broadcast", payload, binary)

@@ -3,9 +3,9 @@
 import asyncio
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
-from uuid import uuid4
 
 import jwt
 import psycopg
@@ -18,11 +18,11 @@ from starlette.websockets import WebSocket
 from local.api.callers import ROLE_OF_KEY, Callers
 from local.api.database import Pool, Row, literal
 from local.api.errors import ApiError, DatabaseUnavailable, gateway_error
-from local.api.http import error_response, json_response, raw_path, read_object
-from local.api.realtime.channels import CHANNELS_PER_SOCKET, PAYLOAD_BYTES, Channel, Hub, Rights, Socket
+from local.api.http import SMALL_BODY, error_response, json_response, raw_path, read_object
+from local.api.realtime.channels import CHANNELS_PER_SOCKET, PAYLOAD_BYTES, Channel, Hub, Rights, Socket, is_on
 from local.api.realtime.feed import LOGIN, Feed
 from local.api.realtime.protocol import VERSIONS, Frame, compact, decode
-from local.api.realtime.subscriptions import identified, subscription
+from local.api.realtime.subscriptions import Subscription, identified, subscription
 from local.api.tokens import Claims, TokenError, Tokens
 
 PATH = "/realtime/v1/"
@@ -37,7 +37,11 @@ select realtime.channel_rights({topic}, {role}, {claims}, {headers}) as rights; 
 
 
 class Refusal(Exception):  # noqa: N818 - a response
-    """Why a channel can't be joined or has to be left, in the words of the hosted service."""
+    """Why a channel can't be joined or has to be left: the code and the words of the hosted service."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Realtime:
@@ -68,16 +72,17 @@ class Realtime:
         self._hub.sockets.add(socket)
         try:
             while (message := await websocket.receive())["type"] != "websocket.disconnect":
-                await self._receive(socket, message.get("text") or message.get("bytes") or b"")
+                content = message.get("text") or message.get("bytes") or b""
+                with suppress(ValueError):  # as hosted, what is no frame is dropped
+                    if len(content) > SMALL_BODY:
+                        frame = await asyncio.to_thread(decode, version, content)
+                    else:
+                        frame = decode(version, content)
+                    await self._receive(socket, frame)
         finally:
             self._hub.drop(socket)
 
-    async def _receive(self, socket: Socket, content: str | bytes) -> None:
-        """As hosted: a message that is malformed or fails is dropped, the connection stays."""
-        try:
-            frame = decode(socket.version, content)
-        except ValueError:
-            return
+    async def _receive(self, socket: Socket, frame: Frame) -> None:
         channel = socket.channels.get(frame.topic)
         try:
             if frame.event == "phx_join":
@@ -89,20 +94,20 @@ class Realtime:
             else:
                 await self._handle(channel, frame)
         except (Refusal, psycopg.Error, DatabaseUnavailable) as error:
-            reason = str(error)
-            if not isinstance(error, Refusal):
+            refusal = error
+            if not isinstance(refusal, Refusal):
                 print(f"realtime: {error}", flush=True)
-                reason = "Realtime was unable to connect to the project database"
+                refusal = Refusal("UnableToConnectToProject", "Realtime was unable to connect to the project database")
             if frame.event == "phx_join":
-                socket.reply(frame, "error", {"reason": reason})
+                socket.reply(frame, "error", {"reason": f"{refusal.code}: {refusal}"})
             elif channel:
-                self._shut_down(channel, reason)
+                self._shut_down(channel, str(refusal))
         except Exception:  # noqa: BLE001 - one bad message must not end the connection of its client
             traceback.print_exc()
 
     async def _handle(self, channel: Channel, frame: Frame) -> None:
         if channel.socket.messages.exceeded():
-            raise Refusal("Too many messages per second")
+            raise Refusal("ClientMessageRateLimitReached", "Too many messages per second")
         match frame.event:
             case "phx_leave":
                 channel.socket.reply(frame, "ok", {})
@@ -118,52 +123,42 @@ class Realtime:
 
     async def _join(self, socket: Socket, frame: Frame, before: Channel | None) -> None:
         if socket.joins.exceeded():
-            raise Refusal("ClientJoinRateLimitReached: Too many joins per second")
+            raise Refusal("ClientJoinRateLimitReached", "Too many joins per second")
         if before:
             self._leave(before)
         if not frame.topic.removeprefix("realtime:") or not frame.topic.startswith("realtime:"):
-            raise Refusal("TopicNameRequired: You must provide a topic name")
+            raise Refusal("TopicNameRequired", "You must provide a topic name")
         if len(socket.channels) >= CHANNELS_PER_SOCKET:
-            raise Refusal("ChannelRateLimitReached: Too many channels")
-        config = _object(frame.payload, "config")
-        broadcast, presence = _object(config, "broadcast"), _object(config, "presence")
-        channel = Channel(
-            socket,
-            frame.topic,
-            frame.join_ref or frame.ref,
-            is_private=_is_on(config, "private"),
-            sends_to_itself=_is_on(broadcast, "self"),
-            acknowledges=_is_on(broadcast, "ack"),
-            has_presence=_is_on(presence, "enabled"),
-            presence_key=str(presence.get("key") or uuid4()),
-            claims=socket.claims,
-        )
+            raise Refusal("ChannelRateLimitReached", "Too many channels")
+        channel = Channel(socket, frame)
         await self._admit(channel, frame.payload.get("access_token"))
-        replayed = await self._replayed(channel, broadcast.get("replay"))
+        replayed = await self._replayed(channel)
+        subscriptions, problem = await self._subscriptions(channel)
         await self._feed.open()
         self._hub.add(channel)
-        self._expire(channel)
-        wanted = config.get("postgres_changes")
-        wanted = [each for each in wanted if each is not None] if isinstance(wanted, list) else []
-        numbered = [{**(each if isinstance(each, dict) else {}), "id": identified(each)} for each in wanted]
+        numbered = [{**each, "id": identified(each)} for each in channel.changes]
         socket.reply(frame, "ok", {"postgres_changes": numbered})
-        if channel.has_presence and channel.may("presence", "read"):
-            channel.push("presence_state", self._hub.presence_state(channel))
+        self._hub.show_presence(channel)
         for message in replayed:
             body = {"event": message["event"], "payload": message["payload"], "type": "broadcast"}
             channel.push("broadcast", body | {"meta": {"replayed": True, "id": message["id"]}})
-        if wanted:
-            await self._subscribe(channel, wanted)
+        if is_on(channel.broadcast, "replication_ready"):
+            channel.system("system", "ok", "Replication connection established")
+        if problem:
+            channel.system("postgres_changes", "error", problem)
+        elif subscriptions:
+            self._hub.subscribe(channel, subscriptions)
+            channel.system("postgres_changes", "ok", "Subscribed to PostgreSQL")
 
-    async def _subscribe(self, channel: Channel, wanted: list[Any]) -> None:
-        """All subscriptions of a channel, or none of them."""
+    async def _subscriptions(self, channel: Channel) -> tuple[tuple[Subscription, ...], str]:
+        """All that the channel asks for, or none of them and why."""
+        role = channel.claims["role"]
         try:
-            found = [await subscription(each, channel.claims["role"], self._pool.read_rows) for each in wanted]
-        except (ValueError, psycopg.Error, DatabaseUnavailable) as error:
-            channel.system("postgres_changes", "error", str(error))
-            return
-        self._hub.subscribe(channel, tuple(found))
-        channel.system("postgres_changes", "ok", "Subscribed to PostgreSQL")
+            return tuple([await subscription(each, role, self._pool.read_rows) for each in channel.changes]), ""
+        except ValueError as error:
+            if channel.waits_for_changes:
+                raise Refusal("RealtimeDisabledForConfiguration", str(error)) from None
+            return (), str(error)
 
     def _leave(self, channel: Channel) -> None:
         self._hub.remove(channel)
@@ -175,76 +170,75 @@ class Realtime:
 
     # Authorization ---------------------------------------------------------------------------------------------------
 
-    async def _admit(self, channel: Channel, token: Any, *, again: bool = False) -> None:
+    async def _admit(self, channel: Channel, token: Any) -> None:
         """Take the claims of a token, and the rights that policies give them. Without one the API key decides."""
         if isinstance(token, str) and token and not token.startswith("sb_"):
-            channel.claims, channel.token = self._verified(token, again=again), token
-        if not channel.is_private:
-            return
-        could_read = again and channel.may("broadcast", "read")
-        channel.rights = await self._rights(channel.name, channel.claims, channel.socket.headers)
-        if not channel.may("broadcast", "read") and (could_read or not channel.may("presence", "read")):
-            message = f"You do not have permissions to read from this Channel topic: {channel.name}"
-            raise Refusal(message if again else f"Unauthorized: {message}")
-
-    async def _refresh(self, channel: Channel, token: Any) -> None:
-        if not isinstance(token, str) or token.startswith("sb_") or token == channel.token:
-            return
-        await self._admit(channel, token, again=True)
-        self._expire(channel)
-        if channel.audience:
-            self._hub.subscribe(channel, channel.audience[-1])
-
-    def _verified(self, token: str, *, again: bool) -> Claims:
-        invalid = "" if again else "InvalidJWTToken: "
-        try:
-            claims = self._tokens.verify(token, skew=0)
-        except TokenError as error:
-            if error.reason == "expired":
-                ended = jwt.decode(token, options={"verify_signature": False})["exp"]
-                raise Refusal(f"{invalid}Token has expired {int(time.time() - ended)} seconds ago") from None
-            if error.reason == "malformed":
-                raise Refusal("MalformedJWT: The token provided is not a valid JWT") from None
-            raise Refusal("JwtSignatureError: Failed to validate JWT signature") from None
-        if not isinstance(claims.get("exp"), int) or not isinstance(claims.get("role"), str):
-            raise Refusal(f"{invalid}Fields `role` and `exp` are required in JWT")
-        return claims
-
-    def _expire(self, channel: Channel) -> None:
-        """Close the channel when its token ends."""
+            channel.claims, channel.token = self._verified(token), token
+        if channel.is_private:
+            before, channel.rights = (
+                channel.rights,
+                await self._rights(channel.name, channel.claims, channel.socket.headers),
+            )
+            if not channel.may("broadcast", "read") and not channel.may("presence", "read"):
+                raise Refusal(
+                    "Unauthorized", f"You do not have permissions to read from this Channel topic: {channel.name}"
+                )
+            if before and any(before[kind]["read"] and not channel.may(kind, "read") for kind in before):
+                raise Refusal(
+                    "Unauthorized", f"You no longer have permission to read from this Channel topic: {channel.name}"
+                )
         if channel.expiry:
             channel.expiry.cancel()
         if channel.token:
             seconds, message = channel.claims["exp"] - time.time(), "Token has expired 0 seconds ago"
             channel.expiry = asyncio.get_running_loop().call_later(seconds, self._shut_down, channel, message)
 
+    async def _refresh(self, channel: Channel, token: Any) -> None:
+        if not isinstance(token, str) or token.startswith("sb_") or token == channel.token:
+            return
+        await self._admit(channel, token)
+        if channel.audience:
+            self._hub.subscribe(channel, channel.audience[-1])
+
+    def _verified(self, token: str) -> Claims:
+        try:
+            claims = self._tokens.verify(token, skew=0)
+        except TokenError as error:
+            if error.reason == "expired":
+                ended = jwt.decode(token, options={"verify_signature": False})["exp"]
+                raise Refusal("InvalidJWTToken", f"Token has expired {int(time.time() - ended)} seconds ago") from None
+            if error.reason == "malformed":
+                raise Refusal("MalformedJWT", "The token provided is not a valid JWT") from None
+            raise Refusal("JwtSignatureError", "Failed to validate JWT signature") from None
+        if not isinstance(claims.get("exp"), int) or not isinstance(claims.get("role"), str):
+            raise Refusal("InvalidJWTToken", "Fields `role` and `exp` are required in JWT")
+        return claims
+
     async def _rights(self, topic: str, claims: Claims, headers: dict[str, str]) -> Rights | None:
         """As the policies on realtime.messages have it; None if they fail."""
-        role = claims.get("role", "anon")
-        values = {"topic": topic, "role": role, "claims": compact(claims), "headers": compact(headers)}
+        values = {"topic": topic, "role": claims["role"], "claims": compact(claims), "headers": compact(headers)}
+        query = RIGHTS.format(**{name: literal(text) for name, text in values.items()})
         try:
-            answers = await self._pool.read_rows(
-                RIGHTS.format(**{name: literal(text) for name, text in values.items()})
-            )
+            rights: Rights = (await self._pool.read_rows(query))[-1][0]["rights"]
         except psycopg.Error as error:
             print(f"realtime: RlsPolicyError: {error}", flush=True)
             return None
-        rights: Rights = answers[-1][0]["rights"]
         return rights
 
     # Messages of clients ---------------------------------------------------------------------------------------------
 
-    async def _replayed(self, channel: Channel, replay: Any) -> list[Row]:
+    async def _replayed(self, channel: Channel) -> list[Row]:
+        replay = channel.broadcast.get("replay")
         if replay is None:
             return []
         if not channel.is_private:
-            raise Refusal("UnableToReplayMessages: Replay is not allowed for public channels")
+            raise Refusal("UnableToReplayMessages", "Replay is not allowed for public channels")
         since, limit = (replay.get("since"), replay.get("limit", REPLAY_LIMIT)) if isinstance(replay, dict) else (0, 0)
         if not isinstance(since, int) or not isinstance(limit, int) or not 0 < since < 2**53:
-            raise Refusal("UnableToReplayMessages: Replay params are not valid")
+            raise Refusal("UnableToReplayMessages", "Replay params are not valid")
         limit = max(1, min(limit, REPLAY_LIMIT))
-        answers = await self._pool.read_rows(REPLAY.format(topic=literal(channel.name), since=since, limit=limit))
-        return answers[-1][::-1]
+        query = REPLAY.format(topic=literal(channel.name), since=since, limit=limit)
+        return (await self._pool.read_rows(query))[-1][::-1]
 
     def _broadcast(self, channel: Channel, frame: Frame) -> None:
         if not channel.may("broadcast", "write"):
@@ -253,20 +247,20 @@ class Realtime:
         is_large = len(payload) > PAYLOAD_BYTES
         if not is_large:
             self._hub.broadcast(channel.key, str(frame.payload.get("event", "")), payload, sender=channel)
-        if channel.acknowledges:
+        if is_on(channel.broadcast, "ack"):
             answer = ("error", {"reason": "payload_size_exceeded"}) if is_large else ("ok", {})
             channel.socket.reply(frame, *answer)
 
     def _presence(self, channel: Channel, payload: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         event, state = str(payload.get("event", "")).lower(), payload.get("payload", {})
         if channel.presence_calls.exceeded():
-            raise Refusal("Client presence rate limit exceeded")
+            raise Refusal("ClientPresenceRateLimitReached", "Client presence rate limit exceeded")
         if event != "untrack" and (event != "track" or not channel.may("presence", "write")):
             return "error", {}
         if not isinstance(state, dict):
             return "error", {"reason": "Presence track payload must be a map"}
         if len(compact(state)) > PAYLOAD_BYTES:
-            raise Refusal("Track message size exceeded")
+            raise Refusal("PayloadSizeExceeded", "Track message size exceeded")
         self._hub.track(channel, state if event == "track" else None)
         return "ok", {}
 
@@ -312,12 +306,3 @@ def _errors(message: Any) -> dict[str, list[str]]:
     if not errors and len(compact(found["payload"])) > PAYLOAD_BYTES:
         errors["payload"] = ["Payload size exceeds tenant limit"]
     return errors
-
-
-def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
-    found = value.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _is_on(value: dict[str, Any], name: str) -> bool:
-    return value.get(name) is True or value.get(name) == "true"

@@ -5,7 +5,7 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 
@@ -22,16 +22,16 @@ QUOTED = r'"(?:[^"\\]|\\.)*+"'
 VALUE = rf"(?<=[.(,]){QUOTED}"
 SEGMENTS = re.compile(rf"((?:{VALUE}|\((?:{VALUE}|[^()])*+\)|[^,])*+),", re.DOTALL)
 FILTER = re.compile(r"([^=]*)=(not\.)?(\w+)\.(.*)", re.DOTALL)
-TABLES = """select schemaname, tablename, format('%I.%I', schemaname, tablename) as name from pg_publication_tables
-  where pubname = 'supabase_realtime'"""
-COLUMN = """select format_type(atttypid, atttypmod) as type from pg_attribute
+TABLES = "select schemaname, tablename from pg_publication_tables where pubname = 'supabase_realtime'"
+COLUMN = """select attname from pg_attribute
   where attrelid = {table}::regclass and attname = {column} and attnum > 0
     and has_column_privilege({role}, attrelid, attnum, 'select')"""
 
 Read = Callable[[str], Awaitable[list[list[Row]]]]
 
 
-class Filter(NamedTuple):
+@dataclass(frozen=True)
+class Filter:
     column: str
     operator: str
     value: str
@@ -42,6 +42,21 @@ class Filter(NamedTuple):
         """On a row `r`. A comparison with null accepts no row, negated or not."""
         value = self.value if self.operator == "is" else f"({literal(self.value)})"
         return f"{'not ' * self.negated}(r.{quoted(self.column)} {OPERATORS[self.operator]} {value})"
+
+    async def problem(self, table: str, role: str, read: Read) -> str | None:
+        """Why the role can't filter the table so."""
+        [columns] = await read(COLUMN.format(table=literal(table), column=literal(self.column), role=literal(role)))
+        if not columns:
+            return f"invalid column for filter {self.column}"
+        # A comparison with null, as this one is, does not look at a pattern.
+        value = literal(self.value)
+        more = {"in": f"cardinality({value}::text[])"} | dict.fromkeys(("match", "imatch"), f"('' ~ {value})::int")
+        look = f"select {self.condition}, {more.get(self.operator, 0)} as size"
+        try:
+            [[row]] = await read(f"{look} from jsonb_populate_record(null::{table}, '{{}}') r")
+        except (psycopg.DataError, psycopg.ProgrammingError) as error:
+            return error.diag.message_primary
+        return f"too many values for `in` filter. Maximum {VALUES_OF_IN}" if row["size"] > VALUES_OF_IN else None
 
 
 @dataclass(frozen=True)
@@ -57,32 +72,30 @@ class Subscription:
     def wants(self, change: Change) -> bool:
         """Without the condition; a value that Postgres did not send can't fulfill it."""
         relation = change.relation
-        if self.event not in {"*", change.action} or not self.names(relation.schema, relation.table):
-            return False
-        return all(column in change.row for column in self.columns)
+        return (
+            self.event in {"*", change.action}
+            and self.names(relation.schema, relation.table)
+            and all(column in change.row for column in self.columns)
+        )
 
     def names(self, schema: str, table: str) -> bool:
         return self.schema in {"*", schema} and self.table in {"*", table}
 
 
-def identified(parameters: Any) -> int:
+def identified(given: Row) -> int:
     """The same for the same parameters, so that sockets with the same subscription share messages."""
-    return zlib.crc32(compact(parameters).encode()) & 0x7FFFFFF
+    return zlib.crc32(compact(given).encode()) & 0x7FFFFFF
 
 
-async def subscription(parameters: Any, role: str, read: Read) -> Subscription:
+async def subscription(given: Row, role: str, read: Read) -> Subscription:
     """Raises ValueError for what can't be subscribed to, in the words of the hosted service."""
-    given = parameters if isinstance(parameters, dict) else {}
     schema, table, event, select = (given.get(name) for name in ("schema", "table", "event", "select"))
     if not isinstance(schema or table, str):
         message = "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to"
         raise ValueError(f"{message}: {compact(given)}")  # noqa: TRY004 - of the request, not of a value
-    try:
-        filters = _parse(given.get("filter"))
-    except ValueError as error:
-        raise ValueError(f"Error parsing `filter` params: {error}") from None
+    filters = _parse(given.get("filter"))
     found = Subscription(
-        identified(parameters),
+        identified(given),
         str(event).upper() if str(event).upper() in {"INSERT", "UPDATE", "DELETE"} else "*",
         schema or "public",
         table or "*",
@@ -90,10 +103,10 @@ async def subscription(parameters: Any, role: str, read: Read) -> Subscription:
         tuple(each.column for each in filters),
         " and ".join(each.condition for each in filters) or "true",
     )
-    [tables] = await read(TABLES)
-    names = [row["name"] for row in tables if found.names(row["schemaname"], row["tablename"])]
-    wrong = [problem for name in names for each in filters if (problem := await _problem(name, each, role, read))]
-    if wrong or not names:
+    names = [(row["schemaname"], row["tablename"]) for row in (await read(TABLES))[0]]
+    tables = [".".join(map(quoted, name)) for name in names if found.names(*name)]
+    wrong = [why for name in tables for each in filters if (why := await each.problem(name, role, read))]
+    if wrong or not tables:
         asked = [[each.column, each.operator, each.value] for each in filters]
         raise ValueError(
             "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given "
@@ -104,43 +117,26 @@ async def subscription(parameters: Any, role: str, read: Read) -> Subscription:
     return found
 
 
-async def _problem(table: str, given: Filter, role: str, read: Read) -> str | None:
-    """Why the role can't filter the table so."""
-    [columns] = await read(COLUMN.format(table=literal(table), column=literal(given.column), role=literal(role)))
-    if not columns:
-        return f"invalid column for filter {given.column}"
-    operator, value, kind = given.operator, literal(given.value), columns[0]["type"]
-    if operator == "is" and given.value not in KEYWORDS:
-        return "invalid value for is filter: must be null, true, false, or unknown"
-    if operator == "is" and given.value != "null" and kind != "boolean":
-        return f"is {given.value} filter requires a boolean column, got {kind}"
-    # A comparison with null, as the probe is, needs no look at the value.
-    more = {"in": f"cardinality({value}::text[])", "match": f"('' ~ {value})::int", "imatch": f"('' ~ {value})::int"}
-    probe = f"select {given.condition}, {more.get(operator, 0)} as size"
-    try:
-        [[row]] = await read(f"{probe} from jsonb_populate_record(null::{table}, '{{}}') r")
-    except (psycopg.DataError, psycopg.ProgrammingError) as error:
-        if operator in PATTERNS and isinstance(error, psycopg.errors.UndefinedFunction):
-            return f"operator {operator} requires a text-compatible column type, got {kind}"
-        return error.diag.message_primary
-    return f"too many values for `in` filter. Maximum {VALUES_OF_IN}" if row["size"] > VALUES_OF_IN else None
-
-
 def _parse(text: Any) -> list[Filter]:
     """`column=operator.value`, several separated by commas outside parentheses and quotes."""
     filters = []
     for part in SEGMENTS.findall(f"{text},") if isinstance(text, str) and text.strip() else ():
-        if not part.strip():
-            raise ValueError("filter must not contain empty segments (check for extra commas)")
         found = FILTER.fullmatch(part.strip())
         column, negated, operator, value = found.groups() if found else ("", None, "", part.strip())
-        if operator not in OPERATORS:
-            raise ValueError(json.dumps([operator, value] if operator else [value]))
+        problem = None
+        if not part.strip():
+            problem = "filter must not contain empty segments (check for extra commas)"
+        elif operator not in OPERATORS:
+            problem = json.dumps([operator, value] if operator else [value])
+        elif operator == "in" and not (value.startswith("(") and value.endswith(")")):
+            problem = "`in` filter value must be wrapped by parentheses"
+        elif operator == "is" and value not in KEYWORDS:
+            problem = "invalid value for is filter: must be null, true, false, or unknown"
+        if problem:
+            raise ValueError(f"Error parsing `filter` params: {problem}")
         if operator == "in":
-            if not (value.startswith("(") and value.endswith(")")):
-                raise ValueError("`in` filter value must be wrapped by parentheses")
             value = "{" + value[1:-1] + "}"
         elif re.fullmatch(QUOTED, value, re.DOTALL):
             value = re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
-        filters.append(Filter(column, operator, value, negated=bool(negated)))
+        filters.append(Filter(column, operator, value, bool(negated)))
     return filters
