@@ -165,7 +165,7 @@ GOALS: dict[str, list[Goal]] = {
         Goal("longest wait of a request while they load", "budget", "loading.longest_pause_ms", "ms", at_most=50),
     ],
     "stack": [
-        Goal("first start", "budget", "first_start_s", "s", at_most=5),
+        Goal("first start", "budget", "first_start_s", "s", at_most=3.5),
         Goal("first start", "Postgres alone, made and started", "first_start_ratio"),
         Goal("warm start", "budget", "warm_start_s", "s", at_most=1.5),
         Goal("warm start", "Postgres alone, started", "warm_start_ratio"),

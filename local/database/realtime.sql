@@ -79,6 +79,7 @@ declare
   relation regclass;
   keys record;
   planned text;
+  known text[] := array(select name from pg_prepared_statements);
   seen boolean;
   answer jsonb;
   answers jsonb[] := '{}';
@@ -94,8 +95,9 @@ begin
       identity := identities -> number::int;
       begin
         planned := 'visible_' || md5(format('%s %s %s', relation::oid, identity ->> 'role', keys.wanted));
-        if not exists (select from pg_prepared_statements p where p.name = planned) then
+        if planned <> all(known) then
           execute format('prepare %I as select exists(select 1 from %s where %s)', planned, relation, keys.wanted);
+          known := known || planned;
         end if;
         perform set_config('role', identity ->> 'role', true),
           set_config('request.jwt.claims', identity ->> 'claims', true);

@@ -21,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from local import NODE, ROOT
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from tests.local.api import PASSWORD, Api, running
+from tests.support.browser import BROWSER, NEEDS_BROWSER, NEEDS_PLAYWRIGHT
 from tests.support.world import ACME, GLOBEX, Database
 
 Message = dict[str, Any]
@@ -137,11 +138,14 @@ def settings_of(api: Api, session: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def test_supabase_js_uses_all_four_kinds(api: Api) -> None:
+@pytest.mark.parametrize("browser", ["", pytest.param(BROWSER, marks=[NEEDS_BROWSER, NEEDS_PLAYWRIGHT])])
+def test_supabase_js_uses_all_four_kinds(api: Api, browser: str) -> None:
+    """In Node and in Chromium."""
     session = api.sign_up("js")
-    settings = settings_of(api, session) | {"PRIVATE": f"own:{session['user']['id']}"}
+    settings = settings_of(api, session) | {"PRIVATE": f"own:{session['user']['id']}", "CHROMIUM": browser}
     ran = subprocess.run(
-        [NODE, ROOT / "tests/local/realtime.mjs"],
+        [NODE, "tests/local/realtime.mjs"],
+        cwd=ROOT,
         env=os.environ | settings,
         capture_output=True,
         text=True,
@@ -276,6 +280,8 @@ def test_filter_selects_changes(api: Api, wanted: str, found: list[str]) -> None
         ({"filter": "title=is.true"}, "argument of IS TRUE must be type boolean, not type text"),
         ({"filter": "size=eq.many"}, "invalid input syntax for type integer"),
         ({"filter": "secret=eq.x"}, "invalid column for filter secret"),
+        ({"filter": "unknown=eq.x"}, "invalid column for filter unknown"),
+        ({"filter": "title=in.(" + ",".join(['"a,b"'] * 101) + ")"}, "too many values for `in` filter. Maximum 100"),
     ],
 )
 def test_wrong_subscription_is_explained(client: Client, change: dict[str, str], message: str) -> None:
@@ -418,6 +424,25 @@ def test_client_that_does_not_read_is_dropped_alone(api: Api, person: Person, cl
         "select max(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)) from pg_replication_slots"
     )
     assert kept < 64 * 1024 * 1024
+
+
+def test_changes_that_are_not_published_keep_no_wal(api: Api, client: Client) -> None:
+    client.subscribe()
+    api.sql("create table public.silent as select n, repeat('x', 1000) from generate_series(1, 10000) n")
+    [(written,)] = api.sql("select pg_current_wal_lsn()::text")
+    deadline = time.monotonic() + 60
+    kept = "select bool_and(confirmed_flush_lsn >= %s::pg_lsn) from pg_replication_slots where active"
+    while not api.sql(kept, written)[0][0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_too_many_messages_per_second_close_the_channel(client: Client) -> None:
+    client.join("busy")
+    for number in range(3000):
+        client.send("realtime:busy", "broadcast", {"type": "broadcast", "event": "e", "payload": {"n": number}})
+    assert client.next("system")["message"] == "Too many messages per second"
+    assert client.next("phx_close") == {}
 
 
 # Channels ------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from local.api.database import Pool, as_login
 from local.api.errors import DatabaseUnavailable
 from local.api.realtime.channels import Audience, Hub, deliver
 from local.api.realtime.protocol import compact
-from local.api.realtime.replication import Change, Relation, stream
+from local.api.realtime.replication import Change, Relation, Row, stream
 from local.api.realtime.subscriptions import Subscription
 
 LOGIN = "supabase_replication_admin"
@@ -24,6 +24,7 @@ QUIET_SECONDS = 60  # without any socket, before the stream of changes is closed
 DESCRIPTION_SECONDS = 2  # grants may change without a message about the table
 BATCH_SECONDS = 0.01  # between two batches: more changes share their queries
 TURN_SECONDS = 0.002  # other work waits no longer for the event loop
+TURN_BYTES = 64 * 1024  # sockets write so much before more is added
 LARGEST_RECORD, LARGEST_KEPT = 1024 * 1024, 64
 DOCUMENTS = {114, 3802}  # json, jsonb
 MESSAGES = ("realtime", "messages")
@@ -62,7 +63,7 @@ class Feed:
         self._address = as_login(LOGIN, database_url)
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
-        self._turn_ends = 0.0
+        self._turn_ends, self._turn_size = 0.0, 0
 
     async def open(self) -> None:
         """If the database is away, changes arrive as soon as it is back."""
@@ -120,17 +121,17 @@ class Feed:
         await self._check(wanted)
         for change in changes:
             if (change.relation.schema, change.relation.table) == MESSAGES:
-                self._broadcast(change)
+                self._turn_size += self._broadcast(change.row)
             elif change in wanted:
-                _send(change, wanted[change])
+                self._turn_size += _send(change, wanted[change])
             await self._give_way()
         if changes:
             await asyncio.sleep(BATCH_SECONDS)
 
     async def _give_way(self) -> None:
-        if time.thread_time() > self._turn_ends:
+        if self._turn_size > TURN_BYTES or time.thread_time() > self._turn_ends:
             await asyncio.sleep(0)
-            self._turn_ends = time.thread_time() + TURN_SECONDS
+            self._turn_ends, self._turn_size = time.thread_time() + TURN_SECONDS, 0
 
     async def _evaluate(self, wanted: Wanted) -> None:
         """Without the subscriptions whose filters do not accept the row."""
@@ -163,15 +164,16 @@ class Feed:
         for change, seen in zip(checked, row["seen"], strict=True):
             wanted[change] = [(who, each) for who, each in wanted[change] if numbers[who.identity] in seen]
 
-    def _broadcast(self, change: Change) -> None:
-        message = change.row
-        if message.get("extension") == "broadcast" and message.get("payload") is not None:
-            key = message.get("private") == "t", str(message.get("topic"))
-            payload = str(message["payload"])
-            self._hub.broadcast(key, message.get("event") or "", payload, meta={"id": message.get("id")})
+    def _broadcast(self, message: Row) -> int:
+        payload = message.get("payload")
+        if message.get("extension") != "broadcast" or payload is None:
+            return 0
+        key = message.get("private") == "t", str(message.get("topic"))
+        self._hub.broadcast(key, message.get("event") or "", payload, meta={"id": message.get("id")})
+        return len(payload)
 
 
-def _send(change: Change, wanted: list[tuple[Audience, Subscription]]) -> None:
+def _send(change: Change, wanted: list[tuple[Audience, Subscription]]) -> int:
     ids: dict[tuple[Audience, tuple[str, ...] | None], list[int]] = defaultdict(list)
     for audience, each in wanted:
         ids[audience, each.select].append(each.id)
@@ -181,6 +183,7 @@ def _send(change: Change, wanted: list[tuple[Audience, Subscription]]) -> None:
         if variant not in bodies:
             bodies[variant] = _body(change, *variant)
         deliver(audience.channels, "postgres_changes", f'{{"ids":{compact(found)},"data":{bodies[variant]}}}')
+    return sum(map(len, bodies.values()))
 
 
 def _pair(change: Change) -> str:

@@ -175,18 +175,12 @@ class Realtime:
         if isinstance(token, str) and token and not token.startswith("sb_"):
             channel.claims, channel.token = self._verified(token), token
         if channel.is_private:
-            before, channel.rights = (
-                channel.rights,
-                await self._rights(channel.name, channel.claims, channel.socket.headers),
-            )
+            before, about = channel.rights, f"read from this Channel topic: {channel.name}"
+            channel.rights = await self._rights(channel.name, channel.claims, channel.socket.headers)
             if not channel.may("broadcast", "read") and not channel.may("presence", "read"):
-                raise Refusal(
-                    "Unauthorized", f"You do not have permissions to read from this Channel topic: {channel.name}"
-                )
+                raise Refusal("Unauthorized", f"You do not have permissions to {about}")
             if before and any(before[kind]["read"] and not channel.may(kind, "read") for kind in before):
-                raise Refusal(
-                    "Unauthorized", f"You no longer have permission to read from this Channel topic: {channel.name}"
-                )
+                raise Refusal("Unauthorized", f"You no longer have permission to {about}")
         if channel.expiry:
             channel.expiry.cancel()
         if channel.token:
@@ -216,7 +210,12 @@ class Realtime:
 
     async def _rights(self, topic: str, claims: Claims, headers: dict[str, str]) -> Rights | None:
         """As the policies on realtime.messages have it; None if they fail."""
-        values = {"topic": topic, "role": claims["role"], "claims": compact(claims), "headers": compact(headers)}
+        values = {
+            "topic": topic,
+            "role": claims.get("role", "anon"),
+            "claims": compact(claims),
+            "headers": compact(headers),
+        }
         query = RIGHTS.format(**{name: literal(text) for name, text in values.items()})
         try:
             rights: Rights = (await self._pool.read_rows(query))[-1][0]["rights"]
