@@ -443,6 +443,7 @@ def test_too_many_messages_per_second_close_the_channel(client: Client) -> None:
         client.send("realtime:busy", "broadcast", {"type": "broadcast", "event": "e", "payload": {"n": number}})
     assert client.next("system")["message"] == "Too many messages per second"
     assert client.next("phx_close") == {}
+    assert client.request("phoenix", "heartbeat")["status"] == "ok"  # the connection stays
 
 
 # Channels ------------------------------------------------------------------------------------------------------------

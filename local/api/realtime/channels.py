@@ -41,25 +41,32 @@ class Limit:
 
 
 class Socket:
-    """One connection. Frames go straight to its transport; a client that does not read them is dropped."""
+    """One connection. Frames go to its transport; a client that does not read them is dropped."""
 
     def __init__(self, version: str, claims: Claims, headers: dict[str, str], transport: asyncio.Transport) -> None:
         self.version, self.claims, self.headers = version, claims, headers
         self.channels: dict[str, Channel] = {}
         self.joins, self.messages = Limit(*JOINS), Limit(*MESSAGES)
         self._transport = transport
+        self._frames: list[bytes] = []
 
     def reply(self, request: Frame, status: str, response: dict[str, Any]) -> None:
         text = compact({"status": status, "response": response})
         self.write(encode(self.version, request.topic, "phx_reply", text, request.ref, request.join_ref))
 
-    def write(self, data: bytes) -> None:
-        if self._transport.is_closing():
-            return
-        self._transport.write(data)
-        if self._transport.get_write_buffer_size() > OUTBOX_BYTES:
-            print("realtime: a client that does not read was dropped", flush=True)
-            self._transport.abort()
+    def write(self, frame: bytes) -> None:
+        """Frames of one turn of the event loop go out together."""
+        if not self._frames:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._frames.append(frame)
+
+    def _flush(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(b"".join(self._frames))
+            if self._transport.get_write_buffer_size() > OUTBOX_BYTES:
+                print("realtime: a client that does not read was dropped", flush=True)
+                self._transport.abort()
+        self._frames.clear()
 
 
 @dataclass(eq=False)

@@ -1,7 +1,6 @@
 """Committed changes, from the stream of Postgres to the channels that may see them."""
 
 import asyncio
-import json
 import time
 from collections import defaultdict
 from contextlib import suppress
@@ -187,16 +186,13 @@ def _send(change: Change, wanted: list[tuple[Audience, Subscription]]) -> int:
 
 
 def _pair(change: Change) -> str:
-    """The row and the old row, for jsonb_populate_record."""
-    kinds = change.relation.kinds
-    rows = [
-        ",".join(
-            f"{json.dumps(name)}:{value if value and kinds[name] in DOCUMENTS else json.dumps(value)}"
-            for name, value in row.items()
-        )
-        for row in (change.row, change.old or {})
-    ]
-    return f"[{{{rows[0]}}},{{{rows[1]}}}]"
+    """The row and the old row, for jsonb_populate_record; documents are JSON already."""
+    kinds, rows = change.relation.kinds, []
+    for row in (change.row, change.old or {}):
+        documents = [f"{compact(name)}:{row[name]}" for name in row if kinds[name] in DOCUMENTS and row[name]]
+        plain = compact({name: value for name, value in row.items() if kinds[name] not in DOCUMENTS})
+        rows.append("{" + ",".join(filter(None, [*documents, plain[1:-1]])) + "}")
+    return f"[{','.join(rows)}]"
 
 
 def _body(change: Change, role: str, select: tuple[str, ...] | None) -> str:

@@ -11,6 +11,8 @@ from local.api.http import strict_json
 VERSIONS = {"1.0.0", "2.0.0"}
 USER_BROADCAST_PUSH, USER_BROADCAST, BINARY = 3, 4, 0
 
+compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 class Frame(NamedTuple):
     join_ref: str | None
@@ -19,10 +21,6 @@ class Frame(NamedTuple):
     event: str
     payload: dict[str, Any]
     binary: bytes | None = None  # the payload of a broadcast that is not JSON
-
-
-def compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def encode(

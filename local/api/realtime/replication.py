@@ -20,6 +20,7 @@ PUBLICATIONS = "supabase_realtime,supabase_realtime_messages_publication"
 STATUS_SECONDS = 10
 BATCH = 100  # what is waiting is handled before more is read
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+TEXT, NULL = b"tn"  # kinds of values
 ACTIONS = {b"I": "INSERT", b"U": "UPDATE", b"D": "DELETE"}
 
 Row = dict[str, str | None]  # as Postgres prints values; a large one that the update did not touch is missing
@@ -137,11 +138,10 @@ class _Reader:
         self._at += struct.calcsize(form)
         return value
 
-    def text(self, size: int | None = None) -> str:
-        """Of this size, or up to a zero."""
-        end = self._data.index(b"\0", self._at) if size is None else self._at + size
+    def text(self) -> str:
+        end = self._data.index(b"\0", self._at)
         value = self._data[self._at : end].decode()
-        self._at = end + (size is None)
+        self._at = end + 1
         return value
 
     def relation(self) -> Relation:
@@ -167,9 +167,14 @@ class _Reader:
 
     def _row(self, relation: Relation) -> Row:
         row: Row = {}
-        self.number(">h")
+        data, at = self._data, self._at + 2
         for name in relation.kinds:
-            kind = self.number(">c")
-            if kind != b"u":
-                row[name] = self.text(self.number(">i")) if kind == b"t" else None
+            kind, at = data[at], at + 1
+            if kind == TEXT:
+                at, size = at + 4, int.from_bytes(data[at : at + 4])
+                row[name] = data[at : at + size].decode()
+                at += size
+            elif kind == NULL:
+                row[name] = None
+        self._at = at
         return row
