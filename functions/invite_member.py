@@ -8,9 +8,12 @@ from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
 from shared.schema import OrgRole
 
+# Words between dots, on both sides of the @.
+ADDRESS = r"^{0}(\.{0})*@{0}(\.{0})*$".format(r"[^@\s<>,;:\"()\[\]\\.]+")
+
 
 class Invitation(RequestModel):
-    email: Annotated[str, Field(max_length=255, min_length=3, pattern=r"^[^@\s<>,;:\"]+@[^@\s<>,;:\"]+$")]
+    email: Annotated[str, Field(max_length=255, min_length=3, pattern=ADDRESS)]
     role: OrgRole = OrgRole.MEMBER
 
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import IO, Any
+from urllib.parse import parse_qsl
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -23,6 +24,8 @@ FILE_BYTES = 16 << 20
 MEMORY_BYTES = 1 << 20
 REPORTED_FIELDS = 100
 REPORTED_CHARACTERS = 60
+BOUNDARY = re.compile(rb'multipart/form-data *;.*?boundary="?([^";, ]{1,70})', re.IGNORECASE)
+FIELD = re.compile(rb'content-disposition: *form-data *;[^\r\n]*?\bname="([^"\r\n]*)"', re.IGNORECASE)
 # A string of JSON, terminated or not.
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
@@ -92,6 +95,18 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     if size > limit:
         raise _too_large("body", limit, headers={"connection": "close"} if message["more_body"] else {})
     return b"".join(chunks)
+
+
+def read_form(body: bytes, content_type: bytes) -> list[tuple[str, str]]:
+    """The fields of a form in either encoding: mail programs unsubscribe with multipart/form-data, too (RFC 8058)."""
+    if not (boundary := BOUNDARY.match(content_type)):
+        return parse_qsl(body.decode("latin-1"), keep_blank_values=True)
+    fields = []
+    for part in body.split(b"--" + boundary[1])[1:-1]:
+        head, _, value = part.partition(b"\r\n\r\n")
+        if name := FIELD.search(head):
+            fields.append((name[1].decode("utf-8", "replace"), value.removesuffix(b"\r\n").decode("utf-8", "replace")))
+    return fields
 
 
 async def read_file(receive: Receive, limit: int = FILE_BYTES) -> tuple[IO[bytes], bytes]:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel
 
-from shared.app.bodies import ClientGoneError, Receive, Slots, check_content, parse, read_body, read_file
+from shared.app.bodies import ClientGoneError, Receive, Slots, check_content, parse, read_body, read_file, read_form
 from shared.app.call import Call, Upload
 from shared.app.client_address import client_address
 from shared.app.function import ANY_SCOPE, Function
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from shared.telemetry import Telemetry
 
 
-HTML, FORM = b"text/html; charset=utf-8", b"application/x-www-form-urlencoded"
+HTML = b"text/html; charset=utf-8"
+FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,9 @@ async def run(services: Services, function: Function, request: Request, caller: 
     is_query = request.method != "POST"
     body = b"" if is_query else await read_body(request.receive, function.body_bytes)
     if (is_form := _is_form(function, request)) or is_query:
-        fields = parse_qsl(f"{request.query.decode('latin-1')}&{body.decode('latin-1')}", keep_blank_values=True)
-        body = json.dumps(dict(fields)).encode()
+        fields = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)
+        sent = read_form(body, request.headers.get(b"content-type", b""))
+        body = json.dumps(dict([*fields, *sent])).encode()
     request.body.append(body)
     if function.stream:
         return await _run_stream(services, function, request, caller, body)
@@ -143,7 +145,7 @@ async def run(services: Services, function: Function, request: Request, caller: 
 
 
 def _is_form(function: Function, request: Request) -> bool:
-    return function.page is not None and request.headers.get(b"content-type", b"").startswith(FORM)
+    return function.page is not None and request.headers.get(b"content-type", b"").startswith(FORMS)
 
 
 async def _run_stream(

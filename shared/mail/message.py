@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
-from email.policy import SMTP
+from email.policy import SMTP, SMTPUTF8
 from functools import cache
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]+")
 
@@ -45,17 +45,27 @@ class Email(BaseModel):
     unsubscribe: str | None
     created_at: datetime
 
+    @field_validator("to")
+    @classmethod
+    def has_ascii_domain(cls, to: str) -> str:
+        """Every server accepts the ASCII form of an international domain."""
+        local, _, domain = to.rpartition("@")
+        try:
+            return f"{local}@{domain.encode('idna').decode()}"
+        except UnicodeError:
+            return to
+
 
 def compose(email: Email, sender: Sender) -> EmailMessage:
     """Raises ValueError for an address that cannot stand in a header."""
     link = f"{sender.functions_url}/unsubscribe?token={quote(email.unsubscribe)}" if email.unsubscribe else None
     text, page = render(email, sender, link)
-    message = EmailMessage(policy=SMTP)
+    message = EmailMessage(policy=SMTP if email.to.isascii() else SMTPUTF8)
     message["Message-ID"] = f"<{email.id}@{sender.domain}>"
     message["Date"] = email.created_at
     author = f"{email.organization} via {sender.name}" if email.organization else sender.name
     message["From"] = Address(one_line(author), addr_spec=sender.address)
-    message["To"] = Address(one_line(email.name or ""), addr_spec=email.to)
+    message["To"] = _recipient(one_line(email.name or ""), email.to)
     message["Subject"] = one_line(email.subject)
     message["Auto-Submitted"] = "auto-generated"
     message["X-Event"] = email.kind
@@ -67,6 +77,13 @@ def compose(email: Email, sender: Sender) -> EmailMessage:
     if "calendar" in email.content:
         _attach_calendar(message, email)
     return message
+
+
+def _recipient(name: str, address: str) -> Address:
+    if address.isascii():
+        return Address(name, addr_spec=address)
+    local, _, domain = address.rpartition("@")
+    return Address(name, local, domain)  # addr_spec refuses other letters
 
 
 def _attach_calendar(message: EmailMessage, email: Email) -> None:

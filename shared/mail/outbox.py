@@ -61,9 +61,11 @@ class Outbox:
         try:
             while email := await self._next():
                 try:
-                    # In a thread: it may import the library of calendars.
-                    message = await run(threads, compose, email, self.sender)
-                    content = message.as_bytes()
+                    content = await run(threads, _written, email, self.sender)
+                except Exception as problem:  # noqa: BLE001 - such as an address that no header can hold; others are sent
+                    await self._settle(email, "FAILED", f"{type(problem).__name__}: {problem}")
+                    continue
+                try:
                     await run(threads, conversation.begin, self.sender.address, email.to, content)
                     if not await self._hand_over(email):
                         conversation.close()
@@ -77,8 +79,6 @@ class Outbox:
                     await self._settle(email, "FAILED" if refusal.permanent else "RETRY", str(refusal), refusal.bounced)
                 except UncertainError as problem:
                     await self._settle(email, "UNCERTAIN", str(problem))
-                except ValueError as problem:  # an address that no header can hold
-                    await self._settle(email, "FAILED", str(problem))
                 else:
                     await self._settle(email, "SENT", None)
             await run(threads, conversation.quit)
@@ -103,3 +103,8 @@ class Outbox:
         arguments: list[Any] = [email.id, email.attempt, outcome, error, bounced]
         await one(self.connection, "select private.settle_email(%s, %s, %s, %s, %s)", arguments)
         self.counts[outcome] += 1
+
+
+def _written(email: Email, sender: Sender) -> bytes:
+    """In a thread: it takes milliseconds, and may import the library of calendars."""
+    return compose(email, sender).as_bytes()

@@ -818,6 +818,7 @@ declare
   invitation public.organization_invitations;
   inviter public."OrgRole";
   seats bigint;
+  taken bigint;
 begin
   perform private.refuse_impersonation();
   select u.* into me from public.users u where u.id = private.current_user_id();
@@ -842,9 +843,10 @@ begin
   -- Seats are counted under the organization's row lock: at the limit, only one of two acceptances succeeds.
   perform from public.organizations o where o.id = invitation.organization_id for update;
   seats := private.plan_limit(invitation.organization_id, 'members');
-  if seats <= (select count(*) from public.organization_members m where m.organization_id = invitation.organization_id) then
+  select count(*) into taken from public.organization_members m where m.organization_id = invitation.organization_id;
+  if taken >= seats then
     raise exception 'The organization has no seat left' using
-      errcode = 'PT402', detail = format('Its plan allows %s members, and it has %1$s or more.', seats),
+      errcode = 'PT402', detail = format('Its plan allows %s members, and %s are used. They do not renew.', seats, taken),
       hint = 'An owner can choose a larger plan or remove a member.';
   end if;
   insert into public.organization_members (user_id, organization_id, role)

@@ -662,6 +662,9 @@ begin
     raise exception 'There is nothing left to build' using
       errcode = 'PT409', detail = format('The order is %s.', agent_order.status);
   end if;
+  if agent_order.assigned_to_id is not distinct from builder_id then
+    return agent_order;
+  end if;
   update public.custom_agent_orders o set assigned_to_id = builder_id where o.id = agent_order.id
   returning o.* into agent_order;
   insert into public.build_logs (organization_id, order_id, stage, message, details)

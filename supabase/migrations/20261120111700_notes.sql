@@ -101,7 +101,10 @@ begin
     perform private.publish_event(
       'work.note.mentioned', new.organization_id, 'note', new.id,
       concat(coalesce((select left(u.name, 80) from public.users u where u.id = new.author_id), 'A member'), ' mentioned you'),
-      regexp_replace(new.body, '@\[([^\]\n]{1,255})\]\([0-9a-f-]{36}\)', '@\1', 'g'), newly
+      regexp_replace(new.body, '@\[([^\]\n]{1,255})\]\([0-9a-f-]{36}\)', '@\1', 'g'), newly,
+      path => coalesce('/leads/' || new.lead_id, '/contacts/' || new.contact_id, '/companies/' || new.company_id,
+        '/deals/' || new.deal_id, '/listings/' || new.listing_id, '/customers/' || new.customer_id, '/projects/' || new.project_id,
+        '/tasks/' || new.task_id, '/appointments/' || new.appointment_id, '/orders/' || new.order_id)
     );
   end if;
   return null;

@@ -218,9 +218,11 @@ begin
   end if;
   return null;
 end $$;
-comment on function private.announce_account_access() is 'Mails a person that their account is suspended, or no longer.';
-create trigger announce_access after update of suspended_at on public.users
-  for each row when ((new.suspended_at is null) <> (old.suspended_at is null) and new.deleted_at is null)
+comment on function private.announce_account_access() is 'Mails a person that their account is suspended, until when and why, or no longer.';
+create trigger announce_access after update of suspended_at, suspended_until, suspended_reason on public.users
+  for each row when (new.deleted_at is null and num_nonnulls(old.suspended_at, new.suspended_at) > 0
+    and (new.suspended_at, new.suspended_until, new.suspended_reason)
+      is distinct from (old.suspended_at, old.suspended_until, old.suspended_reason))
   execute function private.announce_account_access();
 
 -- Alerts ----------------------------------------------------------------------------------------------------------------
@@ -235,14 +237,17 @@ begin
       where u.id = any (new.target_users) or (u.global_role = any (new.target_roles) and u.global_role in ('ADMIN', 'SUPER_ADMIN'))
       union
       select m.user_id from public.organization_members m where m.organization_id = any (new.target_orgs) and m.role = 'OWNER'
-    )
+    ), jsonb_build_object('alert_id', new.id), new.id::text
   );
+  -- It is mailed when it begins.
+  update private.emails e set created_at = new.starts_at, next_attempt_at = new.starts_at
+  where new.starts_at > now() and e.kind = 'platform.alert.raised' and e.created_at = now() and e.content ->> 'alert_id' = new.id::text;
   return null;
 end $$;
 comment on function private.announce_alert() is
   'Mails an alert of level ERROR to the users it names, to the platform''s admins it is for, and to owners of the organizations it names.';
-create trigger announce_alert after insert on public.system_alerts
-  for each row when (new.level = 'ERROR') execute function private.announce_alert();
+create trigger announce_alert after insert or update of level, is_active, is_archived on public.system_alerts
+  for each row when (new.level = 'ERROR' and new.is_active and not new.is_archived) execute function private.announce_alert();
 
 -- Weekly summary ----------------------------------------------------------------------------------------------------------
 

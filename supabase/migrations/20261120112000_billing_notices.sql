@@ -100,6 +100,12 @@ begin
     notice_message := case when new.pending_tier <> new.tier then format('Until then it stays %s.', plan)
       else format('From then on it is billed %s.', private.billed(new.pending_billing_cycle, new.pending_quantity)) end
       || ' You can change your mind before that.';
+  elsif was_live and is_live and new.pending_at is null
+    and (new.tier, new.billing_cycle, new.quantity) <> (old.pending_tier, old.pending_billing_cycle, old.pending_quantity)
+  then
+    notice_kind := 'billing.plan.changed';
+    notice_title := format('Your %s plan does not change on %s', plan, private.day(old.pending_at));
+    notice_message := 'The change that was planned for then is withdrawn.';
   elsif was_live and is_live and old.status = 'PAST_DUE' and new.status <> 'PAST_DUE' then
     notice_kind := 'billing.payment.recovered';
     notice_title := 'No payment is late any more';

@@ -129,6 +129,10 @@ begin
           then 'The recipient left the organization.'
         when d.user_id is not null and not k.is_mandatory and coalesce(p.email, n.email, k.email) = 'OFF'
           then 'The recipient switched it off.'
+        when d.kind = 'platform.alert.raised' and not exists (
+          select from public.system_alerts a
+          where a.id = (e.content ->> 'alert_id')::uuid and a.is_active and not a.is_archived and (a.ends_at > moment) is not false
+        ) then 'The alert is over.'
       end as refusal,
       d.user_id is not null and not k.is_mandatory and coalesce(p.email, n.email, k.email) = 'DIGEST' as is_held
     from due d
@@ -152,7 +156,8 @@ begin
     returning e.*, x.address as to_address, x.name, x.is_mandatory, x.organization, x.logo_url
   )
   select case when exists (select from due) then coalesce(jsonb_agg(jsonb_build_object(
-    'id', c.id, 'attempt', c.attempts, 'to', c.to_address, 'name', c.name, 'kind', c.kind, 'subject', c.subject,
+    'id', c.id, 'attempt', c.attempts, 'to', c.to_address,
+    'name', case when c.user_id is not null then coalesce(c.name, '') end, 'kind', c.kind, 'subject', c.subject,
     'content', c.content, 'organization', c.organization, 'logo_url', c.logo_url, 'created_at', c.created_at,
     'unsubscribe', case when c.user_id is null then private.unsubscribe_token(lower(c.to_address), c.kind)
       when not c.is_mandatory then private.unsubscribe_token(c.user_id::text, c.kind) end
@@ -288,7 +293,7 @@ begin
         order by h.created_at desc, h.id))[:50] as items
     from held h
     left join private.notification_preferences p on p.user_id = h.user_id and p.kind = 'account.digest.sent'
-    where p.email is distinct from 'OFF'
+    where p.email is distinct from 'OFF' and private.email_delivery(h.user_id, h.organization_id, h.kind) <> 'OFF'
     group by h.user_id, h.organization_id
   )
   insert into private.emails (organization_id, user_id, kind, subject, content)

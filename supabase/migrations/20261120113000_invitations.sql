@@ -102,7 +102,8 @@ begin
       where i.organization_id = org and i.accepted_at is null and i.expires_at > now()) into taken;
   if jsonb_array_length(created) > 0 and taken > seats then
     raise exception 'The organization has no seat left' using
-      errcode = 'PT402', detail = format('Its plan allows %s members; with open invitations there would be %s.', seats, taken),
+      errcode = 'PT402', detail = format('Its plan allows %s members, and %s are used, with open invitations; this would be %s more. They do not renew.',
+        seats, taken - jsonb_array_length(created), jsonb_array_length(created)),
       hint = 'Choose a larger plan, remove members or revoke invitations.';
   end if;
   return jsonb_build_object('invited', created, 'skipped', skipped);

@@ -91,8 +91,10 @@ def test_a_mentioned_member_is_notified_once(database: Database) -> None:
         assert set(note["mentions"]) == {PEOPLE["admin"], PEOPLE["member"]}
         change(cursor, "notes", note, body=f"Ask {named} again")
         turn(cursor, None)
-        sent = cursor.execute("select user_id, message from public.notifications where entity_type = 'note'").fetchall()
-        assert [(row["user_id"], row["message"][:6]) for row in sent] == [(PEOPLE["admin"], "Ask @X")]
+        sent = cursor.execute("select * from public.notifications where entity_type = 'note'").fetchall()
+        assert [(row["user_id"], row["message"][:6], row["action_url"]) for row in sent] == [
+            (PEOPLE["admin"], "Ask @X", f"/leads/{lead['id']}")
+        ]
 
 
 def test_note_is_changed_by_author_and_deleted_by_admins(database: Database) -> None:

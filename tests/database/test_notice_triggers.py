@@ -139,6 +139,11 @@ def test_suspension_and_its_end_are_announced(database: Database) -> None:
         assert {row[0] for row in notified(connection, "organization.access.suspended")} == {"owner", "admin"}
         ((person, _, message),) = notified(connection, "account.access.suspended")
         assert (person, message.endswith("Unpaid")) == ("member", True)
+        longer = "update public.users set suspended_until = '2030-01-01', suspended_reason = 'Spam' where id = %s"
+        for _ in range(2):
+            connection.execute(longer, [PEOPLE["member"]])
+        texts = [row[2] for row in notified(connection, "account.access.suspended")]
+        assert texts == ["It is suspended until Tue, 1 Jan 2030, 00:00 (UTC). Spam", message]
         connection.execute("update public.users set suspended_at = null where id = %s", [PEOPLE["member"]])
         assert [row[0] for row in notified(connection, "account.access.restored")] == ["member"]
 
@@ -155,6 +160,27 @@ def test_alert_of_level_error_is_mailed_to_whom_it_names(database: Database) -> 
         assert notified(connection, "platform.alert.raised") == []
         connection.execute(add, ["ERROR", False, ["ADMIN", "USER"], [ACME]])
         assert {row[0] for row in notified(connection, "platform.alert.raised")} == {"platform_admin", "owner"}
+
+
+@pytest.mark.parametrize(
+    "change", ["", "is_active = false", "is_archived = true", "ends_at = starts_at + interval '1m'"]
+)
+def test_alert_is_mailed_once_when_it_begins(database: Database, change: str) -> None:
+    claim = "select jsonb_array_length(private.claim_emails(10, '1m', now() + %s::interval))"
+    with acting(database, None) as connection:
+        connection.execute(
+            "insert into public.system_alerts"
+            " (title, message, level, category, target_orgs, created_by, starts_at, is_active)"
+            " values ('Down', 'The mail will be down', 'ERROR', 'MAINTENANCE', %s, null, now() + '3 days', false)",
+            [[ACME]],
+        )
+        assert notified(connection, "platform.alert.raised") == []
+        for is_active in (True, False, True):
+            connection.execute("update public.system_alerts set is_active = %s where title = 'Down'", [is_active])
+        assert connection.execute(claim, ["2 days"]).fetchone() == (None,)
+        if change:
+            connection.execute(f"update public.system_alerts set {change} where title = 'Down'")
+        assert connection.execute(claim, ["4 days"]).fetchone() == (0 if change else 1,)
 
 
 def test_due_and_overdue_tasks_are_reported_once_per_date(database: Database) -> None:

@@ -97,8 +97,14 @@ def test_email_has_text_html_and_headers(functions: Serving, received: Received,
     assert run_job(functions)["sent"] == 0
 
 
+# RFC 8058 has mail programs send either encoding.
+@pytest.mark.parametrize(
+    "body",
+    [{"data": {"List-Unsubscribe": "One-Click"}}, {"files": {"List-Unsubscribe": (None, "One-Click")}}],
+    ids=["urlencoded", "multipart"],
+)
 def test_one_click_unsubscribes_from_one_kind(
-    functions: Serving, received: Received, connection: Connection, fresh_database: Database
+    functions: Serving, received: Received, connection: Connection, fresh_database: Database, body: dict[str, Any]
 ) -> None:
     publish(connection)
     run_job(functions)
@@ -109,7 +115,7 @@ def test_one_click_unsubscribes_from_one_kind(
         assert (form.status_code, form.headers["content-type"]) == (200, "text/html; charset=utf-8")
         publish(connection)
         assert run_job(functions)["sent"] == 1, "a scanner that follows the link changes nothing"
-        assert client.post(path, data={"List-Unsubscribe": "One-Click"}).status_code == 200
+        assert client.post(path, **body).status_code == 200
     later, other = publish(connection), publish(connection, kind="crm.deal.assigned")
     assert later == other or state(connection, other) == "QUEUED"
     with fresh_database.acting_as("member") as cursor:
@@ -308,6 +314,16 @@ def test_digest_collects_events_of_one_organization(
     assert subjects == {"Acme": "2 things happened", "Globex": "A lead for you"}
 
 
+def test_digest_leaves_out_what_was_switched_off_since(connection: Connection) -> None:
+    for kind in ("crm.deal.won", "crm.deal.lost"):
+        publish(connection, kind=kind)
+    off = "insert into private.notification_preferences (user_id, kind, email) values (%s, 'crm.deal.lost', 'OFF')"
+    connection.execute(off, [PEOPLE["member"]])
+    assert connection.execute("select private.send_digests(now() + interval '1 day')").fetchone() == (1,)
+    kept = connection.execute("select jsonb_array_length(content -> 'items') from private.emails").fetchall()
+    assert kept == [(1,)]
+
+
 @pytest.mark.parametrize(
     ("time_zone", "due"),
     [
@@ -324,6 +340,29 @@ def test_digest_is_sent_in_the_morning_of_the_person(connection: Connection, tim
     sent = "select private.send_digests(%s::timestamptz - make_interval(secs => %s))"
     assert connection.execute(sent, [due, 1]).fetchone() == (0,)
     assert connection.execute(sent, [due, 0]).fetchone() == (1,)
+
+
+def test_international_addresses_are_mailed(functions: Serving, received: Received, connection: Connection) -> None:
+    for address in ("ada@b\u00fccher.test", "j\u00f6rg@b\u00fccher.test"):
+        connection.execute("update public.users set email = %s where id = %s", [address, PEOPLE["member"]])
+        publish(connection)
+        assert run_job(functions)["sent"] == 1
+    assert received.recipients == ["ada@xn--bcher-kva.test", "j\u00f6rg@xn--bcher-kva.test"]
+    assert [message["To"].addresses[0].addr_spec for message in received.messages] == received.recipients
+
+
+@pytest.mark.parametrize("address", ["a@..test", "a@", "a..b@c.test", "a@(b.test", "\\"])
+def test_attack_stop_all_emails_by_one_address(
+    functions: Serving, received: Received, connection: Connection, address: str
+) -> None:
+    connection.execute(
+        "insert into private.emails (organization_id, address, kind, subject, content, next_attempt_at)"
+        " values (%s, %s, 'organization.member.invited', 'Come', '{}', '2000-01-01')",
+        [ACME, address],
+    )
+    publish(connection)
+    assert run_job(functions) == {"sent": 1, "failed": 1, "postponed": 0, "uncertain": 0}
+    assert received.recipients == ["member@strive.test"]
 
 
 def test_attack_inject_a_header_by_a_name(functions: Serving, received: Received, connection: Connection) -> None:

@@ -298,6 +298,12 @@ def test_a_change_of_mind_cancels_a_scheduled_change(stripe: Shop) -> None:
     assert stripe.look("select pending_tier from public.subscriptions") == [{"pending_tier": None}]
     stripe.double.advance(days=32)
     assert plan(stripe) == ("GROWTH", "ACTIVE")
+    titles = [row["title"] for row in stripe.look("select title from public.notifications order by created_at")]
+    assert [title.partition(" on 2")[0] for title in titles] == [
+        "Your plan is Growth",
+        "Your plan changes to Starter",
+        "Your Growth plan does not change",
+    ]
 
 
 def test_concurrent_upgrades_are_paid_once(stripe: Shop) -> None:
