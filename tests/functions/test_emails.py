@@ -348,7 +348,9 @@ def test_international_addresses_are_mailed(functions: Serving, received: Receiv
         publish(connection)
         assert run_job(functions)["sent"] == 1
     assert received.recipients == ["ada@xn--bcher-kva.test", "j\u00f6rg@xn--bcher-kva.test"]
-    assert [message["To"].addresses[0].addr_spec for message in received.messages] == received.recipients
+    # The parser keeps the letters of a header in UTF-8 as bytes.
+    shown = [message["To"].addresses[0].addr_spec.encode("utf-8", "surrogateescape") for message in received.messages]
+    assert [address.decode() for address in shown] == received.recipients
 
 
 @pytest.mark.parametrize("address", ["a@..test", "a@", "a..b@c.test", "a@(b.test", "\\"])

@@ -120,7 +120,7 @@ def test_hundred_are_invited_at_once_within_the_seats(functions: Serving, fresh_
     answer = invite(functions, *emails)
     refused(answer, 402, "PT402")
     assert answer.json()["details"] == (
-        "Its plan allows 5 members, and 4 are used, with open invitations; this would be 100 more. They do not renew."
+        "Its plan allows 25 members, and 5 are used, with open invitations; this would be 100 more. They do not renew."
     )
     with fresh_database.connect() as connection:
         assert connection.execute("select count(*) from private.emails").fetchone() == (0,)
