@@ -180,6 +180,9 @@ end $$;
 -- A person in two organizations must see the changes of both, so private.current_user_org() takes the organization of
 -- that row, and still requires membership in it. Requests always carry request.headers and never come here.
 
+-- Realtime asks for each row and subscriber. One query per table is planned once; text to execute would be planned each time.
+do $do$ begin
+  execute (select format($function$
 create function private.realtime_row_org() returns uuid
 language plpgsql stable security definer set search_path = '' as $$
 declare
@@ -189,16 +192,17 @@ declare
     from pg_prepared_statements p where p.name = 'walrus_rls_stmt'
   );
   place int := array_position(words, 'where');
-  named text;
   org uuid;
 begin
-  select c.table_name into named from private.broadcast_channels c
-  where c.table_name = replace(words[place - 1], 'public.', '') and c.is_published
-    and words[place - 2] = 'from' and words[place + 1] = 'id';
-  if named is not null then
-    execute format('select organization_id from public.%I where id = $1', named) into org using words[place + 2]::uuid;
+  if words[place - 2] = 'from' and words[place + 1] = 'id' then
+    case replace(words[place - 1], 'public.', '')%s
+      else null;
+    end case;
   end if;
   return org;
-end $$;
+end $$$function$, string_agg(format('
+      when %L then select organization_id into org from public.%I where id = words[place + 2]::uuid;',
+    table_name, table_name), '' order by table_name)) from private.broadcast_channels where is_published);
+end $do$;
 comment on function private.realtime_row_org() is
   'The organization of the row that Realtime checks for a subscriber, or null outside Realtime.';
