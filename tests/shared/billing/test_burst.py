@@ -10,7 +10,7 @@ import pytest
 from pydantic_core import from_json
 
 from shared.app.call import Result
-from shared.billing.burst import MOST, Burst
+from shared.billing.burst import AT_ONCE, MOST, Burst
 from shared.billing.events import delivery
 from shared.database.pool import Database as Pool
 from shared.settings import Settings
@@ -129,3 +129,44 @@ def test_disconnected_client_does_not_block_others(fresh_database: Database, can
 
     assert asyncio.run(work())["id"] == f"evt_{1 - cancelled}"
     assert len(kept(fresh_database)) == 2
+
+
+def batches(customers: list[str]) -> list[list[list[str]]]:
+    """The customers of the batches that ran, by what ran at the same time; batches end in the order they began."""
+
+    async def work() -> list[list[list[str]]]:
+        burst = Burst()
+        running: list[tuple[list[str], asyncio.Event]] = []
+        moments: list[list[list[str]]] = []
+
+        async def receive(together: str) -> Result[Any]:
+            names, end = [each["customer"] for each in json.loads(together)], asyncio.Event()
+            running.append((names, end))
+            moments.append([each for each, _ in running])
+            await end.wait()
+            return Result(json.dumps(names))
+
+        takes = [asyncio.create_task(burst.take(receive, json.dumps({"customer": each}), each)) for each in customers]
+        while not all(each.done() for each in takes):
+            for _ in range(5):  # more than any step of a worker takes
+                await asyncio.sleep(0)
+            if running:
+                running.pop(0)[1].set()
+        assert [each.result() for each in takes] == customers
+        return moments
+
+    return asyncio.run(work())
+
+
+def test_deliveries_of_many_customers_are_shared_among_batches() -> None:
+    moments = batches([f"cus_{number}" for number in range(8)])
+    assert [len(each) for each in moments[AT_ONCE - 1]] == [8 // AT_ONCE] * AT_ONCE
+    assert len(moments) == AT_ONCE
+
+
+def test_one_customer_never_runs_in_two_batches_at_once() -> None:
+    moments = batches(["cus_1", "cus_2", "cus_1", "cus_3", "cus_1", "cus_2"] * 6)
+    for running in moments:
+        seen = [name for batch in running for name in set(batch)]
+        assert len(seen) == len(set(seen)), running
+    assert any(len(running) == AT_ONCE for running in moments)
