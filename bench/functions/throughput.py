@@ -33,9 +33,9 @@ class Contender:
         self.port, self.process, self.request, self.database = port, process, request, database
         self.turns: dict[str, list[float]] = defaultdict(list)
 
-    def turn(self) -> None:
+    def turn(self, seconds: float = TURN_SECONDS) -> None:
         cpu, postgres = cpu_seconds(self.process), postgres_cpu_seconds(self.database)
-        samples = load.run(self.port, self.request, connections=16, seconds=TURN_SECONDS)
+        samples = load.run(self.port, self.request, connections=16, seconds=seconds)
         assert not samples.failures, samples.failures[0]
         count = len(samples.latencies)
         columns = {

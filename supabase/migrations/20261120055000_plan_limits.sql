@@ -49,7 +49,7 @@ begin
   raise exception 'Your plan allows no more %',
     replace(replace(what, '_per_month', ''), '_', ' ') || case when renews is not null then ' this month' else '' end
     using errcode = 'PT402', detail = concat_ws(' ', format('%s allows %s, and %s are used.', has_tier, allowed, used),
-      'They renew at ' || (to_json(renews) #>> '{}') || '.'),
+      coalesce('They renew at ' || (to_json(renews) #>> '{}') || '.', 'They do not renew.')),
     hint = coalesce(larger || ' An owner can choose it.', 'Contact us for a larger plan.');
 end $$;
 comment on function private.refuse_room(uuid, text, bigint, bigint, bigint) is

@@ -520,9 +520,10 @@ begin
       group by grouping sets ((m.resource_type), (m.resource_type, m.day), (m.resource_type, m.user_id, m.api_key_id))
     )
     select 'TOTAL', r.resource_type, null::date, null::uuid, null::uuid, null,
-      -- Those that do not add up are as of now, or of the last day that was measured.
-      case when r.resource_type in ('API_CALLS', 'AI_TOKENS', 'ORDERS') then coalesce(t.amount, 0)
+      -- Calls and tokens are counted as they happen; others are as of now, or of the days that were measured.
+      case when r.resource_type in ('API_CALLS', 'AI_TOKENS') then coalesce(t.amount, 0)
         when wanted = this_period and org is not null then private.used_room(org, r.plan_limit)
+        when r.resource_type = 'ORDERS' then coalesce(t.amount, 0)
         else coalesce((
           select l.amount from lines l where l.grouped_by = 'DAY' and l.resource_type = r.resource_type order by l.day desc limit 1
         ), 0) end,

@@ -68,7 +68,7 @@ begin
       errcode = case when quota.most is null then 'PT402' else 'PT409' end,
       message = format('An organization%s has at most %s rows in %s',
         case when quota.most is null then ' with this plan' else '' end, allowed, tg_table_name),
-      detail = format('It has %s, and this would be one more. They do not renew.', used - 1),
+      detail = format('It has %s or more, and this would be one more. They do not renew.', used - 1),
       hint = case when quota.most is null then 'An owner can choose a larger plan; or delete rows first.'
         else 'Delete some of them first.' end;
   end if;

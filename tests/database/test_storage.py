@@ -301,7 +301,7 @@ def test_the_plan_limits_what_an_organization_stores(database: Database) -> None
         with refused_for_room() as caught, cursor.connection.transaction():
             announce(cursor, attachment(file="b"), 41)
         assert caught.value.sqlstate == "PT402"
-        assert caught.value.diag.message_detail == "GROWTH allows 100, and 60 are used."
+        assert caught.value.diag.message_detail == "GROWTH allows 100, and 60 are used. They do not renew."
         assert "ELITE allows" in str(caught.value.diag.message_hint)
         announce(cursor, attachment(file="b"), 40)
         with refused_for_room():

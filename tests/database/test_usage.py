@@ -376,6 +376,19 @@ def test_report_has_totals_days_and_callers(database: Database) -> None:
         assert {row["amount"] for row in earlier} == {0}
 
 
+def test_report_counts_an_order_at_once(database: Database) -> None:
+    with scene(database) as cursor:
+        cursor.execute(
+            "insert into public.custom_agent_orders (organization_id, created_by_id, title, description, requirements,"
+            " use_case, complexity, agent_config, tools_config, status, submitted_at)"
+            " values (%s, %s, 'Bot', 'd', '{}', 'u', 'SIMPLE', '{}', '{}', 'SUBMITTED', now())",
+            [ACME, PEOPLE["member"]],
+        )
+        turn(cursor, "admin")
+        (line,) = [row for row in cursor.execute(REPORT).fetchall() if row["resource_type"] == "ORDERS"]
+        assert (line["amount"], line["used"]) == (1, 1)
+
+
 def test_report_says_what_a_period_is(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "owner")
