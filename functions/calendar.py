@@ -23,11 +23,13 @@ async def calendar(call: Call[CalendarRequest]) -> Result[str]:
     ago to a year ahead, at most 1,000. The address ends when it is replaced or revoked, and with the membership.
     """
     await load_modules("shared.calendar")
-    from shared.calendar import Feed, write_feed  # noqa: PLC0415 - no other function needs the library
+    from shared.calendar import Head, elements, write_feed  # noqa: PLC0415 - no other function needs the library
 
     tag = call.headers.get(b"if-none-match", b"").decode("latin-1").strip().removeprefix("W/").strip('"')
-    feed = await call.load("private.read_calendar", {"token": call.body.token, "etag": tag}, Feed)
-    headers = {"etag": f'"{feed.etag}"', "cache-control": "private, no-cache"}
-    if feed.items is None:
+    read = await call.run("private.read_calendar", {"token": call.body.token, "etag": tag})
+    items = elements(str(read.json))
+    head = Head.model_validate(next(items))
+    headers = {"etag": f'"{head.etag}"', "cache-control": "private, no-cache"}
+    if head.etag == tag:
         return Result(b"", status=304, headers=headers)
-    return Result(await write_feed(feed, feed.items), headers=headers)
+    return Result(await write_feed(head.name, items), headers=headers)

@@ -1,9 +1,11 @@
 """Appointments as calendar programs read them (RFC 5545): feeds, and what is attached to invitations."""
 
 import asyncio
+import json
 import re
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from icalendar import Calendar, Event, vCalAddress, vText
@@ -34,12 +36,20 @@ class Item(BaseModel):
     organizer: Organizer | None
 
 
-class Feed(BaseModel):
-    """What private.read_calendar() returns; items is null if the etag is the one that was sent."""
+class Head(BaseModel):
+    """What private.read_calendar() returns first; the items follow, unless the etag is the one that was sent."""
 
     etag: str
     name: str
-    items: list[Item] | None
+
+
+def elements(text: str) -> Iterator[Any]:
+    """Of an array as the database writes it, one by one: to parse all at once would hold the loop."""
+    decode, at = json.JSONDecoder().raw_decode, 1
+    while at < len(text) - 1:
+        value, at = decode(text, at)
+        yield value
+        at += len(", ")
 
 
 def write(
@@ -53,14 +63,14 @@ def write(
     return content
 
 
-async def write_feed(feed: Feed, items: list[Item]) -> bytes:
+async def write_feed(name: str, items: Iterator[Any]) -> bytes:
     """The same for many: a feed of 1,000 takes half a second, so other requests have their turn in between."""
     made = _calendar("PUBLISH")
-    made.add("x-wr-calname", _clean(feed.name))
+    made.add("x-wr-calname", _clean(name))
     head, end = made.to_ical().split(b"END:VCALENDAR")
     parts = [head]
     for item in items:
-        parts.append(_event(item, None).to_ical())
+        parts.append(_event(Item.model_validate(item), None).to_ical())
         await asyncio.sleep(0)
     return b"".join([*parts, b"END:VCALENDAR", end])
 

@@ -16,6 +16,9 @@ from shared.app.dispatch import explained
 from shared.errors import ErrorResponse
 from shared.schema import ComplexityLevel
 
+# The SDK writes a result in one step, and no model reads more.
+MOST_CHARACTERS = 200_000
+
 Values = Annotated[dict[str, JsonValue], Field(min_length=1, max_length=100)]
 Once = Annotated[str, Field(min_length=8, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 
@@ -155,4 +158,8 @@ async def use(call: Call[Any], name: str, given: Mapping[str, Any]) -> Outcome:
         result, _ = await session.run(tool.operation, body)
     except Exception as error:  # noqa: BLE001 - explained to the model; a bug goes to the log
         return Outcome(error=explained(error, b""))
+    if len(result) > MOST_CHARACTERS and not tool.writes:
+        found = f"It has {len(result):,} characters; at most {MOST_CHARACTERS:,} are returned."
+        hint = "Ask for fewer records, or for one with get_record."
+        return Outcome(error=ErrorResponse(422, "result_too_large", "The result is too large", found, hint))
     return Outcome(result)

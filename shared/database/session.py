@@ -22,7 +22,8 @@ from shared.database.pool import (
 if TYPE_CHECKING:
     from shared.telemetry import Telemetry
 
-FETCHED_ROWS = 500
+# Few, because a row may have hundreds of kilobytes, and a fetch is one statement with its timeout.
+FETCHED_ROWS = 50
 # The statement_timeout of the role ends a slow statement; this ends the wait for a server that hangs.
 RESPONSE_SECONDS = 15.0
 SNAPSHOT_IDLE = "2min"

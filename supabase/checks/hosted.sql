@@ -88,7 +88,8 @@ checks (place, name, problem, advice) as (
   select 11, 'Nobody without a token calls a function',
     (select string_agg(p.oid::regprocedure::text, ', ' order by p.proname) from pg_catalog.pg_proc p
       where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace)
-        and p.oid <> all (array[to_regprocedure('private.check_request()'), to_regprocedure('private.check_statement()')])
+        and p.oid <> all (array[to_regprocedure('private.check_request()'), to_regprocedure('private.check_statement()'),
+          to_regprocedure('private.examine_statement()')])
         and has_function_privilege('anon', p.oid, 'execute')),
     'Run: revoke execute on function … from public, anon;'
   union all

@@ -183,20 +183,18 @@ comment on column private.impersonations.ended_at is 'When it was ended early; i
 create index impersonations_admin_idx on private.impersonations (admin_id, started_at desc);
 create index impersonations_user_idx on private.impersonations (user_id, started_at desc);
 
--- check_statement() runs while a statement of the data API is planned: it is the default of an argument of the
--- functions below, and because it is declared immutable, the planner evaluates it once per table reference. It refuses
--- what private.check_request() cannot see: an EXPLAIN for an estimated count (of two Prefer headers, PostgREST follows
--- the first and passes on the last), a table embedded in itself repeatedly, whose rows multiply with each level, and a
--- column selected under many names, which multiplies the response.
+-- examine_statement() refuses what private.check_request() cannot see: an EXPLAIN for an estimated count (of two Prefer
+-- headers, PostgREST follows the first and passes on the last), a table embedded in itself repeatedly, whose rows multiply
+-- with each level, and a column selected under many names, which multiplies the response.
 -- Statements that are not from the data API have no request.method.
-create function private.check_statement() returns boolean
-language plpgsql immutable set search_path = '' as $$
+create function private.examine_statement() returns void
+language plpgsql stable set search_path = '' as $$
 declare
   statement text;
   repeated text;
 begin
   if nullif(current_setting('request.method', true), '') is null then
-    return true;
+    return;
   end if;
   statement := current_query();
   -- Without the values of filters, which are any text.
@@ -213,23 +211,33 @@ begin
         hint = 'Embed fewer levels, or send several requests.';
     end if;
   end if;
-  -- A short statement mentions nothing often. In a list of columns, one is followed by a comma, its name or FROM.
-  if length(statement) > 1000 then
+  -- Few commas list few columns. In a list, a column is followed by a comma, its name or FROM; * is all of them.
+  if length(statement) - length(replace(statement, ',', '')) >= 10 then
     select m[2] into repeated from regexp_matches(
       regexp_replace(statement, '''[^'']*''', '', 'g'),
-      '"(\w+)"\."(\w+)"\)?(?:->>?(?:\$?\d+)?(?:::int)?)*\s*(?:,|as\y|from\y)', 'gi'
+      '"(\w+)"\.(?:"(\w+)"\)?(?:->>?(?:\$?\d+)?(?:::int)?)*|(\*))\s*(?:,|as\y|from\y)', 'gi'
     ) m
     group by m[1], m[2] having count(*) > 10 limit 1;
     if found then
       raise exception 'A request selects a column at most ten times' using
-        errcode = 'PT400', detail = format('%s is selected more often.', repeated),
+        errcode = 'PT400', detail = format('%s is selected more often.', coalesce(repeated, '*')),
         hint = 'Select a JSON column as a whole instead of many of its members.';
     end if;
   end if;
+end $$;
+comment on function private.examine_statement() is
+  'PT400 for an EXPLAIN, a table embedded more than twice or a column selected more than ten times by the data API.';
+
+-- check_statement() runs while a statement is planned: it is the default of an argument of the functions below, and because it
+-- is declared immutable, the planner evaluates it once per table reference. A function that the data API calls has planned its
+-- own statements earlier, so in such requests the functions below examine the statement whenever they run.
+create function private.check_statement() returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+  perform private.examine_statement();
   return true;
 end $$;
-comment on function private.check_statement() is
-  'True, except for an EXPLAIN, a table embedded more than twice or a column selected more than ten times by the data API: PT400.';
+comment on function private.check_statement() is 'True, unless private.examine_statement() refuses the statement that is planned.';
 
 -- Who calls -----------------------------------------------------------------------------------------------------------
 -- Policies compare a column with `(select private.f())`: evaluated once per statement, and the only form which keeps
@@ -270,6 +278,9 @@ language plpgsql stable security definer set search_path = '' as $$
 declare
   claims jsonb := auth.jwt();
 begin
+  if strpos(current_setting('request.path', true), '/rpc/') > 0 then
+    perform private.examine_statement();
+  end if;
   -- An API key is no person: what belongs to the person who made it is out of its reach.
   if claims ? 'api_key_id' or claims ? 'act' and not private.impersonation_holds(claims) then
     return null;
@@ -320,6 +331,9 @@ declare
   found_role public."OrgRole";
   read_only boolean;
 begin
+  if strpos(current_setting('request.path', true), '/rpc/') > 0 then
+    perform private.examine_statement();
+  end if;
   if claims ?| '{act,api_key_id}' then
     if claims ? 'api_key_id' then
       return private.api_key_org(claims, minimum_role, reading); -- see the chapter api_keys
@@ -452,7 +466,7 @@ comment on function private.client_network() is
   'The network that rate limits count by: the IPv4 address, or the /64 of an IPv6 address, all of which one client '
   'may use. Null if the address is unknown.';
 
-grant execute on function private.is_uuid(text), private.check_statement(), private.refuse_impersonation(),
+grant execute on function private.is_uuid(text), private.examine_statement(), private.check_statement(), private.refuse_impersonation(),
   private.current_user_id(boolean),
   private.requested_org(), private.current_user_org("OrgRole", boolean, boolean), private.is_admin(boolean),
   private.is_super_admin(), private.is_sql_editor(), private.is_operator(), private.is_org_owner(), private.visible_users(boolean)

@@ -218,14 +218,19 @@ comment on function private.record_history() is
 
 create function private.log_merge(type text, id uuid, before jsonb, after jsonb) returns void
 language plpgsql security definer set search_path = '' as $$
+declare
+  claims constant jsonb := auth.jwt();
+  -- As in record_history().
+  of_the_platform constant boolean := coalesce(claims ? 'act' or private.is_admin(), false);
 begin
   insert into public.activity_logs (
     organization_id, user_id, impersonated_by, api_key_id, action, resource_type, resource_id, old_data, new_data,
     ip_address, user_agent
   ) values (
-    (after ->> 'organization_id')::uuid, case when not coalesce(auth.jwt() ? 'api_key_id', false) then auth.uid() end,
-    (auth.jwt() #>> '{act,sub}')::uuid, (auth.jwt() ->> 'api_key_id')::uuid, 'merged', type, id, before, after,
-    private.client_ip(), private.request_header('user-agent')
+    (after ->> 'organization_id')::uuid, case when not coalesce(claims ? 'api_key_id', false) then auth.uid() end,
+    (claims #>> '{act,sub}')::uuid, (claims ->> 'api_key_id')::uuid, 'merged', type, id, before, after,
+    case when not of_the_platform then private.client_ip() end,
+    case when not of_the_platform then private.request_header('user-agent') end
   );
 end $$;
 comment on function private.log_merge(text, uuid, jsonb, jsonb) is 'Records that several records became one.';

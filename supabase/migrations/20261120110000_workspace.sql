@@ -459,7 +459,7 @@ grant all on public.appointments to service_role;
 alter table public.content enable row level security;
 create policy "anyone reads published content" on public.content for select to anon
   using (status = 'PUBLISHED' and (select private.check_statement()));
-grant execute on function private.check_statement() to anon;
+grant execute on function private.examine_statement(), private.check_statement() to anon;
 create policy "everyone signed in sees published and their own content" on public.content for select to authenticated
   using (
     (case when status = 'PUBLISHED' then '00000000-0000-0000-0000-000000000000'::uuid else organization_id end)
@@ -609,8 +609,10 @@ create function public.mark_all_notifications_read() returns bigint
 language plpgsql set search_path = '' as $$
 declare
   mine uuid[] := array(
-    select n.id from public.notifications n
-    where n.user_id = (select auth.uid()) and not n.read order by n.id for update
+    select n.id from public.notifications n where n.id in (
+      select u.id from public.notifications u
+      where u.user_id = (select auth.uid()) and not u.read order by u.created_at desc limit 10000
+    ) order by n.id for update
   );
   marked bigint;
 begin
@@ -619,7 +621,7 @@ begin
   return marked;
 end $$;
 comment on function public.mark_all_notifications_read() is
-  'Marks all of the caller''s notifications in the current organization; returns how many were unread.';
+  'Marks all of the caller''s notifications in the current organization, of 10,000 at most; returns how many were unread.';
 
 create function public.delete_notifications(ids uuid[]) returns bigint
 language plpgsql set search_path = '' as $$

@@ -137,11 +137,22 @@ begin
     select from public.webhook_endpoints w
     where w.organization_id = any (array(select e.organization_id from unnest(events) e)) and w.is_active
   ) then
+    -- One in twenty events has up to 20 deliveries for each one counted.
+    if random() < cardinality(events) / 20.0 then
+      perform private.bound_growth('webhook_deliveries', events[1].organization_id, (
+        select count(*) from unnest(events) e
+        join private.event_kinds k on k.kind = e.kind and k.is_webhook
+        join public.webhook_endpoints w on w.organization_id = e.organization_id and w.is_active
+          and (w.kinds is null or e.kind = any (w.kinds))
+      ));
+    end if;
     insert into public.webhook_deliveries (organization_id, endpoint_id, kind, subject_type, subject_id, payload)
-    select e.organization_id, w.id, e.kind, e.subject_type, e.subject_id,
-      private.webhook_payload(e.kind, e.organization_id, e.subject_type, e.subject_id, e.data)
+    select e.organization_id, w.id, e.kind, e.subject_type, e.subject_id, p.payload
     from unnest(events) with ordinality e
     join private.event_kinds k on k.kind = e.kind and k.is_webhook
+    cross join lateral (
+      select private.webhook_payload(e.kind, e.organization_id, e.subject_type, e.subject_id, e.data) as payload offset 0
+    ) p
     join public.webhook_endpoints w on w.organization_id = e.organization_id and w.is_active
       and (w.kinds is null or e.kind = any (w.kinds))
     order by e.ordinality;

@@ -145,12 +145,13 @@ create trigger count_restored before insert on public.appointments
 create function private.calendar_item(a public.appointments) returns jsonb
 language sql stable security definer set search_path = '' as $$
   select jsonb_build_object(
-    'uid', a.id, 'sequence', a.sequence, 'status', a.status, 'title', a.title, 'description', a.description,
-    'start', a.start_time, 'end', a.end_time, 'location', a.location, 'url', a.meeting_url, 'updated_at', a.updated_at,
+    'uid', a.id, 'sequence', a.sequence, 'status', a.status, 'title', a.title, 'description', left(a.description, 1000),
+    'start', a.start_time, 'end', a.end_time, 'location', left(a.location, 300), 'url', a.meeting_url, 'updated_at', a.updated_at,
     'organizer', (select jsonb_build_object('name', u.name, 'email', u.email) from public.users u where u.id = a.assigned_to)
   )
 $$;
-comment on function private.calendar_item(public.appointments) is 'An appointment as calendar programs get it.';
+comment on function private.calendar_item(public.appointments) is
+  'An appointment as calendar programs get it, without the rest of a long description: writing one takes a processor long.';
 
 -- Attendees -----------------------------------------------------------------------------------------------------------
 
@@ -224,6 +225,13 @@ comment on function private.guard_attendee() is
 create trigger guard_attendee before insert on public.appointment_attendees
   for each row execute function private.guard_attendee();
 
+create function private.attendee_mails(org uuid) returns bigint
+language sql volatile set search_path = '' as $$
+  select count(*) from private.emails e
+  where e.organization_id = org and e.user_id is null and e.kind like 'work.appointment.%' and e.created_at > now() - interval '1 day'
+$$;
+comment on function private.attendee_mails(uuid) is 'How many e-mails about appointments an organization sent to strangers in a day.';
+
 -- Strangers are not to be mailed without end: 500 e-mails of an organization in a day. One that is not sent yet is replaced.
 create function private.notify_attendees(a public.appointments, kind text, attendee uuid default null) returns void
 language plpgsql security definer set search_path = '' as $$
@@ -265,9 +273,12 @@ begin
   where t.appointment_id = a.id and t.user_id is null and (attendee is null or t.id = attendee) and t.reply <> 'DECLINED'
     and coalesce(c.email, t.email) is not null and c.status is distinct from 'DO_NOT_CONTACT';
   if found then
-    select count(*) into sent from private.emails e
-    where e.organization_id = a.organization_id and e.user_id is null and e.kind like 'work.appointment.%'
-      and e.created_at > now() - interval '1 day';
+    sent := private.attendee_mails(a.organization_id);
+    if sent > 100 then
+      -- From here on they wait for each other: requests at the same time would not see what the others send.
+      perform pg_advisory_xact_lock(hashtextextended('attendee_mails:' || a.organization_id, 0));
+      sent := private.attendee_mails(a.organization_id);
+    end if;
     if sent > 500 then
       raise exception 'Too many invitations' using
         errcode = 'PT429', detail = 'An organization mails at most 500 invitations to appointments and changes of them in a day.',
@@ -496,14 +507,14 @@ begin
   update private.calendar_feeds f set last_read_at = date_trunc('hour', now())
   where f.user_id = feed.user_id and f.organization_id = feed.organization_id
     and f.last_read_at is distinct from date_trunc('hour', now());
-  return jsonb_build_object('etag', tag, 'name', owner, 'items', case when request ->> 'etag' is distinct from tag then (
+  return jsonb_build_array(jsonb_build_object('etag', tag, 'name', owner)) || case when request ->> 'etag' is distinct from tag then (
     select coalesce(jsonb_agg(private.calendar_item(a) order by a.start_time, a.id), '[]')
     from public.appointments a where a.id = any (shown)
-  ) end);
+  ) else '[]' end;
 end $$;
 comment on function private.read_calendar(jsonb) is
-  'The appointments that the owner of {token} is assigned to or attends, 90 days back and a year ahead, at most 1,000; without '
-  'items if nothing changed since {etag}.';
+  'The appointments that the owner of {token} is assigned to or attends, 90 days back and a year ahead, at most 1,000: '
+  'an array of the etag and the name, and then the items unless nothing changed since {etag}.';
 
 grant execute on function private.read_calendar(jsonb) to strive_functions;
 grant execute on function private.create_calendar_feed(), public.create_calendar_feed(), private.revoke_calendar_feed(),

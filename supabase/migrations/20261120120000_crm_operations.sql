@@ -524,6 +524,18 @@ comment on function public.follow_ups_due(timestamptz, uuid) is
 -- The wishes of buyers are columns of leads and contacts, not custom_fields: so they are checked, imported, exported,
 -- copied from a lead to its contact, and compared without parsing.
 
+create function private.suits(
+  house public.listings, budget numeric, min_bedrooms integer, property_types "PropertyType"[], cities text[]
+) returns boolean language plpgsql immutable set search_path = '' as $$
+begin
+  return num_nonnulls(budget, min_bedrooms, nullif(property_types, '{}'), nullif(cities, '{}')) > 0
+    and (budget is null or budget >= house.price) and (min_bedrooms is null or min_bedrooms <= house.bedrooms)
+    and (property_types = '{}' or house.property_type = any (property_types))
+    and (cities = '{}' or lower(trim(house.city)) in (select lower(trim(c.city)) from unnest(cities) c (city)));
+end $$;
+comment on function private.suits(public.listings, numeric, integer, "PropertyType"[], text[]) is
+  'Whether a listing meets every stated wish of a buyer who stated one.';
+
 create function public.match_buyers(listing_id uuid) returns table (
   kind text, id uuid, name text, email text, phone text, assigned_to_id uuid, budget numeric, wishes integer,
   last_contact_at timestamptz, is_watching boolean
@@ -553,10 +565,7 @@ begin
     where c.organization_id = house.organization_id and c.status = 'ACTIVE'
       and c.type in ('PROSPECT', 'CLIENT', 'PAST_CLIENT')
   ) b
-  where b.wishes > 0 and (b.budget is null or b.budget >= house.price)
-    and (b.min_bedrooms is null or b.min_bedrooms <= house.bedrooms)
-    and (b.property_types = '{}' or house.property_type = any (b.property_types))
-    and (b.cities = '{}' or lower(trim(house.city)) in (select lower(trim(c.city)) from unnest(b.cities) c (city)))
+  where private.suits(house, b.budget, b.min_bedrooms, b.property_types, b.cities)
   order by b.wishes desc, b.budget, b.last_contact_at desc nulls last, b.id;
 end $$;
 comment on function public.match_buyers(uuid) is
@@ -619,6 +628,7 @@ grant execute on function private.search_query(uuid, text, boolean), private.sea
   private.merge_contacts(uuid, uuid[]), public.merge_contacts(uuid, uuid[]), public.pipeline_report(uuid),
   public.conversion_report(timestamptz, timestamptz, uuid),
   public.appointment_clashes(timestamptz, timestamptz, uuid, uuid), public.agenda(timestamptz, timestamptz, uuid),
-  public.follow_ups_due(timestamptz, uuid), public.match_buyers(uuid), private.is_formula(text),
+  public.follow_ups_due(timestamptz, uuid), private.suits(public.listings, numeric, integer, "PropertyType"[], text[]),
+  public.match_buyers(uuid), private.is_formula(text),
   private.spreadsheet_safe(text), public.export_leads(), public.export_contacts()
   to authenticated, service_role;

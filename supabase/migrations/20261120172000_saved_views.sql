@@ -230,10 +230,11 @@ language sql stable set search_path = '' as $$
 $$;
 comment on function private.assignee_or_owners(uuid, uuid) is 'Whom something about a record concerns.';
 
+-- As many are reported as a person would look at; so comparing a listing or buyer again writes no more.
 create function private.report_listing(org uuid, listing uuid) returns void
 language sql set search_path = '' as $$
   with found_buyers as materialized (
-    select b.* from public.match_buyers(listing) b where b.is_watching
+    select b.* from public.match_buyers(listing) b where b.is_watching limit 200
   ), news as (
     insert into private.matches (organization_id, listing_id, buyer_id)
     select org, listing, b.id from found_buyers b on conflict do nothing returning buyer_id
@@ -249,15 +250,18 @@ language sql set search_path = '' as $$
     group by b.assigned_to_id, l.title, l.city
   ) g
 $$;
-comment on function private.report_listing(uuid, uuid) is 'Reports to the assignees of watching buyers (or the owners) a listing that suits them.';
+comment on function private.report_listing(uuid, uuid) is
+  'Reports a listing to the assignees of the watching buyers whom it suits (or the owners), of 200 at most.';
 
-create function private.report_buyer(org uuid, kind text, buyer uuid, name text) returns void
-language sql set search_path = '' as $$
+-- One comparison for each listing: match_buyers() for each would compare all buyers with all listings.
+create function private.report_buyer(
+  org uuid, kind text, buyer uuid, name text, budget numeric, min_bedrooms integer, property_types "PropertyType"[], cities text[]
+) returns void language sql set search_path = '' as $$
   with news as (
     insert into private.matches (organization_id, listing_id, buyer_id)
     select org, l.id, buyer from public.listings l
-    where l.organization_id = org and l.status = 'ACTIVE'
-      and exists (select from public.match_buyers(l.id) b where b.id = buyer and b.is_watching)
+    where l.organization_id = org and l.status = 'ACTIVE' and private.suits(l, budget, min_bedrooms, property_types, cities)
+    order by l.created_at desc, l.id limit 200
     on conflict do nothing returning listing_id
   )
   select private.publish_events(array_agg((
@@ -270,9 +274,10 @@ language sql set search_path = '' as $$
     from news n join public.listings l on l.id = n.listing_id group by 1
   ) g
 $$;
-comment on function private.report_buyer(uuid, text, uuid, text) is
-  'Reports to the assignees of listings (or the owners) a watching buyer whom they suit.';
+comment on function private.report_buyer(uuid, text, uuid, text, numeric, integer, "PropertyType"[], text[]) is
+  'Reports a watching buyer to the assignees of the newest listings that suit them (or the owners), of 200 at most.';
 
+-- Organizations take turns: one that changes all its records holds up the others for one record each.
 create function private.report_matches() returns bigint
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -282,19 +287,32 @@ begin
   for item in
     with taken as (
       delete from private.matches_due d where (d.kind, d.record_id) in (
-        select q.kind, q.record_id from private.matches_due q order by q.queued_at limit 500 for update skip locked
+        select q.kind, q.record_id from private.matches_due q join (
+          select n.kind, n.record_id, row_number() over (partition by n.organization_id order by n.queued_at, n.record_id) as turn
+          from private.matches_due n
+        ) n using (kind, record_id)
+        order by n.turn, q.queued_at limit 500 for update of q skip locked
       ) returning d.*
     )
-    select t.*, coalesce(l.name, c.name) as buyer, h.id is not null and h.status = 'ACTIVE' as is_offered from taken t
+    select t.kind, t.record_id, t.organization_id, h.status = 'ACTIVE' as is_offered, b.*
+    from taken t
     left join public.listings h on t.kind = 'listing' and h.id = t.record_id
-    left join public.leads l on t.kind = 'lead' and l.id = t.record_id
-    left join public.contacts c on t.kind = 'contact' and c.id = t.record_id
+    left join lateral (
+      select l.name, l.budget, l.min_bedrooms, l.property_types, l.cities from public.leads l
+      where t.kind = 'lead' and l.id = t.record_id and l.is_watching and l.status in ('NEW_LEAD', 'IN_CONTACT', 'QUALIFIED')
+      union all
+      select c.name, c.budget, c.min_bedrooms, c.property_types, c.cities from public.contacts c
+      where t.kind = 'contact' and c.id = t.record_id and c.is_watching and c.status = 'ACTIVE'
+        and c.type in ('PROSPECT', 'CLIENT', 'PAST_CLIENT')
+    ) b on true
     order by t.queued_at, t.record_id
   loop
     if item.is_offered then
       perform private.report_listing(item.organization_id, item.record_id);
-    elsif item.buyer is not null then
-      perform private.report_buyer(item.organization_id, item.kind, item.record_id, item.buyer);
+    elsif item.name is not null then
+      perform private.report_buyer(
+        item.organization_id, item.kind, item.record_id, item.name, item.budget, item.min_bedrooms, item.property_types, item.cities
+      );
     end if;
     compared := compared + 1;
   end loop;

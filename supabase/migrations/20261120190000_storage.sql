@@ -215,13 +215,7 @@ begin
     select a.file_size into before from public.attachments a
     where a.file_path = case when tg_op = 'UPDATE' then old.name else new.name end;
     if org is not null and size > coalesce(before, 0) then
-      begin
-        perform private.require_room(org, 'storage_bytes', size - coalesce(before, 0));
-      exception when sqlstate 'PT402' then
-        -- The storage service passes on the message of this error code only.
-        get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-        raise exception '%: % %', message, detail, hint using errcode = '42501';
-      end;
+      perform private.require_room(org, 'storage_bytes', size - coalesce(before, 0));
     end if;
   end if;
   if tg_op = 'UPDATE' and old.bucket_id = 'attachments' and (old.bucket_id, old.name) <> (new.bucket_id, new.name) then
@@ -235,6 +229,10 @@ begin
   end if;
   perform private.keep_attachment(new);
   return null;
+exception when sqlstate 'PT402' then
+  -- The storage service passes on the message of this error code only.
+  get stacked diagnostics message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+  raise exception '%: % %', message, detail, hint using errcode = '42501';
 end $$;
 comment on function private.follow_object() is
   'Keeps attachments in sync with the stored files, and enforces the storage limit of the plan.';

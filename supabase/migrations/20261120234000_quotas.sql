@@ -51,8 +51,10 @@ declare
 begin
   select c.recount into known from private.row_counts c
   where c.organization_id = new.organization_id and c.relation = tg_table_name;
-  -- The platform's own jobs and migrations carry no claims and are not bound.
-  if random() >= known or new.organization_id is null or coalesce(auth.role(), 'service_role') = 'service_role' then
+  -- The platform's own jobs and migrations carry no claims and are not bound. An upload to a signed address carries none of
+  -- the person who signed it.
+  if random() >= known or new.organization_id is null or coalesce(auth.role(), 'service_role') = 'service_role'
+    and nullif(current_setting('storage.operation', true), '') is null then
     return null;
   end if;
   select q.* into quota from private.row_quotas q where q.relation = tg_table_name;
@@ -81,45 +83,51 @@ end $$;
 comment on function private.count_rows() is
   'Enforces the number of rows of an organization: PT402 beyond its plan, PT409 beyond what everyone may have.';
 
--- The quota counts once a statement has written all its rows. So that such a statement is short, a request of the data API
--- writes 10,000 at most in a table. Functions that write more have bounds of their own.
+-- The quota counts once a statement has written all its rows, and statement_timeout ends one that changes many after seconds.
+-- So that statements are short, a request of the data API writes 10,000 rows at most in a table: new ones, changed ones,
+-- those that it deletes, and those that refer to them. Functions that write more have bounds of their own.
 create function private.bound_request() returns trigger
 language plpgsql set search_path = '' as $$
 declare
-  setting constant text := 'strive.new_rows_' || tg_table_name;
+  setting constant text := 'strive.rows_' || tg_table_name;
   written constant integer := coalesce(nullif(current_setting(setting, true), '')::integer, 0) + 1;
 begin
   if written > 10000 then
     raise exception 'A request writes at most 10,000 rows in %', tg_table_name using
-      errcode = 'PT422', detail = 'Nothing was written.', hint = 'Send several requests, or use the function import-records.';
+      errcode = 'PT422', detail = 'Nothing was written.',
+      hint = 'Send several requests, each with a narrower filter, or use the function import-records.';
   end if;
   perform set_config(setting, written::text, true);
-  return new;
+  return coalesce(new, old);
 end $$;
-comment on function private.bound_request() is 'PT422 beyond 10,000 new rows of a table in a request of the data API.';
+comment on function private.bound_request() is
+  'PT422 beyond 10,000 new, changed and deleted rows of a table in a request of the data API.';
 
 create function private.limit_rows() returns void language plpgsql set search_path = '' as $$
 declare
   target record;
 begin
   for target in
-    select c.relname from pg_catalog.pg_class c
+    select c.relname, has_any_column_privilege('authenticated', c.oid, 'insert') as grows
+    from pg_catalog.pg_class c
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
-      and has_any_column_privilege('authenticated', c.oid, 'insert')
-      and not exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgname = 'count_rows')
+      and (has_any_column_privilege('authenticated', c.oid, 'insert, update') or has_table_privilege('authenticated', c.oid, 'delete'))
+      and not exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgname = 'bound_request')
   loop
     execute format(
-      'create trigger count_rows after insert on public.%I for each row execute function private.count_rows()', target.relname
+      'create trigger bound_request before insert or update or delete on public.%I for each row '
+      'when (session_user = ''authenticator'') execute function private.bound_request()', target.relname
     );
-    execute format(
-      'create trigger bound_request before insert on public.%I for each row when (session_user = ''authenticator'') '
-      'execute function private.bound_request()', target.relname
-    );
+    if target.grows then
+      execute format(
+        'create trigger count_rows after insert on public.%I for each row execute function private.count_rows()', target.relname
+      );
+    end if;
   end loop;
 end $$;
 comment on function private.limit_rows() is
-  'Gives every table of tenants into which clients insert the triggers that bound its rows.';
+  'Gives every table of tenants that clients write the triggers that bound its rows and what a request writes.';
 select private.limit_rows();
 
 -- After a change of plan, the next new row starts a count.
@@ -139,9 +147,9 @@ create trigger recount_rows after update of subscription_tier on public.organiza
 create trigger recount_rows after insert or update of limits, is_active on public.plans
   for each statement execute function private.recount_rows();
 
--- Every change of a record adds to its history, and every deletion to the trash, however few rows there are. Both call this
--- for one row in a hundred.
-create function private.bound_growth(relation text, org uuid) returns void
+-- Every change of a record adds to its history, every deletion to the trash, and every event to the deliveries of webhooks,
+-- however few rows there are. They call this for one row in a hundred, or for `more` rows that they are about to write.
+create function private.bound_growth(relation text, org uuid, more bigint default 0) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
   allowed constant bigint := 2 * private.plan_limit(org, 'rows_per_table');
@@ -150,19 +158,25 @@ begin
   if allowed is null or allowed > 1000000 or auth.role() = 'service_role' or auth.role() is null then
     return;
   end if;
-  if relation = 'trash' then
-    select count(*) as rows, sum(t.size) as bytes into used from (
-      select pg_column_size(t.record) + pg_column_size(t.children) as size from public.trash t
-      where t.organization_id = org limit allowed + 1
-    ) t;
-  else
-    select count(*) as rows, sum(l.size) as bytes into used from (
-      select coalesce(pg_column_size(l.old_data), 0) + coalesce(pg_column_size(l.new_data), 0) as size
-      from public.activity_logs l
-      where l.organization_id = org and l.created_at > now() - interval '1 day'
-      order by l.created_at desc limit allowed + 1
-    ) l;
-  end if;
+  case relation
+    when 'trash' then
+      select count(*) as rows, sum(t.size) as bytes into used from (
+        select pg_column_size(t.record) + pg_column_size(t.children) + pg_column_size(t.links) as size from public.trash t
+        where t.organization_id = org limit allowed + 1
+      ) t;
+    when 'webhook_deliveries' then
+      select count(*) + more as rows, 0 as bytes into used from (
+        select from public.webhook_deliveries d
+        where d.organization_id = org and d.created_at > now() - interval '1 day' limit allowed + 1
+      ) d;
+    else
+      select count(*) as rows, sum(l.size) as bytes into used from (
+        select coalesce(pg_column_size(l.old_data), 0) + coalesce(pg_column_size(l.new_data), 0) as size
+        from public.activity_logs l
+        where l.organization_id = org and l.created_at > now() - interval '1 day'
+        order by l.created_at desc limit allowed + 1
+      ) l;
+  end case;
   -- On average 4 kB an entry.
   if used.rows <= allowed and coalesce(used.bytes, 0) <= allowed * 4096 then
     return;
@@ -170,13 +184,18 @@ begin
     raise exception 'The trash of an organization with this plan is full' using
       errcode = 'PT402', detail = format('It holds %s records with %s bytes.', used.rows, used.bytes),
       hint = 'An admin can delete entries of the trash, or an owner can choose a larger plan.';
+  elsif relation = 'webhook_deliveries' then
+    raise exception 'An organization with this plan sends at most % events to webhooks in a day', allowed using
+      errcode = 'PT429', detail = format('With this request it would be %s in 24 hours.', used.rows),
+      hint = 'Switch webhooks off that you do not need, try again tomorrow, or choose a larger plan.';
   end if;
   raise exception 'An organization with this plan has changed too much today' using
     errcode = 'PT429', detail = format('The history of the last 24 hours has %s entries with %s bytes.', used.rows, used.bytes),
     hint = 'Try again tomorrow, or an owner can choose a larger plan.';
 end $$;
-comment on function private.bound_growth(text, uuid) is
-  'PT402 if the trash of an organization holds, or PT429 if its history of a day has, more than twice its rows_per_table.';
+comment on function private.bound_growth(text, uuid, bigint) is
+  'PT402 if the trash of an organization holds more than twice its rows_per_table, or PT429 if its history or the deliveries '
+  'of its webhooks in a day are more.';
 
 -- Everybody's list of published content holds what each organization has published.
 create function private.bound_published() returns trigger

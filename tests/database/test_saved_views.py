@@ -159,3 +159,48 @@ def test_matches_of_deleted_records_are_reported_to_nobody(database: Database) -
         buyer = add(cursor, "leads", organization_id=ACME, name="Ada", budget=900, is_watching=True)
         remove(cursor, "leads", buyer)
         assert matched(cursor) == []
+
+
+def test_attack_hold_up_the_matches_of_others(database: Database) -> None:
+    """Whoever changes all their records has them compared again; organizations take turns."""
+    with scene(database) as cursor:
+        buyer = {"budget": 200, "is_watching": True}
+        add(cursor, "listings", organization_id=GLOBEX, **HOUSE)
+        cursor.execute(
+            "insert into public.leads (organization_id, name, budget, is_watching) select %s, 'Eve', 200, true"
+            " from generate_series(1, 600)",
+            [ACME],
+        )
+        add(cursor, "leads", organization_id=GLOBEX, name="Ada", assigned_to_id=PEOPLE["globex_member"], **buyer)
+        cursor.execute(
+            "update private.matches_due set queued_at = now() + interval '1 s' where organization_id = %s", [GLOBEX]
+        )
+        found = matched(cursor)
+        assert ("globex_owner", "Ada looks for House.") in found or (
+            "globex_member",
+            "House in Austin suits Ada.",
+        ) in found
+
+
+def test_attack_fill_the_database_with_matches(database: Database) -> None:
+    with scene(database) as cursor:
+        cursor.execute(
+            "insert into public.listings (organization_id, title, address, city, state, zip_code, price)"
+            " select %s, 'House', '1 Elm', 'Austin', 'TX', '78701', 100 from generate_series(1, 300)",
+            [ACME],
+        )
+        cursor.execute(
+            "insert into public.leads (organization_id, name, budget, is_watching) select %s, 'Eve', 200, true"
+            " from generate_series(1, 300)",
+            [ACME],
+        )
+        for kind in ("listing", "lead"):
+            cursor.execute("delete from private.matches")
+            cursor.execute("delete from private.matches_due")
+            cursor.execute(
+                "insert into private.matches_due (kind, record_id, organization_id)"
+                f" select %s, id, organization_id from public.{kind}s where organization_id = %s limit 1",
+                [kind, ACME],
+            )
+            cursor.execute(REPORT)
+            assert one(cursor.execute("select count(*) from private.matches"))["count"] == 200

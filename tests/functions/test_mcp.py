@@ -139,6 +139,20 @@ def test_attack_store_results_of_reading_tools(functions: Serving, database: Dat
     assert stored() == before
 
 
+def test_attack_have_a_tool_return_megabytes(functions: Serving, database: Database) -> None:
+    """The SDK writes a result in one step, which holds all other requests."""
+    with database.connect() as connection:
+        connection.execute(
+            "insert into public.leads (organization_id, name, custom_fields)"
+            " select %s, 'Large', jsonb_build_object('a', repeat('x', 60000)) from generate_series(1, 4)",
+            [ACME],
+        )
+    member, large = token("member"), {"name": "Large"}
+    assert refused(functions, member, "list_records", table="leads", filter=large) == "result_too_large"
+    found = done(functions, member, "list_records", table="leads", filter=large, limit=1)
+    assert found[0]["name"] == "Large"
+
+
 def test_wrong_arguments_are_explained(functions: Serving) -> None:
     member = token("member")
     assert refused(functions, member, "search_crm", query="") == "invalid_arguments"

@@ -91,6 +91,16 @@ def test_attack_use_a_signed_upload_address_after_losing_the_right(database: Dat
         store(cursor, "attachments", attachment("in-time.txt"), "admin")
 
 
+def test_attack_store_empty_files_by_signed_addresses_without_end(database: Database) -> None:
+    """Empty files take no room of the plan, and whoever uploads to a signed address carries no claims."""
+    with scene(database) as cursor:
+        cursor.execute("update public.plans set limits = limits || '{\"rows_per_table\": 30}'")
+        as_storage_service(cursor)
+        with refused(cursor, "42501", "at most 30 rows in attachments"):
+            for number in range(31):
+                store(cursor, "attachments", attachment(f"{number}.txt"), "member", 0)
+
+
 def test_attack_store_avatars_without_end(database: Database) -> None:
     mine = PEOPLE["outsider"]
     with scene(database) as cursor:

@@ -222,16 +222,37 @@ def test_attack_reach_the_owners_money_by_impersonation(database: Database) -> N
         "select public.leave_organization()",
         "select public.reopen_organization()",
         "select public.create_capture_token('eve')",
-        "select private.create_onboarding_session('{}')",
+        "select public.create_webhook('https://eve.test')",
+        "select public.create_calendar_feed()",
+        "select public.transfer_ownership('{member}')",
+        "select public.close_organization('acme')",
+        "select private.create_api_key('{{}}')",
+        "select private.create_onboarding_session('{{}}')",
     ],
 )
 def test_attack_keep_access_beyond_an_impersonation(database: Database, statement: str) -> None:
     with scene(database) as cursor:
         impersonate(cursor, "owner")
-        if "onboarding" in statement:
+        if "private." in statement:
             cursor.execute("reset role")
-        with refused(cursor, "42501", "not allowed during an impersonation"):
-            cursor.execute(statement)
+        with refused(cursor, "42501", "impersonation"):
+            cursor.execute(statement.format(member=PEOPLE["member"]))
+
+
+def test_attack_learn_where_an_admin_works_by_a_merge(database: Database) -> None:
+    with scene(database) as cursor:
+        kept, other = (add(cursor, "contacts", organization_id=ACME, name=name) for name in ("Ada", "Bob"))
+        impersonate(cursor, "owner")
+        headers = {"cf-connecting-ip": "203.0.113.77", "user-agent": "Of the platform"}
+        cursor.execute("select set_config('request.headers', %s, true)", [json.dumps(headers)])
+        cursor.execute("select public.merge_contacts(%s, %s)", [kept["id"], [other["id"]]])
+        cursor.execute("update public.contacts set name = 'Eve' where id = %s", [kept["id"]])
+        turn(cursor, "owner")
+        logged = cursor.execute(
+            "select action, ip_address, user_agent from public.activity_logs where resource_id = %s", [kept["id"]]
+        ).fetchall()
+    assert {"merged", "updated"} <= {row["action"] for row in logged}
+    assert {(row["ip_address"], row["user_agent"]) for row in logged} == {(None, None)}
 
 
 def test_requests_of_an_impersonator_are_logged(database: Database) -> None:
@@ -555,6 +576,36 @@ def test_attack_fill_the_trash(database: Database) -> None:
         with refused(cursor, "PT402", "trash of an organization with this plan is full"):
             grown(cursor, "trash", ACME)
         grown(cursor, "trash", GLOBEX)
+
+
+def test_attack_fill_the_trash_with_what_refers_to_the_deleted(database: Database) -> None:
+    with scene(database) as cursor:
+        limit(cursor, rows_per_table=30)
+        cursor.execute(
+            "insert into public.trash (organization_id, kind, record_id, title, record, links)"
+            " select %s, 'leads', gen_random_uuid(), 'x', '{}', jsonb_agg(gen_random_uuid())"
+            " from generate_series(1, 10000)",
+            [ACME],
+        )
+        with refused(cursor, "PT402", "trash of an organization with this plan is full"):
+            grown(cursor, "trash", ACME)
+
+
+def test_attack_send_events_to_webhooks_without_end(database: Database) -> None:
+    """Each new lead has a delivery for each of 20 webhooks, which is kept for a month."""
+    with scene(database) as cursor:
+        limit(cursor, rows_per_table=100)
+        cursor.execute(
+            "insert into public.webhook_endpoints (organization_id, url)"
+            " select %s, 'https://eve.test/' || n from generate_series(1, 20) n",
+            [ACME],
+        )
+        turn(cursor, "member")
+        many = "insert into public.leads (organization_id, name) select %s, 'Ada' from generate_series(1, 20)"
+        with refused(cursor, "PT429", "at most 200 events to webhooks in a day"):
+            cursor.execute(many, [ACME])
+        turn(cursor, "globex_member")  # a neighbor without webhooks
+        cursor.execute(many, [GLOBEX])
 
 
 # Accounts -------------------------------------------------------------------------------------------------------------

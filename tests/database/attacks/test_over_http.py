@@ -55,7 +55,7 @@ def test_attack_embed_over_many_levels_by_a_request(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "column", ["a{}:notes", "notes", "a{}:notes::text", "a{}:custom_fields->a", "a{}:custom_fields->a->{}->>b"]
+    "column", ["a{}:notes", "notes", "a{}:notes::text", "a{}:custom_fields->a", "a{}:custom_fields->a->{}->>b", "*"]
 )
 def test_attack_multiply_a_response_by_selecting_a_column_many_times(api: Api, column: str) -> None:
     client = signed_in(api, "owner")
@@ -71,6 +71,16 @@ def test_attack_multiply_a_response_by_selecting_a_column_many_times(api: Api, c
     for answer in asked:
         assert answer.status_code == 400, answer.text
         assert answer.json()["message"] == "A request selects a column at most ten times"
+
+
+def test_attack_multiply_the_response_of_a_function(api: Api) -> None:
+    """A function that was called before has planned its statements already."""
+    client = signed_in(api, "owner")
+    body = {"since": "2026-01-01", "until": "2026-12-31"}
+    for select in ("title", ",".join(f"a{number}:title" for number in range(60)), ",".join(["*"] * 60)):
+        for _ in range(20):
+            answer = client.post("/rest/v1/rpc/agenda", params={"select": select}, json=body)
+            assert answer.status_code == (200 if select == "title" else 400), answer.text
 
 
 def test_selecting_each_column_and_eight_members_passes(api: Api) -> None:
@@ -100,6 +110,30 @@ def test_attack_write_for_seconds_by_one_request(api: Api) -> None:
     answer = client.post("/rest/v1/leads", content=lines, headers={"content-type": "text/csv"})
     assert (answer.status_code, answer.json()["message"]) == (422, "A request writes at most 10,000 rows in leads")
     assert client.get("/rest/v1/leads", params={"name": "eq.Many", "limit": "1"}).json() == []
+
+
+def test_attack_change_for_seconds_by_one_request(api: Api) -> None:
+    """Each changed or deleted row writes history, and a deletion changes all rows that refer to the deleted one."""
+    client = signed_in(api, "admin")
+    ((lead,),) = api.sql("insert into public.leads (organization_id, name) values (%s, 'Busy') returning id", ACME)
+    api.sql(
+        "insert into public.activities (organization_id, created_by_id, lead_id, type, title)"
+        " select %s, %s, %s, 'NOTE', 'Many' from generate_series(1, 10001)",
+        ACME, PEOPLE["admin"], lead,
+    )  # fmt: skip
+    many = {"title": "eq.Many"}
+    for answer in (
+        client.patch("/rest/v1/activities", params=many, json={"description": "x"}),
+        client.delete("/rest/v1/activities", params=many),
+        client.delete("/rest/v1/leads", params={"id": f"eq.{lead}"}),
+    ):
+        assert (answer.status_code, answer.json()["message"]) == (
+            422,
+            "A request writes at most 10,000 rows in activities",
+        )
+    api.sql("delete from public.activities where id = (select id from public.activities where title = 'Many' limit 1)")
+    assert client.delete("/rest/v1/activities", params=many).status_code == 204
+    assert client.delete("/rest/v1/leads", params={"id": f"eq.{lead}"}).status_code == 204
 
 
 def test_attack_move_html_into_a_public_bucket_by_a_request(api: Api) -> None:

@@ -19,7 +19,7 @@ EXPENSIVE = re.compile(
 )
 
 # It reads the statement text once, whose length the API bounds, and no stored rows.
-BOUNDED = {"private.check_statement"}
+BOUNDED = {"private.examine_statement"}
 AUTHORIZES = re.compile(r"row_security_active\(|is_admin\(\)|current_user_org\(|auth\.uid\(\)")
 
 

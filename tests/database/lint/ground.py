@@ -6,6 +6,7 @@ from tests.database.lint import Rule
 ANONYMOUS = {
     "public.content SELECT": "published content is read by anyone",
     "private.check_statement() EXECUTE": "the policy of published content plans it",
+    "private.examine_statement() EXECUTE": "check_statement() calls it",
     "private.check_request() EXECUTE": "the data API runs it before every statement",
 }
 _CLIENTS = "unnest('{anon,authenticated}'::text[]) role"

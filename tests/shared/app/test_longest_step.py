@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic_core import from_json
@@ -15,6 +16,7 @@ from shared.app.bodies import parse
 from shared.app.function import Function
 from shared.app.responses import Response
 from shared.app.runtime import Runtime
+from shared.calendar import elements, write_feed
 from shared.errors import ApiError
 from shared.settings import Settings
 from tests.support.serving import environment
@@ -112,3 +114,20 @@ def test_attack_build_the_reference_again_and_again() -> None:
     assert first is not second  # each has the id of its request
     assert len(makers) == 1
     assert makers[0] is not threading.main_thread()
+
+
+def test_attack_hold_the_loop_with_a_long_calendar() -> None:
+    item = {
+        "uid": str(uuid4()), "sequence": 1, "status": "SCHEDULED", "title": "ü" * 255, "description": "Ä,;ß\n" * 200,
+        "start": "2026-12-01T00:00:00Z", "end": "2026-12-01T01:00:00Z", "location": "ü" * 300,
+        "url": "https://strive.test/" + "a" * 480, "updated_at": "2026-12-01T00:00:00Z",
+        "organizer": {"name": "ü" * 255, "email": "a@strive.test"},
+    }  # fmt: skip
+    text = json.dumps([{"etag": "1", "name": "Acme"}, *[item] * 300], ensure_ascii=False)
+
+    async def read() -> bytes:
+        items = elements(text)
+        return await write_feed(next(items)["name"], items)
+
+    taken = [step_seconds(read())[0] / max(reference_seconds() / REFERENCE_SECONDS, 1) for _ in range(2)]
+    assert min(taken) < MOST_SECONDS, f"{1000 * min(taken):.1f} ms"
