@@ -159,7 +159,7 @@ async def use(call: Call[Any], name: str, given: Mapping[str, Any]) -> Outcome:
     except Exception as error:  # noqa: BLE001 - explained to the model; a bug goes to the log
         return Outcome(error=explained(error, b""))
     if len(result) > MOST_CHARACTERS and not tool.writes:
-        found = f"It has {len(result):,} characters; at most {MOST_CHARACTERS:,} are returned."
+        details = f"It has {len(result):,} characters; at most {MOST_CHARACTERS:,} are returned."
         hint = "Ask for fewer records, or for one with get_record."
-        return Outcome(error=ErrorResponse(422, "result_too_large", "The result is too large", found, hint))
+        return Outcome(error=ErrorResponse(422, "result_too_large", "The result is too large", details, hint))
     return Outcome(result)
