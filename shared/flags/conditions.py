@@ -76,9 +76,13 @@ def compile_checks(condition: Any, groups: Groups | None = NONE) -> tuple[tuple[
         condition = with_groups(condition, groups)
     if not isinstance(condition, dict):
         return (), _condition(condition, 1)
-    checks = {path: check for path, test in condition.items() if (check := _check(path, test))}
-    rest = {path: test for path, test in condition.items() if path not in checks}
-    return tuple(checks.values()), _condition(rest, 1) if rest else None
+    checks, rest = [], {}
+    for path, test in condition.items():
+        if check := _check(path, test):
+            checks.append(check)
+        else:
+            rest[path] = test
+    return tuple(checks), _condition(rest, 1) if rest else None
 
 
 def _check(path: str, test: Any) -> Check | None:
@@ -148,7 +152,7 @@ def _part(key: str, value: Any, depth: int) -> Condition:
         case "$not":
             return _negated(_condition(value, depth + 1))
     # Shared closures stay in memory, but a group must be freed with the last flag that names it.
-    attribute = _attribute.__wrapped__ if holds_group(value) else _attribute
+    attribute = _attribute.__wrapped__ if type(value) not in _SCALARS and holds_group(value) else _attribute
     return attribute(key, _value(value, depth + 1))
 
 
