@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -288,9 +288,11 @@ def test_the_examples_of_realtime_show_changes_and_presence(made: Stack) -> None
     assert re.search(r'^\["[^"]+"\]$', shown, re.MULTILINE)
 
 
-def test_the_strive_commands_run_a_second_stack_beside_the_first(made: Stack) -> None:
+def test_the_strive_commands_run_a_second_stack_beside_the_first(made: Stack, stack_at: Callable[..., Stack]) -> None:
     (commands,) = [text for text in blocks("sh") if ".strive/second" in text]
     try:
+        (ROOT / ".strive").mkdir(exist_ok=True)
+        stack_at(ROOT / ".strive/second")  # the first start of a workdir is that of `made`
         printed = bash(commands, made)
     finally:
         Stack(ROOT / ".strive/second").stop()

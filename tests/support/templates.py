@@ -14,14 +14,19 @@ from local.stack import Stack
 from local.temporary import migrated
 from tests.support.world import populate
 
-SOURCES = ("supabase", "local", "shared", "tests/support/world.py", "tests/support/templates.py", "package-lock.json")
+# Of each template. A cluster is migrated by SQL; a stack runs everything once.
+SOURCES = {
+    "cluster": ["supabase", "local/database", "local/postgres.py", "local/temporary.py"],
+    "stack": ["supabase", "local", "shared"],
+}
+OF_ALL = ["tests/support/world.py", "tests/support/templates.py", "package-lock.json"]
 
 
 @cache
-def _version() -> str:
-    """A hash of all sources of the templates."""
+def _version(name: str) -> str:
+    """A hash of all sources of a template."""
     digest = hashlib.sha256()
-    for source in SOURCES:
+    for source in SOURCES[name] + OF_ALL:
         path = ROOT / source
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and "__pycache__" not in file.parts and ".temp" not in file.parts:
@@ -32,11 +37,12 @@ def _version() -> str:
 
 def copy_of(name: str, prepare: Callable[[Path], None], templates: Path, target: Path) -> Path:
     """Copy the template `name` to `target`; the first caller prepares it while others wait."""
-    folder = templates / _version()
+    current = {each: templates / f"{each}-{_version(each)}" for each in SOURCES}
+    folder = current[name]
     with (templates / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for old in templates.iterdir():
-            if old.is_dir() and old != folder:
+            if old.is_dir() and old not in current.values():
                 shutil.rmtree(old)
         if not (folder / name).exists():
             unfinished = folder / f"{name}.unfinished"
