@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.drill import instances, move
+from bench.drill import instances, move, replica
 from bench.drill.books import balance
 from bench.drill.faults import FAULTS
 from bench.drill.pooler import AbsentError
@@ -20,6 +20,7 @@ from bench.drill.traffic import Traffic
 CALM_SECONDS = 2
 INSTANCES = "four instances behind a load balancer and PgBouncer"
 MOVE = "strive move: under traffic, and killed at every step"
+REPLICA = "a read replica: it lags, dies and takes over"
 
 
 def main() -> None:
@@ -34,6 +35,8 @@ def main() -> None:
             print(f"{INSTANCES}: skipped: {why}", file=sys.stderr)
     if not chosen or any(word in MOVE for word in chosen):
         measured[MOVE] = move.alone()
+    if not chosen or any(word in REPLICA for word in chosen):
+        measured[REPLICA] = replica.alone()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, running(Path(folder)) as stack:
         with stack.cluster.connect() as connection:
             # A plan without a quota of orders.

@@ -8,12 +8,12 @@ from uuid import uuid4
 
 import pytest
 
+from bench.drill.replica import replica_of
 from local.postgres import SUPERUSER, Cluster
 from local.stack import free_port
 from shared.database import pool
 from shared.database.session import Count, Session
 from shared.settings import Settings
-from tests.support.replica import replica_of
 from tests.support.serving import environment
 from tests.support.templates import copy_of, prepare_cluster
 from tests.support.world import ACME, Database, claims_of
