@@ -251,8 +251,11 @@ class Move:
         while FILE * (files := self._files.equalize()) > FEW and files < before:
             before = files
         self._equalize_rows()
-        self._files.equalize()  # what came while rows were compared
-        self._rows.prepare_hold()
+        with ThreadPoolExecutor(1) as thread:
+            copying = thread.submit(self._files.equalize)  # what came while rows were compared
+            self._rows.prepare_hold()
+            copying.result()
+        self._files.equalize()
 
     def _hold(self) -> None:
         # Committed before the lock is taken, since those who are refused read it.
