@@ -30,9 +30,11 @@ def files(database_url: str) -> dict[Path, str]:
     document = json.loads(_run([sys.executable, "-m", "functions", "openapi"]))
     types: dict[Path, str] = {}
     if CLI.exists():
+        filled = _filled(database_url)
         types[TYPESCRIPT / "database.types.ts"] = (
-            f"// {NOTE}\n{_with_filled(database_types(database_url), database_url)}"
+            f"// {NOTE}\n{_with_filled(_rows('typescript', database_url), filled)}"
         )
+        types[PYTHON / "database.py"] = f'"""{NOTE}"""\n\n{_python_rows(_rows("python", database_url), filled)}'
     return types | {
         ROOT / "docs/reference/functions.md": functions_page(document),
         ROOT / "clients/strive.http": collection(document),
@@ -43,14 +45,14 @@ def files(database_url: str) -> dict[Path, str]:
     }
 
 
-def database_types(database_url: str) -> str:
+def _rows(language: str, database_url: str) -> str:
     """The Supabase CLI's types of the exposed schema."""
     with tempfile.TemporaryDirectory() as home:
         words = [
             "gen",
             "types",
             "--lang",
-            "typescript",
+            language,
             "--schema",
             "public",
             "--db-url",
@@ -67,13 +69,31 @@ FILLED = """select c.relname, a.attname from pg_attribute a join pg_class c on c
       or (c.relname, a.attname) = ('deals', 'probability'))"""
 
 
-def _with_filled(types: str, database_url: str) -> str:
-    """The generator knows defaults but no triggers, so it would demand the columns that triggers fill."""
+def _filled(database_url: str) -> list[tuple[str, str]]:
     with psycopg.connect(database_url) as connection:
-        for table, column in connection.execute(FILLED).fetchall():
-            place = re.compile(rf'(\b"?{table}"?: {{\s+Row: {{.*?\bInsert: {{[^}}]*?"{column}")(: )', re.DOTALL)
-            types = place.sub(r"\1?\2", types, count=1)
+        return [(table, column) for table, column in connection.execute(FILLED).fetchall()]
+
+
+def _with_filled(types: str, filled: list[tuple[str, str]]) -> str:
+    """The generator knows defaults but no triggers, so it would demand the columns that triggers fill."""
+    for table, column in filled:
+        place = re.compile(rf'(\b"?{table}"?: {{\s+Row: {{.*?\bInsert: {{[^}}]*?"{column}")(: )', re.DOTALL)
+        types = place.sub(r"\1?\2", types, count=1)
     return types
+
+
+def _python_rows(types: str, filled: list[tuple[str, str]]) -> str:
+    """Names without the name of the schema, which is the only one that clients reach."""
+    types = re.sub(r"^(Auth|Private)\w+: TypeAlias = .*\n\n", "", types, flags=re.MULTILINE)
+    for table, column in filled:
+        name = "".join(word.capitalize() for word in table.split("_"))
+        place = re.compile(
+            rf"(^class Public{name}Insert\(TypedDict\):\n(?:    .*\n)*?    {column}: )(Annotated\[.*)$", re.MULTILINE
+        )
+        types = place.sub(r"\1NotRequired[\2]", types, count=1)
+    # pydantic keeps this name for itself. The alias is the name of the column.
+    types = re.sub(r"^    model_config(: .* = Field\()", r"    model_config_\1", types, flags=re.MULTILINE)
+    return re.sub(r"\bPublic(?=[A-Z])", "", types)
 
 
 def _functions_types(document: dict[str, Any]) -> str:
