@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from local import NODE, ROOT
@@ -37,6 +38,22 @@ def test_generated_clients_are_up_to_date(database: Database) -> None:
     generated = clients.files(database.url())
     drifted = [str(path.relative_to(ROOT)) for path, text in generated.items() if path.read_text() != text]
     assert drifted == [], "run: make schema"
+
+
+def test_requests_of_the_collection_are_sent_as_written(stack: Strive) -> None:
+    """Those written by hand; the bodies of the others come from the OpenAPI document."""
+    text = (CLIENTS / "strive.http").read_text()
+    values = dict(re.findall(r"^@(\w+) = (.*)$", text, re.MULTILINE))
+    assert values["token"] == "{{login.response.body.$.access_token}}"
+    values |= {"api": stack.api_url, "key": stack.publishable_key}
+    for request in text.split("\n### ")[1:4]:
+        head, _, body = re.sub(r"\{\{(\w+)\}\}", lambda name: values[name[1]], request).partition("\n\n")
+        (line, *fields) = [line for line in head.splitlines()[1:] if not line.startswith("#")]
+        headers = dict(field.split(": ", 1) for field in fields)
+        response = httpx.request(*line.split(" ", 1), headers=headers, content=body)
+        assert response.status_code == 200, response.text
+        if "# @name login" in head:
+            values["token"] = response.json()["access_token"]
 
 
 @pytest.fixture(scope="module")
