@@ -2,13 +2,13 @@
 // Environment: CHROMIUM, API_URL, STRIPE_API_BASE; PICTURES (a folder) is optional.
 import assert from 'node:assert/strict';
 
-import { onEachScreen } from './screens.mjs';
+import { onEachScreen, PICTURE } from './screens.mjs';
 
 const { API_URL, PICTURES, STRIPE_API_BASE } = process.env;
 
 await onEachScreen(async (page, screen, check) => {
   const inspect = async (name) => {
-    if (PICTURES && screen === 'desk') await page.screenshot({ path: `${PICTURES}/${name}.png` });
+    if (PICTURES && screen === 'desk') await page.screenshot({ path: `${PICTURES}/${name}.png`, clip: PICTURE });
     await check(name);
   };
 
@@ -41,6 +41,12 @@ await onEachScreen(async (page, screen, check) => {
   await page.getByRole('button', { name: 'supabase-py' }).click();
   await page.getByLabel('Code').getByText('strive.rpc("pipeline_report")').waitFor();
   await inspect('rpc');
+  // Texts with quotes and words of other languages are copied into code that runs.
+  await page.getByLabel('Arguments').fill('{"note": "it\'s true", "sent": true}');
+  await page.getByLabel('Code').getByText('"it\'s true", "sent": True').waitFor();
+  await page.getByRole('button', { name: 'curl' }).click();
+  await page.getByLabel('Code').getByText(`-d '{"note": "it'\\''s true", "sent": true}'`).waitFor();
+  await page.getByRole('button', { name: 'supabase-py' }).click();
   await page.goto(`${API_URL}/functions/v1/docs#table/deals`);
   await page.getByRole('heading', { name: 'deals', exact: true }).waitFor();
   await inspect('table');

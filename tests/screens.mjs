@@ -11,6 +11,9 @@ const SCREENS = {
   phone: { viewport: { width: 375, height: 740 }, isMobile: true, colorScheme: 'dark' },
 };
 
+/** Pictures of the README are of one height, and legible at its width. */
+export const PICTURE = { x: 0, y: 0, width: 1280, height: 720 };
+
 /** `visit` gets a page, the name of the screen, and a check of the page as it is: accessible, not too wide, no error. */
 export async function onEachScreen(visit) {
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--no-sandbox'] });

@@ -109,6 +109,8 @@ def test_the_readme_leads_to_every_document_and_every_picture() -> None:
         DOCS / "request.svg",
     ]
     assert [path.name for path in wanted if f"]({path.relative_to(ROOT)}" not in readme] == []
+    pictures = [path.read_bytes()[16:24] for path in (DOCS / "pages").iterdir()]  # width and height of a PNG
+    assert len(set(pictures)) == 1
     plots = (DOCS / "benchmarks/README.md").read_text()
     assert [path.name for path in (DOCS / "benchmarks").glob("*.svg") if f"]({path.name})" not in plots] == []
 

@@ -52,6 +52,9 @@ async function inspect(page, name) {
   if (PICTURES) await page.screenshot({ path: `${PICTURES}/${name}.png` });
 }
 
+/** For the README, where all pictures are of one height. */
+const picture = (page, name) => PICTURES && page.screenshot({ path: `${PICTURES}/${name}.png`, clip: { x: 0, y: 0, width: 1280, height: 720 } });
+
 async function goTo(page, name) {
   await page.getByRole('link', { name, exact: true }).click();
   await page.getByRole('heading', { name, exact: true, level: 1 }).waitFor();
@@ -179,7 +182,8 @@ try {
   await demo.getByRole('button', { name: 'Sign in' }).click();
   await demo.getByText('live', { exact: true }).waitFor();
   await demo.getByLabel('Feed').getByRole('listitem').nth(7).waitFor();
-  await inspect(demo, 'example');
+  await inspect(demo, 'dashboard-demo');
+  await picture(demo, 'example');
   await goTo(demo, 'Pipeline');
   await demo.getByRole('region', { name: 'Proposal' }).getByRole('listitem').first().waitFor();
   await inspect(demo, 'example-pipeline');
