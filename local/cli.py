@@ -230,16 +230,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[Stack, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    def command(
+        name: str, run: Callable[[Stack, argparse.Namespace], int], text: str, *examples: str
+    ) -> argparse.ArgumentParser:
+        """Add a command; `examples` of its help are its arguments, or whole lines."""
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog="\n  ".join(
+                [
+                    "examples:",
+                    *(each if "strive" in each else f"strive {name} {each}".rstrip() for each in examples or ("",)),
+                ]
+            ),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         added.set_defaults(run=run)
         # Also accepted after the command; SUPPRESS keeps a value given before it.
         added.add_argument("--workdir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=argparse.SUPPRESS)
         return added
 
     starters = [
-        command("start", start, "start in the background; returns when everything responds"),
-        command("dev", _dev, "run in the foreground: show logs, reload functions, apply new migrations"),
+        command("start", start, "start in the background; returns when everything responds", "", "--api-port 0"),
+        command(
+            "dev", _dev, "run in the foreground: show logs, reload functions, apply new migrations", "", "--db-port 0"
+        ),
     ]
     for starter in starters:
         starter.add_argument("--api-port", type=_port, metavar="PORT", help=f"default {API_PORT}; 0 for any free port")
@@ -249,20 +265,31 @@ def _parser() -> argparse.ArgumentParser:
         )
     command("stop", stop, "stop everything, `strive dev` included; data stays")
     command("reset", reset, "create the database again from migrations and demo data; its rows and files are deleted")
-    seeded = command("seed", seed, "add a year of demo rows to the demo organizations; a new database has a small one")
+    seeded = command(
+        "seed",
+        seed,
+        "add a year of demo rows to the demo organizations; a new database has a small one",
+        "--size large",
+    )
     seeded.add_argument("--size", choices=sorted(demo.SIZES, key=demo.SIZES.__getitem__), default="small")
-    shown = command("status", status, "print addresses and keys; exit code 1 when something does not run")
+    shown = command(
+        "status", status, "print addresses and keys; exit code 1 when something does not run", "", "-o json"
+    )
     shown.add_argument("-o", "--output", choices=["pretty", "env", "json"], default="pretty")
-    read = command("logs", _logs, "print the newest lines of the logs")
+    read = command("logs", _logs, "print the newest lines of the logs", "functions -f", "-o json")
     read.add_argument("service", nargs="?", choices=["postgres", *SERVICES])
     read.add_argument("-f", "--follow", action="store_true", help="wait for new lines until Ctrl-C")
     read.add_argument("-o", "--output", choices=["pretty", "json"], default="pretty")
     ran = command(
-        "run", _run, "run a script (.py, .mjs, .js, .ts) or program with addresses and keys in its environment"
+        "run",
+        _run,
+        "run a script (.py, .mjs, .js, .ts) or program with addresses and keys in its environment",
+        "report.py",
+        "npm test",
     )
     ran.add_argument("program")
     ran.add_argument("arguments", nargs=argparse.REMAINDER)
-    opened = command("open", _open, "open a page of the running stack in the browser")
+    opened = command("open", _open, "open a page of the running stack in the browser", "docs", "mail")
     opened.add_argument("page", nargs="?", choices=[*clients.PAGES, "payments"], default="home")
     # Its options are psql's, so none is an option here: REMAINDER does not accept one in the first place.
     sql = commands.add_parser(
@@ -270,29 +297,59 @@ def _parser() -> argparse.ArgumentParser:
     )
     sql.set_defaults(run=_psql)
     sql.add_argument("arguments", nargs="*")
-    watched = command("watch", _watch, "print the feed of a demo user, or changes of a table, as they happen")
+    watched = command(
+        "watch",
+        _watch,
+        "print the feed of a demo user, or changes of a table, as they happen",
+        "feed",
+        "leads --as owner@globex.test",
+    )
     watched.add_argument(
         "what", nargs="?", choices=["feed", "leads", "notifications", "orders", "tasks"], default="feed"
     )
     watched.add_argument("--as", dest="email", default="member@acme.test", metavar="EMAIL", help="default %(default)s")
     watched.add_argument("--last", type=int, default=5, metavar="N", help="first print the newest N (%(default)s)")
     watched.add_argument("--seconds", type=float, metavar="N", help="end after N seconds; default: at Ctrl-C")
-    made = command("new", _new, "write the first files of a function, a table or a flag")
+    made = command(
+        "new",
+        _new,
+        "write the first files of a function, a table or a flag",
+        "function rename-organization",
+        "table price_offers",
+        "flag crm.offers",
+    )
     made.add_argument("kind", choices=["function", "table", "flag"])
     made.add_argument("name")
-    examined = command("doctor", _doctor, "check this machine and the stack, or a hosted project")
+    examined = command(
+        "doctor", _doctor, "check this machine and the stack, or a hosted project", "", "--project postgresql://…"
+    )
     examined.add_argument("--project", metavar="URL", help="database URL of a hosted project, as `postgres`")
     command("prices", prices, "create the prices of the plans at Stripe and store their ids in the plans")
-    payments = command("stripe", _stripe, "move the time of the Stripe double, so that trials end and periods renew")
+    payments = command(
+        "stripe", _stripe, "move the time of the Stripe double, so that trials end and periods renew", "clock 31"
+    )
     payments.add_argument("what", choices=["clock"])
     payments.add_argument("days", type=float, help="days to move on, as 31 or 0.5")
-    restored = command("restore", _restore, "restore an exported organization, all of it or nothing")
+    restored = command("restore", _restore, "restore an exported organization, all of it or nothing", "answer.json")
     restored.add_argument(
         "export", type=Path, help="the saved response of export-organization, or a folder with its manifest and files"
     )
     restored.add_argument("--db-url", metavar="URL", help="another database, as `postgres`; default: this stack's")
-    _accept_move(command("move", _move, "move an organization to another database while it is used; repeat to go on"))
-    completed = command("completion", _completion, "print the completion script for a shell")
+    _accept_move(
+        command(
+            "move",
+            _move,
+            "move an organization to another database while it is used; repeat to go on",
+            "acme --to postgresql://…",
+        )
+    )
+    completed = command(
+        "completion",
+        _completion,
+        "print the completion script for a shell",
+        'eval "$(strive completion zsh)"',
+        "strive completion fish | source",
+    )
     completed.add_argument("shell", choices=["bash", "zsh", "fish"])
     return parser
 

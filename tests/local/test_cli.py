@@ -157,6 +157,12 @@ def test_psql_gets_its_own_options(running: Stack) -> None:
     assert strive(running, "psql", "-At", "-c", "select current_user").stdout == "postgres\n"
 
 
+def test_help_of_every_command_has_examples(running: Stack) -> None:
+    names = re.findall(r"^    (\w+) ", strive(running, "--help").stdout, re.MULTILINE)
+    assert len(names) >= 18
+    assert [name for name in names if "examples:" not in strive(running, name, "--help").stdout] == []
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
