@@ -1,16 +1,33 @@
 import json
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
 from shared.auth.api_keys import PREFIX_CHARACTERS, hash_of, new_key
 from shared.schema import ApiKeyScope
 
-Networks = Annotated[list[IPv4Network | IPv6Network], Field(min_length=1, max_length=20)]
+
+def _plain(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """IPv4 in IPv6 as IPv4, as addresses of clients are compared."""
+    if isinstance(network, IPv4Network):
+        return network
+    if network.network_address.scope_id:
+        raise ValueError("a network has no zone")
+    inner, outer_bits = network.network_address.ipv4_mapped, 96
+    return (
+        ip_network(f"{inner}/{network.prefixlen - outer_bits}")
+        if inner and network.prefixlen >= outer_bits
+        else network
+    )
+
+
+Networks = Annotated[
+    list[Annotated[IPv4Network | IPv6Network, AfterValidator(_plain)]], Field(min_length=1, max_length=20)
+]
 
 
 class NewApiKey(RequestModel):
@@ -55,10 +72,14 @@ async def create_api_key(call: Call[NewApiKey]) -> Result[ApiKey]:
 
 
 class Rotation(RequestModel):
-    """The old key keeps working for `overlap_hours`, so that programs can be changed one after the other."""
+    """The old key keeps working for `overlap_hours`, so that programs can be changed one after the other.
+
+    `expires_at` is that of the new key, which otherwise does not expire.
+    """
 
     key_id: UUID
     overlap_hours: Annotated[int, Field(ge=0, le=168)] = 24
+    expires_at: AwareDatetime | None = None
 
 
 @create_api_key.nested("rotate", status=201, errors={404: "There is no such key that works."})
@@ -68,11 +89,7 @@ async def rotate(call: Call[Rotation]) -> Result[ApiKey]:
     For ADMIN and OWNER. The new key acts for the caller.
     """
     key = new_key(live=call.settings.stripe_livemode)
-    wish = {
-        "rotated_from": str(call.body.key_id),
-        "overlap_hours": call.body.overlap_hours,
-        "key_hash": hash_of(key),
-        "prefix": key[:PREFIX_CHARACTERS],
-    }
+    wish = call.body.model_dump(mode="json", exclude={"key_id"}, exclude_none=True)
+    wish |= {"rotated_from": str(call.body.key_id), "key_hash": hash_of(key), "prefix": key[:PREFIX_CHARACTERS]}
     made = json.loads((await call.run("private.create_api_key", wish)).json)
     return Result(json.dumps(made | {"key": key}), headers={"cache-control": "no-store"})

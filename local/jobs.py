@@ -31,8 +31,7 @@ def main() -> None:
         while True:
             minute_ends = time.monotonic() + 60 - time.time() % 60
             try:
-                jobs.run_due()
-                jobs.run_started(minute_ends)
+                jobs.run_until(minute_ends)
             except psycopg.Error as error:
                 say(f"the database is unavailable: {error}")
             time.sleep(max(0, minute_ends - time.monotonic()))  # the schedule has minutes; this waits after an error
@@ -52,6 +51,14 @@ class Jobs:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
 
+    def run_until(self, minute_ends: float) -> None:
+        """Run due jobs, then those that the database starts before the next minute (private.start_job)."""
+        with psycopg.connect(self._database_url, autocommit=True, application_name="strive-jobs") as connection:
+            connection.execute("listen strive_jobs")
+            self.run_due()
+            for notice in connection.notifies(timeout=minute_ends - time.monotonic()):
+                self._start(notice.payload)
+
     def run_due(self) -> None:
         """Run due jobs: those of the database one after the other, those of functions beside them."""
         with psycopg.connect(self._database_url, autocommit=True, application_name="strive-jobs") as connection:
@@ -60,13 +67,6 @@ class Jobs:
                     _report(job, *_run_in_database(connection, job))
                 else:
                     self._start(job)
-
-    def run_started(self, until: float) -> None:
-        """Run the jobs that the database starts between two minutes (private.start_job)."""
-        with psycopg.connect(self._database_url, autocommit=True, application_name="strive-jobs") as connection:
-            connection.execute("listen strive_jobs")
-            for notice in connection.notifies(timeout=until - time.monotonic()):
-                self._start(notice.payload)
 
     def _start(self, job: str) -> None:
         if job not in self._running or self._running[job].done():

@@ -15,13 +15,13 @@ Chunk = dict[str, Any]
 
 
 class ScriptedModel(ThreadingHTTPServer):
-    """`script` replaces the rules: what each next completion does, a text or {"name": …, "arguments": …}."""
+    """`script` replaces the rules: the next completions, each a text, {"name": …, "arguments": …} or a whole stream."""
 
     daemon_threads = True
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.script: list[str | Chunk] = []
+        self.script: list[str | Chunk | bytes] = []
         self.requests: list[Chunk] = []
         self.stopped = threading.Event()
 
@@ -47,10 +47,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
         try:
-            for chunk in chunks(answer):
-                self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+            for part in [answer] if isinstance(answer, bytes) else stream(answer):
+                self.wfile.write(part)
                 self.wfile.flush()
-            self.wfile.write(b"data: [DONE]\n\n")
         except OSError:
             self.server.stopped.set()
 
@@ -67,6 +66,12 @@ def by_rule(messages: list[Chunk]) -> str | Chunk:
     if "pipeline" in text.lower():
         return {"name": "pipeline_report", "arguments": {}}
     return f"You wrote: {text}"
+
+
+def stream(answer: str | Chunk) -> Iterator[bytes]:
+    for chunk in chunks(answer):
+        yield f"data: {json.dumps(chunk)}\n\n".encode()
+    yield b"data: [DONE]\n\n"
 
 
 def chunks(answer: str | Chunk) -> Iterator[Chunk]:

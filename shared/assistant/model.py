@@ -16,6 +16,9 @@ from shared.settings import Settings
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 60.0
 MOST_CHARACTERS = 100_000
+MOST_CALLS = 16
+# More than any model reads and writes at once: a count beyond it is wrong, and the text is estimated instead.
+MOST_TOKENS = 2_000_000
 
 Message = dict[str, Any]
 
@@ -27,12 +30,13 @@ class Completion:
     text: str = ""
     tool_calls: dict[int, dict[str, str]] = field(default_factory=dict)
     tokens: int = 0
+    is_complete: bool = False
 
     @property
     def message(self) -> Message:
         calls = [
             {"id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
-            for _, call in sorted(self.tool_calls.items())
+            for _, call in sorted(self.tool_calls.items())[:MOST_CALLS]
         ]
         return {"role": "assistant", "content": self.text} | ({"tool_calls": calls} if calls else {})
 
@@ -59,10 +63,13 @@ class Model:
                 if response.status_code != HTTPStatus.OK:
                     raise _unavailable(f"It responded with status {response.status_code}.")
                 async for line in response.aiter_lines():
-                    if line.startswith("data: ") and line != "data: [DONE]" and (piece := _take(line[6:], completion)):
+                    field, _, data = line.partition(":")
+                    if field == "data" and (piece := _take(data.strip(), completion)):
                         yield piece
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as problem:
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as problem:
             raise _unavailable(f"{type(problem).__name__} while it responded.") from problem
+        if not completion.is_complete:
+            raise _unavailable("Its response ended early.")
 
 
 @asynccontextmanager
@@ -81,23 +88,36 @@ async def connected(settings: Settings) -> AsyncIterator[Model]:
         yield Model(client, settings.ai_model)
 
 
-def _take(text: str, completion: Completion) -> str:
-    chunk = json.loads(text)
-    if usage := chunk.get("usage"):
-        completion.tokens = int(usage["total_tokens"])
+def _take(data: str, completion: Completion) -> str:
+    if data == "[DONE]":
+        completion.is_complete = True
+        return ""
+    chunk = json.loads(data)
+    if problem := chunk.get("error"):
+        raise ValueError(f"the endpoint sent an error: {problem}")
+    if (tokens := (chunk.get("usage") or {}).get("total_tokens")) is not None:
+        completion.tokens = int(tokens) if 0 <= int(tokens) <= MOST_TOKENS else 0
     piece = ""
-    for choice in chunk.get("choices", ())[:1]:
+    for choice in (chunk.get("choices") or ())[:1]:
         delta = choice.get("delta") or {}
-        piece = delta.get("content") or ""
+        piece = _text(delta.get("content"))
         completion.text += piece
-        for call in delta.get("tool_calls") or ():
-            known = completion.tool_calls.setdefault(call["index"], {"id": "", "name": "", "arguments": ""})
-            known["id"] += call.get("id") or ""
-            known["name"] += call.get("function", {}).get("name") or ""
-            known["arguments"] += call.get("function", {}).get("arguments") or ""
+        completion.is_complete = completion.is_complete or choice.get("finish_reason") is not None
+        for place, call in enumerate(delta.get("tool_calls") or ()):
+            # Some endpoints send whole calls without an index.
+            known = completion.tool_calls.setdefault(call.get("index", place), {"id": "", "name": "", "arguments": ""})
+            called = call.get("function") or {}
+            known["id"] += _text(call.get("id"))
+            known["name"] += _text(called.get("name"))
+            known["arguments"] += _text(called.get("arguments"))
     if len(completion.text) + sum(len(call["arguments"]) for call in completion.tool_calls.values()) > MOST_CHARACTERS:
         raise ValueError("too long")
     return piece
+
+
+def _text(sent: str | None) -> str:
+    """Without what the database does not store: NUL, and halves of characters."""
+    return (sent or "").replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _unavailable(details: str) -> ApiError:

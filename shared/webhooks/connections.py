@@ -20,6 +20,8 @@ Address = IPv4Address | IPv6Address
 Networks = Sequence[IPv4Network | IPv6Network]
 # IPv4 addresses inside of IPv6 ones, which a gateway translates.
 TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+# Global by their form, yet inside of a cloud: metadata of Oracle and Azure, and relays of 6to4.
+NOT_FOR_WEBHOOKS = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"), IPv4Network("192.88.99.0/24"))
 
 
 class ForbiddenAddressError(Exception):
@@ -35,6 +37,8 @@ def is_public(address: Address) -> bool:
             return is_public(inner)
         if address.is_site_local:
             return False
+    elif any(address in network for network in NOT_FOR_WEBHOOKS):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

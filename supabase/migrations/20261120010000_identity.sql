@@ -452,15 +452,27 @@ end $$;
 comment on function private.client_ip(jsonb) is
   'The address this request came from, as the nearest proxy saw it. The functions send it as the only entry.';
 
-create function private.client_network() returns text language plpgsql stable set search_path = '' as $$
+-- A proxy that listens on IPv6 may write an IPv4 address as ::ffff:192.0.2.1, whose /64 would be everybody's and which no
+-- IPv4 network contains; others append the port.
+create function private.client_address() returns inet language plpgsql stable set search_path = '' as $$
 declare
-  address inet;
+  address constant inet := regexp_replace(private.client_ip(), '^(?:\[(.*)\](?::\d+)?|([^:]*):\d+)$', '\1\2');
 begin
-  -- A proxy that listens on IPv6 may write IPv4 addresses in this form: their /64 would be everybody's.
-  address := regexp_replace(private.client_ip(), '^::ffff:(?=[0-9.]+$)', '', 'i');
-  return case family(address) when 6 then network(set_masklen(address, 64))::text else host(address) end;
+  if address <<= inet '::ffff:0:0/96' then
+    return inet '0.0.0.0' + (address - inet '::ffff:0:0');
+  end if;
+  return address;
 exception when invalid_text_representation then
   return null;
+end $$;
+comment on function private.client_address() is
+  'private.client_ip() as an address, an IPv4 address in IPv6 as IPv4; null if it is none.';
+
+create function private.client_network() returns text language plpgsql stable set search_path = '' as $$
+declare
+  address constant inet := private.client_address();
+begin
+  return case family(address) when 6 then network(set_masklen(address, 64))::text else host(address) end;
 end $$;
 comment on function private.client_network() is
   'The network that rate limits count by: the IPv4 address, or the /64 of an IPv6 address, all of which one client '

@@ -76,7 +76,6 @@ create function private.working_api_key(key_id uuid, creator uuid) returns publi
 language plpgsql stable security definer set search_path = '' as $$
 declare
   key public.api_keys;
-  address inet;
 begin
   select k.* into key
   from public.api_keys k
@@ -84,15 +83,7 @@ begin
   where k.id = key_id and k.created_by = creator and k.revoked_at is null
     and (k.expires_at is null or k.expires_at > now())
     and m.role <= 'ADMIN' and (m.blocked_until is null or m.blocked_until <= now());
-  if key.networks is null then
-    return key;
-  end if;
-  begin
-    address := private.client_ip()::inet;
-  exception when invalid_text_representation then
-    return null;
-  end;
-  return case when address <<= any (key.networks) then key end;
+  return case when key.networks is null or private.client_address() <<= any (key.networks) then key end;
 end $$;
 comment on function private.working_api_key(uuid, uuid) is
   'The key if it works now and from here: neither revoked nor expired, its creator an ADMIN, the network listed; else null.';

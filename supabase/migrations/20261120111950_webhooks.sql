@@ -8,7 +8,7 @@ create table public.webhook_endpoints (
   id uuid primary key default gen_random_uuid(),
   organization_id uuid not null references public.organizations (id) on delete cascade,
   url text not null constraint "url is an http(s) address without a password"
-    check (url ~* '^https?://[^[:space:]/@?#]+([/?][^[:space:]#]*)?$' and url ~ '^[!-~]+$' and length(url) <= 2000),
+    check (url ~* '^https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?([/?][^[:space:]#]*)?$' and url ~ '^[!-~]+$' and length(url) <= 2000),
   description text constraint "description is at most 500 characters" check (length(description) <= 500),
   kinds text[] constraint "kinds are 1 to 100 kinds of events" check (cardinality(kinds) between 1 and 100),
   is_active boolean not null default true,
@@ -30,16 +30,16 @@ create trigger history after insert or update of url, description, kinds, is_act
   for each row execute function private.record_history();
 
 create table private.webhook_secrets (
-  endpoint_id uuid primary key references public.webhook_endpoints (id) on delete cascade,
+  endpoint_id uuid not null references public.webhook_endpoints (id) on delete cascade,
   secret text not null,
-  previous_secret text,
-  previous_until timestamptz
+  replaced_at timestamptz,
+  primary key (endpoint_id, secret)
 );
-comment on table private.webhook_secrets is 'The keys that sign deliveries; readable by the job only.';
+comment on table private.webhook_secrets is
+  'The keys that sign deliveries; readable by the job only. Of each endpoint the newest, and for a day those before it.';
 comment on column private.webhook_secrets.endpoint_id is 'The endpoint.';
 comment on column private.webhook_secrets.secret is 'whsec_ and 32 random bytes in base64.';
-comment on column private.webhook_secrets.previous_secret is 'Signs, too, until previous_until.';
-comment on column private.webhook_secrets.previous_until is 'A day after the rotation.';
+comment on column private.webhook_secrets.replaced_at is 'When a newer one replaced it: it signs for another day.';
 
 create table public.webhook_deliveries (
   id uuid primary key default gen_random_uuid(),
@@ -183,10 +183,12 @@ begin
       returning d.id, d.endpoint_id, chosen.url, d.payload, d.place
     )
     select jsonb_agg(jsonb_build_object(
-      'id', t.id, 'endpoint_id', t.endpoint_id, 'url', t.url, 'payload', t.payload, 'secrets', jsonb_build_array(s.secret)
-        || case when s.previous_until > now() then jsonb_build_array(s.previous_secret) else '[]' end
+      'id', t.id, 'endpoint_id', t.endpoint_id, 'url', t.url, 'payload', t.payload, 'secrets', (
+        select jsonb_agg(s.secret order by s.replaced_at desc nulls first) from private.webhook_secrets s
+        where s.endpoint_id = t.endpoint_id and (s.replaced_at is null or s.replaced_at > now() - interval '1 day')
+      )
     ) order by t.place), (select count(*) from put_off) into claimed, moved
-    from taken t join private.webhook_secrets s on s.endpoint_id = t.endpoint_id;
+    from taken t;
     exit when claimed is not null or moved = 0;
   end loop;
   return coalesce(claimed, '[]');
@@ -354,7 +356,7 @@ language plpgsql stable security definer set search_path = '' as $$
 declare
   unknown text;
 begin
-  if url is null or not (url ~* '^https?://[^[:space:]/@?#]+([/?][^[:space:]#]*)?$' and url ~ '^[!-~]+$') or length(url) > 2000 then
+  if url is null or not (url ~* '^https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?([/?][^[:space:]#]*)?$' and url ~ '^[!-~]+$') or length(url) > 2000 then
     raise exception 'This is not an address that webhooks can be sent to' using
       errcode = 'PT422', detail = format('Found %s.', coalesce(quote_literal(left(url, 100)), 'null')),
       hint = 'Send an address such as https://example.com/strive: at most 2,000 ASCII characters, without a password and without #.';
@@ -470,9 +472,14 @@ declare
   key text := private.new_webhook_secret();
 begin
   perform private.refuse_impersonation();
-  update private.webhook_secrets s
-  set previous_secret = s.secret, previous_until = now() + interval '1 day', secret = key
-  where s.endpoint_id = endpoint.id;
+  update private.webhook_secrets s set replaced_at = now() where s.endpoint_id = endpoint.id and s.replaced_at is null;
+  -- Several, since a response may be lost: the receiver has the one before it. Each signature makes the header longer.
+  delete from private.webhook_secrets s where s.endpoint_id = endpoint.id and (
+    s.replaced_at < now() - interval '1 day' or s.secret in (
+      select o.secret from private.webhook_secrets o where o.endpoint_id = endpoint.id order by o.replaced_at desc offset 4
+    )
+  );
+  insert into private.webhook_secrets (endpoint_id, secret) values (endpoint.id, key);
   return jsonb_build_object('id', endpoint.id, 'secret', key);
 end $$;
 comment on function private.rotate_webhook_secret(uuid) is 'Does the work of public.rotate_webhook_secret().';
@@ -480,7 +487,7 @@ comment on function private.rotate_webhook_secret(uuid) is 'Does the work of pub
 create function public.rotate_webhook_secret(webhook_id uuid) returns jsonb
 language sql set search_path = '' as 'select private.rotate_webhook_secret(webhook_id)';
 comment on function public.rotate_webhook_secret(uuid) is
-  'A new secret, for ADMIN. For a day deliveries carry a signature of the old one, too.';
+  'A new secret, for ADMIN. For a day deliveries carry signatures of the old ones, too, of four at most.';
 
 create function private.test_webhook(webhook_id uuid) returns jsonb
 language plpgsql security definer set search_path = '' as $$

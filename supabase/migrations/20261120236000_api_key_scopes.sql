@@ -142,6 +142,10 @@ begin
   ) >= 50 then
     raise exception 'An organization has at most 50 keys' using errcode = 'PT422', hint = 'Revoke a key first.';
   end if;
+  if (wish ->> 'expires_at')::timestamptz not between now() and now() + interval '10 years' then
+    raise exception 'expires_at is not within the next ten years' using
+      errcode = 'PT422', detail = format('Found %s.', wish ->> 'expires_at'), hint = 'Omit it for a key that does not expire.';
+  end if;
   if wish ? 'rotated_from' then
     update public.api_keys k
     set expires_at = least(k.expires_at, now() + make_interval(hours => (wish ->> 'overlap_hours')::integer))
@@ -151,9 +155,6 @@ begin
     if old.id is null then
       raise exception 'There is no such key that works' using errcode = 'PT404', hint = 'api_keys lists the keys.';
     end if;
-  elsif (wish ->> 'expires_at')::timestamptz not between now() and now() + interval '10 years' then
-    raise exception 'expires_at is not within the next ten years' using
-      errcode = 'PT422', detail = format('Found %s.', wish ->> 'expires_at'), hint = 'Omit it for a key that does not expire.';
   end if;
   insert into public.api_keys (
     organization_id, name, prefix, key_hash, scopes, networks, expires_at, created_by, rotated_from
@@ -166,9 +167,7 @@ begin
     case when old.id is not null then old.networks else (
       select array_agg(n::cidr) from jsonb_array_elements_text(nullif(wish -> 'networks', 'null')) n
     ) end,
-    -- The replacement of a key that expires has no end of its own: it is rotated again.
-    case when old.id is null then (wish ->> 'expires_at')::timestamptz end,
-    auth.uid(), old.id
+    (wish ->> 'expires_at')::timestamptz, auth.uid(), old.id
   ) returning * into made;
   return jsonb_build_object(
     'id', made.id, 'name', made.name, 'prefix', made.prefix, 'scopes', to_jsonb(made.scopes), 'expires_at', made.expires_at,

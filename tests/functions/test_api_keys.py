@@ -214,6 +214,26 @@ def test_attack_key_from_another_network(functions: Serving, database: Database)
         pass
 
 
+@pytest.mark.parametrize("network", ["192.0.2.0/24", "::ffff:192.0.2.0/120"])
+def test_address_of_ipv4_in_ipv6_is_in_the_networks_of_a_key(
+    functions: Serving, database: Database, network: str
+) -> None:
+    made = make_key(functions, "CRM_READ", networks=[network])
+    for address in ("192.0.2.7", "::ffff:192.0.2.7", "::FFFF:c000:207", "192.0.2.7:443", "[::ffff:192.0.2.7]:443"):
+        answer = post(functions, TOKEN, made["key"], **{"x-forwarded-for": address})
+        assert answer.status_code == 200, address
+        with as_key(database, jwt.decode(answer.json()["access_token"], options={"verify_signature": False}), address):
+            pass
+    everything = make_key(functions, "CRM_READ", networks=["::/0"])["key"]
+    refused(post(functions, TOKEN, everything, **{"x-forwarded-for": "::ffff:192.0.2.7"}), 401, "invalid_api_key")
+
+
+def test_network_with_a_zone_is_refused(functions: Serving) -> None:
+    wish = {"name": "Zone", "scopes": ["CRM_READ"], "networks": ["fe80::1%eth0"]}
+    with functions.client("admin") as client:
+        refused(client.post(CREATE, json=wish), 422, "invalid_body")
+
+
 def test_attack_platform_admin_key_reaches_another_organization(functions: Serving, database: Database) -> None:
     claims = claims_of_key(functions, make_key(functions, "CRM_READ", "ORGANIZATION_READ")["key"])
     with database.connect() as connection:
@@ -235,6 +255,18 @@ def test_expired_key_is_rejected(functions: Serving, database: Database) -> None
     with database.connect() as connection:
         connection.execute("update public.api_keys set expires_at = now() where id = %s", [made["id"]])
     refused(post(functions, TOKEN, made["key"]), 401, "invalid_api_key")
+
+
+def test_rotated_key_expires_when_asked_to(functions: Serving) -> None:
+    made = make_key(functions, "CRM_READ")
+    later = (datetime.now(UTC) + timedelta(days=30)).isoformat()
+    with functions.client("admin") as client:
+        past = {"key_id": made["id"], "expires_at": "2020-01-01T00:00:00Z"}
+        refused(client.post(f"{CREATE}/rotate", json=past), 422, "PT422")
+        first = client.post(f"{CREATE}/rotate", json={"key_id": made["id"], "expires_at": later}).json()
+        second = client.post(f"{CREATE}/rotate", json={"key_id": first["id"]}).json()
+    assert datetime.fromisoformat(first["expires_at"]) == datetime.fromisoformat(later)
+    assert second["expires_at"] is None
 
 
 def test_rotated_key_works_beside_its_replacement(functions: Serving, database: Database) -> None:

@@ -184,6 +184,56 @@ def test_assistant_answers_on_the_local_stack(platform: Platform) -> None:
     assert text_of(events).startswith("I found: [")
 
 
+DONE = b"data: [DONE]\n\n"
+WHOLE_CALL = {"id": "1", "function": {"name": "pipeline_report", "arguments": "{}"}}
+
+
+def sse(*chunks: Any) -> bytes:
+    return b"".join(b"data: %s\n\n" % json.dumps(chunk).encode() for chunk in chunks)
+
+
+def delta(**fields: Any) -> Any:
+    return {"choices": [{"delta": fields}]}
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [sse(delta(content="half")), sse(delta(content="half"), {"error": {"message": "overloaded"}}) + DONE, b"<html>",
+     sse([1]), sse("text"), sse({"choices": ["text"]}), sse(delta(content=5)),
+     sse({"usage": {"total_tokens": "many"}})],
+    ids=["cut off", "error", "no events", "list", "text", "choice", "number", "tokens"],
+)  # fmt: skip
+def test_stream_that_is_not_a_completion_is_an_error(assistant: Serving, model: ScriptedModel, stream: bytes) -> None:
+    model.script.append(stream)
+    with assistant.client("member") as client:
+        answer = client.post(ASK, json={"message": "Hello"})
+    assert answer.text.splitlines()[-2] == "event: error"
+    assert json.loads(answer.text.splitlines()[-1][6:])["code"] == "assistant_unavailable"
+
+
+@pytest.mark.parametrize("tokens", [-500, 10**30])
+def test_impossible_count_of_tokens_is_not_charged(assistant: Serving, model: ScriptedModel, tokens: int) -> None:
+    model.script.append(sse(delta(content="x" * 40), {"usage": {"total_tokens": tokens}}) + DONE)
+    assert ask(assistant, "Hello")[-1]["tokens"] == 10
+
+
+def test_streams_of_other_endpoints_are_understood(assistant: Serving, model: ScriptedModel) -> None:
+    """No blank after the colon, no index and no parts of a tool call, nulls, NUL, half a character, no [DONE]."""
+    model.script.append(sse({"choices": None, "usage": None}, delta(content=None, tool_calls=[WHOLE_CALL])) + DONE)
+    end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+    model.script.append(sse(delta(content="a\0b\ud800"), end).replace(b"data: ", b"data:"))
+    events = ask(assistant, "Hello")
+    assert [each["event"] for each in events] == ["start", "tool", "token", "done"]
+    assert (events[1]["tool"], events[1]["failed"]) == ("pipeline_report", False)
+    assert text_of(events) == "ab?"
+
+
+def test_attack_a_model_that_calls_hundreds_of_tools_at_once(assistant: Serving, model: ScriptedModel) -> None:
+    calls = [{"index": place, **WHOLE_CALL} for place in range(300)]
+    model.script += [sse(delta(tool_calls=calls)) + DONE, "Done"]
+    assert [each["event"] for each in ask(assistant, "Hello")].count("tool") == 16
+
+
 def test_unavailable_model_is_an_error(tmp_path: Path, database_url: str) -> None:
     variables = environment(database_url, AI_BASE_URL="http://127.0.0.1:9/v1", AI_API_KEY="k", AI_MODEL="m")
     with serving(tmp_path, variables) as running, running.client("member") as client:
