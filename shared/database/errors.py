@@ -38,25 +38,27 @@ CODES = {"PT403": "user_suspended"}
 
 
 # Messages in place of those that Postgres writes, by SQLSTATE. Every CHECK has a sentence as its name: the field and
-# what it accepts. The values of the row are not for the client.
+# what it accepts. The values of the row are not for the client; private.refuse_invalid_row() shows those it was sent.
 MESSAGES: dict[str, Callable[[Diagnostic], str]] = {
     "22001": lambda _: "A text is longer than its field accepts",
     "22003": lambda _: "A number is larger than its field accepts",
     "22021": lambda _: "A text has a character that is not valid in UTF-8",
     "22P05": lambda _: "A text has a NUL character, which no field accepts",
     "23502": lambda found: f"{found.column_name} is required, found null",
-    "23503": lambda found: f"{_columns(found)} does not refer to an existing row",
-    "23505": lambda found: f"{_columns(found)} is already in use",
-    "23514": lambda found: f"A value is not accepted: {found.constraint_name}",
+    "23503": lambda found: _of_key(found, "does not refer to an existing row"),
+    "23505": lambda found: _of_key(found, "is already in use"),
+    "23514": lambda found: (
+        (found.column_name and found.message_primary) or f"A value is not accepted: {found.constraint_name}"
+    ),
     "23P01": lambda found: f"A value conflicts with another row: {found.constraint_name}",
 }
 
 
-def _columns(found: Diagnostic) -> str:
-    """The columns of a key, from `Key (a, b)=(1, 2) …`, without the tenant."""
+def _of_key(found: Diagnostic, problem: str) -> str:
+    """Of the columns in `Key (a, b)=(1, 2) …`, without the tenant; of the rule if the caller may not read them."""
     key = re.match(r"Key \((.*?)\)=", found.message_detail or "")
     names = [name for name in key[1].split(", ") if name != "organization_id"] if key else []
-    return ", ".join(names) or found.constraint_name or "A value"
+    return f"{', '.join(names)} {problem}" if names else f"A value {problem}: {found.constraint_name}"
 
 
 def from_sqlstate(state: str, message: str | None, detail: str | None, hint: str | None) -> ErrorResponse:

@@ -144,3 +144,133 @@ begin
 end $$;
 comment on function private.bound_client_columns() is
   'Gives every column that clients may write a check that bounds it, unless it has one. Granted to nobody.';
+
+-- Invalid rows --------------------------------------------------------------------------------------------------------
+
+-- Postgres's own message of a check lacks the field and the value, and its detail has the whole row, also what the caller
+-- may not see. Only values that this statement writes are shown: those of the caller, never those of other rows.
+create function private.refuse_invalid_row() returns trigger language plpgsql set search_path = '' as $$
+declare
+  given constant jsonb := to_jsonb(new);
+  before constant jsonb := case tg_op when 'UPDATE' then to_jsonb(old) else '{}' end;
+  checks text;
+  invalid record;
+begin
+  select a.attname as field into invalid
+  from pg_catalog.pg_attribute a
+  where a.attrelid = tg_relid and a.attnum > 0 and a.attnotnull and not a.attisdropped and a.attgenerated = ''
+    and jsonb_typeof(given -> a.attname::text) = 'null' order by a.attnum limit 1;
+  if found then
+    raise exception '%: found null, expected a value', invalid.field using
+      errcode = 'not_null_violation', hint = 'Send a value, or leave the field out if it has a default.',
+      table = tg_table_name, column = invalid.field;
+  end if;
+  select string_agg(
+    format('(%L::text[], %L, (%s) is false)', array(
+      select a.attname from pg_catalog.pg_attribute a
+      where a.attrelid = c.conrelid and a.attnum = any (c.conkey) order by a.attnum
+    ), c.conname, pg_get_expr(c.conbin, c.conrelid)), ', ' order by c.conname
+  ) into checks
+  from pg_catalog.pg_constraint c where c.conrelid = tg_relid and c.contype = 'c';
+  if checks is null then
+    return new;
+  end if;
+  execute format(
+    'select c.* from (select ($1::%s).*) as given, lateral (values %s) c (fields, rule, is_violated)'
+    ' where c.is_violated limit 1', tg_relid::regclass, checks
+  ) into invalid using new;
+  if invalid.rule is not null then
+    raise exception '%', coalesce((
+      select string_agg(format('%s: found %s', f, left((given -> f)::text, 100)), ', ') || ', accepted: ' || invalid.rule
+      from unnest(invalid.fields) f where given -> f is distinct from before -> f
+    ), invalid.rule) using
+      errcode = 'check_violation', table = tg_table_name, column = invalid.fields[1], constraint = invalid.rule;
+  end if;
+  return new;
+end $$;
+comment on function private.refuse_invalid_row() is
+  'Before a row is written: refuses nulls and violated checks with the column, the value and the rule.';
+
+create function private.of_new_row(expression text, columns text[]) returns text language sql immutable set search_path = '' as $$
+  -- Names of columns, neither within texts nor those of types and functions.
+  select string_agg(case when m.part[2] = any (columns) then 'new.' || m.part[2] else m.part[1] end, '' order by m.place)
+  from regexp_matches(
+    expression, '(''(?:[^'']|'''')*''|::\s*"?\w+"?|\.\s*"?\w+"?|"?\w+"?\s*\(|("[^"]+"|\w+)|.)', 'g'
+  ) with ordinality m (part, place)
+$$;
+comment on function private.of_new_row(text, text[]) is 'The expression of a check as one of a trigger: a becomes new.a.';
+
+-- The condition repeats the checks, so a valid row calls no function. Where it differs from them, Postgres checks the row
+-- as ever.
+create function private.word_refusals() returns void language plpgsql set search_path = '' as $$
+declare
+  target record;
+begin
+  for target in
+    select c.oid::regclass as name, array(
+      select format('new.%I is null', a.attname) from pg_catalog.pg_attribute a
+      where a.attrelid = c.oid and a.attnum > 0 and a.attnotnull and not a.attisdropped and a.attgenerated = ''
+      order by a.attnum
+    ) || array(
+      select format('(%s) is false', private.of_new_row(pg_get_expr(k.conbin, k.conrelid), of_check.names))
+      from pg_catalog.pg_constraint k
+      cross join lateral (
+        select array_agg(quote_ident(a.attname)) as names, bool_or(a.attgenerated <> '') as is_generated
+        from pg_catalog.pg_attribute a where a.attrelid = k.conrelid and a.attnum = any (k.conkey)
+      ) of_check
+      -- check_json() says itself what is wrong.
+      where k.conrelid = c.oid and k.contype = 'c' and not of_check.is_generated
+        and pg_get_expr(k.conbin, k.conrelid) !~ 'private\.check_json'
+      order by k.conname
+    ) as conditions
+    from pg_catalog.pg_class c
+    where c.relkind = 'r' and (
+      c.oid = 'private.capture_tokens'::regclass or c.relnamespace = 'public'::regnamespace and (
+        has_any_column_privilege('authenticated', c.oid, 'insert, update')
+        or has_any_column_privilege('anon', c.oid, 'insert, update')
+      )
+    ) and not exists (
+      select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgfoid = 'private.refuse_invalid_row'::regproc
+    )
+  loop
+    -- By its name after all other triggers, which may fill fields.
+    execute format(
+      'create trigger word_refusal before insert or update on %s for each row when (%s)'
+      ' execute function private.refuse_invalid_row()', target.name, array_to_string(target.conditions, ' or ')
+    );
+  end loop;
+end $$;
+comment on function private.word_refusals() is
+  'Gives every table that clients write the trigger word_refusal, unless it has one. Granted to nobody.';
+
+-- Unreadable values ---------------------------------------------------------------------------------------------------
+
+create function private.refuse_unreadable(target regclass, given jsonb) returns void
+language plpgsql stable set search_path = '' as $$
+declare
+  read constant text := format('select jsonb_populate_record(null::%s, $1)', target);
+  field record;
+begin
+  execute read using given;
+exception when data_exception then
+  -- Postgres does not name the field.
+  for field in
+    select g.key, g.value, case when e.oid is not null then 'a list, each ' else '' end || coalesce((
+      select 'one of ' || string_agg(v.enumlabel, ', ' order by v.enumsortorder) from pg_catalog.pg_enum v where v.enumtypid = coalesce(e.oid, t.oid)
+    ), 'a value of the type ' || format_type(coalesce(e.oid, t.oid), a.atttypmod)) as accepted
+    from jsonb_each(given) g
+    join pg_catalog.pg_attribute a on a.attrelid = target and a.attname = g.key
+    join pg_catalog.pg_type t on t.oid = a.atttypid
+    left join pg_catalog.pg_type e on e.oid = t.typelem and t.typcategory = 'A'
+  loop
+    begin
+      execute read using jsonb_build_object(field.key, field.value);
+    exception when data_exception then
+      raise exception '%: found %, accepted: %', field.key, left(field.value::text, 100), field.accepted using errcode = 'PT422';
+    end;
+  end loop;
+  raise;
+end $$;
+comment on function private.refuse_unreadable(regclass, jsonb) is
+  'PT422 for a value that the type of its column does not accept, with the column, the value and what is accepted.';
+grant execute on function private.refuse_unreadable(regclass, jsonb) to authenticated, service_role;

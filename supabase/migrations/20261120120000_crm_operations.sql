@@ -195,6 +195,7 @@ create function private.add_person(relation text, person jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   org uuid := private.require_org('MEMBER');
+  target constant regclass := format('public.%I', relation)::regclass;
   columns text;
   made jsonb;
 begin
@@ -202,7 +203,9 @@ begin
     raise exception 'The row to add must be an object of columns' using
       errcode = 'PT400', hint = 'Leave organization_id out: it is the organization this request acts in.';
   end if;
-  select string_agg(format(', %I', k), '') into columns from jsonb_object_keys(person) k;
+  select string_agg(format(', %I', k), '') into columns
+  from unnest(private.tool_columns(target, 'insert', array(select jsonb_object_keys(person)))) k;
+  perform private.refuse_unreadable(target, person);
   execute format(
     'insert into public.%1$I as made (organization_id%2$s)'
     ' select $1%2$s from jsonb_populate_record(null::public.%1$I, $2) returning to_jsonb(made)', relation, columns

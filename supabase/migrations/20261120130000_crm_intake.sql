@@ -278,32 +278,6 @@ begin
 end $$;
 comment on function private.known_emails(text[]) is 'Which of these the caller''s organization has already.';
 
-create function private.name_problem(message text) returns text
-language plpgsql stable set search_path = '' as $$
-declare
-  part text[];
-begin
-  if message like '%violates check constraint%' then
-    return left(substring(message from ' violates check constraint "(.*)"$'), 300);
-  end if;
-  part := regexp_match(message, '^invalid input value for enum (?:public\.)?"?(\w+)"?: "(.*)"$');
-  if part is not null then
-    return format('found %L; accepted: %s', left(part[2], 100), (
-      select string_agg(e.enumlabel, ', ' order by e.enumsortorder) from pg_catalog.pg_enum e
-      join pg_catalog.pg_type t on t.oid = e.enumtypid
-      where t.typname = part[1] and t.typnamespace = 'public'::regnamespace
-    ));
-  end if;
-  message := regexp_replace(message, '^null value in column "(\w+)" .*$', '\1 is required');
-  message := regexp_replace(message, '^invalid input syntax for type (?:numeric|integer): (".*")$', 'found \1; accepted: a number');
-  message := regexp_replace(message, '^malformed array literal: (".*")$', 'found \1; accepted: a list');
-  message := regexp_replace(message, '^numeric field overflow$', 'a number is larger than its field accepts');
-  return left(message, 300);
-end $$;
-comment on function private.name_problem(text) is
-  'The problem of an invalid record in words for its sender: what was found and what is accepted, instead of the text of Postgres.';
-grant execute on function private.name_problem(text) to authenticated, service_role, strive_api_key;
-
 create function private.import_row(org uuid, kind text, items jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -360,10 +334,11 @@ begin
     -- At least one row is invalid: insert each by itself to find out which.
     for item in select e from jsonb_array_elements(rows) e loop
       begin
+        perform private.refuse_unreadable(format('public.%I', batch ->> 'kind')::regclass, item -> 'row');
         perform private.import_row(org, batch ->> 'kind', jsonb_build_array(item));
         imported := imported + 1;
       exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
-        problems := problems || jsonb_build_object('line', item -> 'line', 'problem', private.name_problem(sqlerrm));
+        problems := problems || jsonb_build_object('line', item -> 'line', 'problem', left(sqlerrm, 300));
       end;
     end loop;
   end;
@@ -401,8 +376,9 @@ begin
         select c.key, c.value into listed from jsonb_each(item.row) c
         where jsonb_typeof(c.value) in ('array', 'object') and c.key not in ('property_types', 'cities', 'tags') limit 1;
         if found then
-          raise exception '%: found %; accepted: one value', listed.key, left(listed.value::text, 100) using errcode = 'PT422';
+          raise exception '%: found %, accepted: one value', listed.key, left(listed.value::text, 100) using errcode = 'PT422';
         end if;
+        perform private.refuse_unreadable('public.leads', item.row);
         sent := jsonb_populate_record(defaults, item.row);
         select d.kind, d.id into known from private.find_duplicates(sent.email, sent.phone, null) d limit 1;
         if found then
@@ -421,7 +397,7 @@ begin
           'index', item.place - 1, 'outcome', 'created', 'kind', 'lead', 'id', case when not is_dry_run then created end
         );
       exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
-        results := results || jsonb_build_object('index', item.place - 1, 'outcome', 'failed', 'problem', private.name_problem(sqlerrm));
+        results := results || jsonb_build_object('index', item.place - 1, 'outcome', 'failed', 'problem', left(sqlerrm, 300));
       end;
     end loop;
     if is_dry_run then

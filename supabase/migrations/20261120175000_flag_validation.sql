@@ -302,42 +302,6 @@ $$;
 comment on function private.flag_error(jsonb, jsonb) is
   'Why Python could not evaluate a flag, or null. For documents within the bounds of private.check_json().';
 
--- Invalid rows --------------------------------------------------------------------------------------------------------
-
--- Checks and NOT NULL of a table, with a message for the client: the column, the value and the check's name, which is a
--- sentence. Postgres's own message lacks the value, and for NOT NULL what to do.
-create function private.refuse_invalid_row() returns trigger language plpgsql set search_path = '' as $$
-declare
-  given constant jsonb := to_jsonb(new);
-  checks text;
-  invalid record;
-begin
-  select a.attname as field into invalid
-  from pg_catalog.pg_attribute a
-  where a.attrelid = tg_relid and a.attnum > 0 and a.attnotnull and not a.attisdropped
-    and jsonb_typeof(given -> a.attname::text) = 'null' order by a.attnum limit 1;
-  if found then
-    raise exception '%: found null, expected a value', invalid.field using
-      errcode = 'not_null_violation', hint = 'Send a value, or leave the field out if it has a default.';
-  end if;
-  select string_agg(
-    format('(%L, %L, (%s) is false)', a.attname, c.conname, pg_get_expr(c.conbin, c.conrelid)), ', ' order by c.conname
-  ) into checks
-  from pg_catalog.pg_constraint c join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
-  where c.conrelid = tg_relid and c.contype = 'c';
-  execute format(
-    'select c.* from (select ($1::%s).*) as given, lateral (values %s) c (field, rule, is_violated)'
-    ' where c.is_violated limit 1', tg_relid::regclass, checks
-  ) into invalid using new;
-  if invalid.field is not null then
-    raise exception '%: found %, accepted: %', invalid.field,
-      coalesce(left((given -> invalid.field)::text, 100), 'null'), invalid.rule using errcode = 'check_violation';
-  end if;
-  return new;
-end $$;
-comment on function private.refuse_invalid_row() is
-  'Before a row is written: refuses nulls and violated checks with the column, the value and the rule.';
-
 grant execute on function private.pattern_character(text),
   private.bracket_error(text), private.pattern_error(text), private.are_operators(jsonb),
   private.condition_value_error(jsonb, text, integer), private.condition_error(jsonb, text, integer),

@@ -54,6 +54,7 @@ declare
   conditions text;
   found_rows jsonb;
 begin
+  perform private.refuse_unreadable(target, filter);
   select string_agg(format('t.%I is not distinct from w.%I', k, k), ' and ') into conditions
   from unnest(private.tool_columns(target, 'select', array(select jsonb_object_keys(filter)))) k;
   execute format(
@@ -90,6 +91,7 @@ declare
   columns text[] := private.tool_columns(target, 'insert', array(select jsonb_object_keys(request -> 'values')));
   created jsonb;
 begin
+  perform private.refuse_unreadable(target, request -> 'values');
   execute format(
     'insert into %s (organization_id%s) select $1%2$s from jsonb_populate_record(null::%1$s, $2) returning to_jsonb(%3$s.*)',
     target, ', ' || private.tool_list(array_remove(columns, 'organization_id')), split_part(target::text, '.', 2)
@@ -105,6 +107,7 @@ declare
   columns constant text[] := private.tool_columns(target, 'update', array(select jsonb_object_keys(request -> 'values')));
   updated jsonb;
 begin
+  perform private.refuse_unreadable(target, request -> 'values');
   execute format(
     'update %s t set (%s) = (select %2$s from jsonb_populate_record(null::%1$s, $1)) where t.id = $2 returning to_jsonb(t.*)',
     target, private.tool_list(columns)
@@ -177,4 +180,5 @@ grant execute on function private.tool_table(jsonb, boolean), private.tool_colum
   private.tool_list(text[]), private.tool_list_records(jsonb), private.tool_get_record(jsonb),
   private.tool_create_record(jsonb), private.tool_update_record(jsonb), private.tool_run(jsonb), private.tool_schema(jsonb)
   to strive_functions, strive_api_key;
+grant execute on function private.tool_columns(regclass, text, text[]) to authenticated, service_role;
 grant execute on function private.submit_order(jsonb) to strive_api_key;

@@ -29,7 +29,7 @@ def refusal(database: Database, statement: str) -> ErrorResponse:
     [
         (
             "update public.organizations set name = 'x'",
-            "A value is not accepted: organization name is 2 to 100 characters",
+            'name: found "x", accepted: organization name is 2 to 100 characters',
         ),
         ("update public.organizations set name = null", "name is required, found null"),
         (f"update public.organizations set slug = 'globex' where id = '{ACME}'", "slug is already in use"),
@@ -46,3 +46,49 @@ def test_refused_value_names_its_field(database: Database, statement: str, messa
     assert "constraint" not in response.message
     assert "relation" not in response.message
     assert "Failing row" not in str(response.details)
+
+
+def test_every_table_that_clients_write_explains_its_checks(database: Database) -> None:
+    with database.connect() as connection:
+        tables = connection.execute(
+            "select c.relname from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'"
+            " and has_any_column_privilege('authenticated', c.oid, 'insert, update') and not exists ("
+            "  select from pg_trigger t where t.tgrelid = c.oid and t.tgfoid = 'private.refuse_invalid_row'::regproc)"
+        ).fetchall()
+    assert tables == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        ("create_capture_token('')", 'name: found "", accepted: name is 1 to 100 characters'),
+        ("create_capture_token(null)", "name: found null, expected a value"),
+        ("create_capture_token('a', per_minute => 0)", "per_minute: found 0, accepted: per_minute is 1 to 600"),
+        ("""add_lead('{"name": ""}')""", 'name: found "", accepted: lead name is 1 to 255 characters'),
+        (
+            """add_lead('{"name": "a", "status": "OLD"}')""",
+            'status: found "OLD", accepted: one of NEW_LEAD, IN_CONTACT',
+        ),
+        ("""add_contact('{"name": "a", "nose": 1}')""", "There is no such column to insert"),
+        ("create_organization('abc', website => 'x')", 'website: found "x", accepted: website is an http(s) address'),
+    ],
+)
+def test_operation_names_field_and_value(database: Database, operation: str, message: str) -> None:
+    with database.acting_as("admin") as cursor, pytest.raises(psycopg.Error) as caught:
+        cursor.execute(f"select public.{operation}")
+    assert message in str(caught.value.diag.message_primary)
+    assert "Failing row" not in str(caught.value.diag.message_detail)
+
+
+def test_update_shows_only_values_that_it_writes(database: Database) -> None:
+    with database.acting_as("owner") as cursor:
+        cursor.execute(
+            "insert into public.appointments (organization_id, title, type, start_time, end_time)"
+            " values (%s, 'Visit', 'SHOWING', '2026-11-20 09:00Z', '2026-11-20 10:00Z') returning id",
+            [ACME],
+        )
+        ((appointment,),) = cursor.fetchall()
+        with pytest.raises(psycopg.Error) as caught:
+            cursor.execute("update public.appointments set end_time = '2026-11-20 08:00Z' where id = %s", [appointment])
+    assert str(caught.value.diag.message_primary).startswith('end_time: found "2026-11-20T08:00:00')
+    assert "09:00" not in str(caught.value.diag.message_primary)

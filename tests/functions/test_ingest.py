@@ -69,18 +69,18 @@ def test_records_without_a_mapping_are_matched_by_name(functions: Serving, key: 
 
 def test_an_invalid_record_says_what_is_accepted(functions: Serving, key: str) -> None:
     wrong = {
-        "lead name is 1 to 255 characters": {"name": "x" * 256},
-        "budget is not negative": {"name": "Ada", "budget": "-1"},
-        "name is required": {"email": "ada@portal.test"},
-        "found 'OLD'; accepted: NEW_LEAD, IN_CONTACT, QUALIFIED, UNQUALIFIED, CONVERTED, LOST": {
+        f'name: found "{"x" * 99}, accepted: lead name is 1 to 255 characters': {"name": "x" * 256},
+        "budget: found -1.00, accepted: budget is not negative": {"name": "Ada", "budget": "-1"},
+        "name: found null, expected a value": {"email": "ada@portal.test"},
+        'status: found "OLD", accepted: one of NEW_LEAD, IN_CONTACT, QUALIFIED, UNQUALIFIED, CONVERTED, LOST': {
             "name": "Ada",
             "status": "OLD",
         },
-        'found "much"; accepted: a number': {"name": "Ada", "budget": "much"},
-        'found "hot"; accepted: a list': {"name": "Ada", "tags": "hot"},
-        "a number is larger than its field accepts": {"name": "Ada", "budget": 1e300},
-        'name: found ["Ada", "Bo"]; accepted: one value': {"name": ["Ada", "Bo"]},
-        'email: found {"main": "ada@portal.test"}; accepted: one value': {
+        'budget: found "much", accepted: a value of the type numeric(12,2)': {"name": "Ada", "budget": "much"},
+        'tags: found "hot", accepted: a list, each a value of the type text': {"name": "Ada", "tags": "hot"},
+        'budget: found "1e300", accepted: a value of the type numeric(12,2)': {"name": "Ada", "budget": "1e300"},
+        'name: found ["Ada", "Bo"], accepted: one value': {"name": ["Ada", "Bo"]},
+        'email: found {"main": "ada@portal.test"}, accepted: one value': {
             "name": "Ada",
             "email": {"main": "ada@portal.test"},
         },

@@ -1297,6 +1297,8 @@ class ResumeSubscription(BaseModel):
 class Rotation(BaseModel):
     """
     The old key keeps working for `overlap_hours`, so that programs can be changed one after the other.
+
+    `expires_at` is that of the new key, which otherwise does not expire.
     """
 
     model_config = ConfigDict(
@@ -1304,6 +1306,7 @@ class Rotation(BaseModel):
     )
     key_id: Annotated[UUID, Field(title='Key Id')]
     overlap_hours: Annotated[int, Field(ge=0, le=168, title='Overlap Hours')] = 24
+    expires_at: Annotated[AwareDatetime | None, Field(title='Expires At')] = None
 
 
 class SessionReference(BaseModel):

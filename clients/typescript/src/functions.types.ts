@@ -4016,6 +4016,8 @@ export interface components {
         /**
          * Rotation
          * @description The old key keeps working for `overlap_hours`, so that programs can be changed one after the other.
+         *
+         *     `expires_at` is that of the new key, which otherwise does not expire.
          */
         Rotation: {
             /**
@@ -4028,6 +4030,11 @@ export interface components {
              * @default 24
              */
             overlap_hours?: number;
+            /**
+             * Expires At
+             * @default null
+             */
+            expires_at?: string | null;
         };
         /**
          * SessionReference
