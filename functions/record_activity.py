@@ -22,8 +22,8 @@ class NewActivity(RequestModel):
 
     type: ActivityType
     title: Title
-    description: str | None = None
-    outcome: str | None = None
+    description: Annotated[str | None, Field(max_length=10_000)] = None
+    outcome: Annotated[str | None, Field(max_length=10_000)] = None
     duration_minutes: Annotated[int, Field(ge=0, le=100_000)] | None = None
     completed_at: AwareDatetime | None = None
     lead_id: UUID | None = None
@@ -45,7 +45,7 @@ class NewFeedEntry(RequestModel):
 
     type: DashboardActivityType
     title: Title
-    description: str | None = None
+    description: Annotated[str | None, Field(max_length=10_000)] = None
     entity_type: Annotated[str, Field(min_length=1, max_length=100)]
     entity_id: Annotated[str, Field(min_length=1, max_length=255)]
     action: Annotated[str, Field(min_length=1, max_length=100)]

@@ -2,6 +2,6 @@
 
 select private.bound_client_columns();
 
--- An invalid row is refused with the field, what was found and what is accepted. Before a column that a check has is changed
--- or dropped, drop the trigger word_refusal of its table; then call this again.
-select private.word_refusals();
+-- Before a column that a check of one of these tables has is changed or dropped, drop their triggers word_refusal; then call
+-- this again.
+select private.word_refusals('{private.capture_tokens,public.organizations,public.organization_invitations,public.custom_agent_orders}'::regclass[]);

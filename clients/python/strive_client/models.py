@@ -807,6 +807,14 @@ class NameOrganization(BaseModel):
     description: Annotated[Description | None, Field(title='Description')] = None
 
 
+class Description1(RootModel[str]):
+    root: Annotated[str, Field(max_length=10000, title='Description')] = None
+
+
+class Outcome2(RootModel[str]):
+    root: Annotated[str, Field(max_length=10000, title='Outcome')] = None
+
+
 class DurationMinutes(RootModel[int]):
     root: Annotated[int, Field(ge=0, le=100000, title='Duration Minutes')] = None
 
@@ -821,8 +829,8 @@ class NewActivity1(BaseModel):
     )
     type: ActivityType
     title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
-    outcome: Annotated[str | None, Field(title='Outcome')] = None
+    description: Annotated[Description1 | None, Field(title='Description')] = None
+    outcome: Annotated[Outcome2 | None, Field(title='Outcome')] = None
     duration_minutes: Annotated[
         DurationMinutes | None, Field(title='Duration Minutes')
     ] = None
@@ -843,8 +851,8 @@ class NewActivity2(BaseModel):
     )
     type: ActivityType
     title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
-    outcome: Annotated[str | None, Field(title='Outcome')] = None
+    description: Annotated[Description1 | None, Field(title='Description')] = None
+    outcome: Annotated[Outcome2 | None, Field(title='Outcome')] = None
     duration_minutes: Annotated[
         DurationMinutes | None, Field(title='Duration Minutes')
     ] = None
@@ -865,8 +873,8 @@ class NewActivity3(BaseModel):
     )
     type: ActivityType
     title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
-    outcome: Annotated[str | None, Field(title='Outcome')] = None
+    description: Annotated[Description1 | None, Field(title='Description')] = None
+    outcome: Annotated[Outcome2 | None, Field(title='Outcome')] = None
     duration_minutes: Annotated[
         DurationMinutes | None, Field(title='Duration Minutes')
     ] = None
@@ -887,8 +895,8 @@ class NewActivity4(BaseModel):
     )
     type: ActivityType
     title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
-    outcome: Annotated[str | None, Field(title='Outcome')] = None
+    description: Annotated[Description1 | None, Field(title='Description')] = None
+    outcome: Annotated[Outcome2 | None, Field(title='Outcome')] = None
     duration_minutes: Annotated[
         DurationMinutes | None, Field(title='Duration Minutes')
     ] = None
@@ -943,7 +951,7 @@ class NewFeedEntry(BaseModel):
     )
     type: DashboardActivityType
     title: Annotated[str, Field(max_length=255, min_length=1, title='Title')]
-    description: Annotated[str | None, Field(title='Description')] = None
+    description: Annotated[Description1 | None, Field(title='Description')] = None
     entity_type: Annotated[
         str, Field(max_length=100, min_length=1, title='Entity Type')
     ]
