@@ -210,7 +210,8 @@ begin
   for target in
     select c.oid::regclass as name, array(
       select format('new.%I is null', a.attname) from pg_catalog.pg_attribute a
-      where a.attrelid = c.oid and a.attnum > 0 and a.attnotnull and not a.attisdropped and a.attgenerated = ''
+      -- Policies refuse a row of no organization first.
+      where a.attrelid = c.oid and a.attnum > 0 and a.attnotnull and not a.attisdropped and not c.relrowsecurity
       order by a.attnum
     ) || array(
       select format('(%s) is false', private.of_new_row(pg_get_expr(k.conbin, k.conrelid), of_check.names))
