@@ -221,7 +221,10 @@ comment on function private.restore_entry(public.trash) is
 create function private.restore_from_trash(ids uuid[]) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
-  org uuid := private.require_org('MEMBER');
+  org uuid := case
+    when private.is_sql_editor() then (select t.organization_id from public.trash t where t.id = any (ids) order by t.id limit 1)
+    else private.require_org('MEMBER')
+  end;
   wanted uuid[] := array(select distinct i from unnest(ids) i where i is not null);
   entries public.trash[];
   entry public.trash;
@@ -273,7 +276,7 @@ create function public.restore_from_trash(ids uuid[]) returns jsonb
 language sql set search_path = '' as 'select private.restore_from_trash(ids)';
 comment on function public.restore_from_trash(uuid[]) is
   'Restores up to 100 entries of the trash, all or none (MEMBER): each record under its old id, with its links and '
-  'with what was deleted with it. Returns [{"kind", "record_id"}].';
+  'with what was deleted with it. Returns [{"kind", "record_id"}]. The SQL editor restores entries of one organization at a time.';
 
 create function private.repoint_links(relation regclass, org uuid, gone uuid[], kept uuid) returns void
 language plpgsql set search_path = '' as $$

@@ -168,7 +168,7 @@ create table public.quick_actions (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint "NAVIGATION and EXTERNAL_LINK need target_url"
-    check (action_type not in ('NAVIGATION', 'EXTERNAL_LINK') or target_url is not null)
+    check (action_type not in ('NAVIGATION', 'EXTERNAL_LINK') or coalesce(target_url, '') <> '')
 );
 comment on table public.quick_actions is 'Buttons of the dashboard; run one with run_quick_action(). Without organization: of the system.';
 comment on column public.quick_actions.required_role is 'Roles that may run it; empty: every member.';

@@ -84,11 +84,19 @@ begin
 end $$;
 comment on function private.company_named(uuid, text) is 'The company with this name, added if there is none.';
 
+-- Restoring and merging add no company: one that is in the trash finds its contacts again when it is restored.
 create function private.link_company() returns trigger language plpgsql set search_path = '' as $$
 begin
   if new.company_id is not null and (tg_op = 'INSERT' or new.company_id is distinct from old.company_id) then
     select c.name into new.company from public.companies c
     where c.organization_id = new.organization_id and c.id = new.company_id;
+  elsif coalesce(current_setting('strive.history_action', true), '') <> '' then
+    return new;
+  elsif tg_op = 'UPDATE' and new.company_id is null and old.company_id is not null and new.company = old.company then
+    -- Of a company that was deleted, the name stays.
+    if exists (select from public.companies c where c.organization_id = new.organization_id and c.id = old.company_id) then
+      new.company := null;
+    end if;
   elsif tg_op = 'INSERT' or new.company is distinct from old.company then
     new.company_id := case
       when trim(new.company) <> '' then private.company_named(new.organization_id, new.company)
@@ -97,6 +105,18 @@ begin
   return new;
 end $$;
 comment on function private.link_company() is 'Keeps company and company_id of a contact together; write either.';
+
+-- SECURITY DEFINER: all contacts follow, also those that an API key may not write.
+create function private.rename_company() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  update public.contacts c set company = new.name
+  where c.organization_id = new.organization_id and c.company_id = new.id and c.company is distinct from new.name;
+  return null;
+end $$;
+comment on function private.rename_company() is 'Writes the new name of a company into its contacts.';
+create trigger rename_company after update of name on public.companies
+  for each row when (new.name <> old.name) execute function private.rename_company();
 
 -- For a project that has companies as text already.
 create function private.link_companies_of_contacts() returns bigint language plpgsql set search_path = '' as $$

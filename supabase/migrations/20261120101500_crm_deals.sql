@@ -226,13 +226,14 @@ create function public.move_deal(
 declare
   deal public.deals;
 begin
-  update public.deals d set stage = move_deal.stage, lost_reason = coalesce(move_deal.lost_reason, d.lost_reason)
+  update public.deals d set stage = move_deal.stage, lost_reason = coalesce(move_deal.lost_reason, d.lost_reason),
+    probability = case when move_deal.stage >= 'CLOSED_WON' then coalesce(move_deal.probability, d.probability) else d.probability end
   where d.id = deal_id returning d.* into deal;
   if not found then
     perform private.refuse('deal', deal_id);
   end if;
   -- In a second statement: within one, an unchanged probability looks like one that was not given.
-  if deal.probability <> move_deal.probability then
+  if deal.status = 'ACTIVE' and deal.probability <> move_deal.probability then
     update public.deals d set probability = move_deal.probability where d.id = deal_id returning d.* into deal;
   end if;
   return deal;

@@ -210,27 +210,30 @@ create trigger guard_parent before insert or update of parent_task_id on public.
 
 -- Recurring tasks -----------------------------------------------------------------------------------------------------
 
-create function private.next_occurrence(recurrence "Recurrence", due timestamptz) returns timestamptz
+create function private.next_occurrence(recurrence "Recurrence", due timestamptz, zone text) returns timestamptz
 language plpgsql stable set search_path = '' as $$
 declare
   step constant interval := case recurrence
     when 'DAILY' then '1 day' when 'WEEKDAYS' then '1 day' when 'WEEKLY' then '7 days' when 'MONTHLY' then '1 month'
     when 'QUARTERLY' then '3 months' when 'YEARLY' then '1 year' end;
-  first constant timestamp := coalesce(due, now()) at time zone 'UTC';
-  -- Skips occurrences that have passed: at least so many steps lie between.
-  steps integer := greatest(1, ceil(extract(epoch from now() - coalesce(due, now())) / extract(epoch from step))::integer);
+  first constant timestamp := coalesce(due, now()) at time zone zone;
+  -- Skips occurrences that have passed. At least so many steps lie between: the interval counts a month as 30 days.
+  steps integer := greatest(
+    1, floor(0.96 * extract(epoch from now() - coalesce(due, now())) / extract(epoch from step))::integer
+  );
   occurrence timestamp;
 begin
   loop
     occurrence := first + steps * step;
-    exit when occurrence at time zone 'UTC' > now()
+    exit when occurrence at time zone zone > now()
       and (recurrence <> 'WEEKDAYS' or extract(isodow from occurrence) < 6);
     steps := steps + 1;
   end loop;
-  return occurrence at time zone 'UTC';
+  return occurrence at time zone zone;
 end $$;
-comment on function private.next_occurrence("Recurrence", timestamptz) is
-  'When a recurring task is due again (UTC): the first time after now; the 31st of a month stays the last day of shorter ones.';
+comment on function private.next_occurrence("Recurrence", timestamptz, text) is
+  'When a recurring task is due again, at the same time of day in a time zone: the first time after now; the 31st of a month '
+  'becomes the last day of shorter ones.';
 
 create function private.complete_task() returns trigger language plpgsql set search_path = '' as $$
 begin
@@ -256,7 +259,8 @@ begin
       due_date, recurrence, lead_id, contact_id, company_id, deal_id, listing_id, order_id, estimated_hours, tags, position
     ) values (
       new.organization_id, new.project_id, new.parent_task_id, new.title, new.description, new.activity_type,
-      new.priority, new.assigned_to, new.created_by, private.next_occurrence(new.recurrence, new.due_date),
+      new.priority, new.assigned_to, new.created_by, private.next_occurrence(new.recurrence, new.due_date, coalesce(
+        (select u.time_zone from public.users u where u.id = coalesce(new.assigned_to, new.created_by)), 'UTC')),
       new.recurrence, new.lead_id, new.contact_id, new.company_id, new.deal_id, new.listing_id, new.order_id,
       new.estimated_hours, new.tags, new.position
     );

@@ -343,7 +343,10 @@ begin
     others := others || to_jsonb(other);
     kept.email := coalesce(kept.email, other.email);
     kept.phone := coalesce(kept.phone, other.phone);
-    kept.company := coalesce(kept.company, other.company);
+    if kept.company is null then
+      kept.company := other.company;
+      kept.company_id := other.company_id;
+    end if;
     kept.position := coalesce(kept.position, other.position);
     kept.assigned_to_id := coalesce(kept.assigned_to_id, other.assigned_to_id);
     kept.budget := coalesce(kept.budget, other.budget);
@@ -373,13 +376,15 @@ begin
   perform private.repoint_links('public.contacts', org, gone, into_id);
   delete from public.contacts c where c.organization_id = org and c.id = any (gone);
   perform private.repoint_trash(org, gone, into_id);
-  update public.contacts c set email = kept.email, phone = kept.phone, company = kept.company, position = kept.position,
+  perform set_config('strive.history_action', 'merged', true);
+  update public.contacts c set email = kept.email, phone = kept.phone, company = kept.company, company_id = kept.company_id, position = kept.position,
     assigned_to_id = kept.assigned_to_id, budget = kept.budget, min_bedrooms = kept.min_bedrooms,
     linkedin_url = kept.linkedin_url, twitter_url = kept.twitter_url,
     preferred_contact_method = kept.preferred_contact_method, property_types = kept.property_types,
     cities = kept.cities, tags = kept.tags, notes = kept.notes, custom_fields = kept.custom_fields,
     last_contact_at = kept.last_contact_at, type = kept.type, status = kept.status
   where c.id = into_id returning c.* into kept;
+  perform set_config('strive.history_action', '', true);
   perform private.record_change(
     org, 'contact', into_id, 'merged', format('%s other contacts merged into %s', cardinality(gone), kept.name), (
       select string_agg(concat_ws(', ', o ->> 'name', o ->> 'email', o ->> 'phone'), E'\n')
@@ -396,8 +401,8 @@ create function public.merge_contacts(into_id uuid, duplicate_ids uuid[]) return
 language sql set search_path = '' as 'select * from private.merge_contacts(into_id, duplicate_ids)';
 comment on function public.merge_contacts(uuid, uuid[]) is
   'Makes one contact of several (ADMIN): activities, deals, appointments and leads move to it, its empty columns are '
-  'filled, and the old values of the others stay in the log of the organization. Attachments keep the id of their old'
-  ' contact.';
+  'filled, and the old values of the others stay in the log of the organization. Attachments move to it, too; their files '
+  'stay where they are.';
 
 -- Reports -------------------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,11 @@ begin
     ('activity_feeds', true, '{created_at,title,type,severity,entity_type,action,user_id,is_pinned,is_archived}'),
     ('attachments', true, '{created_at,file_name,file_size,mime_type,entity_type,entity_id,uploaded_by_id}'),
     ('usage_tracking', true, '{created_at,resource_type,resource_name,usage_amount,billing_period,user_id}'),
+    ('agent_templates', false, '{created_at,updated_at,name,category,usage_count,rating,is_popular,is_public,created_by_id,tags}'),
+    ('tool_blueprints', false, '{created_at,updated_at,name,category,complexity,version,usage_count,is_public,created_by_id,tags}'),
+    ('project_showcases', false, '{created_at,updated_at,title,category,views,likes,is_public,is_featured,created_by_id,features,'
+      'technologies}'),
+    ('content', false, '{created_at,updated_at,published_at,title,slug,content_type,status,author_id}'),
     ('notifications', false, '{created_at,type,title,read,entity_type}'),
     ('ai_conversations', false, '{created_at,updated_at,title,context_type,ai_model,usage_tokens,is_archived}'),
     ('activity_logs', false, '{created_at,action,resource_type,resource_id,user_id}')

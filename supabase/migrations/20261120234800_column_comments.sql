@@ -11,11 +11,11 @@ created_at: When the row was created (UTC).
 updated_at: When the row was last changed (UTC); kept by the database.
 created_by: Who created it; set by the database.
 created_by_id: Who created it; set by the database.
-assigned_to_id: The member who is responsible; null: nobody.
-assigned_to: The member who is responsible; null: nobody.
-name: The name.
-title: The title.
-description: A longer description.
+assigned_to_id: The member who is responsible; null: no one yet.
+assigned_to: The member who is responsible; null: no one yet.
+name: What it is called, as people see it.
+title: The line that lists show.
+description: What it is, in a few sentences.
 notes: Remarks of the organization, not shown to others.
 tags: Words to group and filter by.
 custom_fields: Fields of the organization's own, as {"name": value}.
@@ -25,9 +25,9 @@ company: The company, by name.
 position: Job title.
 status: Its state.
 type: Its kind.
-category: Where it is filed.
+category: The group it is listed under.
 priority: How urgent it is.
-source: Where it came from.
+source: Through which channel it came, such as WEBSITE or REFERRAL.
 lead_id: The lead it is about.
 contact_id: The contact it is about.
 deal_id: The deal it is about.
@@ -37,7 +37,7 @@ company_id: The company it is about.
 order_id: The agent order it belongs to.
 completed_at: When it was completed.
 due_date: Until when it is to be done.
-started_at: When it started.
+started_at: When it started; null: it has not.
 finished_at: When it finished; null while it runs.
 starts_at: From when it applies.
 ends_at: Until when it applies; null: without end.
@@ -51,7 +51,7 @@ icon: Name of the icon that is shown with it.
 color: Color it is shown in.
 chart_type: How it is drawn, such as line or bar.
 sort_order: Place in the list, lowest first.
-message: The text.
+message: The text that people read.
 error: Why it failed; null if it did not.
 attempts: How often it was tried.
 min_bedrooms: The fewest bedrooms they want; null: any number.
@@ -61,20 +61,20 @@ stripe_subscription_id: The subscription at Stripe (sub_…).
 stripe_payment_intent_id: The payment at Stripe (pi_…).
 stripe_price_id: The price at Stripe (price_…).
 billing_cycle: MONTHLY or YEARLY.
-tier: The plan.
+tier: The plan: FREE, STARTER, GROWTH, ELITE or ENTERPRISE.
 currency: Currency, three lower-case letters.
 amount_cents: Amount in the smallest unit of the currency.
 current_period_start: When the paid period began.
 current_period_end: When the paid period ends.
 permissions: What a member must hold to see it; empty: nothing.
-alert_id: The alert.
+alert_id: The alert it is about (system_alerts).
 billing_email: Where invoices go.
 ip_address: The address the request came from.
 user_agent: The program that sent the request, as it names itself.
-address: The client address that the requests come from.
+address: The client address or network that the requests come from.
 answer: The response that the first request got.
 because: The reason for the treatment.
-bucket_id: The bucket.
+bucket_id: The bucket of Storage that has the file.
 by_builder: Whether the builder of the order may make the move.
 by_creator: Whether the creator of the order may make the move.
 by_platform: Whether platform admins may make the move.
@@ -88,19 +88,18 @@ listed_at: When the file was listed for deletion.
 due_at: When it is due.
 environment: The environment of the flag.
 first_at: The first time on this day.
-flag_id: The flag.
+flag_id: The flag (feature_flags).
 follow_up_after: How long such a lead may wait for contact.
 format: ndjson or csv.
 from_status: The status before the move.
 from_step: The step before the move.
-group_id: The group.
+group_id: The group of targets (feature_flag_groups).
 highest: The highest score_value of the score.
-hour: The hour.
+hour: The hour (UTC) that is counted.
 is_overdue: Whether it should have run by now.
 is_running: Whether it runs now.
-job: The job.
-key: The Idempotency-Key.
-kind: What can be done with it.
+job: The job, by its name in private.jobs.
+key: The header Idempotency-Key of the request.
 last_at: The last time on this day.
 last_done_at: When it last succeeded.
 last_error: Why the last run failed.
@@ -111,30 +110,30 @@ last_used_at: When it was last used.
 lowest: The lowest score_value of the score.
 meaning: The meaning of the status.
 minimum_role: The lowest role that may make the move.
-minute: The minute.
+minute: The minute (UTC) that is counted.
 moves_to: The stages a deal may move to from here.
 needs_reason: Whether a reason must be given.
-operation: The operation.
+operation: What the request was for, so that a key is used for one operation only.
 outcome: How it ended.
 payment_status: State of the payment, as Stripe reports it.
 per_minute: How many leads a minute may come with it.
-reason: The reason.
-relation: The table.
+reason: Why it was done, as it was given.
+relation: The table it is about, with its schema unless that is public.
 requested_by: Who requested it.
-result: What it returned.
+result: What it returned, for example how many rows it changed.
 revoked_at: When it was revoked; null: it is valid.
 rotated_at: When its text was last replaced.
 schedule: When it runs (UTC), as a crontab line.
-score: The score.
-session_id: The onboarding session.
+score: HOT, WARM or COLD.
+session_id: The onboarding session it belongs to.
 settled_at: When it was done; null: it is due.
-stage: The stage.
+stage: The stage of the pipeline, LEAD to CLOSED_LOST.
 started: The number of sessions that were started.
 stripe_status: The status at Stripe.
 subject_id: The row that is counted.
-took: The duration.
+took: How long it ran.
 token_hash: SHA-256 (hex) of the token; the token itself is not kept.
-token_id: The token.
+token_id: The token of a website (capture_tokens).
 to_status: The status after the move.
 to_step: The step after the move.
 version: Grows with every change.
@@ -347,6 +346,50 @@ user_dashboards.theme: LIGHT, DARK or AUTO.
 user_dashboards.density: COMPACT, NORMAL or SPACIOUS.
 user_dashboards.auto_refresh: Whether widgets refresh by themselves.
 user_dashboards.pinned_modules: Modules that the user pinned.
+checkouts.status: OPEN, PAID or EXPIRED: what became of the page at Stripe.
+checkouts.requested_by: The owner who opened the page.
+companies.address: Street, postal code and city, as one text.
+customers.name: Their name, or that of their company.
+customers.company: The company they work for, as text.
+admin_action_logs.description: What was done, in words.
+agent_templates.category: The shelf of the gallery, such as SALES.
+ai_tools.name: What agents and people choose it by.
+api_key_operations.scope: The scope a key needs to call it.
+build_logs.message: What happened, in words.
+content.title: Heading of the page or post.
+content.author_id: Who wrote it; set by the database.
+custom_agent_orders.title: What the agent is called.
+custom_agent_orders.priority: How soon the customer needs it.
+deals.title: What the deal is called in the pipeline.
+deal_stages.status: The outcome that belongs to the stage: ACTIVE, WON or LOST.
+emails.status: QUEUED, HELD (for the digest) and SENDING are due; SENT is done; UNCERTAIN, FAILED and CANCELLED are given up.
+invoices.status: DRAFT, OPEN, PAID, VOID or UNCOLLECTIBLE, as at Stripe.
+leads.name: Name of the person.
+leads.email: Compared without case to find duplicates.
+leads.company: The company they work for, as text; convert_lead() links it.
+contacts.name: Name of the person.
+contacts.email: Compared without case to find duplicates.
+listings.title: Heading of the offer.
+metric_columns.kind: What a query may do with it: number, time, choice, text, flag, id or list.
+metric_columns.source: The table (metric_sources).
+metric_columns.name: The column, as queries name it.
+metric_sources.name: The table, as queries name it in "source".
+notifications.title: Heading of the message.
+notifications.message: The message itself.
+onboarding_payments.status: State of the payment, as Stripe reports it.
+order_milestones.name: What is to be done, such as design.
+organizations.name: As members and invoices show it.
+organizations.description: What the organization does; shown to its members.
+payment_statuses.status: What a session shows for it.
+project_showcases.title: Name of the project.
+projects.name: What the project is called.
+stripe_tasks.kind: What is changed at Stripe, such as CANCEL_SUBSCRIPTION.
+subscription_statuses.status: What a subscription shows for it.
+system_alerts.title: Heading of the alert.
+system_alerts.message: The text of the alert.
+users.name: Their name, as colleagues see it; null: they have not given one.
+webhook_deliveries.kind: The kind of the event that is delivered (event_kinds).
+webhook_deliveries.status: PENDING waits or is retried; DELIVERED and FAILED are final.
 users.email: The address they sign in with; follows auth.users.
 users.avatar_url: Address of a picture.
 users.last_login_at: When they last signed in.

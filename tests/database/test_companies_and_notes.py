@@ -36,6 +36,47 @@ def test_company_and_company_id_of_a_contact_follow_each_other(database: Databas
         assert person["company_id"] not in (None, nasa["id"])
         person = change(cursor, "contacts", person, company=None) or {}
         assert person["company_id"] is None
+        change(cursor, "contacts", person, company_id=nasa["id"])
+        change(cursor, "companies", nasa, name="NASA Houston")
+        person = one(cursor.execute("select * from public.contacts where id = %s", [person["id"]]))
+        assert (person["company"], person["company_id"]) == ("NASA Houston", nasa["id"])
+        person = change(cursor, "contacts", person, company_id=None) or {}
+        assert (person["company"], person["company_id"]) == (None, None)
+
+
+def test_a_company_in_the_trash_is_not_added_again(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "admin")
+        nasa = company(cursor, "NASA")
+        kept, other, third = (
+            contact(cursor),
+            contact(cursor, company_id=nasa["id"]),
+            contact(cursor, company_id=nasa["id"]),
+        )
+        cursor.execute("delete from public.contacts where id = %s", [third["id"]])
+        cursor.execute("delete from public.companies where id = %s", [nasa["id"]])
+        merged = call(cursor, "merge_contacts", into_id=kept["id"], duplicate_ids=[other["id"]])
+        assert (merged["company"], merged["company_id"]) == ("NASA", None)
+        for kind in ("contacts", "companies"):
+            entry = one(cursor.execute("select id from public.trash where kind = %s", [kind]))
+            call(cursor, "restore_from_trash", ids=[entry["id"]])
+        linked = cursor.execute(
+            "select id, company from public.contacts where company_id = %s", [nasa["id"]]
+        ).fetchall()
+        assert {(row["id"], row["company"]) for row in linked} == {(kept["id"], "NASA"), (third["id"], "NASA")}
+
+
+def test_a_contact_returns_from_the_trash_with_the_new_name_of_its_company(database: Database) -> None:
+    with scene(database) as cursor:
+        turn(cursor, "admin")
+        nasa = company(cursor, "NASA")
+        person = contact(cursor, company_id=nasa["id"])
+        cursor.execute("delete from public.contacts where id = %s", [person["id"]])
+        change(cursor, "companies", nasa, name="NASA Houston")
+        entry = one(cursor.execute("select id from public.trash where kind = 'contacts'"))
+        call(cursor, "restore_from_trash", ids=[entry["id"]])
+        person = one(cursor.execute("select * from public.contacts where id = %s", [person["id"]]))
+        assert (person["company"], person["company_id"]) == ("NASA Houston", nasa["id"])
 
 
 def test_companies_of_earlier_contacts_are_added_once(database: Database) -> None:

@@ -17,7 +17,7 @@ def test_only_sources_equal_for_all_members_are_cached(database: Database) -> No
             " left join pg_policy p on p.polrelid = c.oid and p.polcmd in ('r', '*')"
             " and 'authenticated'::regrole = any (p.polroles) group by 1, 2"
         ).fetchall()
-    assert len(policies) == 20
+    assert len(policies) == 24
     for source, is_shared, conditions, is_secured in policies:
         assert is_secured
         assert is_shared == (conditions == [SAME_FOR_ALL]), (source, conditions)

@@ -39,7 +39,8 @@ def test_stage_update_follows_the_rules_of_move_deal(database: Database, origin:
         turn(cursor, "member")
         reason = {"lost_reason": "Price"} if origin == "CLOSED_LOST" else {}
         for goal in STAGES:
-            for given in ({}, {"lost_reason": "price"}, {"lost_reason": " "}):
+            closing = {"lost_reason": "price", "probability": 33} if goal in ("CLOSED_WON", "CLOSED_LOST") else {}
+            for given in ({}, {"lost_reason": "price"}, {"lost_reason": " "}, closing):
                 updated, moved = (deal(cursor, stage=origin, **reason) for _ in range(2))
                 by_update = outcome(cursor, change, "deals", updated, stage=goal, **given)
                 by_call = outcome(cursor, call, "move_deal", deal_id=moved["id"], stage=goal, **given)

@@ -75,9 +75,13 @@ def test_private_view_is_visible_to_its_owner_only(database: Database) -> None:
         assert remove(cursor, "saved_views", shared)
 
 
-@pytest.mark.parametrize(
-    "source", ["leads", "contacts", "companies", "deals", "listings", "tasks", "notes", "appointments", "projects"]
-)
+SOURCES = """
+    leads contacts companies deals listings tasks notes appointments projects activities customers custom_agent_orders
+    agent_templates tool_blueprints project_showcases content
+""".split()  # noqa: SIM905 - words read better than a list of quotes
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_every_list_can_be_a_view(database: Database, source: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")

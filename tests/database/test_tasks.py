@@ -109,6 +109,48 @@ def test_a_recurring_task_skips_the_times_that_have_passed(database: Database) -
         assert timedelta(days=3) < following["due_date"] - now < timedelta(days=5)
 
 
+def test_an_overdue_task_recurs_at_the_next_time_without_a_gap(database: Database) -> None:
+    with scene(database) as cursor:
+        for recurrence, step in (
+            ("MONTHLY", "1 month"),
+            ("QUARTERLY", "3 months"),
+            ("YEARLY", "1 year"),
+            ("DAILY", "1 day"),
+        ):
+            for ago in range(0, 1500, 97):
+                due = f"(now() - interval '{ago} days')"
+                found = one(
+                    cursor.execute(
+                        f"select private.next_occurrence('{recurrence}', {due}, 'UTC') as it,"
+                        f" (select min(t) from (select ({due} at time zone 'UTC' + n * interval '{step}') at time zone 'UTC' as t"
+                        " from generate_series(1, 2000) n) u where t > now()) as expected"
+                    )
+                )
+                assert found["it"] == found["expected"], (recurrence, ago)
+
+
+@pytest.mark.parametrize(
+    ("recurrence", "due", "successor"),
+    [
+        # Thursday and Friday evening in Chicago, which is Friday and Saturday in UTC.
+        ("WEEKDAYS", "2099-01-09 02:00Z", "2099-01-10 02:00Z"),
+        ("WEEKDAYS", "2099-01-10 02:00Z", "2099-01-13 02:00Z"),
+        # Over the change to daylight-saving time in March.
+        ("WEEKLY", "2027-03-10 15:00Z", "2027-03-17 14:00Z"),
+    ],
+)
+def test_a_task_recurs_at_the_time_of_day_of_its_assignee(
+    database: Database, recurrence: str, due: str, successor: str
+) -> None:
+    with scene(database) as cursor:
+        cursor.execute("update public.users set time_zone = 'America/Chicago' where id = %s", [PEOPLE["member"]])
+        turn(cursor, "admin")
+        task = todo(cursor, recurrence=recurrence, due_date=due, assigned_to=PEOPLE["member"])
+        change(cursor, "tasks", task, status="DONE")
+        following = one(cursor.execute("select * from public.tasks where status = 'TODO' and recurrence is not null"))
+        assert following["due_date"] == datetime.fromisoformat(successor)
+
+
 def plan(cursor: Cursor) -> Row:
     made = add(cursor, "follow_up_plans", name="New buyer")
     for day, kind in ((3, "EMAIL"), (0, "CALL")):

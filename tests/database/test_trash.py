@@ -152,6 +152,13 @@ def test_strangers_cannot_restore_records(database: Database, person: str, code:
             restore(cursor, entry, person=person)
 
 
+def test_the_sql_editor_restores_records(database: Database) -> None:
+    with scene(database) as cursor:
+        lead = add(cursor, "leads", organization_id=ACME, name="Ada")
+        entry = delete(cursor, "leads", lead)
+        assert restore(cursor, entry, person=None) == [{"kind": "leads", "record_id": str(lead["id"])}]
+
+
 def test_organization_is_deleted_with_its_trash(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         connection.execute("insert into public.leads (organization_id, name) values (%s, 'Ada')", [ACME])
