@@ -122,8 +122,8 @@ def test_an_overdue_task_recurs_at_the_next_time_without_a_gap(database: Databas
                 found = one(
                     cursor.execute(
                         f"select private.next_occurrence('{recurrence}', {due}, 'UTC') as it,"
-                        f" (select min(t) from (select ({due} at time zone 'UTC' + n * interval '{step}') at time zone 'UTC' as t"
-                        " from generate_series(1, 2000) n) u where t > now()) as expected"
+                        f" (select min(t) from (select ({due} at time zone 'UTC' + n * interval '{step}')"
+                        " at time zone 'UTC' as t from generate_series(1, 2000) n) u where t > now()) as expected"
                     )
                 )
                 assert found["it"] == found["expected"], (recurrence, ago)
