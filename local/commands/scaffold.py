@@ -89,6 +89,40 @@ grant select, delete, insert (organization_id, name, description), update (name,
 grant all on public.{name} to service_role;
 select private.bound_client_columns(), private.limit_rows(), private.guard_moves();
 """
+TABLE_TEST = '''"""{title}."""
+
+import pytest
+from psycopg.errors import CheckViolation
+
+from tests.support.rows import add
+from tests.support.world import ACME, Database
+
+
+def test_row_belongs_to_the_organization_of_the_member(database: Database) -> None:
+    with database.acting_as("member") as cursor:
+        assert add(cursor, "{name}", name="One")["organization_id"] == ACME
+
+
+def test_row_without_a_name_is_refused(database: Database) -> None:
+    with database.acting_as("member") as cursor, pytest.raises(CheckViolation, match="name has 1 to 200 characters"):
+        add(cursor, "{name}", name="")
+'''
+FLAG_TEST = '''"""A flag: test here what the code does while it is off, and while it is on."""
+
+from tests.support.served_flags import evaluate, is_on, make, wait_for
+from tests.support.serving import Serving
+from tests.support.world import Database
+
+FLAG = "{name}"
+
+
+def test_flag_is_off_until_it_is_enabled(database: Database, functions: Serving) -> None:
+    make(database, FLAG, is_enabled=False)
+    wait_for(lambda: evaluate(functions, FLAG, person="member").status_code == 200)
+    assert not is_on(evaluate(functions, FLAG, person="member"))
+    make(database, FLAG)
+    wait_for(lambda: is_on(evaluate(functions, FLAG, person="member")))
+'''
 FLAG = """  ('{name}', '{title}.', false, 0, '{{}}', auth.uid()),\n"""
 NAMES = {
     "function": (r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", "words in lower case, such as rename-organization"),
@@ -113,7 +147,7 @@ def new(kind: str, name: str, root: Path = ROOT) -> list[str]:
     snake = re.sub(r"[.-]", "_", name)
     title = re.sub(r"[._-]+", " ", name).capitalize()
     if kind == "flag":
-        return _flag(root / SEED, name, title)
+        return _flag(root, name, title)
     migrations = root / "supabase/migrations"
     created = f"create {kind} public.{snake}"
     if taken := [path.name for path in migrations.glob("*.sql") if re.search(rf"{created}\b", path.read_text())]:
@@ -130,7 +164,10 @@ def new(kind: str, name: str, root: Path = ROOT) -> list[str]:
             f"tests/functions/test_{snake}.py": FUNCTION_TEST.format(url=snake.replace("_", "-"), title=title),
         }
     else:
-        files = {chapter: TABLE.format(name=snake, title=title)}
+        files = {
+            chapter: TABLE.format(name=snake, title=title),
+            f"tests/database/test_{snake}.py": TABLE_TEST.format(name=snake, title=title),
+        }
     if exists := [path for path in files if (root / path).exists()]:
         raise StackError(f"{exists[0]} exists already.", "Choose another name.")
     for path, text in files.items():
@@ -146,14 +183,19 @@ def new(kind: str, name: str, root: Path = ROOT) -> list[str]:
     ]
 
 
-def _flag(seed: Path, name: str, title: str) -> list[str]:
+def _flag(root: Path, name: str, title: str) -> list[str]:
     """Add a flag to the demo data. In a deployment an admin creates it: no migration knows who that will be."""
+    seed, test = root / SEED, f"tests/functions/test_flag_{re.sub(r'[.-]', '_', name)}.py"
     text = seed.read_text()
     if f"('{name}'," in text:
         raise StackError(f"{SEED} has a flag {name} already.", "Choose another name.")
+    if (root / test).exists():
+        raise StackError(f"{test} exists already.", "Choose another name.")
+    (root / test).write_text(FLAG_TEST.format(name=name))
     row = FLAG.format(name=name, title=title)
     seed.write_text(FLAGS.sub(lambda insert: insert[0] + row, text))
     return [
+        f"wrote {test}",
         f"added {name}, off, to {SEED}; `strive reset` creates it on this machine",
         "In a deployment a platform admin creates it; until then it is off: docs/flags.md",
     ]
