@@ -85,6 +85,7 @@ def reset(stack: Stack, _options: argparse.Namespace) -> int:
 def seed(stack: Stack, options: argparse.Namespace) -> int:
     with stack.cluster.connect(SUPERUSER) as connection:
         counts = demo.generate(connection, options.size)
+        connection.execute("analyze")  # else the plans are those of empty tables until autovacuum has come
     print("\n".join(demo.described(counts)))
     return 0
 

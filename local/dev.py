@@ -26,7 +26,9 @@ RETRY_SECONDS = 5
 # The log of Postgres: each entry begins with its level, the parts of an entry have lines of their own.
 ENTRY = re.compile(r" \[\d+\] ([A-Z]+):  ")
 PARTS = {"DETAIL", "HINT", "QUERY", "CONTEXT", "STATEMENT"}
-ROUTINE = re.compile(r"LOG:  (starting logical decoding|logical decoding found|checkpoint (starting|complete))")
+ROUTINE = re.compile(
+    r"LOG:  ((starting|exported) logical decoding|logical decoding found|checkpoint (starting|complete))"
+)
 
 
 def dev(stack: Stack, api_port: int | None, db_port: int | None) -> None:

@@ -43,7 +43,7 @@ class Follower:
 
 
 def readable(service: str, line: str, *, color: bool) -> str:
-    """One line for a terminal: a request of the functions becomes time, status, method, function, milliseconds."""
+    """One line for a terminal: a request becomes time, status, method, function or path, milliseconds."""
     mark = f"\033[{COLORS[service]}m{service:>9} │\033[0m" if color else f"{service:>9} |"
     return f"{mark} {_request(line) or line}"
 
@@ -57,7 +57,8 @@ def _request(line: str) -> str | None:
         return None
     match entry:
         case {"message": "request", "status": status, **rest}:
-            words = [_clock(rest.get("time")), status, rest.get("method"), rest.get("function") or "(no function)"]
+            words = [_clock(rest.get("time")), status, rest.get("method")]
+            words += [rest.get("function") or rest.get("path") or "(no function)"]
             words += [f"{rest['milliseconds']} ms" if "milliseconds" in rest else None, rest.get("code")]
         case {"message": message, **rest}:
             left_out = {"time", "severity", "message"}

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from local import ROOT
@@ -83,6 +84,12 @@ def test_watch_prints_the_feed_as_it_happens(running: Stack) -> None:
 def test_logs_are_readable_or_json(running: Stack) -> None:
     shown = strive(running, "logs", "functions")
     assert "functions | " in shown.stdout
+    values = running.values()
+    httpx.get(f"{values['API_URL']}/rest/v1/leads?name=eq.secret", headers={"apikey": values["PUBLISHABLE_KEY"]})
+    requests = [line for line in strive(running, "logs", "api").stdout.splitlines() if "401 GET /rest/v1/leads" in line]
+    assert len(requests) == 1
+    assert requests[0].endswith(" ms")
+    assert "secret" not in requests[0]
     lines = [json.loads(line) for line in strive(running, "logs", "-o", "json").stdout.splitlines()]
     assert {"functions", "postgres"} <= {line["service"] for line in lines}
     assert all(line["message"] for line in lines)
