@@ -116,8 +116,9 @@ begin
       and not exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and t.tgname = 'bound_request')
   loop
     execute format(
-      'create trigger bound_request before insert or update or delete on public.%I for each row '
-      'when (session_user = ''authenticator'') execute function private.bound_request()', target.relname
+      'create trigger bound_request before %s on public.%I for each row when (session_user = ''authenticator'') '
+      'execute function private.bound_request()',
+      case when target.grows then 'insert or update or delete' else 'update or delete' end, target.relname
     );
     if target.grows then
       execute format(
@@ -165,7 +166,7 @@ begin
         where t.organization_id = org limit allowed + 1
       ) t;
     when 'webhook_deliveries' then
-      select count(*) + more as rows, 0 as bytes into used from (
+      select count(*) + more as rows, 0::bigint as bytes into used from (
         select from public.webhook_deliveries d
         where d.organization_id = org and d.created_at > now() - interval '1 day' limit allowed + 1
       ) d;

@@ -394,7 +394,7 @@ def test_every_allowed_column_exists_with_its_type(database: Database) -> None:
         times = connection.execute(
             "select count(distinct source) from private.metric_columns where kind = 'time'"
         ).fetchone()
-        assert times == (20,)
+        assert times == (24,)
 
 
 def test_cached_value_is_returned_until_stale(database: Database) -> None:

@@ -20,7 +20,8 @@ OPERATORS = COMPARISONS | PATTERNS | {"in": "= any", "is": "is"}
 KEYWORDS = {"null", "true", "false", "unknown"}
 QUOTED = r'"(?:[^"\\]|\\.)*+"'
 VALUE = rf"(?<=[.(,]){QUOTED}"
-SEGMENTS = re.compile(rf"((?:{VALUE}|\((?:{VALUE}|[^()])*+\)|[^,])*+),", re.DOTALL)
+# Atomic groups, because Python before 3.11.3 matches possessive quantifiers inside of one another wrongly.
+SEGMENTS = re.compile(rf"((?>(?:{VALUE}|\((?>(?:{VALUE}|[^()])*)\)|[^,])*)),", re.DOTALL)
 FILTER = re.compile(r"([^=]*)=(not\.)?(\w+)\.(.*)", re.DOTALL)
 TABLES = "select schemaname, tablename from pg_publication_tables where pubname = 'supabase_realtime'"
 PROBE = """select {condition} from jsonb_populate_record(null::{table}, '{{}}') r
