@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -406,7 +406,9 @@ class Stack:
         if last and db is None:
             wanted["database"] = last.database
         flags = {"api": "--api-port", "database": "--db-port"}
-        chosen = {name: free_port() if port == 0 else _own_port(port, flags[name]) for name, port in wanted.items()}
+        chosen = {name: _own_port(port, flags[name]) for name, port in wanted.items() if port}
+        for name in wanted.keys() - chosen.keys():
+            chosen[name] = free_port(chosen.values())
         # A restart keeps these ports while they are free: open pages and links stay valid.
         inner = ["functions", "smtp"]
         inner += [] if os.environ.get("STRIPE_SECRET_KEY") else ["stripe"]
@@ -414,7 +416,7 @@ class Stack:
         inner += ["postgrest"] if os.environ.get("POSTGREST_BIN") else []
         for name in inner:
             port = getattr(last, name) if last else 0
-            chosen[name] = port if port and _is_free(port) else free_port()
+            chosen[name] = port if port and _is_free(port) else free_port(chosen.values())
         self._save(self._state() | {"ports": chosen})
 
     def _state(self) -> dict[str, Any]:
@@ -482,10 +484,13 @@ def _answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def free_port() -> int:
-    """A free port below the range of outgoing connections, so that none of them takes it before it is used."""
+def free_port(taken: Collection[int] = ()) -> int:
+    """A free port below the range of outgoing connections, so that none of them takes it before it is used.
+
+    `taken` are ports that were chosen earlier and on which nothing listens yet.
+    """
     while True:
-        port = secrets.choice(PORTS)
+        port = secrets.choice([port for port in PORTS if port not in taken])
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

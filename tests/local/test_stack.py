@@ -22,7 +22,7 @@ import pytest
 from local import ROOT, StackError, database
 from local.keys import ensure_keys, load_keys
 from local.processes import alive
-from local.stack import Stack
+from local.stack import Stack, free_port
 from tests.support.serving import NO_TLS
 
 STRIPE = {"STRIPE_API_BASE", "STRIPE_WEBHOOK_SECRET"}
@@ -249,6 +249,13 @@ def test_incomplete_data_directory_is_created_again(new: Stack) -> None:
     (half / "PG_VERSION").write_text("17\n")
     new.start(0, 0)
     assert new.running()
+
+
+def test_a_chosen_port_is_not_chosen_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = free_port()
+    second = free_port([first])
+    monkeypatch.setattr("local.stack.PORTS", (first, second))
+    assert {free_port([first]) for _ in range(20)} == {second}
 
 
 @pytest.mark.parametrize(("flag", "position"), [("--api-port", 0), ("--db-port", 1)])
