@@ -74,7 +74,7 @@ GOALS: dict[str, list[Goal]] = {
         Goal("newest 50 of a tenant, the most expensive table", BY_HAND, "worst_read", at_most=1.3),
         Goal("single-row writes, the most expensive", BY_HAND, "worst_write", at_most=1.5),
         Goal(
-            "newest 50 of the feed, growth from 100 k to 3 M rows",
+            "newest 50 of the feed, growth from 100 k to 1 M rows",
             "a list of a table that does not grow",
             "growth",
             at_most=1.2,

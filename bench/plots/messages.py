@@ -213,7 +213,7 @@ def _dashboard(figures: Figures) -> Drawing:
         return [Row(prefix + name, each["ms"], each["reference_ms"]) for name, each in found.items()]
 
     return Drawing(
-        "The first screen in one call", "milliseconds until its data is there, among 500,000 leads",
+        "The first screen in one call", "milliseconds until its data is there, among 200,000 leads",
         [Group(rows(figures["first_screen"], "first screen, ")), Group(rows(figures["metrics"]), "Metrics")],
         "ms", ("dashboard_snapshot, evaluate_metric", "the same reads by hand"),
     )  # fmt: skip
@@ -221,7 +221,7 @@ def _dashboard(figures: Figures) -> Drawing:
 
 _search = _searches(
     "Search in a tenant of 50,000 leads",
-    "milliseconds for each kind of search, among 500,000 leads",
+    "milliseconds for each kind of search, among 200,000 leads",
     "without policies",
 )
 _templates = _searches(
