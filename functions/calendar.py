@@ -23,7 +23,7 @@ async def calendar(call: Call[CalendarRequest]) -> Result[str]:
     ago to a year ahead, at most 1,000. The address ends when it is replaced or revoked, and with the membership.
     """
     await load_modules("shared.calendar")
-    from shared.calendar import Head, elements, write_feed  # noqa: PLC0415 - no other function needs the library
+    from shared.calendar import Head, elements, write_feed  # noqa: PLC0415 - late, so that no other function loads the library of calendars
 
     tag = call.headers.get(b"if-none-match", b"").decode("latin-1").strip().removeprefix("W/").strip('"')
     read = await call.run("private.read_calendar", {"token": call.body.token, "etag": tag})

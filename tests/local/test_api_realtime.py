@@ -434,7 +434,7 @@ def test_changes_that_are_not_published_keep_no_wal(api: Api, client: Client) ->
     kept = "select bool_and(confirmed_flush_lsn >= %s::pg_lsn) from pg_replication_slots where active"
     while not api.sql(kept, written)[0][0]:
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.05)  # until the next look: Postgres announces a confirmed position to no client
 
 
 def test_too_many_messages_per_second_close_the_channel(client: Client) -> None:

@@ -125,11 +125,11 @@ class Feed:
                 self._turn_size += _send(change, wanted[change])
             await self._give_way()
         if changes:
-            await asyncio.sleep(BATCH_SECONDS)
+            await asyncio.sleep(BATCH_SECONDS)  # changes of that time share the queries of the next batch
 
     async def _give_way(self) -> None:
         if self._turn_size > TURN_BYTES or time.thread_time() > self._turn_ends:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one turn of the loop for other work
             self._turn_ends, self._turn_size = time.thread_time() + TURN_SECONDS, 0
 
     async def _evaluate(self, wanted: Wanted) -> None:

@@ -149,7 +149,7 @@ def batches(customers: list[str]) -> list[list[list[str]]]:
         takes = [asyncio.create_task(burst.take(receive, json.dumps({"customer": each}), each)) for each in customers]
         while not all(each.done() for each in takes):
             for _ in range(5):  # more than any step of a worker takes
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # one turn of the loop, which is no time
             if running:
                 running.pop(0)[1].set()
         assert [each.result() for each in takes] == customers
