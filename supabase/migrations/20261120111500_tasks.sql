@@ -2,7 +2,7 @@
 -- their successor when they are done; follow-up plans create several at once.
 
 create type "TaskStatus" as enum ('TODO', 'IN_PROGRESS', 'REVIEW', 'DONE', 'CANCELLED');
-comment on type "TaskStatus" is 'State of a task.';
+comment on type "TaskStatus" is 'State of a task. A task in TODO has not begun.';
 create type "Recurrence" as enum ('DAILY', 'WEEKDAYS', 'WEEKLY', 'MONTHLY', 'QUARTERLY', 'YEARLY');
 comment on type "Recurrence" is 'How often a task recurs.';
 
