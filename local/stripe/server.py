@@ -216,7 +216,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0)).decode(errors="replace")
+        length = int(self.headers.get("content-length") or 0)
+        if len(sent := self.rfile.read(length)) < length:
+            # The caller ended before it had sent everything: nothing of such a request is done or kept.
+            self.close_connection = True
+            return
+        body = sent.decode(errors="replace")
         double: Double = self.server.double
         try:
             if self.path.startswith("/v1/"):

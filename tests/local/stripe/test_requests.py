@@ -1,10 +1,12 @@
 """Requests, errors, idempotency and faults."""
 
 import asyncio
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import stripe
@@ -104,6 +106,17 @@ def test_idempotency_key_in_use_is_a_conflict(shop: Shop) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lambda _: create(), range(2))) == ["409", "customer"]
+
+
+def test_a_request_that_breaks_off_does_nothing_and_leaves_its_key_free(shop: Shop) -> None:
+    address = urlsplit(shop.double.url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        head = f"POST /v1/customers HTTP/1.1\r\nauthorization: Bearer {shop.double.key}\r\nidempotency-key: k\r\n"
+        connection.sendall(f"{head}content-length: 20\r\n\r\nname=A".encode())
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""
+    assert shop.client.v1.customers.create({"name": "Ada"}, {"idempotency_key": "k"}).name == "Ada"
+    assert shop.events(type="customer.created") == ["customer.created"] * 2  # with the shop's own
 
 
 def test_key_keeps_declined_card_but_not_invalid_request(shop: Shop) -> None:
