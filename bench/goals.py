@@ -116,7 +116,7 @@ GOALS: dict[str, list[Goal]] = {
         Goal("first recorded activity after a start", HELLO_ALONE, "cold.ratio.record_activity_signed_in", at_most=1.3),
         Goal("memory of a worker, at most", "budget", "memory.highest_mb", "MB", at_most=80),
         Goal("memory of a worker at its start", HELLO_ALONE, "memory.at_start_ratio"),
-        Goal("memory over 100,000 requests, last quarter", "the second quarter", "memory.growth", at_most=1.02),
+        Goal("memory over 50,000 requests, last quarter", "the second quarter", "memory.growth", at_most=1.02),
         Goal("record-activity, requests a second", USUAL, "peer.rate_ratios.with_supabase", at_least=3),
         Goal(
             "record-activity, requests a second",
@@ -157,7 +157,8 @@ GOALS: dict[str, list[Goal]] = {
         Goal("all 100 over HTTP", HELLO, "serving.all.of_hello", at_least=0.4),
         Goal("all 100, without remembered responses", HELLO, "serving.all_anew.of_hello"),
         Goal("304 Not Modified", "all 100 over HTTP", "serving.unchanged_of_all", at_least=1),
-        Goal("transactions in 1,000 requests", "none", "serving.transactions_per_1000_requests", "", at_most=1),
+        # Each of the six users is identified again once a second, and the version of the flags is read.
+        Goal("transactions a second at full speed", "none", "serving.transactions_per_second", "", at_most=7),
         Goal("memory of 10,000 flags", "budget", "loading.memory_mb", "MB", at_most=60),
         Goal("memory of 10,000 flags", "their JSON", "loading.memory_ratio"),
         Goal("10,000 flags loaded again", "budget", "loading.rebuild_seconds", "s", at_most=0.5),

@@ -1,4 +1,4 @@
-"""Memory of one worker: at rest, and whether it grows over a hundred thousand requests."""
+"""Memory of one worker: at rest, and whether it grows over fifty thousand requests."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from bench.functions.world import ours, reference, signed_in
 from bench.rounds import UNTIL, ratios, spread
 from tests.support.world import Database
 
-REQUESTS = 100_000
+REQUESTS = 50_000
 # On a slow machine; too few to show growth.
 FEWEST = 20_000
 

@@ -121,7 +121,7 @@ def _cold_start(figures: Figures) -> Drawing:
         Row(name.replace("_", "-"), found) for name, found in sorted(ratio.items(), key=lambda each: -each[1]["median"])
     ]
     return Drawing(
-        "Cold start of every function",
+        "Cold start of the slowest functions",
         "from the start of the process to its first answer, as a ratio to bare functions-framework's hello (1×)",
         [
             Group(rows, "First answer", (1.3, "goal 1.3")),
@@ -235,7 +235,7 @@ PLOTS = [
     Plot("statements", "rls", "what row-level security costs, by statement", _statements),
     Plot("record-activity", "functions", "record-activity beside a bare endpoint", _record_activity),
     Plot("peers", "functions", "record-activity beside its peers", _peers),
-    Plot("cold-start", "functions", "cold start of every function", _cold_start),
+    Plot("cold-start", "functions", "cold start of the slowest functions", _cold_start),
     Plot("webhook", "webhook", "Stripe's events beside stripe-sync-engine", _webhook),
     Plot("flags", "flags", "flags beside the engines of others", _flags),
     Plot("flags-over-http", "flags", "flags over HTTP", _flags_over_http),
