@@ -123,8 +123,8 @@ def _kept(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _offer(tool: Any) -> dict[str, Any]:
-    schema = tool.arguments.model_json_schema()
-    return {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": schema}}
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
+    return {"type": "function", "function": function}
 
 
 def _arguments(text: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import io
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from itertools import islice
 from typing import IO, Annotated, Any, Literal
 
 from psycopg import Rollback
@@ -25,8 +24,9 @@ LISTS = {"tags", "cities", "property_types"}
 WORDS = {"source", "status", "type"}
 NUMBERS = {"budget", "score_value", "min_bedrooms"}
 BATCH = 1000
-# Rows that the parsing thread reads before other requests get their turn.
-SLICE = 100
+# Rows, and their characters, that the parsing thread reads before other requests get their turn.
+SLICE, SLICE_CHARACTERS = 100, 1 << 18
+BATCH_CHARACTERS = 1 << 20
 MOST_SECONDS = 120
 MOST_LINES = 200_000
 MOST_COLUMNS = 200
@@ -34,6 +34,10 @@ LINE_CHARACTERS = 128 * 1024
 HEADER_CHARACTERS = 16 * 1024
 REPORTED_ERRORS = 1000
 ERROR_CHARACTERS = 300
+# No column accepts more.
+LISTED = 100
+CHARACTERS = {"tags": 60_000, "cities": 60_000, "property_types": 1000} | dict.fromkeys(WORDS | NUMBERS, 100)
+CELL_CHARACTERS = 10_000
 # A spreadsheet would run such a cell; numbers and telephone numbers are harmless.
 FORMULA = re.compile(r"[=@\t\r\n]|[-+](?![0-9(). /-]*$)")
 
@@ -88,9 +92,25 @@ class Rows:
 
     async def batch(self) -> list[tuple[int, list[str]]]:
         rows: list[tuple[int, list[str]]] = []
-        while len(rows) < BATCH and (some := await asyncio.to_thread(lambda: list(islice(self._numbered, SLICE)))):
+        characters = 0
+        while len(rows) < BATCH and characters < BATCH_CHARACTERS:
+            some, length = await asyncio.to_thread(self._some)
+            if not some:
+                break
             rows += some
+            characters += length
         return rows
+
+    def _some(self) -> tuple[list[tuple[int, list[str]]], int]:
+        """A few rows, and how many characters they have."""
+        rows: list[tuple[int, list[str]]] = []
+        characters = 0
+        for number, cells in self._numbered:
+            rows.append((number, cells))
+            characters += sum(map(len, cells))
+            if len(rows) == SLICE or characters > SLICE_CHARACTERS:
+                break
+        return rows, characters
 
     def __iter__(self) -> "Rows":
         return self
@@ -243,12 +263,16 @@ def _parse(columns: list[str | None], cells: list[str]) -> tuple[dict[str, Any],
     for column, text in zip(columns, cells, strict=False):
         if not column or not (cell := text.strip(" ")):
             continue
+        if len(cell) > (most := CHARACTERS.get(column, CELL_CHARACTERS)):
+            return {}, f"{column} has {len(cell):,} characters, at most {most:,} are accepted"
         if "\0" in cell:
             return {}, f"{column} contains a NUL character"
         if FORMULA.match(cell):
             return {}, f"{column} begins like a formula (=, @, + or -)"
         if column in LISTS:
-            parts = [part.strip() for part in cell.split(";") if part.strip()]
+            parts = [part.strip() for part in cell.split(";", 2 * LISTED) if part.strip()]
+            if len(parts) > LISTED:
+                return {}, f"{column} lists more than {LISTED} values"
             row[column] = [_word(part) for part in parts] if column == "property_types" else parts
         elif column in NUMBERS:
             row[column] = cell.lstrip("$").replace(",", "")

@@ -1,11 +1,19 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from shared.app.call import Call, Result
+from shared.app.call import Call, Result, as_json
 from shared.app.function import RequestModel, ResponseModel, function
+from shared.errors import ApiError
 from shared.schema import ApiKeyScope
+
+# A mapping or a default repeats what the body has once, for every record.
+MAPPED_BYTES = 4 << 20
+LONG_CHARACTERS = 10_000
 
 Column = Literal[
     "name", "email", "phone", "company", "source", "status", "score_value", "budget", "property_types", "cities",
@@ -73,9 +81,29 @@ async def ingest(call: Call[Ingestion]) -> Result[IngestionResult]:
     For MEMBER and above, or an API key. The mapping names where each column is in a record. A person who is known by
     email or phone is not created again. A record that is not valid fails alone.
     """
-    sent = call.body
-    rows = [sent.defaults | _mapped(record, sent.mapping) for record in sent.records]
-    return await call.run("private.ingest_leads", {"rows": rows, "dry_run": sent.dry_run})
+    rows = ",".join([row async for row in _rows(call.body)])
+    return await call.run("private.ingest_leads", f'{{"dry_run":{json.dumps(call.body.dry_run)},"rows":[{rows}]}}')
+
+
+async def _rows(sent: Ingestion) -> AsyncIterator[str]:
+    """Each record as JSON with the columns of a lead; other requests have their turn in between."""
+    size = 0
+    for record in sent.records:
+        fields = []
+        for column, value in (sent.defaults | _mapped(record, sent.mapping)).items():
+            fields.append(f'"{column}":{as_json(value)}')
+            size += len(fields[-1])
+            if size > MAPPED_BYTES:
+                raise ApiError(
+                    422,
+                    "mapping_too_large",
+                    f"The mapping and the defaults make more than {MAPPED_BYTES:,} bytes of the records",
+                    hint="Map each part of a record once, or send fewer records in a request.",
+                )
+            if len(fields[-1]) > LONG_CHARACTERS:
+                await asyncio.sleep(0)
+        yield f"{{{','.join(fields)}}}"
+        await asyncio.sleep(0)
 
 
 def _mapped(record: dict[str, Any], mapping: dict[Any, str] | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Answer(ResponseModel):
     scope=ANY_SCOPE,
     idempotent=True,
     body_bytes=1 << 18,
-    body_values=4_000,
+    body_values=2_000,
     errors={406: "The response would be JSON."},
 )
 async def mcp(call: Call[Message]) -> Result[Answer]:

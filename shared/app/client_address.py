@@ -9,6 +9,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from shared.settings import TrustedProxies
 
+# A client sends any number of entries, in front of those of the proxies.
+MOST_PROXIES = 20
+
 
 @lru_cache(1024)  # a client has one address
 def client_address(forwarded: bytes, peer: str | None, trusted: TrustedProxies) -> str | None:
@@ -16,8 +19,8 @@ def client_address(forwarded: bytes, peer: str | None, trusted: TrustedProxies) 
 
     `trusted` is how many proxies of ours a request passes, or their networks.
     """
-    chain = [entry for entry in forwarded.decode("latin-1").split(",") if entry.strip()]
-    addresses = [_parse(entry) for entry in [*chain, peer or ""]]
+    newest = forwarded.decode("latin-1").rsplit(",", MOST_PROXIES)[-MOST_PROXIES:]
+    addresses = [_parse(entry) for entry in [*filter(str.strip, newest), peer or ""]]
     if isinstance(trusted, int):
         # The connection is from the last proxy. A shorter chain than expected: the request came past the outer proxies.
         found = addresses[max(0, len(addresses) - 1 - trusted)]

@@ -7,11 +7,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
-from urllib.parse import parse_qsl
 
 from pydantic import BaseModel
 
-from shared.app.bodies import ClientGoneError, Receive, Slots, check_content, parse, read_body, read_file, read_form
+from shared.app.bodies import (
+    ClientGoneError,
+    Receive,
+    Slots,
+    check_content,
+    parse,
+    read_body,
+    read_file,
+    read_form,
+    read_query,
+)
 from shared.app.call import Call, Upload
 from shared.app.client_address import client_address
 from shared.app.function import ANY_SCOPE, Function
@@ -111,7 +120,7 @@ async def run(services: Services, function: Function, request: Request, caller: 
     is_query = request.method != "POST"
     body = b"" if is_query else await read_body(request.receive, function.body_bytes)
     if (is_form := _is_form(function, request)) or is_query:
-        fields = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)
+        fields = read_query(request.query)
         sent = read_form(body, request.headers.get(b"content-type", b""))
         body = json.dumps(dict([*fields, *sent])).encode()
     request.body.append(body)
@@ -188,10 +197,10 @@ async def _run_upload(services: Services, function: Function, request: Request, 
         if function.authorize:
             await session.run(function.authorize, "{}")
         await session.count()
-    query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True))
+    query = dict(read_query(request.query))
     parsed = await parse(function.request, json.dumps(query).encode(), function.body_values)
     async with AsyncExitStack() as stack:
-        stack.enter_context(services.slots.hold(caller.user_id or caller.key_name or caller.mode))
+        stack.enter_context(services.slots.hold(caller.user_id or caller.acts_for or caller.mode))
         file, digest = await read_file(request.receive)
         stack.enter_context(file)
         upload = Upload(

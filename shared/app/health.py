@@ -1,6 +1,8 @@
 """Liveness and readiness, for load balancers and deployments."""
 
+import asyncio
 import json
+from copy import copy
 
 from shared.app.responses import Response
 from shared.database.pool import Database
@@ -12,7 +14,20 @@ async def alive() -> Response:
     return Response(200, b'{"status": "alive"}')
 
 
-async def ready(database: Database) -> Response:
+class Readiness:
+    """Anyone may ask: all who ask at the same time get one answer of the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._asking: asyncio.Task[Response] | None = None
+
+    async def ready(self) -> Response:
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(_ready(self._database))
+        return copy(await asyncio.shield(self._asking))
+
+
+async def _ready(database: Database) -> Response:
     found = await database.migration_version()
     if found is None or found < MIGRATION:
         raise ApiError(

@@ -50,7 +50,7 @@ class Runtime:
         self._stripe: Stripe | None = None
         self._pages: dict[str, Callable[[], Awaitable[Response]]] = {
             "/healthz": health.alive,
-            "/readyz": partial(health.ready, self._database),
+            "/readyz": health.Readiness(self._database).ready,
             f"{BASE}/openapi.json": partial(self._once, self._openapi),
             f"{BASE}/docs": partial(self._once, self._reference),
             f"{BASE}/catalog.json": partial(self._once, self._catalog),

@@ -106,11 +106,11 @@ def _too_many(details: str) -> ApiError:
 
 
 def name_caller(caller: Caller, address: str | None) -> str | None:
-    """The user or API key, else the network of a request; None for servers of our own, which are not bounded."""
+    """The user, or the API keys of one, else the network of a request; None for servers of our own: not bounded."""
     if caller.mode in TRUSTED:
         return None
-    key = caller.key_name if caller.mode == "key" else None
-    return caller.user_id or key or (network_of(address) if address else None)
+    keys = f"keys of {caller.acts_for}" if caller.acts_for else None
+    return caller.user_id or keys or (network_of(address) if address else None)
 
 
 @lru_cache(1024)  # a client has one address

@@ -44,7 +44,7 @@ def _server(call: Call[Any]) -> Server[Any]:
                 Tool(
                     name=tool.name,
                     description=tool.description,
-                    input_schema=tool.arguments.model_json_schema(),
+                    input_schema=tool.schema,
                     annotations=ToolAnnotations(
                         read_only_hint=not tool.writes,
                         destructive_hint=tool.replaces,

@@ -6,6 +6,7 @@ Every operation runs under the caller's policies, so a tool never does more than
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -104,6 +105,11 @@ class Tool:
     replaces: bool = False
     """Whether it changes what is there already."""
 
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """Made once: all of them take milliseconds."""
+        return self.arguments.model_json_schema()
+
 
 TOOLS = {
     tool.name: tool
@@ -143,6 +149,10 @@ async def use(call: Call[Any], name: str, given: Mapping[str, Any]) -> Outcome:
     """Run a tool as the caller. An error is a result: the model reads it and tries something else."""
     if (tool := TOOLS.get(name)) is None:
         return Outcome(error=ErrorResponse(404, "unknown_tool", "There is no such tool", hint=f"{', '.join(TOOLS)}."))
+    if len(given) > len(tool.arguments.model_fields):
+        accepted = ", ".join(tool.arguments.model_fields)
+        message = f"The tool has {len(given):,} arguments; accepted are {accepted}"
+        return Outcome(error=ErrorResponse(422, "invalid_arguments", message))
     try:
         arguments = tool.arguments.model_validate(given)
     except ValidationError as problem:

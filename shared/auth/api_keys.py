@@ -55,7 +55,13 @@ async def identify(database: Database, key: str, headers: str, function: str) ->
             hint="An admin of the organization sees its keys in api_keys.",
             headers={"www-authenticate": "Bearer"},
         )
-    return Caller("key", json.dumps(claims), key_name=claims["api_key_id"], scopes=frozenset(claims["scopes"]))
+    return Caller(
+        "key",
+        json.dumps(claims),
+        key_name=claims["api_key_id"],
+        acts_for=claims["sub"],
+        scopes=frozenset(claims["scopes"]),
+    )
 
 
 def _checksum(unchecked: str) -> str:

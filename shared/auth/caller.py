@@ -14,6 +14,8 @@ class Caller:
     claims: str
     user_id: str | None = None
     key_name: str | None = None
+    # Of an API key: who made it. All keys of one person share their bounds.
+    acts_for: str | None = None
     # The one that the token names, or none.
     organization: str = ""
     scopes: frozenset[str] = frozenset()

@@ -18,7 +18,10 @@ begin
     perform private.refuse_estimates(headers::json);
   end if;
   claims := nullif(current_setting('request.jwt.claims', true), '');
-  caller := hashtext(coalesce(claims::json ->> 'api_key_id', claims::json ->> 'sub', private.client_network()));
+  -- All keys of one person are one caller.
+  caller := hashtext(coalesce(
+    case when strpos(claims, '"api_key_id"') > 0 then 'keys of ' else '' end || (claims::json ->> 'sub'), private.client_network()
+  ));
   if not pg_try_advisory_xact_lock(caller, 1) then
     perform private.await_turn(caller);
   end if;

@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -131,6 +132,22 @@ def test_attack_occupy_every_connection_of_the_data_api(fresh_database: Database
     finally:
         for connection in requests:
             connection.close()
+
+
+def test_attack_be_many_callers_with_many_keys(fresh_database: Database) -> None:
+    """An organization may have 50 keys: those of one person are one caller."""
+    callers = "select count(distinct classid) as callers from pg_locks where locktype = 'advisory' and objsubid = 2"
+    with ExitStack() as stack:
+        watch = stack.enter_context(fresh_database.connect("supabase_admin"))
+        for found, claims in [
+            (1, {"api_key_id": str(uuid4())}), (1, {"api_key_id": str(uuid4())}), (2, {}),
+            (3, {"api_key_id": str(uuid4()), "sub": str(PEOPLE["member"])}),
+        ]:  # fmt: skip
+            connection = stack.enter_context(fresh_database.connect("authenticator"))
+            connection.autocommit = False
+            become(connection, "authenticated", claims_of("owner") | claims, {})
+            connection.execute("select private.check_request()")
+            assert watch.execute(callers).fetchone() == (found,)
 
 
 # People ---------------------------------------------------------------------------------------------------------------

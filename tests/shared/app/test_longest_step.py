@@ -4,7 +4,10 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from io import BytesIO
+from ipaddress import ip_network
 from typing import Any
 from uuid import uuid4
 
@@ -12,8 +15,13 @@ import pytest
 from pydantic_core import from_json
 
 from functions import ALL, load
-from shared.app.bodies import parse
-from shared.app.function import Function
+from functions.import_records import BATCH_CHARACTERS, SLICE, Rows
+from functions.import_records import _parse as parse_cells
+from functions.ingest import MAPPED_BYTES, ingest
+from functions.ingest import _rows as write_rows
+from shared.app.bodies import parse, read_form, read_query
+from shared.app.client_address import client_address
+from shared.app.function import BODY_BYTES, Function
 from shared.app.responses import Response
 from shared.app.runtime import Runtime
 from shared.calendar import elements, write_feed
@@ -95,6 +103,100 @@ def test_attack_hold_the_loop_with_the_largest_body(name: str) -> None:
         found[what] = min(times)
     worst = max(found, key=lambda what: found[what])
     assert found[worst] < MOST_SECONDS, f"{1000 * found[worst]:.1f} ms: {worst}"
+
+
+def relative(work: Callable[[], object]) -> float:
+    """The processor time of a call that holds the loop, the least of several."""
+    times = []
+    for _ in range(REPEATED):
+        factor = max(reference_seconds() / REFERENCE_SECONDS, 1)
+        began = time.thread_time()
+        with suppress(ApiError):
+            work()
+        times.append((time.thread_time() - began) / factor)
+    return min(times)
+
+
+SIZE = BODY_BYTES - 200
+MULTIPART = b"multipart/form-data; boundary=b"
+SOLE_FIELD = b"content-disposition:form-data;"
+DOES_NOT_FIT = {
+    "one line of many fields": (b"--b\r\n" + SOLE_FIELD * (SIZE // 30) + b"\r\n\r\nx\r\n--b--", MULTIPART),
+    "many lines": (b"--b\r\n" + (SOLE_FIELD + b"\r\n") * (SIZE // 32) + b"\r\n\r\nx\r\n--b--", MULTIPART),
+    "names without end": (b"--b\r\n" + SOLE_FIELD + b' name="' * (SIZE // 8) + b"\r\n\r\nx\r\n--b--", MULTIPART),
+    "many parts": (b"--b" * (SIZE // 3), MULTIPART),
+    "many fields": (b"a=&" * (SIZE // 3), b""),
+    "a long boundary": (b"", b"multipart/form-data;" + b"boundary;" * 3000),
+}
+
+
+@pytest.mark.parametrize("form", DOES_NOT_FIT)
+def test_attack_hold_the_loop_with_a_form(form: str) -> None:
+    assert relative(lambda: read_form(*DOES_NOT_FIT[form])) < MOST_SECONDS
+
+
+@pytest.mark.parametrize(
+    "query", [b"a=&" * 10_000, b"a=" + b"%41" * 10_000, b"&" * 30_000], ids=["fields", "escapes", "&"]
+)
+def test_attack_hold_the_loop_with_a_query(query: bytes) -> None:
+    assert relative(lambda: read_query(query)) < MOST_SECONDS
+
+
+@pytest.mark.parametrize("trusted", [1, (ip_network("10.0.0.0/8"),)], ids=["count", "networks"])
+@pytest.mark.parametrize("entry", ["a,", "::1,", "10.0.0.1,", ","])
+def test_attack_hold_the_loop_with_a_list_of_addresses(entry: str, trusted: Any) -> None:
+    sent = (entry * (32_000 // len(entry)) + "192.0.2.7, 10.0.0.2").encode()
+    assert client_address.__wrapped__(sent, "10.0.0.3", 2 if trusted == 1 else trusted) == "192.0.2.7"
+    assert relative(lambda: client_address.__wrapped__(sent, "10.0.0.3", trusted)) < MOST_SECONDS
+
+
+def nested(levels: int) -> dict[str, Any]:
+    return {"a": nested(levels - 1)} if levels else {}
+
+
+PLACES = ["name", "email", "phone", "company", "timeline", "notes", "tags", "cities", "source", "status"]
+REPEATING = {
+    "defaults": {"records": [{"name": "a"}] * 200, "defaults": {"notes": "x" * 250_000}},
+    "a part mapped to every column": {
+        "records": [{"name": "x" * 120_000}] * 2, "mapping": dict.fromkeys(PLACES, "name"),
+    },
+    "long paths": {"records": [nested(90)] * 200, "mapping": {place: ".".join(["a"] * 90) for place in PLACES}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sent", REPEATING)
+def test_attack_multiply_the_body_of_an_ingestion(sent: str) -> None:
+    """What is in the body once is repeated neither without end nor in one step."""
+    request = ingest.request.validate_python(REPEATING[sent])
+    rows: list[str] = []
+
+    async def write() -> None:
+        rows[:] = [row async for row in write_rows(request)]
+
+    taken = [step_seconds(write())[0] / max(reference_seconds() / REFERENCE_SECONDS, 1) for _ in range(REPEATED)]
+    assert min(taken) < MOST_SECONDS, f"{1000 * min(taken):.1f} ms"
+    assert sum(map(len, rows)) <= MAPPED_BYTES
+
+
+def test_attack_import_lines_of_the_largest_cells() -> None:
+    """A cell that no column accepts is not taken apart, and no batch is larger than the database reads at once."""
+    columns: list[str | None] = ["name", "tags", "property_types", "notes", "status"]
+    text = "a ;" * 42_000
+    for at in range(1, len(columns)):
+        cells = ["n", *(text if at == column else "" for column in range(1, len(columns)))]
+        assert relative(lambda cells=cells: [parse_cells(columns, cells) for _ in range(SLICE)]) < MOST_SECONDS  # type: ignore[misc]
+    lines = b"name,notes\n" + (b"n," + b"x" * 120_000 + b"\n") * 130
+
+    async def largest() -> int:
+        rows = Rows(BytesIO(lines))
+        await rows.header()
+        sizes = []
+        while batch := await rows.batch():
+            sizes.append(sum(len(cell) for _, cells in batch for cell in cells))
+        assert sum(sizes) > 15_000_000
+        return max(sizes)
+
+    assert asyncio.run(largest()) < 2 * BATCH_CHARACTERS
 
 
 def test_attack_build_the_reference_again_and_again() -> None:

@@ -1,11 +1,14 @@
 """Turns of callers: how many requests run, wait and are refused."""
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 
+from shared.app.health import Readiness
 from shared.app.turns import Turns, name_caller
 from shared.auth.caller import WEBHOOK, Caller
+from shared.database.version import MIGRATION
 from shared.errors import ApiError
 
 
@@ -46,6 +49,41 @@ def test_attack_occupy_a_process_with_many_requests() -> None:
             f"eve{n}" for n in range(Turns.RUNNING, Turns.RUNNING + Turns.WAITING)
         ]
         assert (await bench.start("eve", 1))[0].done(), "nothing is left behind"
+
+    asyncio.run(attack())
+
+
+def test_attack_take_the_turns_of_many_keys() -> None:
+    keys = [Caller("key", "{}", key_name=f"key {n}", acts_for="eve") for n in range(50)]
+    assert {name_caller(key, "192.0.2.1") for key in keys} == {"keys of eve"}
+    assert name_caller(Caller("user", "{}", user_id="eve"), "192.0.2.1") == "eve"
+
+
+def test_attack_ask_for_readiness_without_end() -> None:
+    """Each answer takes a connection, and no turn: anyone may ask."""
+    asked = asyncio.Event()
+
+    class Hanging:
+        times = 0
+
+        async def migration_version(self) -> str:
+            self.times += 1
+            await asked.wait()
+            return MIGRATION
+
+    async def attack() -> None:
+        database = Hanging()
+        readiness = Readiness(cast("Any", database))
+        asking = [asyncio.create_task(readiness.ready()) for _ in range(100)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        asking.pop().cancel()  # a client that goes away ends no answer of others
+        asked.set()
+        answers = await asyncio.gather(*asking)
+        assert (database.times, {answer.status for answer in answers}) == (1, {200})
+        assert len({id(answer) for answer in answers}) == len(answers), "each has the id of its request"
+        await readiness.ready()
+        assert database.times == 2
 
     asyncio.run(attack())
 
