@@ -106,11 +106,9 @@ def _one_connection(database: Database, bare: Contender, mine: Contender) -> dic
             for name, contender in (("bare", bare), ("record_activity", mine)):
                 answers = load.run(contender.port, contender.request, connections=1, seconds=ALONE_SECONDS)
                 medians[name].append(answers.percentile_ms(0.5))
-    beyond = {
-        f"{name}_added_p50_ms": spread([a - b for a, b in zip(medians[name], medians["statement"], strict=True)])
-        for name in ("bare", "record_activity")
+    return {f"{name}_p50_ms": spread(found) for name, found in medians.items()} | {
+        "p50_ratio": ratios(medians["record_activity"], medians["bare"])
     }
-    return {f"{name}_p50_ms": spread(found) for name, found in medians.items()} | beyond
 
 
 _COLUMNS = ("type", "title", "entity_type", "entity_id", "action", "metadata")
