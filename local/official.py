@@ -60,7 +60,7 @@ class OfficialStack(Stack):
         environment.pop("SUPABASE_SIGNING_KEY", None)
         return words, environment
 
-    def _start_postgres(self, *, seed: bool) -> bool:
+    def _start_postgres(self) -> bool:
         self._write_project()
         self.say("Supabase: starting the official stack (the first time, it is downloaded)")
         started = self._cli("start", "--eager", "--exclude", EXCLUDED, timeout=FETCH_SECONDS)
@@ -76,10 +76,13 @@ class OfficialStack(Stack):
         with self.connect() as connection:
             database.set_functions_password(connection, self.keys.database_password)
             row = connection.execute("select exists (select from public.organizations)").fetchone()
-            if seed and row == (False,):
-                self.say("demo data")
-                database.seed(connection)
         return row == (False,)
+
+    def _fill(self, *, seed: bool) -> None:
+        if seed:
+            self.say("demo data")
+            with self.connect() as connection:
+                database.seed(connection)
 
     def _stop_postgres(self) -> None:
         if self.project.exists():

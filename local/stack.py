@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,11 +226,11 @@ class Stack:
         self._choose_ports(api_port, db_port)
         self._save(self._state() | {"jobs": self.jobs})
         try:
-            is_new = self._start_postgres(seed=seed)
+            is_new = self._start_postgres()
             self.say("API and functions")
-            for service in self.services:
-                if service in HEALTH:
-                    self._start_service(service)
+            self._start_services(HEALTH)
+            if is_new:
+                self._fill(seed=seed)  # while the services load their libraries
             if "stripe" in self.services:
                 self._await("stripe")
                 self.put_on_sale()
@@ -264,34 +264,40 @@ class Stack:
         stop(process, timeout=60)
         return True
 
-    def _start_postgres(self, *, seed: bool) -> bool:
+    def _start_postgres(self) -> bool:
         """Returns whether the database is new."""
-        cluster, ready = self.cluster, self.workdir / "postgres" / "ready"
-        if not ready.exists():
-            self.say("Postgres: creating the database")
+        # They need no database, so they load their libraries while it is created.
+        self._start_services(("stripe", "model"))
+        cluster, is_new = self.cluster, not self._ready.exists()
+        self.say("Postgres: creating the database" if is_new else "Postgres")
+        if is_new:
             cluster.initialize()
-        else:
-            self.say("Postgres")
         cluster.start()
-        if not ready.exists():
+        if is_new:
             database.create_roles(cluster)
             with cluster.connect(SUPERUSER) as connection:
                 database.create_schemas(connection)
         self.migrate()
         with cluster.connect() as connection:
             database.set_functions_password(connection, self.keys.database_password)
-            if not ready.exists():
+            if is_new:
                 connection.execute("select private.meter_reads()")
-            if not ready.exists() and seed:
-                self.say("demo data")
-                database.seed(connection)
-                if self.demo_year:
-                    with cluster.connect(SUPERUSER) as superuser:
-                        demo.generate(superuser)
-        is_new = not ready.exists()
-        # A start that does not find this mark creates the data directory again.
-        ready.touch()
         return is_new
+
+    @property
+    def _ready(self) -> Path:
+        """A start that does not find this mark creates the data directory again."""
+        return self.workdir / "postgres" / "ready"
+
+    def _fill(self, *, seed: bool) -> None:
+        if seed:
+            self.say("demo data")
+            with self.cluster.connect() as connection:
+                database.seed(connection)
+            if self.demo_year:
+                with self.cluster.connect(SUPERUSER) as superuser:
+                    demo.generate(superuser)
+        self._ready.touch()
 
     def _stop_postgres(self) -> None:
         if self.cluster.process():
@@ -300,6 +306,11 @@ class Stack:
     def _delete_data(self) -> None:
         for folder in ("postgres", "storage", "stripe"):
             shutil.rmtree(self.workdir / folder, ignore_errors=True)
+
+    def _start_services(self, names: Iterable[str]) -> None:
+        for service in names:
+            if service in self.services and not self.processes()[service]:
+                self._start_service(service)
 
     def _start_service(self, service: str) -> None:
         words, environment = self.command(service)

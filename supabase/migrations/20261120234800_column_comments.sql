@@ -399,18 +399,18 @@ $$;
   uncommented record;
 begin
   for uncommented in
-    select c.oid::regclass as relation, a.attname, (
-      select trim(substring(line from ': (.*)$'))
+    with meaning as materialized (
+      select split_part(line, ':', 1) as place, trim(substring(line from ': (.*)$')) as text
       from regexp_split_to_table(meanings, '\n') line
-      where split_part(line, ':', 1) in (c.relname || '.' || a.attname, a.attname::text)
-      order by strpos(split_part(line, ':', 1), '.') > 0 desc limit 1
-    ) as meaning
+    )
+    select distinct on (c.oid, a.attnum) c.oid::regclass as relation, a.attname, m.text as meaning
     from pg_catalog.pg_class c
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    join meaning m on m.place in (c.relname || '.' || a.attname, a.attname::text)
     where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and c.relkind in ('r', 'p', 'v')
       and pg_catalog.col_description(c.oid, a.attnum) is null
+    order by c.oid, a.attnum, strpos(m.place, '.') > 0 desc
   loop
-    continue when uncommented.meaning is null;
     execute format('comment on column %s.%I is %L', uncommented.relation, uncommented.attname, uncommented.meaning);
   end loop;
 end $comments$;
