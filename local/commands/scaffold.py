@@ -87,7 +87,7 @@ create policy "admins delete {name}" on public.{name} for delete to authenticate
 grant select, delete, insert (organization_id, name, description), update (name, description)
   on public.{name} to authenticated;
 grant all on public.{name} to service_role;
-select private.bound_client_columns(), private.limit_rows(), private.guard_moves();
+select private.bound_client_columns(), private.explain_refusals(), private.limit_rows(), private.guard_moves();
 """
 TABLE_TEST = '''"""{title}."""
 

@@ -37,8 +37,8 @@ MEANING: dict[str, int | ErrorResponse] = {
 CODES = {"PT403": "user_suspended"}
 
 
-# Messages in place of those that Postgres writes, by SQLSTATE. Every CHECK has a sentence as its name: the field and
-# what it accepts. The values of the row are not for the client; private.refuse_invalid_row() shows those it was sent.
+# Messages in place of those that Postgres writes, by SQLSTATE. Checks and keys have sentences as their names: the field
+# and what it accepts. The values of a row are not for the client; private.refuse_invalid_row() shows those it sent.
 MESSAGES: dict[str, Callable[[Diagnostic], str]] = {
     "22001": lambda _: "A text is longer than its field accepts",
     "22003": lambda _: "A number is larger than its field accepts",

@@ -85,7 +85,7 @@ create index users_suspended_until_idx on public.users (suspended_until) where s
 create table public.organizations (
   id uuid primary key default gen_random_uuid(),
   name text not null constraint "organization name is 2 to 100 characters" check (length(name) between 2 and 100),
-  slug text not null unique
+  slug text not null constraint "slug is unique in organizations" unique
     constraint "slug is lower-case words joined by hyphens" check (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$'),
   website text constraint "website is an http(s) address of at most 500 characters"
     check (website ~* '^https?://[^[:space:]]+$' and length(website) <= 500),

@@ -147,23 +147,23 @@ comment on function private.bound_client_columns() is
 
 -- Invalid rows --------------------------------------------------------------------------------------------------------
 
--- Postgres's own message of a check lacks the field and the value, and its detail has the whole row, also what the caller
--- may not see. Only values that this statement writes are shown: those of the caller, never those of other rows.
-create function private.refuse_invalid_row() returns trigger language plpgsql set search_path = '' as $$
+-- Postgres's own message lacks the field and the value, and its detail has the whole row, also what the caller may not
+-- see. Only values that this statement writes are shown: those of the caller, never those of other rows.
+create function private.refuse_invalid_row(target regclass, sent jsonb, before jsonb) returns void
+language plpgsql set search_path = '' as $$
 declare
-  given constant jsonb := to_jsonb(new);
-  before constant jsonb := case tg_op when 'UPDATE' then to_jsonb(old) else '{}' end;
   checks text;
   invalid record;
 begin
   select a.attname as field into invalid
   from pg_catalog.pg_attribute a
-  where a.attrelid = tg_relid and a.attnum > 0 and a.attnotnull and not a.attisdropped and a.attgenerated = ''
-    and jsonb_typeof(given -> a.attname::text) = 'null' order by a.attnum limit 1;
+  -- Policies refuse a row without an organization.
+  where a.attrelid = target and a.attnum > 0 and a.attnotnull and not a.attisdropped and a.attgenerated = ''
+    and a.attname <> 'organization_id' and jsonb_typeof(sent -> a.attname::text) = 'null' order by a.attnum limit 1;
   if found then
-    raise exception '%: found null, expected a value', invalid.field using
+    raise exception '%: found null, accepted: a value', invalid.field using
       errcode = 'not_null_violation', hint = 'Send a value, or leave the field out if it has a default.',
-      table = tg_table_name, column = invalid.field;
+      table = target::text, column = invalid.field;
   end if;
   select string_agg(
     format('(%L::text[], %L, (%s) is false)', array(
@@ -171,25 +171,22 @@ begin
       where a.attrelid = c.conrelid and a.attnum = any (c.conkey) order by a.attnum
     ), c.conname, pg_get_expr(c.conbin, c.conrelid)), ', ' order by c.conname
   ) into checks
-  from pg_catalog.pg_constraint c where c.conrelid = tg_relid and c.contype = 'c';
-  if checks is null then
-    return new;
-  end if;
+  from pg_catalog.pg_constraint c where c.conrelid = target and c.contype = 'c';
   execute format(
-    'select c.* from (select ($1::%s).*) as given, lateral (values %s) c (fields, rule, is_violated)'
-    ' where c.is_violated limit 1', tg_relid::regclass, checks
-  ) into invalid using new;
+    'select c.* from jsonb_populate_record(null::%s, $1), lateral (values %s) c (fields, rule, is_violated)'
+    ' where c.is_violated limit 1', target, coalesce(checks, '(null, null, false)')
+  ) into invalid using sent;
   if invalid.rule is not null then
     raise exception '%', coalesce((
-      select string_agg(format('%s: found %s', f, left((given -> f)::text, 100)), ', ') || ', accepted: ' || invalid.rule
-      from unnest(invalid.fields) f where given -> f is distinct from before -> f
+      select string_agg(format('%s: found %s', f, left((sent -> f)::text, 100)), ', ') || ', accepted: ' || invalid.rule
+      from unnest(invalid.fields) f where sent -> f is distinct from before -> f
     ), invalid.rule) using
-      errcode = 'check_violation', table = tg_table_name, column = invalid.fields[1], constraint = invalid.rule;
+      errcode = 'check_violation', table = target::text, column = invalid.fields[1], constraint = invalid.rule;
   end if;
-  return new;
 end $$;
-comment on function private.refuse_invalid_row() is
-  'Before a row is written: refuses nulls and violated checks with the column, the value and the rule.';
+comment on function private.refuse_invalid_row(regclass, jsonb, jsonb) is
+  'Raises for the first null or violated check of a row, with the field, the value and what is accepted.';
+grant execute on function private.refuse_invalid_row(regclass, jsonb, jsonb) to authenticated, service_role;
 
 create function private.of_new_row(expression text, columns text[]) returns text language sql immutable set search_path = '' as $$
   -- Names of columns, neither within texts nor those of types and functions.
@@ -200,18 +197,19 @@ create function private.of_new_row(expression text, columns text[]) returns text
 $$;
 comment on function private.of_new_row(text, text[]) is 'The expression of a check as one of a trigger: a becomes new.a.';
 
--- For tables that definer operations write from what they are sent, where the message of Postgres would have the whole row.
--- The condition repeats the checks, so a valid row calls no function, and where it differs from them, Postgres checks the
--- row as ever. On tables with many writes the condition costs 5 to 10 % of them, so operations explain their refusals there.
-create function private.word_refusals(tables regclass[]) returns void language plpgsql set search_path = '' as $$
+-- Each table that clients write gets a trigger function of its own that repeats its checks: plpgsql compiles them once a
+-- session, Postgres compiles a check or a WHEN anew in every statement. Postgres still checks the row afterwards. Foreign
+-- and unique keys get a sentence as their name, because the message of Postgres has no more than that name.
+create function private.explain_refusals(more regclass[] default '{}') returns void
+language plpgsql set search_path = '' as $$
 declare
   target record;
 begin
   for target in
-    select c.oid::regclass as name, array(
+    select c.oid::regclass as name, left('explain_refusal_of_' || c.relname, 63) as called, array(
       select format('new.%I is null', a.attname) from pg_catalog.pg_attribute a
-      -- Policies refuse a row of no organization first.
-      where a.attrelid = c.oid and a.attnum > 0 and a.attnotnull and not a.attisdropped and not c.relrowsecurity
+      where a.attrelid = c.oid and a.attnum > 0 and a.attnotnull and not a.attisdropped and a.attgenerated = ''
+        and a.attname <> 'organization_id'
       order by a.attnum
     ) || array(
       select format('(%s) is false', private.of_new_row(pg_get_expr(k.conbin, k.conrelid), of_check.names))
@@ -220,39 +218,64 @@ begin
         select array_agg(quote_ident(a.attname)) as names, bool_or(a.attgenerated <> '') as is_generated
         from pg_catalog.pg_attribute a where a.attrelid = k.conrelid and a.attnum = any (k.conkey)
       ) of_check
-      -- check_json() says itself what is wrong.
+      -- check_json() raises a message of its own; is_graph() takes long, and policies come first.
       where k.conrelid = c.oid and k.contype = 'c' and not of_check.is_generated
-        and pg_get_expr(k.conbin, k.conrelid) !~ 'private\.check_json'
+        and pg_get_expr(k.conbin, k.conrelid) !~ 'private\.(check_json|is_graph)'
       order by k.conname
     ) as conditions
     from pg_catalog.pg_class c
-    where c.oid = any (tables)
+    where c.relkind in ('r', 'p') and (c.oid = any (more) or c.relnamespace = 'public'::regnamespace and exists (
+      select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        and has_column_privilege('authenticated', c.oid, a.attnum, 'insert, update')
+    ))
   loop
-    -- By its name after all other triggers, which may fill fields.
+    execute format($create$
+      create or replace function private.%1$I() returns trigger language plpgsql set search_path = '' as $body$
+      begin
+        if %2$s then
+          perform private.refuse_invalid_row(tg_relid, to_jsonb(new), case tg_op when 'UPDATE' then to_jsonb(old) else '{}' end);
+        end if;
+        return new;
+      end $body$
+    $create$, target.called, coalesce(nullif(array_to_string(target.conditions, E'\n          or '), ''), 'false'));
     execute format(
-      'create trigger word_refusal before insert or update on %s for each row when (%s)'
-      ' execute function private.refuse_invalid_row()', target.name, array_to_string(target.conditions, ' or ')
+      'comment on function private.%I() is %L', target.called, format('Explains why a row of %s is refused.', target.name)
+    );
+    -- By its name after the other triggers, which may fill fields. A short condition spares rows the call: a group of a
+    -- flag gets 100,000 rows in one statement.
+    execute format(
+      'create or replace trigger z_explain_refusal before insert or update on %s for each row %s execute function private.%I()',
+      target.name, case when cardinality(target.conditions) between 1 and 4 then format('when (%s)', array_to_string(target.conditions, ' or ')) end,
+      target.called
     );
   end loop;
+  for target in
+    select k.oid, k.conrelid::regclass as name, k.conname, left(case
+        when k.contype <> 'f' then format('%s %s unique in %s%s', of_key.names,
+          case of_key.columns when 1 then 'is' else 'are' end, c.relname,
+          case when of_key.is_of_tenant then ' of the organization' end)
+        when r.relname = 'organization_members' then of_key.names || ' is a member of the organization'
+        when r.relname = 'users' then of_key.names || ' is the id of a user'
+        else format('%s is the id of a row in %s', of_key.names, r.relname)
+      end, 63) as called
+    from pg_catalog.pg_constraint k
+    join pg_catalog.pg_class c on c.oid = k.conrelid
+    left join pg_catalog.pg_class r on r.oid = k.confrelid
+    cross join lateral (
+      select string_agg(a.attname, ' and ' order by u.place) filter (where a.attname <> 'organization_id') as names,
+        count(*) filter (where a.attname <> 'organization_id') as columns, bool_or(a.attname = 'organization_id') as is_of_tenant,
+        bool_or(a.attname <> 'organization_id' and has_column_privilege('authenticated', c.oid, a.attnum, 'insert, update'))
+          as is_written
+      from unnest(k.conkey) with ordinality u (attnum, place)
+      join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = u.attnum
+    ) of_key
+    where c.relnamespace = 'public'::regnamespace and k.contype in ('f', 'p', 'u') and k.conname !~ ' ' and of_key.is_written
+  loop
+    execute format('alter table %s rename constraint %I to %I', target.name, target.conname, target.called);
+  end loop;
 end $$;
-comment on function private.word_refusals(regclass[]) is
-  'Gives tables the trigger word_refusal, which explains what their checks refuse. Granted to nobody.';
-
-create function private.explain_refusal(message text, target regclass, rule text, given jsonb) returns text
-language sql stable set search_path = '' as $$
-  select case
-    when message like '%violates check constraint%' then coalesce((
-      select string_agg(format('%s: found %s', a.attname, left((given -> a.attname::text)::text, 100)), ', ' order by a.attnum) || ', accepted: '
-      from pg_catalog.pg_constraint c
-      join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
-      where c.conrelid = target and c.conname = rule and given ? a.attname::text
-    ), '') || rule
-    else regexp_replace(message, '^null value in column "(\w+)" .*$', '\1: found null, expected a value')
-  end
-$$;
-comment on function private.explain_refusal(text, regclass, text, jsonb) is
-  'The message for a row that Postgres refused: the fields of the rule, what was sent for them and what is accepted.';
-grant execute on function private.explain_refusal(text, regclass, text, jsonb) to authenticated, service_role;
+comment on function private.explain_refusals(regclass[]) is
+  'Lets every table that clients write, and these tables, say which value is refused and what is accepted; can be repeated.';
 
 -- Unreadable values ---------------------------------------------------------------------------------------------------
 

@@ -112,7 +112,7 @@ begin
       session.org_name, words || case when number > 0 then '-' || number else '' end, session.org_website,
       session.org_description, (select u.email from public.users u where u.id = session.user_id),
       payment.stripe_customer_id
-    ) on conflict on constraint organizations_slug_key do nothing returning id into org;
+    ) on conflict on constraint "slug is unique in organizations" do nothing returning id into org;
     exit when org is not null;
   end loop;
   insert into public.organization_members (user_id, organization_id, role) values (session.user_id, org, 'OWNER');

@@ -130,7 +130,7 @@ create table public.activity_feed_reads (
   activity_feed_id uuid not null,
   organization_id uuid not null default private.current_user_org(),
   read_at timestamptz not null default now(),
-  primary key (user_id, activity_feed_id),
+  constraint "a person reads a feed entry once" primary key (user_id, activity_feed_id),
   foreign key (organization_id, activity_feed_id)
     references public.activity_feeds (organization_id, id) on delete cascade
 );
@@ -439,7 +439,7 @@ begin
   insert into public.activity_feed_reads (user_id, activity_feed_id, organization_id)
   select private.current_user_id(), f.id, f.organization_id from public.activity_feeds f where f.id = any (wanted)
   order by f.id
-  on conflict on constraint activity_feed_reads_pkey do nothing;
+  on conflict on constraint "a person reads a feed entry once" do nothing;
   get diagnostics marked = row_count;
   return marked;
 end $$;

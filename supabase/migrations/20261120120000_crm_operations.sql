@@ -198,8 +198,6 @@ declare
   target constant regclass := format('public.%I', relation)::regclass;
   columns text;
   made jsonb;
-  rule text;
-  named text;
 begin
   if jsonb_typeof(person) is distinct from 'object' or person ? 'organization_id' then
     raise exception 'The row to add must be an object of columns' using
@@ -216,10 +214,6 @@ begin
     select coalesce(jsonb_agg(d), '[]')
     from private.find_duplicates(made ->> 'email', made ->> 'phone', (made ->> 'id')::uuid) d
   ));
-exception when check_violation or not_null_violation then
-  get stacked diagnostics rule = constraint_name, named = column_name;
-  raise exception '%', private.explain_refusal(sqlerrm, target, rule, person) using
-    errcode = sqlstate, column = coalesce(nullif(named, ''), 'values'), constraint = rule;
 end $$;
 comment on function private.add_person(text, jsonb) is
   'Adds a lead or contact under the caller''s policies, and returns possible duplicates.';

@@ -316,7 +316,6 @@ declare
   given integer := jsonb_array_length(rows);
   known text[];
   item jsonb;
-  rule text;
   imported integer := 0;
   problems jsonb := '[]';
 begin
@@ -339,10 +338,7 @@ begin
         perform private.import_row(org, batch ->> 'kind', jsonb_build_array(item));
         imported := imported + 1;
       exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
-        get stacked diagnostics rule = constraint_name;
-        problems := problems || jsonb_build_object('line', item -> 'line', 'problem', left(
-          private.explain_refusal(sqlerrm, format('public.%I', batch ->> 'kind')::regclass, rule, item -> 'row'), 300
-        ));
+        problems := problems || jsonb_build_object('line', item -> 'line', 'problem', left(sqlerrm, 300));
       end;
     end loop;
   end;
@@ -365,7 +361,6 @@ declare
   defaults constant public.leads := jsonb_populate_record(null::public.leads, '{"source": "OTHER", "status": "NEW_LEAD",
     "score_value": 0, "property_types": [], "cities": [], "tags": []}');
   item record;
-  rule text;
   listed record;
   sent public.leads;
   known record;
@@ -402,10 +397,8 @@ begin
           'index', item.place - 1, 'outcome', 'created', 'kind', 'lead', 'id', case when not is_dry_run then created end
         );
       exception when data_exception or integrity_constraint_violation or sqlstate 'PT409' or sqlstate 'PT422' then
-        get stacked diagnostics rule = constraint_name;
         results := results || jsonb_build_object(
-          'index', item.place - 1, 'outcome', 'failed',
-          'problem', left(private.explain_refusal(sqlerrm, 'public.leads', rule, item.row), 300)
+          'index', item.place - 1, 'outcome', 'failed', 'problem', left(sqlerrm, 300)
         );
       end;
     end loop;

@@ -20,7 +20,7 @@ begin
       trim(add_organization.name), words || case when number > 0 then '-' || number else '' end,
       add_organization.website, add_organization.description, (select u.email from public.users u where u.id = owner)
     )
-    on conflict on constraint organizations_slug_key do nothing returning * into made;
+    on conflict on constraint "slug is unique in organizations" do nothing returning * into made;
     exit when made.id is not null;
   end loop;
   insert into public.organization_members (user_id, organization_id, role) values (owner, made.id, 'OWNER');

@@ -90,8 +90,6 @@ declare
   target constant regclass := private.tool_table(request, true);
   columns text[] := private.tool_columns(target, 'insert', array(select jsonb_object_keys(request -> 'values')));
   created jsonb;
-  rule text;
-  named text;
 begin
   perform private.refuse_unreadable(target, request -> 'values');
   execute format(
@@ -99,10 +97,6 @@ begin
     target, ', ' || private.tool_list(array_remove(columns, 'organization_id')), split_part(target::text, '.', 2)
   ) into created using private.require_org('MEMBER'), request -> 'values';
   return created;
-exception when check_violation or not_null_violation then
-  get stacked diagnostics rule = constraint_name, named = column_name;
-  raise exception '%', private.explain_refusal(sqlerrm, target, rule, request -> 'values') using
-    errcode = sqlstate, column = coalesce(nullif(named, ''), 'values'), constraint = rule;
 end $$;
 comment on function private.tool_create_record(jsonb) is 'Tool: inserts a row of the caller''s organization.';
 
@@ -112,8 +106,6 @@ declare
   target constant regclass := private.tool_table(request, true);
   columns constant text[] := private.tool_columns(target, 'update', array(select jsonb_object_keys(request -> 'values')));
   updated jsonb;
-  rule text;
-  named text;
 begin
   perform private.refuse_unreadable(target, request -> 'values');
   execute format(
@@ -124,10 +116,6 @@ begin
     perform private.refuse(request ->> 'table', (request ->> 'id')::uuid);
   end if;
   return updated;
-exception when check_violation or not_null_violation then
-  get stacked diagnostics rule = constraint_name, named = column_name;
-  raise exception '%', private.explain_refusal(sqlerrm, target, rule, request -> 'values') using
-    errcode = sqlstate, column = coalesce(nullif(named, ''), 'values'), constraint = rule;
 end $$;
 comment on function private.tool_update_record(jsonb) is 'Tool: changes columns of a row.';
 

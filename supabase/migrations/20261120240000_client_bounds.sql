@@ -2,6 +2,6 @@
 
 select private.bound_client_columns();
 
--- Before a column that a check of one of these tables has is changed or dropped, drop their triggers word_refusal; then call
--- this again.
-select private.word_refusals('{private.capture_tokens,public.organizations,public.organization_invitations,public.custom_agent_orders}'::regclass[]);
+-- The named tables are written by operations, from what a client sends. Call this again after a check has changed; before a
+-- column is dropped, drop the trigger z_explain_refusal of its table.
+select private.explain_refusals('{private.capture_tokens,public.organization_invitations,public.custom_agent_orders}'::regclass[]);

@@ -228,7 +228,7 @@ def test_values_out_of_range_are_refused(cursor: Cursor, columns: dict[str, Any]
     "column", ["name", "is_enabled", "rollout_percent", "target_users", "environment", "bucket_by"]
 )
 def test_null_is_refused_with_the_field(cursor: Cursor, column: str) -> None:
-    with pytest.raises(psycopg.errors.NotNullViolation, match=f"^{column}: found null, expected a value"):
+    with pytest.raises(psycopg.errors.NotNullViolation, match=f"^{column}: found null, accepted: a value"):
         make(cursor, **dict[str, Any]({column: None}))
 
 

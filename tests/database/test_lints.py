@@ -33,7 +33,7 @@ ACCEPTED: dict[tuple[str, str], str] = {
     ),
     (
         "a key between tenants' tables does not carry the tenant",
-        "public.template_reviews: template_reviews_template_id_fkey",
+        "public.template_reviews: template_id is the id of a row in agent_templates",
     ): ("another organization's public template may be reviewed"),
     (
         "a child of a tenant's table does not carry the tenant",

@@ -19,24 +19,6 @@ export type Database = {
                   }
                   Relationships: [
                     {
-      foreignKeyName: "activities_created_by_id_fkey"
-      columns: ["created_by_id"]
-isOneToOne: false
-      referencedRelation: "users"
-      referencedColumns: ["id"]
-    },{
-      foreignKeyName: "activities_organization_id_contact_id_fkey"
-      columns: ["organization_id","contact_id"]
-isOneToOne: false
-      referencedRelation: "contacts"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "activities_organization_id_deal_id_fkey"
-      columns: ["organization_id","deal_id"]
-isOneToOne: false
-      referencedRelation: "deals"
-      referencedColumns: ["organization_id","id"]
-    },{
       foreignKeyName: "activities_organization_id_fkey"
       columns: ["organization_id"]
 isOneToOne: false
@@ -49,13 +31,31 @@ isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
-      foreignKeyName: "activities_organization_id_lead_id_fkey"
+      foreignKeyName: "contact_id is the id of a row in contacts"
+      columns: ["organization_id","contact_id"]
+isOneToOne: false
+      referencedRelation: "contacts"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "created_by_id is the id of a user"
+      columns: ["created_by_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "deal_id is the id of a row in deals"
+      columns: ["organization_id","deal_id"]
+isOneToOne: false
+      referencedRelation: "deals"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "lead_id is the id of a row in leads"
       columns: ["organization_id","lead_id"]
 isOneToOne: false
       referencedRelation: "leads"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "activities_organization_id_listing_id_fkey"
+      foreignKeyName: "listing_id is the id of a row in listings"
       columns: ["organization_id","listing_id"]
 isOneToOne: false
       referencedRelation: "listings"
@@ -75,13 +75,13 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "activity_feed_reads_organization_id_activity_feed_id_fkey"
+      foreignKeyName: "activity_feed_id is the id of a row in activity_feeds"
       columns: ["organization_id","activity_feed_id"]
 isOneToOne: false
       referencedRelation: "activity_feeds"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "activity_feed_reads_user_id_fkey"
+      foreignKeyName: "user_id is the id of a user"
       columns: ["user_id"]
 isOneToOne: false
       referencedRelation: "users"
@@ -113,7 +113,7 @@ isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
-      foreignKeyName: "activity_feeds_user_id_fkey"
+      foreignKeyName: "user_id is the id of a user"
       columns: ["user_id"]
 isOneToOne: false
       referencedRelation: "users"
@@ -295,18 +295,6 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "appointment_attendees_organization_id_appointment_id_fkey"
-      columns: ["organization_id","appointment_id"]
-isOneToOne: false
-      referencedRelation: "appointments"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "appointment_attendees_organization_id_contact_id_fkey"
-      columns: ["organization_id","contact_id"]
-isOneToOne: false
-      referencedRelation: "contacts"
-      referencedColumns: ["organization_id","id"]
-    },{
       foreignKeyName: "appointment_attendees_organization_id_fkey"
       columns: ["organization_id"]
 isOneToOne: false
@@ -319,7 +307,19 @@ isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
-      foreignKeyName: "appointment_attendees_user_id_organization_id_fkey"
+      foreignKeyName: "appointment_id is the id of a row in appointments"
+      columns: ["organization_id","appointment_id"]
+isOneToOne: false
+      referencedRelation: "appointments"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "contact_id is the id of a row in contacts"
+      columns: ["organization_id","contact_id"]
+isOneToOne: false
+      referencedRelation: "contacts"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "user_id is a member of the organization"
       columns: ["user_id","organization_id"]
 isOneToOne: false
       referencedRelation: "organization_members"
@@ -339,30 +339,6 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "appointments_assigned_to_organization_id_fkey"
-      columns: ["assigned_to","organization_id"]
-isOneToOne: false
-      referencedRelation: "organization_members"
-      referencedColumns: ["user_id","organization_id"]
-    },{
-      foreignKeyName: "appointments_organization_id_contact_id_fkey"
-      columns: ["organization_id","contact_id"]
-isOneToOne: false
-      referencedRelation: "contacts"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "appointments_organization_id_customer_id_fkey"
-      columns: ["organization_id","customer_id"]
-isOneToOne: false
-      referencedRelation: "customers"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "appointments_organization_id_deal_id_fkey"
-      columns: ["organization_id","deal_id"]
-isOneToOne: false
-      referencedRelation: "deals"
-      referencedColumns: ["organization_id","id"]
-    },{
       foreignKeyName: "appointments_organization_id_fkey"
       columns: ["organization_id"]
 isOneToOne: false
@@ -375,13 +351,37 @@ isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
-      foreignKeyName: "appointments_organization_id_lead_id_fkey"
+      foreignKeyName: "assigned_to is a member of the organization"
+      columns: ["assigned_to","organization_id"]
+isOneToOne: false
+      referencedRelation: "organization_members"
+      referencedColumns: ["user_id","organization_id"]
+    },{
+      foreignKeyName: "contact_id is the id of a row in contacts"
+      columns: ["organization_id","contact_id"]
+isOneToOne: false
+      referencedRelation: "contacts"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "customer_id is the id of a row in customers"
+      columns: ["organization_id","customer_id"]
+isOneToOne: false
+      referencedRelation: "customers"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "deal_id is the id of a row in deals"
+      columns: ["organization_id","deal_id"]
+isOneToOne: false
+      referencedRelation: "deals"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "lead_id is the id of a row in leads"
       columns: ["organization_id","lead_id"]
 isOneToOne: false
       referencedRelation: "leads"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "appointments_organization_id_listing_id_fkey"
+      foreignKeyName: "listing_id is the id of a row in listings"
       columns: ["organization_id","listing_id"]
 isOneToOne: false
       referencedRelation: "listings"
@@ -445,7 +445,7 @@ isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
-      foreignKeyName: "build_logs_organization_id_order_id_fkey"
+      foreignKeyName: "order_id is the id of a row in custom_agent_orders"
       columns: ["organization_id","order_id"]
 isOneToOne: false
       referencedRelation: "custom_agent_orders"
@@ -503,7 +503,7 @@ isOneToOne: false
       referencedRelation: "organization_members"
       referencedColumns: ["user_id","organization_id"]
     },{
-      foreignKeyName: "contacts_organization_id_company_id_fkey"
+      foreignKeyName: "company_id is the id of a row in companies"
       columns: ["organization_id","company_id"]
 isOneToOne: false
       referencedRelation: "companies"
@@ -605,7 +605,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "customers_assigned_to_organization_id_fkey"
+      foreignKeyName: "assigned_to is a member of the organization"
       columns: ["assigned_to","organization_id"]
 isOneToOne: false
       referencedRelation: "organization_members"
@@ -739,13 +739,13 @@ isOneToOne: false
       referencedRelation: "organization_members"
       referencedColumns: ["user_id","organization_id"]
     },{
-      foreignKeyName: "deals_organization_id_company_id_fkey"
+      foreignKeyName: "company_id is the id of a row in companies"
       columns: ["organization_id","company_id"]
 isOneToOne: false
       referencedRelation: "companies"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "deals_organization_id_contact_id_fkey"
+      foreignKeyName: "contact_id is the id of a row in contacts"
       columns: ["organization_id","contact_id"]
 isOneToOne: false
       referencedRelation: "contacts"
@@ -763,19 +763,19 @@ isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
-      foreignKeyName: "deals_organization_id_lead_id_fkey"
+      foreignKeyName: "lead_id is the id of a row in leads"
       columns: ["organization_id","lead_id"]
 isOneToOne: false
       referencedRelation: "leads"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "deals_organization_id_listing_id_fkey"
+      foreignKeyName: "listing_id is the id of a row in listings"
       columns: ["organization_id","listing_id"]
 isOneToOne: false
       referencedRelation: "listings"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "deals_organization_id_lost_reason_id_fkey"
+      foreignKeyName: "lost_reason_id is the id of a row in lost_reasons"
       columns: ["organization_id","lost_reason_id"]
 isOneToOne: false
       referencedRelation: "lost_reasons"
@@ -913,7 +913,7 @@ isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
-      foreignKeyName: "follow_up_steps_organization_id_plan_id_fkey"
+      foreignKeyName: "plan_id is the id of a row in follow_up_plans"
       columns: ["organization_id","plan_id"]
 isOneToOne: false
       referencedRelation: "follow_up_plans"
@@ -1075,41 +1075,53 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "notes_author_id_fkey"
-      columns: ["author_id"]
-isOneToOne: false
-      referencedRelation: "users"
-      referencedColumns: ["id"]
-    },{
-      foreignKeyName: "notes_organization_id_appointment_id_fkey"
+      foreignKeyName: "appointment_id is the id of a row in appointments"
       columns: ["organization_id","appointment_id"]
 isOneToOne: false
       referencedRelation: "appointments"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "notes_organization_id_company_id_fkey"
+      foreignKeyName: "company_id is the id of a row in companies"
       columns: ["organization_id","company_id"]
 isOneToOne: false
       referencedRelation: "companies"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "notes_organization_id_contact_id_fkey"
+      foreignKeyName: "contact_id is the id of a row in contacts"
       columns: ["organization_id","contact_id"]
 isOneToOne: false
       referencedRelation: "contacts"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "notes_organization_id_customer_id_fkey"
+      foreignKeyName: "customer_id is the id of a row in customers"
       columns: ["organization_id","customer_id"]
 isOneToOne: false
       referencedRelation: "customers"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "notes_organization_id_deal_id_fkey"
+      foreignKeyName: "deal_id is the id of a row in deals"
       columns: ["organization_id","deal_id"]
 isOneToOne: false
       referencedRelation: "deals"
       referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "lead_id is the id of a row in leads"
+      columns: ["organization_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "leads"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "listing_id is the id of a row in listings"
+      columns: ["organization_id","listing_id"]
+isOneToOne: false
+      referencedRelation: "listings"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "notes_author_id_fkey"
+      columns: ["author_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
     },{
       foreignKeyName: "notes_organization_id_fkey"
       columns: ["organization_id"]
@@ -1123,31 +1135,19 @@ isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
     },{
-      foreignKeyName: "notes_organization_id_lead_id_fkey"
-      columns: ["organization_id","lead_id"]
-isOneToOne: false
-      referencedRelation: "leads"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "notes_organization_id_listing_id_fkey"
-      columns: ["organization_id","listing_id"]
-isOneToOne: false
-      referencedRelation: "listings"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "notes_organization_id_order_id_fkey"
+      foreignKeyName: "order_id is the id of a row in custom_agent_orders"
       columns: ["organization_id","order_id"]
 isOneToOne: false
       referencedRelation: "custom_agent_orders"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "notes_organization_id_project_id_fkey"
+      foreignKeyName: "project_id is the id of a row in projects"
       columns: ["organization_id","project_id"]
 isOneToOne: false
       referencedRelation: "projects"
       referencedColumns: ["organization_id","id"]
     },{
-      foreignKeyName: "notes_organization_id_task_id_fkey"
+      foreignKeyName: "task_id is the id of a row in tasks"
       columns: ["organization_id","task_id"]
 isOneToOne: false
       referencedRelation: "tasks"
@@ -1231,6 +1231,12 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
+      foreignKeyName: "order_id is the id of a row in custom_agent_orders"
+      columns: ["organization_id","order_id"]
+isOneToOne: false
+      referencedRelation: "custom_agent_orders"
+      referencedColumns: ["organization_id","id"]
+    },{
       foreignKeyName: "order_milestones_organization_id_fkey"
       columns: ["organization_id"]
 isOneToOne: false
@@ -1242,12 +1248,6 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
-    },{
-      foreignKeyName: "order_milestones_organization_id_order_id_fkey"
-      columns: ["organization_id","order_id"]
-isOneToOne: false
-      referencedRelation: "custom_agent_orders"
-      referencedColumns: ["organization_id","id"]
     }
                   ]
                 },"organization_invitations": {
@@ -1415,11 +1415,17 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "projects_organization_id_customer_id_fkey"
+      foreignKeyName: "customer_id is the id of a row in customers"
       columns: ["organization_id","customer_id"]
 isOneToOne: false
       referencedRelation: "customers"
       referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "project_manager_id is a member of the organization"
+      columns: ["project_manager_id","organization_id"]
+isOneToOne: false
+      referencedRelation: "organization_members"
+      referencedColumns: ["user_id","organization_id"]
     },{
       foreignKeyName: "projects_organization_id_fkey"
       columns: ["organization_id"]
@@ -1432,12 +1438,6 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "support_organizations"
       referencedColumns: ["id"]
-    },{
-      foreignKeyName: "projects_project_manager_id_organization_id_fkey"
-      columns: ["project_manager_id","organization_id"]
-isOneToOne: false
-      referencedRelation: "organization_members"
-      referencedColumns: ["user_id","organization_id"]
     }
                   ]
                 },"quick_actions": {
@@ -1663,7 +1663,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "system_alert_dismissals_alert_id_fkey"
+      foreignKeyName: "alert_id is the id of a row in system_alerts"
       columns: ["alert_id"]
 isOneToOne: false
       referencedRelation: "system_alerts"
@@ -1689,7 +1689,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "system_alert_views_alert_id_fkey"
+      foreignKeyName: "alert_id is the id of a row in system_alerts"
       columns: ["alert_id"]
 isOneToOne: false
       referencedRelation: "system_alerts"
@@ -1735,6 +1735,48 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
+      foreignKeyName: "assigned_to is a member of the organization"
+      columns: ["assigned_to","organization_id"]
+isOneToOne: false
+      referencedRelation: "organization_members"
+      referencedColumns: ["user_id","organization_id"]
+    },{
+      foreignKeyName: "company_id is the id of a row in companies"
+      columns: ["organization_id","company_id"]
+isOneToOne: false
+      referencedRelation: "companies"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "contact_id is the id of a row in contacts"
+      columns: ["organization_id","contact_id"]
+isOneToOne: false
+      referencedRelation: "contacts"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "deal_id is the id of a row in deals"
+      columns: ["organization_id","deal_id"]
+isOneToOne: false
+      referencedRelation: "deals"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "lead_id is the id of a row in leads"
+      columns: ["organization_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "leads"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "listing_id is the id of a row in listings"
+      columns: ["organization_id","listing_id"]
+isOneToOne: false
+      referencedRelation: "listings"
+      referencedColumns: ["organization_id","id"]
+    },{
+      foreignKeyName: "order_id is the id of a row in custom_agent_orders"
+      columns: ["organization_id","order_id"]
+isOneToOne: false
+      referencedRelation: "custom_agent_orders"
+      referencedColumns: ["organization_id","id"]
+    },{
       foreignKeyName: "parent_task_id is a task of the organization"
       columns: ["organization_id","parent_task_id"]
 isOneToOne: false
@@ -1747,35 +1789,17 @@ isOneToOne: false
       referencedRelation: "tasks"
       referencedColumns: ["organization_id","project_id","id"]
     },{
-      foreignKeyName: "tasks_assigned_to_organization_id_fkey"
-      columns: ["assigned_to","organization_id"]
+      foreignKeyName: "project_id is the id of a row in projects"
+      columns: ["organization_id","project_id"]
 isOneToOne: false
-      referencedRelation: "organization_members"
-      referencedColumns: ["user_id","organization_id"]
+      referencedRelation: "projects"
+      referencedColumns: ["organization_id","id"]
     },{
       foreignKeyName: "tasks_created_by_fkey"
       columns: ["created_by"]
 isOneToOne: false
       referencedRelation: "users"
       referencedColumns: ["id"]
-    },{
-      foreignKeyName: "tasks_organization_id_company_id_fkey"
-      columns: ["organization_id","company_id"]
-isOneToOne: false
-      referencedRelation: "companies"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "tasks_organization_id_contact_id_fkey"
-      columns: ["organization_id","contact_id"]
-isOneToOne: false
-      referencedRelation: "contacts"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "tasks_organization_id_deal_id_fkey"
-      columns: ["organization_id","deal_id"]
-isOneToOne: false
-      referencedRelation: "deals"
-      referencedColumns: ["organization_id","id"]
     },{
       foreignKeyName: "tasks_organization_id_fkey"
       columns: ["organization_id"]
@@ -1794,30 +1818,6 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "follow_up_plans"
       referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "tasks_organization_id_lead_id_fkey"
-      columns: ["organization_id","lead_id"]
-isOneToOne: false
-      referencedRelation: "leads"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "tasks_organization_id_listing_id_fkey"
-      columns: ["organization_id","listing_id"]
-isOneToOne: false
-      referencedRelation: "listings"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "tasks_organization_id_order_id_fkey"
-      columns: ["organization_id","order_id"]
-isOneToOne: false
-      referencedRelation: "custom_agent_orders"
-      referencedColumns: ["organization_id","id"]
-    },{
-      foreignKeyName: "tasks_organization_id_project_id_fkey"
-      columns: ["organization_id","project_id"]
-isOneToOne: false
-      referencedRelation: "projects"
-      referencedColumns: ["organization_id","id"]
     }
                   ]
                 },"template_reviews": {
@@ -1833,6 +1833,12 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
+      foreignKeyName: "template_id is the id of a row in agent_templates"
+      columns: ["template_id"]
+isOneToOne: false
+      referencedRelation: "agent_templates"
+      referencedColumns: ["id"]
+    },{
       foreignKeyName: "template_reviews_organization_id_fkey"
       columns: ["organization_id"]
 isOneToOne: false
@@ -1849,12 +1855,6 @@ isOneToOne: false
       columns: ["reviewer_id"]
 isOneToOne: false
       referencedRelation: "users"
-      referencedColumns: ["id"]
-    },{
-      foreignKeyName: "template_reviews_template_id_fkey"
-      columns: ["template_id"]
-isOneToOne: false
-      referencedRelation: "agent_templates"
       referencedColumns: ["id"]
     }
                   ]
@@ -1967,7 +1967,7 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
-      foreignKeyName: "user_dashboards_user_id_fkey"
+      foreignKeyName: "user_id is the id of a user"
       columns: ["user_id"]
 isOneToOne: true
       referencedRelation: "users"

@@ -186,6 +186,30 @@ RULES = [
         "create table public.defect (n numeric check (n > 0)); grant insert on public.defect to authenticated",
     ),
     Rule(
+        "a client would get the bare text of Postgres: run private.explain_refusals()",
+        r"""
+        select distinct format('%s: %s', t.label, k.conname) from tables t
+        join pg_constraint k on k.conrelid = t.oid
+        cross join lateral (
+          select array_agg(quote_ident(a.attname)) as names, bool_or(a.attgenerated <> '') as is_generated, bool_or(
+            a.attname <> 'organization_id' and has_column_privilege('authenticated', t.oid, a.attnum, 'insert, update')
+          ) as is_written
+          from pg_attribute a where a.attrelid = t.oid and a.attnum = any (k.conkey)
+        ) of_key
+        where t.schema = 'public' and case when k.contype <> 'c' then of_key.is_written and k.conname !~ ' '
+          else has_any_column_privilege('authenticated', t.oid, 'insert, update') and not of_key.is_generated
+            and pg_get_expr(k.conbin, t.oid) !~ 'check_json|is_graph' and not exists (
+              select from pg_trigger g join pg_proc p on p.oid = g.tgfoid
+              where g.tgrelid = t.oid and g.tgname = 'z_explain_refusal'
+                and strpos(
+                  replace(p.prosrc, 'public.', ''),
+                  replace(private.of_new_row(pg_get_expr(k.conbin, t.oid), of_key.names), 'public.', '')
+                ) > 0
+            ) end
+        """,
+        "create table public.defect (n integer check (n > 0)); grant insert on public.defect to authenticated",
+    ),
+    Rule(
         # Set for one transaction, a setting is '' afterwards in that session, not null.
         "a setting of a request is compared with null",
         r"""
