@@ -79,13 +79,13 @@ checks (place, name, problem, advice) as (
     (select string_agg(t.relname, ', ' order by t.relname) from tables t where not t.relrowsecurity),
     'Run: alter table … enable row level security;'
   union all
-  select 10, 'Nobody without a token reaches more than published content',
+  select 10, 'Without a token, only published content can be reached',
     (select string_agg(t.relname, ', ' order by t.relname) from tables t
       where has_any_column_privilege('anon', t.oid, 'insert, update') or has_table_privilege('anon', t.oid, 'delete')
         or t.relname <> 'content' and has_any_column_privilege('anon', t.oid, 'select')),
     'Run: revoke all on … from anon; and check the default privileges of the schema public.'
   union all
-  select 11, 'Nobody without a token calls a function',
+  select 11, 'Without a token, no function can be called',
     (select string_agg(p.oid::regprocedure::text, ', ' order by p.proname) from pg_catalog.pg_proc p
       where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace)
         and p.oid <> all (array[to_regprocedure('private.check_request()'), to_regprocedure('private.check_statement()'),

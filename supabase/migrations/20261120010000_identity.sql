@@ -175,7 +175,7 @@ create table private.impersonations (
   ended_at timestamptz,
   constraint "an impersonation lasts at most 15 minutes"
     check (expires_at > started_at and expires_at <= started_at + interval '15 minutes'),
-  constraint "nobody impersonates themselves" check (admin_id <> user_id)
+  constraint "an admin impersonates another user" check (admin_id <> user_id)
 );
 comment on table private.impersonations is
   'Who acted as whom, why and until when. A token with `act` is valid only while its row here is.';
@@ -677,7 +677,7 @@ begin
   return coalesce(new, old);
 end $$;
 comment on function private.guard_membership() is
-  'Nobody grants a role above their own or changes a member above them.';
+  'Refuses to grant a role above the caller''s own, and to change a member above the caller.';
 create trigger guard_membership before update or delete on public.organization_members
   for each row execute function private.guard_membership();
 

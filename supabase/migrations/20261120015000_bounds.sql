@@ -143,7 +143,7 @@ begin
   end loop;
 end $$;
 comment on function private.bound_client_columns() is
-  'Gives every column that clients may write a check that bounds it, unless it has one. Granted to nobody.';
+  'Gives every column that clients may write a check that bounds it, unless it has one. No role of the API may execute it.';
 
 -- Invalid rows --------------------------------------------------------------------------------------------------------
 
@@ -157,9 +157,11 @@ declare
 begin
   select a.attname as field into invalid
   from pg_catalog.pg_attribute a
-  -- Policies refuse a row without an organization.
+  -- Policies refuse a row without an organization or an author.
   where a.attrelid = target and a.attnum > 0 and a.attnotnull and not a.attisdropped and a.attgenerated = ''
-    and a.attname <> 'organization_id' and jsonb_typeof(sent -> a.attname::text) = 'null' order by a.attnum limit 1;
+    and a.attname not in ('organization_id', 'user_id', 'created_by', 'created_by_id')
+    and jsonb_typeof(sent -> a.attname::text) = 'null'
+  order by a.attnum limit 1;
   if found then
     raise exception '%: found null, accepted: a value', invalid.field using
       errcode = 'not_null_violation', hint = 'Send a value, or leave the field out if it has a default.',
@@ -209,7 +211,7 @@ begin
     select c.oid::regclass as name, left('explain_refusal_of_' || c.relname, 63) as called, array(
       select format('new.%I is null', a.attname) from pg_catalog.pg_attribute a
       where a.attrelid = c.oid and a.attnum > 0 and a.attnotnull and not a.attisdropped and a.attgenerated = ''
-        and a.attname <> 'organization_id'
+        and a.attname not in ('organization_id', 'user_id', 'created_by', 'created_by_id')
       order by a.attnum
     ) || array(
       select format('(%s) is false', private.of_new_row(pg_get_expr(k.conbin, k.conrelid), of_check.names))

@@ -46,7 +46,7 @@ comment on table public.api_keys is
   'Keys of an organization; the key itself is returned once. A key works while its creator is ADMIN or OWNER.';
 comment on column public.api_keys.name is 'What history calls the key.';
 comment on column public.api_keys.prefix is 'The beginning of the key, to recognize it by.';
--- A random key has 160 bits: nobody finds it from its hash by guessing, so a slow hash with a salt would add nothing.
+-- A random key has 160 bits: it cannot be found from its hash by guessing, so a slow hash with a salt would add nothing.
 comment on column public.api_keys.key_hash is 'SHA-256 (hex) of the key.';
 comment on column public.api_keys.scopes is 'What it may do; fixed when it is made. A scope to write includes reading.';
 comment on column public.api_keys.networks is 'From where it may be used; null: from anywhere.';

@@ -124,5 +124,5 @@ alter table public.admin_action_logs enable row level security;
 create policy "platform admins read the log" on public.admin_action_logs for select to authenticated
   using ((select private.is_admin()));
 grant select on public.admin_action_logs to authenticated;
--- Entries are written through private.log_admin_action(), so nobody can write one in another's name.
+-- Entries are written through private.log_admin_action(), so an admin cannot write one in another's name.
 grant select on public.admin_action_logs to service_role;

@@ -2,7 +2,7 @@
 -- trigger `history`; record_history() pages the history of one record. The log is stored by month; old months are in a
 -- table of their own, so that what is written and read every day stays small.
 
--- Months of tables. Nobody but postgres uses this schema.
+-- Months of tables. Only postgres uses this schema.
 create schema partitions;
 
 create table public.activity_logs (

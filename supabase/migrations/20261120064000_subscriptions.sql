@@ -149,7 +149,7 @@ begin
 end $$;
 comment on function private.past_due_since(public.stripe_objects) is
   'Since when a subscription is past due without a break; at the earliest three days before the first such event arrived, '
-  'because Stripe delivers for three days and nobody loses a plan over a payment they could not hear of.';
+  'because Stripe delivers for three days and a customer must not lose a plan over a failure that was not reported yet.';
 
 create function private.pending_phase_of(subscription public.stripe_objects) returns jsonb
 language sql stable set search_path = '' as $$

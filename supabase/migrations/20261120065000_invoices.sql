@@ -125,7 +125,7 @@ end $$;
 comment on function private.settle_invoice(text, uuid) is
   'Writes the row of an invoice and its credits from the objects at Stripe: the invoice, its refunds, credit notes and disputes.';
 
--- Money for a plan nobody has: the open invoice of a subscription that ended unpaid is paid afterwards, or the organization
+-- Money without a plan: the open invoice of a subscription that ended unpaid is paid afterwards, or the organization
 -- was closed or deleted before Strive first heard of the invoice. By Strive's clock, since closing happens here.
 create function private.settle_late_payment(object public.stripe_objects) returns void
 language plpgsql set search_path = '' as $$

@@ -79,7 +79,7 @@ create table public.user_dashboards (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-comment on table public.user_dashboards is 'How one person arranges the dashboard; nobody else sees it.';
+comment on table public.user_dashboards is 'How one person arranges the dashboard; other users cannot see it.';
 comment on column public.user_dashboards.widgets is 'Ids of widgets in display order.';
 comment on column public.user_dashboards.quick_actions is 'Ids of quick actions in display order.';
 

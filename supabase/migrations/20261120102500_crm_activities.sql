@@ -31,7 +31,7 @@ create table public.activities (
     references public.listings (organization_id, id) on delete set null (listing_id)
 );
 comment on table public.activities is 'What was done with a lead, contact, deal or listing.';
-comment on column public.activities.created_by_id is 'Who did it: the caller, in nobody else''s name.';
+comment on column public.activities.created_by_id is 'Who did it: always the caller.';
 comment on column public.activities.is_automatic is 'Written by the database about a change; no client writes or changes it.';
 create index activities_organization_idx on public.activities (organization_id, created_at desc);
 create index activities_organization_type_idx on public.activities (organization_id, type);

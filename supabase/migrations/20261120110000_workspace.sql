@@ -279,7 +279,7 @@ create table public.ai_conversations (
   updated_at timestamptz not null default now()
 );
 comment on table public.ai_conversations is
-  'Conversations of a member with a model; nobody else in the organization reads them.';
+  'Conversations of a member with a model; other members cannot read them.';
 comment on column public.ai_conversations.usage_tokens is 'Counted by the server.';
 create index ai_conversations_organization_idx on public.ai_conversations (organization_id, created_at desc);
 create index ai_conversations_user_idx on public.ai_conversations (user_id, organization_id, created_at desc);

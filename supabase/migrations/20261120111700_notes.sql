@@ -38,7 +38,7 @@ create table public.notes (
 );
 comment on table public.notes is 'Notes about records. @[Name](user id) in the body mentions a member, who is notified.';
 comment on column public.notes.organization_id is 'The organization; by default the one the request acts in.';
-comment on column public.notes.author_id is 'Who wrote it; nobody else changes it. Null once the account is gone.';
+comment on column public.notes.author_id is 'Who wrote it; only the author changes it. Null after the account was deleted.';
 comment on column public.notes.body is 'The text, Markdown; mentions are @[Name](user id).';
 comment on column public.notes.mentions is 'The members mentioned; taken from the body by the database.';
 comment on column public.notes.is_pinned is 'Shown above the others.';

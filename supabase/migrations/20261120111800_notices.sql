@@ -191,7 +191,7 @@ begin
   return notified;
 end $$;
 comment on function private.publish_events(private.event[]) is
-  'Publishes events: notifications and e-mails for their recipients, by preference; nobody is notified of what they did '
+  'Publishes events: notifications and e-mails for their recipients, by preference; people are not notified of what they did '
   'themselves. {at} in a message is the time `at` of data, in the time zone of each recipient. Returns how many people were notified.';
 
 create function private.publish_event(

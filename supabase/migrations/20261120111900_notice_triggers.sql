@@ -1,6 +1,6 @@
 -- Notice triggers: what publishes the events about work, members, access and alerts. Triggers on assignments fire once per
--- statement: a person to whom one statement assigns many records receives one notice. Restored records are announced to
--- nobody.
+-- statement: a person to whom one statement assigns many records receives one notice. Restored records are not
+-- announced.
 
 create function private.is_quiet() returns boolean language plpgsql stable set search_path = '' as $$
 begin

@@ -81,7 +81,7 @@ create index webhook_deliveries_created_at_idx on public.webhook_deliveries usin
 
 insert into private.event_kinds (kind, description, type, path, is_webhook, reaches_actor) values
   ('organization.webhook.disabled', 'A webhook was switched off because its address fails', 'ERROR', '/settings/webhooks', false, true);
--- For programs alone: nobody is notified.
+-- For programs alone: no person is notified.
 insert into private.event_kinds (kind, description, in_app, email, is_webhook, subjects, details) values
   ('organization.webhook.tested', 'A test of a webhook', false, 'OFF', false, '{webhook}', '{}'),
   ('dashboard.action.triggered', 'Somebody ran an action that triggers a workflow', false, 'OFF', true, '{quick_action}',

@@ -1,6 +1,6 @@
 -- E-mails: how the outbox is sent. The job send_emails claims due rows, hands each to the SMTP server and settles it. The row's id
 -- is its Message-ID, and handed_over_at is committed before the server gets the end of the message: an e-mail whose sender
--- died before that is sent again, one whose sender died after it is UNCERTAIN and is not. Nobody is mailed twice.
+-- died before that is sent again, one whose sender died after it is UNCERTAIN and is not. No e-mail is sent twice.
 
 create type private."SuppressionReason" as enum ('BOUNCED', 'COMPLAINED', 'UNSUBSCRIBED');
 comment on type private."SuppressionReason" is 'UNSUBSCRIBED: from mails to people without an account, such as invitations.';

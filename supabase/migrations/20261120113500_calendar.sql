@@ -426,7 +426,7 @@ begin
   end if;
   return me;
 end $$;
-comment on function private.require_person() is 'The person who calls; 42501 for nobody, an API key or an impersonation.';
+comment on function private.require_person() is 'The user who calls; 42501 for an anonymous caller, an API key or an impersonation.';
 
 create function private.create_calendar_feed() returns jsonb
 language plpgsql security definer set search_path = '' as $$

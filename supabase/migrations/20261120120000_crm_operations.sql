@@ -508,8 +508,8 @@ create function public.follow_ups_due(until timestamptz default now(), assigned_
     where a.type in ('FOLLOW_UP', 'CALL') and a.status in ('SCHEDULED', 'CONFIRMED')
     union all
     select 'lead', l.id, l.name, coalesce(l.last_contact_at, l.created_at) + s.follow_up_after, l.assigned_to_id,
-      case when l.last_contact_at is null then 'nobody has spoken with them'
-        else 'nobody has spoken with them lately' end
+      case when l.last_contact_at is null then 'there was no contact yet'
+        else 'the last contact was long ago' end
     from public.leads l join private.lead_scores s using (score)
     where l.status in ('NEW_LEAD', 'IN_CONTACT', 'QUALIFIED')
     union all

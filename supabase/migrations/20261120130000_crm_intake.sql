@@ -31,7 +31,7 @@ create table private.capture_counts (
   captured integer not null,
   primary key (token_id, address, minute)
 );
-comment on table private.capture_counts is 'How many leads came with a token in a minute, from an address and in all ('''').';
+comment on table private.capture_counts is 'How many leads arrived with a token in a minute, from an address and in total ('''').';
 
 create function private.new_capture_token() returns text language plpgsql set search_path = '' as $$
 begin

@@ -143,7 +143,7 @@ create policy "own files are deleted" on storage.objects for delete to authentic
 -- Files and their rows ------------------------------------------------------------------------------------------------
 -- An upload, a move and a deletion change the row of an attachment in the transaction of the storage service: there is
 -- no row of an upload that failed. A row that is deleted leaves its file to the job sync_attachments, since files are
--- removed through the storage service alone. The job also repairs what came apart while the trigger was not there.
+-- removed through the storage service alone. The job also repairs differences that arose while the trigger did not exist.
 
 create table private.files_to_delete (
   bucket_id text not null,

@@ -35,7 +35,7 @@ comment on function private.may_use_channel(text, text) is
   'Whether the caller may listen, broadcast or track presence on the private channel with this topic.';
 grant execute on function private.may_use_channel(text, text) to authenticated, service_role;
 
--- A project whose Realtime is too old for private channels has no such table, and nobody can join a private channel.
+-- A project whose Realtime is too old for private channels has no such table, and private channels cannot be joined.
 do $$ begin
   if to_regclass('realtime.messages') is null then
     return;

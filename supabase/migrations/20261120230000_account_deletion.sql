@@ -37,7 +37,7 @@ from (values
   ('CLEAR', 'user_id', 'the organization it made stays', '{onboarding_sessions.user_id}'),
   ('CLEAR', 'id', 'the account itself', $${
     users.name, users.avatar_url, users.last_login_at, users.suspended_at, users.suspended_until, users.suspended_reason}$$),
-  ('KEEP', null, 'replaced by an address that is nobody''s', '{users.email}'),
+  ('KEEP', null, 'replaced by an address without an owner', '{users.email}'),
   ('KEEP', null, 'a pseudonym: it points to an account without a name', $${
     activities.created_by_id, activity_feeds.user_id, activity_logs.user_id, activity_logs.impersonated_by,
     private.archived_activity_logs.user_id, private.archived_activity_logs.impersonated_by, trash.deleted_by,

@@ -172,7 +172,7 @@ declare
 begin
   for one in
     select r.* from private.export_relations() r
-    -- The revenue of the platform stays in its books, by an id that names nobody any more.
+    -- The revenue of the platform stays in its books, by an id that refers to no organization any more.
     where r.relation <> 'private.subscription_states'::regclass
   loop
     execute format('select count(*) from %s t where %s', one.relation, one.condition) into counted using org;

@@ -11,8 +11,8 @@ created_at: When the row was created (UTC).
 updated_at: When the row was last changed (UTC); kept by the database.
 created_by: Who created it; set by the database.
 created_by_id: Who created it; set by the database.
-assigned_to_id: The member who is responsible; null: no one yet.
-assigned_to: The member who is responsible; null: no one yet.
+assigned_to_id: The member who is responsible; null while unassigned.
+assigned_to: The member who is responsible; null while unassigned.
 name: What it is called, as people see it.
 title: The line that lists show.
 description: What it is, in a few sentences.
@@ -331,7 +331,7 @@ system_alerts.target_tiers: Organizations with one of these plans see it.
 system_alerts.target_orgs: These organizations see it.
 system_alerts.target_users: These users see it.
 system_alerts.is_dismissible: Whether a user may hide it.
-system_alerts.is_active: False: nobody sees it.
+system_alerts.is_active: False: it is not shown.
 template_reviews.rating: 1 to 5.
 template_reviews.review: The text of the review.
 template_reviews.organization_id: The organization of the reviewer.

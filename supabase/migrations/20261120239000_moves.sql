@@ -35,7 +35,7 @@ create index organization_moves_callers_idx on private.organization_moves using 
 -- What moves ----------------------------------------------------------------------------------------------------------
 
 -- Doors: rows through which a person, a key, Stripe or a queue reaches an organization. Where it goes they are written by
--- the switch, so before that nobody sees it and no job acts for it; where it leaves the switch deletes them.
+-- the switch, so before that the organization is invisible and no job acts for it; at the source the switch deletes them.
 create function private.move_relations() returns table (relation regclass, condition text, owners text, is_door boolean)
 language sql stable set search_path = '' as $$
   select r.relation, r.condition, null::text, r.relation in (
@@ -133,7 +133,7 @@ begin
     or nullif(current_setting('storage.operation', true), '') is not null
   ) then
     perform private.answer_moved(found_one.address);
-  -- An older snapshot may not have the row that says so.
+  -- An older snapshot may not have the row of the move.
   elsif not is_free and (found_one.state = 'COPYING' or current_setting('transaction_isolation') <> 'read committed') then
     perform private.refuse_moving();
   end if;
@@ -210,7 +210,7 @@ comment on function private.refuse_moved(text, text) is
   'to arrive.';
 
 -- The steps of a move -------------------------------------------------------------------------------------------------
--- An operator runs them with the login of the owner; nobody else may.
+-- Only an operator runs them, with the login of the owner.
 
 create function private.hold_writes(org uuid) returns void
 language plpgsql set search_path = '' as $$
@@ -232,7 +232,7 @@ language sql stable set search_path = '' as $$
 $$;
 comment on function private.move_callers(uuid) is 'Who may call for an organization: members, and its API keys.';
 
--- No trigger may run (session_replication_role): nobody has left, and nothing was cancelled.
+-- No trigger may run (session_replication_role): no member has left, and nothing was cancelled.
 create function private.switch_away(org uuid) returns void
 language plpgsql set search_path = '' as $$
 declare

@@ -70,7 +70,7 @@ def test_records_without_a_mapping_are_matched_by_name(functions: Serving, key: 
 def test_an_invalid_record_says_what_is_accepted(functions: Serving, key: str) -> None:
     wrong = {
         f'name: found "{"x" * 99}, accepted: lead name is 1 to 255 characters': {"name": "x" * 256},
-        'budget: found -1.00, accepted: budget is not negative': {"name": "Ada", "budget": "-1"},
+        "budget: found -1.00, accepted: budget is not negative": {"name": "Ada", "budget": "-1"},
         "name: found null, accepted: a value": {"email": "ada@portal.test"},
         'status: found "OLD", accepted: one of NEW_LEAD, IN_CONTACT, QUALIFIED, UNQUALIFIED, CONVERTED, LOST': {
             "name": "Ada",
