@@ -9,7 +9,7 @@ HIGHEST_PORT = 65535
 
 
 def serve() -> None:
-    gc.disable()  # nothing that start-up makes is garbage; the server turns it on
+    gc.disable()  # start-up creates no garbage; the server turns collection on
     from functions_framework.aio import create_asgi_app_from_module  # noqa: PLC0415 - after gc.disable()
 
     from functions import main  # noqa: PLC0415 - after gc.disable()

@@ -53,7 +53,7 @@ async def ask_assistant(call: Call[Question]) -> AsyncIterator[AssistantEvent]:
     """Ask the assistant.
 
     For MEMBER and above. The response is a stream of server-sent events. Tools run as the caller, at most six steps,
-    and `ai_tools` says which a plan includes. Nobody else reads the conversation. Closing the
+    and `ai_tools` says which a plan includes. Only the caller can read the conversation. Closing the
     connection stops the model.
     """
     await load_modules("shared.assistant.model", "shared.assistant.tools")
@@ -102,7 +102,7 @@ async def ask_assistant(call: Call[Question]) -> AsyncIterator[AssistantEvent]:
                 if not message.get("tool_calls"):
                     break
         finally:
-            # Also if the client has gone: what was used is counted.
+            # Tokens are counted even if the client has disconnected.
             answer = "\n".join(each["content"] for each in turn if each["role"] == "assistant") + completion.text
             stored = {
                 "conversation_id": conversation,
@@ -136,5 +136,5 @@ def _arguments(text: str) -> dict[str, Any]:
 
 
 def _estimate(text: str) -> int:
-    """Of a completion that was cut off before the model sent its usage: about four characters a token."""
+    """The tokens of a completion that ended before the model sent its usage: about four characters each."""
     return len(text) // 4

@@ -37,8 +37,8 @@ class CancelSubscription(RequestModel):
 async def cancel_subscription(call: Call[CancelSubscription]) -> Result[Subscription]:
     """Cancel the subscription of the current organization at the end of its period.
 
-    For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments
-    Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
+    For its OWNER. Until then nothing changes, and resume-subscription revokes the cancellation. A
+    subscription whose payments Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
     """
     await call.load_stripe("shared.billing.changes", "shared.billing.tasks")
     from shared.billing.changes import retried  # noqa: PLC0415 - imports Stripe's library

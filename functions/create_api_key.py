@@ -12,7 +12,7 @@ from shared.schema import ApiKeyScope
 
 
 def _plain(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    """IPv4 in IPv6 as IPv4, as addresses of clients are compared."""
+    """An IPv4-mapped network as IPv4: addresses of clients are compared in that form."""
     if isinstance(network, IPv4Network):
         return network
     if network.network_address.scope_id:

@@ -17,7 +17,7 @@ class PortalRequest(RequestModel):
 
 class PortalSession(ResponseModel):
     url: Annotated[
-        AnyHttpUrl, Field(description="Send the owner there soon, and nobody else: the address signs them in.")
+        AnyHttpUrl, Field(description="Redirect the owner there soon, and no other person: the address signs them in.")
     ]
 
 
@@ -30,7 +30,7 @@ async def create_billing_portal_session(call: Call[PortalRequest]) -> Result[Por
     """Open Stripe's customer portal.
 
     There the OWNER of the organization changes cards, addresses and tax ids, and sees its invoices. Stripe's events
-    bring the changes back.
+    report the changes.
     """
     customer = json.loads((await call.run("private.billing_customer", "{}")).json)["stripe_customer_id"]
     if call.body.return_url:

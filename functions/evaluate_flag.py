@@ -65,9 +65,9 @@ FAILURES = {400: "The flag cannot be evaluated for this context.", 404: "There i
 async def evaluate_flag(call: Call[EvaluateFlag]) -> Result[FlagEvaluation]:
     """Evaluate one feature flag.
 
-    With a user's token, the identity comes from the database. With a publishable key, the user is unknown and drawn by
-    `targetingKey`. With a secret key, every attribute of the context is trusted. OpenFeature clients use the OFREP
-    addresses below this one.
+    With a user's token, the identity comes from the database. With a publishable key, the user is unknown, and
+    `targetingKey` selects the bucket. With a secret key, every attribute of the context is trusted.
+    OpenFeature clients use the OFREP addresses below this one.
     """
     evaluation, stale = await _evaluate(call, call.body.flag, call.body.context)
     if evaluation.error_code:

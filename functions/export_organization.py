@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BUCKET = "exports"
 SIGNED_SECONDS = 3600
-# Any storage accepts a file of this size in one request.
+# Every storage accepts a file of this size in one request.
 PART_BYTES = 4 * 1024 * 1024
 PARTS_AT_ONCE = 3
 TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}

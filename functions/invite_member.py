@@ -48,9 +48,9 @@ class InvitedAndSkipped(ResponseModel):
 async def invite_member(call: Call[Invitations]) -> Result[InvitedAndSkipped]:
     """Invite up to 100 people by e-mail.
 
-    For an ADMIN; nobody invites to a role above their own. Each address gets a link that is valid for seven days, also
-    without an account. All are invited or none; members and addresses with an open invitation are skipped. Members and
-    open invitations together fit into the seats of the plan.
+    For an ADMIN, who can only invite to roles up to their own. Each address gets a link that is valid for seven days,
+    also without an account. All are invited or none; members and addresses with an open invitation are skipped. Members
+    and open invitations together fit into the seats of the plan.
     """
     wish = {"invitations": [{"email": each.email, "role": each.role} for each in call.body.invitations]}
     return await call.run("private.invite_members", wish)

@@ -155,8 +155,8 @@ async def refresh_platform_metrics(call: Call[MetricDays], name: str) -> Result[
 
 
 @job(
-    "Several at once, for up to 45 seconds. An e-mail that the server refuses for now is tried again after 30 seconds, "
-    "then less and less often, for a day. Without `SMTP_URL` the e-mails stay in the outbox.",
+    "Sends several e-mails at once, for up to 45 seconds. An e-mail that the server refuses temporarily is sent "
+    "again after 30 seconds, then less and less often, for a day. Without `SMTP_URL` the e-mails stay in the outbox.",
 )
 async def send_emails(call: Call[NoInput], name: str) -> Result[JobRun]:
     async def work(connection: Connection) -> dict[str, int] | None:

@@ -38,10 +38,10 @@ class Suppressed(ResponseModel):
 
 @function(signature=signed_by_provider)
 async def mail_webhook(call: Call[MailEvent]) -> Result[Suppressed]:
-    """Take a bounce or a complaint from the mail provider.
+    """Receive a bounce or a complaint from the mail provider.
 
-    The addresses of a permanent bounce and of a complaint are not mailed any more. The request is signed as Standard
-    Webhooks has it, with `MAIL_WEBHOOK_SECRETS`.
+    The addresses of a permanent bounce and of a complaint are not mailed any more. The request has a signature of
+    Standard Webhooks, made with one of `MAIL_WEBHOOK_SECRETS`.
     """
     event = call.body
     reason = REASONS.get(event.type)

@@ -19,7 +19,7 @@ class ResumeSubscription(RequestModel):
     },
 )
 async def resume_subscription(call: Call[ResumeSubscription]) -> Result[Subscription]:
-    """Take back the cancellation of the current organization's subscription, before it has ended.
+    """Revoke the cancellation of the current organization's subscription, before it has ended.
 
     For its OWNER. A subscription whose trial ended without a card is billed from now on; one that was not cancelled
     stays as it is.

@@ -20,7 +20,7 @@ class SuspendUser(RequestModel):
 async def suspend_user(call: Call[SuspendUser]) -> Result[AdministeredUserResult]:
     """Suspend a user.
 
-    For platform admins; an admin is suspended by super admins only, and nobody suspends themselves. Takes effect on the
+    For platform admins; only super admins suspend an admin, and users cannot suspend themselves. Takes effect on the
     user's next request, and Supabase Auth issues no more tokens. Suspending a suspended user changes reason and end.
     """
     return await administer(call, "suspend_user", target=str(call.body.user_id))

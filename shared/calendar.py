@@ -44,7 +44,7 @@ class Head(BaseModel):
 
 
 def elements(text: str) -> Iterator[Any]:
-    """Of an array as the database writes it, one by one: to parse all at once would hold the loop."""
+    """The elements of a JSON array from the database, one by one: parsing all at once would hold the loop."""
     decode, at = json.JSONDecoder().raw_decode, 1
     while at < len(text) - 1:
         value, at = decode(text, at)
@@ -64,7 +64,7 @@ def write(
 
 
 async def write_feed(name: str, items: Iterator[Any]) -> bytes:
-    """The same for many: a feed of 1,000 takes half a second, so other requests have their turn in between."""
+    """Write many appointments: 1,000 take half a second, so other requests get a turn in between."""
     made = _calendar("PUBLISH")
     made.add("x-wr-calname", _clean(name))
     head, end = made.to_ical().split(b"END:VCALENDAR")

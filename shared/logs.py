@@ -24,7 +24,7 @@ def log(severity: str, message: str, **facts: Any) -> None:
 
 
 def log_exception(error: BaseException, request_id: str) -> None:
-    """A bug: where it happened. The text of most exceptions may hold personal data and stays out."""
+    """Log a bug and where it happened. The text of most exceptions may hold personal data and is left out."""
     log(
         "ERROR",
         "unexpected exception",

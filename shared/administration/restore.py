@@ -1,4 +1,4 @@
-"""An exported organization put back as it was, by an operator with the database's own login: all of it or nothing."""
+"""Restore an exported organization, all of it or nothing; run by an operator with the login of the database's owner."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ class RestoreError(Exception):
 
 PEOPLE = "public.users"
 FILES = "storage.objects"
-# A person who is not there yet comes in by a new password, sent to their address.
+# A person without an account gets one without a password, and sets one by an e-mail to their address.
 ACCOUNT = """
 insert into auth.users (
   instance_id, id, aud, role, email, encrypted_password, raw_app_meta_data, raw_user_meta_data, created_at, updated_at,
@@ -65,7 +65,7 @@ def download(response: Path, folder: Path) -> None:
 
 
 def restore(connection: SyncConnection, folder: Path) -> dict[str, int]:
-    """The rows of each table that were put back. `folder` has the manifest and its files."""
+    """Restore an organization; returns the number of rows of each table. `folder` has the manifest and its files."""
     manifest = _manifest(folder)
     organization = manifest["organization_id"]
     log = "select private.log_admin_action('ORG_CREATE', %s, 'organization', %s, %s, %s, %s)"
@@ -115,7 +115,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_tables(connection: SyncConnection, tables: dict[str, Any]) -> None:
-    """What the export has and the database has not would be lost without a word; so would what it does not have."""
+    """Refuse different tables or columns: their data would be lost without an error."""
     found = dict(
         connection.execute(
             "select format('%s.%s', c.relnamespace::regnamespace, c.relname), private.stored_columns(c.oid)"
@@ -137,7 +137,7 @@ def _check_tables(connection: SyncConnection, tables: dict[str, Any]) -> None:
 
 
 def _make_room(connection: SyncConnection, organization: str) -> None:
-    """An organization that is there may have members, and nothing else."""
+    """Delete an existing organization that has only members; refuse any other."""
     found = connection.execute("select from public.organizations where id = %s for update", [organization])
     if not found.rowcount:
         return
@@ -176,7 +176,7 @@ def _insert(connection: SyncConnection, folder: Path, table: dict[str, Any]) -> 
 
 
 def _lines(folder: Path, table: dict[str, Any]) -> Iterator[str]:
-    """The rows of a table, after each file was held against its hash."""
+    """The rows of a table, after each file was compared with its hash."""
     for file in table["files"]:
         try:
             content = (folder / file["name"]).read_bytes()
@@ -189,7 +189,7 @@ def _lines(folder: Path, table: dict[str, Any]) -> Iterator[str]:
 
 
 def _check_keys(connection: SyncConnection, organization: str) -> None:
-    """Every foreign key of the rows that were put back, looked up as its trigger would have."""
+    """Check every foreign key of the restored rows, as its trigger would have."""
     keys = connection.execute(
         "select k.conname, r.relation::text, r.condition, k.confrelid::regclass::text,"
         " string_agg(format('t.%I = other.%I', own.attname, parent.attname), ' and '),"

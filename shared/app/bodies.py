@@ -167,7 +167,7 @@ async def parse(request: TypeAdapter[Any], body: bytes, most_values: int) -> Any
         return request.validate_json(body)
     except ValidationError as error:
         problem = error
-    await asyncio.sleep(0)  # explaining takes as long as parsing: other requests have their turn in between
+    await asyncio.sleep(0)  # explaining takes as long as parsing: other requests get a turn in between
     raise invalid_body(problem, body)
 
 

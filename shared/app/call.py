@@ -78,7 +78,7 @@ class Call(Generic[Body]):
             await asyncio.to_thread(self.stripe)
 
     def snapshot(self) -> AbstractAsyncContextManager[ReadLines]:
-        """Read much as of one moment: an operation opens the cursor `exported`."""
+        """Read many rows of one snapshot: an operation opens the cursor `exported`."""
         return self.session.snapshot()
 
 

@@ -128,7 +128,7 @@ async def run(services: Services, function: Function, request: Request, caller: 
         return await _run_stream(services, function, request, caller, body)
     if function.signature:
         function.signature(services.settings, request.headers, body)
-    # Once the body has arrived: a slow client occupies no turn.
+    # The turn is requested after the body has arrived, so that a slow client occupies none.
     async with services.turns.take(name_caller(caller, _address(services, request))):
         parsed = await parse(function.request, body, function.body_values)
         call = Call(
@@ -217,7 +217,7 @@ async def _run_upload(services: Services, function: Function, request: Request, 
             file,
         )
         items = await stack.enter_async_context(aclosing(cast("AsyncGenerator[BaseModel]", function.handler(upload))))
-        # Up to the first item, an error still has a status of its own.
+        # Before the first item is sent, an error can still set the status.
         first = await anext(items)
         return LineStream(function.status, _lines(first, items, request.id), stack.pop_all())
 

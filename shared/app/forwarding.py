@@ -39,7 +39,7 @@ async def forward(address: str, headers: Mapping[bytes, bytes], body: bytes, ref
 
 @cache
 def _client() -> "httpx.AsyncClient":
-    """In a thread: to load it and its certificates holds the loop for too long."""
+    """Make the client in a thread: loading it and its certificates would hold the loop for too long."""
     import httpx  # noqa: PLC0415 - few processes ever forward a request
 
     return httpx.AsyncClient(timeout=SECONDS, verify=ssl.create_default_context())

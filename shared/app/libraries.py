@@ -13,7 +13,7 @@ _loaded: set[str] = set()
 
 
 async def load_modules(*modules: str) -> None:
-    """Import these modules; afterwards, the statement `import` finds them."""
+    """Import these modules, so that the statement `import` finds them afterwards."""
     for module in modules:
         if module not in _loaded:  # sys.modules also has one that another thread has half imported
             await asyncio.to_thread(importlib.import_module, module)

@@ -35,7 +35,7 @@ class Routes:
 
 
 def check_callable(settings: Settings, function: Function) -> None:
-    """Stop a deployment in which nobody has the key to call a function."""
+    """Stop a deployment in which a function needs a key that no setting has."""
     kinds = {mode.partition(":")[0] for mode in function.auth}
     for kind, keys, variable in (
         ("publishable", settings.publishable_keys, "SUPABASE_PUBLISHABLE_KEYS"),

@@ -143,6 +143,6 @@ def serve(app: Starlette, runtime: Runtime, host: str, port: int) -> None:
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    # Threads load libraries and parse files: the loop has its turn after this time instead of five milliseconds.
+    # Threads load libraries and parse files: the loop waits this long for the interpreter, not five milliseconds.
     sys.setswitchinterval(SWITCH_SECONDS)
     _Server(config, runtime).run()

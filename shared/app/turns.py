@@ -36,7 +36,7 @@ class Turns:
 
     @asynccontextmanager
     async def take(self, caller: str | None, *, may_last: bool = False) -> AsyncIterator[None]:
-        """`may_last`: however long it runs, it does not count as long; what it waits for is not ours."""
+        """`may_last`: the request never counts as long, because it waits for another service."""
         if caller is None:
             yield
             return

@@ -116,7 +116,7 @@ def _take(data: str, completion: Completion) -> str:
 
 
 def _text(sent: str | None) -> str:
-    """Without what the database does not store: NUL, and halves of characters."""
+    """The text without what Postgres cannot store: NUL, and halves of surrogate pairs."""
     return (sent or "").replace("\0", "").encode("utf-8", "replace").decode()
 
 

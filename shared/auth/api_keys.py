@@ -31,7 +31,7 @@ def is_well_formed(key: str) -> bool:
 
 
 def hash_of(key: str) -> str:
-    """The random part has 160 bits: no one finds the key from its hash by guessing."""
+    """The random part has 160 bits, so the key cannot be found from its hash by guessing."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 

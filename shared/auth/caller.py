@@ -1,4 +1,4 @@
-"""Who calls."""
+"""The caller of a request."""
 
 import re
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Caller:
     claims: str
     user_id: str | None = None
     key_name: str | None = None
-    # Of an API key: who made it. All keys of one person share their bounds.
+    # The user who made an API key. All keys of one user share their bounds.
     acts_for: str | None = None
-    # The one that the token names, or none.
+    # The organization that the token names, or "".
     organization: str = ""
     scopes: frozenset[str] = frozenset()
 

@@ -94,7 +94,7 @@ def _parameters(call: Call[Any], checkout: Mapping[str, Any], customer: str) -> 
 
 
 async def _expire(call: Call[Any], checkout: Mapping[str, Any]) -> None:
-    """Expire a session for another plan. One that was paid meanwhile is not expired, but the answer to everything."""
+    """Expire a session for another plan. If it was paid meanwhile, the request is refused."""
     session = None
     if name := checkout["stripe_session_id"]:
         try:

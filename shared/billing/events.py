@@ -104,7 +104,7 @@ def _customer(kind: Kind, subject: Any) -> str | None:
 
 
 def _before(kind: Kind, subject: Any, previous: Any, state: State) -> State | None:
-    """What of the state was different before; null if the event does not say, or if nothing of it was."""
+    """The fields of the state that were different before; null if the event has none, or no field changed."""
     if not isinstance(previous, Mapping):
         return None
     before = kind.read(_merged(subject, previous))

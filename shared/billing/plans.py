@@ -1,4 +1,4 @@
-"""Shared by the functions of owners: the plan they want, the addresses they return to, the subscription they see."""
+"""What the billing functions of owners share: the wanted plan, the return addresses, the subscription in a response."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ Address = Annotated[
     Field(
         max_length=2000,
         pattern=r"^https?://[^\s\\]+$",
-        description="Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.",
+        description="The address to which Stripe returns: of an origin in RETURN_ORIGINS.",
     ),
 ]
 Effect = Literal["NOW", "PERIOD_END", "NONE"]
@@ -58,7 +58,7 @@ async def show(call: Call[Any], subscription: Any) -> Any:
 
 
 def check_origin(address: str, settings: Settings) -> None:
-    """Refuse to lead back to a stranger's page, which would look like ours."""
+    """Refuse return addresses of other sites, whose pages could look like ours."""
     try:
         found = urlsplit(address)
         origin = f"{found.scheme}://{found.netloc}".lower()
@@ -68,7 +68,7 @@ def check_origin(address: str, settings: Settings) -> None:
         raise ApiError(
             422,
             "unknown_origin",
-            "This service does not lead back there",
+            "This return address is not accepted",
             details=f"Found {origin}.",
             hint=f"Known origins are: {', '.join(settings.return_origins) or 'none; set RETURN_ORIGINS'}.",
         )

@@ -1,4 +1,4 @@
-"""Ask Stripe for what its events have not said. Every step can be repeated; one failing object delays no other."""
+"""Fetch from Stripe what its events did not report. Every step can be repeated; one failing object delays no other."""
 
 import asyncio
 import json
@@ -94,13 +94,13 @@ class Reconciliation:
         try:
             argument = delivery(event, json.dumps(event, default=str), livemode=self._livemode)
         except ApiError:
-            return  # no event Strive could store; the next run would find the same
+            return  # Strive cannot store this event; the next run would find it again
         result = await self._apply("private.receive_stripe_event(%s::jsonb)", argument)
         if result:
             self._report({"event": event["id"], "type": event["type"], "status": result["status"]})
 
     async def _compare(self) -> None:
-        """Every subscription that runs at Stripe, and every one that is over there and not here."""
+        """Compare every subscription that runs at Stripe, and every one that has ended there but not here."""
         known = set(await self._call("private.open_stripe_subscriptions()"))
         expand = [f"data.{each}" for each in EXPAND_DISCOUNTS]
         async for subscription, at in self._listed("/v1/subscriptions", expand=expand):
@@ -158,7 +158,7 @@ class Reconciliation:
         await self._save(found.to_dict(), _read_at(found))
 
     async def _record_missing(self, kind: str, name: str) -> None:
-        """Stripe may have deleted the object, or the key may belong to another account: the customer tells."""
+        """Stripe deleted the object, or the key belongs to another account: fetching the customer shows which."""
         is_customer_known = False
         customer = await self._call("private.customer_of_subscription(%s)", name) if kind == "subscription" else None
         if customer:
@@ -201,7 +201,7 @@ class Reconciliation:
         self.changed += changes[: REPORTED - len(self.changed)]
 
     async def _apply(self, call: str, argument: str) -> Any:
-        """One object or event. If it stays locked, or cannot be stored, the run goes on without it."""
+        """Apply one object or event. If it stays locked, or cannot be stored, the run continues without it."""
         for pause in (*PAUSES, None):
             try:
                 return await self._call(call, argument)
@@ -226,7 +226,7 @@ class Reconciliation:
 
 
 def _read_at(found: Any) -> int:
-    """When Stripe read this, by its own clock."""
+    """When Stripe read the object, by its own clock."""
     response = getattr(found, "last_response", found)
     date = response.headers.get("date") if response else None
     answered = parsedate_to_datetime(date).timestamp() if date else time.time()

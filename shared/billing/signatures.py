@@ -1,6 +1,6 @@
 """Verify that Stripe has signed a body within the last five minutes.
 
-Not with the library: it builds objects of everything, at forty times the cost.
+The library is not used: it builds objects of the whole body, at forty times the cost.
 """
 
 import hmac

@@ -21,7 +21,7 @@ async def perform_tasks(call: Call[Any]) -> dict[str, int]:
         try:
             await WORK[task["kind"]](call.stripe().v1, task)
         except stripe.InvalidRequestError as problem:
-            # Over, or deleted: what the task asks for is so already.
+            # The object has ended or is deleted: there is nothing left to change.
             if problem.code != "resource_missing":
                 error = f"Stripe refused: {problem.code or problem.user_message}."
         except stripe.StripeError as problem:
@@ -65,12 +65,12 @@ WORK: dict[str, Callable[[Any, Task], Awaitable[None]]] = {
 
 
 async def release_schedule(v1: Any, subscription: stripe.Subscription) -> None:
-    """Forget a scheduled change: Stripe lets nobody else change a subscription that a schedule manages."""
+    """Release the schedule of a change: Stripe refuses other changes of a subscription that a schedule manages."""
     schedule = subscription.schedule
     if schedule:
         name = schedule if isinstance(schedule, str) else schedule.id
         try:
             await v1.subscription_schedules.release_async(name)
         except stripe.InvalidRequestError:
-            # Released or completed meanwhile: nothing is left to release. Any other reason shows in the next call.
+            # The schedule was released or completed meanwhile. Any other error appears in the next call.
             log("INFO", "a schedule was over already")

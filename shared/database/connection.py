@@ -78,7 +78,7 @@ class PooledConnection(AsyncConnection[tuple[Any, ...]]):
             response.set_exception(TimeoutError())
 
     def _forget(self) -> None:
-        """Before the socket is closed: its number will be reused."""
+        """Remove the watcher before the socket is closed, because its number is reused."""
         if self._socket >= 0:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket = -1

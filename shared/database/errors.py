@@ -55,7 +55,7 @@ MESSAGES: dict[str, Callable[[Diagnostic], str]] = {
 
 
 def _of_key(found: Diagnostic, problem: str) -> str:
-    """Of the columns in `Key (a, b)=(1, 2) …`, without the tenant; of the rule if the caller may not read them."""
+    """A message with the columns of `Key (a, b)=(1, 2) …`, without the tenant; with the rule if Postgres hides them."""
     key = re.match(r"Key \((.*?)\)=", found.message_detail or "")
     names = [name for name in key[1].split(", ") if name != "organization_id"] if key else []
     return f"{', '.join(names)} {problem}" if names else f"A value {problem}: {found.constraint_name}"
@@ -82,7 +82,7 @@ def from_sqlstate(state: str, message: str | None, detail: str | None, hint: str
 
 
 def _whole_response(message: str | None, detail: str | None) -> ErrorResponse:
-    """Of `raise sqlstate 'PGRST'`, which PostgREST reads in the same way: JSON in message and detail."""
+    """The response of `raise sqlstate 'PGRST'`, as PostgREST reads it: JSON in message and detail."""
     try:
         body, about = json.loads(message or ""), json.loads(detail or "")
     except ValueError:

@@ -92,7 +92,7 @@ class Database:
         The transaction also counts the request `counted`.
         """
         if '"act"' in claims:
-            # In a transaction of its own: what an impersonator tried is logged even if it fails.
+            # Logged in a transaction of its own, so that a failed request of an impersonator is logged, too.
             await self._one(LOG_IMPERSONATED, (operation, claims, headers))
         as_key = is_key(claims)
         if idempotency is None:

@@ -181,8 +181,8 @@ def _decision(flag: Mapping[str, Any], results: _Results, groups: Groups | None,
 def _share(flag: Mapping[str, Any], results: _Results, *, targeted: bool) -> Rules:
     percent = flag["rollout_percent"]
     if percent <= 0:
-        nobody = results.off("DEFAULT" if targeted else "STATIC", "percentage")
-        return lambda _: nobody
+        off = results.off("DEFAULT" if targeted else "STATIC", "percentage")
+        return lambda _: off
     if percent >= ALL:
         return _winner(flag, results, "TARGETING_MATCH" if targeted else "STATIC", "everyone")
     below, begin = threshold(percent), prefix(flag["seed"], "rollout")
@@ -225,7 +225,7 @@ def _winner(flag: Mapping[str, Any], results: _Results, reason: str, rule: str) 
     weighted = tuple((prefix(seed, f"variant:{name}"), weight) for name, weight, _ in competing)
     won = [results.on("SPLIT" if reason == "STATIC" else reason, rule, variant) for variant in competing]
     name = results.name
-    # Everyone without an organization is one unit: there is nothing else to draw by.
+    # All users without an organization are one unit: no other value could select a bucket.
     no_organization = b""
 
     def draw(context: Context) -> Evaluation:

@@ -297,7 +297,7 @@ def _equal_to_scalar(expected: Any) -> Test:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal as JSON: true is not 1, 1 is 1.0, and an object's keys stand in one order."""
+    """Equal as JSON: true is not 1, 1 is 1.0, and the order of an object's keys does not matter."""
     if TYPES.get(type(a)) != TYPES.get(type(b)):
         return False
     if isinstance(a, list):

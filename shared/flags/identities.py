@@ -1,4 +1,4 @@
-"""Who calls: the database knows the users, and only our own servers are trusted with a context."""
+"""The identity of a caller: the database knows the users, and only our own servers may send a context."""
 
 import asyncio
 import json
@@ -121,7 +121,7 @@ class Identities:
                 self._unavailable = True
                 if time.monotonic() - known.loaded < STALE_SECONDS:
                     return
-            # Refused, such as a suspended user: nothing may be served from memory.
+            # The database refused the caller, who may be suspended: nothing is served from memory.
             self._known.pop(key, None)
             raise
         else:
@@ -129,14 +129,14 @@ class Identities:
             self._unavailable = False
             named = key[1].decode()
             if self._known.pop(key, None) and named in {"", known.attributes.get("organization_id")}:
-                self._known[key] = known  # at the end, away from what is dropped first
+                self._known[key] = known  # at the end, because the first are dropped first
             # Made-up organizations of one user would push out the identities of all others.
         finally:
             known.loading = None
 
 
 def _retrieve(task: "asyncio.Task[None]") -> None:
-    """A refresh in the background that failed is no unexpected exception."""
+    """Retrieve the exception, so that a failed background refresh is not reported as unexpected."""
     if not task.cancelled():
         task.exception()
 

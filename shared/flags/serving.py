@@ -38,7 +38,7 @@ LISTEN_AGAIN_SECONDS = 5.0
 # Rows that are fetched at once, and how long they are compiled before other requests get a turn.
 BATCH = 100
 TURN_SECONDS = 0.002
-# From so many flags on, gc.freeze() excludes them from collections, which would visit each flag every time.
+# With this many flags or more, gc.freeze() excludes them from collections, which would visit each flag every time.
 MANY = 1000
 
 LOAD = 'select * from private.load_feature_flags(%s::text::public."Environment", %s, %s::uuid[])'
@@ -46,7 +46,7 @@ UNAVAILABLE = (Error, InterfaceError, PoolTimeout, PoolClosed, TooManyRequests, 
 
 
 class Source(Protocol):
-    """The database, as far as flags need it."""
+    """What flags need of the database."""
 
     def batches(self, statement: str, values: tuple[Any, ...], size: int) -> AsyncIterator[list[tuple[Any, ...]]]: ...
 
@@ -115,7 +115,7 @@ class Flags:
                 return
 
     async def _refresh(self) -> None:
-        """Read again and again, for as long as requests come."""
+        """Read repeatedly while requests arrive."""
         while time.monotonic() - self._requested_at < IDLE_SECONDS:
             await asyncio.sleep(RETRY_SECONDS if self._failing else self._until_refresh())
             if self._failing or self._until_refresh() <= 0:

@@ -20,11 +20,11 @@ BOUNCE = re.compile(r"\b5\.1\.[0-9]+\b|\b5\.2\.1\b")
 
 
 class UnavailableError(Exception):
-    """The server cannot be reached, or takes no mail now."""
+    """The server cannot be reached, or accepts no mail now."""
 
 
 class RefusedError(Exception):
-    """The server refused this message: for good, or for now; `bounced` if it knows no such recipient."""
+    """The server refused this message, permanently or temporarily; `bounced` if it knows no such recipient."""
 
     def __init__(self, reply: str, *, permanent: bool, bounced: bool = False) -> None:
         super().__init__(reply)

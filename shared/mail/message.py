@@ -18,7 +18,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]+")
 
 @dataclass(frozen=True)
 class Sender:
-    """Who writes, and where links lead; without `app_url` an e-mail has no button."""
+    """The sender of e-mails and the target of their links; without `app_url` an e-mail has no button."""
 
     name: str
     address: str
@@ -57,7 +57,7 @@ class Email(BaseModel):
 
 
 def compose(email: Email, sender: Sender) -> EmailMessage:
-    """Raises ValueError for an address that cannot stand in a header."""
+    """Raises ValueError for an address that a header cannot hold."""
     link = f"{sender.functions_url}/unsubscribe?token={quote(email.unsubscribe)}" if email.unsubscribe else None
     text, page = render(email, sender, link)
     message = EmailMessage(policy=SMTP if email.to.isascii() else SMTPUTF8)
@@ -87,7 +87,7 @@ def _recipient(name: str, address: str) -> Address:
 
 
 def _attach_calendar(message: EmailMessage, email: Email) -> None:
-    """Twice: as a form of the message, which mail programs show, and as a file."""
+    """Attach the calendar twice: as an alternative, which mail programs show, and as a file."""
     from shared.calendar import Item, write  # noqa: PLC0415 - few e-mails need the library
 
     item = Item.model_validate(email.content["calendar"])
@@ -133,7 +133,7 @@ def _answer_link(email: Email, sender: Sender) -> str | None:
 
 
 def _app_link(sender: Sender, path: Any) -> str | None:
-    """Only to our own app, whatever the path looks like."""
+    """A link into our own app, whatever the path looks like."""
     if not sender.app_url or not isinstance(path, str) or not path.startswith("/"):
         return None
     link = sender.app_url + path

@@ -17,7 +17,7 @@ from shared.settings import SmtpServer
 
 SENDERS = 8
 BATCH = 100
-# Longer than the timeouts of one message together: a sender that is so late counts as dead.
+# Longer than all timeouts of one message together: a later sender counts as dead.
 LEASE = "5 minutes"
 # A run ends soon after, so that runs of a schedule of every minute do not pile up.
 RUN_SECONDS = 45.0
@@ -43,7 +43,7 @@ class Outbox:
             async with asyncio.TaskGroup() as group:
                 for _ in range(SENDERS):
                     group.create_task(self._send_some(threads))
-        for email in self._claimed:  # the server went away
+        for email in self._claimed:  # the server became unavailable
             await self._settle(email, "RELEASE", "The mail server is unavailable.")
         problems = await one(self.connection, "select private.alert_email_problems()")
         if self.counts["FAILED"] or self.counts["UNCERTAIN"]:
@@ -106,5 +106,5 @@ class Outbox:
 
 
 def _written(email: Email, sender: Sender) -> bytes:
-    """In a thread: it takes milliseconds, and may import the library of calendars."""
+    """Compose the message in a thread: it takes milliseconds, and may import the library of calendars."""
     return compose(email, sender).as_bytes()

@@ -1,4 +1,4 @@
-"""Verify a request of the mail provider as Standard Webhooks has it: HMAC-SHA256 over id, time and body."""
+"""Verify a request of the mail provider by Standard Webhooks: HMAC-SHA256 over id, time and body."""
 
 import base64
 import binascii

@@ -111,7 +111,7 @@ async def ensure_subscription(call: Call[Any], payment: Payment) -> Fetched:
         subscription = await v1.subscriptions.create_async(parameters, {"idempotency_key": key.format("payment")})
     except stripe.APIError as error:
         spent = _spent(error)
-        # It may have been created all the same.
+        # Stripe may have created it despite the error.
         existing = await v1.subscriptions.list_async({"customer": customer, "status": "all", "limit": 100})
         for each in existing.data:
             if metadata.items() <= each.to_dict()["metadata"].items():
@@ -140,7 +140,7 @@ async def record(call: Call[Any], fetched: Fetched) -> Any:
 
 
 async def cancel(call: Call[Any], payment: Payment) -> Any:
-    """Cancel a payment that was replaced or has expired; if it succeeds all the same, it is refunded.
+    """Cancel a payment that was replaced or has expired; if it succeeds nevertheless, it is refunded.
 
     Its invoice is voided first: Stripe allows that only while nothing is paid, so no paid subscription is cancelled.
     """

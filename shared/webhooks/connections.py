@@ -1,4 +1,4 @@
-"""Connections to addresses that strangers name: only public ones, checked when the connection is made.
+"""Connections to addresses that users chose: only public ones, checked when the connection is made.
 
 The name is resolved here, and the connection goes to the address that was checked, so a name that changes its address
 in between reaches nothing. Redirects are responses like any other, and no proxy of the environment is used.
@@ -60,7 +60,7 @@ class PublicBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         addresses = await self._resolve(host, port)
-        # One that is private among public ones is no accident.
+        # A private address among public ones is treated as an attack.
         for address in addresses:
             if not ((self._public and is_public(address)) or self._is_allowed(address)):
                 why = "which is not public" if self._public else "and only https is accepted"
@@ -96,7 +96,7 @@ class Connections:
     """Pools that send one request at a time per connection and follow nothing. http is for allowed networks only."""
 
     def __init__(self, allowed: Networks, most: int, trusted: ssl.SSLContext | None = None) -> None:
-        # One for each connection: a name server that hangs holds up nobody else.
+        # One thread for each connection: a name server that hangs delays no other connection.
         self._lookups = ThreadPoolExecutor(most, "lookup")
         self._pools = {
             scheme: httpcore.AsyncConnectionPool(

@@ -29,7 +29,7 @@ USER_AGENT = "Strive-Webhooks/1"
 
 
 def signed_headers(delivery: dict[str, Any], now: datetime) -> dict[str, str]:
-    """Those of Standard Webhooks; after a rotation with a signature of each secret."""
+    """The headers of Standard Webhooks; after a rotation they have a signature of each secret."""
     identity = str(delivery["id"])
     signatures = [Webhook(secret).sign(identity, now, delivery["payload"]) for secret in delivery["secrets"]]
     return {
@@ -59,13 +59,13 @@ async def attempt(connections: Connections, delivery: dict[str, Any]) -> dict[st
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError, ValueError) as problem:
         return result | {"error": f"{type(problem).__name__}: {problem}"}
     failed = not 200 <= status <= 299  # noqa: PLR2004 - the statuses of success
-    # Of a failure the log has the beginning of the response; NUL is no text for the database.
+    # The log keeps the beginning of a failed response; Postgres cannot store NUL.
     text = body.decode("utf-8", "replace").replace("\0", "")[:200]
     return result | {"status": status, "error": f"Status {status}: {text}" if failed else None}
 
 
 async def deliver(call: Call[Any], connection: Connection, *, wait: bool) -> dict[str, int]:
-    """Until the time of a run is over; without `wait`, until nothing is due."""
+    """Send until the time of a run is over; without `wait`, until nothing is due."""
     connections = Connections(call.settings.webhook_networks, AT_A_TIME, await asyncio.to_thread(trusted))
     sender = _Sender(connections, connection, call.ending)
     try:

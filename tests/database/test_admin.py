@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 from tests.support.acting import Cursor, now_as, server, value
 from tests.support.world import ACME, PEOPLE, Database
 
-NOBODY = "00000000-0000-0000-0000-000000000000"
+NO_ADMIN = "00000000-0000-0000-0000-000000000000"
 ADMIN_TABLES = {
     "admin_action_logs": "action description target_type target_id metadata ip_address user_agent success"
     " error admin_id",
@@ -113,7 +113,7 @@ def test_server_actions_are_logged_under_admin_or_platform(database: Database) -
     with server(database) as cursor:
         log(cursor, admin_id=PEOPLE["super_admin"])
         log(cursor)
-        assert {str(entry["admin_id"]) for entry in entries(cursor)} == {str(PEOPLE["super_admin"]), NOBODY}
+        assert {str(entry["admin_id"]) for entry in entries(cursor)} == {str(PEOPLE["super_admin"]), NO_ADMIN}
 
 
 def test_attack_an_admin_signs_with_another_admins_name(database: Database) -> None:

@@ -39,8 +39,8 @@ def slot(database: Database) -> Iterator[None]:
             "New accounts confirm",
         ),
         ("alter table public.leads disable row level security", "Every table has row level security"),
-        ("grant select (id) on public.leads to anon", "Nobody without a token reaches"),
-        ("grant execute on function public.my_account() to anon", "Nobody without a token calls"),
+        ("grant select (id) on public.leads to anon", "Without a token, only published content"),
+        ("grant execute on function public.my_account() to anon", "Without a token, no function"),
         ("grant truncate on public.leads to authenticated", "Clients cannot empty"),
         ("grant service_role to strive_functions", "The login of the functions"),
         (

@@ -570,7 +570,7 @@ def test_every_table_of_organizations_is_guarded(database: Database) -> None:
 
 @pytest.mark.parametrize("person", ["owner", "member", "globex_owner", "platform_admin"])
 def test_attack_start_see_or_fake_a_move(database: Database, person: str) -> None:
-    """Nobody but the operator starts, sees or fakes a move."""
+    """Only the operator starts, sees or writes a move."""
     for statement in (
         "select from private.organization_moves",
         "insert into private.organization_moves (organization_id, state) values (gen_random_uuid(), 'MOVED')",

@@ -125,7 +125,7 @@ def test_attack_notify_as_a_user(database: Database, person: str | None) -> None
 
 
 def test_unread_counts_stay_exact_under_concurrency(notified: tuple[Database, list[UUID]]) -> None:
-    """Nobody deadlocks, whatever they name in whatever order; in the end, and for everyone who looks, sums agree."""
+    """Callers that name rows in any order do not deadlock, and the sums agree for every reader and at the end."""
     database, ids = notified
     random = Random(7)  # noqa: S311 - nothing secret
     plans = [

@@ -166,7 +166,7 @@ def test_matches_of_deleted_records_are_reported_to_nobody(database: Database) -
 
 
 def test_attack_hold_up_the_matches_of_others(database: Database) -> None:
-    """Whoever changes all their records has them compared again; organizations take turns."""
+    """All changed records are compared again; organizations take turns."""
     with scene(database) as cursor:
         buyer = {"budget": 200, "is_watching": True}
         add(cursor, "listings", organization_id=GLOBEX, **HOUSE)

@@ -171,7 +171,7 @@ def test_follow_up_is_due_until_a_call(agents: Agents, ids: dict[str, str]) -> N
 
     def waits() -> bool:
         due = call(agents["ben"], "follow_ups_due", until="2031-01-01", assigned_to=ids["ben"])
-        return any(row["id"] == hot and row["reason"] == "nobody has spoken with them" for row in due)
+        return any(row["id"] == hot and row["reason"] == "there was no contact yet" for row in due)
 
     assert waits()
     call(agents["ben"], "record_activity", activity={"type": "CALL", "title": "Called", "lead_id": hot})

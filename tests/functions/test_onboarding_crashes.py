@@ -37,7 +37,7 @@ def stripe(_shop: Shop) -> Iterator[Shop]:
 
 @contextmanager
 def sleeping_after(stripe: Shop, table: str) -> Iterator[None]:
-    """Whoever writes to the table falls asleep before committing."""
+    """Every write to the table sleeps before its commit."""
     stripe.write(SLEEPY.format(table=table))
     try:
         yield

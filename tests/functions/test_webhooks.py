@@ -440,7 +440,7 @@ def test_delivered_events_match_their_documented_schemas(
         for name, statement in ACTS.items():
             cursor.execute(statement, ids)
             ids[name] = cursor.fetchall()[0].get("id") if cursor.description else None
-    for kind in described["webhooks"]:  # those that need more than a statement, and data that nobody may get
+    for kind in described["webhooks"]:  # those that need more than a statement, and data that must not be delivered
         subjects = json.loads(EVENTS.read_text())[kind]["subjects"] or ["anything"]
         secret = json.dumps({"token": "of the recipient alone", "secret_path": "/invitations/token", "link": "/token"})
         connection.execute(

@@ -1108,7 +1108,7 @@ class ReturnUrl(RootModel[str]):
     root: Annotated[
         str,
         Field(
-            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
+            description='The address to which Stripe returns: of an origin in RETURN_ORIGINS.',
             max_length=2000,
             pattern='^https?://[^\\s\\\\]+$',
             title='Return Url',
@@ -1131,7 +1131,7 @@ class PortalSession(BaseModel):
     url: Annotated[
         AnyUrl,
         Field(
-            description='Send the owner there soon, and nobody else: the address signs them in.',
+            description='Redirect the owner there soon, and no other person: the address signs them in.',
             title='Url',
         ),
     ]
@@ -2817,7 +2817,7 @@ class CheckoutRequest(BaseModel):
     success_url: Annotated[
         str,
         Field(
-            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
+            description='The address to which Stripe returns: of an origin in RETURN_ORIGINS.',
             max_length=2000,
             pattern='^https?://[^\\s\\\\]+$',
             title='Success Url',
@@ -2826,7 +2826,7 @@ class CheckoutRequest(BaseModel):
     cancel_url: Annotated[
         str,
         Field(
-            description='Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.',
+            description='The address to which Stripe returns: of an origin in RETURN_ORIGINS.',
             max_length=2000,
             pattern='^https?://[^\\s\\\\]+$',
             title='Cancel Url',

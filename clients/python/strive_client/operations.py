@@ -65,7 +65,7 @@ invite_member = Operation("/invite-member", models.Invitations, models.InvitedAn
 keep_months = Operation("/keep-months", models.NoInput, models.JobRun)
 """Add the next months of the activity log and archive old ones."""
 mail_webhook = Operation("/mail-webhook", models.MailEvent, models.Suppressed)
-"""Take a bounce or a complaint from the mail provider."""
+"""Receive a bounce or a complaint from the mail provider."""
 mcp = Operation("/mcp", models.Message, models.Answer)
 """Tools for AI agents, by the Model Context Protocol (streamable HTTP, without sessions)."""
 preview_flag_audience = Operation("/preview-flag-audience", models.FlagPreview, models.FlagAudience)
@@ -95,7 +95,7 @@ report_due_tasks = Operation("/report-due-tasks", models.NoInput, models.JobRun)
 report_matches = Operation("/report-matches", models.NoInput, models.JobRun)
 """Report listings and buyers that suit each other to their members."""
 resume_subscription = Operation("/resume-subscription", models.ResumeSubscription, models.Subscription)
-"""Take back the cancellation of the current organization's subscription, before it has ended."""
+"""Revoke the cancellation of the current organization's subscription, before it has ended."""
 roll_up_alert_counts = Operation("/roll-up-alert-counts", models.NoInput, models.JobRun)
 """Add views and dismissals to their alerts."""
 roll_up_tallies = Operation("/roll-up-tallies", models.NoInput, models.JobRun)

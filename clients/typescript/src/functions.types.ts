@@ -39,7 +39,7 @@ export interface paths {
         /**
          * Ask the assistant
          * @description For MEMBER and above. The response is a stream of server-sent events. Tools run as the caller, at most six steps,
-         *     and `ai_tools` says which a plan includes. Nobody else reads the conversation. Closing the
+         *     and `ai_tools` says which a plan includes. Only the caller can read the conversation. Closing the
          *     connection stops the model.
          */
         post: operations["ask-assistant"];
@@ -102,8 +102,8 @@ export interface paths {
         put?: never;
         /**
          * Cancel the subscription of the current organization at the end of its period
-         * @description For its OWNER. Until then nothing changes, and resume-subscription takes it back. A subscription whose payments
-         *     Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
+         * @description For its OWNER. Until then nothing changes, and resume-subscription revokes the cancellation. A
+         *     subscription whose payments Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
          */
         post: operations["cancel-subscription"];
         delete?: never;
@@ -232,7 +232,7 @@ export interface paths {
         /**
          * Open Stripe's customer portal
          * @description There the OWNER of the organization changes cards, addresses and tax ids, and sees its invoices. Stripe's events
-         *     bring the changes back.
+         *     report the changes.
          */
         post: operations["create-billing-portal-session"];
         delete?: never;
@@ -392,9 +392,9 @@ export interface paths {
         put?: never;
         /**
          * Evaluate one feature flag
-         * @description With a user's token, the identity comes from the database. With a publishable key, the user is unknown and drawn by
-         *     `targetingKey`. With a secret key, every attribute of the context is trusted. OpenFeature clients use the OFREP
-         *     addresses below this one.
+         * @description With a user's token, the identity comes from the database. With a publishable key, the user is unknown, and
+         *     `targetingKey` selects the bucket. With a secret key, every attribute of the context is trusted.
+         *     OpenFeature clients use the OFREP addresses below this one.
          */
         post: operations["evaluate-flag"];
         delete?: never;
@@ -641,9 +641,9 @@ export interface paths {
         put?: never;
         /**
          * Invite up to 100 people by e-mail
-         * @description For an ADMIN; nobody invites to a role above their own. Each address gets a link that is valid for seven days, also
-         *     without an account. All are invited or none; members and addresses with an open invitation are skipped. Members and
-         *     open invitations together fit into the seats of the plan.
+         * @description For an ADMIN, who can only invite to roles up to their own. Each address gets a link that is valid for seven days,
+         *     also without an account. All are invited or none; members and addresses with an open invitation are skipped. Members
+         *     and open invitations together fit into the seats of the plan.
          */
         post: operations["invite-member"];
         delete?: never;
@@ -679,9 +679,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Take a bounce or a complaint from the mail provider
-         * @description The addresses of a permanent bounce and of a complaint are not mailed any more. The request is signed as Standard
-         *     Webhooks has it, with `MAIL_WEBHOOK_SECRETS`.
+         * Receive a bounce or a complaint from the mail provider
+         * @description The addresses of a permanent bounce and of a complaint are not mailed any more. The request has a signature of
+         *     Standard Webhooks, made with one of `MAIL_WEBHOOK_SECRETS`.
          */
         post: operations["mail-webhook"];
         delete?: never;
@@ -985,7 +985,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Take back the cancellation of the current organization's subscription, before it has ended
+         * Revoke the cancellation of the current organization's subscription, before it has ended
          * @description For its OWNER. A subscription whose trial ended without a card is billed from now on; one that was not cancelled
          *     stays as it is.
          */
@@ -1092,7 +1092,7 @@ export interface paths {
         put?: never;
         /**
          * Send due e-mails
-         * @description Several at once, for up to 45 seconds. An e-mail that the server refuses for now is tried again after 30 seconds, then less and less often, for a day. Without `SMTP_URL` the e-mails stay in the outbox.
+         * @description Sends several e-mails at once, for up to 45 seconds. An e-mail that the server refuses temporarily is sent again after 30 seconds, then less and less often, for a day. Without `SMTP_URL` the e-mails stay in the outbox.
          */
         post: operations["send-emails"];
         delete?: never;
@@ -1213,7 +1213,7 @@ export interface paths {
         put?: never;
         /**
          * Suspend a user
-         * @description For platform admins; an admin is suspended by super admins only, and nobody suspends themselves. Takes effect on the
+         * @description For platform admins; only super admins suspend an admin, and users cannot suspend themselves. Takes effect on the
          *     user's next request, and Supabase Auth issues no more tokens. Suspending a suspended user changes reason and end.
          */
         post: operations["suspend-user"];
@@ -2368,12 +2368,12 @@ export interface components {
             quantity?: number | null;
             /**
              * Success Url
-             * @description Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.
+             * @description The address to which Stripe returns: of an origin in RETURN_ORIGINS.
              */
             success_url: string;
             /**
              * Cancel Url
-             * @description Where Stripe leads back to: an address of an origin in RETURN_ORIGINS.
+             * @description The address to which Stripe returns: of an origin in RETURN_ORIGINS.
              */
             cancel_url: string;
         };
@@ -3834,7 +3834,7 @@ export interface components {
             /**
              * Url
              * Format: uri
-             * @description Send the owner there soon, and nobody else: the address signs them in.
+             * @description Redirect the owner there soon, and no other person: the address signs them in.
              */
             url: string;
         };

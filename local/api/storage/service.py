@@ -17,7 +17,7 @@ from local.api.tokens import TokenError, Tokens
 
 NOT_SERVED = {"upload", "render", "s3", "iceberg", "vector", "cdn"}
 # Never used: open routes ask for no caller.
-NOBODY = Caller("anon", {"role": "anon"})
+ANONYMOUS = Caller("anon", {"role": "anon"})
 
 
 class Storage:
@@ -30,7 +30,7 @@ class Storage:
     async def respond(self, request: Request) -> Response:
         service, *steps = steps_of(request)
         is_open = service == "status" or (service == "object" and Objects.is_open(request.method, steps))
-        caller = NOBODY if is_open else self._callers.caller(request)
+        caller = ANONYMOUS if is_open else self._callers.caller(request)
         if service in NOT_SERVED or steps[:1] == ["list-v2"]:
             message = f"/storage/v1/{service} is not part of the local API. {HOSTED}"
             raise storage_error(501, "not_served", message)

@@ -186,7 +186,7 @@ def _differing(here: Found, there: Found) -> tuple[list[Place], list[str]]:
 
 
 def _open(projects: Projects) -> "tuple[SupabaseStorageClient, SupabaseStorageClient]":
-    """Before writes are held: to load the library and its certificates takes longer than they may wait."""
+    """Open the clients before writes are held: loading the library and its certificates takes too long for that."""
     import httpx  # noqa: PLC0415 - as above
 
     from supabase import ClientOptions, create_client  # noqa: PLC0415 - as above
@@ -215,5 +215,5 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _sum(content: bytes | None) -> str:
-    """As most Storages sum up a file."""
+    """The checksum of a file, as most Storages compute it."""
     return hashlib.md5(content or b"", usedforsecurity=False).hexdigest()

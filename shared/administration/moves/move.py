@@ -116,7 +116,7 @@ class Move:
         return self.report
 
     def abort(self) -> None:
-        """Before the switch: the source goes on as if there had been no move, and the copy is deleted.
+        """Undo a move before the switch: the source continues as before, and the copy is deleted.
 
         The job sync_attachments of the target deletes files whose organization or user is gone.
         """
@@ -150,7 +150,7 @@ class Move:
         return rows
 
     def states(self) -> tuple[str | None, str | None]:
-        """Of the move, at the source and at the target."""
+        """The states of the move at the source and at the target."""
         statement = "select (select state from private.organization_moves where organization_id = %s)"
         ((here,), (there,)) = (row(each, statement, self._organization) for each in (self._source, self._target))
         return here, there
@@ -237,7 +237,7 @@ class Move:
                         self._source.execute("set local session_replication_role = replica")
                         self._source.execute("select private.switch_away(%s)", [self._organization])
                 except psycopg.errors.LockNotAvailable:
-                    time.sleep(1)  # a long transaction of this organization: let others write meanwhile
+                    time.sleep(1)  # a long transaction of this organization runs: other requests write meanwhile
                     continue
                 self._step("arrive")
                 self._arrive()
@@ -252,7 +252,7 @@ class Move:
             before = files
         self._equalize_rows()
         with ThreadPoolExecutor(1) as thread:
-            copying = thread.submit(self._files.equalize)  # what came while rows were compared
+            copying = thread.submit(self._files.equalize)  # files that were added while rows were compared
             self._rows.prepare_hold()
             copying.result()
         self._files.equalize()
@@ -282,7 +282,7 @@ class Move:
             there.rollback()
 
     def _make_ready(self) -> None:
-        """While writes are held: all rows and files are at the target, and the doors lie ready."""
+        """While writes are held: bring all rows and files to the target, and store the doors there."""
         self._people.copy(self._people.of(self._rows.doors))
         with ThreadPoolExecutor(1) as thread:
             files = thread.submit(self._files.equalize, is_held=True)
@@ -301,7 +301,7 @@ class Move:
         return changed
 
     def _arrive(self) -> None:
-        """The target's switch, from what lies ready there: the source is not needed."""
+        """Switch the target to what is stored there; the source is not needed."""
         statement = (
             "select doors from private.organization_moves where organization_id = %s and state = 'READY' for update"
         )

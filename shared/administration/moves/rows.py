@@ -44,7 +44,7 @@ where k.contype = 'f' and k.conrelid = any (%s::regclass[]) and k.conparentid = 
 group by k.oid, k.conname, k.conrelid, c.relnamespace, c.relname
 having not bool_or(own.attname = 'organization_id')
 """
-# Numbers that order rows go on after the highest that came. The gap is for those that are drawn meanwhile.
+# Sequences continue after the highest number that was copied. The gap is for numbers that are assigned meanwhile.
 RAISE_SEQUENCE = """
 select setval({sequence}, m.most + 2000)
 from (select max(t.{column}) as most from {table} t where t.organization_id = %s) m
@@ -56,7 +56,7 @@ CONTENT = "bit_xor(hashtextextended(row({columns})::text, 0))"
 BUCKET = "hash_record_extended(row({key}), 0) & {last}"
 
 Buckets = dict[int, tuple[int, int]]
-# Of rows by key: the bucket, and a hash.
+# For each row, by its key: the bucket and a hash.
 Hashes = dict[str, tuple[int, int]]
 # Keys of rows by table; None is the whole table.
 Changed = dict[str, list[str] | None]
@@ -208,9 +208,9 @@ class Rows:
         return [bucket for bucket in buckets if here.get(bucket) != there.get(bucket)]
 
     def _bring(self, relation: Relation, here: Hashes, there: Hashes, *, is_held: bool) -> list[str]:
-        """Make rows of the target equal to the source, from the hashes of both: the keys of rows that differed."""
+        """Make rows of the target equal to the source, from the hashes of both; the keys of rows that differed."""
         changed = [key for key, digest in here.items() if there.get(key) != digest]
-        # A shared table has rows there that this organization shares with nobody here.
+        # A table of the platform has rows there that do not belong to this organization.
         gone = [] if relation.owners else [key for key in there if key not in here]
         if changed or gone:
             with self._sides.writing():
@@ -266,7 +266,7 @@ class Rows:
         )
 
     def _pipe(self, relation: Relation, keys: Iterable[str] | None) -> None:
-        """Rows of the source, all or those with these keys, as they are."""
+        """Copy rows of the source, all or those with these keys, unchanged."""
         reading = sql.SQL("copy (select {columns} from {table} t where {condition}) to stdout").format(
             columns=relation.columns_of("t"), table=relation.table, condition=self.where(relation, keys)
         )
@@ -297,7 +297,7 @@ class Rows:
 
     def insert(self, name: str, rows: list[Any]) -> None:
         relation = self._by_name[name]
-        # Numbers of rows are drawn again: the target has given them to others.
+        # Rows get new numbers: the target has assigned the old ones to other rows.
         names = [name for name in relation.columns if name not in relation.identities]
         statement = sql.SQL(
             "insert into {table} ({columns}) select {columns} from jsonb_populate_recordset(null::{table}, %s::jsonb)"
@@ -308,7 +308,7 @@ class Rows:
             raise MoveError(f"The target has another row of {relation.name}: {error.diag.message_detail}") from error
 
     def delete(self) -> None:
-        """All that was copied."""
+        """Delete everything that was copied."""
         for each in sorted(self.bulk, key=lambda one: one.condition.startswith("t.organization_id")):
             if not each.owners:
                 self._sides.target.execute(sql.SQL("delete from {} t where {}").format(each.table, self.where(each)))
@@ -320,7 +320,7 @@ class Rows:
         doors = {each.name for each in self.doors}
         for key, name, parent, equal, given, value in self._sides.target.execute(LEAVING_KEYS, [names]).fetchall():
             if parent in doors:
-                continue  # they arrive last
+                continue  # they are copied last
             relation = self._by_name[name]
             statement = sql.SQL(
                 "select {value} from {table} t where {condition} and {given}"

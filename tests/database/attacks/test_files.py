@@ -92,7 +92,7 @@ def test_attack_use_a_signed_upload_address_after_losing_the_right(database: Dat
 
 
 def test_attack_store_empty_files_by_signed_addresses_without_end(database: Database) -> None:
-    """Empty files take no room of the plan, and whoever uploads to a signed address carries no claims."""
+    """Empty files do not count against the plan, and an upload to a signed address carries no claims."""
     with scene(database) as cursor:
         cursor.execute("update public.plans set limits = limits || '{\"rows_per_table\": 30}'")
         as_storage_service(cursor)
