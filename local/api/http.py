@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from json import decoder, scanner
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 BODY_LIMIT = 10 * 1024 * 1024
 SMALL_BODY = 64 * 1024
+LONGEST_INTEGER = 4000
 # Between two parts of one body.
 BODY_SECONDS = 30
 BLANKS = re.compile(r"[ \t\n\r]*")
@@ -38,7 +40,40 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-DECODER = json.JSONDecoder(parse_constant=_no_constant)
+def _integer(text: str) -> int | float:
+    """Python reads no integer of more than 4,300 digits."""
+    return int(text) if len(text) <= LONGEST_INTEGER else float(text)
+
+
+class PatientDecoder(json.JSONDecoder):
+    """Works in Python: a thread that reads a large body lets the event loop run meanwhile, which one in C does not."""
+
+    def __init__(self, *, lists: bool) -> None:
+        super().__init__(parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=self._object)
+        self.parse_string = self._string
+        if not lists:
+            self.parse_array = self._no_list
+        self.scan_once = scanner.py_make_scanner(self)  # type: ignore[attr-defined]  # not in typeshed
+
+    @staticmethod
+    def _string(text: str, at: int, strict: bool) -> tuple[str, int]:
+        value, end = decoder.scanstring(text, at, strict)  # type: ignore[attr-defined]  # not in typeshed
+        value.encode()
+        return value, end
+
+    @staticmethod
+    def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        "".join(name for name, _ in pairs).encode()
+        return dict(pairs)
+
+    @staticmethod
+    def _no_list(start: Any, scan: Any) -> tuple[Any, int]:
+        _, end = decoder.JSONArray(start, scan)  # type: ignore[attr-defined]  # not in typeshed
+        return [], end
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer)
+KEEPING, SKIMMING = PatientDecoder(lists=True), PatientDecoder(lists=False)
 
 
 def preflight(request: Request) -> Response:
@@ -110,7 +145,7 @@ async def read_object(request: Request, refused: Callable[[str], ApiError]) -> d
     if not body.strip():
         return {}
     try:
-        value = await beside_loop(len(body), lambda: strict_json(body.decode()))
+        value = await beside_loop(len(body), lambda: strict_json(body.decode(), reader_of(body, KEEPING)))
     except ValueError as error:
         raise refused(f"Could not parse request body as JSON: {error}") from None
     if not isinstance(value, dict):
@@ -118,21 +153,25 @@ async def read_object(request: Request, refused: Callable[[str], ApiError]) -> d
     return value
 
 
-def strict_json(text: str) -> Any:
+def reader_of(body: bytes, patient: json.JSONDecoder) -> json.JSONDecoder:
+    return patient if len(body) > SMALL_BODY else DECODER
+
+
+def strict_json(text: str, reader: json.JSONDecoder = DECODER) -> Any:
     """JSON that Postgres and clients accept too; raises ValueError."""
-    value, end = _value(text, _after_blanks(text, 0), escapes="\\u" in text)
+    value, end = _value(text, _after_blanks(text, 0), reader, escapes="\\u" in text)
     if _after_blanks(text, end) < len(text):
         raise ValueError("something follows the value")
     return value
 
 
-def strict_elements(text: str) -> Iterator[Any]:
+def strict_elements(text: str, reader: json.JSONDecoder) -> Iterator[Any]:
     """The elements of a JSON list, one at a time; as strict as `strict_json`."""
     escapes = "\\u" in text
     at = _after_blanks(text, text.index("[") + 1)
     ends = text.startswith("]", at)
     while not ends:
-        element, at = _value(text, at, escapes=escapes)
+        element, at = _value(text, at, reader, escapes=escapes)
         yield element
         at = _after_blanks(text, at)
         ends = text.startswith("]", at)
@@ -144,10 +183,10 @@ def strict_elements(text: str) -> Iterator[Any]:
         raise ValueError("something follows the list")
 
 
-def _value(text: str, at: int, *, escapes: bool) -> tuple[Any, int]:
+def _value(text: str, at: int, reader: json.JSONDecoder, *, escapes: bool) -> tuple[Any, int]:
     try:
-        value, end = DECODER.raw_decode(text, at)
-        if escapes:
+        value, end = reader.raw_decode(text, at)
+        if escapes and reader is DECODER:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be stored or sent on
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from starlette.requests import Request
@@ -41,6 +41,7 @@ from local.api.tokens import Claims, TokenError, Tokens, bearer
 
 PATH = "/auth/v1/"
 REQUEST_SECONDS = 10
+IN_ADDRESS = "%:/?#[]@!$&'()*+,;=~"
 METHODS = {"recovery": "recovery", "magiclink": "magiclink"}
 NOT_SERVED = re.compile(
     r"(factors|sso|saml|authorize|callback|passkeys|oauth|user/oauth|user/identities/authorize"
@@ -303,7 +304,7 @@ class Auth:
                 raise
             about = {"error_code": refusal.body["error_code"], "error_description": refusal.body["msg"]}
             back = back._replace(fragment=urlencode({"error": "access_denied"} | about))
-        return Response(None, 303, {"location": urlunsplit(back)})
+        return Response(None, 303, {"location": quote(urlunsplit(back), safe=IN_ADDRESS)})
 
     async def _redeemed(self, query: Query, kind: str, hashed: str) -> tuple[Row | None, str]:
         """Opening a mail proves that the address belongs to its reader. None: the other address is still to confirm."""

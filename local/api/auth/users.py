@@ -46,7 +46,7 @@ def is_uuid(text: object) -> bool:
 
 def checked_email(text: object) -> str:
     email = str(text or "").strip().lower()
-    if EMAIL.match(email) and len(email) <= LONGEST_EMAIL:
+    if len(email) <= LONGEST_EMAIL and EMAIL.match(email):
         return email
     raise auth_error(400, "validation_failed", "Unable to validate email address: invalid format")
 

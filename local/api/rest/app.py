@@ -18,7 +18,7 @@ from local.api.errors import ApiError
 from local.api.http import beside_loop, error_response, read_body
 from local.api.rest import media, ranges, sql
 from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
-from local.api.rest.errors import RestError, from_token, is_header
+from local.api.rest.errors import RestError, from_token, is_header, on_wire
 from local.api.rest.functions import arguments_of, choose_function
 from local.api.rest.incoming import Incoming, path_segments, query_text, read_request, top_range
 from local.api.rest.openapi import accessible, describe
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 LOGIN = "authenticator"
 LISTEN_AGAIN_SECONDS = 0.2
+QUERY_WEIGHT = 256  # a character of the query takes as long to work on as so many of a body
 METHODS_OF_ROOT = {"GET", "HEAD", "OPTIONS"}
 METHODS_OF_FUNCTIONS = METHODS_OF_ROOT | {"POST"}
 METHODS_OF_RELATIONS = METHODS_OF_FUNCTIONS | {"PUT", "PATCH", "DELETE"}
@@ -149,7 +150,9 @@ class Rest:
             raise RestError(405, "PGRST101", f"Cannot use the {incoming.method} method on RPC")
         if incoming.method not in (METHODS_OF_RELATIONS if names else METHODS_OF_ROOT):
             raise RestError(405, "PGRST117", f"Unsupported HTTP method: {incoming.method}")
-        query = parse_query(query_text(request), parameters=calls and incoming.reads)
+        text = query_text(request)
+        incoming.weight = len(body) + QUERY_WEIGHT * len(text)
+        query = await beside_loop(incoming.weight, lambda: parse_query(text, parameters=calls and incoming.reads))
         top = top_range(incoming, query)
         if not names:
             return await self._root(incoming)
@@ -185,23 +188,27 @@ class Rest:
 
     async def _read_rows(self, incoming: Incoming, relation: Relation, query: Query, top: Range) -> Response:
         catalog, preferences = incoming.catalog, incoming.preferences
-        root = Planner(catalog, incoming.schema, query, source=False).plan(relation.name, top)
-        chosen = media.negotiate(incoming.accepts, catalog.handlers, relation.name, whole=root.whole)
-        preferences.refuse_invalid()
-        source = sql.rows_of(root)
-        total = None
-        if preferences.counts:
-            total = sql.counted(root)
-            if preferences.get("count") == "estimated" and catalog.max_rows is not None:
-                total += f" limit {catalog.max_rows + 1}"
-        handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
-        text = final(source=source, rows=EVERYTHING, body=body_of(handler, None), total=total)
-        explain = sql.estimate(root) if preferences.get("count") in {"planned", "estimated"} else None
+
+        def statements() -> tuple[str, str | None, str]:
+            root = Planner(catalog, incoming.schema, query, source=False).plan(relation.name, top)
+            chosen = media.negotiate(incoming.accepts, catalog.handlers, relation.name, whole=root.whole)
+            preferences.refuse_invalid()
+            total = None
+            if preferences.counts:
+                total = sql.counted(root)
+                if preferences.get("count") == "estimated" and catalog.max_rows is not None:
+                    total += f" limit {catalog.max_rows + 1}"
+            handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
+            text = final(source=sql.rows_of(root), rows=EVERYTHING, body=body_of(handler, None), total=total)
+            explain = sql.estimate(root) if preferences.get("count") in {"planned", "estimated"} else None
+            return text, explain, chosen.media
+
+        text, explain, chosen = await beside_loop(incoming.weight, statements)
         result, planned = await self.transactions.read(incoming, text, explain=explain)
-        _refuse_plural(chosen.media, result)
+        _refuse_plural(chosen, result)
         if planned is not None:
             result.total = _estimated(preferences, catalog, result.total, planned)
-        return self._listing(incoming, top, result, chosen.media, location=_canonical(relation, query))
+        return self._listing(incoming, top, result, chosen, location=_canonical(relation, query))
 
     def _listing(
         self, incoming: Incoming, top: Range, result: Result, chosen: str, *, location: str = "", applied: str = ""
@@ -272,54 +279,60 @@ class Rest:
         merges: bool = False,
     ) -> tuple[Result, str]:
         catalog, preferences, method = incoming.catalog, incoming.preferences, incoming.method
-        planner = Planner(catalog, incoming.schema, query, source=True, write=True)
-        root = planner.plan(relation.name, ALL)
-        if method == "PUT":
-            _refuse_other_filters(relation, query)
-        shown = preferences.get("return") in {"representation", "headers-only"}
-        columns = [_column(relation, name) for name in sorted(payload.keys)]
-        write = Write(
-            relation=relation.name,
-            columns=columns,
-            payload=payload,
-            returning=needed_columns(root, relation.key) if shown else [],
-            parsers={
-                each.name: catalog.representations["json", each.type]
-                for each in columns
-                if ("json", each.type) in catalog.representations
-            },
-            with_defaults=method in {"POST", "PATCH"} and preferences.get("missing") == "default",
-            **changes,
-        )
-        preferences.refuse_invalid()
-        chosen = media.negotiate(incoming.accepts, catalog.handlers, relation.name, whole=root.whole)
-        conditions = planner.conditions(relation.name)
-        if self.settings.hosted and method in {"PATCH", "DELETE"} and not conditions and incoming.role != "postgres":
-            _refuse_everything(method)
-        handler = chosen.handler if preferences.representation else media.NO_BODY
-        located = method == "POST" and preferences.get("return") == "headers-only"
 
-        def statement() -> str:
-            return final(
+        def statement() -> tuple[str, str]:
+            planner = Planner(catalog, incoming.schema, query, source=True, write=True)
+            root = planner.plan(relation.name, ALL)
+            if method == "PUT":
+                _refuse_other_filters(relation, query)
+            shown = preferences.get("return") in {"representation", "headers-only"}
+            columns = [_column(relation, name) for name in sorted(payload.keys)]
+            write = Write(
+                relation=relation.name,
+                columns=columns,
+                payload=payload,
+                returning=needed_columns(root, relation.key) if shown else [],
+                parsers={
+                    each.name: catalog.representations["json", each.type]
+                    for each in columns
+                    if ("json", each.type) in catalog.representations
+                },
+                with_defaults=method in {"POST", "PATCH"} and preferences.get("missing") == "default",
+                **changes,
+            )
+            preferences.refuse_invalid()
+            chosen = media.negotiate(incoming.accepts, catalog.handlers, relation.name, whole=root.whole)
+            conditions = planner.conditions(relation.name)
+            if (
+                self.settings.hosted
+                and method in {"PATCH", "DELETE"}
+                and not conditions
+                and incoming.role != "postgres"
+            ):
+                _refuse_everything(method)
+            handler = chosen.handler if preferences.representation else media.NO_BODY
+            located = method == "POST" and preferences.get("return") == "headers-only"
+            text = final(
                 source=_source(method, write, conditions),
                 rows=sql.rows_of(root) if preferences.representation else EVERYTHING,
                 body=body_of(handler, None),
                 location=relation.key if located else None,
                 inserted=merges,
             )
+            return text, chosen.media
 
-        text = await beside_loop(len(payload.raw), statement)
+        text, chosen = await beside_loop(incoming.weight, statement)
 
         def check(result: Result) -> None:
             if method != "PUT":
-                _refuse_plural(chosen.media, result)
+                _refuse_plural(chosen, result)
             elif result.count != 1:
                 message = "Payload values do not match URL in primary key column(s)"
                 raise RestError(400, "PGRST115", message)
             if method in {"PATCH", "DELETE"}:
                 _refuse_too_many(preferences, result)
 
-        return await self.transactions.write(incoming, text, check), chosen.media
+        return await self.transactions.write(incoming, text, check), chosen
 
     # Calling ----------------------------------------------------------------------------------------------------------
 
@@ -329,27 +342,30 @@ class Rest:
         if post:
             payload = await read_payload(incoming.body, incoming.content, query.columns, call=True)
         known = (incoming.schema, name)
-        function = choose_function(catalog, known, payload.keys, incoming.content, post=post)
-        relation = (function.name[0], function.relation)
-        root = Planner(catalog, incoming.schema, query, source=True).plan(relation, top)
-        chosen = media.negotiate(incoming.accepts, catalog.handlers, relation, whole=root.whole)
-        preferences.refuse_invalid()
-        if preferences.strict and preferences.max_affected is not None and not function.many:
-            message = "Function must return SETOF or TABLE when max-affected preference is used with handling=strict"
-            raise RestError(400, "PGRST128", message)
+
+        def statement() -> tuple[str, str, Function]:
+            function = choose_function(catalog, known, payload.keys, incoming.content, post=post)
+            relation = (function.name[0], function.relation)
+            root = Planner(catalog, incoming.schema, query, source=True).plan(relation, top)
+            chosen = media.negotiate(incoming.accepts, catalog.handlers, relation, whole=root.whole)
+            preferences.refuse_invalid()
+            if preferences.strict and preferences.max_affected is not None and not function.many:
+                message = (
+                    "Function must return SETOF or TABLE when max-affected preference is used with handling=strict"
+                )
+                raise RestError(400, "PGRST128", message)
+            handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
+            page = f"pg_catalog.count({ROWS})" if function.many else "1::bigint"
+            source, rows, total = _called(incoming, function, payload, query, root)
+            text = final(source=source, rows=rows, body=body_of(handler, function), total=total, page=page)
+            return text, chosen.media, function
+
+        text, chosen, function = await beside_loop(incoming.weight, statement)
         if incoming.method == "OPTIONS":
             return _allow("OPTIONS,POST" if function.volatility == "v" else "OPTIONS,GET,HEAD,POST")
-        handler = media.NO_BODY if incoming.method == "HEAD" else chosen.handler
-        page = f"pg_catalog.count({ROWS})" if function.many else "1::bigint"
-
-        def statement() -> str:
-            source, rows, total = _called(incoming, function, payload, query, root)
-            return final(source=source, rows=rows, body=body_of(handler, function), total=total, page=page)
-
-        text = await beside_loop(len(payload.raw), statement)
 
         def check(result: Result) -> None:
-            _refuse_plural(chosen.media, result)
+            _refuse_plural(chosen, result)
             _refuse_too_many(preferences, result)
 
         if incoming.reads or function.volatility != "v":
@@ -364,7 +380,7 @@ class Rest:
                 **preferences.applied("max-affected"),
             }
             return _response(result, 204, headers, b"")
-        return self._listing(incoming, top, result, chosen.media, applied="max-affected")
+        return self._listing(incoming, top, result, chosen, applied="max-affected")
 
 
 def _relation(catalog: Catalog, name: Name) -> Relation:
@@ -480,9 +496,11 @@ def _written(
 def _response(result: Result, status: int, headers: dict[str, str], body: bytes) -> Response:
     """A function or policy may choose the status, and headers instead of those of the same name."""
     chosen = {name for name, _ in result.headers}
-    response = Response(body, result.status or status, {name: headers[name] for name in headers if name not in chosen})
-    for name, value in result.headers:
-        response.headers.append(name, value)
+    own = [(name, value) for name, value in headers.items() if name not in chosen]
+    response = Response(body, result.status or status)
+    for name, value in (*own, *result.headers):
+        if is_header(name, value):
+            response.headers.append(name, on_wire(value))
     return response
 
 
@@ -494,8 +512,7 @@ def _estimated(preferences: Preferences, catalog: Catalog, total: int | None, pl
 
 
 def _canonical(relation: Relation, query: Query) -> str:
-    text = f"/{_escaped(relation.name[1])}" + (f"?{query.canonical}" if query.canonical else "")
-    return text if is_header("content-location", text) else ""
+    return f"/{relation.name[1]}" + (f"?{query.canonical}" if query.canonical else "")
 
 
 def _escaped(text: str) -> str:

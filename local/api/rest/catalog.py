@@ -39,8 +39,10 @@ select n.nspname as schema, c.relname as name, c.oid::int8 as oid, c.relkind::te
         when a.attidentity = 'd' then (select format('nextval(%L)', q.objid::regclass)
           from pg_depend q where q.refobjid = c.oid and q.refobjsubid = a.attnum and q.deptype = 'i')
         when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
-      a.attnotnull, col_description(c.oid, a.attnum),
-      (select json_agg(e.enumlabel order by e.enumsortorder) from pg_enum e where e.enumtypid = b.oid)
+      a.attnotnull or t.typnotnull, col_description(c.oid, a.attnum),
+      (select json_agg(e.enumlabel order by e.enumsortorder) from pg_enum e where e.enumtypid = b.oid),
+      information_schema._pg_char_max_length(
+        information_schema._pg_truetypid(a, t), information_schema._pg_truetypmod(a, t))
     ) order by a.attnum), '[]')
    from pg_attribute a
    join pg_type t on t.oid = a.atttypid
@@ -181,6 +183,7 @@ class Column:
     required: bool
     description: str | None
     values: list[str] | None
+    length: int | None
 
 
 @dataclass(frozen=True)
@@ -425,10 +428,10 @@ def _functions(rows: list[dict[str, Any]]) -> dict[Name, list[Function]]:
     for row in rows:
         types = row["types"]
         # PostgREST pairs the types of the inputs with the first names, also where an output comes before an input.
+        unnamed = len(types) - len(row["names"])
         inputs = (row["names"] + [""] * len(types))[: len(types)]
-        unnamed = [type_ for name, type_ in zip(inputs, types, strict=True) if not name]
         # Without names its arguments can't be given, but for a single one that takes the body.
-        if len(unnamed) > 1 or (unnamed and types[0] not in UNNAMED_TYPES):
+        if unnamed > 1 or (unnamed == 1 and types[0] not in UNNAMED_TYPES):
             continue
         settings = dict(setting.split("=", 1) for setting in row["settings"])
         parameters = tuple(

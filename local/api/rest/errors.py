@@ -22,7 +22,8 @@ class RestError(ApiError):
         headers: dict[str, str] | None = None,
     ) -> None:
         body = {"code": code, "details": details, "hint": hint, "message": message}
-        super().__init__(status, body, {"proxy-status": f"PostgREST; error={code}", **(headers or {})})
+        sent = {"proxy-status": f"PostgREST; error={code}", **(headers or {})}
+        super().__init__(status, body, {name: on_wire(text) for name, text in sent.items() if is_header(name, text)})
 
 
 # The first prefix that matches decides; every other error is the client's.
@@ -130,7 +131,7 @@ def _composed(message: str, detail: str | None) -> RestError:
         content["message"],
         content.get("details"),
         content.get("hint"),
-        {name.lower(): value for name, value in headers.items() if is_header(name, value)},
+        {name.lower(): value for name, value in headers.items()},
     )
 
 
@@ -146,10 +147,20 @@ def _object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+OF_THE_SERVER = {"connection", "content-length", "date", "transfer-encoding"}
+
+
 def is_header(name: str, value: str) -> bool:
-    """Whether it can be sent: a token, and a value without control characters, such as line breaks."""
+    """Whether it can be sent: a token, and a value without control characters; none that delimits the response."""
     token = name.isascii() and bool(name) and all(char.isalnum() or char in "!#$%&'*+-.^_`|~" for char in name)
-    return token and all(char == "\t" or (" " <= char != "\x7f") for char in value)
+    return (
+        token and name.lower() not in OF_THE_SERVER and all(char == "\t" or (" " <= char != "\x7f") for char in value)
+    )
+
+
+def on_wire(text: str) -> str:
+    """The value of a header, whose characters are the bytes that are sent."""
+    return text.encode(errors="replace").decode("latin-1")
 
 
 def from_token(error: TokenError) -> RestError:

@@ -10,6 +10,7 @@ from local.api.rest.relationships import Name
 
 # The type of a single unnamed parameter that takes a whole body, by the media type of the body.
 WHOLE = {media.JSON: ("json", "jsonb"), media.TEXT: ("text",), media.XML: ("xml",), media.OCTETS: ("bytea",)}
+LISTED_LENGTH = 10_000  # of the names of arguments in an error
 ONLY_WHOLE = {media.TEXT: "text", media.XML: "xml", media.OCTETS: "bytea"}
 
 
@@ -70,6 +71,8 @@ def _unknown(
     catalog: Catalog, name: Name, keys: list[str], content: str, overloads: list[Function], *, post: bool
 ) -> RestError:
     called, listed = ".".join(name), ", ".join(keys)
+    if len(listed) > LISTED_LENGTH:
+        listed = f"{listed[:LISTED_LENGTH]}…"
     only_whole = post and content in ONLY_WHOLE
     shown = "" if only_whole else f"({listed})" if keys else " without parameters"
     if only_whole:

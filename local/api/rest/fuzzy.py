@@ -13,6 +13,7 @@ UNUSED = re.compile(r"[^\w ,]|_")
 SIZES = (3, 2)
 RESCORED = 50
 LEAST = 0.33
+LONGEST = 500  # each comparison takes time in proportion to the length
 
 
 class FuzzySet:
@@ -24,6 +25,8 @@ class FuzzySet:
     def matches(self, name: str, least: float = LEAST) -> list[tuple[float, str]]:
         """Score and name of what is near, the nearest first."""
         word = name.lower()
+        if len(word) > LONGEST:
+            return []
         if word in self._exact:
             return [(1.0, self._exact[word])]
         for size in SIZES:

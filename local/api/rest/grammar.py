@@ -8,8 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from local.api.rest.errors import RestError
-from local.api.rest.parsec import NoParse, Parser
+from local.api.rest.parsec import NoParse, Parser, too_large
 
 T = TypeVar("T")
 
@@ -431,7 +430,3 @@ class Grammar(Parser):
             return words[word]
 
         return self.either(*(self.tried(same, word) for word in words))
-
-
-def too_large(details: str) -> RestError:
-    return RestError(400, "PGRST100", "The request is too large", details, "Ask for less in one request.")

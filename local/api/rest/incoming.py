@@ -36,6 +36,7 @@ class Incoming:
     schema: str
     negotiated: bool
     catalog: Catalog
+    weight: int = 0  # how much work the request takes, in bytes of a body
 
     @property
     def reads(self) -> bool:

@@ -13,11 +13,12 @@ OBJECT, OBJECT_STRIPPED = "application/vnd.pgrst.object+json", "application/vnd.
 ARRAY_STRIPPED = "application/vnd.pgrst.array+json;nulls=stripped"
 SINGULAR = (OBJECT, OBJECT_STRIPPED)
 WITH_CHARSET = {*KNOWN, *SINGULAR, ARRAY_STRIPPED} - {OCTETS}
+MOST_TYPES = 200  # of one Accept header
 PLAN_OPTIONS = ("analyze", "verbose", "settings", "buffers", "wal")
 
 TYPE = re.compile(r"([A-Za-z0-9.*]+)/([A-Za-z0-9.*+-]+)")
 PARAMETER = re.compile(r'\s*;\s*([A-Za-z0-9-]+)\s*=\s*(?:"([^"]*)"|([A-Za-z0-9|-]+))')
-QUALITY = re.compile(r"[0-9]+(\.[0-9]+)?")
+QUALITY = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Handler(NamedTuple):
@@ -86,7 +87,7 @@ def accepted(header: str | None) -> list[str]:
     if header is None:
         return [ANY]
     ranked = []
-    for part in header.replace(" ", "").split(","):
+    for part in header.replace(" ", "").split(",", MOST_TYPES)[:MOST_TYPES]:
         name, _, rest = part.partition(";q=")
         quality = QUALITY.match(rest)
         # Of the same quality, the one with more parameters and fewer wildcards.

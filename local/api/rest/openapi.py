@@ -1,7 +1,6 @@
 """The data API described as OpenAPI 2.0, as PostgREST describes it: what the caller's role may reach, with comments."""
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -28,7 +27,6 @@ FORMATS = {"smallint": "int32", "integer": "int32", "bigint": "int64"}
 OBJECTS = [media.OBJECT_STRIPPED, media.OBJECT]
 RESOLUTIONS = ["resolution=ignore-duplicates", "resolution=merge-duplicates"]
 RETURNS = ["return=representation", "return=minimal", "return=none"]
-LENGTH = re.compile(r"character(?: varying)?\((\d+)\)")
 
 
 ACCESSIBLE = """
@@ -157,13 +155,12 @@ def _column(relation: Relation, column: Column, known: list[Relationship]) -> Js
         notes.append(f"This is a Foreign Key to `{table}.{theirs}`.<fk table='{table}' column='{theirs}'/>")
     parts = [column.description] if column.description is not None else []
     parts += ["\n".join(["Note:", *notes])] if notes else []
-    length = LENGTH.fullmatch(column.type)
     return {
         **_property(column.base),
         **_default(column),
         **({"description": "\n\n".join(parts)} if parts else {}),
         **({"enum": column.values} if column.values else {}),
-        **({"maxLength": int(length[1])} if length else {}),
+        **({"maxLength": column.length} if column.length else {}),
     }
 
 

@@ -10,8 +10,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, ParamSpec, TypeVar
 
+from local.api.rest.errors import RestError
+
 T = TypeVar("T")
 P = ParamSpec("P")
+
+CHOICE_LIMIT = 60_000  # more than a list of 15,000 values, 3,000 columns or 5,000 conditions needs
 
 # Kinds of message, in the order in which they are shown.
 UNEXPECTED_INPUT, UNEXPECTED, EXPECTED = range(3)
@@ -55,7 +59,7 @@ def _shown(char: str, quote: str) -> str:
 class Parser:
     def __init__(self, text: str) -> None:
         self.text = text
-        self.at = 0
+        self.at = self.choices = 0
         self.errors: Errors | None = None
 
     # Tokens -----------------------------------------------------------------------------------------------------------
@@ -157,6 +161,9 @@ class Parser:
 
     def either(self, *parsers: Callable[[], T], label: str | None = None) -> T:
         """The first that succeeds; `label` replaces what they expect where none of them moves on."""
+        self.choices += 1
+        if self.choices > CHOICE_LIMIT:
+            raise too_large("A parameter has too many parts")
         start, before = self.at, self.errors
         failed: Errors | None = None
         for parser in parsers:
@@ -231,3 +238,7 @@ def describe(name: str, text: str, errors: Errors) -> tuple[str, str]:
             listed = ", ".join(named[:-1])
             parts.append(f"{word} {listed + ' or ' if listed else ''}{named[-1]}")
     return f'"{name}" (line {line}, column {column})', " ".join(parts) or "unknown parse error"
+
+
+def too_large(details: str) -> RestError:
+    return RestError(400, "PGRST100", "The request is too large", details, "Ask for less in one request.")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from local.api.http import beside_loop, strict_elements, strict_json
+from local.api.errors import gateway_error
+from local.api.http import SKIMMING, beside_loop, reader_of, strict_elements, strict_json
 from local.api.rest import media
 from local.api.rest.errors import RestError
 from local.api.rest.parsec import shown
@@ -15,6 +16,8 @@ from local.api.rest.query import read_pairs
 FIELD = re.compile(r'"((?:[^"]++|"")*+)("?)|([^",\r\n]*+)')
 LINE_END = re.compile(r"\r\n|\n|\r")
 SHOWN_LENGTH = 100
+PARTS_LIMIT = 200_000  # a real PostgREST has no bound
+PART_WEIGHT = 32
 ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
@@ -36,7 +39,11 @@ def invalid(message: str) -> RestError:
 
 
 async def read_payload(body: bytes, content: str, columns: frozenset[str] | None, *, call: bool) -> Payload:
-    return await beside_loop(len(body), lambda: _read(body, content, columns, call))
+    separators = {media.CSV: b"\n\r", media.FORM: b"&;"}.get(content, b"")
+    parts = sum(body.count(each) for each in separators)
+    if parts > PARTS_LIMIT:
+        raise gateway_error(413, "body_too_large", f"The request body has more than {PARTS_LIMIT} lines or fields.")
+    return await beside_loop(len(body) + PART_WEIGHT * parts, lambda: _read(body, content, columns, call))
 
 
 def _read(body: bytes, content: str, columns: frozenset[str] | None, call: bool) -> Payload:
@@ -63,11 +70,11 @@ def _dumped(value: Any) -> bytes:
 def _json(body: bytes) -> Payload:
     """An object or a list of objects with the same keys; anything else is an empty list."""
     try:
-        text = body.decode()
+        text, reader = body.decode(), reader_of(body, SKIMMING)
         if text.lstrip(" \t\n\r").startswith("["):
-            keys = _common_keys(strict_elements(text), "All object keys must match")
+            keys = _common_keys(strict_elements(text, reader), "All object keys must match")
             return Payload(b"[]") if keys is None else Payload(body, keys)
-        value = strict_json(text)
+        value = strict_json(text, reader)
     except ValueError:
         raise invalid("Empty or invalid json") from None
     return Payload(body, frozenset(value)) if isinstance(value, dict) else Payload(b"[]")

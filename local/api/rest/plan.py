@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from local.api.rest.catalog import Catalog, Column
 from local.api.rest.errors import RestError
-from local.api.rest.grammar import Field, Filter, Logic, OrderTerm, Path, SelectField, SelectItem, too_large
+from local.api.rest.grammar import Field, Filter, Logic, OrderTerm, Path, SelectField, SelectItem
+from local.api.rest.parsec import too_large
 from local.api.rest.query import Query, range_path
 from local.api.rest.ranges import ALL, NOTHING, Range
 from local.api.rest.relationships import Name, Relationship, choose
@@ -176,6 +177,9 @@ class Planner:
             found = next((each for each in node.children if name in {each.name, each.given_alias}), None)
             if found is None:
                 raise _not_embedded(name)
+            # As in PostgREST: what a parameter names comes first in CSV and in the search for errors.
+            node.children.remove(found)
+            node.children.insert(0, found)
             node = found
         return node
 

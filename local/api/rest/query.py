@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from typing import TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from local.api.rest.errors import RestError
 from local.api.rest.grammar import (
@@ -18,19 +19,19 @@ from local.api.rest.grammar import (
     Path,
     SelectField,
     SelectItem,
-    too_large,
 )
-from local.api.rest.parsec import NoParse, describe
+from local.api.rest.parsec import NoParse, describe, too_large
 from local.api.rest.ranges import ALL, Range
 
 T = TypeVar("T")
 
 TEXT_LIMIT = 64 * 1024
 REMEMBERED_LENGTH = 1000
+INTEGER_LENGTH = 200
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 MAYBE_OPERATION = re.compile(r"[a-z]+(\(.*\))?\.")
 PLAIN_OPERATION = re.compile(r"(not\.)?(eq|neq|gte?|lte?|i?like)\.(.*)\Z", re.DOTALL)
-INTEGER = re.compile(r"\s*\(*\s*(-?\s*[0-9]{1,40})\s*\)*\s*\Z")
+INTEGER = re.compile(r"[\s(]*(-?\s*[0-9]{1,40})[\s)]*\Z")
 
 
 @dataclass
@@ -110,6 +111,19 @@ def read_pairs(text: str) -> list[tuple[str, str | None]]:
     return [(_decoded(name), _decoded(value) if equals else None) for name, equals, value in split]
 
 
+def _canonical(pairs: list[tuple[str, str | None]]) -> str:
+    """The parameters by name, those of one name joined."""
+    values: dict[str, list[str]] = {}
+    for name, value in sorted(pairs, key=itemgetter(0)):
+        values.setdefault(name, []).append(_encoded(value or ""))
+    return "&".join(f"{_encoded(name)}={','.join(each)}" for name, each in values.items())
+
+
+def _encoded(text: str) -> str:
+    """As PostgREST does, each byte is encoded as if it were a character."""
+    return quote(text if text.isascii() else text.encode().decode("latin-1"), safe="")
+
+
 def _decoded(text: str) -> str:
     if "%" not in text and "+" not in text:
         return text
@@ -120,7 +134,7 @@ def parse_query(text: str, *, parameters: bool = False) -> Query:
     """`parameters`: what is no operation is an argument of the function called by GET."""
     pairs = read_pairs(text)
     sorted_pairs = _sort(pairs)
-    query = Query(canonical="&".join(sorted(text.split("&"))) if text else "")
+    query = Query(canonical=_canonical(pairs))
     query.order = [(_tree_path(name)[0], _order(value)) for name, value in sorted_pairs.order]
     query.logic = [_logic(name, value) for name, value in sorted_pairs.logic]
     first = dict(reversed(pairs))
@@ -179,7 +193,7 @@ def _sort(pairs: list[tuple[str, str | None]]) -> _Sorted:
 
 def _integer(text: str) -> int | None:
     """As Haskell reads a number: blanks and parentheses around it are accepted."""
-    found = INTEGER.match(text)
+    found = INTEGER.match(text[:INTEGER_LENGTH])
     return int(found[1].replace(" ", "")) if found and text.count("(") == text.count(")") else None
 
 

@@ -11,7 +11,7 @@ from psycopg.pq.abc import PGresult
 from local.api.database import Pool, quoted, results, settings_of
 from local.api.errors import DatabaseUnavailable, PoolExhausted
 from local.api.rest.catalog import Function
-from local.api.rest.errors import RestError, from_database, http_status, is_header, unavailable
+from local.api.rest.errors import RestError, from_database, http_status, unavailable
 from local.api.rest.incoming import Incoming
 from local.api.rest.sql import as_json, qualified
 from local.api.settings import RestSettings
@@ -132,8 +132,7 @@ def _response_headers(text: bytes) -> list[tuple[str, str]]:
     if not well_formed or not all(isinstance(value, str) for _, value in pairs):
         message = "response.headers guc must be a JSON array composed of objects with a single key and a string value"
         raise RestError(500, "PGRST111", message)
-    sent = [(name.lower(), "".join(max(char, " ") for char in value)) for name, value in pairs]
-    return [(name, value) for name, value in sent if is_header(name, value)]
+    return [(name.lower(), "".join(max(char, " ") for char in value)) for name, value in pairs]
 
 
 def _response_status(text: str) -> int:

@@ -172,6 +172,80 @@ def test_unrecorded_errors_are_equal(
     assert details is None or response.json()["details"] == details
 
 
+# As PostgREST answers them, but for those that exceed a bound of ours.
+OVERSIZED: list[tuple[str, str, dict[str, str], str, int]] = [
+    ("GET", "/products?limit=" + "+" * 18_000, {}, "", 200),
+    ("GET", "/products?limit=" + "(" * 18_000, {}, "", 200),
+    ("GET", "/products", {"Prefer": f"max-affected={'9' * 5000}"}, "", 200),
+    ("GET", "/products", {"Accept": ",".join(["a/b"] * 10_000)}, "", 406),
+    ("GET", "/products?or=(" + ",".join(["id.eq.1"] * 6_000) + ")", {}, "", 400),
+    ("GET", "/products?id=in.(" + ",".join(["1"] * 10_000) + ")", {}, "", 200),
+    ("GET", "/" + "product" * 7_000, {}, "", 404),
+    ("GET", "/rpc/" + "hello" * 9_000, {}, "", 404),
+    ("GET", "/products?select=" + "maker" * 9_000 + "(id)", {}, "", 400),
+    ("POST", "/rpc/hello", {}, json.dumps(dict.fromkeys(map(str, range(200_000)), 1)), 404),
+    ("POST", "/categories", {}, '[{"name": "a", "id": ' + "9" * 5000 + "}]", 401),
+    ("POST", "/categories", {}, '{"name": ' + "[" * 60_000 + "]" * 60_000 + "}", 400),
+    ("POST", "/categories", {}, json.dumps([{"name": "\ud800" * 20_000}]), 400),
+    ("POST", "/categories", {"Content-Type": "text/csv"}, "name\n" + "\r" * 250_000, 413),
+    ("POST", "/rpc/hello", {"Content-Type": "application/x-www-form-urlencoded"}, "a=1&" * 250_000, 413),
+]
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize(("method", "path", "headers", "body", "status"), OVERSIZED, ids=range(len(OVERSIZED)))
+def test_oversized_parts_are_answered(
+    servers: Servers, method: str, path: str, headers: dict[str, str], body: str, status: int
+) -> None:
+    case = {"method": method, "path": path, "headers": {"Content-Type": "application/json"} | headers, "body": body}
+    assert send(servers.rolling_back, case, None).status_code == status
+
+
+@pytest.mark.embedded
+def test_headers_of_functions_are_sent_unless_they_break_the_response(servers: Servers) -> None:
+    headers = [
+        {"X-Name": "Größe ✓"},
+        {"X-Line": "a\r\nb: c"},
+        {"Content-Length": "1"},
+        {"Transfer-Encoding": "chunked"},
+    ]
+    response = servers.rolling_back.get("/rpc/set_headers", params={"headers": json.dumps(headers)})
+    assert (response.status_code, response.headers["content-length"]) == (200, str(len(response.content)))
+    assert response.headers["x-name"] == "Größe ✓"
+    assert (response.headers["x-line"], "transfer-encoding" in response.headers) == ("a  b: c", False)
+
+
+@pytest.mark.embedded
+def test_code_of_an_error_adds_no_header(servers: Servers) -> None:
+    message = json.dumps({"code": "a\r\nb: c", "message": "m"})
+    detail = json.dumps({"status": 418, "headers": {"X-Name": "✓", "Content-Length": "1"}})
+    response = servers.rolling_back.post("/rpc/fail_json", json={"message": message, "detail": detail})
+    assert (response.status_code, response.json()["code"]) == (418, "a\r\nb: c")
+    assert (response.headers["x-name"], "b" in response.headers) == ("✓", False)
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize(
+    ("query", "location"),
+    [
+        ("", "/makers"),
+        ("select=id,name&id=gt.0&id=lt.9&order", "/makers?id=gt.0,lt.9&order=&select=id%2Cname"),
+        ("name=eq.M%C3%BCnch", "/makers?name=eq.M%C3%83%C2%BCnch"),
+    ],
+)
+def test_content_location_has_the_sorted_parameters(servers: Servers, query: str, location: str) -> None:
+    case: Case = {"method": "GET", "path": f"/makers?{query}".removesuffix("?"), "headers": {}, "body": None}
+    assert send(servers.rolling_back, case, None).headers["content-location"] == location
+
+
+@pytest.mark.embedded
+def test_resource_named_by_a_parameter_is_the_first_column(servers: Servers) -> None:
+    path = "/products?select=id,makers(id),categories(id)&limit=1&order=id"
+    for query, columns in (("", "id,makers,categories"), ("&categories.order=id", "id,categories,makers")):
+        response = servers.rolling_back.get(path + query, headers={"Accept": "text/csv"})
+        assert response.text.partition("\n")[0] == columns
+
+
 CSV = {"Content-Type": "text/csv"}
 
 
