@@ -35,8 +35,8 @@ create publication supabase_realtime_messages_publication for table realtime.mes
   with (publish = 'insert', publish_via_partition_root = true);
 grant usage on schema realtime to supabase_realtime_admin, supabase_replication_admin;
 
--- What a caller may do on a private channel. Probes of both kinds are inserted and read back under the policies; the
--- transaction is rolled back by the caller.
+-- What a caller may do on a private channel. Probes of both kinds are inserted and read back under the policies; the end of
+-- the inner block undoes them.
 create function realtime.channel_rights(topic text, role text, claims text, headers text) returns jsonb
 language plpgsql as $$
 declare
@@ -61,59 +61,53 @@ begin
     end;
     rights := rights || jsonb_build_object(kind, jsonb_build_object('read', readable, 'write', writable));
   end loop;
-  perform set_config('role', 'none', true);
+  raise exception using errcode = 'PROBE';
+exception when sqlstate 'PROBE' then
   return rights;
 end $$;
 revoke execute on function realtime.channel_rights(text, text, text, text) from public;
 grant execute on function realtime.channel_rights(text, text, text, text) to supabase_replication_admin;
 
--- Which identities a select would show each row. `changed` is [[table, primary key, [numbers of identities]], …], the
--- result the same without the identities that see nothing. As on hosted projects policies run without request headers,
--- beside a prepared statement named walrus_rls_stmt that names the row. A statement with parameters, which Postgres plans
--- once for each table and role, does the same.
-create function realtime.visible(changed jsonb, identities jsonb) returns jsonb language plpgsql as $$
+-- Which of these rows of one organization a select shows to an identity: `rows` has the primary key of each by the condition
+-- that finds it. As on hosted projects policies run without request headers, beside a prepared statement walrus_rls_stmt that
+-- finds the row. Here it finds the first of the rows and one statement selects them all, because policies read from it the
+-- organization and nothing else. The next row is named if the first no longer exists: even service_role does not see it.
+create function realtime.visible(relation regclass, rows jsonb, role text, claims text) returns text[] language plpgsql as $$
 declare
-  change jsonb;
-  identity jsonb;
-  number jsonb;
-  relation regclass;
-  keys record;
-  planned text;
-  known text[] := array(select name from pg_prepared_statements);
-  seen boolean;
-  answer jsonb;
-  answers jsonb[] := '{}';
+  planned text := 'visible_' || md5(relation::oid || role); -- planned once for each table and role
+  named text;
+  key jsonb;
+  failed boolean := false;
+  seen text[];
 begin
-  for change in select value from jsonb_array_elements(changed) loop
-    answer := '[]';
-    relation := change ->> 0;
-    select string_agg(format('%I=%L', key, value), ' and ') as named, string_agg(format('%I=$%s', key, at), ' and ') as wanted,
-      string_agg(quote_literal(value), ', ') as given
-    into keys from jsonb_each_text(change -> 1) with ordinality as each (key, value, at);
-    execute format('prepare walrus_rls_stmt as select exists(select 1 from %s where %s)', relation, keys.named);
-    for number in select value from jsonb_array_elements(change -> 2) loop
-      identity := identities -> number::int;
-      begin
-        planned := 'visible_' || md5(format('%s %s %s', relation::oid, identity ->> 'role', keys.wanted));
-        if planned <> all(known) then
-          execute format('prepare %I as select exists(select 1 from %s where %s)', planned, relation, keys.wanted);
-          known := known || planned;
-        end if;
-        perform set_config('role', identity ->> 'role', true),
-          set_config('request.jwt.claims', identity ->> 'claims', true);
-        execute format('execute %I(%s)', planned, keys.given) into seen;
-      exception when others then
-        seen := false; -- a policy that fails shows nothing
-      end;
-      perform set_config('role', 'none', true);
-      if seen then
-        answer := answer || number;
-      end if;
-    end loop;
+  if not exists (select from pg_prepared_statements where name = planned) then
+    execute (
+      select format('prepare %I (jsonb) as select array_agg(named) from jsonb_each($1) given (named, key),
+        lateral (select from %s r where %s limit 1) found', planned, relation,
+        string_agg(format('r.%I = (key ->> %L)::%s', attname, attname, format_type(atttypid, atttypmod)), ' and '))
+      from pg_index join pg_attribute on attrelid = indrelid and attnum = any(indkey) where indrelid = relation and indisprimary
+    );
+  end if;
+  for named, key in select * from jsonb_each(rows) loop
+    execute format('prepare walrus_rls_stmt as select exists(select 1 from %s where %s)', relation, named);
+    begin
+      perform set_config('role', role, true), set_config('request.jwt.claims', claims, true);
+      execute format('execute %I(%L)', planned, rows) into seen;
+    exception when others then
+      failed := true; -- a policy that fails for a row does not show this row
+    end;
+    perform set_config('role', 'none', true);
     deallocate walrus_rls_stmt;
-    answers := answers || answer;
+    exit when named = any(seen) or rows - named = '{}';
+    if failed then
+      return array(
+        select unnest(realtime.visible(relation, jsonb_build_object(e.key, e.value), role, claims)) from jsonb_each(rows) e
+      );
+    end if;
+    exit when realtime.visible(relation, jsonb_build_object(named, key), 'service_role', '{}') <> '{}';
+    rows := rows - named;
   end loop;
-  return to_jsonb(answers);
+  return coalesce(seen, '{}');
 end $$;
-revoke execute on function realtime.visible(jsonb, jsonb) from public;
-grant execute on function realtime.visible(jsonb, jsonb) to supabase_replication_admin;
+revoke execute on function realtime.visible(regclass, jsonb, text, text) from public;
+grant execute on function realtime.visible(regclass, jsonb, text, text) to supabase_replication_admin;

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from local.api.realtime.protocol import Frame, compact, encode
+from local.api.realtime.protocol import Frame, compact, encode, is_on, section
 from local.api.realtime.subscriptions import Subscription
 from local.api.tokens import Claims
 
@@ -47,6 +47,7 @@ class Socket:
         self.version, self.claims, self.headers = version, claims, headers
         self.channels: dict[str, Channel] = {}
         self.joins, self.messages = Limit(*JOINS), Limit(*MESSAGES)
+        self.is_refused = False
         self._transport = transport
         self._frames: list[bytes] = []
 
@@ -69,38 +70,46 @@ class Socket:
         self._frames.clear()
 
 
-@dataclass(eq=False)
-class Audience:
-    """Channels that get the same messages for the same changes: policies show the same rows to them."""
+@dataclass(frozen=True)
+class Identity:
+    """Subscribers to whom policies show the same rows."""
 
-    identity: str
     role: str
-    claims: str
+    lasting: str  # claims
+    claims: str = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Channels that get the same messages for the same changes."""
+
+    topic: str
+    identity: Identity
     subscriptions: tuple[Subscription, ...]
-    channels: dict["Channel", None] = field(default_factory=dict)
 
 
 class Channel:
     """One that a socket joins, as its configuration wants it."""
 
     def __init__(self, socket: Socket, request: Frame) -> None:
-        config, options = _object(request.payload, "config"), "postgres_changes_options"
-        presence, changes = _object(config, "presence"), config.get("postgres_changes")
-        self.socket, self.claims, self.broadcast = socket, socket.claims, _object(config, "broadcast")
+        config = section(request.payload, "config")
+        presence, changes = section(config, "presence"), config.get("postgres_changes")
+        self.socket, self.claims, self.broadcast = socket, socket.claims, section(config, "broadcast")
         self.changes = [each for each in changes if isinstance(each, dict)] if isinstance(changes, list) else []
-        self.waits_for_changes = is_on(_object(config, options), "wait")
+        self.waits_for_changes = is_on(section(config, "postgres_changes_options"), "wait")
         self.topic, self.name = request.topic, request.topic.removeprefix("realtime:")
         self.join_ref = request.join_ref or request.ref
         self.is_private = is_on(config, "private")
         self.key: Key = self.is_private, self.name
-        self.has_presence = config.get("presence") is None or is_on(presence, "enabled")
+        self.has_presence = is_on(presence, "enabled")
         self.presence_key = str(presence.get("key") or uuid4())
         self.presence: dict[str, Any] | None = None
         self.presence_calls = Limit(*PRESENCE_CALLS)
         self.token: str | None = None
         self.expiry: asyncio.TimerHandle | None = None
         self.rights: Rights | None = None
-        self.audience: tuple[str, str, tuple[Subscription, ...]] | None = None  # topic, identity
+        self.audience: Audience | None = None
+        self.replayed: set[str] = set()  # ids of messages that do not arrive a second time
 
     def may(self, extension: str, action: str) -> bool:
         return not self.is_private or bool(self.rights and self.rights[extension][action])
@@ -129,7 +138,7 @@ class Hub:
     def __init__(self) -> None:
         self.sockets: set[Socket] = set()
         self.deserted_at = time.monotonic()
-        self.audiences: dict[Any, Audience] = {}
+        self.audiences: dict[Audience, dict[Channel, None]] = defaultdict(dict)
         self._channels: dict[Key, dict[Channel, None]] = defaultdict(dict)
 
     def add(self, channel: Channel) -> None:
@@ -155,29 +164,29 @@ class Hub:
     def subscribe(self, channel: Channel, subscriptions: tuple[Subscription, ...]) -> None:
         """Also after a new token, which may be another identity."""
         if before := channel.audience:
-            self.audiences[before].channels.pop(channel)
-            if not self.audiences[before].channels:
+            self.audiences[before].pop(channel)
+            if not self.audiences[before]:
                 del self.audiences[before]
         channel.audience = None
         if subscriptions:
             claims = channel.claims
-            identity = compact({name: claims[name] for name in sorted(claims) if name not in OF_ONE_TOKEN})
-            new = Audience(identity, claims["role"], compact(claims), subscriptions)
-            channel.audience = channel.topic, identity, subscriptions
-            self.audiences.setdefault(channel.audience, new).channels[channel] = None
+            lasting = compact({name: claims[name] for name in sorted(claims) if name not in OF_ONE_TOKEN})
+            identity = Identity(claims["role"], lasting, compact(claims))
+            channel.audience = Audience(channel.topic, identity, subscriptions)
+            self.audiences[channel.audience][channel] = None
 
     def broadcast(
-        self, key: Key, event: str, payload: str | bytes, *, sender: Channel | None = None, meta: object = None
+        self, key: Key, event: str, payload: str | bytes, *, sender: Channel | None = None, number: str | None = None
     ) -> None:
-        """`payload` is JSON, or what is sent as it is."""
-        heard = (each for each in self._channels.get(key, ()) if each.may("broadcast", "read"))
-        if sender and not is_on(sender.broadcast, "self"):
-            heard = (each for each in heard if each is not sender)
+        """`payload` is JSON, or what is sent as it is. Messages of the database have a number."""
+        skipped = None if sender and is_on(sender.broadcast, "self") else sender
+        listeners = [each for each in self._channels.get(key, ()) if each.may("broadcast", "read")]
+        heard = (each for each in listeners if each is not skipped and number not in each.replayed)
         if isinstance(payload, bytes):
             deliver(heard, event, payload)
         else:
-            more = f',"meta":{compact(meta)}' if meta else ""
-            deliver(heard, "broadcast", f'{{"event":{compact(event)},"payload":{payload},"type":"broadcast"{more}}}')
+            meta = f',"meta":{compact({"id": number})}' if number else ""
+            deliver(heard, "broadcast", f'{{"event":{compact(event)},"payload":{payload},"type":"broadcast"{meta}}}')
 
     def show_presence(self, channel: Channel) -> None:
         if channel.has_presence and channel.may("presence", "read"):
@@ -206,12 +215,3 @@ class Hub:
 
 def _without_references(meta: dict[str, Any] | None) -> dict[str, Any] | None:
     return meta and {name: value for name, value in meta.items() if name not in {"phx_ref", "phx_ref_prev"}}
-
-
-def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
-    found = value.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def is_on(value: dict[str, Any], name: str) -> bool:
-    return value.get(name) is True or value.get(name) == "true"

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from local.api.database import Pool, as_login
 from local.api.errors import DatabaseUnavailable
-from local.api.realtime.channels import Audience, Hub, deliver
+from local.api.realtime.channels import Audience, Hub, Identity, deliver
 from local.api.realtime.protocol import compact
 from local.api.realtime.replication import Change, Relation, Row, stream
 from local.api.realtime.subscriptions import Subscription
@@ -45,7 +45,8 @@ select (select json_object_agg(key, value::text) from jsonb_each(to_jsonb(r.*)))
 from jsonb_array_elements($1::jsonb) with ordinality as c (pair, at),
   jsonb_populate_record(null::{table}, c.pair -> 0) r, jsonb_populate_record(null::{table}, c.pair -> 1) o
 order by at"""
-VISIBLE = "select realtime.visible($1::jsonb, $2::jsonb) as seen"
+VISIBLE = """select realtime.visible(c.relation::regclass, c.rows, c.role, c.claims) as seen
+from jsonb_to_recordset($1::jsonb) as c (relation text, rows jsonb, role text, claims text)"""
 
 Wanted = dict[Change, list[tuple[Audience, Subscription]]]
 
@@ -104,16 +105,17 @@ class Feed:
 
     def _announce(self) -> None:
         """As hosted: changes of the time without a stream are lost, and the subscription is confirmed again."""
-        for audience in self._hub.audiences.values():
-            for channel in audience.channels:
+        for channels in self._hub.audiences.values():
+            for channel in channels:
                 channel.system("postgres_changes", "ok", "Subscribed to PostgreSQL")
 
     async def _handle(self, changes: list[Change]) -> None:
         """In order of commit. One query evaluates the filters of all changes, another one the policies."""
         wanted: Wanted = {}
         for change in changes:
-            audiences = self._hub.audiences.values()
-            if found := [(who, each) for who in audiences for each in who.subscriptions if each.wants(change)]:
+            if found := [
+                (who, each) for who in self._hub.audiences for each in who.subscriptions if each.wants(change)
+            ]:
                 wanted[change] = found
             await self._give_way()
         await self._evaluate(wanted)
@@ -122,7 +124,7 @@ class Feed:
             if (change.relation.schema, change.relation.table) == MESSAGES:
                 self._turn_size += self._broadcast(change.row)
             elif change in wanted:
-                self._turn_size += _send(change, wanted[change])
+                self._turn_size += self._send(change, wanted[change])
             await self._give_way()
         if changes:
             await asyncio.sleep(BATCH_SECONDS)  # changes of that time share the queries of the next batch
@@ -150,39 +152,53 @@ class Feed:
                 wanted[change] = [(who, each) for who, each in wanted[change] if fits[each.condition]]
 
     async def _check(self, wanted: Wanted) -> None:
-        """Without the audiences whose policies do not show the row: one evaluation per row and identity."""
-        people = {who.identity: {"role": who.role, "claims": who.claims} for each in wanted.values() for who, _ in each}
-        numbers = {identity: number for number, identity in enumerate(people)}
-        checked = [change for change, found in wanted.items() if found and change.is_checked]
-        if not checked:
+        """Without the audiences whose policies do not show the row.
+
+        One statement checks all rows of a table and an organization for one identity: policies take the
+        organization from the row that is checked.
+        """
+        asked: dict[tuple[str, str | None, Identity], dict[str, Row]] = defaultdict(dict)
+        checked = [change for change in wanted if change.is_checked]
+        for change in checked:
+            for identity in {who.identity for who, _ in wanted[change]}:
+                group = change.relation.name, change.row.get("organization_id"), identity
+                asked[group][change.condition] = change.keys
+        if not asked:
             return
-        asked = [
-            [each.relation.name, each.keys, [*{numbers[who.identity] for who, _ in wanted[each]}]] for each in checked
+        questions = [
+            {"relation": name, "rows": rows, "role": who.role, "claims": who.claims}
+            for (name, _, who), rows in asked.items()
         ]
-        [[row]] = await self._pool.read_rows(VISIBLE, [compact(asked), compact([*people.values()])])
-        for change, seen in zip(checked, row["seen"], strict=True):
-            wanted[change] = [(who, each) for who, each in wanted[change] if numbers[who.identity] in seen]
+        [answers] = await self._pool.read_rows(VISIBLE, [compact(questions)])
+        seen = {
+            (name, who, condition)
+            for (name, _, who), answer in zip(asked, answers, strict=True)
+            for condition in answer["seen"]
+        }
+        for change in checked:
+            row = change.relation.name, change.condition
+            wanted[change] = [(who, each) for who, each in wanted[change] if (row[0], who.identity, row[1]) in seen]
 
     def _broadcast(self, message: Row) -> int:
         payload = message.get("payload")
         if message.get("extension") != "broadcast" or payload is None:
             return 0
         key = message.get("private") == "t", str(message.get("topic"))
-        self._hub.broadcast(key, message.get("event") or "", payload, meta={"id": message.get("id")})
+        self._hub.broadcast(key, message.get("event") or "", payload, number=message.get("id"))
         return len(payload)
 
-
-def _send(change: Change, wanted: list[tuple[Audience, Subscription]]) -> int:
-    ids: dict[tuple[Audience, tuple[str, ...] | None], list[int]] = defaultdict(list)
-    for audience, each in wanted:
-        ids[audience, each.select].append(each.id)
-    bodies: dict[Any, str] = {}
-    for (audience, select), found in ids.items():
-        variant = audience.role, select
-        if variant not in bodies:
-            bodies[variant] = _body(change, *variant)
-        deliver(audience.channels, "postgres_changes", f'{{"ids":{compact(found)},"data":{bodies[variant]}}}')
-    return sum(map(len, bodies.values()))
+    def _send(self, change: Change, wanted: list[tuple[Audience, Subscription]]) -> int:
+        ids: dict[tuple[Audience, tuple[str, ...] | None], list[int]] = defaultdict(list)
+        for audience, each in wanted:
+            ids[audience, each.select].append(each.id)
+        bodies: dict[Any, str] = {}
+        for (audience, select), found in ids.items():
+            variant = audience.identity.role, select
+            if variant not in bodies:
+                bodies[variant] = _body(change, *variant)
+            payload = f'{{"ids":{compact(found)},"data":{bodies[variant]}}}'
+            deliver(self._hub.audiences[audience], "postgres_changes", payload)
+        return sum(map(len, bodies.values()))
 
 
 def _pair(change: Change) -> str:

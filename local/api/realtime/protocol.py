@@ -19,20 +19,19 @@ class Frame(NamedTuple):
     ref: str | None
     topic: str
     event: str
-    payload: dict[str, Any]
-    binary: bytes | None = None  # the payload of a broadcast that is not JSON
+    payload: dict[str, Any]  # a broadcast that is not JSON has bytes in it
 
 
 def encode(
     version: str, topic: str, event: str, payload: str | bytes, ref: str | None = None, join_ref: str | None = None
 ) -> bytes:
     """As it goes over the wire. A text is JSON; bytes are a broadcast, which version 1.0.0 does not have."""
-    name, kind = compact(topic), compact(event)
     if isinstance(payload, bytes):
         names = [topic.encode()[:255], event.encode()[:255]]
         sizes = bytes([USER_BROADCAST, *map(len, names), 0, BINARY])
         data = b"".join([sizes, *names, payload])
         return WebSocketFrame(Opcode.BINARY, data).serialize(mask=False) if version == "2.0.0" else b""
+    name, kind = compact(topic), compact(event)
     if version == "2.0.0":
         text = f"[{compact(join_ref)},{compact(ref)},{name},{kind},{payload}]"
     else:
@@ -47,7 +46,7 @@ def decode(version: str, message: str | bytes) -> Frame:
         return _decode_binary(message)
     found = strict_json(message)
     if version == "1.0.0" and isinstance(found, dict):
-        found = [found.get(name) for name in Frame._fields[:5]]
+        found = [found.get(name) for name in Frame._fields]
     match found:
         case [join_ref, ref, str(topic), str(event), payload, *_]:
             join_ref, ref = (None if each is None else str(each) for each in (join_ref, ref))
@@ -63,8 +62,15 @@ def _decode_binary(message: bytes) -> Frame:
         parts.append(message[at : at + size].decode())
         at += size
     join_ref, ref, topic, event, _metadata = parts
-    payload: dict[str, Any] = {"event": event}
-    binary = message[at:] if message[6] == BINARY else None
-    if binary is None:
-        payload["payload"] = strict_json(message[at:].decode() or "{}")
-    return Frame(join_ref or None, ref or None, topic, "broadcast", payload, binary)
+    content: Any = message[at:] if message[6] == BINARY else strict_json(message[at:].decode() or "{}")
+    return Frame(join_ref or None, ref or None, topic, "broadcast", {"event": event, "payload": content})
+
+
+def section(value: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object in a payload; as hosted, anything else in its place counts as left out."""
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def is_on(value: dict[str, Any], name: str) -> bool:
+    return str(value.get(name)).lower() == "true"

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 from psycopg import generators, pq, waiting
 
-from local.api.database import quoted
+from local.api.database import literal, quoted
 
 PUBLICATIONS = "supabase_realtime,supabase_realtime_messages_publication"
 STATUS_SECONDS = 10
@@ -31,11 +32,11 @@ class Relation:
     id: int
     schema: str
     table: str
-    kinds: dict[str, int]  # the types of its columns
+    kinds: dict[str, int] = field(default_factory=dict)  # the types of its columns
     columns: list[dict[str, Any]] = field(default_factory=list)  # as the catalog has them
     described_at: float = -math.inf
 
-    @property
+    @cached_property
     def name(self) -> str:
         return f"{quoted(self.schema)}.{quoted(self.table)}"
 
@@ -55,10 +56,15 @@ class Change:
         """What filters are about."""
         return self.new or self.old or {}
 
-    @property
+    @cached_property
     def keys(self) -> Row:
         """The primary key."""
         return {each["name"]: self.row.get(each["name"]) for each in self.relation.columns if each["is_key"]}
+
+    @cached_property
+    def condition(self) -> str:
+        """In SQL, what finds the row."""
+        return " and ".join(f"{quoted(name)}={literal(value or '')}" for name, value in self.keys.items())
 
     @property
     def is_checked(self) -> bool:
@@ -101,14 +107,11 @@ async def _batches(raw: pq.abc.PGconn) -> AsyncIterator[list[Change]]:
             reader = _Reader(bytes(message))
             match reader.kind:
                 case b"k":  # what Postgres has sent so far, also of tables that are not published
-                    handled = max(handled, reader.number(">q"))
-                    reported = 0.0
+                    handled, reported = max(handled, reader.number(">q")), 0.0
                 case b"B":
-                    reader.number(">q")
-                    committed = EPOCH + timedelta(microseconds=reader.number(">q"))
+                    committed = EPOCH + timedelta(microseconds=reader.number(">qq"))
                 case b"C":
-                    reader.number(">bq")
-                    handled = max(handled, reader.number(">q"))
+                    handled = max(handled, reader.number(">bqq"))
                 case b"R":
                     relation = reader.relation()
                     relations[relation.id] = relation
@@ -140,13 +143,11 @@ class _Reader:
 
     def text(self) -> str:
         end = self._data.index(b"\0", self._at)
-        value = self._data[self._at : end].decode()
-        self._at = end + 1
+        value, self._at = self._data[self._at : end].decode(), end + 1
         return value
 
     def relation(self) -> Relation:
-        number, schema, table = self.number(">I"), self.text() or "pg_catalog", self.text()
-        relation = Relation(number, schema, table, {})
+        relation = Relation(self.number(">I"), self.text() or "pg_catalog", self.text())
         for _ in range(self.number(">bh")):
             self.number(">b")
             name = self.text()
@@ -155,10 +156,9 @@ class _Reader:
         return relation
 
     def change(self, relations: dict[int, Relation], committed: datetime) -> Change:
-        relation = relations[self.number(">I")]
-        change = Change(ACTIONS[self.kind], relation, committed)
+        change = Change(ACTIONS[self.kind], relations[self.number(">I")], committed)
         while self._at < len(self._data):
-            part, row = self.number(">c"), self._row(relation)
+            part, row = self.number(">c"), self._row(change.relation)
             if part == b"N":
                 change.new = row
             else:  # O: the whole row; K: the key alone, other columns are null in the message

@@ -4,6 +4,7 @@ import asyncio
 import time
 import traceback
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,22 +19,22 @@ from starlette.websockets import WebSocket
 from local.api.callers import ROLE_OF_KEY, Callers
 from local.api.database import Pool, Row, literal
 from local.api.errors import ApiError, DatabaseUnavailable, gateway_error
-from local.api.http import SMALL_BODY, error_response, json_response, raw_path, read_object
-from local.api.realtime.channels import CHANNELS_PER_SOCKET, PAYLOAD_BYTES, Channel, Hub, Rights, Socket, is_on
+from local.api.http import beside_loop, error_response, json_response, raw_path, read_object
+from local.api.realtime.channels import CHANNELS_PER_SOCKET, PAYLOAD_BYTES, Channel, Hub, Rights, Socket
 from local.api.realtime.feed import LOGIN, Feed
-from local.api.realtime.protocol import VERSIONS, Frame, compact, decode
+from local.api.realtime.protocol import VERSIONS, Frame, compact, decode, is_on
 from local.api.realtime.subscriptions import Subscription, identified, subscription
 from local.api.tokens import Claims, TokenError, Tokens
 
 PATH = "/realtime/v1/"
 REPLAY_LIMIT = 25
+YEAR_10000 = 253_402_300_800_000  # in milliseconds
 REPLAY = """select set_config('role', 'supabase_realtime_admin', true);
 select id::text, event, payload from realtime.messages
 where topic = {topic} and private and extension = 'broadcast'
   and inserted_at >= to_timestamp({since} / 1000.0) at time zone 'utc'
 order by inserted_at desc limit {limit}"""
-RIGHTS = """begin; set local statement_timeout = '5s';
-select realtime.channel_rights({topic}, {role}, {claims}, {headers}) as rights; rollback"""
+RIGHTS = "select realtime.channel_rights($1, $2, $3, $4) as rights"
 
 
 class Refusal(Exception):  # noqa: N818 - a response
@@ -46,8 +47,9 @@ class Refusal(Exception):  # noqa: N818 - a response
 
 class Realtime:
     def __init__(self, database_url: str, tokens: Tokens, callers: Callers) -> None:
+        options = {"row_factory": dict_row, "cursor_factory": psycopg.AsyncRawCursor}
+        self._pool = Pool(LOGIN, database_url, 4, options="-c timezone=UTC -c statement_timeout=5s", **options)
         self._tokens, self._callers = tokens, callers
-        self._pool = Pool(LOGIN, database_url, 4, row_factory=dict_row)
         self._hub = Hub()
         self._feed = Feed(self._hub, database_url)
 
@@ -71,39 +73,42 @@ class Realtime:
         socket = Socket(version, {"role": role}, dict(websocket.headers), scope["transport"])
         self._hub.sockets.add(socket)
         try:
-            while (message := await websocket.receive())["type"] != "websocket.disconnect":
+            while not socket.is_refused and (message := await websocket.receive())["type"] != "websocket.disconnect":
                 content = message.get("text") or message.get("bytes") or b""
                 with suppress(ValueError):  # as hosted, what is no frame is dropped
-                    if len(content) > SMALL_BODY:
-                        frame = await asyncio.to_thread(decode, version, content)
-                    else:
-                        frame = decode(version, content)
-                    await self._receive(socket, frame)
+                    await self._receive(socket, await beside_loop(len(content), partial(decode, version, content)))
+            if socket.is_refused:
+                await asyncio.sleep(0)  # after the reply
+                await websocket.close()
         finally:
             self._hub.drop(socket)
 
     async def _receive(self, socket: Socket, frame: Frame) -> None:
         channel = socket.channels.get(frame.topic)
         try:
-            if frame.event == "phx_join":
+            if frame.event == "phx_join" and frame.topic.startswith("realtime:"):
                 await self._join(socket, frame, channel)
-            elif frame.topic == "phoenix":
-                socket.reply(frame, "ok", {})
-            elif channel is None:
-                socket.reply(frame, "error", {"reason": "unmatched topic"})
-            else:
-                await self._handle(channel, frame)
-        except (Refusal, psycopg.Error, DatabaseUnavailable) as error:
-            refusal = error
-            if not isinstance(refusal, Refusal):
-                print(f"realtime: {error}", flush=True)
-                refusal = Refusal("UnableToConnectToProject", "Realtime was unable to connect to the project database")
-            if frame.event == "phx_join":
-                socket.reply(frame, "error", {"reason": f"{refusal.code}: {refusal}"})
             elif channel:
-                self._shut_down(channel, str(refusal))
+                await self._handle(channel, frame)
+            elif frame.topic == "phoenix" or frame.event == "phx_leave":  # of a channel that the server has closed
+                socket.reply(frame, "ok", {})
+            else:
+                socket.reply(frame, "error", {"reason": "unmatched topic"})
+        except Refusal as refusal:
+            self._refuse(socket, frame, refusal)
+        except (psycopg.Error, DatabaseUnavailable) as error:
+            print(f"realtime: {error}", flush=True)
+            words = "Realtime was unable to connect to the project database"
+            self._refuse(socket, frame, Refusal("UnableToConnectToProject", words))
         except Exception:  # noqa: BLE001 - one bad message must not end the connection of its client
             traceback.print_exc()
+
+    def _refuse(self, socket: Socket, frame: Frame, refusal: Refusal) -> None:
+        if frame.event == "phx_join":
+            socket.reply(frame, "error", {"reason": f"{refusal.code}: {refusal}"})
+            socket.is_refused = refusal.code == "ClientJoinRateLimitReached"
+        elif channel := socket.channels.get(frame.topic):
+            self._shut_down(channel, str(refusal))
 
     async def _handle(self, channel: Channel, frame: Frame) -> None:
         if channel.socket.messages.exceeded():
@@ -122,16 +127,16 @@ class Realtime:
     # Joining and leaving ---------------------------------------------------------------------------------------------
 
     async def _join(self, socket: Socket, frame: Frame, before: Channel | None) -> None:
-        if socket.joins.exceeded():
-            raise Refusal("ClientJoinRateLimitReached", "Too many joins per second")
         if before:
             self._leave(before)
-        if not frame.topic.removeprefix("realtime:") or not frame.topic.startswith("realtime:"):
+        if frame.topic == "realtime:":
             raise Refusal("TopicNameRequired", "You must provide a topic name")
+        if socket.joins.exceeded():
+            raise Refusal("ClientJoinRateLimitReached", "Too many joins per second")
         if len(socket.channels) >= CHANNELS_PER_SOCKET:
             raise Refusal("ChannelRateLimitReached", "Too many channels")
         channel = Channel(socket, frame)
-        await self._admit(channel, frame.payload.get("access_token"))
+        await self._admit(channel, frame.payload.get("user_token") or frame.payload.get("access_token"))
         replayed = await self._replayed(channel)
         subscriptions, problem = await self._subscriptions(channel)
         await self._feed.open()
@@ -142,6 +147,7 @@ class Realtime:
         for message in replayed:
             body = {"event": message["event"], "payload": message["payload"], "type": "broadcast"}
             channel.push("broadcast", body | {"meta": {"replayed": True, "id": message["id"]}})
+            channel.replayed.add(message["id"])
         if is_on(channel.broadcast, "replication_ready"):
             channel.system("system", "ok", "Replication connection established")
         if problem:
@@ -192,7 +198,7 @@ class Realtime:
             return
         await self._admit(channel, token)
         if channel.audience:
-            self._hub.subscribe(channel, channel.audience[-1])
+            self._hub.subscribe(channel, channel.audience.subscriptions)
 
     def _verified(self, token: str) -> Claims:
         try:
@@ -210,30 +216,30 @@ class Realtime:
 
     async def _rights(self, topic: str, claims: Claims, headers: dict[str, str]) -> Rights | None:
         """As the policies on realtime.messages have it; None if they fail."""
-        values = {
-            "topic": topic,
-            "role": claims.get("role", "anon"),
-            "claims": compact(claims),
-            "headers": compact(headers),
-        }
-        query = RIGHTS.format(**{name: literal(text) for name, text in values.items()})
+        values = topic, claims.get("role", "anon"), compact(claims), compact(headers)
         try:
-            rights: Rights = (await self._pool.read_rows(query))[-1][0]["rights"]
+            [[row]] = await self._pool.read_rows(RIGHTS, values)
         except psycopg.Error as error:
             print(f"realtime: RlsPolicyError: {error}", flush=True)
             return None
+        rights: Rights = row["rights"]
         return rights
 
     # Messages of clients ---------------------------------------------------------------------------------------------
 
     async def _replayed(self, channel: Channel) -> list[Row]:
-        replay = channel.broadcast.get("replay")
-        if replay is None:
+        if "replay" not in channel.broadcast:
             return []
         if not channel.is_private:
             raise Refusal("UnableToReplayMessages", "Replay is not allowed for public channels")
-        since, limit = (replay.get("since"), replay.get("limit", REPLAY_LIMIT)) if isinstance(replay, dict) else (0, 0)
-        if not isinstance(since, int) or not isinstance(limit, int) or not 0 < since < 2**53:
+        if not channel.may("broadcast", "read"):
+            about = f"read from this Channel topic: {channel.name}"
+            raise Refusal("Unauthorized", f"You do not have permissions to {about}")
+        replay = channel.broadcast["replay"]
+        if not isinstance(replay, dict):
+            return []
+        since, limit = replay.get("since"), replay.get("limit") or REPLAY_LIMIT
+        if not isinstance(since, int) or not isinstance(limit, int) or not 0 <= since < YEAR_10000:
             raise Refusal("UnableToReplayMessages", "Replay params are not valid")
         limit = max(1, min(limit, REPLAY_LIMIT))
         query = REPLAY.format(topic=literal(channel.name), since=since, limit=limit)
@@ -242,7 +248,8 @@ class Realtime:
     def _broadcast(self, channel: Channel, frame: Frame) -> None:
         if not channel.may("broadcast", "write"):
             return
-        payload = compact(frame.payload.get("payload", {})) if frame.binary is None else frame.binary
+        content = frame.payload.get("payload", {})
+        payload = content if isinstance(content, bytes) else compact(content)
         is_large = len(payload) > PAYLOAD_BYTES
         if not is_large:
             self._hub.broadcast(channel.key, str(frame.payload.get("event", "")), payload, sender=channel)

@@ -5,7 +5,7 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import psycopg
 
@@ -23,15 +23,18 @@ VALUE = rf"(?<=[.(,]){QUOTED}"
 # Atomic groups, because Python before 3.11.3 matches possessive quantifiers inside of one another wrongly.
 SEGMENTS = re.compile(rf"((?>(?:{VALUE}|\((?>(?:{VALUE}|[^()])*)\)|[^,])*)),", re.DOTALL)
 FILTER = re.compile(r"([^=]*)=(not\.)?(\w+)\.(.*)", re.DOTALL)
-TABLES = "select schemaname, tablename from pg_publication_tables where pubname = 'supabase_realtime'"
-PROBE = """select {condition} from jsonb_populate_record(null::{table}, '{{}}') r
-  where has_column_privilege({rights}, 'select')"""
+# The published tables, each with the columns that the role may read.
+TABLES = """select p.schemaname, p.tablename, array(
+    select a.attname::text from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+      and has_column_privilege($1, c.oid, a.attnum, 'select')) as columns
+from pg_publication_tables p, lateral (select format('%I.%I', p.schemaname, p.tablename)::regclass::oid as oid) c
+where p.pubname = 'supabase_realtime'"""
+PROBE = "select {condition} from jsonb_populate_record(null::{table}, '{{}}') r"
 
-Read = Callable[[str], Awaitable[list[list[Row]]]]
+Read = Callable[..., Awaitable[list[list[Row]]]]
 
 
-@dataclass(frozen=True)
-class Filter:
+class Filter(NamedTuple):
     column: str
     operator: str
     value: str
@@ -44,17 +47,6 @@ class Filter:
         condition = f"{'not ' * self.negated}(r.{quoted(self.column)} {OPERATORS[self.operator]} {value})"
         # Postgres evaluates what is constant once, so a pattern that is none fails before there is a row.
         return condition if self.operator not in {"match", "imatch"} else f"('' ~ {value} is not null and {condition})"
-
-    async def problem(self, table: str, role: str, read: Read) -> str | None:
-        """Why the role can't filter the table so."""
-        rights = ", ".join(map(literal, (role, table, self.column)))
-        try:
-            [rows] = await read(PROBE.format(condition=self.condition, table=table, rights=rights))
-        except psycopg.errors.UndefinedColumn:
-            rows = []
-        except (psycopg.DataError, psycopg.ProgrammingError) as error:
-            return error.diag.message_primary
-        return None if rows else f"invalid column for filter {self.column}"
 
 
 @dataclass(frozen=True)
@@ -87,56 +79,68 @@ def identified(given: Row) -> int:
 
 async def subscription(given: Row, role: str, read: Read) -> Subscription:
     """Raises ValueError for what can't be subscribed to, in the words of the hosted service."""
-    schema, table, event, select = (given.get(name) for name in ("schema", "table", "event", "select"))
-    if not isinstance(schema or table, str):
+    schema, table, select, wanted = (given.get(name) for name in ("schema", "table", "select", "filter"))
+    event = str(given.get("event")).upper()
+    if not isinstance(schema or table, str) or not isinstance(wanted or "", str):
         message = "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to"
-        raise ValueError(f"{message}: {compact(given)}")  # noqa: TRY004 - of the request, not of a value
-    filters = _parse(given.get("filter"))
+        raise ValueError(f"{message}: {compact(given)}")  # noqa: TRY004 - of the request
+    if isinstance(select, str):
+        expected = 'expected a list of column name strings, e.g. select: ["col1", "col2"]'
+        raise ValueError(f"Error parsing `select` params: {expected}")  # noqa: TRY004 - of the request
+    filters = [_filter(part) for part in SEGMENTS.findall(f"{wanted},")] if wanted and wanted.strip() else []
     found = Subscription(
         identified(given),
-        str(event).upper() if str(event).upper() in {"INSERT", "UPDATE", "DELETE"} else "*",
+        event if event in {"INSERT", "UPDATE", "DELETE"} else "*",
         schema or "public",
         table or "*",
         tuple(map(str, select)) if isinstance(select, list) and select else None,
         tuple(each.column for each in filters),
         " and ".join(each.condition for each in filters) or "true",
     )
-    names = [(row["schemaname"], row["tablename"]) for row in (await read(TABLES))[0]]
-    tables = [".".join(map(quoted, name)) for name in names if found.names(*name)]
-    wrong = [why for name in tables for each in filters if (why := await each.problem(name, role, read))]
-    if wrong or not tables:
-        asked = [[each.column, each.operator, each.value] for each in filters]
-        raise ValueError(
-            "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given "
-            f"connect parameters: [event: {found.event}, schema: {found.schema}, table: {found.table}, "
-            f"filters: {compact(asked)}, select: {compact(select)}]"
-            + "".join(f". Exception: {each}" for each in wrong[:1])
-        )
+    if found.select and "*" in {found.schema, found.table}:
+        advice = "Provide an explicit schema and table name."
+        raise ValueError(f"Column selection is not supported for wildcard subscriptions. {advice}")
+    [published] = await read(TABLES, [role])
+    tables = [each for each in published if found.names(each["schemaname"], each["tablename"])]
+    why, exception = "Please check Realtime is enabled for the given connect parameters", ""
+    for each in tables:
+        if unknown := [column for column in found.columns if column not in each["columns"]]:
+            exception = f"invalid column for filter {unknown[0]}"
+        elif filters:
+            try:
+                name = f"{quoted(each['schemaname'])}.{quoted(each['tablename'])}"
+                await read(PROBE.format(condition=found.condition, table=name))
+            except (psycopg.DataError, psycopg.ProgrammingError) as error:
+                exception = str(error.diag.message_primary)
+    if exception or not tables:
+        if exception:
+            why = "An exception happened so please check your connect parameters"
+        asked = f"filters: {compact([each[:3] for each in filters])}, select: {compact(select)}"
+        about = f"[event: {found.event}, schema: {found.schema}, table: {found.table}, {asked}]"
+        problem = f". Exception: {exception}" if exception else ""
+        raise ValueError(f"Unable to subscribe to changes with given parameters. {why}: {about}{problem}")
     return found
 
 
-def _parse(text: Any) -> list[Filter]:
-    """`column=operator.value`, several separated by commas outside parentheses and quotes."""
-    filters = []
-    for part in SEGMENTS.findall(f"{text},") if isinstance(text, str) and text.strip() else ():
-        found = FILTER.fullmatch(part.strip())
-        column, negated, operator, value = found.groups() if found else ("", None, "", part.strip())
-        problem = None
-        if not part.strip():
-            problem = "filter must not contain empty segments (check for extra commas)"
-        elif operator not in OPERATORS:
-            problem = json.dumps([operator, value] if operator else [value])
-        elif operator == "in" and not (value.startswith("(") and value.endswith(")")):
-            problem = "`in` filter value must be wrapped by parentheses"
-        elif operator == "in" and len(SEGMENTS.findall(f"{value[:-1]},")) > VALUES_OF_IN:
-            problem = f"too many values for `in` filter. Maximum {VALUES_OF_IN}"
-        elif operator == "is" and value not in KEYWORDS:
-            problem = "invalid value for is filter: must be null, true, false, or unknown"
-        if problem:
-            raise ValueError(f"Error parsing `filter` params: {problem}")
-        if operator == "in":
-            value = "{" + value[1:-1] + "}"
-        elif re.fullmatch(QUOTED, value, re.DOTALL):
-            value = re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
-        filters.append(Filter(column, operator, value, bool(negated)))
-    return filters
+def _filter(part: str) -> Filter:
+    """`column=operator.value`. Several are separated by commas outside parentheses and quotes."""
+    found = FILTER.fullmatch(part.strip())
+    column, negated, operator, value = found.groups() if found else ("", None, "", part.strip())
+    problem = None
+    if not part.strip():
+        problem = "filter must not contain empty segments (check for extra commas)"
+    elif operator not in OPERATORS:
+        problem = json.dumps([operator, value] if operator else [value])
+    elif operator == "in" and not (value.startswith("(") and value.endswith(")")):
+        problem = "`in` filter value must be wrapped by parentheses"
+    elif operator == "in" and len(SEGMENTS.findall(f"{value[:-1]},")) > VALUES_OF_IN:
+        problem = f"too many values for `in` filter. Maximum {VALUES_OF_IN}"
+    elif operator == "is" and value not in KEYWORDS:
+        problem = "invalid value for is filter: must be null, true, false, or unknown"
+    if problem:
+        raise ValueError(f"Error parsing `filter` params: {problem}")
+    if operator == "in":
+        value = "{" + value[1:-1] + "}"
+    elif re.fullmatch(QUOTED, value, re.DOTALL):
+        value = re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
+    return Filter(column, operator, value, bool(negated))
