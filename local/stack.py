@@ -65,7 +65,7 @@ class Stack:
         self.workdir = workdir.resolve()
         self.durable = durable
         self.jobs = jobs  # whether `start` also runs the jobs when they are due
-        self.demo_year = demo_year  # whether a new database also gets the year that local/demo.py generates
+        self.demo_year = demo_year  # whether a new database also gets the year that local/demo/ generates
         self.say = say
         self.logs = self.workdir / "logs"
 
@@ -240,7 +240,7 @@ class Stack:
                 if service in self.services:
                     self._await(service)
             if is_new and seed and self.demo_year:
-                from local.demo_services import buy_plans, upload_files  # noqa: PLC0415 - httpx doubles `strive status`
+                from local.demo.services import buy_plans, upload_files  # noqa: PLC0415 - httpx doubles `strive status`
 
                 with self.connect() as connection:
                     upload_files(connection, self.values()["API_URL"], self.keys.secret_key)

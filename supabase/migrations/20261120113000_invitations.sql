@@ -1,5 +1,5 @@
 -- Invitations by e-mail: sent, resent, revoked, reminded of, and looked at before they are accepted. Accounts accept them with
--- accept_invitation() (chapter identity). The token is in the e-mail; the table keeps only its hash.
+-- accept_invitation() (chapter organization_members). The token is in the e-mail; the table keeps only its hash.
 
 create function private.new_token() returns text language sql volatile set search_path = '' as $$
   select private.url_base64(extensions.gen_random_bytes(32))

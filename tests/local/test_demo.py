@@ -30,7 +30,7 @@ ORPHANS = """
     end $$
 """
 # Sessions of visitors belong to no organization; no refund or task waits; files and invoices come over HTTP
-# (local/demo_services.py).
+# (local/demo/services.py).
 EMPTY = {
     "onboarding_sessions",
     "refunds_due",
