@@ -103,7 +103,8 @@ class Channel:
         self.key: Key = self.is_private, self.name
         self.has_presence = is_on(presence, "enabled")
         self.presence_key = str(presence.get("key") or uuid4())
-        self.presence: dict[str, Any] | None = None
+        self.tracked: dict[str, Any] | None = None
+        self.presence: dict[str, Any] | None = None  # with references, as others see it
         self.presence_calls = Limit(*PRESENCE_CALLS)
         self.token: str | None = None
         self.expiry: asyncio.TimerHandle | None = None
@@ -198,20 +199,16 @@ class Hub:
 
     def track(self, channel: Channel, state: dict[str, Any] | None) -> None:
         """`None` ends the presence."""
+        if state is not None and not channel.has_presence:
+            channel.has_presence = True
+            self.show_presence(channel)
+        if state == channel.tracked:
+            return
         before, after = channel.presence, None
         if state is not None:
-            if not channel.has_presence:
-                channel.has_presence = True
-                self.show_presence(channel)
             previous = {"phx_ref_prev": before["phx_ref"]} if before else {}
             after = {**state, "phx_ref": secrets.token_urlsafe(9), **previous}
-        if _without_references(before) == _without_references(after):
-            return
-        channel.presence = after
+        channel.tracked, channel.presence = state, after
         leaves, joins = ({channel.presence_key: {"metas": [meta]}} if meta else {} for meta in (before, after))
         seen = (each for each in self._channels[channel.key] if each.has_presence and each.may("presence", "read"))
         deliver(seen, "presence_diff", compact({"joins": joins, "leaves": leaves}))
-
-
-def _without_references(meta: dict[str, Any] | None) -> dict[str, Any] | None:
-    return meta and {name: value for name, value in meta.items() if name not in {"phx_ref", "phx_ref_prev"}}

@@ -54,12 +54,9 @@ Wanted = dict[Change, list[tuple[Audience, Subscription]]]
 class Feed:
     def __init__(self, hub: Hub, database_url: str) -> None:
         # Rows are checked on a connection that never carried a request's headers, as on hosted projects.
-        options = {
-            "row_factory": dict_row,
-            "cursor_factory": psycopg.AsyncRawCursor,
-            "options": "-c timezone=UTC -c statement_timeout=30s",
-        }
-        self._hub, self._pool = hub, Pool(LOGIN, database_url, 1, **options)
+        style = {"row_factory": dict_row, "cursor_factory": psycopg.AsyncRawCursor}
+        self._pool = Pool(LOGIN, database_url, 1, options="-c timezone=UTC -c statement_timeout=30s", **style)
+        self._hub = hub
         self._address = as_login(LOGIN, database_url)
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
@@ -113,9 +110,8 @@ class Feed:
         """In order of commit. One query evaluates the filters of all changes, another one the policies."""
         wanted: Wanted = {}
         for change in changes:
-            if found := [
-                (who, each) for who in self._hub.audiences for each in who.subscriptions if each.wants(change)
-            ]:
+            audiences = self._hub.audiences
+            if found := [(who, each) for who in audiences for each in who.subscriptions if each.wants(change)]:
                 wanted[change] = found
             await self._give_way()
         await self._evaluate(wanted)
@@ -157,27 +153,23 @@ class Feed:
         One statement checks all rows of a table and an organization for one identity: policies take the
         organization from the row that is checked.
         """
-        asked: dict[tuple[str, str | None, Identity], dict[str, Row]] = defaultdict(dict)
-        checked = [change for change in wanted if change.is_checked]
-        for change in checked:
-            for identity in {who.identity for who, _ in wanted[change]}:
-                group = change.relation.name, change.row.get("organization_id"), identity
-                asked[group][change.condition] = change.keys
-        if not asked:
+        groups: dict[tuple[Relation, str | None, Identity], list[Change]] = defaultdict(list)
+        for change in wanted:
+            if change.is_checked:
+                for identity in {who.identity for who, _ in wanted[change]}:
+                    groups[change.relation, change.row.get("organization_id"), identity].append(change)
+        if not groups:
             return
-        questions = [
-            {"relation": name, "rows": rows, "role": who.role, "claims": who.claims}
-            for (name, _, who), rows in asked.items()
-        ]
+        questions = []
+        for (relation, _, who), changes in groups.items():
+            rows = {each.condition: each.keys for each in changes}
+            questions.append({"relation": relation.name, "rows": rows, "role": who.role, "claims": who.claims})
         [answers] = await self._pool.read_rows(VISIBLE, [compact(questions)])
-        seen = {
-            (name, who, condition)
-            for (name, _, who), answer in zip(asked, answers, strict=True)
-            for condition in answer["seen"]
-        }
-        for change in checked:
-            row = change.relation.name, change.condition
-            wanted[change] = [(who, each) for who, each in wanted[change] if (row[0], who.identity, row[1]) in seen]
+        for ((_, _, identity), changes), answer in zip(groups.items(), answers, strict=True):
+            shown = set(answer["seen"])
+            for change in changes:
+                if change.condition not in shown:
+                    wanted[change] = [(who, each) for who, each in wanted[change] if who.identity != identity]
 
     def _broadcast(self, message: Row) -> int:
         payload = message.get("payload")
@@ -197,7 +189,7 @@ class Feed:
             if variant not in bodies:
                 bodies[variant] = _body(change, *variant)
             payload = f'{{"ids":{compact(found)},"data":{bodies[variant]}}}'
-            deliver(self._hub.audiences[audience], "postgres_changes", payload)
+            deliver(self._hub.audiences.get(audience, ()), "postgres_changes", payload)
         return sum(map(len, bodies.values()))
 
 

@@ -207,9 +207,9 @@ class Realtime:
             if error.reason == "expired":
                 ended = jwt.decode(token, options={"verify_signature": False})["exp"]
                 raise Refusal("InvalidJWTToken", f"Token has expired {int(time.time() - ended)} seconds ago") from None
-            if error.reason == "malformed":
-                raise Refusal("MalformedJWT", "The token provided is not a valid JWT") from None
-            raise Refusal("JwtSignatureError", "Failed to validate JWT signature") from None
+            malformed = "MalformedJWT", "The token provided is not a valid JWT"
+            unsigned = "JwtSignatureError", "Failed to validate JWT signature"
+            raise Refusal(*malformed if error.reason == "malformed" else unsigned) from None
         if not isinstance(claims.get("exp"), int) or not isinstance(claims.get("role"), str):
             raise Refusal("InvalidJWTToken", "Fields `role` and `exp` are required in JWT")
         return claims
