@@ -28,7 +28,7 @@ BENCHES = {
     "webhook": Bench("bench.webhook", 90),
     "realtime": Bench("bench.realtime", 90),
     "rls": Bench("bench.rls", 80, needs_population=True),
-    "crm": Bench("bench.crm", 45, needs_population=True),
+    "crm": Bench("bench.crm", 60, needs_population=True),
     "dashboard": Bench("bench.dashboard", 8, needs_population=True),
     "templates": Bench("bench.templates", 8, needs_population=True),
     "functions": Bench("bench.functions", 170),

@@ -17,7 +17,7 @@ from local.postgres import SUPERUSER, Cluster
 from tests.support.serving import token
 from tests.support.world import Database
 
-LINES, ROUNDS = 50_000, 3
+LINES, ROUNDS = 50_000, 2
 TAG = "imported by the bench"
 
 
