@@ -235,6 +235,9 @@ language plpgsql security definer set search_path = '' as $$
 declare
   org uuid;
 begin
+  if tg_op = 'UPDATE' and (new.organization_id, new.status, new.tier) = (old.organization_id, old.status, old.tier) then
+    return null;
+  end if;
   foreach org in array case
     when tg_op = 'INSERT' then array[new.organization_id]
     when tg_op = 'DELETE' or old.organization_id = new.organization_id then array[old.organization_id]

@@ -73,13 +73,16 @@ comment on function private.net_monthly_amount(jsonb, bigint, integer) is
 
 create function private.with_discounts(subscription public.stripe_objects) returns public.stripe_objects
 language plpgsql stable set search_path = '' as $$
+declare
+  of_customer jsonb;
 begin
   if coalesce(subscription.state -> 'discounts', '[]') = '[]' then
-    subscription.state := subscription.state || (
-      select jsonb_build_object('discounts', coalesce(jsonb_agg(d.id), '[]')) from public.stripe_objects d
-      where d.customer_id = subscription.customer_id and d.type = 'discount' and d.state ->> 'subscription' is null
-        and not coalesce((d.state ->> 'deleted')::boolean, false)
-    );
+    select jsonb_agg(d.id) into of_customer from public.stripe_objects d
+    where d.customer_id = subscription.customer_id and d.type = 'discount' and d.state ->> 'subscription' is null
+      and not coalesce((d.state ->> 'deleted')::boolean, false);
+    if of_customer is not null then
+      subscription.state := jsonb_set(subscription.state, '{discounts}', of_customer);
+    end if;
   end if;
   return subscription;
 end $$;
@@ -108,9 +111,12 @@ language plpgsql stable set search_path = '' as $$
 declare
   price private.plan_prices;
 begin
-  select p.* into price
-  from jsonb_array_elements(subscription.state -> 'items') with ordinality i (item, n)
-  join private.plan_prices p on p.stripe_price_id = i.item ->> 'price' order by i.n limit 1;
+  select p.* into price from private.plan_prices p where p.stripe_price_id = subscription.state #>> '{items,0,price}';
+  if not found then
+    select p.* into price
+    from jsonb_array_elements(subscription.state -> 'items') with ordinality i (item, n)
+    join private.plan_prices p on p.stripe_price_id = i.item ->> 'price' order by i.n limit 1;
+  end if;
   return price;
 end $$;
 comment on function private.plan_of(public.stripe_objects) is
@@ -190,8 +196,11 @@ begin
       (select i from jsonb_array_elements(details -> 'items') i where i ->> 'price' = price.stripe_price_id limit 1), item
     );
   end if;
-  select p.amount_cents into plan_amount from public.plans p where p.tier = price.tier and p.billing_cycle = price.billing_cycle
-  order by p.stripe_price_id = price.stripe_price_id desc nulls last, p.is_active desc, p.created_at desc, p.id limit 1;
+  if details #>> '{items,0,amount}' is null or jsonb_array_length(details -> 'items') > 1 then
+    -- An item without an amount has that of the plan.
+    select p.amount_cents into plan_amount from public.plans p where p.tier = price.tier and p.billing_cycle = price.billing_cycle
+    order by p.stripe_price_id = price.stripe_price_id desc nulls last, p.is_active desc, p.created_at desc, p.id limit 1;
+  end if;
   made.organization_id := org;
   made.stripe_subscription_id := object.id;
   made.stripe_customer_id := object.customer_id;
@@ -262,8 +271,12 @@ declare
   customers text[];
   present public.subscriptions;
   is_granted boolean;
-  wanted record;
+  object public.stripe_objects;
   made public.subscriptions;
+  known public.subscriptions;
+  wanted public.subscriptions[] := '{}';
+  checkouts text[];
+  is_bought_twice boolean;
 begin
   -- The trigger of subscriptions locks the same row: a later transaction sees what the earlier one wrote.
   perform from public.organizations o where o.id = org for no key update;
@@ -272,72 +285,72 @@ begin
   -- A granted plan counts before those of Stripe.
   is_granted := present.tier <> 'FREE'
     and not exists (select from public.stripe_objects o where o.id = present.stripe_subscription_id);
-  for wanted in
-    select m as made, d.state, o.is_last, l.is_live,
-      l.is_live and row_number() over (
-        partition by l.is_live
-        order by m.status <> 'PAST_DUE' desc, (o.state ->> 'started')::bigint desc nulls last, o.id desc
-      ) > 1 as is_doubled,
-      max(m.started_at) filter (where l.is_live) over () as newest_start,
-      array_agg(d.state ->> 'checkout') filter (where l.is_live and d.state ->> 'checkout' is not null) over () as checkouts
-    from public.stripe_objects o
-    cross join lateral private.with_discounts(o) d
-    cross join lateral private.subscription_of(d, org) m
-    cross join lateral (select private.is_live(m.status) as is_live) l
+  for object in
+    select o.* from public.stripe_objects o
     where o.customer_id = any (customers) and o.type = 'subscription'
-      and m.stripe_subscription_id is not null
       -- Its events still wait for the first payment, which is known to have arrived: it was written with that.
       and not (o.state ->> 'status' = 'incomplete' and exists (
         select from private.onboarding_payments p where p.stripe_subscription_id = o.id and p.status = 'SUCCEEDED'
       ))
-    -- The live one last: it may replace another.
-    order by l.is_live, 5 desc
   loop
-    made := wanted.made;
-    if not wanted.is_last and private.has_discounts(wanted.state) and private.has_unknown_discounts(wanted.state) then
-      update public.stripe_objects o set in_doubt_since = now()
-      where o.id = made.stripe_subscription_id and o.in_doubt_since is null;
+    object := private.with_discounts(object);
+    made := private.subscription_of(object, org);
+    if made.stripe_subscription_id is not null then
+      wanted := array_append(wanted, made);
+      if not object.is_last and private.has_discounts(object.state) and private.has_unknown_discounts(object.state) then
+        update public.stripe_objects o set in_doubt_since = now() where o.id = object.id and o.in_doubt_since is null;
+      end if;
     end if;
-    if wanted.is_doubled or wanted.is_live and is_granted then
+  end loop;
+  if cardinality(wanted) > 1 then
+    -- The one that counts is last: it may replace another.
+    wanted := array(
+      select w from unnest(wanted) w
+      order by private.is_live(w.status), w.status = 'PAST_DUE' desc, w.started_at nulls first, w.stripe_subscription_id
+    );
+  end if;
+  foreach made in array wanted loop
+    if private.is_live(made.status)
+      and (is_granted or made.stripe_subscription_id <> (wanted[cardinality(wanted)]).stripe_subscription_id)
+    then
       made.status := 'INACTIVE';
-      -- Two checkouts were paid at almost the same time: the customer wanted one of them. Or an old subscription was paid
-      -- for again while a checkout was open, which replaces it.
-      if wanted.state ->> 'checkout' is not null and made.started_at > wanted.newest_start - interval '24 hours'
-        or private.has_revived(made.stripe_subscription_id, wanted.checkouts)
-      then
+      select array_agg(o.state ->> 'checkout') filter (where o.state ->> 'checkout' is not null),
+        -- Two checkouts were paid at almost the same time: the customer wanted one of them.
+        bool_or(o.id = made.stripe_subscription_id and o.state ->> 'checkout' is not null)
+          and made.started_at > max(w.started_at) - interval '24 hours'
+      into checkouts, is_bought_twice
+      from unnest(wanted) w join public.stripe_objects o on o.id = w.stripe_subscription_id where private.is_live(w.status);
+      -- Or an old subscription was paid for again while a checkout was open, which replaces it.
+      if is_bought_twice or private.has_revived(made.stripe_subscription_id, checkouts) then
         perform private.refund_duplicate(made);
       end if;
-    elsif wanted.is_live and present.tier = 'FREE' then
+    elsif private.is_live(made.status) and present.tier = 'FREE' then
       update public.subscriptions s set status = 'CANCELLED', cancelled_at = now() where s.id = present.id;
     end if;
-    insert into public.subscriptions as s (
-      organization_id, stripe_subscription_id, stripe_customer_id, status, tier, billing_cycle, currency, amount_cents,
-      quantity, net_monthly_amount, current_period_start, current_period_end, trial_ends_at, cancel_at_period_end, ends_at,
-      cancelled_at, past_due_since, pending_tier, pending_billing_cycle, pending_quantity, pending_at, started_at, changed_at
-    ) values (
-      org, made.stripe_subscription_id, made.stripe_customer_id, made.status, made.tier, made.billing_cycle, made.currency,
-      made.amount_cents, made.quantity, made.net_monthly_amount, made.current_period_start, made.current_period_end,
-      made.trial_ends_at, made.cancel_at_period_end, made.ends_at, made.cancelled_at, made.past_due_since,
-      made.pending_tier, made.pending_billing_cycle, made.pending_quantity, made.pending_at, made.started_at, made.changed_at
-    )
-    on conflict (stripe_subscription_id) do update set
-      stripe_customer_id = excluded.stripe_customer_id, status = excluded.status, tier = excluded.tier,
-      billing_cycle = excluded.billing_cycle, currency = excluded.currency, amount_cents = excluded.amount_cents,
-      quantity = excluded.quantity, net_monthly_amount = excluded.net_monthly_amount,
-      current_period_start = excluded.current_period_start, current_period_end = excluded.current_period_end,
-      trial_ends_at = excluded.trial_ends_at, cancel_at_period_end = excluded.cancel_at_period_end,
-      ends_at = excluded.ends_at, cancelled_at = excluded.cancelled_at, past_due_since = excluded.past_due_since,
-      pending_tier = excluded.pending_tier, pending_billing_cycle = excluded.pending_billing_cycle,
-      pending_quantity = excluded.pending_quantity, pending_at = excluded.pending_at, started_at = excluded.started_at,
-      changed_at = excluded.changed_at
-    where (s.stripe_customer_id, s.status, s.tier, s.billing_cycle, s.currency, s.amount_cents, s.quantity,
-      s.net_monthly_amount, s.current_period_start, s.current_period_end, s.trial_ends_at, s.cancel_at_period_end, s.ends_at,
-      s.cancelled_at, s.past_due_since, s.pending_tier, s.pending_billing_cycle, s.pending_quantity, s.pending_at)
-      is distinct from (excluded.stripe_customer_id, excluded.status, excluded.tier, excluded.billing_cycle,
-      excluded.currency, excluded.amount_cents, excluded.quantity, excluded.net_monthly_amount,
-      excluded.current_period_start, excluded.current_period_end, excluded.trial_ends_at, excluded.cancel_at_period_end,
-      excluded.ends_at, excluded.cancelled_at, excluded.past_due_since, excluded.pending_tier,
-      excluded.pending_billing_cycle, excluded.pending_quantity, excluded.pending_at);
+    select * into known from public.subscriptions s where s.stripe_subscription_id = made.stripe_subscription_id;
+    made.id := coalesce(known.id, gen_random_uuid());
+    made.granted_reason := known.granted_reason;
+    made.created_at := coalesce(known.created_at, now());
+    made.updated_at := coalesce(known.updated_at, now());
+    if known.id is null then
+      insert into public.subscriptions values (made.*);
+      continue;
+    end if;
+    -- A later time alone changes nothing.
+    known.started_at := made.started_at;
+    known.changed_at := made.changed_at;
+    if known is distinct from made then
+      update public.subscriptions s set
+        stripe_customer_id = made.stripe_customer_id, status = made.status, tier = made.tier,
+        billing_cycle = made.billing_cycle, currency = made.currency, amount_cents = made.amount_cents,
+        quantity = made.quantity, net_monthly_amount = made.net_monthly_amount,
+        current_period_start = made.current_period_start, current_period_end = made.current_period_end,
+        trial_ends_at = made.trial_ends_at, cancel_at_period_end = made.cancel_at_period_end, ends_at = made.ends_at,
+        cancelled_at = made.cancelled_at, past_due_since = made.past_due_since, pending_tier = made.pending_tier,
+        pending_billing_cycle = made.pending_billing_cycle, pending_quantity = made.pending_quantity,
+        pending_at = made.pending_at, started_at = made.started_at, changed_at = made.changed_at
+      where s.id = known.id;
+    end if;
   end loop;
 end $$;
 comment on function private.settle_subscriptions(uuid) is
