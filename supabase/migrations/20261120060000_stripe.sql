@@ -365,7 +365,7 @@ language plpgsql set search_path = '' as $$
 begin
   perform private.lock_stripe(event.customer_id, event.object_id);
   update public.stripe_events e set status = 'APPLIED', applied_at = now(), error = null
-  where e.id = event.id and e.status <> 'APPLIED' returning * into event;
+  where e.id = event.id and e.status <> 'APPLIED';
   return private.apply_stripe_event(event, stored, again => true);
 end $$;
 comment on function private.reapply_stripe_event(public.stripe_events, text[]) is 'Retries an event that was not applied.';

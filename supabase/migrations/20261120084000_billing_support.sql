@@ -302,9 +302,9 @@ begin
     raise exception 'There is no such event' using
       errcode = 'PT404', detail = format('Found %L.', left(event_id, 100)), hint = 'billing_attention lists them.';
   end if;
-  if event.status not in ('PARKED', 'QUARANTINED', 'RECEIVED') then
-    raise exception 'This event waits for nothing' using
-      errcode = 'PT409', detail = format('It is %s.', event.status), hint = 'billing_attention lists those that do.';
+  if event.status = 'IGNORED' then
+    raise exception 'Strive does nothing with this event' using
+      errcode = 'PT409', detail = 'It is IGNORED.', hint = 'billing_attention lists the events that wait.';
   end if;
   status_before := event.status;
   if event.livemode = (select a.livemode from private.stripe_account a) then
@@ -326,7 +326,7 @@ comment on function private.requeue_stripe_event(text) is 'See public.requeue_st
 create function public.requeue_stripe_event(event_id text) returns jsonb
 language sql set search_path = '' as 'select private.requeue_stripe_event(event_id)';
 comment on function public.requeue_stripe_event(text) is
-  'For platform admins: applies an event that is PARKED, QUARANTINED or RECEIVED again, and returns its new status.';
+  'For platform admins: applies an event again, and returns its new status. One that was APPLIED repairs what was edited by hand.';
 
 grant execute on function
   private.decide_refund(uuid, boolean), public.decide_refund(uuid, boolean),

@@ -24,7 +24,10 @@ create function private.billing_differences() returns table (
         when s.status = 'INACTIVE' and o.state ->> 'status' = 'past_due' and other.id is null
           then 'Cancel it with cancel_at_stripe(), or wait: a payment revives it.'
         when other.id is not null then 'Cancel one with cancel_at_stripe() and refund what was paid for it with refund_invoice().'
-        else 'The next reconcile-stripe applies it. If it stays, requeue its newest event.' end,
+        else format('If it stays, apply its newest event again: requeue_stripe_event(%L).', (
+          select e.id from public.stripe_events e where e.object_id = o.id and e.status <> 'QUARANTINED'
+          order by e.created desc, e.place desc, e.id desc limit 1
+        )) end,
       o.state_at
     from public.stripe_objects o
     cross join lateral (select private.organization_of(o.customer_id, o.id) as org) g

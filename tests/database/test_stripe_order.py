@@ -146,3 +146,20 @@ def test_coupon_and_discount_that_arrive_together_lower_the_amount(fresh_databas
         later.result()
         (amount,) = second.execute("select net_monthly_amount from public.subscriptions").fetchone() or (None,)
     assert amount == 69_900 / 2
+
+
+def test_requeued_event_repairs_an_edited_subscription(fresh_database: Database) -> None:
+    with fresh_database.connect() as connection:
+        sell(connection)
+        connection.execute("update public.organizations set stripe_customer_id = 'cus_1' where id = %s", [ACME])
+        sent = event("customer.subscription.created", subscription())
+        receive(connection, sent)
+        connection.execute("update public.subscriptions set status = 'INACTIVE'")
+        attention = "select kind, what_to_do from public.billing_attention"
+        ((kind, what_to_do),) = connection.execute(attention).fetchall()
+        assert kind == "NOT_APPLIED"
+        assert f"requeue_stripe_event('{sent['id']}')" in what_to_do
+        row = connection.execute("select public.requeue_stripe_event(%s) ->> 'status'", [sent["id"]]).fetchone()
+        assert row == ("APPLIED",)
+        assert connection.execute(attention).fetchall() == []
+        assert standings(connection)["cus_1"] == ("GROWTH", "ACTIVE")

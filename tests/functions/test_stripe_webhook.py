@@ -523,8 +523,8 @@ def test_attack_requeue_as_non_admin_or_unknown_event(
     assert refusal.value.sqlstate == state
 
 
-def test_applied_event_is_not_requeued(stripe: Serving, database: Database) -> None:
-    sent = created(acme())
+def test_ignored_event_is_not_requeued(stripe: Serving, database: Database) -> None:
+    sent = event("balance.available", {})
     deliver(stripe, sent)
     with pytest.raises(psycopg.Error) as refusal:
         rpc(database, "platform_admin", sent["id"])

@@ -123,7 +123,7 @@ def test_inquiry_of_a_bank_moves_no_money(stripe: Shop, v1: V1) -> None:
     made = buy(stripe, v1, "GROWTH", "4000000000001976")
     stripe.double.advance(days=1)
     assert standing(stripe) == ("GROWTH", "ACTIVE")
-    assert notices(stripe) == ["Your plan is Growth", "A payment of 699.00 USD is questioned"]
+    assert set(notices(stripe)) == {"Your plan is Growth", "A payment of 699.00 USD is questioned"}
     of_invoice = "select disputed_cents from public.invoices where stripe_subscription_id = %s"
     assert stripe.look(of_invoice, made.id) == [{"disputed_cents": 0}]
     assert {row["kind"] for row in stripe.look("select kind from public.billing_attention")} == {"DISPUTED"}
