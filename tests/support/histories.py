@@ -37,11 +37,34 @@ LIVES: dict[str, Sequence[Step]] = {
         ("subscribe", "GROWTH", {"trial": 7}), ("extend_trial", 20), ("days", 15), ("extend_trial", 30),
         ("days", 20), ("cancel", {"now": True}),
     ],
+    "gets a longer trial and leaves": [
+        ("subscribe", "GROWTH", {"trial": 7}), ("extend_trial", 20), ("days", 3), ("cancel",), ("days", 25),
+    ],
+    "gets a longer trial, leaves and changes the mind": [
+        ("subscribe", "GROWTH", {"trial": 7}), ("extend_trial", 20), ("cancel",), ("days", 3), ("resume",),
+        ("days", 25),
+    ],
+    "has a paused trial and gives a card": [
+        ("lose_card",), ("subscribe", "STARTER", {
+            "trial": 7, "trial_settings": {"end_behavior": {"missing_payment_method": "pause"}},
+        }), ("days", 8), ("use_card",), ("begin_billing",), ("days", 31),
+    ],
     # Changing
     "upgrades now": [("subscribe", "STARTER"), ("days", 10), ("change", "GROWTH"), ("days", 30)],
     "upgrades twice": [("subscribe", "STARTER"), ("change", "GROWTH"), ("days", 3), ("change", "ELITE"), ("days", 31)],
     "downgrades now": [("subscribe", "ELITE"), ("days", 12), ("change", "STARTER"), ("days", 31)],
     "downgrades at period end": [("subscribe", "ELITE"), ("days", 5), ("schedule", "STARTER"), ("days", 58)],
+    "schedules twice": [
+        ("subscribe", "ELITE"), ("schedule", "GROWTH"), ("days", 2), ("change_mind",), ("schedule", "STARTER"),
+        ("days", 33),
+    ],
+    "has more seats while a downgrade waits": [
+        ("subscribe", "ELITE", 5), ("schedule", "STARTER", 5), ("days", 3), ("change", None, 7), ("days", 31),
+    ],
+    "has more seats, and no downgrade after all": [
+        ("subscribe", "GROWTH", 5), ("schedule", "STARTER", 2), ("days", 3), ("change", None, 8), ("change_mind",),
+        ("days", 31),
+    ],
     "changes the mind about a downgrade": [
         ("subscribe", "ELITE"), ("schedule", "STARTER"), ("change_mind",), ("days", 32),
     ],
@@ -69,6 +92,9 @@ LIVES: dict[str, Sequence[Step]] = {
         ("sold", 59_900, "eur", {"quantity": 3}), ("coupon", FIFTH), ("days", 3), ("change", None, 5), ("days", 31),
     ],
     "has two items": [("subscribe", "GROWTH"), ("add_item", 5_000), ("days", 31)],
+    "has two items and one again": [
+        ("subscribe", "GROWTH"), ("add_item", 5_000), ("days", 31), ("drop_item",), ("days", 31),
+    ],
     "has a foreign item first": [("with_foreign_item", "GROWTH"), ("days", 31)],
     "upgrades within the trial": [
         ("subscribe", "STARTER", {"trial": 14}), ("days", 5), ("change", "ELITE"), ("days", 12),
@@ -89,6 +115,20 @@ LIVES: dict[str, Sequence[Step]] = {
         ("subscribe", "GROWTH"), ("fail",), ("days", 32), ("write_off",), ("use_card",), ("pay_written_off",),
     ],
     "has an invoice voided": [("subscribe", "GROWTH"), ("fail",), ("days", 32), ("void",), ("days", 2)],
+    "downgrades while a payment is late": [
+        ("subscribe", "ELITE"), ("fail",), ("days", 32), ("use_card",), ("change", "STARTER"), ("recover",),
+        ("days", 31),
+    ],
+    "leaves while a payment is late, pays and stays": [
+        ("subscribe", "GROWTH"), ("fail",), ("days", 32), ("cancel",), ("recover",), ("resume",), ("days", 31),
+    ],
+    "has an invoice voided and fails again": [
+        ("subscribe", "GROWTH"), ("fail",), ("days", 32), ("void",), ("days", 31),
+    ],
+    "pays tax by bank transfer": [
+        ("taxed", "GROWTH"), ("fail",), ("days", 32), ("pay_outside",), ("use_card",), ("days", 31),
+    ],
+    "pays by bank transfer after the end": [("subscribe", "GROWTH"), ("fail",), ("days", 52), ("pay_outside",)],
     "is not collected for a month": [
         ("subscribe", "GROWTH"), ("update", UNCOLLECTED), ("days", 32), ("update", {"pause_collection": ""}),
         ("days", 31),
@@ -119,6 +159,19 @@ LIVES: dict[str, Sequence[Step]] = {
         ("subscribe", "GROWTH"), ("cancel", {"now": True}), ("days", 3), ("become_another_customer",),
         ("subscribe", "ELITE"),
     ],
+    "comes back in euros": [
+        ("subscribe", "GROWTH"), ("days", 3), ("cancel", {"now": True}), ("sold", 59_900, "eur"), ("days", 31),
+    ],
+    "runs under two customers": [
+        ("subscribe", "GROWTH"), ("days", 3), ("become_another_customer",), ("subscribe", "ELITE"), ("days", 31),
+    ],
+    "is deleted with one subscription of two late": [
+        ("subscribe", "GROWTH"), ("fail",), ("days", 32), ("use_card",), ("subscribe", "ELITE"), ("delete",),
+    ],
+    "does everything in a second": [
+        ("subscribe", "STARTER"), ("change", "GROWTH"), ("change", "ELITE"), ("change", "STARTER"), ("cancel",),
+        ("resume",), ("coupon", FIFTH), ("cancel", {"now": True}), ("subscribe", "GROWTH"),
+    ],
     "is deleted at Stripe": [("subscribe", "GROWTH"), ("days", 3), ("delete",)],
     "is deleted and was cancelled": [("subscribe", "GROWTH"), ("cancel",), ("delete",)],
     "is deleted while a payment is late": [("subscribe", "GROWTH"), ("fail",), ("days", 32), ("delete",)],
@@ -137,6 +190,13 @@ LIVES: dict[str, Sequence[Step]] = {
     "disputes and waits": [("subscribe", "GROWTH"), ("dispute",)],
     "is refunded in part and disputes": [("subscribe", "GROWTH"), ("refund", 10_000), ("dispute",), ("days", 31)],
     "is refunded in full and disputes": [("subscribe", "GROWTH"), ("refund",), ("dispute",), ("days", 31)],
+    "disputes after a refund and is refunded the rest": [
+        ("subscribe", "GROWTH"), ("refund", 10_000), ("dispute", {"wins": True}), ("days", 31), ("refund",),
+    ],
+    "disputes a year and goes to a month": [
+        ("subscribe", "GROWTH YEARLY"), ("credit", 20_000), ("refund", 30_000), ("days", 40), ("dispute",),
+        ("change", "GROWTH"), ("days", 5),
+    ],
     "disputes and leaves": [("subscribe", "GROWTH"), ("dispute",), ("cancel", {"now": True})],
     # Prices, discounts, tax
     "has a coupon for ever": [("discounted", "GROWTH", FIFTH), ("days", 31)],
@@ -158,9 +218,24 @@ LIVES: dict[str, Sequence[Step]] = {
     "has more off than the price": [
         ("discounted", "STARTER", {"amount_off": 99_000, "currency": "usd", "duration": "forever"}), ("days", 31),
     ],
+    "has a coupon of everything for a month": [
+        ("discounted", "GROWTH", {"percent_off": 100, "duration": "repeating", "duration_in_months": 1}), ("days", 63),
+    ],
+    "has a coupon that ends while a downgrade waits": [
+        ("discounted", "ELITE", {"percent_off": 50, "duration": "repeating", "duration_in_months": 2}), ("days", 32),
+        ("schedule", "STARTER"), ("days", 62),
+    ],
+    "has another coupon instead": [
+        ("discounted", "GROWTH", FIFTH), ("days", 3),
+        ("coupon", {"amount_off": 5_000, "currency": "usd", "duration": "forever"}), ("days", 31),
+    ],
     "gets a coupon later": [("subscribe", "GROWTH"), ("coupon", FIFTH), ("days", 31)],
     "pays tax": [("taxed", "GROWTH"), ("days", 31)],
     "pays tax on an upgrade": [("taxed", "STARTER"), ("days", 9), ("change", "GROWTH"), ("days", 31)],
+    "goes to a year with tax and a coupon": [
+        ("taxed", "STARTER"), ("coupon", FIFTH), ("days", 9), ("change", "GROWTH YEARLY"), ("days", 20),
+        ("refund", 5_000),
+    ],
     "pays in euros": [("sold", 59_900, "eur"), ("days", 31)],
     "pays in yen": [("sold", 60_000, "jpy"), ("days", 31)],
     "pays in dinars": [("sold", 199_990, "kwd"), ("days", 31)],

@@ -231,6 +231,16 @@ class Life:
     def resume(self) -> "Life":
         return self.update(cancel_at_period_end=False)
 
+    def begin_billing(self) -> "Life":
+        """Begin the billing of a trial that ended without a card."""
+        self.client.v1.subscriptions.resume(self.subscription, {"billing_cycle_anchor": "now"})
+        return self
+
+    def drop_item(self) -> "Life":
+        """Without the newest item."""
+        newest = self.current()["items"].data[-1].id
+        return self.update(items=[{"id": newest, "deleted": True}], proration_behavior="none")
+
     def update(self, **fields: Any) -> "Life":
         self.client.v1.subscriptions.update(self.subscription, fields)
         return self
