@@ -48,6 +48,7 @@ STORAGE_CODES = {
     "Unauthorized": "AccessDenied",
     "Duplicate": "ResourceAlreadyExists",
     "Payload too large": "EntityTooLarge",
+    "Invalid Input": "InvalidBucketName",
     "invalid_mime_type": "InvalidMimeType",
 }
 

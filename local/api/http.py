@@ -16,6 +16,7 @@ from local.api.errors import ApiError, gateway_error
 T = TypeVar("T")
 
 BODY_LIMIT = 10 * 1024 * 1024
+OBJECT_LIMIT = 1024 * 1024
 SMALL_BODY = 64 * 1024
 LONGEST_INTEGER = 4000
 # Between two parts of one body.
@@ -139,9 +140,11 @@ async def beside_loop(size: int, work: Callable[[], T]) -> T:
     return await asyncio.to_thread(work) if size > SMALL_BODY else work()
 
 
-async def read_object(request: Request, refused: Callable[[str], ApiError]) -> dict[str, Any]:
+async def read_object(
+    request: Request, refused: Callable[[str], ApiError], limit: int = OBJECT_LIMIT
+) -> dict[str, Any]:
     """The body as a JSON object; `refused` makes the error in the service's own form."""
-    body = await read_body(request)
+    body = await read_body(request, limit)
     if not body.strip():
         return {}
     try:

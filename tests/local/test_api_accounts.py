@@ -405,6 +405,32 @@ def test_mailed_links_lead_to_no_stranger(api: Api) -> None:
     assert httpx.URL(answer.headers["location"]).host == "127.0.0.1"
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:3000/✓", "http://127.0.0.1:3000/a\r\nb: c", "a" * 50_000])
+def test_odd_address_of_a_mailed_link_is_a_header(api: Api, address: str) -> None:
+    parameters = {"type": "signup", "token": "unknown", "redirect_to": address}
+    answer = api.plain.get(f"{api.url}/auth/v1/verify", params=parameters)
+    location = answer.headers["location"]
+    assert (answer.status_code, location.isascii(), "b" in answer.headers) == (303, True, False)
+    assert location.startswith("http://127.0.0.1:3000/%E2%9C%93#" if "✓" in address else "http://127.0.0.1:3000")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("resend", {"type": ["signup"]}, "Missing one of these types: signup, email_change, sms, phone_change"),
+        ("recover", {}, "Password recovery requires an email"),
+        ("signup", {"email": "a@b.test", "password": "a" * 73}, "Password cannot be longer than 72 characters"),
+    ],
+)
+def test_refusals_have_the_words_of_auth(api: Api, path: str, body: dict[str, object], message: str) -> None:
+    answer = api.http().post(f"/auth/v1/{path}", json=body)
+    assert (answer.status_code, answer.json()["msg"]) == (400, message)
+
+
+def test_large_objects_are_rejected(api: Api) -> None:
+    assert api.http().post("/auth/v1/signup", json={"data": {"a": "b" * 1024 * 1024}}).status_code == 413
+
+
 def test_new_address_is_confirmed_at_both_addresses(api: Api) -> None:
     session = api.sign_up()
     old, new = session["user"]["email"], f"{uuid4()}@api.test"

@@ -31,6 +31,7 @@ from local.api.errors import ApiError, auth_error
 from local.api.http import json_response, read_object
 
 HIGHEST_PAGE_SIZE = 1000
+LONGEST_DURATION = 100
 SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 DURATION_PART = re.compile(r"(\d{1,10}(?:\.\d{1,9})?)(ns|us|ms|s|m|h)")
 PAGE = re.compile(r"[1-9]\d{0,8}\Z")
@@ -213,7 +214,7 @@ def _banned_until(text: object) -> str | None:
     """Durations as Go writes them: 24h, 1h30m; `none` ends a ban."""
     if text == "none":
         return None
-    parts = DURATION_PART.findall(str(text))
+    parts = DURATION_PART.findall(str(text)[:LONGEST_DURATION])
     if not parts or "".join(count + unit for count, unit in parts) != text:
         raise auth_error(400, "validation_failed", f"invalid format for ban duration: {text}")
     try:

@@ -237,6 +237,8 @@ class Auth:
     async def _recover(self, request: Request, _caller: Caller | None) -> Response:
         """The same response whether the address is known or not."""
         body = await read_object(request, bad_json)
+        if not body.get("email"):
+            raise auth_error(400, "validation_failed", "Password recovery requires an email")
         email = checked_email(body.get("email"))
         async with self._database.as_auth() as query:
             if user := await user_by(query, "email", email):
@@ -248,8 +250,9 @@ class Auth:
     async def _resend(self, request: Request, _caller: Caller | None) -> Response:
         body = await read_object(request, bad_json)
         kind = body.get("type")
-        if kind not in {"signup", "email_change"}:
-            raise auth_error(400, "validation_failed", "Missing one of these types: signup, email_change")
+        if kind not in ("signup", "email_change"):
+            message = "Missing one of these types: signup, email_change, sms, phone_change"
+            raise auth_error(400, "validation_failed", message)
         email = checked_email(body.get("email"))
         async with self._database.as_auth() as query:
             # `email` is the user's present address in both cases.

@@ -55,7 +55,7 @@ def checked_password(password: object, shortest: int) -> str:
     if not isinstance(password, str) or not password:
         raise auth_error(400, "validation_failed", "Signup requires a valid password")
     if len(password.encode()) > LONGEST_PASSWORD:
-        raise auth_error(422, "validation_failed", f"Password cannot be longer than {LONGEST_PASSWORD} bytes")
+        raise auth_error(400, "validation_failed", f"Password cannot be longer than {LONGEST_PASSWORD} characters")
     if len(password) < shortest:
         message = f"Password should be at least {shortest} characters."
         raise auth_error(422, "weak_password", message, weak_password={"reasons": ["length"]})

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 from local.api.callers import ROLE_OF_KEY, Callers
 from local.api.database import Pool, Row, literal
 from local.api.errors import ApiError, DatabaseUnavailable, gateway_error
-from local.api.http import beside_loop, error_response, json_response, raw_path, read_object
+from local.api.http import BODY_LIMIT, beside_loop, error_response, json_response, raw_path, read_object
 from local.api.realtime.channels import CHANNELS_PER_SOCKET, PAYLOAD_BYTES, Channel, Hub, Rights, Socket
 from local.api.realtime.feed import LOGIN, Feed
 from local.api.realtime.protocol import VERSIONS, Frame, compact, decode, is_on
@@ -281,7 +281,7 @@ class Realtime:
         claims, headers = self._callers.caller(request).claims, dict(request.headers)
         if request.method != "POST" or steps[:2] != ["api", "broadcast"] or len(steps) not in {2, 5}:
             raise gateway_error(404, "not_found", f"There is nothing at {raw_path(request)[:200]}.")
-        body = await read_object(request, lambda message: gateway_error(422, "unprocessable", message))
+        body = await read_object(request, lambda message: gateway_error(422, "unprocessable", message), BODY_LIMIT)
         messages: Any = body.get("messages")
         if len(steps) > 2:  # noqa: PLR2004 - more than api/broadcast: its topic and event are in the address
             private = request.query_params.get("private") == "true"

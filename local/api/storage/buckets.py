@@ -121,11 +121,11 @@ async def _one(query: Query, bucket: str) -> Row:
 
 def _bytes(value: object) -> int | None:
     """5242880, 5MB or 50MiB as a number of bytes."""
-    if value in {None, ""}:
+    if value is None or value == "":
         return None
     found = SIZE.match(str(value).strip())
     if not found:
-        raise refused(f"file_size_limit is '{value}', not a size such as 5242880 or 5MB")
+        raise refused("Invalid file size format, hint: use 20GB / 20MB / 30KB / 3B")
     return int(found[1]) * UNITS[found[2].upper()]
 
 

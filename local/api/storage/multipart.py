@@ -64,7 +64,7 @@ class _Parser:
         self._name = self._value = b""
         self._field: str | None = None
         self._text = bytearray()
-        self._header_bytes = 0
+        self._header_bytes = self._count_of_fields = 0
         self._parser = MultipartParser(
             boundary,
             {
@@ -116,7 +116,8 @@ class _Parser:
             kind = self._headers.get(b"content-type")
             self.file_type = kind.decode("latin-1") if kind else None
         else:
-            if len(self.fields) >= FIELDS:
+            self._count_of_fields += 1
+            if self._count_of_fields > FIELDS:
                 raise malformed("it has too many fields")
             self._field = options.get(b"name", b"").decode("utf-8", "replace")
             self._text.clear()

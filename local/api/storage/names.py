@@ -48,7 +48,7 @@ def checked_bucket(name: object) -> str:
     text = name if isinstance(name, str) else ""
     if BUCKET.match(text) and text.strip() == text and text not in {".", ".."}:
         return text
-    raise storage_error(400, "InvalidBucketName", f"Bucket name invalid: {str(name)[:200]}")
+    raise storage_error(400, "Invalid Input", "Bucket name invalid")
 
 
 def place_of(steps: list[str]) -> Place:

@@ -348,8 +348,11 @@ class Objects:
             claims = self._tokens.verify(token, skew=0)
         except TokenError as error:
             expired = error.reason == "expired"
-            raise _bad_signature('"exp" claim timestamp check failed' if expired else "Invalid signature") from None
-        if claims.get("url") != str(place) or claims.get("scope") != scope:
+            message = '"exp" claim timestamp check failed' if expired else "signature verification failed"
+            raise storage_error(400, "InvalidJWT", message) from None
+        if claims.get("scope") != scope:
+            raise _bad_signature(f"Token is not scoped for {scope}")
+        if claims.get("url") != str(place):
             raise _bad_signature("Invalid signature")
         return claims
 
