@@ -19,7 +19,7 @@ create table public.activity_logs (
   ip_address text,
   user_agent text,
   created_at timestamptz not null default clock_timestamp(),
-  primary key (id, created_at)
+  primary key (organization_id, created_at, id)
 ) partition by range (created_at);
 comment on table public.activity_logs is 'Who changed what in an organization. Append-only for everyone.';
 comment on column public.activity_logs.user_id is
@@ -37,7 +37,6 @@ comment on column public.activity_logs.user_agent is
 comment on column public.activity_logs.created_at is 'When it was written: later entries of one transaction are later.';
 comment on column public.activity_logs.old_data is 'The row before; of an update only what changed.';
 comment on column public.activity_logs.new_data is 'The row after; of an update only what changed.';
-create index activity_logs_organization_idx on public.activity_logs (organization_id, created_at desc);
 create index activity_logs_resource_idx on public.activity_logs (organization_id, resource_id, created_at desc, id desc);
 create index activity_logs_user_idx on public.activity_logs (user_id);
 

@@ -43,7 +43,8 @@ begin
       'id', r -> 'id', 'name', r -> tg_argv[3])) into assigned
     from (select to_jsonb(n) as r from new_rows n offset 0) n
     where r ->> tg_argv[2] is distinct from me and r ->> tg_argv[2] is not null;
-  else
+  elsif current_setting('strive.assigned_' || tg_table_name, true) = 'on' then
+    perform set_config('strive.assigned_' || tg_table_name, '', true);
     select array_agg(jsonb_build_object('organization_id', r -> 'organization_id', 'assignee', r -> tg_argv[2],
       'id', r -> 'id', 'name', r -> tg_argv[3])) into assigned
     from (select to_jsonb(n) as r, o from new_rows n join old_rows o on o.id = n.id offset 0) n
@@ -57,6 +58,14 @@ begin
 end $$;
 comment on function private.announce_assigned() is
   'Publishes the event (first argument) about a noun (second) whose column (third) names another assignee; the fourth has its name.';
+
+-- Few updates assign a record: the statement trigger compares rows only after one that does. Triggers of rows fire first.
+create function private.mark_assigned() returns trigger language plpgsql set search_path = '' as $$
+begin
+  perform set_config('strive.assigned_' || tg_table_name, 'on', true);
+  return null;
+end $$;
+comment on function private.mark_assigned() is 'Marks for announce_assigned() that the statement assigns a record.';
 
 do $$
 declare
@@ -75,7 +84,9 @@ begin
       'create trigger announce_new after insert on public.%I referencing new table as new_rows'
       ' for each statement execute function private.announce_assigned(%L, %L, %L, %L);'
       'create trigger announce_assigned after update on public.%1$I referencing old table as old_rows new table as new_rows'
-      ' for each statement execute function private.announce_assigned(%2$L, %3$L, %4$L, %5$L)',
+      ' for each statement execute function private.announce_assigned(%2$L, %3$L, %4$L, %5$L);'
+      'create trigger mark_assigned after update on public.%1$I for each row'
+      ' when (new.%4$I is distinct from old.%4$I and new.%4$I is not null) execute function private.mark_assigned()',
       t.relation, format('%s.%s.assigned', t.source, t.noun), t.noun, t.assignee, t.name
     );
   end loop;

@@ -278,7 +278,7 @@ class Specimens:
         return next((kinds[wanted] for wanted in (kind, owner, "system") if wanted in kinds), None)
 
     def _stored(self, connection: Connection, table: Table, planned: Row) -> tuple[Row, str]:
-        wanted = {name: planned[name] for name in table.key if name in planned} or planned
+        wanted = {name: planned[name] for name in table.key} if planned.keys() >= set(table.key) else planned
         query = sql.SQL("select to_jsonb(t), {} from {} t where {}").format(
             sql.SQL(table.key_text),
             sql.SQL(table.sql),
