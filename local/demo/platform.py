@@ -87,6 +87,7 @@ def add_platform(story: Story, connection: psycopg.Connection[Any]) -> None:
                 created_at=story.at,
                 expires_at=story.at + timedelta(hours=24),
             )
+        _settled(story)
         alert = story.add(
             "system_alerts",
             title="Maintenance on Sunday",
@@ -102,6 +103,44 @@ def add_platform(story: Story, connection: psycopg.Connection[Any]) -> None:
             story.add(table, alert_id=alert["id"], user_id=admin[0])
         for name, kind in (("Listing writer", "text"), ("Price estimate", "analysis")):
             story.add("ai_tools", name=name, tool_type=kind, description=f"{name}, for every agent.")
+
+
+def _settled(story: Story) -> None:
+    """What billing had to repair, all of it done: the jobs of the demo find nothing of it to do at Stripe."""
+    for number, (reason, status) in enumerate(
+        (("DUPLICATE", "REFUNDED"), ("UNCLAIMED", "REFUNDED"), ("UNCLAIMED", "WITHDRAWN"))
+    ):
+        since = story.moment(300, 20)
+        story.add(
+            "refunds_due",
+            object_id=f"sub_demo_refund_{number}",
+            amount_cents=29_900,
+            currency="usd",
+            reason=reason,
+            status=status,
+            refund_after=since,
+            tries=int(status == "REFUNDED"),
+            stripe_refund_id=f"re_demo_{number}" if status == "REFUNDED" else None,
+            refunded_at=since + timedelta(minutes=10) if status == "REFUNDED" else None,
+            created_at=since,
+            updated_at=since + timedelta(minutes=10),
+        )
+    for kind, about in (
+        ("CANCEL_AT_PERIOD_END", "The owner closed the organization"),
+        ("UPDATE_CUSTOMER", "The name changed"),
+    ):
+        since = story.moment(300, 20)
+        story.add(
+            "stripe_tasks",
+            kind=kind,
+            object_id=f"{'cus' if kind == 'UPDATE_CUSTOMER' else 'sub'}_demo_task",
+            reason=about,
+            tries=1,
+            due_at=since,
+            done_at=since + timedelta(minutes=1),
+            created_at=since,
+            updated_at=since + timedelta(minutes=1),
+        )
 
 
 def _revenue(day: date, paying: int, churn: float) -> Row:

@@ -3,6 +3,7 @@
 # ruff: noqa: PLR2004 - shares and days of a story, not settings
 
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -108,7 +109,18 @@ def _lead(story: Story, agency: Agency, org: UUID, people: list[UUID]) -> Row:
             when = min(came + timedelta(days=random.randint(0, 20), hours=1), story.at)
             _activity(story, org, owner, random.choice(("CALL", "EMAIL", "FOLLOW_UP")), name, when, lead_id=lead["id"])
             lead["last_contact_at"] = max(lead.get("last_contact_at", when), when)
+    record = "leads", lead["id"]
+    story.log(org, owner, record, came, {"name": name, "status": "NEW_LEAD", "source": lead["source"]})
+    for step, (before, after) in enumerate(pairwise(_statuses(status))):
+        came = max(came, min(came + timedelta(days=random.randint(1, 6)), story.at)) + timedelta(seconds=step + 1)
+        story.log(org, owner, record, came, {"status": after}, {"status": before})
     return lead
+
+
+def _statuses(status: str) -> list[str]:
+    """How a lead comes to this status."""
+    path = ["NEW_LEAD", "IN_CONTACT", "QUALIFIED"]
+    return path[: path.index(status) + 1] if status in path else [*path[: 3 if status == "CONVERTED" else 2], status]
 
 
 def _activity(story: Story, org: UUID, who: UUID, kind: str, name: str, when: datetime, **about: Any) -> None:
@@ -141,7 +153,7 @@ def _activity(story: Story, org: UUID, who: UUID, kind: str, name: str, when: da
 def _contact(story: Story, org: UUID, lead: Row, companies: list[Row]) -> Row:
     company = story.random.choice(companies) if story.random.random() < 0.4 else None
     same = ("name", "email", "phone", "budget", "cities", "property_types", "assigned_to_id", "tags", "is_watching")
-    return story.add(
+    contact = story.add(
         "contacts",
         organization_id=org,
         **{name: lead[name] for name in same},
@@ -152,6 +164,9 @@ def _contact(story: Story, org: UUID, lead: Row, companies: list[Row]) -> Row:
         last_contact_at=lead.get("last_contact_at"),
         preferred_contact_method=story.random.choice(("email", "phone", "text")),
     )
+    made = {"name": contact["name"], "type": contact["type"]}
+    story.log(org, lead["assigned_to_id"], ("contacts", contact["id"]), contact["created_at"], made)
+    return contact
 
 
 def _deal(story: Story, org: UUID, contact: Row, listing: Row, reasons: list[Row]) -> None:
@@ -159,7 +174,8 @@ def _deal(story: Story, org: UUID, contact: Row, listing: Row, reasons: list[Row
     is_old = (story.at - began).days > 60
     end = random.choice(("CLOSED_WON", "CLOSED_WON", "CLOSED_LOST")) if is_old else random.choice(STAGES)
     path = [*STAGES[: random.randint(2, 5)], end] if is_old else list(STAGES[: STAGES.index(end) + 1])
-    steps = [min(began + timedelta(days=n * random.randint(3, 12)), story.at) for n in range(len(path))]
+    times = sorted(min(began + timedelta(days=n * random.randint(3, 12)), story.at) for n in range(len(path)))
+    steps = [when - timedelta(minutes=len(path) - n) for n, when in enumerate(times)]  # no two at the same time
     reason = random.choice(reasons) if end == "CLOSED_LOST" else None
     who = contact["assigned_to_id"]
     status, probability = story.stages[end]
@@ -178,11 +194,11 @@ def _deal(story: Story, org: UUID, contact: Row, listing: Row, reasons: list[Row
         expected_close_date=began + timedelta(days=random.randint(30, 150)),
         created_at=began,
         updated_at=steps[-1],
-        actual_close_date=max(steps) if is_old else None,
+        actual_close_date=steps[-1] if is_old else None,
         lost_reason=reason and reason["name"],
         lost_reason_id=reason and reason["id"],
     )
-    for before, after, when in zip([None, *path], path, sorted(steps), strict=False):
+    for before, after, when in zip([None, *path], path, steps, strict=False):
         story.add(
             "deal_stage_changes",
             organization_id=org,
@@ -193,17 +209,7 @@ def _deal(story: Story, org: UUID, contact: Row, listing: Row, reasons: list[Row
             changed_by=who,
             changed_at=when,
         )
-        story.add(
-            "activity_logs",
-            organization_id=org,
-            user_id=who,
-            resource_type="deals",
-            resource_id=deal["id"],
-            action="updated" if before else "created",
-            created_at=when,
-            old_data={"stage": before} if before else None,
-            new_data={"stage": after},
-        )
+        story.log(org, who, ("deals", deal["id"]), when, {"stage": after}, {"stage": before} if before else None)
     _activity(
         story,
         org,

@@ -78,6 +78,22 @@ class Story:
         self.rows[table].append(row)
         return row
 
+    def log(
+        self, org: UUID, who: UUID, record: tuple[str, UUID], when: datetime, new: Row, old: Row | None = None
+    ) -> None:
+        """An entry in the history of a record (table and id): changed if there are old values, else created."""
+        self.add(
+            "activity_logs",
+            organization_id=org,
+            user_id=who,
+            resource_type=record[0],
+            resource_id=record[1],
+            action="updated" if old else "created",
+            created_at=when,
+            old_data=old,
+            new_data=new,
+        )
+
     def moment(self, first: float = 365, last: float = 0) -> datetime:
         """A working hour so many days ago; more of them recently, since the agency grows."""
         days = last + (first - last) * (1 - self.random.random() ** 0.6)
