@@ -41,9 +41,11 @@ where c.oid = $1::oid order by a.attnum"""
 # The rows as JSON by column, and whether each fulfills the conditions.
 VALUES = """
 select (select json_object_agg(key, value::text) from jsonb_each(to_jsonb(r.*))) as new,
-  (select json_object_agg(key, value::text) from jsonb_each(to_jsonb(o.*))) as old, array[{conditions}]::bool[] as fits
-from jsonb_array_elements($1::jsonb) with ordinality as c (pair, at),
-  jsonb_populate_record(null::{table}, c.pair -> 0) r, jsonb_populate_record(null::{table}, c.pair -> 1) o
+  case when pair -> 1 <> '{{}}' then (
+    select json_object_agg(key, value::text) from jsonb_each(to_jsonb(jsonb_populate_record(null::{table}, pair -> 1)))
+  ) end as old,
+  array[{conditions}]::bool[] as fits
+from jsonb_array_elements($1::jsonb) with ordinality as c (pair, at), jsonb_populate_record(null::{table}, pair -> 0) r
 order by at"""
 VISIBLE = """select realtime.visible(c.relation::regclass, c.rows, c.role, c.claims) as seen
 from jsonb_to_recordset($1::jsonb) as c (relation text, rows jsonb, role text, claims text)"""

@@ -117,13 +117,22 @@ async def _batches(raw: pq.abc.PGconn) -> AsyncIterator[list[Change]]:
                     relations[relation.id] = relation
                 case b"I" | b"U" | b"D":
                     batch.append(reader.change(relations, committed))
-            message = len(batch) < BATCH and raw.get_copy_data(1)[1]
+            message = len(batch) < BATCH and _arrived(raw)
         yield batch
         if time.monotonic() - reported > 1:
             reported = time.monotonic()
             now = int((time.time() - EPOCH.timestamp()) * 1_000_000)
             raw.put_copy_data(struct.pack(">cqqqqb", b"r", handled, handled, handled, now, 0))
             raw.flush()
+
+
+def _arrived(raw: pq.abc.PGconn) -> memoryview | None:
+    """The next message, also if libpq has not read it from the socket: the more changes, the cheaper is each."""
+    size, message = raw.get_copy_data(1)
+    if size == 0:
+        raw.consume_input()
+        message = raw.get_copy_data(1)[1]
+    return message
 
 
 class _Reader:
