@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -107,24 +108,47 @@ def stack(tmp_path_factory: pytest.TempPathFactory, stack_at: Callable[..., Stac
         own.stop()
 
 
-# They wait for processes. Started last, they would prolong the run.
-SLOW = {
-    "test_web.py",
-    "test_recipes.py",
-    "test_stack.py",
-    "test_commands.py",
-    "test_outage.py",
-    "test_drill.py",
-    "test_onboarding_crashes.py",
-}
+# A worker runs whole files. One that takes minutes and is started last prolongs the run, so the longest come first: as
+# measured by the last `make test` of this checkout or, before the first, by their place here.
+SLOW = [
+    "tests/test_commands.py",
+    "tests/test_recipes.py",
+    "tests/database/isolation/test_isolation.py",
+    "tests/bench/test_drill.py",
+    "tests/local/test_stack.py",
+    "tests/examples/test_web.py",
+    "tests/database/test_customer_lives.py",
+    "tests/functions/test_onboarding_crashes.py",
+    "tests/test_pages.py",
+    "tests/database/isolation/test_over_http.py",
+    "tests/functions/test_outage.py",
+]
+SECONDS = "strive/seconds"  # in pytest's cache: file → seconds
+spent: defaultdict[str, float] = defaultdict(float)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that use `stack` run against any Supabase; all others need the embedded one."""
     for item in items:
         if "stack" not in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.embedded)
-    items.sort(key=lambda item: item.path.name not in SLOW)
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    seconds = {file: 1000.0 - place for place, file in enumerate(SLOW)}
+    seconds |= (cache.get(SECONDS, None) if cache else None) or {}
+    items.sort(key=lambda item: -seconds.get(item.nodeid.partition("::")[0], 0))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    spent[report.nodeid.partition("::")[0]] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The process that starts the workers remembers how long each file took, if it ran the whole suite."""
+    config = session.config
+    whole = config.args_source is not config.ArgsSource.ARGS and not (config.option.keyword or config.option.markexpr)
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    if cache and whole and getattr(config.option, "numprocesses", None):
+        cache.set(SECONDS, {file: round(seconds, 1) for file, seconds in spent.items()})
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -216,7 +216,7 @@ def test_programs_call_with_a_key(made: Stack) -> None:
     assert '"event":"done"' in shown
 
 
-# The python blocks of these pages are one program, which an owner runs.
+# The python blocks of each of these pages are one program, which an owner runs.
 IN_ORDER = ["crm", "garage", "dashboard", "organizations", "administration", "notifications", "usage"]
 SIGNED_IN = """
 import os
@@ -226,9 +226,18 @@ strive.auth.sign_in_with_password({"email": "owner@acme.test", "password": "stri
 """
 
 
-@pytest.mark.parametrize("document", IN_ORDER)
-def test_the_examples_of_a_document_run_one_after_another(made: Stack, document: str) -> None:
-    run([sys.executable, "-c", "\n".join([SIGNED_IN, *blocks("python", f"docs/{document}.md")])], made)
+# One process for all pages: importing supabase-py costs more than most of them.
+EACH = """
+import json, sys
+for document, text in json.load(sys.stdin).items():
+    exec(compile(text, document, "exec"), {"__name__": "__main__"})
+"""
+
+
+def test_the_examples_of_a_document_run_one_after_another(made: Stack) -> None:
+    pages = [f"docs/{name}.md" for name in IN_ORDER]
+    programs = {page: "\n".join([SIGNED_IN, *blocks("python", page)]) for page in pages}
+    run([sys.executable, "-c", EACH], made, json.dumps(programs))
 
 
 def test_the_python_and_node_examples_run_as_saved(made: Stack) -> None:
@@ -286,20 +295,6 @@ def test_the_examples_of_realtime_show_changes_and_presence(made: Stack) -> None
     assert re.search(r"^INSERT leads ", shown, re.MULTILINE)
     assert '"title":"Watched"' in shown
     assert re.search(r'^\["[^"]+"\]$', shown, re.MULTILINE)
-
-
-def test_the_strive_commands_run_a_second_stack_beside_the_first(made: Stack, stack_at: Callable[..., Stack]) -> None:
-    (commands,) = [text for text in blocks("sh") if ".strive/second" in text]
-    try:
-        (ROOT / ".strive").mkdir(exist_ok=True)
-        stack_at(ROOT / ".strive/second")  # the first start of a workdir is that of `made`
-        printed = bash(commands, made)
-    finally:
-        Stack(ROOT / ".strive/second").stop()
-        shutil.rmtree(ROOT / ".strive/second", ignore_errors=True)
-    assert '"API_URL"' in printed
-    assert "Stopped." in printed
-    assert made.running()
 
 
 def test_an_organization_is_restored_from_a_saved_response(made: Stack, tmp_path: Path) -> None:

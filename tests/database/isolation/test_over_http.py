@@ -25,6 +25,18 @@ FORGED = {
     "owner of both in theirs",
 }
 CALLERS = [actor for actor in (*ACTORS, *TWINS) if actor in ACTORS or actor.name in FORGED]
+# One of each kind of view on the tables. Rows that are brought along obey the same policies, and a query with all
+# relations of a table costs as much as many plain ones.
+EMBEDDING = {
+    "anon",
+    "outsider",
+    "viewer",
+    "member",
+    "globex_owner",
+    "platform_admin",
+    "service_role",
+    "owner naming another organization",
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +90,14 @@ def test_clients_see_and_embed_the_rows_they_may_see(
     matrix: Matrix, clients: dict[str, httpx.Client], name: str
 ) -> None:
     table = matrix.catalog[name]
-    along = list(embeds(matrix, table))
-    embedded = [
-        f'{alias}:{other}!"{foreign.name}"({",".join(matrix.catalog[other].key)})' for alias, other, foreign in along
-    ]
-    select = ",".join([*table.key, *embedded])
+    relations = list(embeds(matrix, table))
     for actor in CALLERS:
-        answer = clients[actor.name].get(f"/rest/v1/{name}", params={"select": select})
+        along = relations if actor.name in EMBEDDING else []
+        embedded = [
+            f'{alias}:{other}!"{foreign.name}"({",".join(matrix.catalog[other].key)})'
+            for alias, other, foreign in along
+        ]
+        answer = clients[actor.name].get(f"/rest/v1/{name}", params={"select": ",".join([*table.key, *embedded])})
         seen, hidden = visible(matrix, name, actor)
         if answer.is_error:
             assert answer.json()["code"] == "42501", answer.text
