@@ -19,7 +19,8 @@ import psycopg
 from local import ROOT, StackError, database
 from local.stack import Stack
 
-# Version 3 runs without Docker. See local/schema/clients.py for why it is locked for one platform only.
+# Version 3 of the Supabase CLI needs no Docker, for its type generator either. It is locked for Linux on x86-64 only:
+# packages for other platforms are not in every registry yet.
 CLI = ROOT / "node_modules/@supabase/cli-linux-x64/bin/supabase"
 EXCLUDED = "functions,analytics,pooler"
 FETCH_SECONDS = 1800

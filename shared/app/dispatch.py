@@ -30,8 +30,7 @@ from shared.app.turns import Turns, name_caller
 from shared.auth.api_keys import identify, sent_key
 from shared.auth.caller import ANYONE, WEBHOOK, Caller
 from shared.auth.credentials import Credentials
-from shared.database.pool import Database, Idempotency
-from shared.database.pool import Request as CountedRequest
+from shared.database.pool import CountedRequest, Database, Idempotency
 from shared.database.session import Count, Session
 from shared.errors import INTERNAL, ApiError, ErrorResponse, error_response
 from shared.logs import log_exception

@@ -9,11 +9,10 @@ from typing import Any
 import stripe
 
 from shared.app.call import Call
-from shared.billing.plans import EXPAND
+from shared.billing.plans import EXPAND, INTERVALS
 from shared.billing.tasks import release_schedule
 
 Change = Mapping[str, Any]
-INTERVALS = {"MONTHLY": "month", "YEARLY": "year"}
 
 
 async def apply_change(call: Call[Any], change: Change) -> Any:

@@ -8,6 +8,9 @@ from typing import Any
 from shared.billing import objects
 from shared.billing.objects import LARGEST_PLACE, State
 
+# The states in which a subscription has ended for good.
+ENDED = ("canceled", "incomplete_expired")
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -69,7 +72,7 @@ KINDS = {
             objects.subscription,
             ("customer.subscription.",),
             chained=True,
-            ends=_ends_in("canceled", "incomplete_expired"),
+            ends=_ends_in(*ENDED),
             deleted={"status": "canceled"},
         ),
         Kind(

@@ -23,6 +23,7 @@ Address = Annotated[
 ]
 Effect = Literal["NOW", "PERIOD_END", "NONE"]
 EXPAND = ["discounts", "items.data.discounts"]
+INTERVALS: dict[str, Literal["month", "year"]] = {"MONTHLY": "month", "YEARLY": "year"}
 
 
 class WantedPlan(RequestModel):

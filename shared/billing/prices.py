@@ -8,7 +8,8 @@ from uuid import UUID
 import psycopg
 import stripe
 
-INTERVALS: dict[str, Literal["month", "year"]] = {"MONTHLY": "month", "YEARLY": "year"}
+from shared.billing.plans import INTERVALS
+
 ON_SALE = """
 select id, tier::text, billing_cycle::text, amount_cents, currency, stripe_price_id from public.plans
 where is_active and amount_cents > 0 order by amount_cents

@@ -7,8 +7,8 @@ from typing import Any
 import stripe
 
 from shared.app.call import Call
+from shared.billing.kinds import ENDED
 
-OVER = {"canceled", "incomplete_expired"}
 ACCEPTED = {"succeeded", "pending"}
 
 
@@ -22,7 +22,7 @@ async def refund(call: Call[Any], due: Mapping[str, Any]) -> None:
             found = (
                 await v1.subscriptions.retrieve_async(due["object_id"], {"expand": ["latest_invoice.payments"]})
             ).to_dict()
-            if found["status"] not in OVER:
+            if found["status"] not in ENDED:
                 await v1.subscriptions.cancel_async(due["object_id"])
             intent = _intent_of(found["latest_invoice"]) or intent
         elif not intent:

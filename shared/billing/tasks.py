@@ -7,6 +7,7 @@ from typing import Any
 import stripe
 
 from shared.app.call import Call
+from shared.billing.kinds import ENDED
 from shared.logs import log
 
 Task = Mapping[str, Any]
@@ -36,7 +37,7 @@ async def perform_tasks(call: Call[Any]) -> dict[str, int]:
 
 async def _cancel(v1: Any, task: Task) -> None:
     found = await v1.subscriptions.retrieve_async(task["object_id"])
-    if found.status not in {"canceled", "incomplete_expired"}:
+    if found.status not in ENDED:
         await v1.subscriptions.cancel_async(task["object_id"])
 
 

@@ -35,7 +35,7 @@ class Idempotency:
     fingerprint: bytes
 
 
-class Request(NamedTuple):
+class CountedRequest(NamedTuple):
     """A request of a person that is counted: to which function, and the organization that its header or token names."""
 
     function: str | None
@@ -43,7 +43,7 @@ class Request(NamedTuple):
     organization: str
 
 
-UNCOUNTED = Request(None, None, "")
+UNCOUNTED = CountedRequest(None, None, "")
 
 
 class Database:
@@ -85,7 +85,7 @@ class Database:
         claims: str,
         headers: str,
         idempotency: Idempotency | None = None,
-        counted: Request = UNCOUNTED,
+        counted: CountedRequest = UNCOUNTED,
     ) -> tuple[str, bool]:
         """Run `operation(jsonb)` under the caller's policies: its result, and whether an earlier request got it.
 
@@ -114,7 +114,7 @@ class Database:
         )
         return result, replayed
 
-    async def count(self, counted: Request) -> None:
+    async def count(self, counted: CountedRequest) -> None:
         """Count a request that ran no operation."""
         await self._one(f"select {COUNT}", counted)
 

@@ -12,9 +12,9 @@ from shared.database.pool import (
     SET_KEY_ROLE,
     UNCOUNTED,
     Connection,
+    CountedRequest,
     Database,
     Idempotency,
-    Request,
     is_key,
     one,
 )
@@ -57,9 +57,9 @@ class Transaction:
 class Count:
     """The request until it is counted: the first operation does so in its transaction."""
 
-    request: Request = UNCOUNTED
+    request: CountedRequest = UNCOUNTED
 
-    def take(self) -> Request:
+    def take(self) -> CountedRequest:
         taken, self.request = self.request, UNCOUNTED
         return taken
 

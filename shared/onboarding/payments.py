@@ -13,6 +13,7 @@ import stripe
 
 from shared.app.call import Call
 from shared.billing.events import parse_object
+from shared.billing.kinds import ENDED
 from shared.errors import ApiError
 from shared.logs import log
 
@@ -24,7 +25,6 @@ class SpentKeyError(Exception):
 
 
 EXPAND = ["latest_invoice.confirmation_secret", "latest_invoice.payments"]
-OVER = {"canceled", "incomplete_expired"}
 MAY_BE_PAID = {"requires_payment_method", "requires_confirmation", "requires_action"}
 
 
@@ -155,7 +155,7 @@ async def cancel(call: Call[Any], payment: Payment) -> Any:
         try:
             if fetched.invoice_id:
                 await v1.invoices.void_invoice_async(fetched.invoice_id)
-            if fetched.subscription["status"] not in OVER:
+            if fetched.subscription["status"] not in ENDED:
                 await v1.subscriptions.cancel_async(fetched.subscription_id)
         except stripe.InvalidRequestError:
             pass  # paid or ended meanwhile: fetched again below
