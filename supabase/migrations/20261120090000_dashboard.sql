@@ -497,6 +497,7 @@ declare
   mine public."OrgRole";
   tier public."SubscriptionTier";
   found_action public.quick_actions;
+  delivery uuid;
 begin
   if pg_column_size(input) > 8000 or jsonb_typeof(input) <> 'object' then
     raise exception 'input is an object of at most 8 kB' using errcode = 'PT422';
@@ -509,8 +510,7 @@ begin
       errcode = '42501', hint = 'Name an organization you belong to in the header x-org-id.';
   end if;
   select a.* into found_action from public.quick_actions a
-  where a.id = action_id and (a.organization_id = org or a.organization_id is null)
-  for no key update; -- so that the action does not change between the checks and the count
+  where a.id = action_id and (a.organization_id = org or a.organization_id is null);
   if not found then
     raise exception 'There is no such action' using errcode = 'PT404', detail = format('Found no action %s.', action_id);
   end if;
@@ -527,12 +527,13 @@ begin
       detail = format('The plan is %s; it requires %s.', tier, array_to_string(found_action.required_tier, ' or ')),
       hint = 'An owner can choose another plan.';
   end if;
+  delivery := private.trigger_action(found_action, org, coalesce(input, '{}')); -- see the chapter webhooks
+  -- Last, because everybody uses the row of a system action.
   update public.quick_actions a set usage_count = a.usage_count + 1, last_used = now() where a.id = action_id;
   return jsonb_build_object(
     'id', found_action.id, 'name', found_action.name, 'action_type', found_action.action_type,
     'target_url', found_action.target_url, 'api_endpoint', found_action.api_endpoint,
-    'form_config', found_action.form_config,
-    'delivery_id', private.trigger_action(found_action, org, coalesce(input, '{}')) -- see the chapter webhooks
+    'form_config', found_action.form_config, 'delivery_id', delivery
   );
 end $$;
 comment on function private.run_quick_action(uuid, jsonb) is 'Checks, counts, triggers and returns what to do.';

@@ -522,15 +522,24 @@ declare
   found_order public.custom_agent_orders;
 begin
   select o.* into found_order from public.custom_agent_orders o
-  where o.id = visible_order.order_id and (o.organization_id = private.current_user_org() or private.is_admin())
-  for no key update;
+  where o.id = visible_order.order_id and (o.organization_id = private.current_user_org() or private.is_admin());
   if found_order.id is null then
     raise exception 'There is no such order' using
       errcode = 'PT404', detail = format('Found %s.', visible_order.order_id);
   end if;
   return found_order;
 end $$;
-comment on function private.visible_order(uuid) is 'The order, locked, if the caller can see it.';
+comment on function private.visible_order(uuid) is 'The order, if the caller can see it.';
+
+create function private.locked_order(order_id uuid) returns public.custom_agent_orders
+language plpgsql set search_path = '' as $$
+declare
+  found_order public.custom_agent_orders;
+begin
+  select o.* into found_order from public.custom_agent_orders o where o.id = locked_order.order_id for no key update;
+  return found_order;
+end $$;
+comment on function private.locked_order(uuid) is 'The order as it is now, locked; for a caller who was authorized.';
 
 create function private.log_platform_act(what text, agent_order public.custom_agent_orders) returns void
 language plpgsql set search_path = '' as $$
@@ -545,14 +554,13 @@ end $$;
 comment on function private.log_platform_act(text, public.custom_agent_orders) is
   'Logs what a platform admin did to an organization''s order.';
 
-create function private.advance_order(order_id uuid, to_status "OrderStatus", reason text)
-returns public.custom_agent_orders language plpgsql security definer set search_path = '' as $$
+create function private.require_move(agent_order public.custom_agent_orders, to_status "OrderStatus") returns private.order_moves
+language plpgsql stable set search_path = '' as $$
 declare
-  agent_order public.custom_agent_orders := private.visible_order(order_id);
   move private.order_moves;
 begin
   select m.* into move from private.order_moves m
-  where m.from_status = agent_order.status and m.to_status = advance_order.to_status;
+  where m.from_status = agent_order.status and m.to_status = require_move.to_status;
   if move.to_status is not null and not private.may_move(agent_order, move) then
     raise exception 'You may not move this order from % to %', agent_order.status, to_status using
       errcode = '42501', detail = 'Your role may not make this move.',
@@ -560,7 +568,22 @@ begin
         case when move.by_creator then ', or who created it' else '' end,
         case when move.by_builder then ', or its builder' else '' end,
         case when move.by_platform then ', or a platform admin' else '' end);
+  elsif move.to_status is null and private.current_user_org('MEMBER') is null and not private.is_admin() then
+    perform private.refuse('order', agent_order.id);
   end if;
+  return move;
+end $$;
+comment on function private.require_move(public.custom_agent_orders, "OrderStatus") is
+  'The move, or null if there is none; 42501 if the caller may not make it.';
+
+create function private.advance_order(order_id uuid, to_status "OrderStatus", reason text)
+returns public.custom_agent_orders language plpgsql security definer set search_path = '' as $$
+declare
+  agent_order public.custom_agent_orders := private.visible_order(order_id);
+  move private.order_moves := private.require_move(agent_order, to_status);
+begin
+  agent_order := private.locked_order(order_id);
+  move := private.require_move(agent_order, to_status); -- another request may have moved it
   if move.needs_reason and nullif(trim(reason), '') is null then
     raise exception 'A reason is needed' using
       errcode = 'PT422', detail = format('%s without a reason.', to_status), hint = 'Say why in 1 to 500 characters.';
@@ -658,6 +681,7 @@ begin
     raise exception 'Only an owner or a platform admin assigns a builder' using
       errcode = '42501', hint = 'Ask an owner of the organization.';
   end if;
+  agent_order := private.locked_order(order_id);
   if agent_order.status in ('COMPLETED', 'DELIVERED', 'CANCELLED') then
     raise exception 'There is nothing left to build' using
       errcode = 'PT409', detail = format('The order is %s.', agent_order.status);

@@ -220,7 +220,9 @@ create table private.tallies (
   counter text not null constraint "tallies count uses, views and likes"
     check (counter in ('template_uses', 'blueprint_uses', 'showcase_views', 'showcase_likes')),
   subject_id uuid not null,
-  change integer not null
+  change integer not null,
+  per_person integer,
+  per_network integer
 );
 comment on table private.tallies is 'Uses, views and likes that are not yet in the count of their row.';
 create index tallies_subject_idx on private.tallies (counter, subject_id);
@@ -250,32 +252,56 @@ begin
 end $$;
 comment on function private.fold_tallies(text, uuid) is 'Adds the tallies of a row to its counter.';
 
--- Counts exactly without waiting for the row. Every transaction appends its tally under a shared lock that lasts until
--- it commits. The first of a batch is its folder: it takes the same lock exclusively, which waits for the commits of
--- the others, and adds all tallies in one update. A transaction that finds a folder at work needs to do nothing,
--- because that folder cannot finish before it has committed. For that, the lock of the folder must be released before
--- the lock of the batch, so it is a session lock that is released by hand: two transaction locks are released in any
--- order, and a tally appended between them would have no folder.
-create function private.tally(counter text, subject uuid, change integer) returns void
-language plpgsql set search_path = '' as $$
+create function private.tally(counter text, subject uuid, change integer, per_person integer default null, per_network integer default null)
+returns void language sql set search_path = '' as $$
+  insert into private.tallies (counter, subject_id, change, per_person, per_network)
+  values (counter, subject, change, per_person, per_network)
+$$;
+comment on function private.tally(text, uuid, integer, integer, integer) is
+  'Counts something when the transaction commits, exactly under any concurrency; within the daily bounds if they are given.';
+
+create function private.pending(counter text, subject uuid) returns integer language sql stable set search_path = '' as $$
+  select coalesce(sum(t.change), 0)::integer from private.tallies t where t.counter = pending.counter and t.subject_id = subject
+$$;
+comment on function private.pending(text, uuid) is 'What is not yet in the count of the row.';
+
+-- Rows of the gallery belong to everybody, and what follows in a request may take seconds, such as reading what it embeds. So
+-- they are locked when the transaction commits, after all statements.
+-- Counts exactly without waiting for the row. Every transaction that commits takes a shared lock. The first of a batch is its
+-- folder: it takes the same lock exclusively, which waits for the commits of the others, and adds all tallies in one update. A
+-- transaction that finds a folder at work needs to do nothing, because that folder cannot finish before it has committed. For
+-- that, the lock of the folder must be released before the lock of the batch, so it is a session lock that is released by hand:
+-- two transaction locks are released in any order, and a tally appended between them would have no folder.
+-- statement_timeout does not end a commit, so lock_timeout does: the job then adds the tally.
+create function private.fold_batch() returns trigger
+language plpgsql security definer set search_path = '' set lock_timeout = '1s' as $$
 declare
-  batch bigint := hashtextextended(counter || subject, 0);
-  folder bigint := hashtextextended(counter || subject, 1);
+  batch bigint := hashtextextended(new.counter || new.subject_id, 0);
+  folder bigint := hashtextextended(new.counter || new.subject_id, 1);
 begin
+  if not private.counts_today(new.counter, new.subject_id, new.per_person, new.per_network) then
+    delete from private.tallies t where t.id = new.id;
+    return null;
+  end if;
   perform pg_advisory_xact_lock_shared(batch);
-  insert into private.tallies (counter, subject_id, change) values (tally.counter, subject, tally.change);
   if pg_try_advisory_lock(folder) then
     begin
       perform pg_advisory_xact_lock(batch);
-      perform private.fold_tallies(tally.counter, subject);
+      perform private.fold_tallies(new.counter, new.subject_id);
       perform pg_advisory_unlock(folder);
-    exception when others or query_canceled then
-      perform pg_advisory_unlock(folder);
-      raise;
+    exception
+      when lock_not_available then
+        perform pg_advisory_unlock(folder);
+      when others or query_canceled then
+        perform pg_advisory_unlock(folder);
+        raise;
     end;
   end if;
+  return null;
 end $$;
-comment on function private.tally(text, uuid, integer) is 'Counts something, exactly under any concurrency.';
+comment on function private.fold_batch() is 'Adds the tally, and those of others that commit at the same time, to the count of the row.';
+create constraint trigger fold after insert on private.tallies deferrable initially deferred
+  for each row execute function private.fold_batch();
 
 create function private.roll_up_tallies() returns bigint
 language plpgsql security definer set search_path = '' as $$
@@ -374,7 +400,7 @@ create trigger guard_review before insert on public.template_reviews
 
 -- The template is locked before its reviews are read: of two reviews at once the later one counts both.
 create function private.follow_reviews() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
 declare
   template uuid := coalesce(new.template_id, old.template_id);
 begin
@@ -385,8 +411,9 @@ begin
   return null;
 end $$;
 comment on function private.follow_reviews() is 'The rating of a template is the mean of its reviews that count.';
-create trigger follow_reviews after insert or delete or update of rating on public.template_reviews
-  for each row execute function private.follow_reviews();
+-- When the transaction commits, as for tallies.
+create constraint trigger follow_reviews after insert or delete or update of rating on public.template_reviews
+  deferrable initially deferred for each row execute function private.follow_reviews();
 
 -- Policies ------------------------------------------------------------------------------------------------------------
 

@@ -87,9 +87,7 @@ begin
   if used.id is null then
     raise exception 'There is no such template' using errcode = 'PT404', detail = format('Found %s.', template_id);
   end if;
-  if private.counts_today('template_uses', template_id, 20, 60) then
-    perform private.tally('template_uses', template_id, 1);
-  end if;
+  perform private.tally('template_uses', template_id, 1, 20, 60);
   return used;
 end $$;
 comment on function private.use_template(uuid) is
@@ -122,9 +120,7 @@ begin
   if copy.id is null then
     raise exception 'There is no such blueprint' using errcode = 'PT404', detail = format('Found %s.', blueprint_id);
   end if;
-  if private.counts_today('blueprint_uses', blueprint_id, 20, 60) then
-    perform private.tally('blueprint_uses', blueprint_id, 1);
-  end if;
+  perform private.tally('blueprint_uses', blueprint_id, 1, 20, 60);
   return copy;
 end $$;
 comment on function private.clone_blueprint(uuid) is
@@ -183,10 +179,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   seen public.project_showcases := private.visible_showcase(showcase_id);
 begin
-  if private.counts_today('showcase_views', seen.id, 1, 20) then
-    perform private.tally('showcase_views', seen.id, 1);
-  end if;
-  select s.* into seen from public.project_showcases s where s.id = seen.id;
+  perform private.tally('showcase_views', seen.id, 1, 1, 20);
   return seen;
 end $$;
 comment on function private.view_showcase(uuid) is
@@ -207,9 +200,7 @@ begin
   else
     delete from public.showcase_likes l where l.showcase_id = target.id and l.user_id = auth.uid();
   end if;
-  return s.likes + (
-    select coalesce(sum(t.change), 0) from private.tallies t where t.counter = 'showcase_likes' and t.subject_id = s.id
-  ) from public.project_showcases s where s.id = target.id;
+  return s.likes + private.pending('showcase_likes', s.id) from public.project_showcases s where s.id = target.id;
 end $$;
 comment on function private.set_like(uuid, boolean) is
   'Does the work of like_showcase() and unlike_showcase().';

@@ -250,7 +250,7 @@ begin
   for bound in
     select b.who, b.most
     from (values (coalesce(auth.uid()::text, ''), per_person), (private.client_network(), per_network)) b (who, most)
-    where b.who is not null
+    where b.who is not null and b.most is not null
   loop
     insert into private.daily_counts as c (counter, subject_id, day, who, counted)
     values (counts_today.counter, counts_today.subject_id, (now() at time zone 'UTC')::date, bound.who, 1)

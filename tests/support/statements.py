@@ -34,6 +34,10 @@ def refused(sqlstate: str, match: str | None = None) -> Iterator[pytest.Exceptio
     assert caught.value.sqlstate == sqlstate, caught.value
 
 
+# Counters of the gallery change when a transaction commits. From this statement on they change at once.
+AT_COMMIT = "set constraints all immediate"
+
+
 def meanwhile(database: Database, first: Cursor, work: Callable[[], None]) -> None:
     """Commit the transaction of `first` once `work`, started after it, waits for one of its locks."""
     with ThreadPoolExecutor(1) as pool, database.connect() as watch:

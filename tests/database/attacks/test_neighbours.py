@@ -11,6 +11,7 @@ import pytest
 
 from tests.database.attacks.race import both
 from tests.support.rows import Cursor, add, call, one, refused, scene, turn
+from tests.support.statements import AT_COMMIT
 from tests.support.world import ACME, GLOBEX, PEOPLE, Database, become, claims_of
 
 # Estimates ------------------------------------------------------------------------------------------------------------
@@ -624,6 +625,59 @@ def test_attack_send_events_to_webhooks_without_end(database: Database) -> None:
         cursor.execute(many, [GLOBEX])
 
 
+# Shared rows ----------------------------------------------------------------------------------------------------------
+
+REVIEW = "insert into public.template_reviews (organization_id, template_id, rating) values (%(org)s, %(id)s, 1)"
+HELD = {
+    REVIEW: "agent_templates",
+    "update public.template_reviews set rating = 2 where template_id = %(id)s": "agent_templates",
+    "select public.use_template(%(id)s)": "agent_templates",
+    "select public.clone_blueprint(%(id)s)": "tool_blueprints",
+    "select public.view_showcase(%(id)s)": "project_showcases",
+    "select public.like_showcase(%(id)s)": "project_showcases",
+}
+
+
+@pytest.fixture(scope="module")
+def gallery(database: Database) -> dict[str, UUID]:
+    """Public rows of Acme; Globex has reviewed the template."""
+    configs = dict.fromkeys(("personality_config", "model_config", "tools_config", "memory_config"), "{}")
+    graph = {"components": "[]", "connections": "[]", "configuration": "{}", "complexity": "SIMPLE"}
+    about: dict[str, dict[str, Any]] = {
+        "agent_templates": {"name": "H", "category": "SALES", **configs},
+        "tool_blueprints": {"name": "H", "category": "API", **graph},
+        "project_showcases": {"title": "H", "category": "WORKFLOW"},
+    }
+    shared = {"organization_id": ACME, "description": "D", "is_public": True, "created_by_id": PEOPLE["member"]}
+    with scene(database) as cursor:
+        rows = {table: add(cursor, table, **columns, **shared)["id"] for table, columns in about.items()}
+        review = {"template_id": rows["agent_templates"], "reviewer_id": PEOPLE["globex_owner"], "rating": 5}
+        add(cursor, "template_reviews", organization_id=GLOBEX, **review)
+        cursor.connection.commit()
+    return rows
+
+
+@pytest.mark.parametrize("statement", HELD)
+def test_attack_hold_a_shared_row_during_a_long_request(
+    database: Database, gallery: dict[str, UUID], statement: str
+) -> None:
+    """A request reads what it embeds in its transaction, for seconds: it locks no row of others before its end."""
+    values = {"id": gallery[HELD[statement]], "org": GLOBEX}
+    with (
+        database.acting_as("globex_member" if statement is REVIEW else "globex_owner") as held,
+        database.connect() as owner,
+        database.connect("authenticator") as other,
+    ):
+        held.execute(statement, values)
+        for connection in (owner, other):
+            connection.execute("set lock_timeout = '500ms'")
+        other.autocommit = False
+        become(other, "authenticated", claims_of("owner"), {})
+        other.execute(statement, values | {"org": ACME})
+        other.commit()
+        owner.execute(f"update public.{HELD[statement]} set description = 'E' where id = %(id)s", values)
+
+
 # Accounts -------------------------------------------------------------------------------------------------------------
 
 
@@ -656,19 +710,23 @@ def test_attack_pump_the_views_of_a_showcase(database: Database) -> None:
             is_public=True,
             created_by_id=PEOPLE["member"],
         )
-        for _ in range(5):
-            visit(cursor, "owner", "198.51.100.1")
+        cursor.execute(AT_COMMIT)
+
+        def views(person: str, address: str) -> int:
+            visit(cursor, person, address)
             call(cursor, "view_showcase", showcase_id=showcase["id"])
-        visit(cursor, "globex_owner", "198.51.100.2")
-        assert call(cursor, "view_showcase", showcase_id=showcase["id"])["views"] == 2
+            found = "select views from public.project_showcases where id = %s"
+            return int(one(cursor.execute(found, [showcase["id"]]))["views"])
+
+        assert [views("owner", "198.51.100.1") for _ in range(5)] == [1] * 5
+        assert views("globex_owner", "198.51.100.2") == 2
         turn(cursor, None)
         cursor.execute(
             "insert into private.daily_counts (counter, subject_id, day, who, counted)"
             " values ('showcase_views', %s, (now() at time zone 'UTC')::date, '198.51.100.3', 20)",
             [showcase["id"]],
         )
-        visit(cursor, "outsider", "198.51.100.3")
-        assert call(cursor, "view_showcase", showcase_id=showcase["id"])["views"] == 2
+        assert views("outsider", "198.51.100.3") == 2
 
 
 def test_attack_raise_a_rating_with_puppets_of_one_network(database: Database) -> None:
@@ -684,6 +742,7 @@ def test_attack_raise_a_rating_with_puppets_of_one_network(database: Database) -
             created_by_id=PEOPLE["member"],
             **dict.fromkeys(("personality_config", "model_config", "tools_config", "memory_config"), "{}"),
         )
+        cursor.execute(AT_COMMIT)
         reviews = {"owner": 1, "admin": 1, "member": 1, "globex_owner": 5, "globex_member": 5}
         for person, rating in reviews.items():
             visit(cursor, person, "2001:db8::1" if rating == 1 else "2001:db8::2")
