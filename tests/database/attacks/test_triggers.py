@@ -1,4 +1,7 @@
-"""Triggers run before the policy of a write refuses it. So they authorize first, then do bounded work, then lock."""
+"""Triggers run before the policy of a write refuses it. So they authorize first, then do bounded work, then lock.
+
+Functions do the same.
+"""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from psycopg.types.json import Jsonb
 from local.postgres import SUPERUSER
 from tests.database.isolation.expected import Expected
 from tests.database.isolation.matrix import Matrix
-from tests.support.world import ACME, Connection, Database, become, claims_of
+from tests.support.world import ACME, PEOPLE, Connection, Database, become, claims_of
 
 # Work that grows with the input or the number of rows.
 EXPENSIVE = re.compile(
@@ -123,3 +126,62 @@ def test_attack_write_without_rights_waits_or_costs(matrix: Matrix, database: Da
                 connection.rollback()
     assert {table for table, state in states.items() if state != "42501"} == set(), "it waits for a lock"
     assert sorted(expensive) == [], "it validates before it authorizes"
+
+
+VALUE = {
+    "text": "'x'", "jsonb": "'{}'", "boolean": "true", "timestamp with time zone": "now()", "text[]": "'{}'",
+    "integer": "1", "bigint": "1",
+}  # fmt: skip
+REFUSED = {"42501", "PT403", "PT404"}
+
+
+def calls_with_ids(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Every function that may write and names records, with a record of Acme of every table."""
+    tables = connection.execute(
+        "select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'id'"
+        " join pg_attribute o on o.attrelid = c.oid and o.attname = 'organization_id'"
+        " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.atttypid = 'uuid'::regtype"
+    ).fetchall()
+    ids = [ACME, PEOPLE["member"]]
+    for (table,) in tables:
+        rows = sql.SQL("select id from public.{} where organization_id = %s limit 1").format(sql.Identifier(table))
+        ids += [row for (row,) in connection.execute(rows, [ACME])]
+    functions = connection.execute(
+        "select p.proname, p.proargtypes::oid[]::regtype[]::text[], p.pronargs - p.pronargdefaults from pg_proc p"
+        " where p.pronamespace = 'public'::regnamespace and p.provolatile = 'v' and p.prorettype <> 'trigger'::regtype"
+        " and has_function_privilege('authenticated', p.oid, 'execute') and p.proargtypes::oid[]::regtype[]::text[]"
+        " && '{uuid,uuid[]}'"
+    ).fetchall()
+    for name, types, required in functions:
+        first = next(at for at, kind in enumerate(types) if kind in {"uuid", "uuid[]"})
+        for each in ids:
+            given = VALUE | {"uuid": f"'{each}'", "uuid[]": f"array['{each}']"}
+            values = [
+                f"({given.get(kind, f'enum_first(null::{kind})')})::{kind}"
+                for kind in types[: max(required, first + 1)]
+            ]
+            yield name, f"select public.{name}({', '.join(values)})"
+
+
+@pytest.mark.parametrize("person", ["outsider", "viewer"])
+@pytest.mark.usefixtures("matrix")
+def test_attack_call_functions_without_rights_waits(database: Database, person: str) -> None:
+    waiting, refused = set[str](), set[str]()
+    with database.connect(SUPERUSER) as superuser, database.connect(SUPERUSER) as connection:
+        connection.execute("set lock_timeout = '100ms'")
+        connection.autocommit = False
+        every = list(calls_with_ids(superuser))
+        forbidden = []
+        for name, call in every:
+            if attempt(connection, person, sql.SQL(call), []) in REFUSED:
+                forbidden.append((name, call))
+            connection.rollback()
+        with superuser.transaction(force_rollback=True):
+            lock_every_row(superuser)
+            for name, call in forbidden:
+                refused.add(name)
+                if attempt(connection, person, sql.SQL(call), []) not in REFUSED:
+                    waiting.add(name)
+                connection.rollback()
+    assert len(refused) > 25
+    assert sorted(waiting) == [], "it locks before it authorizes"
