@@ -1,13 +1,10 @@
-import time
 from decimal import Decimal
 from typing import Annotated
 
-import psycopg
 from pydantic import ConfigDict, Field, model_validator
 
 from shared.app.call import Call, Result
 from shared.app.function import RequestModel, ResponseModel, function
-from shared.errors import ApiError
 from shared.schema import PropertyType
 
 Word = Annotated[str, Field(max_length=255)]
@@ -72,17 +69,4 @@ async def capture_lead(call: Call[LeadCapture]) -> Result[LeadReceived]:
     is added to the first. The person in charge of the lead is notified, otherwise the owners. The response is the same
     in all cases.
     """
-    try:
-        return await call.run("private.capture_lead", call.body)
-    except psycopg.Error as error:
-        if error.sqlstate != "PT429":
-            raise
-        found, wait = error.diag, 60 - int(time.time()) % 60
-        raise ApiError(
-            429,
-            "PT429",
-            found.message_primary or "",
-            details=found.message_detail,
-            hint=found.message_hint,
-            headers={"retry-after": str(wait)},
-        ) from None
+    return await call.run("private.capture_lead", call.body)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from http import HTTPStatus
 
 import psycopg
@@ -13,6 +14,8 @@ from shared.errors import INTERNAL, RETRY, ErrorResponse, register
 
 STATUSES = {str(status.value) for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST}
 AGAIN = "Try again in a moment."
+# What `raise` sends as the name of a constraint, where a limit has room later than in a second.
+LATER = re.compile(r"retry-after (\d+)")
 BUSY = ErrorResponse(503, "database_busy", "The database is busy", hint=AGAIN, headers=RETRY)
 UNAVAILABLE = ErrorResponse(503, "database_unavailable", "The database cannot be reached", hint=AGAIN, headers=RETRY)
 
@@ -104,7 +107,10 @@ def _from_error(error: psycopg.Error) -> ErrorResponse:
             return _whole_response(found.message_primary, found.message_detail)
         rewritten = MESSAGES.get(error.sqlstate)
         message = rewritten(found) if rewritten else found.message_primary
-        return from_sqlstate(error.sqlstate, message, found.message_detail, found.message_hint)
+        response = from_sqlstate(error.sqlstate, message, found.message_detail, found.message_hint)
+        if wait := LATER.fullmatch(found.constraint_name or ""):
+            return replace(response, headers={"retry-after": wait[1]})
+        return response
     # Without a SQLSTATE the connection broke before the server responded.
     return UNAVAILABLE if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else INTERNAL
 

@@ -107,6 +107,18 @@ comment on function private.refuse_view() is 'Refuses to write to a view of seve
 
 -- Once ----------------------------------------------------------------------------------------------------------------
 
+-- hashtextextended() is no secret: whoever chooses a part of the text finds one that has the lock of somebody else.
+create function private.lock_key(what text) returns bigint language sql immutable set search_path = '' as $$
+  select ('x' || encode(substr(sha256(convert_to(what, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint
+$$;
+comment on function private.lock_key(text) is 'The number of an advisory lock whose text a client may choose.';
+grant execute on function private.lock_key(text) to authenticated, service_role;
+
+create function private.next_minute() returns text language sql stable set search_path = '' as
+  $$ select ceil(extract(epoch from date_trunc('minute', now()) + interval '1 minute' - now()))::text $$;
+comment on function private.next_minute() is 'Seconds until a limit by the minute has room again.';
+grant execute on function private.next_minute() to authenticated, service_role;
+
 create table private.idempotency_keys (
   owner text not null,
   operation text not null,
@@ -115,13 +127,21 @@ create table private.idempotency_keys (
   answer jsonb not null,
   created_at timestamptz not null default now(),
   expires_at timestamptz not null default now() + interval '24 hours',
+  acted_in uuid not null default '00000000-0000-0000-0000-000000000000',
+  ordinal bigint not null default 0,
+  bytes bigint not null default 0,
   primary key (owner, operation, key)
 );
 comment on table private.idempotency_keys is
   'Results of requests with an Idempotency-Key, written with the effect in one transaction.';
 comment on column private.idempotency_keys.owner is 'User id or API key, else the role of the caller.';
 comment on column private.idempotency_keys.fingerprint is 'SHA-256 of the requested organization and the body.';
+comment on column private.idempotency_keys.acted_in is 'The organization that the request acted in; zeros: none.';
+comment on column private.idempotency_keys.ordinal is
+  'One more than the newest one of the same owner and organization had: the last less the first is how many there are.';
+comment on column private.idempotency_keys.bytes is 'Of the answers up to this one, in the same way.';
 create index idempotency_keys_expires_at_idx on private.idempotency_keys (expires_at);
+create index idempotency_keys_ordinal_idx on private.idempotency_keys (owner, acted_in, ordinal) include (bytes);
 
 create function private.caller() returns text
 language plpgsql stable set search_path = '' as $$
@@ -144,7 +164,7 @@ begin
   end if;
   -- A second request with this key waits here until the first one has committed or failed.
   perform pg_advisory_xact_lock(
-    hashtextextended(concat_ws(chr(31), private.caller(), enter_once.operation, enter_once.key), 0)
+    private.lock_key(concat_ws(chr(31), private.caller(), enter_once.operation, enter_once.key))
   );
   select * into seen from private.idempotency_keys i
   where i.owner = private.caller() and i.operation = enter_once.operation and i.key = enter_once.key
@@ -164,16 +184,42 @@ comment on function private.enter_once(text, text, text, text, bytea) is
 
 create function private.remember(operation text, key text, fingerprint bytea, answer jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
+declare
+  me constant text := private.caller();
+  org constant uuid := coalesce(private.current_user_org('VIEWER', true), '00000000-0000-0000-0000-000000000000');
+  first private.idempotency_keys;
+  last private.idempotency_keys;
+  allowed bigint;
 begin
-  insert into private.idempotency_keys as i (owner, operation, key, fingerprint, answer)
-  values (private.caller(), remember.operation, remember.key, remember.fingerprint, remember.answer)
+  select i.ordinal, i.bytes into last.ordinal, last.bytes from private.idempotency_keys i
+  where i.owner = me and i.acted_in = org order by i.ordinal desc limit 1;
+  select i.ordinal, i.bytes into first.ordinal, first.bytes from private.idempotency_keys i
+  where i.owner = me and i.acted_in = org order by i.ordinal limit 1;
+  -- The plan is looked up for few. Requests at the same time may count as one.
+  if last.ordinal - first.ordinal >= 999 or last.bytes - first.bytes >= 4000000 then
+    allowed := case when org = '00000000-0000-0000-0000-000000000000' then 1000 else private.plan_limit(org, 'rows_per_table') end;
+    if last.ordinal - first.ordinal + 1 >= allowed or last.bytes - first.bytes >= 4096 * allowed then
+      raise exception 'Too many requests with an Idempotency-Key' using
+        errcode = 'PT429', detail = format('Of the last 24 hours %s results with %s bytes are stored for you in this organization.',
+          last.ordinal - first.ordinal + 1, last.bytes - first.bytes), constraint = 'retry-after 3600',
+        hint = format('Up to %s are, with %s bytes. Send requests without the header, try again later, or choose a larger plan.',
+          allowed, 4096 * allowed);
+    end if;
+  end if;
+  insert into private.idempotency_keys as i (owner, operation, key, fingerprint, answer, acted_in, ordinal, bytes)
+  values (
+    me, remember.operation, remember.key, remember.fingerprint, remember.answer, org, coalesce(last.ordinal, 0) + 1,
+    coalesce(last.bytes, 0) + pg_column_size(remember.answer)
+  )
   -- An existing row has expired: enter_once() holds the lock.
   on conflict on constraint idempotency_keys_pkey do update set
     fingerprint = excluded.fingerprint, answer = excluded.answer,
-    created_at = excluded.created_at, expires_at = excluded.expires_at;
+    created_at = excluded.created_at, expires_at = excluded.expires_at,
+    acted_in = excluded.acted_in, ordinal = excluded.ordinal, bytes = excluded.bytes;
   return remember.answer;
 end $$;
-comment on function private.remember(text, text, bytea, jsonb) is 'Stores the result under its key and returns it.';
+comment on function private.remember(text, text, bytea, jsonb) is
+  'Stores the result under its key and returns it; PT429 beyond as many of a person in an organization as rows_per_table.';
 
 create function private.forget_expired_keys() returns bigint
 language plpgsql security definer set search_path = '' as $$

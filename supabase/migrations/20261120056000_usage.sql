@@ -188,7 +188,7 @@ create function private.refuse_rate(most integer) returns void
 language plpgsql set search_path = '' as $$
 begin
   raise exception 'This API key sent too many requests' using
-    errcode = 'PT429', detail = format('A key may send %s requests a minute.', most), hint = 'Wait for the next minute.';
+    errcode = 'PT429', constraint = 'retry-after ' || private.next_minute(), detail = format('A key may send %s requests a minute.', most), hint = 'Wait for the next minute.';
 end $$;
 comment on function private.refuse_rate(integer) is 'Raises PT429.';
 

@@ -255,7 +255,7 @@ begin
   on conflict on constraint onboarding_counts_pkey do update set started = c.started + 1 where c.started < 60;
   if not found then
     raise exception 'Too many onboarding sessions were started from this address' using
-      errcode = 'PT429', hint = 'Sign in first, or try again in an hour.';
+      errcode = 'PT429', constraint = 'retry-after 3600', hint = 'Sign in first, or try again in an hour.';
   end if;
 end $$;
 comment on function private.count_onboarding(text) is 'PT429 beyond 60 anonymous sessions an hour from an address.';
@@ -274,7 +274,7 @@ begin
     select count(*) from public.onboarding_sessions s where s.user_id = me and s.created_at > now() - interval '1 hour'
   ) >= 60 then
     raise exception 'You started too many onboarding sessions' using
-      errcode = 'PT429', hint = 'Go on with one of them, or try again in an hour.';
+      errcode = 'PT429', constraint = 'retry-after 3600', hint = 'Go on with one of them, or try again in an hour.';
   end if;
   insert into public.onboarding_sessions (token_hash, user_id) values (request ->> 'token_hash', me)
   returning * into session;

@@ -225,6 +225,8 @@ create table private.tallies (
   per_network integer
 );
 comment on table private.tallies is 'Uses, views and likes that are not yet in the count of their row.';
+comment on column private.tallies.per_person is 'How many count in a day for one person; null: any number.';
+comment on column private.tallies.per_network is 'How many count in a day for one network; null: any number.';
 create index tallies_subject_idx on private.tallies (counter, subject_id);
 
 create function private.fold_tallies(counter text, subject uuid) returns void

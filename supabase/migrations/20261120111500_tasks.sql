@@ -384,9 +384,9 @@ begin
       errcode = 'PT422', hint = 'Send one of lead_id, contact_id, company_id, deal_id and listing_id.';
   end if;
   -- Started twice at once, the second finds the tasks of the first.
-  perform pg_advisory_xact_lock(hashtextextended(concat('follow up:', plan.id, coalesce(
+  perform pg_advisory_xact_lock(private.lock_key(concat('follow up:', plan.id, coalesce(
     start_follow_up_plan.lead_id, start_follow_up_plan.contact_id, start_follow_up_plan.company_id,
-    start_follow_up_plan.deal_id, start_follow_up_plan.listing_id)), 0));
+    start_follow_up_plan.deal_id, start_follow_up_plan.listing_id))));
   if exists (
     select from public.tasks t
     where t.organization_id = org and t.follow_up_plan_id = plan.id and t.status in ('TODO', 'IN_PROGRESS', 'REVIEW')

@@ -504,7 +504,7 @@ begin
       errcode = 'PT409', detail = endpoint.disabled_reason, hint = 'change_webhook() with is_active true switches it on.';
   end if;
   if waiting >= 10 then
-    raise exception 'Ten tests of this webhook wait already' using errcode = 'PT429', hint = 'webhook_deliveries shows their results.';
+    raise exception 'Ten tests of this webhook wait already' using errcode = 'PT429', constraint = 'retry-after 60', hint = 'webhook_deliveries shows their results.';
   end if;
   insert into public.webhook_deliveries (organization_id, endpoint_id, kind, payload)
   values (

@@ -46,7 +46,7 @@ begin
   where e.organization_id = org and e.kind = 'organization.member.invited' and e.created_at > now() - interval '1 day';
   if sent + more > 200 then
     raise exception 'Too many invitations' using
-      errcode = 'PT429', detail = format('%s were mailed within a day; 200 are allowed.', sent), hint = 'Invite the others tomorrow.';
+      errcode = 'PT429', constraint = 'retry-after 3600', detail = format('%s were mailed within a day; 200 are allowed.', sent), hint = 'Invite the others tomorrow.';
   end if;
 end $$;
 comment on function private.check_invitation_mails(uuid, bigint) is 'PT429 beyond 200 invitation mails of an organization in a day.';
@@ -148,7 +148,7 @@ begin
     where e.organization_id = invitation.organization_id and e.created_at > now() - interval '1 minute'
       and e.content ->> 'invitation_id' = invitation.id::text
   ) then
-    raise exception 'This invitation was mailed a moment ago' using errcode = 'PT429', hint = 'Wait a minute.';
+    raise exception 'This invitation was mailed a moment ago' using errcode = 'PT429', constraint = 'retry-after 60', hint = 'Wait a minute.';
   end if;
   update public.organization_invitations i
   set token_hash = private.token_hash(token), reminder_token_hash = null, reminded_at = null, invited_by = (select auth.uid()),

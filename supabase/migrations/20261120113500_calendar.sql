@@ -281,7 +281,7 @@ begin
     end if;
     if sent > 500 then
       raise exception 'Too many invitations' using
-        errcode = 'PT429', detail = 'An organization mails at most 500 invitations to appointments and changes of them in a day.',
+        errcode = 'PT429', constraint = 'retry-after 3600', detail = 'An organization mails at most 500 invitations to appointments and changes of them in a day.',
         hint = 'Invite the others tomorrow.';
     end if;
   end if;

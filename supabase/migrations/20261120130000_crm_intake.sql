@@ -135,7 +135,7 @@ begin
     where c.captured < count_of.allowed;
     if not found then
       raise exception 'Too many requests' using
-        errcode = 'PT429', detail = format('At most %s a minute are allowed.', count_of.allowed),
+        errcode = 'PT429', constraint = 'retry-after ' || private.next_minute(), detail = format('At most %s a minute are allowed.', count_of.allowed),
         hint = 'Try again in the next minute.';
     end if;
   end loop;

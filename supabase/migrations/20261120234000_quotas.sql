@@ -187,11 +187,11 @@ begin
       hint = 'An admin can delete entries of the trash, or an owner can choose a larger plan.';
   elsif relation = 'webhook_deliveries' then
     raise exception 'An organization with this plan sends at most % events to webhooks in a day', allowed using
-      errcode = 'PT429', detail = format('With this request it would be %s in 24 hours.', used.rows),
+      errcode = 'PT429', constraint = 'retry-after 3600', detail = format('With this request it would be %s in 24 hours.', used.rows),
       hint = 'Switch webhooks off that you do not need, try again tomorrow, or choose a larger plan.';
   end if;
   raise exception 'An organization with this plan has changed too much today' using
-    errcode = 'PT429', detail = format('The history of the last 24 hours has %s entries with %s bytes.', used.rows, used.bytes),
+    errcode = 'PT429', constraint = 'retry-after 3600', detail = format('The history of the last 24 hours has %s entries with %s bytes.', used.rows, used.bytes),
     hint = 'Try again tomorrow, or an owner can choose a larger plan.';
 end $$;
 comment on function private.bound_growth(text, uuid, bigint) is

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from httpx import Response
 
 from tests.support.responses import refused
 from tests.support.serving import ENTRY, Serving
@@ -114,3 +115,40 @@ def test_login_of_the_functions_does_not_bypass_rls(database: Database) -> None:
             " from pg_roles o where rolname = 'strive_functions'"
         ).fetchone()
     assert row == (False, False, False, False, False, ["authenticated", "strive_api_key"])
+
+
+def test_attack_store_results_without_end(functions: Serving, database: Database) -> None:
+    """At the limit of its plan, an effect is undone with its refusal; others, and other organizations, go on."""
+
+    def record(title: str, person: str = "admin") -> Response:
+        return functions.record(ENTRY | {"title": title}, person, **{"idempotency-key": title})
+
+    assert record("first").status_code == 201
+    stored = "update private.idempotency_keys set {} where owner = %s and key = %s"
+    for change in ("ordinal = ordinal + 999999", "bytes = bytes + 4096000000"):
+        with database.connect() as connection:
+            assert record("last").status_code == 201
+            connection.execute(stored.format(change), [str(PEOPLE["admin"]), "last"])
+        answer = refused(record("beyond"), 429, "PT429")
+        assert answer.headers["retry-after"] == "3600"
+        assert "Up to 1000000 are" in answer.json()["hint"]
+        assert recorded(database, "beyond") == 0
+        assert functions.record(ENTRY | {"title": "without"}, "admin").status_code == 201
+        assert record("of-another-person", "member").status_code == 201
+        assert record("last").headers["idempotency-replayed"] == "true"
+        with database.connect() as connection:
+            connection.execute("delete from private.idempotency_keys where key = 'last'")
+        assert record("beyond" + change[0]).status_code == 201
+
+
+def test_attack_hold_the_lock_of_others_by_a_crafted_key(database: Database) -> None:
+    """The hash of Postgres can be inverted: a key could have the lock of any job, for minutes of an import."""
+    with database.connect() as owner, owner.transaction(force_rollback=True):
+        owner.execute("select private.enter_once('{\"sub\": \"a\", \"role\": \"authenticated\"}', '{}', 'b', 'c', '')")
+        of_text = owner.execute("select hashtextextended(concat_ws(chr(31), 'a', 'b', 'c'), 0)").fetchone()
+        held = owner.execute(
+            "select (classid::bigint << 32) | objid::bigint from pg_locks where locktype = 'advisory' and objsubid = 1"
+            " and pid = pg_backend_pid()"
+        ).fetchall()
+    assert len(held) == 1
+    assert of_text not in held

@@ -72,7 +72,7 @@ def statements(matrix: Matrix, connection: Connection) -> Iterator[tuple[str, sq
         yield table, statement, [Jsonb(row[name]) if isinstance(row[name], dict) else row[name] for name in names]
 
 
-def attempt(connection: Connection, person: str, statement: sql.Composed, values: list[object]) -> str | None:
+def attempt(connection: Connection, person: str, statement: sql.SQL | sql.Composed, values: list[object]) -> str | None:
     """The SQLSTATE with which the insert is refused."""
     become(connection, "authenticated", claims_of(person), {"x-org-id": str(ACME)})
     try:
@@ -132,7 +132,7 @@ VALUE = {
     "text": "'x'", "jsonb": "'{}'", "boolean": "true", "timestamp with time zone": "now()", "text[]": "'{}'",
     "integer": "1", "bigint": "1",
 }  # fmt: skip
-REFUSED = {"42501", "PT403", "PT404"}
+REFUSED: set[str | None] = {"42501", "PT403", "PT404"}
 
 
 def calls_with_ids(connection: Connection) -> Iterator[tuple[str, str]]:
