@@ -107,7 +107,7 @@ comment on function private.refuse_view() is 'Refuses to write to a view of seve
 
 -- Once ----------------------------------------------------------------------------------------------------------------
 
--- hashtextextended() is no secret: whoever chooses a part of the text finds one that has the lock of somebody else.
+-- hashtextextended() is not cryptographic: a caller who chooses part of its text could find one that has another's lock.
 create function private.lock_key(what text) returns bigint language sql immutable set search_path = '' as $$
   select ('x' || encode(substr(sha256(convert_to(what, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint
 $$;
