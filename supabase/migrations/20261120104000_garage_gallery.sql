@@ -328,7 +328,8 @@ create function private.tally_like() returns trigger language plpgsql security d
 begin
   if tg_op = 'INSERT' then
     perform private.tally('showcase_likes', new.showcase_id, 1);
-  else
+  -- A showcase takes its likes to the trash, and brings them back with its count.
+  elsif exists (select from public.project_showcases s where s.id = old.showcase_id) then
     perform private.tally('showcase_likes', old.showcase_id, -1);
   end if;
   return null;

@@ -217,7 +217,7 @@ def test_permissions_apply_to_one_organization_only(database: Database) -> None:
 def test_a_place_that_is_none_is_refused(database: Database, position: str) -> None:
     with scene(database) as cursor:
         turn(cursor, "admin")
-        with refused(cursor, "23514", "position has whole numbers x, y from 0"):
+        with refused(cursor, "23502" if position == "null" else "23514", "position"):
             make(cursor, "dashboard_widgets", position=position)
 
 
@@ -281,7 +281,7 @@ def test_attack_create_or_transfer_a_layout_for_another_user(database: Database)
             change(cursor, "user_dashboards", mine, user_id=PEOPLE["owner"])
         with refused(cursor, "42501", "row-level security"):
             cursor.execute("update public.user_dashboards set user_id = %s", [PEOPLE["owner"]])
-        with refused(cursor, "23505", "user_dashboards_user_id_key"):
+        with refused(cursor, "23505", "user_id is unique in user_dashboards"):
             add(cursor, "user_dashboards", layout="{}")
 
 

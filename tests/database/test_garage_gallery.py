@@ -83,7 +83,7 @@ def test_attack_forge_authority_columns(database: Database, table: str, column: 
 def test_only_platform_admins_make_and_change_system_templates(database: Database) -> None:
     with database.acting_as("owner") as cursor, refused("42501"):
         template(cursor, organization_id=None, is_system=True)
-    with database.acting_as("owner") as cursor, refused("42501"):
+    with database.acting_as("owner") as cursor, refused("23514", "only a system template belongs to no organization"):
         template(cursor, is_system=True)
     with database.acting_as("platform_admin", commit=True) as cursor:
         system = template(cursor, organization_id=None, is_system=True)["id"]

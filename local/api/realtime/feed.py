@@ -65,7 +65,7 @@ class Feed:
         self._turn_ends, self._turn_size = 0.0, 0
 
     async def open(self) -> None:
-        """If the database is away, changes arrive as soon as it is back."""
+        """While the database is unavailable, no changes arrive; they do once it answers."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
         with suppress(TimeoutError):

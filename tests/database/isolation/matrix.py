@@ -103,23 +103,27 @@ class Matrix:
     def check_changes(self, name: str) -> list[Cell]:
         """Realtime sends a changed row to whom a select shows it that names the organization of the row."""
         rows = self.specimens.rows[name]
-        identities = [{"role": actor.role, "claims": actor.claims} for actor in EVERYBODY]
-        changes = [
-            [f"public.{name}", {"id": str(self.specimens.keys[name][kind])}, [*range(len(EVERYBODY))]] for kind in rows
+        questions = [
+            {"rows": {f"id='{key}'": {"id": key}}, "role": actor.role, "claims": actor.claims}
+            for key in (str(self.specimens.keys[name][kind]) for kind in rows)
+            for actor in EVERYBODY
         ]
+        query = """select realtime.visible(%s::regclass, q.rows, q.role, q.claims) <> '{}'
+            from jsonb_to_recordset(%s) as q (rows jsonb, role text, claims text)"""
         with self.connection.transaction():
-            query = "select realtime.visible(%s, %s)"
-            ((seen,),) = self.connection.execute(query, [json.dumps(changes), json.dumps(identities)]).fetchall()
+            seen = self.connection.execute(query, [f"public.{name}", json.dumps(questions)]).fetchall()
+        sent = iter(seen)
         cells = []
-        for (kind, row), numbers in zip(rows.items(), seen, strict=True):
+        for kind, row in rows.items():
             headers = json.dumps({"x-org-id": str(row["organization_id"])} if row["organization_id"] else {})
             statement = f"select jsonb_agg(id)::text from public.{name}"
             probes = [
                 Probe(replace(actor, headers=headers), statement, "select", [kind], gives=True) for actor in EVERYBODY
             ]
-            for number, (probe, answer) in enumerate(run(self.connection, probes)):
+            for probe, answer in run(self.connection, probes):
                 shown = read(probe, answer, self.specimens.keys[name][kind]) == "ok"
-                found = "ok" if number in numbers else "."
+                (is_sent,) = next(sent)
+                found = "ok" if is_sent else "."
                 cells.append(Cell(name, f"{kind} change", probe.actor, "ok" if shown else ".", found))
         return cells
 
