@@ -47,18 +47,21 @@ def _integer(text: str) -> int | float:
 
 
 class PatientDecoder(json.JSONDecoder):
-    """Works in Python: a thread that reads a large body lets the event loop run meanwhile, which one in C does not."""
+    """Works in Python: a thread that reads a large body lets the event loop run meanwhile, which one in C does not.
+
+    typeshed leaves out these parts of json, which JSONDecoder itself is made of; hence the ignored lines.
+    """
 
     def __init__(self, *, lists: bool) -> None:
         super().__init__(parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=self._object)
         self.parse_string = self._string
         if not lists:
             self.parse_array = self._no_list
-        self.scan_once = scanner.py_make_scanner(self)  # type: ignore[attr-defined]  # not in typeshed
+        self.scan_once = scanner.py_make_scanner(self)  # type: ignore[attr-defined]  # see the class
 
     @staticmethod
     def _string(text: str, at: int, strict: bool) -> tuple[str, int]:
-        value, end = decoder.scanstring(text, at, strict)  # type: ignore[attr-defined]  # not in typeshed
+        value, end = decoder.scanstring(text, at, strict)  # type: ignore[attr-defined]  # see the class
         value.encode()
         return value, end
 
@@ -69,7 +72,7 @@ class PatientDecoder(json.JSONDecoder):
 
     @staticmethod
     def _no_list(start: Any, scan: Any) -> tuple[Any, int]:
-        _, end = decoder.JSONArray(start, scan)  # type: ignore[attr-defined]  # not in typeshed
+        _, end = decoder.JSONArray(start, scan)  # type: ignore[attr-defined]  # see the class
         return [], end
 
 

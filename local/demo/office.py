@@ -48,7 +48,7 @@ def add_follow_up(story: Story, org: UUID, people: list[UUID], contacts: list[Ro
             contact_id=contact["id"],
             assigned_to=contact["assigned_to_id"],
             created_by=contact["assigned_to_id"],
-            status="DONE" if done else "TODO",
+            status="DONE" if done else "TODO",  # both are values of TaskStatus
             completed_at=due if done else None,
             created_at=due - timedelta(days=5),
             follow_up_plan_id=plan["id"],

@@ -83,10 +83,10 @@ async def subscription(given: Row, role: str, read: Read) -> Subscription:
     event = str(given.get("event")).upper()
     if not isinstance(schema or table, str) or not isinstance(wanted or "", str):
         message = "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to"
-        raise ValueError(f"{message}: {compact(given)}")  # noqa: TRY004 - of the request
+        raise ValueError(f"{message}: {compact(given)}")  # noqa: TRY004 - a client sent it: no TypeError of ours
     if isinstance(select, str):
         expected = 'expected a list of column name strings, e.g. select: ["col1", "col2"]'
-        raise ValueError(f"Error parsing `select` params: {expected}")  # noqa: TRY004 - of the request
+        raise ValueError(f"Error parsing `select` params: {expected}")  # noqa: TRY004 - a client sent it: no TypeError of ours
     filters = [_filter(part) for part in SEGMENTS.findall(f"{wanted},")] if wanted and wanted.strip() else []
     found = Subscription(
         identified(given),

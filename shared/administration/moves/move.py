@@ -237,7 +237,8 @@ class Move:
                         self._source.execute("set local session_replication_role = replica")
                         self._source.execute("select private.switch_away(%s)", [self._organization])
                 except psycopg.errors.LockNotAvailable:
-                    time.sleep(1)  # a long transaction of this organization runs: other requests write meanwhile
+                    # A pause between two tries, not a wait for a result: requests that the hold kept waiting write now.
+                    time.sleep(1)
                     continue
                 self._step("arrive")
                 self._arrive()
