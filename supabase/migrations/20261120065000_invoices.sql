@@ -46,6 +46,8 @@ comment on function private.invoice_of(public.stripe_objects) is 'The invoice th
 create function private.settle_invoice(invoice text, org uuid) returns void
 language plpgsql set search_path = '' as $$
 begin
+  -- What a concurrent transaction knows of the invoice has to be visible: the later one writes the row.
+  perform private.lock_stripe(invoice);
   insert into public.invoices as n (
     organization_id, stripe_invoice_id, stripe_subscription_id, number, status, billing_reason, currency, subtotal_cents,
     discount_cents, tax_cents, total_cents, paid_cents, remaining_cents, credited_cents, refunded_cents, disputed_cents,

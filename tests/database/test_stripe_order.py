@@ -10,7 +10,7 @@ import pytest
 
 from shared.billing.events import delivery
 from tests.support.acting import wait_until_blocked
-from tests.support.stripe_events import event, sell, subscription
+from tests.support.stripe_events import NOW, event, sell, subscription
 from tests.support.stripe_histories import History, deliveries, histories
 from tests.support.world import ACME, Connection, Database, Row
 
@@ -146,6 +146,35 @@ def test_coupon_and_discount_that_arrive_together_lower_the_amount(fresh_databas
         later.result()
         (amount,) = second.execute("select net_monthly_amount from public.subscriptions").fetchone() or (None,)
     assert amount == 69_900 / 2
+
+
+@pytest.mark.parametrize("is_invoice_first", [True, False])
+def test_invoice_is_paid_whatever_arrives_at_the_same_time(fresh_database: Database, *, is_invoice_first: bool) -> None:
+    invoice = {"id": "in_1", "object": "invoice", "customer": "cus_1", "currency": "usd", "total": 500, "created": NOW}
+    paid = event("invoice.paid", invoice | {"status": "paid", "amount_paid": 500})
+    intent = {"id": "pi_1", "object": "payment_intent", "customer": "cus_1", "status": "succeeded", "amount": 500}
+    payment = {
+        "id": "inpay_1", "object": "invoice_payment", "status": "paid", "invoice": "in_1",
+        "payment": {"type": "payment_intent", "payment_intent": "pi_1"},
+    }  # fmt: skip
+    refund = {
+        "id": "re_1", "object": "refund", "payment_intent": "pi_1", "status": "succeeded", "amount": 200,
+        "created": NOW, "currency": "usd",
+    }  # fmt: skip
+    events = [paid, event("invoice_payment.paid", payment), event("refund.created", refund)]
+    with fresh_database.connect() as connection:
+        connection.execute("update public.organizations set stripe_customer_id = 'cus_1' where id = %s", [ACME])
+        receive(connection, event("invoice.finalized", invoice | {"status": "open"}, created=NOW - 1))
+        receive(connection, event("payment_intent.succeeded", intent))
+    earlier, later = (events[:1], events[1:]) if is_invoice_first else (events[1:], events[:1])
+    with fresh_database.connect() as first, fresh_database.connect() as second, ThreadPoolExecutor(1) as pool:
+        with first.transaction():
+            receive_together(first, earlier)
+            waiting = pool.submit(receive_together, second, later)
+            wait_until_blocked(fresh_database)
+        waiting.result()
+        row = second.execute("select status::text, paid_cents, refunded_cents from public.invoices").fetchone()
+    assert row == ("PAID", 500, 200)
 
 
 def test_requeued_event_repairs_an_edited_subscription(fresh_database: Database) -> None:
