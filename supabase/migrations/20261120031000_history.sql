@@ -5,9 +5,11 @@
 -- Months of tables. Only postgres uses this schema.
 create schema partitions;
 
+-- organization_id has no foreign key, which would cost a third of each entry. An entry is written by a change of a row whose
+-- own key holds the organization until the transaction ends; delete_logs() deletes the entries of a deleted organization.
 create table public.activity_logs (
   id uuid not null default gen_random_uuid(),
-  organization_id uuid not null references public.organizations (id) on delete cascade,
+  organization_id uuid not null,
   user_id uuid,
   impersonated_by uuid,
   api_key_id uuid,
@@ -22,6 +24,7 @@ create table public.activity_logs (
   primary key (organization_id, created_at, id)
 ) partition by range (created_at);
 comment on table public.activity_logs is 'Who changed what in an organization. Append-only for everyone.';
+comment on column public.activity_logs.organization_id is 'The organization; its entries are deleted with it.';
 comment on column public.activity_logs.user_id is
   'Who did it; null for the server and for an API key. Stays when the account is deleted, as a pseudonym; without a '
   'foreign key, which would cost a fifth of each entry.';
@@ -41,8 +44,6 @@ create index activity_logs_resource_idx on public.activity_logs (organization_id
 create index activity_logs_user_idx on public.activity_logs (user_id);
 
 create table private.archived_activity_logs (like public.activity_logs including all) partition by range (created_at);
-alter table private.archived_activity_logs
-  add foreign key (organization_id) references public.organizations (id) on delete cascade;
 comment on table private.archived_activity_logs is
   'Months of activity_logs older than a year: part of history and exports, and not of lists.';
 
@@ -87,10 +88,8 @@ begin
   end if;
   while starts <= last loop
     ends := starts + interval '1 month';
-    -- The check repeats the range, so that the month is attached to the archive without a look at its rows.
     execute format(
-      'create table partitions.%I partition of %s (constraint "created_at is in its month" check '
-      '(created_at >= %L and created_at < %L)) for values from (%3$L) to (%4$L)',
+      'create table partitions.%I partition of %s for values from (%L) to (%L)',
       name || to_char(starts, '_YYYY_MM'), relation, starts, ends
     );
     execute format(
@@ -109,6 +108,35 @@ begin
 end $$;
 comment on function private.add_months(regclass, integer) is
   'Creates the months of a table up to so many after the current one; entries of a late job move to them. Returns how many.';
+
+-- The check repeats the range, so that the month is attached to the archive without a look at its rows. Months to which
+-- entries are added have none: Postgres would prepare it for each entry. One run adds it, the next validates it, which
+-- reads the month and locks neither readers nor writers out.
+create function private.check_months(relation regclass) returns integer
+language plpgsql set search_path = '' set timezone = 'UTC' as $$
+declare
+  month record;
+  checked integer := 0;
+begin
+  for month in
+    select m.*, k.convalidated from private.months_of(relation) m
+    left join pg_catalog.pg_constraint k on k.conrelid = m.partition and k.conname = 'created_at is in its month'
+    where m.starts + interval '1 month' <= now() and k.convalidated is distinct from true
+  loop
+    if month.convalidated is null then
+      execute format(
+        'alter table %s add constraint "created_at is in its month" check (created_at >= %L and created_at < %L) not valid',
+        month.partition, month.starts, month.starts + interval '1 month'
+      );
+    else
+      execute format('alter table %s validate constraint "created_at is in its month"', month.partition);
+    end if;
+    checked := checked + 1;
+  end loop;
+  return checked;
+end $$;
+comment on function private.check_months(regclass) is
+  'Gives months that are over a check of their range, or validates it. Returns how many.';
 
 create function private.archive_months(relation regclass, archive regclass, kept integer) returns integer
 language plpgsql set search_path = '' set timezone = 'UTC' as $$
@@ -141,6 +169,7 @@ comment on function private.archive_months(regclass, regclass, integer) is
 create function private.keep_months() returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s' as $$
 begin
+  perform private.check_months('public.activity_logs');
   return jsonb_build_object(
     'added', private.add_months('public.activity_logs', 3),
     'archived', private.archive_months('public.activity_logs', 'private.archived_activity_logs', 12)
@@ -261,6 +290,16 @@ create trigger keep before update or delete on private.archived_activity_logs
   for each row execute function private.keep_activity_logs();
 create trigger keep_all before truncate on private.archived_activity_logs
   for each statement execute function private.keep_activity_logs();
+create function private.delete_logs() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  delete from public.activity_logs l where l.organization_id = old.id;
+  delete from private.archived_activity_logs l where l.organization_id = old.id;
+  return null;
+end $$;
+comment on function private.delete_logs() is 'Deletes the activity log of a deleted organization.';
+-- By its name after the triggers of foreign keys (RI_…), which wait for everybody who writes rows of the organization.
+create trigger delete_logs after delete on public.organizations for each row execute function private.delete_logs();
 -- Of a month alone, triggers of the whole table do not hear.
 create trigger keep_all before truncate on partitions.activity_logs_past
   for each statement execute function private.keep_activity_logs();
@@ -276,7 +315,7 @@ alter table public.activity_logs enable row level security;
 create policy "admins read the activity log" on public.activity_logs for select to authenticated
   using (organization_id = (select private.current_user_org('ADMIN', true)));
 grant select on public.activity_logs to authenticated;
-grant select, insert on public.activity_logs to service_role;
+grant select on public.activity_logs to service_role;
 
 -- Reading -------------------------------------------------------------------------------------------------------------
 

@@ -154,8 +154,9 @@ begin
       -- Those without the organization hang on a row that has it.
       regexp_match(r.condition, '^t\.(\w+) in \(select p\.id from (\S+) p') as parent
     from private.move_relations() r
-    -- Counting a request is no change of the organization: reads are counted, too.
-    where r.owners is null and r.relation <> 'private.usage_entries'::regclass
+    -- Counting a request is no change of the organization: reads are counted, too. An entry of the log is written with a
+    -- row that has a guard.
+    where r.owners is null and r.relation not in ('private.usage_entries'::regclass, 'public.activity_logs'::regclass)
       and not exists (select from pg_catalog.pg_trigger t where t.tgrelid = r.relation and t.tgname = 'guard_move')
   loop
     if target.parent is not null then

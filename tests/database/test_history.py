@@ -1,10 +1,12 @@
 """History: changes of every business table with their author, without secrets, for every member."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from tests.support.acting import wait_until_blocked
 from tests.support.rows import Cursor, add, call, change, one, refused, remove, scene, turn
 from tests.support.world import ACME, PEOPLE, Database, Row, become, claims_of
 
@@ -110,6 +112,37 @@ def test_history_is_immutable(database: Database, role: str) -> None:
         for statement in ("update public.activity_logs set action = 'x'", "delete from public.activity_logs"):
             with refused(cursor, "42501", "."):
                 cursor.execute(statement)
+
+
+@pytest.mark.parametrize("role", ["authenticated", "service_role"])
+def test_attack_forge_an_entry_of_the_history(database: Database, role: str) -> None:
+    with scene(database) as cursor:
+        become(cursor.connection, role, claims_of("owner"), {})
+        with refused(cursor, "42501", "permission denied"):
+            add(cursor, "activity_logs", organization_id=ACME, action="updated", resource_type="leads")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into public.leads (organization_id, name) values (%s, 'Eve')",
+        "update public.leads set notes = 'x' where organization_id = %s",
+        "delete from public.leads where organization_id = %s",
+    ],
+)
+def test_a_late_write_leaves_no_entry_of_a_deleted_organization(fresh_database: Database, statement: str) -> None:
+    """No foreign key deletes the entries: the deletion waits for the writer by the key or the row that is written."""
+    insert = "insert into public.leads (organization_id, name) values (%s, 'Ada')"
+    with fresh_database.connect() as writer, fresh_database.connect() as other, ThreadPoolExecutor(1) as thread:
+        writer.execute(insert, [ACME])
+        writer.autocommit = False
+        writer.execute(statement, [ACME])
+        deletion = thread.submit(other.execute, "delete from public.organizations where id = %s", [ACME])
+        wait_until_blocked(fresh_database)
+        writer.commit()
+        assert deletion.result().rowcount == 1
+        left = "select from public.activity_logs where organization_id = %s"
+        assert writer.execute(left, [ACME]).rowcount == 0
 
 
 def test_no_month_of_history_is_truncated(database: Database) -> None:

@@ -114,5 +114,17 @@ def test_entries_of_a_late_job_move_to_their_month(connection: Connection) -> No
     assert place(connection, entry) == f"partitions.activity_logs_{month:%Y_%m}"
 
 
+def test_months_get_a_validated_check_of_their_range_once_they_are_over(connection: Connection) -> None:
+    checked = (
+        "select m.starts + interval '1 month' <= now(), k.convalidated from private.months_of(%s::regclass) m"
+        " left join pg_constraint k on k.conrelid = m.partition and k.contype = 'c'"
+    )
+    value(connection, "select private.keep_months()")
+    value(connection, "select private.keep_months()")
+    found = set(connection.execute(checked, [LOG]).fetchall())
+    assert found == {(True, True), (False, None)}  # a month that is written has no check
+    assert value(connection, "select private.check_months(%s::regclass)", LOG) == 0
+
+
 def test_job_without_anything_to_do_changes_nothing(connection: Connection) -> None:
     assert value(connection, "select private.keep_months()") == {"added": 0, "archived": 0}

@@ -132,19 +132,7 @@ isOneToOne: false
                     "action"?: string,"api_key_id"?: string | null,"created_at"?: string,"id"?: string,"impersonated_by"?: string | null,"ip_address"?: string | null,"new_data"?: Json | null,"old_data"?: Json | null,"organization_id"?: string,"resource_id"?: string | null,"resource_type"?: string,"user_agent"?: string | null,"user_id"?: string | null
                   }
                   Relationships: [
-                    {
-      foreignKeyName: "activity_logs_organization_id_fkey"
-      columns: ["organization_id"]
-isOneToOne: false
-      referencedRelation: "organizations"
-      referencedColumns: ["id"]
-    },{
-      foreignKeyName: "activity_logs_organization_id_fkey"
-      columns: ["organization_id"]
-isOneToOne: false
-      referencedRelation: "support_organizations"
-      referencedColumns: ["id"]
-    }
+                    
                   ]
                 },"admin_action_logs": {
                   Row: {
