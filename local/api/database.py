@@ -22,6 +22,7 @@ from psycopg.types.string import TextLoader
 
 from local.api.callers import Caller
 from local.api.errors import DatabaseUnavailable, PoolExhausted, is_gone
+from local.api.http import integer
 
 CONNECT_SECONDS = 5
 IDLE_SECONDS = 5
@@ -54,15 +55,7 @@ def as_login(user: str, database_url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:{parts.password or ''}@{parts.hostname}:{parts.port or 5432}"))
 
 
-def _integer(text: str) -> int | float:
-    """Jsonb holds numbers of any length; Python reads no integer of more than 4,300 digits."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-set_json_loads(lambda text: json.loads(text, parse_int=_integer))
+set_json_loads(lambda text: json.loads(text, parse_int=integer))
 
 
 class Pool:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from json import decoder, scanner
+from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -18,7 +18,9 @@ T = TypeVar("T")
 BODY_LIMIT = 10 * 1024 * 1024
 OBJECT_LIMIT = 1024 * 1024
 SMALL_BODY = 64 * 1024
-LONGEST_INTEGER = 4000
+# Characters that one call of the JSON decoder reads, which lets no other thread run meanwhile. They are fewer further
+# inside: however a text is nested, the time stays in proportion to its length.
+WINDOW, SMALLEST_WINDOW = 32 * 1024, 256
 # Between two parts of one body.
 BODY_SECONDS = 30
 BLANKS = re.compile(r"[ \t\n\r]*")
@@ -41,43 +43,17 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _integer(text: str) -> int | float:
-    """Python reads no integer of more than 4,300 digits."""
-    return int(text) if len(text) <= LONGEST_INTEGER else float(text)
+def integer(text: str) -> int | float:
+    """JSON has numbers of any length; Python reads no integer of more than 4,300 digits."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
-class PatientDecoder(json.JSONDecoder):
-    """Works in Python: a thread that reads a large body lets the event loop run meanwhile, which one in C does not.
-
-    typeshed leaves out these parts of json, which JSONDecoder itself is made of; hence the ignored lines.
-    """
-
-    def __init__(self, *, lists: bool) -> None:
-        super().__init__(parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=self._object)
-        self.parse_string = self._string
-        if not lists:
-            self.parse_array = self._no_list
-        self.scan_once = scanner.py_make_scanner(self)  # type: ignore[attr-defined]  # see the class
-
-    @staticmethod
-    def _string(text: str, at: int, strict: bool) -> tuple[str, int]:
-        value, end = decoder.scanstring(text, at, strict)  # type: ignore[attr-defined]  # see the class
-        value.encode()
-        return value, end
-
-    @staticmethod
-    def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        "".join(name for name, _ in pairs).encode()
-        return dict(pairs)
-
-    @staticmethod
-    def _no_list(start: Any, scan: Any) -> tuple[Any, int]:
-        _, end = decoder.JSONArray(start, scan)  # type: ignore[attr-defined]  # see the class
-        return [], end
-
-
-DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer)
-KEEPING, SKIMMING = PatientDecoder(lists=True), PatientDecoder(lists=False)
+CLOSING = {"{": "}", "[": "]"}
+DECODER = json.JSONDecoder(parse_constant=_no_constant)
+LONG_INTEGERS = json.JSONDecoder(parse_constant=_no_constant, parse_int=integer)  # takes ten times as long
 
 
 def preflight(request: Request) -> Response:
@@ -151,7 +127,7 @@ async def read_object(
     if not body.strip():
         return {}
     try:
-        value = await beside_loop(len(body), lambda: strict_json(body.decode(), reader_of(body, KEEPING)))
+        value = await beside_loop(len(body), lambda: strict_json(body.decode()))
     except ValueError as error:
         raise refused(f"Could not parse request body as JSON: {error}") from None
     if not isinstance(value, dict):
@@ -159,43 +135,107 @@ async def read_object(
     return value
 
 
-def reader_of(body: bytes, patient: json.JSONDecoder) -> json.JSONDecoder:
-    return patient if len(body) > SMALL_BODY else DECODER
+def strict_json(text: str, *, keep: bool = True) -> Any:
+    """JSON that Postgres and clients accept too; raises ValueError.
 
-
-def strict_json(text: str, reader: json.JSONDecoder = DECODER) -> Any:
-    """JSON that Postgres and clients accept too; raises ValueError."""
-    value, end = _value(text, _after_blanks(text, 0), reader, escapes="\\u" in text)
+    A large text is read in parts that let other threads run. Without `keep`, only the names of a large object are kept.
+    """
+    try:
+        value, end = _value(text, _after_blanks(text, 0), WINDOW, keep)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if _after_blanks(text, end) < len(text):
         raise ValueError("something follows the value")
     return value
 
 
-def strict_elements(text: str, reader: json.JSONDecoder) -> Iterator[Any]:
-    """The elements of a JSON list, one at a time; as strict as `strict_json`."""
-    escapes = "\\u" in text
-    at = _after_blanks(text, text.index("[") + 1)
-    ends = text.startswith("]", at)
-    while not ends:
-        element, at = _value(text, at, reader, escapes=escapes)
-        yield element
-        at = _after_blanks(text, at)
-        ends = text.startswith("]", at)
-        if not ends:
-            if not text.startswith(",", at):
-                raise ValueError("a comma is missing between two elements")
-            at = _after_blanks(text, at + 1)
-    if _after_blanks(text, at + 1) < len(text):
+def strict_elements(text: str) -> Iterator[Any]:
+    """The elements of a JSON list; as strict as `strict_json`, and without the content of large ones."""
+    end = 0
+    try:
+        for part, reached in _parts(text, text.index("["), WINDOW, keep=False):
+            yield from part
+            end = reached
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if _after_blanks(text, end) < len(text):
         raise ValueError("something follows the list")
 
 
-def _value(text: str, at: int, reader: json.JSONDecoder, *, escapes: bool) -> tuple[Any, int]:
+def _value(text: str, at: int, size: int, keep: bool) -> tuple[Any, int]:
+    """The value at a position, and where it ends. One that does not end within so many characters is read in parts."""
+    if text[at : at + 1] not in CLOSING:
+        return _decoded(text, at)
+    with suppress(ValueError):
+        value, end = _decoded(text[at : at + size], 0)
+        return value, at + end
+    whole: Any = {} if text[at] == "{" else []
+    end = at
+    for part, reached in _parts(text, at, max(size // 4, SMALLEST_WINDOW), keep=keep):
+        end = reached
+        if isinstance(whole, dict):
+            whole.update(part if keep else dict.fromkeys(part))
+        elif keep:
+            whole += part
+    return whole, end
+
+
+def _parts(text: str, at: int, size: int, *, keep: bool) -> Iterator[tuple[Any, int]]:
+    """What the object or list at a position contains, as objects or lists, each with the position behind it."""
+    opening, closing = text[at], CLOSING[text[at]]
+    at, run_from, is_first = _after_blanks(text, at + 1), 0, True
+    while True:
+        if text[at : at + 1] in {"", ",", "]", "}"} and not (is_first and text.startswith(closing, at)):
+            raise ValueError("a value is missing")
+        run = None
+        if at >= run_from:
+            run, run_from = _run(text[at : at + size], opening, closing), at + size
+        part, at = (run[0], at + run[1]) if run else _single(text, at, opening, size, keep)
+        at, is_first = _after_blanks(text, at), False
+        yield part, at + 1
+        if text.startswith(closing, at):
+            return
+        if not text.startswith(",", at):
+            raise ValueError("a comma is missing between two values")
+        at = _after_blanks(text, at + 1)
+
+
+def _run(window: str, opening: str, closing: str) -> tuple[Any, int] | None:
+    """Several elements or pairs, up to the end of their list or object or else up to a comma between two of them."""
+    with suppress(ValueError):
+        part, end = _decoded(opening + window, 0)
+        return part, end - 2
+    size = window.rfind({"{": "},", "[": "],"}.get(window[:1], ","))
+    if size > 0:
+        size = window.index(",", size)
+        with suppress(ValueError):
+            part, end = _decoded(opening + window[:size] + closing, 0)
+            if end == size + 2:  # so the comma is not part of a string or of an inner list
+                return part, size
+    return None
+
+
+def _single(text: str, at: int, opening: str, size: int, keep: bool) -> tuple[Any, int]:
+    """The next element of a list, or the next pair of an object."""
+    value, at = _value(text, at, size, keep)
+    if opening == "[":
+        return [value], at
+    name, at = value, _after_blanks(text, at)
+    if not isinstance(name, str) or not text.startswith(":", at):
+        raise ValueError("a name or a colon is missing in an object")
+    value, at = _value(text, _after_blanks(text, at + 1), size, keep)
+    return {name: value}, at
+
+
+def _decoded(text: str, at: int) -> tuple[Any, int]:
     try:
-        value, end = reader.raw_decode(text, at)
-        if escapes and reader is DECODER:
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be stored or sent on
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+        value, end = DECODER.raw_decode(text, at)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # a longer integer than Python reads, or no JSON after all
+        value, end = LONG_INTEGERS.raw_decode(text, at)
+    if text.find("\\u", at, end) >= 0:
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can't be stored or sent on
     return value, end
 
 

@@ -629,6 +629,28 @@ def test_a_statement_that_takes_too_long_ends(api: Api, anon: httpx.Client) -> N
 
 
 @pytest.mark.parametrize(
+    "limit", [" " * 20_000 + "1", "((1))", "( 1 )", "0x1", "0b1", "-(1", "(1", "1e0", "+1", "1_0", ""]
+)
+def test_limit_is_read_as_haskell_reads_integers(anon: httpx.Client, limit: str) -> None:
+    shown = len(anon.get("/rest/v1/books", params={"limit": limit, "select": "id"}).json())
+    assert shown == 1 if limit.strip() in {"1", "((1))", "( 1 )", "0x1", "0b1"} else shown > 1
+
+
+def test_long_numbers_are_limits_too(anon: httpx.Client) -> None:
+    assert error_of(anon.get("/rest/v1/books?offset=" + "9" * 5000)) == (400, "22003")
+    assert error_of(anon.get("/rest/v1/books", headers={"range": "9" * 50 + "-"})) == (400, "22003")
+    assert error_of(anon.get("/rest/v1/books?limit=-" + " " * 20_000 + "9")) == (416, "PGRST103")
+
+
+def test_a_body_of_many_keys_is_answered(signed_in: httpx.Client) -> None:
+    body = {f"key{each}": 1 for each in range(300_000)}
+    assert error_of(signed_in.post("/rest/v1/diaries", json=body)) == (400, "PGRST204")
+    unknown = signed_in.post("/rest/v1/rpc/nothing", json=body)
+    assert error_of(unknown) == (404, "PGRST202")
+    assert len(unknown.content) < 50_000
+
+
+@pytest.mark.parametrize(
     ("path", "code"),
     [
         ("books?id=foo.1", "PGRST100"),

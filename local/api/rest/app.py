@@ -17,7 +17,7 @@ from local.api.database import Pool, as_login
 from local.api.errors import ApiError
 from local.api.http import beside_loop, error_response, read_body
 from local.api.rest import media, ranges, sql
-from local.api.rest.catalog import Catalog, Function, Relation, read_catalog
+from local.api.rest.catalog import Catalog, Column, Function, Relation, read_catalog
 from local.api.rest.errors import RestError, from_token, is_header, on_wire
 from local.api.rest.functions import arguments_of, choose_function
 from local.api.rest.incoming import Incoming, path_segments, query_text, read_request, top_range
@@ -286,7 +286,7 @@ class Rest:
             if method == "PUT":
                 _refuse_other_filters(relation, query)
             shown = preferences.get("return") in {"representation", "headers-only"}
-            columns = [_column(relation, name) for name in sorted(payload.keys)]
+            columns = _columns(relation, payload.keys)
             write = Write(
                 relation=relation.name,
                 columns=columns,
@@ -397,11 +397,11 @@ def _relation(catalog: Catalog, name: Name) -> Relation:
     )
 
 
-def _column(relation: Relation, name: str) -> Any:
-    if name not in relation.columns:
-        message = f"Could not find the '{name}' column of '{relation.name[1]}' in the schema cache"
+def _columns(relation: Relation, names: frozenset[str]) -> list[Column]:
+    if unknown := names - relation.columns.keys():
+        message = f"Could not find the '{min(unknown)}' column of '{relation.name[1]}' in the schema cache"
         raise RestError(400, "PGRST204", message)
-    return relation.columns[name]
+    return [relation.columns[name] for name in sorted(names)]
 
 
 def _called(

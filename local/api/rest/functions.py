@@ -1,6 +1,7 @@
 """Which overload of a function a call means, and its arguments."""
 
 from collections.abc import Iterable
+from heapq import nsmallest
 
 from local.api.rest import media
 from local.api.rest.catalog import Catalog, Function
@@ -24,7 +25,7 @@ def choose_function(catalog: Catalog, name: Name, keys: frozenset[str], content:
         return found[0]
     if found:
         raise _ambiguous(found)
-    raise _unknown(catalog, name, sorted(keys), content, overloads, post=post)
+    raise _unknown(catalog, name, nsmallest(LISTED_LENGTH // 3, keys), content, overloads, post=post)
 
 
 def _takes(function: Function, keys: frozenset[str], content: str, *, post: bool) -> bool:
@@ -32,7 +33,7 @@ def _takes(function: Function, keys: frozenset[str], content: str, *, post: bool
         return not keys and not (post and content in ONLY_WHOLE)
     required = {each.name for each in function.parameters if each.required}
     optional = {each.name for each in function.parameters if not each.required}
-    return keys - optional == required
+    return len(keys) <= len(function.parameters) and keys - optional == required
 
 
 def _takes_body(function: Function, content: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from local.api.errors import gateway_error
-from local.api.http import SKIMMING, beside_loop, reader_of, strict_elements, strict_json
+from local.api.http import beside_loop, strict_elements, strict_json
 from local.api.rest import media
 from local.api.rest.errors import RestError
 from local.api.rest.parsec import shown
@@ -70,11 +70,11 @@ def _dumped(value: Any) -> bytes:
 def _json(body: bytes) -> Payload:
     """An object or a list of objects with the same keys; anything else is an empty list."""
     try:
-        text, reader = body.decode(), reader_of(body, SKIMMING)
+        text = body.decode()
         if text.lstrip(" \t\n\r").startswith("["):
-            keys = _common_keys(strict_elements(text, reader), "All object keys must match")
+            keys = _common_keys(strict_elements(text), "All object keys must match")
             return Payload(b"[]") if keys is None else Payload(body, keys)
-        value = strict_json(text, reader)
+        value = strict_json(text, keep=False)
     except ValueError:
         raise invalid("Empty or invalid json") from None
     return Payload(body, frozenset(value)) if isinstance(value, dict) else Payload(b"[]")

@@ -1,10 +1,10 @@
 """The Prefer header."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from local.api.rest.errors import RestError
+from local.api.rest.ranges import integer
 
 VALUES = {
     "resolution": ("merge-duplicates", "ignore-duplicates"),
@@ -14,7 +14,6 @@ VALUES = {
     "tx": ("commit", "rollback"),
     "handling": ("strict", "lenient"),
 }
-NUMBER = re.compile(r"-?[0-9]{1,18}\Z")
 KNOWN = {f"{name}={value}": (name, value) for name, values in VALUES.items() for value in values}
 
 
@@ -68,7 +67,7 @@ def read_preferences(headers: Iterable[str], timezones: frozenset[str], *, tx: b
     zone = next((part.removeprefix("timezone=") for part in given if part.startswith("timezone=")), None)
     found.timezone = zone if zone in timezones else None
     limit = next((part.removeprefix("max-affected=") for part in given if part.startswith("max-affected=")), "")
-    found.max_affected = int(limit) if NUMBER.match(limit) else None
+    found.max_affected = integer(limit)
     for part in given:
         name, value = KNOWN.get(part, ("", ""))
         if name:

@@ -21,17 +21,15 @@ from local.api.rest.grammar import (
     SelectItem,
 )
 from local.api.rest.parsec import NoParse, describe, too_large
-from local.api.rest.ranges import ALL, Range
+from local.api.rest.ranges import ALL, Range, integer
 
 T = TypeVar("T")
 
 TEXT_LIMIT = 64 * 1024
 REMEMBERED_LENGTH = 1000
-INTEGER_LENGTH = 200
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 MAYBE_OPERATION = re.compile(r"[a-z]+(\(.*\))?\.")
 PLAIN_OPERATION = re.compile(r"(not\.)?(eq|neq|gte?|lte?|i?like)\.(.*)\Z", re.DOTALL)
-INTEGER = re.compile(r"[\s(]*(-?\s*[0-9]{1,40})[\s)]*\Z")
 
 
 @dataclass
@@ -183,18 +181,12 @@ def _sort(pairs: list[tuple[str, str | None]]) -> _Sorted:
         elif last in {"and", "or"}:
             found.logic.append((name, value))
         elif last == "limit":
-            found.limits[name] = ALL.limited(_integer(value))
+            found.limits[name] = ALL.limited(integer(value))
         elif last == "offset":
-            found.offsets[f"{head}.limit" if head else "limit"] = ALL.starting(_integer(value))
+            found.offsets[f"{head}.limit" if head else "limit"] = ALL.starting(integer(value))
         elif name not in {"select", "columns", "on_conflict"}:
             found.filters.append((name, value))
     return found
-
-
-def _integer(text: str) -> int | None:
-    """As Haskell reads a number: blanks and parentheses around it are accepted."""
-    found = INTEGER.match(text[:INTEGER_LENGTH])
-    return int(found[1].replace(" ", "")) if found and text.count("(") == text.count(")") else None
 
 
 def range_path(name: str) -> Path:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 from local.api.rest.errors import RestError
 
-RANGE = re.compile(r"([0-9]{1,40})-([0-9]{0,40})\Z")
+RANGE = re.compile(r"([0-9]+)-([0-9]*)\Z")
+INTEGER = re.compile(r"([\s(]*+)(-?)\s*+(0[xX][0-9a-fA-F]++|0[oO][0-7]++|0[bB][01]++|[0-9]++)([\s)]*+)\Z")
+LONGEST_INTEGER = 1000  # Postgres refuses numbers of 20 digits
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,19 @@ ALL = Range()
 NOTHING = Range(0, -1)
 
 
+def integer(text: str) -> int | None:
+    """As Haskell reads a number: with blanks and pairs of parentheses around it, also in hexadecimal."""
+    found = INTEGER.match(text)
+    if not found or found[1].count("(") != found[4].count(")"):
+        return None
+    value = int(found[3][:LONGEST_INTEGER], 0 if found[3][1:2].isalpha() else 10)
+    return -value if found[2] else value
+
+
 def requested(header: str | None) -> Range:
     found = RANGE.match(header or "")
-    return Range(int(found[1]), int(found[2]) if found[2] else None) if found else ALL
+    first, last = (integer(text) for text in found.groups()) if found else (0, None)
+    return Range(first or 0, last)
 
 
 def top_level(limit: Range, header: Range, *, put: bool) -> Range:
