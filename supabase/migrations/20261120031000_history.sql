@@ -1,5 +1,5 @@
--- History: who changed what in an organization. One trigger function writes activity_logs for every table that has the
--- trigger `history`; record_history() pages the history of one record. The log is stored by month; old months are in a
+-- History: who changed what in an organization. Triggers named `history` write activity_logs, each by a function made
+-- for its table; record_history() pages the history of one record. The log is stored by month; old months are in a
 -- table of their own, so that what is written and read every day stays small.
 
 -- Months of tables. Only postgres uses this schema.
@@ -181,74 +181,112 @@ comment on function private.keep_months() is
 -- Writing -------------------------------------------------------------------------------------------------------------
 
 -- Postgres prepares every expression again in each transaction, and a query costs more than an expression: so there are few
--- of both. The argument names columns of the table that history leaves out besides those that the server derives: personal
--- data and secrets.
-create function private.record_history() returns trigger
-language plpgsql security definer set search_path = '' as $$
+-- of both. To compare columns costs a third of comparing members of JSON in a query, so each table has a function of its own
+-- that names its columns.
+create function private.record_changes(
+  target regclass, omitted text[] default '{}', events text default 'insert or update or delete'
+) returns void
+language plpgsql set search_path = '' as $$
 declare
-  ignored constant text[] := coalesce(tg_argv[0]::text[], '{}') || '{updated_at,last_contact_at,usage_count,rating,is_popular,'
-    'views,likes,price_per_sqft,blocked_until,reminders_sent,next_reminder_at,sequence,stored_at,stripe_customer_id,token_hash}'::text[];
-  headers constant jsonb := nullif(current_setting('request.headers', true), '')::jsonb;
-  claims constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
-  whole constant jsonb := coalesce(to_jsonb(new), to_jsonb(old));
-  org constant uuid := whole ->> case tg_table_name when 'organizations' then 'id' else 'organization_id' end;
-  before jsonb;
-  after jsonb;
+  relation constant text := (select c.relname from pg_catalog.pg_class c where c.oid = target);
+  called constant text := 'history_of_' || relation;
+  org constant text := case when relation = 'organizations' then 'id' else 'organization_id' end;
+  -- The expression of client_ip(): to call it costs as much as to look for an admin.
+  address constant text := (
+    select (regexp_match(p.prosrc, 'return (.*);'))[1] from pg_catalog.pg_proc p where p.oid = 'private.client_ip(jsonb)'::regprocedure
+  );
+  -- What the server derives or counts, and secrets.
+  unrecorded constant text[] := omitted || '{updated_at,last_contact_at,usage_count,rating,is_popular,views,likes,price_per_sqft,'
+    'blocked_until,reminders_sent,next_reminder_at,sequence,stored_at,stripe_customer_id,token_hash}'::text[];
+  names constant text[] := array(
+    select a.attname from pg_catalog.pg_attribute a where a.attrelid = target and a.attnum > 0 and not a.attisdropped order by a.attnum
+  );
+  left_out constant text[] := array(select n from unnest(names) n where n = any (unrecorded));
+  comparisons text;
 begin
-  -- Templates of the platform belong to no organization.
-  if org is null then
-    return null;
-  elsif tg_op = 'INSERT' then
-    after := jsonb_strip_nulls(whole) - ignored;
-  elsif tg_op = 'UPDATE' then
-    -- Over the keys: half the time of jsonb_each().
-    select jsonb_object_agg(k, o.gone -> k), jsonb_object_agg(k, whole -> k) into before, after
-    from (select to_jsonb(old) as gone offset 0) o, jsonb_object_keys(whole) k
-    where whole -> k <> o.gone -> k and k <> all (ignored);
-    if after is null then
-      return null;
-    end if;
-  else
-    -- Rows that are deleted together with their organization leave no history.
-    if not exists (select from public.organizations o where o.id = org) then
-      return null;
-    end if;
-    before := jsonb_strip_nulls(whole) - ignored;
-  end if;
-  if random() < 0.01 then
-    perform private.bound_growth('activity_logs', org);
-  end if;
-  insert into public.activity_logs (
-    organization_id, user_id, impersonated_by, api_key_id, action, resource_type, resource_id, old_data, new_data,
-    ip_address, user_agent
-  )
-  select org, case when not coalesce(claims ? 'api_key_id', false) then (claims ->> 'sub')::uuid end,
-    (claims #>> '{act,sub}')::uuid, (claims ->> 'api_key_id')::uuid,
-    case tg_op
-      when 'UPDATE' then 'updated'
-      when 'DELETE' then 'deleted'
-      else coalesce(nullif(current_setting('strive.history_action', true), ''), 'created')
-    end,
-    tg_table_name, coalesce(whole ->> 'id', whole ->> 'user_id')::uuid, before, after,
-    case when origin.is_shown then private.client_ip(headers) end,
-    case when origin.is_shown then left(headers ->> 'user-agent', 500) end
+  -- Five columns at once: few of them change.
+  select string_agg(format($group$
+          if (%s) is distinct from (%s) then%s
+          end if;$group$, g.after, g.before, g.lines), '' order by g.place)
+  into comparisons
   from (
-    -- Where its admins work is not for tenants; admin_action_logs has it.
-    select headers is not null and not coalesce(claims ? 'act' or exists (
-      select from public.users u where u.id = (claims ->> 'sub')::uuid and u.global_role in ('ADMIN', 'SUPER_ADMIN')
-    ), false) as is_shown offset 0
-  ) origin;
-  return null;
+    select string_agg(format('new.%I', c.name), ', ' order by c.place) as after,
+      string_agg(format('old.%I', c.name), ', ' order by c.place) as before, min(c.place) as place,
+      string_agg(format($line$
+            if new.%1$I is distinct from old.%1$I then
+              before := before || jsonb_build_object(%1$L, old.%1$I);
+              after := after || jsonb_build_object(%1$L, new.%1$I);
+            end if;$line$, c.name), '' order by c.place) as lines
+    from unnest(array(select n from unnest(names) n where n <> all (left_out))) with ordinality c (name, place)
+    group by (c.place - 1) / 5
+  ) g;
+  execute format($create$
+      create or replace function private.%1$I() returns trigger
+      language plpgsql security definer set search_path = '' as $body$
+      declare
+        org constant uuid := coalesce(new.%2$I, old.%2$I);
+        claims constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
+        headers constant jsonb := nullif(current_setting('request.headers', true), '')::jsonb;
+        before jsonb := '{}';
+        after jsonb := '{}';
+      begin
+        if org is null then
+          return null; -- templates of the platform belong to no organization
+        elsif tg_op = 'UPDATE' then%3$s
+          if after = '{}' then
+            return null;
+          end if;
+        elsif tg_op = 'INSERT' then
+          before := null;
+          after := jsonb_strip_nulls(to_jsonb(new)) - %4$L::text[];
+        elsif not exists (select from public.organizations o where o.id = org) then
+          return null; -- deleted together with its organization
+        else
+          before := jsonb_strip_nulls(to_jsonb(old)) - %4$L::text[];
+          after := null;
+        end if;
+        if random() < 0.01 then
+          perform private.bound_growth('activity_logs', org);
+        end if;
+        insert into public.activity_logs (
+          organization_id, user_id, impersonated_by, api_key_id, action, resource_type, resource_id, old_data, new_data,
+          ip_address, user_agent
+        )
+        select org, case when not coalesce(claims ? 'api_key_id', false) then (claims ->> 'sub')::uuid end,
+          (claims #>> '{act,sub}')::uuid, (claims ->> 'api_key_id')::uuid,
+          case tg_op
+            when 'UPDATE' then 'updated'
+            when 'DELETE' then 'deleted'
+            else coalesce(nullif(current_setting('strive.history_action', true), ''), 'created')
+          end,
+          %5$L, coalesce(new.%6$I, old.%6$I), before, after,
+          case when origin.is_shown then %7$s end,
+          case when origin.is_shown then left(headers ->> 'user-agent', 500) end
+        from (
+          -- Where its admins work is not for tenants; admin_action_logs has it.
+          select headers is not null and not coalesce(claims ? 'act' or exists (
+            select from public.users u where u.id = (claims ->> 'sub')::uuid and u.global_role in ('ADMIN', 'SUPER_ADMIN')
+          ), false) as is_shown offset 0
+        ) origin;
+        return null;
+      end $body$
+    $create$, called, org, comparisons, left_out, relation,
+    case when 'id' = any (names) then 'id' else 'user_id' end, address);
+  execute format('comment on function private.%I() is %L', called,
+    format('Trigger `history`: records in activity_logs who created, changed or deleted a row of %s; for an update only the '
+      'changed columns.', relation));
+  execute format('create or replace trigger history after %s on %s for each row execute function private.%I()',
+    events, target, called);
 end $$;
-comment on function private.record_history() is
-  'Trigger `history`: records in activity_logs who created, changed or deleted a row; for an update only the changed '
-  'columns.';
+comment on function private.record_changes(regclass, text[], text) is
+  'Has changes of a table recorded in activity_logs, by a function that names its columns: call it again after one is added. '
+  'omitted: columns that history leaves out besides those that the server derives, because they hold personal data or secrets.';
 
 create function private.log_merge(type text, id uuid, before jsonb, after jsonb) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
   claims constant jsonb := auth.jwt();
-  -- As in record_history().
+  -- As in record_changes().
   of_the_platform constant boolean := coalesce(claims ? 'act' or private.is_admin(), false);
 begin
   insert into public.activity_logs (
@@ -323,7 +361,7 @@ create function private.history_tables() returns text[]
 language sql stable security definer set search_path = '' as $$
   select array_agg(c.relname::text order by c.relname)
   from pg_catalog.pg_trigger t join pg_catalog.pg_class c on c.oid = t.tgrelid
-  where t.tgfoid = 'private.record_history()'::regprocedure
+  where t.tgname = 'history' and c.relnamespace = 'public'::regnamespace
 $$;
 comment on function private.history_tables() is 'The tables whose changes are recorded: those with the trigger `history`.';
 
@@ -385,11 +423,9 @@ grant execute on function private.record_history(text, uuid, timestamptz, uuid, 
   public.record_history(text, uuid, timestamptz, uuid, integer)
   to authenticated, service_role;
 
-create trigger history after insert or update or delete on public.organization_members
-  for each row execute function private.record_history();
-create trigger history after insert or update or delete on public.organization_invitations
-  for each row execute function private.record_history('{email}');
+select private.record_changes('public.organization_members');
+select private.record_changes('public.organization_invitations', '{email}');
 -- The creation of an organization is recorded by its first membership.
-create trigger history after update of name, slug, website, description, settings, logo_url, subscription_tier,
-  subscription_status, suspended_at, suspended_reason, closed_at
-  on public.organizations for each row execute function private.record_history('{billing_email}');
+select private.record_changes('public.organizations', '{billing_email}',
+  events => 'update of name, slug, website, description, settings, logo_url, subscription_tier, '
+    'subscription_status, suspended_at, suspended_reason, closed_at');

@@ -68,8 +68,7 @@ create index listings_search_idx on public.listings using gin (
 ) with (gin_pending_list_limit = 512);
 create index listings_created_at_idx on public.listings using brin (created_at);
 create trigger touch before update on public.listings for each row execute function private.touch_updated_at();
-create trigger history after insert or update or delete on public.listings
-  for each row execute function private.record_history();
+select private.record_changes('public.listings');
 create trigger trash before delete on public.listings for each row execute function private.move_to_trash();
 
 -- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no

@@ -59,8 +59,7 @@ create index companies_search_idx on public.companies using gin (
   organization_id, private.search_terms(organization_id, phone, name, email, website)
 ) with (gin_pending_list_limit = 512);
 create trigger touch before update on public.companies for each row execute function private.touch_updated_at();
-create trigger history after insert or update or delete on public.companies
-  for each row execute function private.record_history();
+select private.record_changes('public.companies');
 create trigger trash before delete on public.companies for each row execute function private.move_to_trash();
 
 -- The company of a contact --------------------------------------------------------------------------------------------

@@ -66,8 +66,7 @@ create index contacts_created_at_idx on public.contacts using brin (created_at);
 create trigger touch before update on public.contacts for each row execute function private.touch_updated_at();
 create trigger link_company before insert or update of company, company_id on public.contacts
   for each row when (new.company is not null or new.company_id is not null) execute function private.link_company();
-create trigger history after insert or update or delete on public.contacts
-  for each row execute function private.record_history();
+select private.record_changes('public.contacts');
 create trigger trash before delete on public.contacts for each row execute function private.move_to_trash();
 
 -- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no

@@ -79,8 +79,7 @@ create index leads_same_email_idx on public.leads (organization_id, lower(email)
 create index leads_same_phone_idx on public.leads (organization_id, private.same_phone(phone));
 create index leads_created_at_idx on public.leads using brin (created_at);
 create trigger touch before update on public.leads for each row execute function private.touch_updated_at();
-create trigger history after insert or update or delete on public.leads
-  for each row execute function private.record_history();
+select private.record_changes('public.leads');
 create trigger trash before delete on public.leads for each row execute function private.move_to_trash();
 
 -- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no

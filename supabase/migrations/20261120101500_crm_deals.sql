@@ -101,8 +101,7 @@ create index deals_search_idx on public.deals using gin (
 ) with (gin_pending_list_limit = 512);
 create index deals_created_at_idx on public.deals using brin (created_at);
 create trigger touch before update on public.deals for each row execute function private.touch_updated_at();
-create trigger history after insert or update or delete on public.deals
-  for each row execute function private.record_history();
+select private.record_changes('public.deals');
 create trigger trash before delete on public.deals for each row execute function private.move_to_trash();
 
 -- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no

@@ -43,8 +43,8 @@ create index activities_created_by_idx on public.activities (created_by_id);
 create index activities_type_idx on public.activities (type);
 create index activities_created_at_idx on public.activities using brin (created_at);
 create trigger touch before update on public.activities for each row execute function private.touch_updated_at();
-create trigger history after delete or update of type, title, description, outcome, duration_minutes, completed_at
-  on public.activities for each row execute function private.record_history();
+select private.record_changes('public.activities',
+  events => 'delete or update of type, title, description, outcome, duration_minutes, completed_at');
 
 -- Comparing enums is not leakproof, so under a policy `status = …` is no index condition. A partial index needs no
 -- comparison, because its predicate names the value. Together these indexes are as large as one.

@@ -169,8 +169,7 @@ grant execute on function private.order_quota(), public.order_quota() to authent
 
 create trigger touch before update on public.custom_agent_orders
   for each row execute function private.touch_updated_at();
-create trigger history after insert or update or delete on public.custom_agent_orders
-  for each row execute function private.record_history();
+select private.record_changes('public.custom_agent_orders');
 create trigger trash before delete on public.custom_agent_orders for each row execute function private.move_to_trash();
 
 -- Estimates -----------------------------------------------------------------------------------------------------------

@@ -363,14 +363,11 @@ create trigger touch before update on public.tool_blueprints
 create trigger touch before update on public.project_showcases
   for each row when (old.views = new.views and old.likes = new.likes) execute function private.touch_updated_at();
 
-create trigger history after insert or update or delete on public.agent_templates
-  for each row execute function private.record_history();
+select private.record_changes('public.agent_templates');
 create trigger trash before delete on public.agent_templates for each row execute function private.move_to_trash();
-create trigger history after insert or update or delete on public.tool_blueprints
-  for each row execute function private.record_history();
+select private.record_changes('public.tool_blueprints');
 create trigger trash before delete on public.tool_blueprints for each row execute function private.move_to_trash();
-create trigger history after insert or update or delete on public.project_showcases
-  for each row execute function private.record_history();
+select private.record_changes('public.project_showcases');
 create trigger trash before delete on public.project_showcases for each row execute function private.move_to_trash();
 
 -- Reviews -------------------------------------------------------------------------------------------------------------

@@ -387,20 +387,15 @@ create trigger publish before insert or update of status on public.content
   for each row when (coalesce(current_setting('strive.history_action', true), '') <> 'restored')
   execute function private.publish_content();
 
-create trigger history after insert or update or delete on public.customers
-  for each row execute function private.record_history();
+select private.record_changes('public.customers');
 create trigger trash before delete on public.customers for each row execute function private.move_to_trash();
-create trigger history after insert or update or delete on public.projects
-  for each row execute function private.record_history();
+select private.record_changes('public.projects');
 create trigger trash before delete on public.projects for each row execute function private.move_to_trash();
-create trigger history after insert or update or delete on public.appointments
-  for each row execute function private.record_history();
+select private.record_changes('public.appointments');
 create trigger trash before delete on public.appointments for each row execute function private.move_to_trash();
-create trigger history after insert or update or delete on public.content
-  for each row execute function private.record_history();
+select private.record_changes('public.content');
 create trigger trash before delete on public.content for each row execute function private.move_to_trash();
-create trigger history after insert or update or delete on public.attachments
-  for each row execute function private.record_history();
+select private.record_changes('public.attachments');
 
 -- Policies ------------------------------------------------------------------------------------------------------------
 

@@ -165,8 +165,7 @@ create index tasks_review_idx on public.tasks (organization_id, created_at desc)
 create trigger touch before update on public.tasks for each row execute function private.touch_updated_at();
 create trigger stamp_author before insert on public.tasks
   for each row execute function private.stamp_author('created_by');
-create trigger history after insert or update or delete on public.tasks
-  for each row execute function private.record_history();
+select private.record_changes('public.tasks');
 create trigger trash before delete on public.tasks for each row execute function private.move_to_trash();
 
 -- A change of parents waits for other changes of the organization's trees: two at once could close a circle between them.

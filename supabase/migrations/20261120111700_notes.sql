@@ -66,8 +66,7 @@ create index notes_appointment_idx on public.notes (organization_id, appointment
 create index notes_order_idx on public.notes (organization_id, order_id, created_at desc) where order_id is not null;
 create trigger touch before update on public.notes for each row execute function private.touch_updated_at();
 create trigger stamp_author before insert on public.notes for each row execute function private.stamp_author('author_id');
-create trigger history after insert or update or delete on public.notes
-  for each row execute function private.record_history();
+select private.record_changes('public.notes');
 create trigger trash before delete on public.notes for each row execute function private.move_to_trash();
 
 create function private.find_mentions() returns trigger language plpgsql set search_path = '' as $$

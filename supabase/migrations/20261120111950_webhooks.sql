@@ -26,8 +26,8 @@ comment on column public.webhook_endpoints.disabled_reason is 'Why it was switch
 comment on column public.webhook_endpoints.failing_since is 'First of the failures since the last success.';
 create index webhook_endpoints_organization_idx on public.webhook_endpoints (organization_id, created_at desc);
 create trigger touch before update on public.webhook_endpoints for each row execute function private.touch_updated_at();
-create trigger history after insert or update of url, description, kinds, is_active or delete on public.webhook_endpoints
-  for each row execute function private.record_history();
+select private.record_changes('public.webhook_endpoints',
+  events => 'insert or update of url, description, kinds, is_active or delete');
 
 create table private.webhook_secrets (
   endpoint_id uuid not null references public.webhook_endpoints (id) on delete cascade,

@@ -191,8 +191,7 @@ comment on column public.appointment_attendees.replied_at is 'When they answered
 create index appointment_attendees_user_idx on public.appointment_attendees (user_id, organization_id);
 create index appointment_attendees_contact_idx on public.appointment_attendees (organization_id, contact_id);
 create trigger touch before update on public.appointment_attendees for each row execute function private.touch_updated_at();
-create trigger history after insert or update or delete on public.appointment_attendees
-  for each row execute function private.record_history();
+select private.record_changes('public.appointment_attendees');
 
 -- Attendees of one appointment are counted under its lock.
 create function private.guard_attendee() returns trigger

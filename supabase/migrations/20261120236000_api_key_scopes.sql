@@ -122,8 +122,8 @@ do $$ begin
   end if;
 end $$;
 
-create trigger history after insert or update of name, scopes, networks, expires_at, revoked_at on public.api_keys
-  for each row execute function private.record_history('{key_hash,last_used_at}');
+select private.record_changes('public.api_keys', '{key_hash,last_used_at}',
+  events => 'insert or update of name, scopes, networks, expires_at, revoked_at');
 
 -- Making, rotating and revoking ---------------------------------------------------------------------------------------
 

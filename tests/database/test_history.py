@@ -88,6 +88,27 @@ def test_members_read_a_record_and_admins_the_organization(database: Database) -
             history(cursor, "leads", ACME, page_size=0)
 
 
+@pytest.mark.parametrize(
+    ("headers", "address"),
+    [
+        ({"cf-connecting-ip": "203.0.113.7", "x-forwarded-for": "192.0.2.1"}, "203.0.113.7"),
+        ({"x-forwarded-for": "192.0.2.1, 203.0.113.8"}, "203.0.113.8"),
+        ({"x-real-ip": "203.0.113.9"}, "203.0.113.9"),
+        ({}, None),
+    ],
+)
+def test_history_has_the_address_of_the_request(
+    database: Database, headers: dict[str, str], address: str | None
+) -> None:
+    with scene(database) as cursor:
+        become(cursor.connection, "authenticated", claims_of("member"), headers | {"user-agent": "Quickfox"})
+        lead = add(cursor, "leads", organization_id=ACME, name="Ada")
+        cursor.execute("reset role")
+        assert one(cursor.execute("select private.client_ip() as found"))["found"] == address
+        entry = one(cursor.execute("select * from public.activity_logs where resource_id = %s", [lead["id"]]))
+        assert (entry["ip_address"], entry["user_agent"]) == (address, "Quickfox")
+
+
 def test_history_is_paged_without_gaps(database: Database) -> None:
     with scene(database) as cursor:
         turn(cursor, "member")

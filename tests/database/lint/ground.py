@@ -210,6 +210,16 @@ RULES = [
         "create table public.defect (n integer check (n > 0)); grant insert on public.defect to authenticated",
     ),
     Rule(
+        "history lacks a column: run private.record_changes()",
+        r"""
+        select c.label from columns c
+        join pg_trigger g on g.tgrelid = c.relation and g.tgname = 'history' join pg_proc p on p.oid = g.tgfoid
+        where strpos(p.prosrc, format('if new.%I is distinct', c.name)) = 0
+          and c.name <> all ((regexp_match(p.prosrc, '''({[^}]*})''::text'))[1]::text[])
+        """,
+        "alter table public.leads add column defect text",
+    ),
+    Rule(
         # Set for one transaction, a setting is '' afterwards in that session, not null.
         "a setting of a request is compared with null",
         r"""
