@@ -263,6 +263,16 @@ def test_a_statement_of_many_rows_sends_one_bounded_message(acme: Cursor) -> Non
     assert [(message["rows"], len(message["ids"])) for message in sent] == [(250, 100)]
 
 
+def test_an_update_of_many_rows_sends_one_message(acme: Cursor) -> None:
+    ids = {str(lead(acme, name=name)["id"]) for name in ("Ada", "Bob", "Eve")}
+    broadcasts(acme)
+    acme.execute("update public.leads set notes = 'x', tags = tags where id::text = any (%s)", [list(ids)])
+    acme.execute("update public.leads set notes = 'x' where false")
+    ((topic, message),) = [one for one in broadcasts(acme) if one[1]["table"] == "leads"]
+    assert (topic, set(message["ids"]), message["rows"]) == (f"org:{ACME}:crm", ids, 3)
+    assert message["changed"] == ["notes"]
+
+
 def test_a_write_succeeds_where_realtime_cannot_broadcast(fresh_database: Database) -> None:
     with fresh_database.connect("supabase_admin") as connection:
         connection.execute("drop function realtime.send(jsonb, text, text, boolean) cascade")
