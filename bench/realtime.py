@@ -3,6 +3,10 @@
 People of one organization subscribe to its tasks by `postgres_changes`; tasks of another organization change, too. The
 reference is plain LISTEN/NOTIFY with the row as payload: same writes, as many listeners. A third run without listeners
 shows what the writes cost. Then a member writes leads with and without the triggers of broadcast and history.
+
+What a write costs is the processor time of its Postgres process for one request, as PostgREST sends it: begin, the
+settings of the request, private.check_request(), the statement with its row as JSON, commit. A client of the data API
+cannot write with less. The ratios of the bare statement, in a session that keeps its role and claims, are beside it.
 """
 
 import asyncio
@@ -30,6 +34,7 @@ from websockets.frames import Frame, Opcode
 from bench import machine
 from bench.drill.stack import running
 from bench.rounds import ratios, rounds
+from bench.side_by_side import processor
 from local.stack import Stack
 from tests.support.platform import PASSWORD
 
@@ -41,8 +46,25 @@ SETTLE_SECONDS = 60  # what arrives late is late, not lost
 LISTENING = "listening"
 WRITERS = 4  # each has rows of its own, so the changes of a row have an order
 ROUNDS = 5
-INSERT = "insert into public.leads (name) values (%s) returning id"
 PAIRS = 200  # inserts and updates of a sample
+WARM = 10  # after the triggers have changed, each statement is planned anew
+AS_JSON = "with written as ({} returning *) select coalesce(json_agg(w), '[]') from written w"
+INSERT = AS_JSON.format("insert into public.leads (name) values (%s)")
+UPDATE = AS_JSON.format("update public.leads set notes = %s where id = %s")
+HEADERS = {
+    "host": "127.0.0.1",
+    "accept": "*/*",
+    "user-agent": "supabase-js",
+    "content-type": "application/json",
+    "x-client-info": "supabase-js/2",
+    "x-forwarded-for": "203.0.113.9",
+}
+# The flag: for one transaction, or for the session.
+SETTINGS = (
+    "select set_config('search_path', 'public, extensions', {0}), set_config('role', 'authenticated', {0}),"
+    " set_config('request.jwt.claims', %s, {0}), set_config('request.headers', %s, {0}),"
+    " set_config('request.method', 'POST', {0}), set_config('request.path', '/leads', {0})"
+)
 WRITE = "update public.tasks set title = %s where id = %s"
 NOTIFY = f"with written as ({WRITE} returning *) select pg_notify('bench', to_jsonb(w)::text) from written w"
 
@@ -234,25 +256,40 @@ class Bench:
         return committed, time.monotonic() - began
 
     def write_ratios(self, *triggers: str) -> dict[str, Any]:
-        """What a member's write takes with these triggers, as a ratio to the same without."""
+        """Processor time of a member's writes with these triggers, as a ratio to the same without."""
         samples: dict[tuple[str, bool], list[float]] = {}
-        with self.stack.cluster.connect() as owner, self.stack.cluster.connect() as member:
-            claims = "select set_config('request.jwt.claims', %s, false)"
+        with self.stack.cluster.connect() as owner, self.stack.cluster.connect("authenticator") as member:
             who = owner.execute("select id from public.users where email = 'member@acme.test'").fetchone() or ("",)
-            member.execute(claims, [json.dumps({"sub": str(who[0]), "role": "authenticated"})])
-            member.execute("set role authenticated")
+            values = [json.dumps({"sub": str(who[0]), "role": "authenticated"}), json.dumps(HEADERS)]
+            member.execute(SETTINGS.format("false").encode(), values)
+
+            def write(statement: str, *parameters: object, is_request: bool) -> Any:
+                if not is_request:
+                    return member.execute(statement.encode(), parameters, prepare=True).fetchone()
+                with member.transaction():
+                    member.execute(SETTINGS.format("true").encode(), values, prepare=True)
+                    member.execute("select private.check_request()", prepare=True)
+                    return member.execute(statement.encode(), parameters, prepare=True).fetchone()
+
+            def sample(name: str, count: int, *, is_request: bool) -> dict[str, float]:
+                pid = member.info.backend_pid
+                before = processor(pid)
+                found = [write(INSERT, f"{name} {n}", is_request=is_request) for n in range(count)]
+                inserted = processor(pid)
+                for ((row,),) in found:
+                    write(UPDATE, name, row["id"], is_request=is_request)
+                return {"insert": inserted - before, "update": processor(pid) - inserted}
+
             for number in rounds(f"writes with and without {', '.join(triggers)}", ROUNDS):
                 for on in (True, False) if number % 2 else (False, True):
                     self._switch(owner, triggers, on=on)
-                    began = time.perf_counter()
-                    rows = [member.execute(INSERT, [f"{number} {n}"]).fetchone() for n in range(PAIRS)]
-                    inserted = time.perf_counter()
-                    for row in rows:
-                        member.execute("update public.leads set notes = 'x' where id = %s", row)
-                    samples.setdefault(("insert", on), []).append(inserted - began)
-                    samples.setdefault(("update", on), []).append(time.perf_counter() - inserted)
+                    for is_request in (True, False):
+                        sample("warm", WARM, is_request=is_request)
+                        for event, seconds in sample(f"{number}", PAIRS, is_request=is_request).items():
+                            name = f"{event}_ratio" if is_request else f"bare_{event}_ratio"
+                            samples.setdefault((name, on), []).append(seconds)
             self._switch(owner, triggers, on=True)
-        return {f"{event}_ratio": ratios(samples[event, True], samples[event, False]) for event in ("insert", "update")}
+        return {name: ratios(samples[name, True], samples[name, False]) for name, on in samples if on}
 
     @staticmethod
     def _switch(owner: psycopg.Connection[Any], triggers: Sequence[str], *, on: bool) -> None:
