@@ -1,6 +1,7 @@
 """The people and organizations of every database test, with fixed ids."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 
 from local.postgres import SUPERUSER, Cluster
 
@@ -82,6 +83,29 @@ def claims_of(name: str, **more: Any) -> dict[str, Any]:
     }
 
 
+class Reused(psycopg.Connection[Any]):
+    """A connection that its `with` block resets and gives back instead of closing it.
+
+    A new one costs seven milliseconds of processor time, and as much again for what it loads of the catalog.
+    """
+
+    idle: list["Reused"]
+
+    def __exit__(self, *failure: object) -> None:
+        if self.closed:  # the server has ended it
+            return
+        try:
+            self.rollback() if failure[0] else self.commit()
+            self.autocommit, self.row_factory, self.prepare_threshold = True, tuple_row, None
+            self.execute("discard all")
+        except psycopg.Error:
+            self.close()
+            if not failure[0]:
+                raise
+        else:
+            self.idle.append(self)
+
+
 @dataclass(frozen=True)
 class Database:
     """One database of a cluster, migrated and populated."""
@@ -90,18 +114,31 @@ class Database:
     name: str
     # Connections of `acting_as` for reuse: a new one costs ten transactions, because it loads the catalog.
     _idle: list[Connection] = field(default_factory=list, compare=False, repr=False)
+    _is_copy: bool = field(default=False, compare=False, repr=False)
+    _reset: defaultdict[str, list[Reused]] = field(default_factory=lambda: defaultdict(list), compare=False, repr=False)
 
     def url(self, user: str = "postgres") -> str:
         return self.cluster.url(user, self.name)
 
     def connect(self, user: str = "postgres") -> Connection:
-        return self.cluster.connect(user, self.name)
+        if not self._is_copy:  # nothing would close them
+            return self.cluster.connect(user, self.name)
+        idle = self._reset[user]
+        while idle:
+            connection = idle.pop()
+            if not _is_ended(connection):
+                return connection
+            connection.close()
+        # Statements are not prepared: the server discards them, and psycopg would not know.
+        connection = Reused.connect(self.url(user), autocommit=True, prepare_threshold=None)
+        connection.idle = idle
+        return connection
 
     @contextmanager
     def copied(self) -> Iterator["Database"]:
         """A database with the same contents, dropped at the end; the original may have no connections."""
         self.close_idle()
-        copy = Database(self.cluster, f"copy_{next(_serial)}")
+        copy = Database(self.cluster, f"copy_{next(_serial)}", _is_copy=True)
         with self.cluster.connect(SUPERUSER, "template1") as connection:
             # Files are copied by Postgres at two thirds of the CPU of writing every page to the log.
             connection.execute(
@@ -146,10 +183,10 @@ class Database:
     def _transaction(self) -> Iterator[Connection]:
         """A transaction of the authenticator on a reused connection; rolled back unless committed."""
         connection = self._idle.pop() if self._idle else None
-        if connection is None or select([connection], [], [], 0)[0]:  # readable: the server has ended it
+        if connection is None or _is_ended(connection):
             if connection:
                 connection.close()
-            connection = self.connect("authenticator")
+            connection = self.cluster.connect("authenticator", self.name)
             connection.autocommit = False
             connection.prepare_threshold = None  # another test may change the tables of a prepared statement
         try:
@@ -160,9 +197,16 @@ class Database:
                 self._idle.append(connection)
 
     def close_idle(self) -> None:
-        """Close the connections of `acting_as`; the end of `copied` does it, too."""
-        while self._idle:
-            self._idle.pop().close()
+        """Close the connections that are kept for reuse; the end of `copied` does it, too."""
+        kept: list[list[Any]] = [self._idle, *self._reset.values()]
+        for connections in kept:
+            while connections:
+                connections.pop().close()
+
+
+def _is_ended(connection: Connection) -> bool:
+    """Whether the server has ended it: there is something to read."""
+    return bool(select([connection], [], [], 0)[0])
 
 
 def become(connection: Connection, role: str, token: dict[str, Any], headers: dict[str, str]) -> None:
