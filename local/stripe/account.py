@@ -1,6 +1,5 @@
 """One account at Stripe: its objects, its clocks, and the events that announce every change."""
 
-import copy
 import json
 import secrets
 import time
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 from local.stripe import LATEST
 from local.stripe.errors import ApiError, missing
-from local.stripe.store import Object, Store
+from local.stripe.store import Object, Store, copied
 
 PREFIXES = {
     "billing_portal.configuration": "bpc",
@@ -159,7 +158,7 @@ class Account:
             "created": self.now(),
             "livemode": False,
             "metadata": {},
-            **copy.deepcopy(DEFAULTS[kind]),
+            **copied(DEFAULTS[kind]),
             **fields,
         }
         if self._clock and kind not in WITHOUT_CLOCK:
@@ -195,7 +194,7 @@ class Account:
 
     def change(self, thing: Object, event: str | None, /, **fields: Any) -> Object:
         """Change an object and announce it; an event `….updated` carries the previous attributes."""
-        before = copy.deepcopy(thing)
+        before = copied(thing)
         thing.update(fields)
         self.put(thing)
         updated = bool(event and event.endswith(".updated"))
@@ -210,7 +209,7 @@ class Account:
             "event",
             type=kind,
             api_version=self.version,
-            data={"object": copy.deepcopy(thing)},
+            data={"object": copied(thing)},
             request=dict(self.request),
             _before=before,
         )

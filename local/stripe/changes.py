@@ -1,6 +1,5 @@
 """Changes of a subscription: items with proration, trial, discounts, cancellation, pause."""
 
-import copy
 from typing import Any
 
 from local.stripe import collection, coupons, cycles, invoices, items, taxes
@@ -12,7 +11,7 @@ from local.stripe.errors import ApiError
 from local.stripe.lines import item_line, net_amounts
 from local.stripe.parameters import picked
 from local.stripe.periods import after
-from local.stripe.store import Object
+from local.stripe.store import Object, copied
 
 UPDATE = (
     f"{items.CHANGED_ITEMS} {items.EXTRA} {coupons.DISCOUNTS} {invoices.AUTOMATIC} {DETAILS}"
@@ -68,7 +67,7 @@ def _collect(account: Account, invoice: Object, behavior: str) -> None:
 
 def _apply_when_paid(account: Account, subscription: Object, values: Object, plain: Object) -> None:
     """The change takes effect once its invoice is paid; until then it waits as `pending_update`."""
-    before, name = copy.deepcopy(subscription), subscription["id"]
+    before, name = copied(subscription), subscription["id"]
     account.muted = "customer.subscription.updated"
     try:
         invoice = _apply(account, subscription, values, plain)

@@ -111,7 +111,7 @@ class Gateway:
                 request = json.dumps([address.path, given], sort_keys=True)
                 try:
                     result = call(account, method, address.path, given, version)
-                    response = Response(200, json.dumps(result, indent=2), reply)
+                    response = Response(200, json.dumps(result), reply)
                 except ApiError as error:
                     if not error.kept:
                         raise
@@ -151,7 +151,7 @@ class Gateway:
 
 
 def _refusal(error: ApiError, headers: dict[str, str]) -> Response:
-    return Response(error.status, json.dumps({"error": error.error}, indent=2), headers)
+    return Response(error.status, json.dumps({"error": error.error}), headers)
 
 
 def _conflict(key: str | None) -> ApiError:

@@ -12,6 +12,14 @@ Object = dict[str, Any]
 
 SCHEMA = 3
 
+
+def copied(value: Any) -> Any:
+    """A copy of JSON: a fifth of the time of copy.deepcopy, which looks for everything else that Python has."""
+    if isinstance(value, dict):
+        return {name: copied(each) for name, each in value.items()}
+    return [copied(each) for each in value] if isinstance(value, list) else value
+
+
 TABLES = """
 pragma journal_mode = wal;
 pragma synchronous = off;  -- the process may die at any point; the machine may not

@@ -27,6 +27,7 @@ class Deliveries:
         self._under_way: set[int] = set()
         self._lock = threading.Lock()
         self._wake = threading.Condition()
+        self._ended_one = threading.Condition()
         self._ended = False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
 
@@ -41,18 +42,20 @@ class Deliveries:
             thread.join()
 
     def wake(self) -> None:
-        with self._wake:
-            self._wake.notify_all()
+        if self._ended or self._account.store.pending_deliveries():
+            with self._wake:
+                self._wake.notify_all()
 
     def settle(self, timeout: float = 30) -> None:
         """Wait until every event is delivered; failed deliveries are retried at once, not after their pause."""
         deadline = time.monotonic() + timeout
-        while self._account.store.pending_deliveries() or self._under_way:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._account.store.pending_deliveries()} deliveries were not accepted")
-            self._account.store.hurry()
-            self.wake()
-            time.sleep(0.005)
+        with self._ended_one:
+            while self._account.store.pending_deliveries() or self._under_way:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{self._account.store.pending_deliveries()} deliveries were not accepted")
+                self._account.store.hurry()
+                self.wake()
+                self._ended_one.wait(0.05)
 
     def _work(self) -> None:
         while not self._ended:
@@ -64,7 +67,9 @@ class Deliveries:
             try:
                 self._deliver(serial, event, endpoint, attempts)
             finally:
-                self._under_way.discard(serial)
+                with self._ended_one:
+                    self._under_way.discard(serial)
+                    self._ended_one.notify_all()
 
     def _take(self) -> tuple[int, str, str, int] | None:
         with self._lock:
@@ -89,7 +94,7 @@ class Deliveries:
 def payload(account: Account, event: Object, endpoint: Object) -> bytes:
     """The endpoint's version decides the shape."""
     version = endpoint["api_version"] or account.version
-    return json.dumps(shown(account, {**event, "api_version": version}, version), indent=2).encode()
+    return json.dumps(shown(account, {**event, "api_version": version}, version)).encode()
 
 
 def signature(body: bytes, secret: str, at: int | None = None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from local.stripe.server import Double
+from local.stripe.webhooks import payload
 from shared.billing.events import delivery
 from shared.billing.prices import put_on_sale
 from tests.support.histories import LIVES, play
@@ -46,16 +47,18 @@ def played(database: Database) -> Iterator[Played]:
             )
             plans = {tier if cycle == "MONTHLY" else f"{tier} {cycle}": price for tier, cycle, price in rows}
         lives = {name: play(double, client, plans, name, BEGINNING) for name in LIVES}
-        old_client = client_of(double, stripe_version=OLD)
-        events, old_events = (
-            [event.to_dict() for event in each.v1.events.list({"limit": 100}).auto_paging_iter()][::-1]
-            for each in (client, old_client)
-        )
-        yield Played(double, client, lives, events, old_events)
+        yield Played(double, client, lives, events(double), events(double, OLD))
     finally:
         double.stop()
         while opened:
             opened.pop().close()
+
+
+def events(double: Double, version: str | None = None) -> list[Row]:
+    """As endpoints of this version get them, oldest first."""
+    with double.store.change():
+        stored = list(double.store.all("event"))[::-1]
+        return [json.loads(payload(double.account, event, {"api_version": version})) for event in stored]
 
 
 def slug_of(name: str) -> str:

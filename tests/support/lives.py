@@ -62,9 +62,10 @@ class Life:
         if not self.clock:
             self.double.advance(seconds=moment - self.now())
             return self
-        step = 31 * DAY
-        while (now := self.now()) < moment:
-            self.client.v1.test_helpers.test_clocks.advance(self.clock, {"frozen_time": min(moment, now + step)})
+        step, now = 31 * DAY, self.now()
+        while now < moment:
+            now = min(moment, now + step)
+            self.client.v1.test_helpers.test_clocks.advance(self.clock, {"frozen_time": now})
         return self
 
     def renew(self) -> "Life":
