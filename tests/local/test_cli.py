@@ -1,5 +1,6 @@
 """Each command of `strive`, typed as a person types it, on one running stack."""
 
+import io
 import json
 import os
 import re
@@ -7,12 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import httpx
 import pytest
 
 from local import ROOT
+from local.cli import main
 from local.dev import Quiet
 from local.official import CLI, OfficialStack
 from local.stack import Stack
@@ -37,6 +40,17 @@ def strive(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env=os.environ | {"STRIVE_WORKDIR": str(stack.workdir)},
     )
+
+
+def typed(stack: Stack, *words: str) -> tuple[int, str, str]:
+    """As `strive`, without a process of its own: exit code, output and complaints."""
+    output, complaints = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(complaints):
+        try:
+            code = main(["--workdir", str(stack.workdir), *words])
+        except SystemExit as exit_:  # of argparse
+            code = int(exit_.code or 0)
+    return code, output.getvalue(), complaints.getvalue()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
@@ -77,20 +91,19 @@ def test_watch_prints_the_feed_as_it_happens(running: Stack) -> None:
             """)
         assert "Watched it happen" in watching.stdout.readline()
         watching.terminate()
-    refused = strive(running, "watch", "feed", "--as", "nobody@acme.test")
-    assert (refused.returncode, "nobody@acme.test can't sign in" in refused.stderr) == (1, True)
+    code, _, complaint = typed(running, "watch", "feed", "--as", "nobody@acme.test")
+    assert (code, "nobody@acme.test can't sign in" in complaint) == (1, True)
 
 
 def test_logs_are_readable_or_json(running: Stack) -> None:
-    shown = strive(running, "logs", "functions")
-    assert "functions | " in shown.stdout
+    assert "functions | " in strive(running, "logs", "functions").stdout
     values = running.values()
     httpx.get(f"{values['API_URL']}/rest/v1/leads?name=eq.secret", headers={"apikey": values["PUBLISHABLE_KEY"]})
-    requests = [line for line in strive(running, "logs", "api").stdout.splitlines() if "401 GET /rest/v1/leads" in line]
+    requests = [line for line in typed(running, "logs", "api")[1].splitlines() if "401 GET /rest/v1/leads" in line]
     assert len(requests) == 1
     assert requests[0].endswith(" ms")
     assert "secret" not in requests[0]
-    lines = [json.loads(line) for line in strive(running, "logs", "-o", "json").stdout.splitlines()]
+    lines = [json.loads(line) for line in typed(running, "logs", "-o", "json")[1].splitlines()]
     assert {"functions", "postgres"} <= {line["service"] for line in lines}
     assert all(line["message"] for line in lines)
     assert any("request_id" in line for line in lines)
@@ -108,23 +121,16 @@ def test_doctor_finds_a_healthy_stack_and_names_a_problem(running: Stack) -> Non
     keys = running.workdir / "keys.json"
     keys.chmod(0o644)
     try:
-        found = strive(running, "doctor")
+        code, output, _ = typed(running, "doctor")
     finally:
         keys.chmod(0o600)
-    assert found.returncode == 1
-    assert f"chmod 600 {keys}" in found.stdout
+    assert code == 1
+    assert f"chmod 600 {keys}" in output
 
 
 def test_completion_is_printed_for_each_shell(running: Stack) -> None:
     for shell in ("bash", "zsh", "fish"):
-        assert "strive" in strive(running, "completion", shell).stdout
-
-
-def test_reset_keeps_every_port_and_answers_when_it_returns(running: Stack) -> None:
-    before = running.ports
-    assert strive(running, "reset").returncode == 0
-    assert running.ports == before
-    assert running.running()
+        assert "strive" in typed(running, "completion", shell)[1]
 
 
 def test_psql_help_needs_neither_psql_nor_a_stack(tmp_path: Path) -> None:
@@ -165,9 +171,9 @@ def test_psql_gets_its_own_options(running: Stack) -> None:
 
 
 def test_help_of_every_command_has_examples(running: Stack) -> None:
-    names = re.findall(r"^    (\w+) ", strive(running, "--help").stdout, re.MULTILINE)
+    names = re.findall(r"^    (\w+) ", typed(running, "--help")[1], re.MULTILINE)
     assert len(names) >= 18
-    assert [name for name in names if "examples:" not in strive(running, name, "--help").stdout] == []
+    assert [name for name in names if "examples:" not in typed(running, name, "--help")[1]] == []
 
 
 @pytest.mark.parametrize(
@@ -181,9 +187,9 @@ def test_help_of_every_command_has_examples(running: Stack) -> None:
     ],
 )
 def test_new_refuses_an_invalid_or_existing_name(running: Stack, kind: str, name: str) -> None:
-    done = strive(running, "new", kind, name)
-    assert done.returncode == 1, done.stdout
-    assert "hint:" in done.stderr
+    code, output, complaint = typed(running, "new", kind, name)
+    assert code == 1, output
+    assert "hint:" in complaint
 
 
 @pytest.mark.skipif(not CLI.exists(), reason="version 3 of the Supabase CLI is not locked for this platform")

@@ -232,23 +232,14 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)
 def test_start_repairs_a_stack_that_lost_one_process(own: Stack) -> None:
     own.start(0, 0)
     note(own, "kept")
-    for lost in ("postgres", "functions"):
-        process = own.processes()[lost]
-        assert process
-        process.kill()
-        until(lambda lost=lost: not own.processes()[lost], f"{lost} has ended")  # type: ignore[misc]
-        assert not own.running()
-        own.start()
-        assert own.running()
-        assert notes(own) == ["kept"]
-
-
-def test_incomplete_data_directory_is_created_again(new: Stack) -> None:
-    half = new.workdir / "postgres" / "data"
-    (half / "base").mkdir(parents=True)
-    (half / "PG_VERSION").write_text("17\n")
-    new.start(0, 0)
-    assert new.running()
+    process = own.processes()["functions"]
+    assert process
+    process.kill()
+    until(lambda: not own.processes()["functions"], "the functions have ended")
+    assert not own.running()
+    own.start()
+    assert own.running()
+    assert notes(own) == ["kept"]
 
 
 def test_a_chosen_port_is_not_chosen_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +267,10 @@ def test_port_in_use_error_names_process_and_flag(own: Stack, flag: str, positio
 def test_failing_migration_is_explained_and_stops_the_stack(
     new: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It starts on the incomplete data directory of a start that was killed, which is created again."""
+    half = new.workdir / "postgres" / "data"
+    (half / "base").mkdir(parents=True)
+    (half / "PG_VERSION").write_text("17\n")
     broken = shutil.copytree(database.MIGRATIONS, tmp_path / "migrations")
     first = broken / "20000101000000_broken.sql"
     first.write_text("select 1;\nselect * from nowhere;\n")
