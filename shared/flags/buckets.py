@@ -1,6 +1,7 @@
 """Where a unit falls: the same place in every process, for as long as the flag keeps its seed."""
 
 import math
+from functools import lru_cache
 from hashlib import sha256
 
 # A place is the first 52 bits of SHA-256 of "<seed>:<salt>:<unit>", which a double represents exactly.
@@ -16,6 +17,7 @@ def place(begin: bytes, unit: bytes) -> int:
     return int.from_bytes(sha256(begin + unit).digest()[:_PLACE_BYTES], "big") >> 4
 
 
+@lru_cache(maxsize=1024)  # most percentages are whole numbers
 def threshold(percent: float) -> bytes:
     """A unit is within `percent` if its digest is below this. Comparing bytes avoids making a number of the digest."""
     places = math.ceil(percent / 100 * PLACES)

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from sys import intern
 from typing import Any
@@ -23,9 +24,9 @@ _NO_CONTEXT = Context({})
 ALL = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes a call for each field of ten thousand flags
 class Flag:
-    """`rules` decide without prerequisites; needing() adds those."""
+    """Never changed once it is compiled. `rules` decide without prerequisites; needing() adds those."""
 
     name: str
     version: int
@@ -142,10 +143,16 @@ class _Results:
         return Evaluation(self.name, variant[2], reason, variant[0], on=True, rule=rule, version=self.version)
 
 
+@lru_cache(maxsize=256)
+def _tiers(names: tuple[str, ...]) -> frozenset[str]:
+    """The same few in every flag."""
+    return frozenset(map(intern, names))
+
+
 def _decision(flag: Mapping[str, Any], results: _Results, groups: Groups | None, *, targeted: bool) -> Rules:
     # Dictionaries take half the memory of sets.
     users, organizations = dict.fromkeys(flag["target_users"]), dict.fromkeys(flag["target_orgs"])
-    tiers = frozenset(map(intern, flag["target_tiers"]))  # the same few in every flag
+    tiers = _tiers(tuple(flag["target_tiers"]))
     conditions = flag.get("conditions")
     checks, condition = ((), None) if conditions is None or conditions == {} else compile_checks(conditions, groups)
     conditional = bool(checks or condition)

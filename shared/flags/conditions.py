@@ -38,6 +38,7 @@ _VERSIONS: dict[str, Callable[[str, str], bool]] = {
     "$vlte": operator.le,
 }
 _SCALARS = {str, int, float, bool, type(None)}
+_OPERANDS = {str, int, float}
 _TEXT = {str}
 _KINDS = {*TYPES.values(), "undefined"}
 _OF_ATTRIBUTES = ("$or", "$and", "$nor", "$not")
@@ -135,7 +136,14 @@ def _condition(condition: Any, depth: int) -> Condition:
             # An attribute may have such a name. Without operators it is a mistyped $or, $and, $nor or $not.
             raise ConditionError(key, "an attribute, $or, $and, $nor or $not")
         try:
-            parts.append(_part(key, value, depth))
+            if type(value) is str and key[0] != "$":
+                parts.append(_equal_attribute(key, value))
+            elif type(value) is dict and len(value) == 1 and depth < DEPTH and key[0] != "$":
+                ((name, operand),) = value.items()
+                is_shared = type(operand) in _OPERANDS
+                parts.append(_one_operator(key, name, operand) if is_shared else _part(key, value, depth))
+            else:
+                parts.append(_part(key, value, depth))
         except ConditionError as problem:
             raise problem.within(f".{key}") from None
     return _all(parts)
@@ -214,6 +222,16 @@ def _any(parts: Sequence[Condition]) -> Condition:
 
 def _negated(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: not test(value)
+
+
+@_shared
+def _equal_attribute(path: str, expected: str) -> Condition:
+    return _attribute(path, _equal_to_scalar(expected))
+
+
+@_shared
+def _one_operator(path: str, name: str, operand: Any) -> Condition:
+    return _part(path, {name: operand}, 1)
 
 
 @_shared

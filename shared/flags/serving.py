@@ -226,7 +226,7 @@ def _flag(known: Snapshot | None, name: str, version: int, definition: str | Non
         return flag
     text = definition or ""
     # Postgres writes `$` as it is, so text that names no group is known without a walk through it.
-    named = groups if any(operator in text for operator in OPERATORS) else None
+    named = groups if any(map(text.__contains__, OPERATORS)) else None
     try:
         return compile_flag(name, version, from_json(text), named)
     except ValueError as problem:
