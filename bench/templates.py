@@ -53,12 +53,14 @@ def by_hand(search: dict[str, Any]) -> str:
     """Without word indexes."""
     conditions = ["(is_public or is_system or organization_id = %(org)s)"]
     text = "lower(concat_ws(' ', name, description, array_to_string(tags || features || use_cases, ' ')))"
-    conditions += [f"{text} ~ '\\m{word}'" for word in search.get("query", "").split()]
+    words = search.get("query", "").split()
+    conditions += [f"{text} ~ '\\m{word}'" for word in words]
     if "category" in search:
         conditions.append("category = %(category)s")
     if "tags" in search:
         conditions.append("tags @> %(tags)s")
-    named = "strpos(lower(name), %(query)s) > 0 desc, " if "query" in search else ""
+    in_name = " and ".join(f"lower(name) ~ '\\m{word}'" for word in words)
+    named = f"({in_name}) desc, " if words else ""
     return (
         f"select * from public.agent_templates where {' and '.join(conditions)}"
         f" order by {named}usage_count desc, created_at desc, id desc limit 20"

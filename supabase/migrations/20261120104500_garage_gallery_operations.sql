@@ -14,50 +14,64 @@ create function private.find_templates(
 set search_path = '' set plan_cache_mode = force_custom_plan as $$
 declare
   org uuid := private.current_user_org();
-  phrase text := lower(trim(left(query, 200)));
-  words text := (
-    select string_agg(private.as_mark(w.word) || ':*', ' & ')
-    from unnest(tsvector_to_array(to_tsvector('pg_catalog.simple', phrase))) w (word)
-  );
-  marks tsquery := concat_ws(
-    ' & ', words, private.as_mark('CATEGORY ' || category::text),
-    (select string_agg(private.as_mark('TAG ' || left(lower(tag), 100)), ' & ') from unnest(tags[:20]) tag),
-    '(' || concat_ws(' | ', private.as_mark('FOR ALL'), private.as_mark('FOR ' || org)) || ')'
-  );
-  named boolean;
+  for_org tsquery := private.as_mark('FOR ' || org);
+  phrase text := coalesce(trim(left(query, 200)), '');
+  words text[] := tsvector_to_array(to_tsvector('pg_catalog.simple', phrase));
+  in_text tsquery := (select string_agg(private.as_mark(word) || ':*', ' & ') from unnest(words) word);
+  in_name tsquery := (select string_agg(private.as_mark('NAME ' || word) || ':*', ' & ') from unnest(words) word);
+  terms tsquery := nullif(concat_ws(
+    ' & ', in_text, private.as_mark('CATEGORY ' || category::text),
+    (select string_agg(private.as_mark('TAG ' || left(lower(tag), 100)), ' & ') from unnest(tags[:20]) tag)
+  ), '');
+  -- Those named so come first; the others are searched only if they do not fill the page. Null: all templates.
+  groups tsquery[] := case when words = '{}' then array[terms] else array[terms && in_name, terms && !!in_name] end;
+  first_group integer := 1;
   used integer;
   made timestamptz;
+  missing integer := page_size;
+  found_now integer;
 begin
   if page_size is null or page_size not between 1 and 100 then
     raise exception 'page_size is 1 to 100' using errcode = 'PT400', detail = format('Found %s.', page_size);
   elsif cardinality(tags) > 20 then
     raise exception 'A search has at most 20 tags' using errcode = 'PT400', detail = format('Found %s.', cardinality(tags));
   end if;
-  if private.current_user_id() is null or (phrase <> '' and words is null) then
+  if private.current_user_id() is null or (phrase <> '' and words = '{}') then
     return; -- no caller, or no word in the query
   end if;
   if after is not null then
-    select coalesce(strpos(lower(t.name), phrase) > 0, true), t.usage_count, t.created_at into named, used, made
-    from public.agent_templates t
-    where t.id = after and (t.is_public or t.is_system or t.organization_id = org);
+    select s.usage_count, s.created_at, case when s.terms @@ in_name is false then 2 else 1 end
+    into used, made, first_group
+    from private.template_search s
+    where s.template_id = after and (s.is_for_all or s.organization_id = org);
     if made is null then
       raise exception 'There is no template with the id in after' using
         errcode = 'PT404', detail = format('Found %s.', after), hint = 'Start again at the first page.';
     end if;
   end if;
-  return query
-    select f.id
-    from (
-      select t.id, coalesce(strpos(lower(t.name), phrase) > 0, true) as is_named, t.usage_count, t.created_at
-      from public.agent_templates t
-      where private.template_marks(
-          t.name, t.description, t.category, t.tags, t.features, t.use_cases, t.is_public or t.is_system,
-          t.organization_id
-        ) @@ marks
-        and (t.is_public or t.is_system or t.organization_id = org)
-    ) f
-    where after is null or (f.is_named, f.usage_count, f.created_at, f.id) < (named, used, made, after)
-    order by f.is_named desc, f.usage_count desc, f.created_at desc, f.id desc limit page_size;
+  for place in first_group..cardinality(groups) loop
+    return query
+      (select s.template_id
+      from (
+        (select s.template_id, s.usage_count, s.created_at
+        from private.template_search s
+        where s.is_for_all and (groups[place] is null or s.terms @@ groups[place])
+          and (made is null or (s.usage_count, s.created_at, s.template_id) < (used, made, after))
+        order by s.usage_count desc, s.created_at desc, s.template_id desc limit missing)
+        union all
+        (select s.template_id, s.usage_count, s.created_at
+        from private.template_search s
+        where s.organization_id = org and not s.is_for_all
+          and (groups[place] is null or s.terms @@ (groups[place] && for_org))
+          and (made is null or (s.usage_count, s.created_at, s.template_id) < (used, made, after))
+        order by s.usage_count desc, s.created_at desc, s.template_id desc limit missing)
+      ) s
+      order by s.usage_count desc, s.created_at desc, s.template_id desc limit missing);
+    get diagnostics found_now = row_count;
+    missing := missing - found_now;
+    exit when missing = 0;
+    made := null; -- the next group begins with its first
+  end loop;
 end $$;
 comment on function private.find_templates(text, "AgentCategory", text[], uuid, integer) is
   'Does the work of public.search_templates(): which templates, in which order.';

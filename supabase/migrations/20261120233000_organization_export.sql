@@ -35,7 +35,9 @@ language sql stable security definer set search_path = '' as $$
     join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'organization_id' and not a.attisdropped
     where c.relkind in ('r', 'p') and c.relnamespace in ('public'::regnamespace, 'private'::regnamespace)
       -- Tables of the platform's own work.
-      and not (c.relnamespace = 'private'::regnamespace and c.relname in ('emails', 'exports', 'organization_moves', 'row_counts', 'usage_entries'))
+      and not (c.relnamespace = 'private'::regnamespace and c.relname in (
+        'emails', 'exports', 'organization_moves', 'row_counts', 'template_search', 'usage_entries'
+      ))
   )
   select 'public.organizations'::regclass, 't.id = $1', false
   union all

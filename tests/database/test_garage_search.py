@@ -1,14 +1,17 @@
 """AI Garage: search by category, tag and words, in pages, only of visible rows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from tests.support.acting import now_as
+from tests.support.acting import Cursor, now_as
 from tests.support.statements import refused
 from tests.support.world import ACME, GLOBEX, Database
 
@@ -172,3 +175,76 @@ def test_template_search_finds_any_tag_without_errors(database: Database, text: 
         cursor.execute("select * from public.search_templates(query => %s, tags => %s)", [text, tags])
         found = cursor.execute("select id from public.search_templates(tags => %s, page_size => 100)", [tags])
         assert made in found.fetchall()
+
+
+@contextmanager
+def writing(database: Database) -> Iterator[Cursor]:
+    """As the owner of the tables, who may continue as a person; rolled back."""
+    with database.connect() as connection, connection.transaction(force_rollback=True):
+        yield connection.cursor(row_factory=dict_row)
+
+
+def add(cursor: Cursor, name: str, usage: int = 0, **columns: Any) -> UUID:
+    columns = {"description": "", "is_public": True, "organization_id": ACME, "category": "SALES"} | columns
+    columns |= dict.fromkeys(("personality_config", "model_config", "tools_config", "memory_config"), "{}")
+    marks = ", ".join(["%s"] * len(columns))
+    row = cursor.execute(
+        f"insert into public.agent_templates (name, usage_count, {', '.join(columns)}) values (%s, %s, {marks})"
+        " returning id",
+        [name, usage, *columns.values()],
+    ).fetchone()
+    assert row
+    return UUID(str(row["id"]))
+
+
+def test_matches_of_the_name_come_first_and_pages_cross_the_border(database: Database) -> None:
+    pages, after = [], None
+    with writing(database) as cursor:
+        add(cursor, "Nothing", 9, description="quokka")
+        add(cursor, "The Quokkas", 1, is_public=False)
+        add(cursor, "Quokka", 2)
+        add(cursor, "More", 8, description="quokka", is_public=False)
+        now_as(cursor, "member")
+        whole = cursor.execute("select name from public.search_templates(query => 'quokka')").fetchall()
+        while page := cursor.execute(
+            "select id, name from public.search_templates(query => 'quokka', after => %s, page_size => 1)", [after]
+        ).fetchall():
+            pages += [row["name"] for row in page]
+            after = page[-1]["id"]
+    assert pages == [row["name"] for row in whole] == ["Quokka", "The Quokkas", "Nothing", "More"]
+
+
+@pytest.mark.parametrize("role", ["origin", "replica"])
+def test_a_search_follows_every_change_of_a_template(database: Database, role: str) -> None:
+    """Also where rows are loaded without triggers, as a restore does."""
+    with writing(database) as cursor:
+
+        def found(person: str, **words: Any) -> bool:
+            now_as(cursor, person)
+            arguments = ", ".join(f"{word} => %({word})s" for word in words)
+            rows = cursor.execute(f"select id from public.search_templates({arguments})", words).fetchall()
+            cursor.execute("reset role")
+            return template in [row["id"] for row in rows]
+
+        def change(assignment: str) -> None:
+            cursor.execute(f"update public.agent_templates set {assignment} where id = %s", [template])
+
+        cursor.execute("select set_config('session_replication_role', %s, true)", [role])
+        template = add(cursor, "Numbat", is_public=False)
+        assert found("member", query="numbat")
+        assert not found("globex_owner", query="numbat")
+        change("is_public = true")
+        assert found("globex_owner", query="numbat")
+        change("name = 'Bilby', tags = '{Night}'")
+        assert not found("member", query="numbat")
+        assert found("member", query="bilby", tags=["night"])
+        change("category = 'CONTENT'")
+        assert not found("member", query="bilby", category="SALES")
+        add(cursor, "Bilby", 1)
+        assert not found("member", query="bilby", page_size=1)
+        change("usage_count = 2")
+        assert found("member", query="bilby", page_size=1)
+        cursor.execute("delete from public.agent_templates where id = %s", [template])
+        assert not found("member", query="bilby")
+        left = cursor.execute("select from private.template_search where template_id = %s", [template])
+        assert not left.fetchall()
