@@ -392,9 +392,10 @@ begin
     )
     -- A discount and its coupon that arrive together: the later one has to see the earlier one.
     || array(select distinct d #>> '{state,coupon}' from jsonb_array_elements(deliveries) d where d #>> '{state,coupon}' is not null)
-    -- Invoice payments, refunds and disputes do not name their customer, but what they are about.
+    -- Payments of invoices, refunds, disputes and prices do not name a customer, but what they are about.
     || array(
-      select distinct n.key from jsonb_array_elements(deliveries) d, unnest(array['invoice', 'payment_intent', 'charge']) w (what)
+      select distinct n.key from jsonb_array_elements(deliveries) d,
+        unnest(array['invoice', 'payment_intent', 'charge', 'product']) w (what)
       cross join lateral (select d -> 'state' ->> w.what as key) n where d ->> 'customer_id' is null and n.key is not null
     )
   into customers, keys

@@ -177,6 +177,27 @@ def test_invoice_is_paid_whatever_arrives_at_the_same_time(fresh_database: Datab
     assert row == ("PAID", 500, 200)
 
 
+def test_price_and_product_taken_up_at_the_same_time_are_sold(fresh_database: Database) -> None:
+    price = {
+        "id": "price_growth", "object": "price", "product": "prod_1", "unit_amount": 69_900, "currency": "usd",
+        "recurring": {"interval": "month", "interval_count": 1},
+    }  # fmt: skip
+    product = {"id": "prod_1", "object": "product"}
+    on_sale = "select is_active from public.plans where stripe_price_id = 'price_growth'"
+    with fresh_database.connect() as connection:
+        sell(connection)
+        receive(connection, event("product.updated", product | {"active": False}))
+        receive(connection, event("price.updated", price | {"active": False}))
+        assert connection.execute(on_sale).fetchone() == (False,)
+    with fresh_database.connect() as first, fresh_database.connect() as second, ThreadPoolExecutor(1) as pool:
+        with first.transaction():
+            receive(first, event("product.updated", product | {"active": True}, created=NOW + 1))
+            later = pool.submit(receive, second, event("price.updated", price | {"active": True}, created=NOW + 1))
+            wait_until_blocked(fresh_database)
+        later.result()
+        assert second.execute(on_sale).fetchone() == (True,)
+
+
 def test_requeued_event_repairs_an_edited_subscription(fresh_database: Database) -> None:
     with fresh_database.connect() as connection:
         sell(connection)
