@@ -60,7 +60,7 @@ def changed_items(account: Account, subscription: Object, given: list[Object]) -
         raise ApiError(
             "A subscription must have at least one item; cancel it instead of deleting the last one.", param="items"
         )
-    check_items(list(items.values()))
+    check_items(list(items.values()), subscription["currency"])
     return list(items.values())
 
 
@@ -85,12 +85,19 @@ def _discounted(account: Account, subscription: Object, item: Object, given: Obj
     return {**item, "discounts": names}
 
 
-def check_items(items: list[Object]) -> None:
+def check_items(items: list[Object], currency: str | None = None) -> None:
     if len(items) > MOST_ITEMS:
         raise ApiError(f"A subscription can have at most {MOST_ITEMS} items (found {len(items)}).", param="items")
     prices = [item["price"] for item in items]
     if len({price["id"] for price in prices}) < len(prices):
         raise ApiError("Cannot add multiple subscription items with the same price.", param="items")
+    for price in prices:
+        if currency and price["currency"] != currency:
+            raise ApiError(
+                f"The price specified only supports `{price['currency']}`. This doesn't match the expected currency:"
+                f" `{currency}`.",
+                param="items",
+            )
     if len({price["currency"] for price in prices}) > 1:
         raise ApiError("All prices on a subscription must have the same `currency`.", param="items")
     intervals = {(price["recurring"]["interval"], price["recurring"]["interval_count"]) for price in prices}

@@ -139,7 +139,7 @@ def price_of(account: Account, item: Object, param: str, *, recurring: bool | No
                 f"Missing required param: {param}[price].", code="parameter_missing", param=f"{param}[price]"
             )
         price = account.referred("price", item["price"], f"{param}[price]")
-        if not price["active"]:
+        if not (price["active"] or item.get("scheduled")):
             raise ApiError(
                 "The price specified is inactive. This field only accepts active prices.", param=f"{param}[price]"
             )

@@ -255,6 +255,7 @@ def _wanted(phase: Object) -> list[Object]:
     return [
         {
             **picked(each, "price quantity metadata"),
+            "scheduled": True,  # when it was active
             "discounts": _given(each),
             "tax_rates": [rate["id"] for rate in each["tax_rates"]],
         }

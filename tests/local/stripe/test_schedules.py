@@ -43,6 +43,12 @@ def test_yearly_plan_at_period_end_starts_its_year(life: Life, shop: Shop) -> No
     assert len(life.invoices()) == 2
 
 
+def test_scheduled_price_may_be_archived_before_its_phase(life: Life, small: str, shop: Shop) -> None:
+    life.schedule(small)
+    shop.client.v1.prices.update(small, {"active": False})
+    assert life.renew().prices() == [small]
+
+
 def test_preview_shows_the_scheduled_price(life: Life, small: str, shop: Shop) -> None:
     life.schedule(small)
     preview = shop.client.v1.invoices.create_preview({"subscription": life.subscription})

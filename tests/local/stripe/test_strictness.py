@@ -105,6 +105,16 @@ def test_invalid_parameters_are_refused_as_by_stripe(shop: Shop) -> None:
     assert shop.double.store._rows("select count(*) from objects") == before
 
 
+def test_currency_of_a_subscription_cannot_change(shop: Shop) -> None:
+    bought = shop.active()
+    terms: Any = {"unit_amount": 500, "currency": "eur", "recurring": {"interval": "month"}}
+    euros = shop.client.v1.prices.create(terms | {"product": shop.client.v1.prices.retrieve(shop.price).product}).id
+    items = [{"id": bought["items"].data[0].id, "price": euros}]
+    with pytest.raises(stripe_error.InvalidRequestError, match="expected currency: `usd`"):
+        shop.client.v1.subscriptions.update(bought.id, {"items": items})
+    assert shop.subscription(bought.id)["items"].data[0].price.id == shop.price
+
+
 @pytest.mark.parametrize(
     ("path", "filters", "param"),
     [
