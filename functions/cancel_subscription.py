@@ -38,7 +38,8 @@ async def cancel_subscription(call: Call[CancelSubscription]) -> Result[Subscrip
     """Cancel the subscription of the current organization at the end of its period.
 
     For its OWNER. Until then nothing changes, and resume-subscription revokes the cancellation. A
-    subscription whose payments Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
+    subscription that has ended here because a payment is late is cancelled at once. A scheduled change of plan is
+    dropped.
     """
     await call.load_stripe("shared.billing.changes", "shared.billing.tasks")
     from shared.billing.changes import retried  # noqa: PLC0415 - imports Stripe's library

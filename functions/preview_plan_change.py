@@ -35,7 +35,7 @@ class PlanChangePreview(ResponseModel):
     currency: str
     due_now: PreviewAmounts | None
     lines: Annotated[list[PreviewLine], Field(description="What is credited and charged now.")]
-    next_invoice: NextInvoice
+    next_invoice: Annotated[NextInvoice | None, Field(description="Null where the subscription ends with its period.")]
 
 
 @function(

@@ -42,7 +42,7 @@ async def resume_subscription(call: Call[ResumeSubscription]) -> Result[Subscrip
         elif found.status == "paused":
             anew: Any = {"billing_cycle_anchor": "now"}
             await v1.subscriptions.resume_async(found.id, anew)
-        elif found.status == "unpaid":
+        elif found.status in {"past_due", "unpaid"} and not owned["is_live"]:
             raise ApiError(
                 409,
                 "payment_due",

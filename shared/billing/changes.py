@@ -123,14 +123,16 @@ async def preview_change(call: Call[Any], change: Change) -> dict[str, Any]:
         return (await v1.invoices.create_preview_async(request)).to_dict()
 
     due_now = await preview("always_invoice") if change["effect"] == "NOW" else None
-    renewal = await preview("none")
+    ends_at, renews_at = subscription.cancel_at, item["current_period_end"]
+    is_leaving = subscription.cancel_at_period_end or (ends_at is not None and ends_at <= renews_at)
+    renewal = None if is_leaving else await preview("none")
     return {
         "takes_effect": change["effect"],
         "effective_at": change["at"],
         "currency": change["currency"],
         "due_now": _amounts(due_now) if due_now else None,
         "lines": [_line(line) for line in due_now["lines"]["data"]] if due_now else [],
-        "next_invoice": _amounts(renewal) | {"at": datetime.fromtimestamp(item["current_period_end"], UTC).isoformat()},
+        "next_invoice": renewal and _amounts(renewal) | {"at": datetime.fromtimestamp(renews_at, UTC).isoformat()},
     }
 
 

@@ -39,8 +39,10 @@ async def open_checkout(call: Call[Any], request: Mapping[str, Any]) -> dict[str
             if error.code == "resource_missing" and begun["customer"] and await _was_deleted(call, begun["customer"]):
                 continue
             raise
-        await run(call, "private.save_checkout", {"id": checkout["id"], "session": session.id})
-        return _shown(checkout, session)
+        if await run(call, "private.save_checkout", {"id": checkout["id"], "session": session.id}):
+            return _shown(checkout, session)
+        # Another owner replaced the checkout before its page was known.
+        await _expire(call, checkout | {"stripe_session_id": session.id})
     raise ApiError(
         409,
         "checkout_changes",

@@ -222,7 +222,15 @@ comment on function private.end_at_stripe(public.stripe_objects, text) is 'Has o
 create function private.end_billing() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  if tg_op = 'UPDATE' then
+  if tg_op = 'UPDATE' and new.closed_at is null then
+    -- Reopened before the job has begun to cancel them: they go on.
+    delete from public.stripe_tasks t
+    where t.kind = 'CANCEL_SUBSCRIPTION' and t.tries = 0 and t.done_at is null and t.reason ~ '^Organization .* was closed$'
+      and exists (
+        select from public.stripe_objects o where o.id = t.object_id and o.customer_id = any (private.customers_of(new.id))
+      );
+    return null;
+  elsif tg_op = 'UPDATE' then
     perform private.cancel_all_at_stripe(new.id, format('Organization %s was closed', new.name));
     return null;
   end if;
@@ -232,8 +240,9 @@ begin
   perform private.cancel_all_at_stripe(old.id, format('Organization %s was deleted', old.name));
   return old;
 end $$;
-comment on function private.end_billing() is 'Ends the subscriptions of a closed or deleted organization at Stripe.';
+comment on function private.end_billing() is
+  'Ends the subscriptions of a closed or deleted organization at Stripe; those of one that is reopened at once go on.';
 create trigger end_billing before delete on public.organizations
   for each row execute function private.end_billing();
 create trigger end_billing_of_closed after update of closed_at on public.organizations
-  for each row when (new.closed_at is not null and old.closed_at is null) execute function private.end_billing();
+  for each row when ((new.closed_at is null) <> (old.closed_at is null)) execute function private.end_billing();

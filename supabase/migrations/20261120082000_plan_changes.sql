@@ -232,7 +232,7 @@ begin
   select s.* into live from public.subscriptions s
   where s.organization_id = org and s.stripe_subscription_id is not null and s.status <> 'CANCELLED' and (
     private.is_live(s.status) or exists (
-      select from public.stripe_objects o where o.id = s.stripe_subscription_id and o.state ->> 'status' in ('unpaid', 'paused')
+      select from public.stripe_objects o where o.id = s.stripe_subscription_id and o.state ->> 'status' in ('past_due', 'unpaid', 'paused')
     ))
   order by private.is_live(s.status) desc, s.created_at desc limit 1;
   if live.id is null then

@@ -72,6 +72,18 @@ create function private.billing_differences() returns table (
     left join public.subscriptions s on s.organization_id = o.id and private.is_live(s.status)
     where o.subscription_tier <> coalesce(s.tier, 'FREE')
       and exists (select from public.subscriptions bought where bought.organization_id = o.id)
+    union all
+    select 'PRICE', o.id, null,
+      format('%s %s is offered for %s, and this price at Stripe is %s%s.', p.tier, p.billing_cycle,
+        private.format_money(p.amount_cents, p.currency), private.format_money(k.amount, o.state ->> 'currency'),
+        coalesce(' per ' || nullif(o.state ->> 'every', '1') || ' ' || (o.state ->> 'interval') || 's',
+          ' per ' || (o.state ->> 'interval'), ', once')),
+      'Stripe charges what its price says. Correct plans.amount_cents or plans.stripe_price_id.', greatest(p.updated_at, o.state_at)
+    from public.plans p
+    join public.stripe_objects o on o.id = p.stripe_price_id and o.type = 'price'
+    cross join lateral (select (o.state ->> 'amount')::bigint as amount) k
+    where p.is_active and k.amount is not null and (k.amount, o.state ->> 'currency', o.state ->> 'every', o.state ->> 'interval')
+      is distinct from (p.amount_cents, p.currency, '1', case p.billing_cycle when 'YEARLY' then 'year' else 'month' end)
   ) d
   where private.is_operator() or auth.role() = 'service_role'
 $$;

@@ -161,7 +161,8 @@ comment on function private.reopen_organization() is 'Does the work of public.re
 create function public.reopen_organization() returns jsonb
 language sql set search_path = '' as 'select private.reopen_organization()';
 comment on function public.reopen_organization() is
-  'Reopens the current organization (OWNER) before it is erased. Its subscription has ended: choose a plan again.';
+  'Reopens the current organization (OWNER) before it is erased. A subscription that was cancelled at Stripe meanwhile, within '
+  'ten minutes, has ended: choose a plan again.';
 
 create function private.count_rows_of(org uuid) returns jsonb
 language plpgsql stable security definer set search_path = '' as $$

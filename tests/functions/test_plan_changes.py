@@ -129,6 +129,19 @@ def test_another_plan_replaces_the_open_page(stripe: Shop) -> None:
     assert statuses == {first: "expired", second: "open"}
 
 
+def test_page_that_is_made_while_another_replaces_it_is_closed(stripe: Shop) -> None:
+    stripe.double.fail("slow", path="checkout/sessions", seconds=1)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(checkout, stripe)
+        while not stripe.look("select from private.checkouts where status = 'OPEN'"):
+            pass
+        replacing = checkout(stripe, tier="ELITE")
+        newest = slow.result()
+    pages = {each["id"]: each["status"] for each in stripe.at_stripe("checkout.session")}
+    assert (pages[newest], pages[replacing]) == ("open", "expired")
+    assert list(pages.values()).count("open") == 1
+
+
 def test_a_plan_that_was_bought_is_not_bought_again(stripe: Shop) -> None:
     buy(stripe)
     answer = send(stripe, "create-checkout-session", **GROWTH, success_url=f"{APP}/", cancel_url=f"{APP}/")
@@ -264,6 +277,18 @@ def test_an_upgrade_under_a_full_discount_is_previewed(stripe: Shop, v1: Any) ->
     done(stripe, "change-plan", **GROWTH)
     assert plan(stripe) == ("GROWTH", "ACTIVE")
     v1.promotion_codes.update(v1.promotion_codes.list({"code": "ALL"}).data[0].id, {"active": False})
+
+
+def test_upgrade_of_a_subscription_that_ends_is_previewed_and_made(stripe: Shop) -> None:
+    buy(stripe, tier="STARTER")
+    done(stripe, "cancel-subscription")
+    preview = done(stripe, "preview-plan-change", **GROWTH)
+    assert (preview["takes_effect"], preview["next_invoice"]) == ("NOW", None)
+    assert preview["due_now"]["total_cents"] == pytest.approx(40_000, abs=2)
+    assert done(stripe, "change-plan", **GROWTH)["subscription"]["ends_at"]
+    assert plan(stripe) == ("GROWTH", "ACTIVE")
+    done(stripe, "resume-subscription")
+    assert done(stripe, "preview-plan-change", **GROWTH)["next_invoice"]["total_cents"] == 69_900
 
 
 def test_an_upgrade_that_cannot_be_paid_changes_nothing(stripe: Shop, v1: Any) -> None:
@@ -403,6 +428,28 @@ def test_a_subscription_whose_payment_is_due_is_not_resumed(stripe: Shop, v1: An
         stripe.double.after_retries("cancel")
 
 
+def test_owner_cancels_what_stripe_still_retries_after_the_grace(stripe: Shop, v1: Any) -> None:
+    bought = buy(stripe)
+    save_card(v1, bought, "tok_chargeCustomerFail")
+    stripe.double.advance(days=32)
+    assert plan(stripe) == ("GROWTH", "PAST_DUE")
+    stripe.write(
+        "update public.stripe_events set created = now() - case state ->> 'status' when 'past_due' then interval"
+        " '40 days' else interval '60 days' end, created_at = now() - interval '40 days'"
+    )
+    stripe.write(
+        "update public.subscriptions set past_due_since = now() - interval '40 days' where status = 'PAST_DUE'"
+    )
+    job(stripe, "reconcile-stripe")
+    assert plan(stripe) == ("FREE", "INACTIVE")
+    assert [row["kind"] for row in stripe.look("select kind from public.billing_attention")] == ["GRACE_ENDED"]
+    refused(send(stripe, "resume-subscription"), 409, "payment_due")
+    refused(send(stripe, "change-plan", **GROWTH), 409, "PT409")
+    done(stripe, "cancel-subscription")
+    assert (plan(stripe), live(stripe)) == (("FREE", "CANCELLED"), [])
+    assert stripe.look("select kind from public.billing_attention") == []
+
+
 def test_suspended_organization_can_pay_and_closed_one_only_cancel(stripe: Shop) -> None:
     bodies = {"preview-plan-change": GROWTH, "change-plan": {**GROWTH, "tier": "ELITE"}, "cancel-subscription": {}}
     stripe.write("update public.organizations set suspended_at = now(), suspended_reason = 'x' where id = %s", ACME)
@@ -495,6 +542,36 @@ def test_a_downgrade_waits_through_two_replacements_of_its_price(stripe: Shop) -
             put_on_sale(connection, stripe.double.url, stripe.double.key)
 
 
+def test_price_edited_by_hand_that_is_not_what_is_offered_is_shown(stripe: Shop, v1: Any) -> None:
+    buy(stripe)
+    done(stripe, "change-plan", **{**GROWTH, "tier": "STARTER"})
+    plans = "where tier = 'STARTER' and billing_cycle = 'MONTHLY' and is_active"
+    (old,) = stripe.look(f"select stripe_price_id as id from public.plans {plans}")
+    terms: Any = {"product": v1.prices.retrieve(old["id"]).product, "currency": "eur", "unit_amount": 31_900}
+    for recurring in {"interval": "month", "interval_count": 3}, {"interval": "month"}:
+        new = v1.prices.create(terms | {"recurring": recurring}).id
+        stripe.write(f"update public.plans set stripe_price_id = %s {plans}", new)
+        stripe.double.deliveries.settle()
+        (row,) = stripe.look("select kind, object_id, reason from public.billing_attention")
+        assert (row["kind"], row["object_id"]) == ("PRICE", new)
+        assert row["reason"].startswith(
+            "STARTER MONTHLY is offered for 299.00 USD, and this price at Stripe is 319.00 EUR"
+        )
+    try:
+        # Scheduled is what was offered then, also when its price is archived meanwhile; euros are refused.
+        v1.prices.update(old["id"], {"active": False})
+        stripe.double.advance(days=32)
+        assert plan(stripe) == ("STARTER", "ACTIVE")
+        assert stripe.look("select amount_cents, currency from public.subscriptions") == [
+            {"amount_cents": 29_900, "currency": "usd"}
+        ]
+    finally:
+        v1.prices.update(old["id"], {"active": True})
+        stripe.write("update public.plans set stripe_price_id = %s where stripe_price_id = %s", old["id"], new)
+    stripe.double.deliveries.settle()
+    assert stripe.look("select kind from public.billing_attention") == []
+
+
 def test_tax_that_changes_after_the_preview_is_that_of_the_invoice(stripe: Shop, v1: Any) -> None:
     bought = buy(stripe, tier="STARTER")
     v1.customers.update(bought["customer"], {"address": {"country": "DE", "postal_code": "10115"}})
@@ -549,6 +626,22 @@ def test_a_closed_organization_is_not_charged_any_more(stripe: Shop) -> None:
         assert stripe.refunds() == []
     finally:
         stripe.write("update public.organizations set closed_at = null, closed_by = null where id = %s", ACME)
+
+
+@pytest.mark.parametrize("is_at_once", [True, False])
+def test_organization_reopened_at_once_keeps_its_plan(stripe: Shop, *, is_at_once: bool) -> None:
+    buy(stripe, tier="ELITE")
+    done(stripe, "change-plan", **GROWTH)
+    for work in "close_organization('acme')", "reopen_organization()":
+        with stripe.database.acting_as("owner") as cursor:
+            cursor.execute(f"select public.{work}")
+            cursor.connection.commit()
+        if work.startswith("reopen") or not is_at_once:
+            job(stripe, "settle-onboarding-payments")
+    stripe.double.advance(days=32)
+    assert plan(stripe) == (("GROWTH", "ACTIVE") if is_at_once else ("FREE", "CANCELLED"))
+    assert len(live(stripe)) == int(is_at_once)
+    assert stripe.look("select kind from public.billing_attention") == []
 
 
 @pytest.mark.parametrize("end", ["closed", "deleted"])

@@ -3360,7 +3360,10 @@ class PlanChangePreview(BaseModel):
         list[PreviewLine],
         Field(description='What is credited and charged now.', title='Lines'),
     ]
-    next_invoice: NextInvoice
+    next_invoice: Annotated[
+        NextInvoice | None,
+        Field(description='Null where the subscription ends with its period.'),
+    ]
 
 
 class RecordedActivities(BaseModel):

@@ -103,7 +103,8 @@ export interface paths {
         /**
          * Cancel the subscription of the current organization at the end of its period
          * @description For its OWNER. Until then nothing changes, and resume-subscription revokes the cancellation. A
-         *     subscription whose payments Stripe has given up is cancelled at once. A scheduled change of plan is dropped.
+         *     subscription that has ended here because a payment is late is cancelled at once. A scheduled change of plan is
+         *     dropped.
          */
         post: operations["cancel-subscription"];
         delete?: never;
@@ -3802,7 +3803,8 @@ export interface components {
              * @description What is credited and charged now.
              */
             lines: components["schemas"]["PreviewLine"][];
-            next_invoice: components["schemas"]["NextInvoice"];
+            /** @description Null where the subscription ends with its period. */
+            next_invoice: components["schemas"]["NextInvoice"] | null;
         };
         /** PlanChangeResult */
         PlanChangeResult: {
