@@ -78,29 +78,13 @@ insert into private.broadcast_channels (table_name, topic, is_published) values
   ('build_logs', 'org:{organization_id}:order:{order_id}', true),
   ('notifications', 'user:{user_id}:notifications', true);
 
--- Postgres evaluates a case in order: only columns that differ cost a check of privileges.
-create function private.changed_columns(of_table oid, before jsonb, after jsonb) returns text[]
-language plpgsql stable set search_path = '' as $$
-begin
-  return array(
-    select a.key from jsonb_each(after) a
-    where case when before -> a.key is distinct from a.value and a.key <> 'updated_at'
-      then has_column_privilege('authenticated', of_table, a.key, 'select') else false end
-    order by a.key
-  );
-end $$;
-comment on function private.changed_columns(oid, jsonb, jsonb) is
-  'The columns that differ and that members may read, in order.';
-
 -- One statement sends one message per topic: an import of 1,000 rows sends one message, which names at most 100 of them.
 -- realtime.send turns a failure into a warning, so that a broadcast never undoes the write. Postgres prepares every
--- expression again in each transaction, so one query per operation finds and sends the messages; the update of one row
--- takes a shorter way.
+-- expression again in each transaction, so one query per operation finds and sends the messages.
 create function private.broadcast_change() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
   place text := tg_argv[1]; -- the column that the topic names beside organization_id, or null
-  updated record;
 begin
   -- A name without arguments is found faster, if it is the only one.
   if to_regproc('realtime.send') is null and to_regprocedure('realtime.send(jsonb,text,text,boolean)') is null then
@@ -112,42 +96,81 @@ begin
       ), tg_op, format(tg_argv[0], r.organization_id, r.named), true)
     from (select n.organization_id, n.id, case when place is not null then to_jsonb(n) ->> place end as named from new_rows n) r
     group by r.organization_id, r.named;
-  elsif tg_op = 'DELETE' then
+  else
     perform realtime.send(jsonb_build_object(
         'table', tg_table_name, 'operation', tg_op, 'ids', (array_agg(r.id))[:100], 'rows', count(*), 'changed', null,
         'by', auth.uid()
       ), tg_op, format(tg_argv[0], r.organization_id, r.named), true)
     from (select o.organization_id, o.id, case when place is not null then to_jsonb(o) ->> place end as named from old_rows o) r
     group by r.organization_id, r.named;
-  else
-    select n.organization_id, n.id, case when place is not null then to_jsonb(n) ->> place end as named,
-      private.changed_columns(tg_relid, to_jsonb(o), to_jsonb(n)) as changed
-    into updated from new_rows n, old_rows o where not exists (select from new_rows offset 1);
-    if found then
-      if updated.changed <> '{}' then
-        perform realtime.send(jsonb_build_object(
-          'table', tg_table_name, 'operation', tg_op, 'ids', array[updated.id], 'rows', 1, 'changed', updated.changed,
-          'by', auth.uid()
-        ), tg_op, format(tg_argv[0], updated.organization_id, updated.named), true);
-      end if;
-    else
-      perform realtime.send(jsonb_build_object(
-          'table', tg_table_name, 'operation', tg_op, 'ids', r.ids, 'rows', r.affected, 'changed', r.changed, 'by', auth.uid()
-        ), tg_op, format(tg_argv[0], r.organization_id, r.named), true)
-      from (
-        select n.organization_id, case when place is not null then to_jsonb(n) ->> place end as named,
-          (array_agg(n.id))[:100] as ids, count(*) as affected, array(
-            select distinct c from unnest((array_agg(to_jsonb(o)))[:100], (array_agg(to_jsonb(n)))[:100]) pair (before, after),
-              unnest(private.changed_columns(tg_relid, pair.before, pair.after)) c order by c
-          ) as changed
-        from new_rows n join old_rows o on o.id = n.id group by 1, 2
-      ) r where r.changed <> '{}';
-    end if;
   end if;
   return null;
 end $$;
 comment on function private.broadcast_change() is
-  'Statement trigger: broadcasts the operation, ids, readable columns that changed, and who changed them.';
+  'Statement trigger: broadcasts the operation, ids, and who inserted or deleted them.';
+
+-- Each table has a function of its own that names its columns: comparing JSON costs more than the message. The update of one
+-- row takes a shorter way.
+create function private.broadcast_updates(target regclass, topic text, place text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  relation constant text := (select c.relname from pg_catalog.pg_class c where c.oid = target);
+  called constant text := 'broadcast_updates_of_' || relation;
+  named constant text := coalesce('n.' || quote_ident(place), 'null::text');
+  readable constant text[] := array(
+    select a.attname::text from pg_catalog.pg_attribute a
+    where a.attrelid = target and a.attnum > 0 and not a.attisdropped and a.attname <> 'updated_at'
+      and has_column_privilege('authenticated', target, a.attnum, 'select')
+    order by a.attname::text
+  );
+  of_one text;
+  of_many text;
+begin
+  select string_agg(format('case when n.%1$I is distinct from o.%1$I then %1$L end', r.name), E',\n          ' order by r.place),
+    string_agg(format('case when bool_or(n.%1$I is distinct from o.%1$I) then %1$L end', r.name), E',\n            ' order by r.place)
+  into of_one, of_many
+  from unnest(readable) with ordinality r (name, place);
+  execute format($create$
+    create or replace function private.%1$I() returns trigger
+    language plpgsql security definer set search_path = '' as $body$
+    declare
+      one record;
+    begin
+      if to_regproc('realtime.send') is null and to_regprocedure('realtime.send(jsonb,text,text,boolean)') is null then
+        return null; -- as broadcast_change()
+      end if;
+      select n.organization_id, n.id, %4$s as named, array_remove(array[
+          %5$s
+        ], null) as changed
+      into one from new_rows n, old_rows o where not exists (select from new_rows offset 1);
+      if not found then
+        perform realtime.send(jsonb_build_object(
+            'table', %2$L, 'operation', tg_op, 'ids', r.ids, 'rows', r.affected, 'changed', r.changed, 'by', auth.uid()
+          ), tg_op, format(%3$L, r.organization_id, r.named), true)
+        from (
+          select n.organization_id, %4$s as named, (array_agg(n.id))[:100] as ids, count(*) as affected, array_remove(array[
+            %6$s
+          ], null) as changed
+          from new_rows n join old_rows o on o.id = n.id group by 1, 2
+        ) r where r.changed <> '{}';
+      elsif one.changed <> '{}' then
+        perform realtime.send(jsonb_build_object(
+            'table', %2$L, 'operation', tg_op, 'ids', array[one.id], 'rows', 1, 'changed', one.changed, 'by', auth.uid()
+          ), tg_op, format(%3$L, one.organization_id, one.named), true);
+      end if;
+      return null;
+    end $body$
+  $create$, called, relation, topic, named, of_one, of_many);
+  execute format('comment on function private.%I() is %L', called, format(
+    'Statement trigger: broadcasts ids of changed rows of %s, the columns that changed and members may read, and who changed them.',
+    relation
+  ));
+  execute format('create or replace trigger broadcast_update after update on %s referencing new table as new_rows'
+    ' old table as old_rows for each statement execute function private.%I()', target, called);
+end $$;
+comment on function private.broadcast_updates(regclass, text, text) is
+  'Has updates of a table broadcast, with its columns: call it again after a column is added or its grants change. place: the '
+  'column that the topic names beside organization_id, or null.';
 
 do $$
 declare
@@ -165,9 +188,7 @@ begin
     arguments := concat_ws(', ', quote_literal(topic), quote_literal(place));
     execute format('create trigger broadcast_insert after insert on public.%I referencing new table as new_rows'
       ' for each statement execute function private.broadcast_change(%s)', channel.table_name, arguments);
-    execute format('create trigger broadcast_update after update on public.%I referencing new table as new_rows'
-      ' old table as old_rows for each statement execute function private.broadcast_change(%s)',
-      channel.table_name, arguments);
+    perform private.broadcast_updates(format('public.%I', channel.table_name)::regclass, topic, place);
     execute format('create trigger broadcast_delete after delete on public.%I referencing old table as old_rows'
       ' for each statement execute function private.broadcast_change(%s)', channel.table_name, arguments);
     if channel.is_published and not exists (

@@ -220,6 +220,16 @@ RULES = [
         "alter table public.leads add column defect text",
     ),
     Rule(
+        "a broadcast names other columns than members may read: run private.broadcast_updates()",
+        r"""
+        select c.label from columns c
+        join pg_trigger g on g.tgrelid = c.relation and g.tgname = 'broadcast_update' join pg_proc p on p.oid = g.tgfoid
+        where (strpos(p.prosrc, format('case when n.%1$I is distinct from o.%1$I then %1$L', c.name)) > 0)
+          <> (c.name <> 'updated_at' and has_column_privilege('authenticated', c.relation, c.number, 'select'))
+        """,
+        "alter table public.leads add column defect text",
+    ),
+    Rule(
         # Set for one transaction, a setting is '' afterwards in that session, not null.
         "a setting of a request is compared with null",
         r"""
