@@ -208,7 +208,7 @@ class World:
             return Counter(title for (title,) in connection.execute(TITLES, {"org": MOVED}))
 
 
-REFUSALS = ((503, "moving"), (421, "moved"), (500, "moving"), (500, "moved"))  # 500 is Storage's
+REFUSALS = ((503, "moving"), (421, "moved"), (400, "moving"), (400, "moved"))  # 400 is Storage's
 WAYS = ("functions", "data", "files")
 PATHS = {"functions": "/functions/v1/record-activity", "data": "/rest/v1/tasks"}
 
@@ -234,8 +234,10 @@ def await_writes(sent: list[Sent]) -> None:
 
 
 def reason(answer: httpx.Response) -> dict[str, Any]:
-    """The refusal; of Storage, the message has the address."""
+    """The refusal; of Storage, whose code is always AccessDenied, the message says which and has the address."""
     refusal: dict[str, Any] = answer.json()
+    if "organization is moving" in refusal["message"]:
+        return refusal | {"code": "organization_moving"}
     _, moved, address = refusal["message"].partition("moved to another address: ")
     return refusal | {"code": "organization_moved", "details": address} if moved else refusal
 

@@ -1,7 +1,7 @@
 """The jobs of a stack run once when they are due, and failures are reported."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -113,8 +113,9 @@ def test_unavailable_functions_do_not_stop_other_jobs(due: Database, capsys: pyt
     assert runs(due) == [(IN_THE_DATABASE, "DONE")]
 
 
-def test_stack_runs_jobs_and_status_names_failed_ones(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "stack", durable=False, jobs=True)
+def test_stack_runs_jobs_and_status_names_failed_ones(tmp_path: Path, stack_at: Callable[..., Stack]) -> None:
+    stack = stack_at(tmp_path / "stack")
+    stack.jobs = True
     stack.start(0, 0)
     try:
         assert "none failed or overdue" in strive("status", workdir=stack.workdir).stdout

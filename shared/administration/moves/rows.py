@@ -11,8 +11,8 @@ from psycopg import sql
 
 from shared.administration.moves.sides import Connection, MoveError, Sides, row
 
-# Many, so that few rows share the bucket of one that changed.
-BUCKETS = 1 << 14
+# Many, so that few rows share the bucket of one that changed; yet all are read while writes are held.
+BUCKETS = 1 << 12
 BATCH = 2000
 RELATIONS = """
 select format('%s.%s', c.relnamespace::regnamespace, c.relname), m.condition, private.stored_columns(c.oid),
@@ -197,7 +197,7 @@ class Rows:
             for each in relations
         )
         found: dict[str, Buckets] = {}
-        for name, bucket, count, digest in connection.execute(statement):
+        for name, bucket, count, digest in connection.execute(statement).fetchall():
             found.setdefault(name, {})[bucket] = (count, digest)
         return found
 
@@ -247,7 +247,7 @@ class Rows:
             for each, numbers in relations
         )
         found: dict[str, Hashes] = {}
-        for name, key, bucket, digest in connection.execute(statement):
+        for name, key, bucket, digest in connection.execute(statement).fetchall():
             found.setdefault(name, {})[key] = (bucket, digest)
         return found
 
