@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from supabase import AuthApiError, AuthWeakPasswordError
-from tests.local.api import PASSWORD, Api, decoded, running
+from tests.local.api import PASSWORD, Api, decoded, error_of, running
 from tests.support.world import Database
 
 Session = dict[str, Any]
@@ -299,6 +299,18 @@ def test_signing_out_ends_the_sessions_of_its_scope(api: Api, scope: str, own: i
     assert api.http(token=second["access_token"]).get("/auth/v1/user").status_code == other
     refreshed = token(api, "refresh_token", refresh_token=session["refresh_token"])
     assert refreshed.status_code == (200 if own == 200 else 400)
+
+
+def test_metadata_that_a_trigger_refuses_is_422_or_as_in_gotrue_500(api: Api) -> None:
+    large = {"about": "x" * 20_000}
+    body = {"email": "large@api.test", "password": PASSWORD, "data": large}
+    client = api.http(token=api.sign_up("grower")["access_token"])
+    for answer in (client.post("/auth/v1/signup", json=body), client.put("/auth/v1/user", json={"data": large})):
+        assert error_of(answer) == (422, "PT422")
+        assert answer.json()["message"] == "user_metadata is too large"
+        assert "16384 bytes" in answer.json()["hint"]
+    newer = client.post("/auth/v1/signup", json=body, headers={"x-supabase-api-version": "2024-01-01"})
+    assert refused(newer) == (500, "unexpected_failure")
 
 
 def test_user_changes_metadata_and_password_but_not_role(api: Api) -> None:

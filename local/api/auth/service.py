@@ -42,6 +42,7 @@ from local.api.tokens import Claims, TokenError, Tokens, bearer
 PATH = "/auth/v1/"
 REQUEST_SECONDS = 10
 IN_ADDRESS = "%:/?#[]@!$&'()*+,;=~"
+CHOSEN_STATUS = re.compile(r"PT[45]\d\d\Z", re.ASCII)
 METHODS = {"recovery": "recovery", "magiclink": "magiclink"}
 NOT_SERVED = re.compile(
     r"(factors|sso|saml|authorize|callback|passkeys|oauth|user/oauth|user/identities/authorize"
@@ -121,6 +122,19 @@ class Auth:
         except TimeoutError:
             message = "Processing this request timed out, please retry after a moment."
             raise auth_error(504, "request_timeout", message) from None
+        except psycopg.Error as error:
+            # As GoTrue: a trigger chooses the status by PTxxx, which clients of the newer form of errors do not see.
+            code = error.sqlstate or ""
+            if not CHOSEN_STATUS.match(code) or "x-supabase-api-version" in request.headers:
+                raise
+            diagnostic = error.diag
+            about = {
+                "message": diagnostic.message_primary,
+                "hint": diagnostic.message_hint,
+                "detail": diagnostic.message_detail,
+            }
+            body = {"code": code} | {name: text for name, text in about.items() if text}
+            raise ApiError(int(code[2:]), body, {"x-sb-error-code": "unexpected_failure"}) from None
 
     @staticmethod
     def _is_open(request: Request, path: str) -> bool:
