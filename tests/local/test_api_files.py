@@ -533,6 +533,7 @@ def test_buckets_exist_once(api: Api, bucket: str) -> None:
     [
         (b"--x\r\n", "multipart/form-data; boundary=x"),
         (b"", "multipart/form-data; boundary=x"),
+        (b"", "multipart/form-data; boundary=" + "x" * 300),
         (b"hello", "multipart/form-data"),
         (b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n', "multipart/form-data; boundary=x"),
         (

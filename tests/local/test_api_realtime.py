@@ -626,6 +626,21 @@ def test_broadcasts_over_http_need_rights_and_a_payload(api: Api, person: Person
         assert api.http().post("/realtime/v1/api/broadcast", json=wrong).status_code == 422
 
 
+def test_large_broadcast_arrives_as_it_was_sent(api: Api, client: Client) -> None:
+    client.join("large")
+    payload = {f"é{each}": [each, None, {"deep": "\u2028"}] for each in range(20_000)}
+    with Client(api) as sender:
+        sender.join("large")
+        sender.send("realtime:large", "broadcast", {"type": "broadcast", "event": "socket", "payload": payload})
+        assert client.next("broadcast")["payload"] == payload
+    messages = [
+        {"topic": "large", "event": "http", "payload": payload},
+        {"topic": "large", "event": "http", "payload": {}},
+    ]
+    assert api.http().post("/realtime/v1/api/broadcast", json={"messages": messages}).status_code == 202
+    assert [client.next("broadcast")["payload"] for _ in messages] == [payload, {}]
+
+
 def test_presence_reports_joins_changes_and_leaves(api: Api) -> None:
     presence = {"presence": {"key": "b", "enabled": True}}
     with Client(api) as first, Client(api) as second:

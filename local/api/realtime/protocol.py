@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 from websockets.frames import Frame as WebSocketFrame
 from websockets.frames import Opcode
 
-from local.api.http import strict_json
+from local.api.http import SMALL_BODY, strict_json
 
 VERSIONS = {"1.0.0", "2.0.0"}
 USER_BROADCAST_PUSH, USER_BROADCAST, BINARY = 3, 4, 0
 
-compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+compact = ENCODER.encode
 
 
 class Frame(NamedTuple):
@@ -19,7 +20,12 @@ class Frame(NamedTuple):
     ref: str | None
     topic: str
     event: str
-    payload: dict[str, Any]  # a broadcast that is not JSON has bytes in it
+    payload: dict[str, Any]  # that of a broadcast has its own payload as JSON text, or as bytes
+
+
+def json_text(value: Any, size: int) -> str:
+    """What comes from a large message is written in Python: other threads run meanwhile."""
+    return compact(value) if size <= SMALL_BODY else "".join(ENCODER.iterencode(value))
 
 
 def encode(
@@ -50,7 +56,10 @@ def decode(version: str, message: str | bytes) -> Frame:
     match found:
         case [join_ref, ref, str(topic), str(event), payload, *_]:
             join_ref, ref = (None if each is None else str(each) for each in (join_ref, ref))
-            return Frame(join_ref, ref, topic, event, payload if isinstance(payload, dict) else {})
+            content = payload if isinstance(payload, dict) else {}
+            if event == "broadcast":
+                content["payload"] = json_text(content.get("payload", {}), len(message))
+            return Frame(join_ref, ref, topic, event, content)
     raise ValueError("no frame")
 
 
@@ -62,7 +71,9 @@ def _decode_binary(message: bytes) -> Frame:
         parts.append(message[at : at + size].decode())
         at += size
     join_ref, ref, topic, event, _metadata = parts
-    content: Any = message[at:] if message[6] == BINARY else strict_json(message[at:].decode() or "{}")
+    content: Any = message[at:]
+    if message[6] != BINARY:
+        content = json_text(strict_json(content.decode() or "{}"), len(content))
     return Frame(join_ref or None, ref or None, topic, "broadcast", {"event": event, "payload": content})
 
 

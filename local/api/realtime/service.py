@@ -22,7 +22,7 @@ from local.api.errors import ApiError, DatabaseUnavailable, gateway_error
 from local.api.http import BODY_LIMIT, beside_loop, error_response, json_response, raw_path, read_object
 from local.api.realtime.channels import CHANNELS_PER_SOCKET, PAYLOAD_BYTES, Channel, Hub, Rights, Socket
 from local.api.realtime.feed import LOGIN, Feed
-from local.api.realtime.protocol import VERSIONS, Frame, compact, decode, is_on
+from local.api.realtime.protocol import VERSIONS, Frame, compact, decode, is_on, json_text
 from local.api.realtime.subscriptions import Subscription, identified, subscription
 from local.api.tokens import Claims, TokenError, Tokens
 
@@ -248,8 +248,7 @@ class Realtime:
     def _broadcast(self, channel: Channel, frame: Frame) -> None:
         if not channel.may("broadcast", "write"):
             return
-        content = frame.payload.get("payload", {})
-        payload = content if isinstance(content, bytes) else compact(content)
+        payload = frame.payload["payload"]
         is_large = len(payload) > PAYLOAD_BYTES
         if not is_large:
             self._hub.broadcast(channel.key, str(frame.payload.get("event", "")), payload, sender=channel)
@@ -287,7 +286,8 @@ class Realtime:
             private = request.query_params.get("private") == "true"
             messages = [{"topic": steps[2], "event": steps[4], "payload": body, "private": private}]
         messages = messages if isinstance(messages, list) else []
-        wrong = [_errors(each) for each in messages]
+        size = int(request.headers.get("content-length", BODY_LIMIT))
+        wrong, payloads = await beside_loop(size, partial(_checked, messages, size))
         if not wrong or any(wrong):
             return json_response({"errors": {"messages": wrong or ["can't be blank"]}}, 422)
         allowed = {(False, str(each["topic"])) for each in messages}
@@ -295,20 +295,24 @@ class Realtime:
             rights = await self._rights(topic, claims, headers)
             if claims.get("role") == "service_role" or (rights and rights["broadcast"]["write"]):
                 allowed.add((True, topic))
-        for each in messages:
+        for each, payload in zip(messages, payloads, strict=True):
             key = each.get("private") is True, each["topic"]
             if key in allowed:
-                self._hub.broadcast(key, each["event"], compact(each["payload"]))
+                self._hub.broadcast(key, each["event"], payload)
         return Response(None, 202)
 
     def failure(self, error: Exception) -> ApiError | None:
         return gateway_error(401, "unauthorized", error.message) if isinstance(error, TokenError) else None
 
 
-def _errors(message: Any) -> dict[str, list[str]]:
-    found = message if isinstance(message, dict) else {}
-    kinds = {"topic": str, "event": str, "payload": dict}
-    errors = {name: ["can't be blank"] for name, kind in kinds.items() if not isinstance(found.get(name), kind)}
-    if not errors and len(compact(found["payload"])) > PAYLOAD_BYTES:
-        errors["payload"] = ["Payload size exceeds tenant limit"]
-    return errors
+def _checked(messages: list[Any], size: int) -> tuple[list[dict[str, list[str]]], list[str]]:
+    """What is wrong with each message, and their payloads as JSON."""
+    kinds, wrong, payloads = {"topic": str, "event": str, "payload": dict}, [], []
+    for message in messages:
+        found = message if isinstance(message, dict) else {}
+        errors = {name: ["can't be blank"] for name, kind in kinds.items() if not isinstance(found.get(name), kind)}
+        payloads.append(json_text(found.get("payload"), size))
+        if not errors and len(payloads[-1]) > PAYLOAD_BYTES:
+            errors["payload"] = ["Payload size exceeds tenant limit"]
+        wrong.append(errors)
+    return wrong, payloads

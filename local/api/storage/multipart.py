@@ -28,7 +28,10 @@ async def read_form(chunks: AsyncIterator[bytes], content_type: str) -> Form:
     _, options = parse_options_header(content_type)
     if not options.get(b"boundary"):
         raise malformed("the content type names no boundary")
-    parser = _Parser(options[b"boundary"])
+    try:
+        parser = _Parser(options[b"boundary"])
+    except FormParserError as error:
+        raise malformed(str(error)) from None
     async for chunk in chunks:
         parser.feed(chunk)
         if parser.in_file:
