@@ -184,25 +184,46 @@ create index impersonations_admin_idx on private.impersonations (admin_id, start
 create index impersonations_user_idx on private.impersonations (user_id, started_at desc);
 
 -- examine_statement() refuses what private.check_request() cannot see: an EXPLAIN for an estimated count (of two Prefer
--- headers, PostgREST follows the first and passes on the last), a table embedded in itself repeatedly, whose rows multiply
--- with each level, and a column selected under many names, which multiplies the response.
+-- headers, PostgREST follows the first and passes on the last), a regular expression, which may take hundreds of megabytes
+-- to compile, all of them kept by the backend, thousands of conditions, which take seconds to plan, a table embedded in
+-- itself repeatedly, whose rows multiply with each level, and a column selected under many names, which multiplies the
+-- response.
 -- Statements that are not from the data API have no request.method.
 create function private.examine_statement() returns void
 language plpgsql stable set search_path = '' as $$
 declare
   statement text;
+  without_values text;
   repeated text;
 begin
   if nullif(current_setting('request.method', true), '') is null then
     return;
   end if;
   statement := current_query();
-  -- Without the values of filters, which are any text.
-  if statement ilike '%explain%' and regexp_replace(statement, '''[^'']*''', '', 'g') ~* '(^|;)\s*explain\y' then
+  if current_setting('plan_cache_mode') = 'force_generic_plan' then
+    perform set_config('plan_cache_mode', 'auto', true); -- see private.check_request()
+  end if;
+  -- This runs for each table of each request, so LIKE decides first: ILIKE and length() take twenty times as long. PostgREST
+  -- writes keywords in capitals, other servers in small letters. The values of filters are any text, so they are left out.
+  if (statement like '%EXPLAIN%' or statement like '%explain%')
+    and regexp_replace(statement, '''[^'']*''', '', 'g') ~* '(^|;)\s*explain\y'
+  then
     raise exception 'Estimated counts are not available' using
       errcode = 'PT400', hint = 'Send Prefer: count=exact, or leave the count out.';
   end if;
-  if statement ilike '% lateral %' then
+  if octet_length(statement) > 40000 or statement like '%~%' then
+    without_values := regexp_replace(statement, '''[^'']*''', '', 'g');
+  end if;
+  if length(without_values) > 40000 then
+    raise exception 'A request has too many conditions or sort keys' using
+      errcode = 'PT400', detail = format('Its statement has %s characters, accepted are 40,000.', length(without_values)),
+      hint = 'Use in.(…) instead of many conditions, or send several requests.';
+  elsif regexp_replace(without_values, '"[^"]*"', '', 'g') ~ '\s~\*?\s' then
+    raise exception 'Regular expressions are not accepted in filters' using
+      errcode = 'PT400', detail = 'Found the operator match or imatch, accepted: any other operator.',
+      hint = 'Use like, ilike or the operators of full text search, such as wfts.';
+  end if;
+  if statement like '% LATERAL %' or statement like '% lateral %' then
     select m[1] into repeated from regexp_matches(statement, 'from\s+"?public"?\."?(\w+)', 'gi') m
     group by m[1] having count(*) > 2 limit 1;
     if found then
@@ -211,8 +232,8 @@ begin
         hint = 'Embed fewer levels, or send several requests.';
     end if;
   end if;
-  -- Few commas list few columns. In a list, a column is followed by a comma, its name or FROM; * is all of them.
-  if length(statement) - length(replace(statement, ',', '')) >= 10 then
+  -- In a list, a column is followed by a comma, its name or FROM; * is all of them. Most statements name less than eleven.
+  if statement like '%".%".%".%".%".%".%".%".%".%".%".%' then
     select m[2] into repeated from regexp_matches(
       regexp_replace(statement, '''[^'']*''', '', 'g'),
       '"(\w+)"\.(?:"(\w+)"\)?(?:->>?(?:\$?\d+)?(?:::int)?)*|(\*))\s*(?:,|as\y|from\y)', 'gi'
@@ -226,7 +247,8 @@ begin
   end if;
 end $$;
 comment on function private.examine_statement() is
-  'PT400 for an EXPLAIN, a table embedded more than twice or a column selected more than ten times by the data API.';
+  'PT400 for an EXPLAIN, a regular expression, too many conditions, a table embedded more than twice or a column selected '
+  'more than ten times by the data API.';
 
 -- check_statement() runs while a statement is planned: it is the default of an argument of the functions below, and because it
 -- is declared immutable, the planner evaluates it once per table reference. A function that the data API calls has planned its

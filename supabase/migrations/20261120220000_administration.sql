@@ -179,7 +179,8 @@ language plpgsql set search_path = '' as $$
 declare
   target public.users;
 begin
-  -- One change of an admin at a time: two admins who suspend each other at once cannot both succeed.
+  perform private.require_admin();
+  -- One change of an admin at a time: two admins who suspend each other at once cannot both succeed. So it is checked again.
   if exists (select from public.users u where u.id = user_id and u.global_role in ('ADMIN', 'SUPER_ADMIN')) then
     perform pg_advisory_xact_lock(hashtextextended('administer admins', 0));
   end if;
@@ -248,6 +249,7 @@ language plpgsql set search_path = '' as $$
 declare
   target public.users;
 begin
+  perform private.require_admin();
   -- Before the lock on the user: changes that make someone an admin run one at a time, too.
   perform pg_advisory_xact_lock(hashtextextended('administer admins', 0));
   target := private.user_to_administer((change ->> 'user_id')::uuid);

@@ -41,67 +41,90 @@ comment on column private.row_counts.counted_at is 'When they were counted last.
 -- Counting at every insert would cost more than the insert. With room for r more rows, a new row starts a count with
 -- probability 20/r, and always when 20 or fewer are left. So a table is counted about twenty times per tenfold growth,
 -- and the probability of passing the limit uncounted is e^-20. Other inserts cost one lookup in row_counts.
+--
+-- Rows have 2 kB on average, in tables with a quota of their own 64 kB: a larger row takes the room of several, and starts a
+-- count with a probability so many times as large, also when a row grows to more. In tables of more than a million rows, only
+-- rows are counted: reading the sizes of all would take seconds.
 create function private.count_rows() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
   known double precision;
   quota private.row_quotas;
   allowed bigint;
-  used bigint;
+  each_size integer;
+  used record;
+  room bigint;
 begin
   select c.recount into known from private.row_counts c
   where c.organization_id = new.organization_id and c.relation = tg_table_name;
   -- The platform's own jobs and migrations carry no claims and are not bound. An upload to a signed address carries none of
   -- the person who signed it.
-  if random() >= known or new.organization_id is null or coalesce(auth.role(), 'service_role') = 'service_role'
-    and nullif(current_setting('storage.operation', true), '') is null then
+  if random() >= known * greatest(1, pg_column_size(new) / 2048) or new.organization_id is null
+    or coalesce(auth.role(), 'service_role') = 'service_role' and nullif(current_setting('storage.operation', true), '') is null
+  then
     return null;
   end if;
   select q.* into quota from private.row_quotas q where q.relation = tg_table_name;
   allowed := coalesce(quota.most, private.plan_limit(new.organization_id, 'rows_per_table') * coalesce(quota.times, 1));
+  each_size := case when quota.most is null then 2048 else 65536 end;
   if known = 1 then
     -- Close to the limit, inserts wait for each other: only one of two gets the last place.
     perform pg_advisory_xact_lock(hashtextextended(tg_table_name || new.organization_id, 0));
   end if;
-  execute format('select count(*) from (select from public.%I t where t.organization_id = $1 limit $2) counted', tg_table_name)
-    into used using new.organization_id, allowed + 1;
-  if used > allowed then
+  execute format(
+    'select count(*) as rows, coalesce(sum(counted.size), 0) as bytes'
+    ' from (select %s as size from public.%I t where t.organization_id = $1 limit $2) counted',
+    case when allowed <= 1000000 then coalesce((
+      select string_agg(format('coalesce(pg_column_size(t.%I), 0)', a.attname), ' + ') from pg_catalog.pg_attribute a
+      where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped and a.attlen = -1
+    ), '0') else '0' end, tg_table_name
+  ) into used using new.organization_id, allowed + 1;
+  room := least(allowed - used.rows, allowed - ceil(used.bytes::numeric / each_size));
+  if room < 0 then
     raise exception using
       errcode = case when quota.most is null then 'PT402' else 'PT409' end,
-      message = format('An organization%s has at most %s rows in %s',
-        case when quota.most is null then ' with this plan' else '' end, allowed, tg_table_name),
-      detail = format('It has %s or more, and this would be one more. They do not renew.', used - 1),
+      message = format('An organization%s has at most %s in %s', case when quota.most is null then ' with this plan' else '' end,
+        case when used.rows > allowed then allowed || ' rows' else allowed * each_size || ' bytes' end, tg_table_name),
+      detail = case when used.rows > allowed
+        then format('It has %s or more, and this would be one more. They do not renew.', used.rows - 1)
+        else format('It would have %s, in %s rows.', used.bytes, used.rows) end,
       hint = case when quota.most is null then 'An owner can choose a larger plan; or delete rows first.'
         else 'Delete some of them first.' end;
   end if;
   insert into private.row_counts as c (organization_id, relation, recount)
-  values (new.organization_id, tg_table_name, coalesce(least(1, 20.0 / nullif(allowed - used, 0)), case when allowed is null then 0.0001 else 1 end))
+  values (new.organization_id, tg_table_name, coalesce(least(1, 20.0 / nullif(room, 0)), case when allowed is null then 0.0001 else 1 end))
   on conflict (organization_id, relation) do update set recount = excluded.recount, counted_at = now()
   where c.recount <> excluded.recount;
   return null;
 end $$;
 comment on function private.count_rows() is
-  'Enforces the number of rows of an organization: PT402 beyond its plan, PT409 beyond what everyone may have.';
+  'Enforces the number and the bytes of the rows of an organization: PT402 beyond its plan, PT409 beyond what everyone may have.';
 
 -- The quota counts once a statement has written all its rows, and statement_timeout ends one that changes many after seconds.
 -- So that statements are short, a request of the data API writes 10,000 rows at most in a table: new ones, changed ones,
--- those that it deletes, and those that refer to them. Functions that write more have bounds of their own.
+-- those that it deletes, and those that refer to them. Functions that write more have bounds of their own. PostgREST answers
+-- a timeout with 500, so a request that has used three quarters of its time ends before that.
 create function private.bound_request() returns trigger
 language plpgsql set search_path = '' as $$
 declare
   setting constant text := 'strive.rows_' || tg_table_name;
   written constant integer := coalesce(nullif(current_setting(setting, true), '')::integer, 0) + 1;
+  elapsed constant interval := clock_timestamp() - statement_timestamp();
 begin
   if written > 10000 then
     raise exception 'A request writes at most 10,000 rows in %', tg_table_name using
       errcode = 'PT422', detail = 'Nothing was written.',
       hint = 'Send several requests, each with a narrower filter, or use the function import-records.';
+  elsif elapsed > interval '1 s' and elapsed > nullif(current_setting('statement_timeout')::interval * 0.75, interval '0') then
+    raise exception 'The request takes too long' using
+      errcode = 'PT503', detail = format('After %s seconds it had written %s rows in %s.', round(extract(epoch from elapsed)), written - 1, tg_table_name),
+      hint = 'Nothing was written. Send fewer rows in a request, one request after the other.';
   end if;
   perform set_config(setting, written::text, true);
   return coalesce(new, old);
 end $$;
 comment on function private.bound_request() is
-  'PT422 beyond 10,000 new, changed and deleted rows of a table in a request of the data API.';
+  'PT422 beyond 10,000 new, changed and deleted rows of a table in a request of the data API; PT503 shortly before its timeout.';
 
 create function private.limit_rows() returns void language plpgsql set search_path = '' as $$
 declare
@@ -123,6 +146,11 @@ begin
     if target.grows then
       execute format(
         'create trigger count_rows after insert on public.%I for each row execute function private.count_rows()', target.relname
+      );
+      execute format(
+        'create trigger count_growth after update on public.%I for each row '
+        'when (pg_column_size(new.*) > 2048 and pg_column_size(new.*) > pg_column_size(old.*)) '
+        'execute function private.count_rows()', target.relname
       );
     end if;
   end loop;

@@ -17,6 +17,12 @@ begin
   if strpos(headers, '"prefer"') > 0 or strpos(headers, 'vnd.pgrst.plan') > 0 then
     perform private.refuse_estimates(headers::json);
   end if;
+  if strpos(current_setting('request.path', true), '/rpc/') > 0 then
+    -- A function examines the statement when it runs, and planning compiles a regular expression before. A generic plan
+    -- compiles none, and examine_statement() ends this setting. A server that sends the request as one string is examined here.
+    perform private.examine_statement();
+    perform set_config('plan_cache_mode', 'force_generic_plan', true);
+  end if;
   claims := nullif(current_setting('request.jwt.claims', true), '');
   -- All keys of one person are one caller.
   caller := hashtext(coalesce(

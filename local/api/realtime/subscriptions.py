@@ -23,6 +23,8 @@ VALUE = rf"(?<=[.(,]){QUOTED}"
 # Atomic groups, because Python before 3.11.3 matches possessive quantifiers inside of one another wrongly.
 SEGMENTS = re.compile(rf"((?>(?:{VALUE}|\((?>(?:{VALUE}|[^()])*)\)|[^,])*)),", re.DOTALL)
 FILTER = re.compile(r"([^=]*)=(not\.)?(\w+)\.(.*)", re.DOTALL)
+# All filters of a change are evaluated by one statement. These take seconds to compile or to match, or fail.
+EXPENSIVE = re.compile(r"\{|\\[1-9]|\(\?|.{201}", re.DOTALL)
 # The published tables, each with the columns that the role may read.
 TABLES = """select p.schemaname, p.tablename, array(
     select a.attname::text from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -135,6 +137,8 @@ def _filter(part: str) -> Filter:
         problem = "`in` filter value must be wrapped by parentheses"
     elif operator == "in" and len(SEGMENTS.findall(f"{value[:-1]},")) > VALUES_OF_IN:
         problem = f"too many values for `in` filter. Maximum {VALUES_OF_IN}"
+    elif operator in {"match", "imatch"} and EXPENSIVE.search(value):
+        problem = "pattern may be expensive: it has a repetition {}, a back reference, (?…) or more than 200 characters"
     elif operator == "is" and value not in KEYWORDS:
         problem = "invalid value for is filter: must be null, true, false, or unknown"
     if problem:

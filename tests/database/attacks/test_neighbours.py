@@ -17,11 +17,11 @@ from tests.support.world import ACME, GLOBEX, PEOPLE, Database, become, claims_o
 # Estimates ------------------------------------------------------------------------------------------------------------
 
 
-def request(cursor: Cursor, person: str, method: str = "GET", **headers: str) -> None:
+def request(cursor: Cursor, person: str, method: str = "GET", path: str = "/leads", **headers: str) -> None:
     """The statements of PostgREST before a request."""
     become(cursor.connection, "authenticated", claims_of(person), headers)
     cursor.execute(
-        "select set_config('request.method', %s, true), set_config('request.path', '/leads', true)", [method]
+        "select set_config('request.method', %s, true), set_config('request.path', %s, true)", [method, path]
     )
     cursor.execute("select private.check_request()")
 
@@ -62,6 +62,49 @@ def test_attack_hide_the_estimate_behind_a_second_header(database: Database) -> 
         cursor.execute("select from public.content")
         with refused(cursor, "PT400", "Estimated counts are not available"):
             cursor.execute("explain (format json) select 1 from public.content")
+
+
+# A text column of every table, view and function with rows that the data API filters.
+SOURCES = """
+    select c.oid::regclass::text as source, a.attname as name from pg_class c join pg_attribute a on a.attrelid = c.oid
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'v', 'p') and a.atttypid = 'text'::regtype
+      and a.attnum > 0 and has_column_privilege('authenticated', c.oid, a.attnum, 'select')
+    union all
+    select format('public.%I(%s)', p.proname, (
+        select string_agg(format('null::%s', t::regtype), ', ')
+        from unnest(p.proargtypes::oid[]) with ordinality u (t, n) where n <= p.pronargs - p.pronargdefaults
+      )), o.name
+    from pg_proc p cross join lateral (
+      select n.name from unnest(p.proargnames, p.proallargtypes, p.proargmodes) n (name, kind, mode)
+      where n.mode = 't' and n.kind = 'text'::regtype
+      union all
+      select a.attname from pg_type t join pg_attribute a on a.attrelid = t.typrelid
+      where t.oid = p.prorettype and a.atttypid = 'text'::regtype
+    ) o
+    where p.pronamespace = 'public'::regnamespace and p.proretset
+      and has_function_privilege('authenticated', p.oid, 'execute')
+"""
+
+
+@pytest.mark.parametrize("operator", ["~", "~*"])
+def test_attack_fill_a_backend_with_regular_expressions(database: Database, operator: str) -> None:
+    """A backend keeps 32, megabytes each. PostgREST sends them as parameters: the text has only the operator."""
+    with scene(database) as cursor:
+        sources = {row["source"]: row["name"] for row in cursor.execute(SOURCES)}
+        assert len(sources) > 80
+        missed = {}
+        for source, column in sources.items():
+            try:
+                with cursor.connection.transaction():
+                    request(cursor, "owner", path="/rpc/f" if "(" in source else "/leads")
+                    cursor.execute(f'select from {source} where "{column}" {operator} %s', ["("])
+                    missed[source] = "accepted"
+            except psycopg.errors.InvalidRegularExpression:
+                missed[source] = "compiled"
+            except psycopg.Error as error:
+                if "(" not in source and "Regular expressions" not in str(error):  # a function may refuse its arguments
+                    missed[source] = str(error)
+        assert missed == {}
 
 
 def embedded(levels: int) -> str:
@@ -149,6 +192,21 @@ def test_attack_be_many_callers_with_many_keys(fresh_database: Database) -> None
             become(connection, "authenticated", claims_of("owner") | claims, {})
             connection.execute("select private.check_request()")
             assert watch.execute(callers).fetchone() == (found,)
+
+
+def test_attack_write_until_the_timeout(database: Database) -> None:
+    """PostgREST answers a timeout with 500: the request ends shortly before."""
+    with database.connect("authenticator") as connection, connection.transaction(force_rollback=True):
+        become(connection, "authenticated", claims_of("owner"), {})
+        connection.execute("set local statement_timeout = '4s'")
+        with pytest.raises(psycopg.Error, match="The request takes too long") as caught:
+            connection.execute(
+                # Each row waits, because rows that are written in no time need thousands for it.
+                "insert into public.leads (organization_id, name)"
+                " select %s, 'Slow' || pg_sleep(0.2) from generate_series(1, 30)",
+                [ACME],
+            )
+        assert caught.value.sqlstate == "PT503"
 
 
 # People ---------------------------------------------------------------------------------------------------------------
@@ -445,6 +503,49 @@ def test_attack_store_rows_without_end(database: Database) -> None:
         turn(cursor, "admin")
         cursor.execute("delete from public.leads where id in (select id from public.leads limit 5)")
         cursor.execute(many, [ACME, 5])
+
+
+LONG = "(select string_agg(md5(n || %s), '') from generate_series(1, 280) n)"  # 9 kB that compress little
+
+
+def test_attack_fill_few_rows_with_large_values(database: Database) -> None:
+    """30 rows have 2 kB each on average, however they grow."""
+    refusal = "PT402", "at most 61440 bytes in leads"
+    with scene(database) as cursor:
+        limit(cursor, rows_per_table=30)
+        turn(cursor, "member")
+        many = (
+            "insert into public.leads (organization_id, name, notes) "
+            f"select %s, 'Big', {LONG} from generate_series(1, %s)"
+        )
+        cursor.execute(many, [ACME, "a", 3])
+        with refused(cursor, *refusal) as caught:
+            cursor.execute(many, [ACME, "b", 4])
+        assert "larger plan" in str(caught.value.diag.message_hint)
+        cursor.execute("update public.leads set notes = 'x' where name = 'Big'")
+        cursor.execute(many.replace("'Big'", "'Ada'").replace(LONG, "left(%s, 1)"), [ACME, "c", 10])
+        grow = f"update public.leads set notes = {LONG} where name = %s"
+        cursor.execute(grow, ["d", "Big"])
+        with refused(cursor, *refusal):
+            cursor.execute(grow, ["e", "Ada"])
+        # What does not grow passes.
+        cursor.execute("update public.leads set score_value = 5 where name = 'Big'")
+
+
+def test_rows_of_every_table_have_a_quota(database: Database) -> None:
+    """Platform admins alone write flags, alerts and tools; the others have one row for a person and another row."""
+    with scene(database) as cursor:
+        cursor.execute(
+            "select c.relname, (select array_agg(t.tgname::text order by t.tgname) from pg_trigger t"
+            " where t.tgrelid = c.oid and t.tgfoid = 'private.count_rows'::regproc) as triggers"
+            " from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')"
+            " and has_any_column_privilege('authenticated', c.oid, 'insert')"
+        )
+        triggers = {row["relname"]: row["triggers"] for row in cursor}
+    assert {table for table, found in triggers.items() if found != ["count_growth", "count_rows"]} == {
+        "ai_tools", "feature_flags", "feature_flag_groups", "feature_flag_group_members", "system_alerts",
+        "system_alert_dismissals", "system_alert_views", "user_dashboards",
+    }  # fmt: skip
 
 
 def test_attack_use_the_last_row_concurrently(fresh_database: Database) -> None:

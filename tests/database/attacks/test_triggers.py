@@ -4,7 +4,8 @@ Functions do the same.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -39,11 +40,11 @@ def works_before_it_authorises(source: str) -> bool:
     return found is not None and not AUTHORIZES.search(source[: found.start()])
 
 
-def lock_every_row(connection: Connection) -> None:
+def lock_every_row(connection: Connection, lock: LiteralString = "for update") -> None:
     for schema, name in connection.execute(
         "select schemaname, tablename from pg_tables where schemaname in ('public', 'private', 'auth')"
     ).fetchall():
-        connection.execute(sql.SQL("select from {} for update").format(sql.Identifier(schema, name)))
+        connection.execute(sql.SQL(f"select from {{}} {lock}").format(sql.Identifier(schema, name)))
 
 
 def writable(connection: Connection, table: str) -> list[str]:
@@ -72,15 +73,24 @@ def statements(matrix: Matrix, connection: Connection) -> Iterator[tuple[str, sq
         yield table, statement, [Jsonb(row[name]) if isinstance(row[name], dict) else row[name] for name in names]
 
 
-def attempt(connection: Connection, person: str, statement: sql.SQL | sql.Composed, values: list[object]) -> str | None:
-    """The SQLSTATE with which the insert is refused."""
-    become(connection, "authenticated", claims_of(person), {"x-org-id": str(ACME)})
+def attempt(
+    connection: Connection,
+    person: str,
+    statement: sql.SQL | sql.Composed,
+    values: Sequence[object],
+    role: str = "authenticated",
+) -> str | None:
+    """The SQLSTATE with which the statement is refused."""
+    become(connection, role, claims_of(person), {"x-org-id": str(ACME)})
     try:
         with connection.transaction():
-            connection.execute(statement, values)
+            found = connection.execute(statement, values)
+            result = found.fetchone() if found.description else None
     except psycopg.Error as refused:
         return refused.sqlstate
-    return None
+    # Operations of administration log a refusal, so they return it.
+    is_logged = result is not None and isinstance(result[0], dict) and "refused" in result[0]
+    return result[0]["refused"]["code"] if result and is_logged else None
 
 
 def calls(connection: Connection) -> dict[int, int]:
@@ -184,4 +194,76 @@ def test_attack_call_functions_without_rights_waits(database: Database, person: 
                     waiting.add(name)
                 connection.rollback()
     assert len(refused) > 25
+    assert sorted(waiting) == [], "it locks before it authorizes"
+
+
+# What needs a token or no rights, and what only jobs, webhooks and settled payments lead to.
+UNREFUSED = {
+    f"private.{name}"
+    for name in (
+        "abandon_onboarding_payment", "begin_reconciliation", "capture_lead", "claim_stripe_tasks",
+        "create_onboarding_session", "exchange_webhooks", "expire_onboarding_payments", "finish_stripe_task",
+        "log_interrupted", "note_stripe_progress", "receive_stripe_event", "receive_stripe_events",
+        "record_exposure", "record_missing_object", "record_onboarding_payment", "record_refund",
+        "save_stripe_object", "settle_auth_syncs", "settle_billing_item", "settle_onboarding_payment",
+        "store_assistant", "suppress_addresses",
+    )
+}  # fmt: skip
+OPERATIONS = """
+    select p.oid::regproc::text from pg_proc p
+    where p.pronamespace = 'private'::regnamespace and p.provolatile = 'v' and p.pronargs = 1
+      and p.proargtypes[0] = 'jsonb'::regtype and has_function_privilege('strive_functions', p.oid, 'execute')
+"""
+
+
+def payloads(connection: Connection) -> Iterator[dict[str, Any]]:
+    """With the ids of Acme's records: one of them at a time is in every field that names a record."""
+    tables = connection.execute(
+        "select c.oid::regclass::text from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'id'"
+        " join pg_attribute o on o.attrelid = c.oid and o.attname = 'organization_id'"
+        " where c.relnamespace in ('public'::regnamespace, 'private'::regnamespace) and c.relkind = 'r'"
+        " and a.atttypid = 'uuid'::regtype"
+    ).fetchall()
+    for (table,) in tables:
+        for (found,) in connection.execute(
+            sql.SQL("select id from {} where organization_id = %s limit 1").format(sql.SQL(table)), [ACME]
+        ):
+            names = ("id", "order_id", "export_id", "conversation_id", "key_id", "rotated_from", "lead_id", "record_id")
+            yield dict.fromkeys(names, str(found)) | {
+                "organization_id": str(ACME), "user_id": str(PEOPLE["member"]), "user_ids": [str(PEOPLE["member"])],
+                "action": "suspend", "reason": "x", "email": "x@y.test", "name": "x", "scopes": ["crm:read"],
+                "expires_at": "2100-01-01", "overlap_hours": 1, "invitations": [{"email": "x@y.test"}],
+                "tier": "STARTER", "billing_cycle": "MONTHLY", "quantity": 1, "customer": "cus_x", "session": "cs_x",
+                "status": "EXPIRED", "complexity": "SIMPLE", "message": "x", "model": "x", "messages": [], "tokens": 1,
+                "kind": "leads", "table": table.removeprefix("public."), "values": {"description": "x"},
+                "rows": [{"row": {"name": "x"}, "line": 1}], "operation": "record_activity", "flag": "x",
+                "arguments": {"type": "NOTE", "title": "x", "lead_id": str(found)}, "type": "NOTE", "title": "x",
+                "format": "csv", "relation": "public.leads", "dry_run": False,
+            }  # fmt: skip
+
+
+@pytest.mark.parametrize("person", ["outsider", "viewer"])
+@pytest.mark.usefixtures("matrix")
+def test_attack_request_functions_without_rights_waits(database: Database, person: str) -> None:
+    """Their login may execute more than a person, so the operations themselves authorize before they lock."""
+    waiting, refused = set[str](), set[str]()
+    with database.connect(SUPERUSER) as superuser, database.connect(SUPERUSER) as connection:
+        connection.execute("set lock_timeout = '100ms'")
+        connection.autocommit = False
+        named = [name for (name,) in superuser.execute(OPERATIONS)]
+        calls = [(name, sql.SQL(f"select {name}(%s)"), [Jsonb(p)]) for p in payloads(superuser) for name in named]
+        forbidden = []
+        for name, statement, values in calls:
+            if attempt(connection, person, statement, values, "strive_functions") in REFUSED:
+                forbidden.append((name, statement, values))
+            connection.rollback()
+        with superuser.transaction(force_rollback=True):
+            # A refusal is logged, with a key to its person.
+            lock_every_row(superuser, "for no key update")
+            for name, statement, values in forbidden:
+                refused.add(name)
+                if attempt(connection, person, statement, values, "strive_functions") not in REFUSED:
+                    waiting.add(name)
+                connection.rollback()
+    assert set(named) - refused == UNREFUSED
     assert sorted(waiting) == [], "it locks before it authorizes"
