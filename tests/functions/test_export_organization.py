@@ -40,7 +40,7 @@ OF_THE_PLATFORM = {
     " onboarding_steps order_moves organization_moves"
     " payment_moves payment_statuses personal_columns plan_prices reporting_rates"
     " row_counts row_quotas sign_in_days stripe_account"
-    " subscription_statuses system_alert_tallies tallies unsubscribe_key usage_entries usage_position",
+    " subscription_statuses system_alert_tallies tallies template_search unsubscribe_key usage_entries usage_position",
 }
 
 # Their rows come from Stripe events, and this database has none.

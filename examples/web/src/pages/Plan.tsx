@@ -52,7 +52,7 @@ function Sums({ preview }: { preview: Schemas['PlanChangePreview'] }) {
       <ul className="rows">
         {lines.map((line, index) => <li key={index}><span>{line.description}</span><span>{cents(line.amount_cents, currency)}</span></li>)}
         {due_now && <li><strong>Due now</strong><strong>{cents(due_now.amount_due_cents, currency)}</strong></li>}
-        <li><span>Next invoice, {day(next_invoice.at)}</span><span>{cents(next_invoice.amount_due_cents, currency)}</span></li>
+        {next_invoice && <li><span>Next invoice, {day(next_invoice.at)}</span><span>{cents(next_invoice.amount_due_cents, currency)}</span></li>}
       </ul>
     </>
   );
