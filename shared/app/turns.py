@@ -21,7 +21,8 @@ class Turns:
     """A few requests of each caller run, some more wait in order, further ones are refused.
 
     A caller with a request that has been running for long has fewer turns, so that slow requests of one caller leave
-    connections and processors to others. `private.await_turn()` has the same rule for the data API.
+    connections and processors to others. `private.await_turn()` does so for the data API; there, each
+    that waits holds a connection, so fewer do.
     """
 
     RUNNING = 4

@@ -62,33 +62,35 @@ begin
 end $$;
 comment on function private.refuse_estimates(json) is 'PT400 or PT406 for headers that ask for an estimate or a query plan.';
 
-create function private.long_request() returns interval language sql immutable set search_path = '' return interval '100 ms';
-comment on function private.long_request() is
-  'A caller with a request that has been running longer has fewer turns; shared/app/turns.py has the same limit.';
+create function private.turns_beside(running interval) returns integer language sql immutable set search_path = ''
+return case when running > interval '1 s' then 1 when running > interval '100 ms' then 2 else 4 end;
+comment on function private.turns_beside(interval) is
+  'How many requests of a caller run while one of them has been running so long; shared/app/turns.py also has the first limit.';
 
-create function private.runs_long(caller integer) returns boolean
-language sql stable set search_path = '' return exists (
-  select from pg_locks l, pg_stat_get_activity(l.pid) a
+create function private.longest_running(caller integer) returns interval
+language sql stable set search_path = '' return (
+  select max(clock_timestamp() - a.xact_start)
+  from pg_locks l, pg_stat_get_activity(l.pid) a
   where l.locktype = 'advisory' and l.classid = caller::oid and l.objid <= 4 and l.objsubid = 2 and l.granted
     and l.database = (select d.oid from pg_database d where d.datname = current_database())
-    and a.xact_start < clock_timestamp() - private.long_request()
 );
-comment on function private.runs_long(integer) is 'Whether a running transaction of the caller has been running for long.';
+comment on function private.longest_running(integer) is 'How long the oldest transaction of the caller has been running.';
 
--- Four transactions of a caller run, each with one of the locks 1 to 4; two while one of them has been running for long,
--- so that slow requests of one caller leave connections and processors to others. Each of four more waits for one of
--- those, with a lock of its own (5 to 8). A lock ends with its transaction, however that ends.
+-- Four transactions of a caller run, each with one of the locks 1 to 4; two while one of them has been running for long, one
+-- while it has been for seconds, so that slow requests of one caller leave connections and processors to others. As many
+-- wait for one of those, each with a lock of its own (from 5): a transaction that waits holds a connection, too. A lock ends with its
+-- transaction, however that ends.
 create function private.await_turn(caller integer) returns void
 language plpgsql set search_path = '' set lock_timeout = '3s' as $$
 declare
-  turns constant integer := case when private.runs_long(caller) then 2 else 4 end;
+  turns constant integer := private.turns_beside(private.longest_running(caller));
 begin
   for slot in 2 .. turns loop
     if pg_try_advisory_xact_lock(caller, slot) then
       return;
     end if;
   end loop;
-  for slot in 5 .. 8 loop
+  for slot in 5 .. 4 + turns loop
     if pg_try_advisory_xact_lock(caller, slot) then
       perform pg_advisory_xact_lock(caller, 1 + slot % turns);
       return;
@@ -101,7 +103,7 @@ exception when lock_not_available then
     hint = 'Wait for their responses, then try again.';
 end $$;
 comment on function private.await_turn(integer) is
-  'Returns when fewer than four transactions of the caller run, two of long ones; PT429 if that takes too long.';
+  'Returns when fewer than four transactions of the caller run, fewer of long ones; PT429 if that takes too long.';
 
 create function private.log_impersonated_request(request text) returns void
 language plpgsql security definer set search_path = '' as $$

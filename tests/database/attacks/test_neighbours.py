@@ -133,9 +133,18 @@ def test_exact_counts_and_ordinary_requests_pass(database: Database) -> None:
         cursor.execute("select private.check_request()")
 
 
-@pytest.mark.parametrize(("long", "turns"), [("1 day", 4), ("-1 day", 2)], ids=["short", "long"])
-def test_attack_occupy_every_connection_of_the_data_api(fresh_database: Database, long: str, turns: int) -> None:
-    """Four requests of one caller run (two of long ones), four wait, the next is refused; others go on."""
+def test_longer_requests_leave_fewer_turns(database: Database) -> None:
+    with database.connect("postgres") as connection:
+        found = [
+            connection.execute("select private.turns_beside(%s)", [age]).fetchone()
+            for age in (None, "99 ms", "101 ms", "999 ms", "1001 ms", "8 s")
+        ]
+    assert found == [(4,), (4,), (2,), (2,), (1,), (1,)]
+
+
+@pytest.mark.parametrize("turns", [4, 2, 1])
+def test_attack_occupy_every_connection_of_the_data_api(fresh_database: Database, turns: int) -> None:
+    """Four requests of one caller run (fewer of long ones), as many wait, the next is refused; others go on."""
     requests: list[psycopg.Connection[Any]] = []
 
     def enter(person: str = "owner") -> psycopg.Connection[Any]:
@@ -153,16 +162,16 @@ def test_attack_occupy_every_connection_of_the_data_api(fresh_database: Database
     try:
         with fresh_database.connect("postgres") as owner:
             owner.execute(
-                "create or replace function private.long_request() returns interval language sql immutable"
-                f" set search_path = '' return interval '{long}'"
+                "create or replace function private.turns_beside(running interval) returns integer"
+                f" language sql immutable set search_path = '' return {turns}"
             )
         for _ in range(turns):
             enter().execute(check)
         with ThreadPoolExecutor() as threads:
-            waiting = [threads.submit(pass_through, enter()) for _ in range(4)]
+            waiting = [threads.submit(pass_through, enter()) for _ in range(turns)]
             with fresh_database.connect("supabase_admin") as watch:
                 count = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-                while watch.execute(count).fetchone() != (4,):
+                while watch.execute(count).fetchone() != (turns,):
                     assert not any(each.done() for each in waiting)
             late = enter()
             with pytest.raises(psycopg.Error, match="Too many requests at the same time") as caught:
