@@ -41,7 +41,7 @@ def generate(
                 "select stage, status, probability from private.deal_stages"
             )
         }
-        story = Story(now, Random(seed if is_first else f"{seed} {leads}"), stages)  # noqa: S311 - demo data, the same for a seed
+        story = Story(now, Random(seed if is_first else f"{seed} {leads}"), stages)
         people: dict[str, list[UUID]] = defaultdict(list)
         organizations: dict[str, UUID] = {}
         query = (
@@ -55,7 +55,7 @@ def generate(
         for agency in AGENCIES:
             if agency.slug in organizations:
                 # Of its own, so that a new row of one agency does not change the other.
-                story.random = Random(f"{seed} {agency.slug} {leads}")  # noqa: S311 - demo data, the same for a seed
+                story.random = Random(f"{seed} {agency.slug} {leads}")
                 org, members = organizations[agency.slug], people[agency.slug]
                 companies, reasons = (
                     _known(connection, org) if not is_first else add_settings(story, agency, org, members)

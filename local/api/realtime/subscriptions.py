@@ -79,16 +79,20 @@ def identified(given: Row) -> int:
     return zlib.crc32(compact(given).encode()) & 0x7FFFFFF
 
 
+class SubscriptionError(ValueError):
+    """A client sent parameters that cannot be subscribed to."""
+
+
 async def subscription(given: Row, role: str, read: Read) -> Subscription:
     """Raises ValueError for what can't be subscribed to, in the words of the hosted service."""
     schema, table, select, wanted = (given.get(name) for name in ("schema", "table", "select", "filter"))
     event = str(given.get("event")).upper()
     if not isinstance(schema or table, str) or not isinstance(wanted or "", str):
         message = "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to"
-        raise ValueError(f"{message}: {compact(given)}")  # noqa: TRY004 - a client sent it: no TypeError of ours
+        raise SubscriptionError(f"{message}: {compact(given)}")
     if isinstance(select, str):
         expected = 'expected a list of column name strings, e.g. select: ["col1", "col2"]'
-        raise ValueError(f"Error parsing `select` params: {expected}")  # noqa: TRY004 - a client sent it: no TypeError of ours
+        raise SubscriptionError(f"Error parsing `select` params: {expected}")
     filters = [_filter(part) for part in SEGMENTS.findall(f"{wanted},")] if wanted and wanted.strip() else []
     found = Subscription(
         identified(given),
